@@ -1,0 +1,29 @@
+"""FA3 quantization of transformers models for Ascend, without editing files by hand.
+
+Everything here is imported on first use, so that a patched modeling file, which imports
+`FAQuantizer` and `logger`, pays for neither torch nor the command line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+
+__version__ = "0.1.0"
+
+logger = logging.getLogger("fa3cli")
+
+_EXPORTS = {
+    "FAQuantizer": "fa3cli.fa_quantizer",
+    "patch": "fa3cli.patching",
+    "quantize": "fa3cli.api",
+    "verify": "fa3cli.api",
+}
+
+__all__ = ["FAQuantizer", "logger", "patch", "quantize", "verify"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)

@@ -1,0 +1,21 @@
+"""The typer application: one command a module, each an ordinary typed function."""
+
+from __future__ import annotations
+
+import typer
+
+from fa3cli.cli.doctor import doctor
+from fa3cli.cli.patch import patch
+from fa3cli.cli.quantize import quantize
+from fa3cli.cli.verify import verify
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="FA3 quantization for Ascend: patch a model's attention, calibrate, export int8 weights and scales.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (patch, quantize, verify, doctor):
+    app.command()(command)

@@ -1,0 +1,42 @@
+"""Where output goes: what was asked for on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fa3cli.errors import Fa3Error
+
+__all__ = ["note", "print_error", "print_json", "warn"]
+
+
+def note(message: str) -> None:
+    """Tell the user something on stderr."""
+    print(message, file=sys.stderr)
+
+
+def warn(message: str) -> None:
+    """Warn the user on stderr."""
+    note(f"warning: {message}")
+
+
+def print_error(error: Fa3Error) -> None:
+    """Print what went wrong and, if the error knows it, what to do next."""
+    note(f"error: {error}")
+    if error.hint:
+        note(f"hint: {error.hint}")
+
+
+def print_json(result: Any) -> None:
+    """Print a result dataclass (or plain data) as json on stdout."""
+    data = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
+    print(json.dumps(data, indent=2, ensure_ascii=False, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no json form")

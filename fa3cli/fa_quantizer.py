@@ -1,0 +1,28 @@
+"""What a patched modeling file imports: the place where q, k and v can be seen and changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["FAQuantizer"]
+
+
+class FAQuantizer:
+    """Hands the q, k and v states of one attention module to whoever listens, else passes them through.
+
+    It is not an `nn.Module` and holds no tensor, so a model's state_dict, its loading on the meta
+    device and its results stay as they are. `config` and `logger` are the guide's arguments.
+
+    `layout` names the axes of the states: `BHSD` is `[B, H, S, D]`, `BSHD` is `[B, S, H, D]`.
+    """
+
+    def __init__(self, config: Any = None, logger: Any = None, *, layout: Literal["BHSD", "BSHD"] = "BHSD") -> None:
+        self.layout = layout
+        self.transform: Callable[[Tensor, str], Tensor] | None = None
+
+    def quant(self, states: Tensor, qkv: Literal["q", "k", "v"]) -> Tensor:
+        """Return `states` as attention shall see them: unchanged, unless a `transform` is attached."""
+        return states if self.transform is None else self.transform(states, qkv)
