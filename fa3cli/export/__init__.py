@@ -1,0 +1,1 @@
+"""What leaves the house: tensors, description and the files beside them, and the check that they load."""

@@ -1,0 +1,1 @@
+"""Pure tensor functions: quantization parameters, fake quantization, recall window, deq_scale packing."""
