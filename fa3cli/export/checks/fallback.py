@@ -1,0 +1,58 @@
+"""Checks of what stayed float: legal everywhere here, but not every engine takes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from fa3cli.export.checks.modules import attentions
+from fa3cli.export.checks.registry import Remark, check, warning
+from fa3cli.export.contents import Contents
+
+_READ = ("description", "weights")
+_GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+def _fused_parents(contents: Contents) -> list[str]:
+    firsts = tuple(f".{group[0]}.weight" for group in _GROUPS)
+    return [name.rsplit(".", 2)[0] for name in contents.description if name.endswith(firsts)]
+
+
+@check(
+    "fused-groups",
+    "vLLM-Ascend and the new MindIE runtime fuse q, k, v and gate, up into one linear",
+    over=_fused_parents,
+    needs=_READ,
+    after=("values", "linears"),
+)
+def fused_groups(contents: Contents, module: str) -> Iterator[Remark]:
+    for group in _GROUPS:
+        values = {member: contents.description.get(f"{module}.{member}.weight") for member in group}
+        kinds = {value for value in values.values() if value is not None}
+        if len(kinds) > 1:
+            found = ", ".join(f"{member} {value}" for member, value in values.items())
+            yield warning(
+                module, f"{found}: vLLM-Ascend and the new MindIE runtime refuse a half-float group"
+            )
+
+
+@check(
+    "fa-layers",
+    "MindIE stops at a layer without FA3 tensors, mindie-turbo reads uninitialised memory",
+    needs=_READ,
+)
+def fa_layers(contents: Contents) -> Iterator[Remark]:
+    quantized = set(attentions(contents))
+    patterns = {_NUMBER.sub("*", module, count=1) for module in quantized}
+    for module in dict.fromkeys(part for name in contents.description for part in _ancestors(name)):
+        if module not in quantized and _NUMBER.sub("*", f"{module}.", count=1).removesuffix(".") in patterns:
+            yield warning(
+                module, "has no FA3 tensors though other layers have: MindIE and mindie-turbo need all"
+            )
+
+
+def _ancestors(name: str) -> Iterator[str]:
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name

@@ -1,0 +1,124 @@
+"""Checks of values. Only small tensors are read: scales, offsets, norms and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fa3cli.export.checks.modules import is_fa, is_norm_extra, linears, stored
+from fa3cli.export.checks.registry import Remark, check, error, warning
+from fa3cli.export.contents import Contents
+from fa3cli.export.layout import FLOAT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_READ = ("description", "weights", "config")
+_SOUND = ("dtypes", "linear-shapes", "fa-shapes")
+
+
+def _scales(contents: Contents) -> list[str]:
+    kinds = (".weight_scale", ".input_scale")
+    return [
+        name for name in stored(contents) if name.endswith(kinds) or (is_fa(name) and name.endswith(".scale"))
+    ]
+
+
+def _offsets(contents: Contents) -> list[str]:
+    kinds = (".weight_offset", ".input_offset")
+    return [
+        name
+        for name in stored(contents)
+        if name.endswith(kinds) or (is_fa(name) and name.endswith(".offset"))
+    ]
+
+
+def _vectors(contents: Contents) -> list[str]:
+    """Norms and biases: what is float and has one axis."""
+    return [
+        name
+        for name in stored(contents)
+        if len(contents.tensors[name].shape) == 1
+        and (contents.description[name] == FLOAT or is_norm_extra(name))
+    ]
+
+
+@check(
+    "scales",
+    "a scale that is 0, negative, infinite or NaN turns the whole output into noise",
+    over=_scales,
+    needs=_READ,
+    after=_SOUND,
+)
+def scales(contents: Contents, name: str) -> Iterator[Remark]:
+    scale = contents.read(name).float()
+    bad = ~(scale.isfinite() & (scale > 0))
+    if bad.any():
+        yield error(name, f"{_first(scale, bad)}; expected finite and above 0")
+
+
+@check(
+    "offsets",
+    "kernels take weights, q, k and v as symmetric, and input_offset as an int8",
+    over=_offsets,
+    needs=_READ,
+    after=_SOUND,
+)
+def offsets(contents: Contents, name: str) -> Iterator[Remark]:
+    offset = contents.read(name).float()
+    if name.endswith(".input_offset"):
+        bad = ~((offset == offset.round()) & (offset >= -128) & (offset <= 127))
+        wanted = "a whole number from -128 to 127"
+    else:
+        bad, wanted = offset != 0, "0"
+    if bad.any():
+        yield error(name, f"{_first(offset, bad)}; expected {wanted}")
+
+
+@check(
+    "deq-scale",
+    "deq_scale is input_scale * weight_scale, packed for the kernels of the model's dtype",
+    over=linears,
+    needs=_READ,
+    after=(*_SOUND, "linears", "described", "scales"),
+)
+def deq_scale(contents: Contents, module: str) -> Iterator[Remark]:
+    import torch
+
+    from fa3cli.numerics.deq_scale import unpack_deq_scale
+
+    name = f"{module}.deq_scale"
+    packed = contents.read(name)
+    if packed.dtype == torch.int64 and not torch.equal(packed, packed.to(torch.int32).long()):
+        yield error(name, "is not the bit pattern of a float32, sign-extended to int64")
+        return
+    found = unpack_deq_scale(packed)
+    product = (
+        contents.read(f"{module}.input_scale").float() * contents.read(f"{module}.weight_scale").float()[:, 0]
+    )
+    dtype = getattr(torch, contents.geometry.dtype)
+    # The reference multiplies in the model's dtype: one rounding of the product, and float16 may underflow.
+    tolerance = torch.finfo(dtype).eps * product
+    if dtype == torch.float16:
+        tolerance += torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    bad = ~((found - product).abs() <= tolerance)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        yield error(name, f"row {row} decodes to {found[row]:.6g}, expected {product[row]:.6g}")
+    elif zeros := int((found == 0).sum()):
+        yield warning(name, f"underflows to 0 in float16 in {zeros} rows, whose outputs will be wrong")
+
+
+@check(
+    "finite", "a NaN in a norm or a bias reaches every token", over=_vectors, needs=_READ, after=("dtypes",)
+)
+def finite(contents: Contents, name: str) -> Iterator[Remark]:
+    vector = contents.read(name).float()
+    bad = ~vector.isfinite()
+    if bad.any():
+        yield error(name, f"{_first(vector, bad)}; expected finite values")
+
+
+def _first(values: Tensor, bad: Tensor) -> str:
+    place = bad.nonzero()[0].tolist()
+    return f"is {values[tuple(place)]:.6g} at {place}"

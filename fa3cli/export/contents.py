@@ -1,0 +1,160 @@
+"""An export as it lies on the disk: documents parsed, tensor headers read, problems kept instead of raised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from fa3cli.errors import InvalidInputError
+from fa3cli.export.documents import Document, read_document
+from fa3cli.export.geometry import Geometry, read_geometry
+from fa3cli.export.layout import DESCRIPTION_FILES, INDEX_FILE, WEIGHT_FILE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Contents", "Header", "Shard", "open_contents"]
+
+_SHARDS = f"{WEIGHT_FILE.removesuffix('.safetensors')}*.safetensors"
+_DTYPES = {
+    "I8": "int8",
+    "I32": "int32",
+    "I64": "int64",
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "F32": "float32",
+}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors header says of one tensor."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A weight file that is there; `problem` says why its header could not be read."""
+
+    file: str
+    tensors: dict[str, Header]
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything the checks look at. Tensors are read one at a time, with `read`."""
+
+    folder: Path
+    config: Document
+    index: Document
+    descriptions: tuple[Document, ...]
+    shards: tuple[Shard, ...]
+    _opened: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def tensors(self) -> dict[str, Header]:
+        """Every stored tensor; one stored twice counts where it comes first."""
+        return {name: header for shard in reversed(self.shards) for name, header in shard.tensors.items()}
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """Tensor name -> value, without the entries that speak of the whole model."""
+        return {name: value for name, value in self._entries.items() if "." in name or name in self.tensors}
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The description's other entries, `model_quant_type` and its like."""
+        return {name: value for name, value in self._entries.items() if name not in self.description}
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Names of all tensors that are stored or described."""
+        return frozenset(self.tensors) | frozenset(self.description)
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Sizes and dtype of the model; only for a config.json without problems."""
+        return read_geometry(self.config.data or {})
+
+    def read(self, name: str) -> Tensor:
+        """Load one tensor. Only one file stays mapped, so that memory is bounded by a shard."""
+        file = self.tensors[name].file
+        if file not in self._opened:
+            self._opened.clear()
+            self._opened[file] = safe_open(self.folder / file, framework="pt")
+        return self._opened[file].get_tensor(name)
+
+    @property
+    def _entries(self) -> dict[str, Any]:
+        return next((document.data for document in self.descriptions if document.data is not None), {})
+
+
+def open_contents(folder: Path) -> Contents:
+    """Read the documents and headers of a safe_tensor export.
+
+    Raises InvalidInputError if the folder is missing or holds nothing of such an export; whatever is
+    wrong inside is kept for the checks to report.
+    """
+    if not folder.is_dir():
+        raise InvalidInputError(f"{folder}: no such folder", hint="name the folder fa3 quantize wrote")
+    descriptions = tuple(
+        read_document(folder, name) for name in DESCRIPTION_FILES if (folder / name).is_file()
+    )
+    index = read_document(folder, INDEX_FILE)
+    files = _weight_files(folder, index)
+    if not descriptions and not files and index.raw is None:
+        raise _no_export(folder)
+    return Contents(
+        folder,
+        read_document(folder, "config.json"),
+        index,
+        descriptions,
+        tuple(_read_shard(folder, f) for f in files),
+    )
+
+
+def _no_export(folder: Path) -> InvalidInputError:
+    if (folder / "quant_weight.npy").is_file():
+        return InvalidInputError(
+            f"{folder}: holds a numpy export only; fa3 verify checks safe_tensor exports",
+            hint="export with --save-type safe_tensor too",
+        )
+    return InvalidInputError(
+        f"{folder}: holds no export; expected {WEIGHT_FILE} or {INDEX_FILE}, and {DESCRIPTION_FILES[0]}",
+        hint="name the folder fa3 quantize wrote",
+    )
+
+
+def _weight_files(folder: Path, index: Document) -> list[str]:
+    """Weight files that are there, those no index names as well: a stray shard must be seen."""
+    weight_map = (index.data or {}).get("weight_map")
+    named = (
+        [file for file in weight_map.values() if isinstance(file, str)]
+        if isinstance(weight_map, dict)
+        else []
+    )
+    # A path that leaves the folder is reported by the check of the index and never opened.
+    inside = {file for file in named if Path(file).name == file and (folder / file).exists()}
+    return sorted(inside | {path.name for path in folder.glob(_SHARDS)})
+
+
+def _read_shard(folder: Path, file: str) -> Shard:
+    try:
+        with safe_open(folder / file, framework="pt") as opened:
+            names = opened.keys()
+            return Shard(file, {name: _header(file, opened.get_slice(name)) for name in names}, None)
+    except (SafetensorError, OSError) as error:
+        return Shard(file, {}, f"cannot be read: {error}")
+
+
+def _header(file: str, part: Any) -> Header:
+    dtype = part.get_dtype()
+    return Header(file, _DTYPES.get(dtype, dtype), tuple(part.get_shape()))

@@ -1,0 +1,95 @@
+"""What config.json says about the sizes and the dtype of a decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["DTYPES", "Geometry", "config_problems", "read_geometry"]
+
+DTYPES = ("bfloat16", "float16", "float32")
+_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+)
+# Keys of attentions whose projections are not heads * head_dim wide: latent, gated, or different from layer to layer.
+_UNUSUAL_ATTENTION = ("kv_lora_rank", "attn_output_gate", "global_head_dim")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a decoder; None where config.json is silent or no plain formula holds."""
+
+    dtype: str | None
+    layers: int | None
+    extra_layers: int
+    vocab: int | None
+    hidden: int | None
+    intermediate: int | None
+    heads: int | None
+    kv_heads: int | None
+    head_dim: int | None
+
+
+def read_geometry(config: dict[str, Any]) -> Geometry:
+    """Return the sizes a config without `config_problems` states; those of `text_config` in a composite model."""
+    text = _text_config(config)
+    hidden, heads, head_dim = (
+        _size(text.get(key)) for key in ("hidden_size", "num_attention_heads", "head_dim")
+    )
+    kv_heads = heads if text.get("num_key_value_heads") is None else _size(text["num_key_value_heads"])
+    if head_dim is None and hidden and heads and hidden % heads == 0:
+        head_dim = hidden // heads
+    if any(text.get(key) for key in _UNUSUAL_ATTENTION):
+        heads = kv_heads = head_dim = None
+    return Geometry(
+        dtype=next(iter(_dtypes(config)), None),
+        layers=_size(text.get("num_hidden_layers")),
+        extra_layers=_size(text.get("num_nextn_predict_layers")) or 0,
+        vocab=_size(text.get("vocab_size")),
+        hidden=hidden,
+        intermediate=_size(text.get("intermediate_size")),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+    )
+
+
+def config_problems(config: dict[str, Any]) -> list[str]:
+    """Return a sentence for each size or dtype that cannot be right."""
+    text = _text_config(config)
+    problems = [
+        f"{key} is {text[key]!r}, expected a whole number above 0"
+        for key in _SIZES
+        if text.get(key) is not None and not isinstance(text[key], list) and _size(text[key]) is None
+    ]
+    dtypes = _dtypes(config)
+    if not dtypes:
+        problems.append("neither torch_dtype nor dtype is there; engines choose the form of deq_scale by it")
+    elif len(dtypes) > 1:
+        problems.append(f"torch_dtype and dtype disagree: {', '.join(sorted(dtypes))}")
+    problems += [f"dtype {name} is not one of {', '.join(DTYPES)}" for name in dtypes if name not in DTYPES]
+    return problems
+
+
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else config
+
+
+def _dtypes(config: dict[str, Any]) -> list[str]:
+    """The different dtypes named, without `torch.`; a composite model may name its own in text_config only."""
+    for part in (config, _text_config(config)):
+        named = [part[key] for key in ("torch_dtype", "dtype") if part.get(key) is not None]
+        if named:
+            return list(dict.fromkeys(str(name).removeprefix("torch.") for name in named))
+    return []
+
+
+def _size(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

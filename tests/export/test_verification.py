@@ -1,0 +1,123 @@
+"""Sound exports pass, and a check that cannot be trusted is not reported as passed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fa3cli.errors import InvalidInputError
+from fa3cli.export.verification import verify_export
+
+from .conftest import DESCRIPTION, GOLDEN, INDEX, WEIGHTS, Export, build_export, copy_golden
+
+MANIFEST = GOLDEN / "MANIFEST.json"
+CASES = json.loads(MANIFEST.read_text())["cases"] if MANIFEST.is_file() else []
+
+
+@pytest.mark.skipif(not CASES, reason=f"{GOLDEN} is not here")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_golden_exports_pass(case: dict, tmp_path: Path) -> None:
+    copy_golden(case["name"], case["model"], tmp_path)
+    report = verify_export(tmp_path)
+    assert report.ok, report.findings
+    assert all(check.status != "not run" for check in report.checks)
+    # The cases hold neither tokenizer nor a config.json of an export; the rest is what their options ask for.
+    expected = {
+        "tokenizer": True,
+        "config-quantize": True,
+        "fa-layers": len(case["fa_layers_exported"]) < 4,
+        "fused-groups": _splits_a_group(case["rollback_names"]),
+        "deq-scale": case["model"] == "llama_float16",
+    }
+    assert {finding.check for finding in report.findings} == {
+        name for name, found in expected.items() if found
+    }
+
+
+def _splits_a_group(float_linears: list[str]) -> bool:
+    groups = [("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj")]
+    return any(
+        0 < sum(f"model.layers.{layer}.{name}" in float_linears for name in group) < len(group)
+        for layer in range(4)
+        for group in groups
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_sound_export_has_no_findings(dtype: torch.dtype, shards: int, tmp_path: Path) -> None:
+    build_export(tmp_path, dtype).save(shards)
+    report = verify_export(tmp_path)
+    assert report.findings == ()
+    assert {check.status for check in report.checks} == {"passed"}
+
+
+def test_a_tied_head_is_stored_once(tmp_path: Path) -> None:
+    build_export(tmp_path, tied=True)
+    assert verify_export(tmp_path).findings == ()
+
+
+def test_all_findings_are_reported(export: Export) -> None:
+    export.tensors["model.norm.weight"][3] = torch.nan
+    export.tensors["model.layers.0.self_attn.fa_k.scale"][0] = 0
+    export.description["model.layers.1.mlp.down_proj.weight"] = "W4A8"
+    export.save()
+    assert {finding.check for finding in verify_export(export.folder).findings} >= {
+        "finite",
+        "scales",
+        "values",
+    }
+
+
+def test_checks_without_their_ground_are_not_run(export: Export) -> None:
+    (export.folder / "config.json").unlink()
+    report = verify_export(export.folder)
+    checks = {check.name: check for check in report.checks}
+    assert checks["config-sizes"].status == "not run" and checks["config-sizes"].blocked_by == ("config",)
+    assert checks["linears"].status == "passed"
+
+
+def test_a_broken_module_is_left_out_of_later_checks(export: Export) -> None:
+    export.drop("model.layers.0.self_attn.q_proj.weight_scale")
+    export.save()
+    report = verify_export(export.folder)
+    deq_scale = next(check for check in report.checks if check.name == "deq-scale")
+    assert deq_scale.status == "passed" and deq_scale.skipped == 1
+    assert {finding.check for finding in report.findings if finding.severity == "error"} == {"linears"}
+
+
+def test_warnings_leave_the_report_ok(export: Export) -> None:
+    for name in [name for name in export.tensors if "layers.1.self_attn.fa_" in name]:
+        export.drop(name)
+    export.save()
+    report = verify_export(export.folder)
+    assert report.ok and "fa-layers" in {finding.check for finding in report.findings}
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="no such folder"):
+        verify_export(tmp_path / "nowhere")
+
+
+def test_a_folder_without_an_export(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InvalidInputError, match="holds no export"):
+        verify_export(tmp_path)
+
+
+def test_numpy_only(tmp_path: Path) -> None:
+    (tmp_path / "quant_weight.npy").touch()
+    with pytest.raises(InvalidInputError, match="numpy export only"):
+        verify_export(tmp_path)
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, DESCRIPTION, INDEX, "config.json"])
+@pytest.mark.parametrize("text", [b"", b"[]", b"\xff\xfe", b"[" * 5000, b'{"weight_map": 3}', b"{}"])
+def test_broken_files_are_findings(export: Export, file: str, text: bytes) -> None:
+    (export.folder / file).write_bytes(text)
+    report = verify_export(export.folder)
+    assert not report.ok
+    assert all(finding.message for finding in report.findings)
