@@ -1,0 +1,171 @@
+"""Everything a run needs, read and checked before any work: config, patched code, headers, settings, samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fa3cli import patching
+from fa3cli.calibration.checkpoint import Checkpoint
+from fa3cli.calibration.dataset import DEFAULT_CALIBRATION, Sample, read_samples
+from fa3cli.calibration.streamed_model import StreamedModel, build_skeleton, read_config
+from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError, UsageError
+from fa3cli.quantization.recipes import choose_recipe
+from fa3cli.quantization.settings import QuantSettings, matching, resolve_settings
+
+__all__ = ["Job", "open_model", "prepare"]
+
+_SAVE_TYPES = ("safe_tensor", "numpy")
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of quantize: what is quantized, how, from which samples, and where the result goes."""
+
+    folder: Path
+    output: Path
+    model: StreamedModel
+    settings: QuantSettings
+    recipe: str
+    samples: list[Sample]
+    save_types: tuple[str, ...]
+    part_bytes: int | None
+    quantized: frozenset[str]
+    """Names of the linears that become W8A8."""
+    attentions: frozenset[str]
+    """Names of the attention modules that get FA3 parameters, before fa_amp."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json as it stands in the folder."""
+        return json.loads((self.folder / "config.json").read_text())
+
+
+def prepare(
+    folder: Path,
+    *,
+    output: Path | None = None,
+    calib: Path | None = None,
+    samples: int | None = None,
+    max_length: int | None = None,
+    recipe: str | None = None,
+    save_types: Sequence[str] = (),
+    part_file_size: float | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    attn_implementation: str = "auto",
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> Job:
+    """Read and check everything; nothing is written and no weight is read. `options` are QuantSettings."""
+    folder = folder.absolute()
+    save_types = tuple(dict.fromkeys(save_types)) or ("safe_tensor",)
+    if unknown := [name for name in save_types if name not in _SAVE_TYPES]:
+        raise UsageError(f"--save-type {unknown[0]}: expected {' or '.join(_SAVE_TYPES)}")
+    model = open_model(
+        folder,
+        fa=options.get("fa") is not False,
+        device=device,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        trust_remote_code=trust_remote_code,
+    )
+    linears, attentions = list(model.linears()), list(model.attentions())
+    recipe_name, recipe_settings = choose_recipe(recipe, model.config.model_type, linears)
+    settings = resolve_settings(recipe_settings, options)
+    disabled = matching([*linears, *attentions], settings.disable_names)
+    if settings.disable_last_linear:
+        disabled.add(linears[-1])
+    return Job(
+        folder=folder,
+        output=(output or folder.with_name(f"{folder.name}-w8a8-fa3")).absolute(),
+        model=model,
+        settings=settings,
+        recipe=recipe_name,
+        samples=read_samples(
+            calib or DEFAULT_CALIBRATION,
+            folder,
+            count=samples,
+            max_length=max_length,
+            longest=getattr(model.config, "max_position_embeddings", None),
+            vocab_size=model.config.vocab_size,
+        ),
+        save_types=save_types,
+        part_bytes=None if part_file_size is None else int(part_file_size * 1e9),
+        quantized=frozenset(name for layer in model.layers for name in model.linears(layer)) - disabled,
+        attentions=frozenset(attentions if settings.fa else ()) - disabled,
+    )
+
+
+def open_model(
+    folder: Path,
+    *,
+    fa: bool,
+    device: str = "auto",
+    dtype: str = "auto",
+    attn_implementation: str = "auto",
+    trust_remote_code: bool = False,
+) -> StreamedModel:
+    """Build the model of a weights folder without reading weights; with `fa` it must be a patched one."""
+    checkpoint = Checkpoint(folder) if (folder / "config.json").is_file() else None
+    run_folder_code = _may_run_folder_code(folder, fa=fa, trusted=trust_remote_code)
+    config = read_config(folder, run_folder_code=run_folder_code)
+    model_dtype = _model_dtype(folder, config, dtype)
+    implementation = None if attn_implementation == "auto" else attn_implementation
+    skeleton = build_skeleton(config, model_dtype, implementation, run_folder_code=run_folder_code)
+    model = StreamedModel(skeleton, checkpoint, model_dtype, _device(device))
+    if fa and not model.attentions():
+        raise UnsupportedError(
+            f"{folder}: the patched modeling file is there, but the model that was built does not use it",
+            hint="composite models build their text model elsewhere; quantize its linears alone with --no-fa",
+        )
+    return model
+
+
+def _may_run_folder_code(folder: Path, *, fa: bool, trusted: bool) -> bool:
+    """Decide whether the folder's modeling file is run.
+
+    Without being told to, only a file that patching the installed transformers gives again, byte for byte.
+    """
+    status = patching.status(folder)
+    if fa and status.state == "unpatched":
+        raise InvalidInputError(
+            f"{folder}: not patched, so q, k and v cannot be seen",
+            hint=f"run fa3 patch {folder}, or quantize the linears alone with --no-fa",
+        )
+    if trusted or status.state == "unpatched" or status.reproducible:
+        return trusted or fa
+    if not fa:
+        return False
+    if status.state == "edited":
+        raise ConflictError(
+            f"{status.module}: changed since fa3 patch wrote it",
+            hint="fa3 patch --force writes it anew; --trust-remote-code runs it as it is",
+        )
+    raise ConflictError(
+        f"{status.module}: patching the installed transformers does not give this file ({status.state})",
+        hint="run fa3 patch again, or --trust-remote-code if you trust the code in the folder",
+    )
+
+
+def _model_dtype(folder: Path, config: Any, dtype: str) -> torch.dtype:
+    if dtype == "auto":
+        found = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+        dtype = str(found or "float32").removeprefix("torch.")
+    if dtype not in _DTYPES:
+        raise InvalidInputError(f"{folder}: dtype {dtype}; expected one of {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]
+
+
+def _device(device: str) -> torch.device:
+    if device not in ("auto", "cpu"):
+        raise MissingCapabilityError(
+            f"--device {device}: this version of fa3 runs on the CPU only", hint="leave --device away"
+        )
+    return torch.device("cpu")

@@ -1,0 +1,80 @@
+"""What a run will do and need, from config, headers and samples alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fa3cli.calibration.job import Job
+from fa3cli.calibration.streamed_model import StreamedModel
+from fa3cli.export.modelslim import exported_names
+
+__all__ = ["Plan", "plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings as resolved, counts, and bytes."""
+
+    folder: Path
+    output: Path
+    recipe: str
+    settings: dict[str, Any]
+    dtype: str
+    layers: int
+    quantized_linears: int
+    float_linears: tuple[str, ...]
+    attentions: int
+    samples: int
+    tokens: int
+    passes: int
+    bytes_read: int
+    bytes_written: int
+    peak_memory: int
+    """Bytes above what importing torch and transformers costs: the largest layer, its work space, the samples' states."""
+
+
+def plan(job: Job) -> Plan:
+    """Return the plan of a job."""
+    model, linears = job.model, job.model.linears()
+    tokens = [len(sample.input_ids) for sample in job.samples]
+    written = sum(_written_bytes(job, name) for name in model.stored)
+    written += len(exported_names(model.names, job.quantized, job.attentions)) * 160  # header, description
+    layer = max(sum(_nbytes(model, name) for name in names) for names in model.of_layer.values())
+    hidden = getattr(model.config, "hidden_size", 0)
+    return Plan(
+        folder=job.folder,
+        output=job.output,
+        recipe=job.recipe,
+        settings=asdict(job.settings),
+        dtype=str(model.dtype).removeprefix("torch."),
+        layers=len(model.layers),
+        quantized_linears=len(job.quantized),
+        float_linears=tuple(name for name in linears if name not in job.quantized),
+        attentions=len(job.attentions),
+        samples=len(job.samples),
+        tokens=sum(tokens),
+        passes=1,
+        bytes_read=model.checkpoint.nbytes,
+        bytes_written=written * len(job.save_types),
+        peak_memory=layer + 3 * sum(tokens) * hidden * model.dtype.itemsize,
+    )
+
+
+def _written_bytes(job: Job, name: str) -> int:
+    """Return the bytes that become of a float tensor in the export."""
+    module, _, leaf = name.rpartition(".")
+    if module not in job.quantized or leaf != "weight":
+        return _nbytes(job.model, name)
+    rows, columns = job.model.checkpoint.tensors[name].shape
+    deq_scale = 4 if job.model.dtype == torch.bfloat16 else 8
+    return rows * (columns + 2 * job.model.dtype.itemsize + 4 + deq_scale) + 2 * job.model.dtype.itemsize
+
+
+def _nbytes(model: StreamedModel, name: str) -> int:
+    """Return a tensor's bytes in the dtype of the run."""
+    return prod(model.checkpoint.tensors[name].shape) * model.dtype.itemsize

@@ -1,0 +1,132 @@
+"""The run itself: every layer observed, quantized, written and freed, in the order of the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fa3cli.calibration.job import Job
+from fa3cli.calibration.layer_observation import LayerObservation
+from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
+from fa3cli.calibration.plan import plan
+from fa3cli.export.folder import StagedFolder, copy_companions, export_config
+from fa3cli.export.modelslim import ModelSlimExport
+from fa3cli.export.numpy_files import write_numpy
+from fa3cli.quantization.fallback import fall_back
+
+__all__ = ["LayerResult", "Progress", "Result", "run"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: layers done, and samples done in the layer at hand."""
+
+    layer: int
+    layers: int
+    sample: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """What became of one decoder layer."""
+
+    name: str
+    quantized: int
+    float_linears: tuple[str, ...]
+    fa: bool | None
+    """Whether its attention got FA3 parameters; None where it could not."""
+    fa_score: float | None
+    """fa_amp's score, where it was asked for: layers with the lowest fall back."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made."""
+
+    output: Path
+    files: tuple[str, ...]
+    bytes_written: int
+    samples: int
+    tokens: int
+    seconds: float
+    layers: tuple[LayerResult, ...]
+
+
+def run(job: Job, progress: Callable[[Progress], None] = lambda _: None) -> Result:
+    """Calibrate and export in one pass over the weights; the output folder appears when all of it is there."""
+    begin = time.monotonic()
+    with StagedFolder(job.output, plan(job).bytes_written) as folder:
+        export = ModelSlimExport(folder, job.model.names, job.quantized, job.attentions, job.part_bytes)
+        attentions, scores = _run_layers(job, export, progress)
+        fallback = fall_back(scores, job.settings.fa_amp)
+        for name, tensors in attentions.items():
+            if name not in fallback:
+                export.add_module(name, tensors)
+        weight_files = export.close()
+        if "numpy" in job.save_types:
+            write_numpy(folder, weight_files)
+        if "safe_tensor" not in job.save_types:
+            for file in folder.glob("*.safetensors*"):
+                file.unlink()
+        copy_companions(job.folder, folder)
+        (folder / "config.json").write_text(export_config(job.config, job.model.dtype))
+        files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    return Result(
+        output=job.output,
+        files=tuple(files),
+        bytes_written=sum(files.values()),
+        samples=len(job.samples),
+        tokens=sum(len(sample.input_ids) for sample in job.samples),
+        seconds=time.monotonic() - begin,
+        layers=tuple(_layer_result(job, layer, attentions.keys() - fallback, scores) for layer in job.model.layers),
+    )
+
+
+def _run_layers(
+    job: Job, export: ModelSlimExport, progress: Callable[[Progress], None]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
+    """Take the samples through all layers and write these; return FA3 tensors and fa_amp scores by attention module."""
+    model = job.model
+    inputs = [{"input_ids": torch.tensor([sample.input_ids], device=model.device)} for sample in job.samples]
+    attentions, scores = {}, {}
+    with LayerSynchronousForwards(model.model, model.layers.values(), inputs) as forwards:
+        with model.loaded(model.outside) as tensors:
+            for name, tensor in tensors.items():
+                export.add(name, tensor)
+            forwards.start()
+        for index, layer in enumerate(model.layers):
+            linears = {name: linear for name, linear in model.linears(layer).items() if name in job.quantized}
+            quantizers = {name: fa for name, fa in model.attentions(layer).items() if name in job.attentions}
+            observation = LayerObservation(linears, quantizers, score=job.settings.fa_amp > 0)
+            with model.loaded(model.of_layer[layer]) as tensors:
+                with observation:
+                    for sample in range(len(inputs)):
+                        progress(Progress(index, len(model.layers), sample, len(inputs)))
+                        forwards.advance(sample, index)
+                for name, tensor in tensors.items():
+                    module, _, leaf = name.rpartition(".")
+                    if module not in linears or leaf != "weight":
+                        export.add(name, tensor)
+                for name in linears:
+                    export.add_module(name, observation.linear_tensors(name, model.dtype))
+            attentions.update({name: observation.attention_tensors(name, model.dtype) for name in quantizers})
+            scores.update(observation.scores)
+    progress(Progress(len(model.layers), len(model.layers), 0, len(inputs)))
+    return {name: tensors for name, tensors in attentions.items() if tensors}, scores
+
+
+def _layer_result(job: Job, layer: str, kept: Collection[str], scores: Mapping[str, float]) -> LayerResult:
+    linears, attentions = job.model.linears(layer), job.model.attentions(layer)
+    return LayerResult(
+        name=layer,
+        quantized=len(job.quantized & linears.keys()),
+        float_linears=tuple(name for name in linears if name not in job.quantized),
+        fa=any(name in kept for name in attentions) if attentions else None,
+        fa_score=min((scores[name] for name in attentions if name in scores), default=None),
+    )

@@ -1,0 +1,151 @@
+"""A model whose structure is in memory and whose weights are not: they come and go, a decoder layer at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fa3cli.calibration.checkpoint import Checkpoint
+from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.fa_quantizer import FAQuantizer
+
+__all__ = ["StreamedModel", "build_skeleton", "read_config"]
+
+# Written by old transformers versions, computed by all: never an unexpected key.
+_COMPUTED = (r"rotary_emb\.inv_freq",)
+
+
+class StreamedModel:
+    """A causal LM on the meta device, its decoder layers, and the checkpoint they are loaded from.
+
+    Raises InvalidInputError where the checkpoint's names or shapes are not the model's.
+    """
+
+    def __init__(self, model: nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
+        self.model, self.checkpoint, self.dtype, self.device = model, checkpoint, dtype, device
+        self.config = model.config
+        self.layers = _decoder_layers(model)
+        self.tied = _tied_names(model)
+        self.names = list(model.state_dict())
+        self._check_names()
+        self.stored = [name for name in self.names if name in checkpoint.tensors]
+        self.of_layer = {
+            layer: [name for name in self.stored if name.startswith(f"{layer}.")] for layer in self.layers
+        }
+        in_layers = {name for names in self.of_layer.values() for name in names}
+        self.outside = [name for name in self.stored if name not in in_layers]
+
+    @contextmanager
+    def loaded(self, names: list[str]) -> Iterator[dict[str, Tensor]]:
+        """Hold these tensors in the model within the block; yields them by name, in the order given.
+
+        On the CPU, in the checkpoint's dtype, they share memory with the mapped file: only what is used is read.
+        """
+        read = self.checkpoint.read(names)
+        tensors = {name: read[name].to(device=self.device, dtype=self.dtype) for name in names}
+        aliases = {alias: tensors[name] for alias, name in self.tied.items() if name in tensors}
+        self.model.load_state_dict({**tensors, **aliases}, strict=False, assign=True)
+        try:
+            yield tensors
+        finally:
+            empty = {name: tensor.to("meta") for name, tensor in {**tensors, **aliases}.items()}
+            self.model.load_state_dict(empty, strict=False, assign=True)
+
+    def attentions(self, layer: str = "") -> dict[str, FAQuantizer]:
+        """Return the quantizers of the patched attention modules, of one layer or all, by module name."""
+        return {
+            name: module.fa_quantizer
+            for name, module in self._modules(layer)
+            if isinstance(getattr(module, "fa_quantizer", None), FAQuantizer)
+        }
+
+    def linears(self, layer: str = "") -> dict[str, nn.Linear]:
+        """Return the linears, of one layer or all, by module name in module order."""
+        return {name: module for name, module in self._modules(layer) if isinstance(module, nn.Linear)}
+
+    def _modules(self, layer: str) -> Iterator[tuple[str, nn.Module]]:
+        return (self.layers[layer] if layer else self.model).named_modules(prefix=layer)
+
+    def _check_names(self) -> None:
+        expected, held = self.model.state_dict(), self.checkpoint.tensors
+        ignored = [*_COMPUTED, *(getattr(self.model, "_keys_to_ignore_on_load_unexpected", None) or ())]
+        missing = [name for name in expected if name not in held and self.tied.get(name) not in held]
+        unexpected = [n for n in held if n not in expected and not any(re.search(p, n) for p in ignored)]
+        for problem, names in (("lacks", missing), ("holds, but the model has no,", unexpected)):
+            if names:
+                raise InvalidInputError(
+                    f"{self.checkpoint.folder}: the checkpoint {problem} {names[0]} ({len(names)} such tensors)",
+                    hint="config.json and the safetensors files must be of the same model",
+                )
+        for name in expected.keys() & held.keys():
+            if tuple(expected[name].shape) != held[name].shape:
+                raise InvalidInputError(
+                    f"{self.checkpoint.folder / held[name].file}: {name} has shape {list(held[name].shape)}, "
+                    f"but config.json asks for {list(expected[name].shape)}"
+                )
+
+
+def read_config(folder: Path, *, run_folder_code: bool) -> Any:
+    """Return the transformers config of a weights folder; raises InvalidInputError where it cannot be read."""
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").is_file():
+        raise InvalidInputError(
+            f"{folder}: no config.json", hint="give the folder that holds config.json and the safetensors files"
+        )
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=run_folder_code, local_files_only=True)
+    except (ValueError, KeyError, OSError) as error:
+        raise InvalidInputError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from error
+
+
+def build_skeleton(
+    config: Any, dtype: torch.dtype, attn_implementation: str | None, *, run_folder_code: bool
+) -> nn.Module:
+    """Build the causal LM of a config with parameters on the meta device and buffers computed."""
+    import transformers
+    from accelerate import init_empty_weights
+    from packaging.version import Version
+
+    dtype_key = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
+    options = {dtype_key: dtype}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    try:
+        with init_empty_weights(include_buffers=False):
+            model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=run_folder_code, **options)
+    except (ValueError, ImportError) as error:
+        raise UnsupportedError(
+            f"transformers {transformers.__version__} cannot build {config.model_type!r} as a causal LM: {error}"
+        ) from error
+    model.tie_weights()  # parameters were replaced while they were moved to the meta device
+    return model.eval()
+
+
+def _decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the members of the ModuleList with the most parameters, by name: the decoder layers."""
+
+    def size(item: tuple[str, nn.Module]) -> int:
+        return sum(parameter.numel() for parameter in item[1].parameters())
+
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise UnsupportedError(f"{type(model).__name__}: no list of decoder layers found")
+    name, layers = max(lists, key=size)
+    return {f"{name}.{index}": layer for index, layer in enumerate(layers)}
+
+
+def _tied_names(model: nn.Module) -> dict[str, str]:
+    """Return the names that share a parameter with an earlier one: alias -> the first name."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(parameter), name) != name:
+            tied[name] = first[id(parameter)]
+    return tied

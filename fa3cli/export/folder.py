@@ -1,0 +1,112 @@
+"""The export's folder: made beside its final place, and renamed to it when everything is there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from fa3cli.errors import ConflictError, MissingCapabilityError
+
+__all__ = ["StagedFolder", "copy_companions", "export_config"]
+
+# What an engine needs beside the weights: tokenizer, generation defaults, the model's own code.
+_COMPANIONS = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+    "*.model",
+    "*.tiktoken",
+    "*.py",
+    "LICENSE*",
+)
+
+
+class StagedFolder:
+    """A folder that appears at `output` when the `with` block ends well, and leaves nothing when it does not.
+
+    Raises ConflictError where `output` holds something already, MissingCapabilityError where the disk has
+    no room for `nbytes`.
+    """
+
+    def __init__(self, output: Path, nbytes: int) -> None:
+        self.output = output
+        self.path = output.with_name(f"{output.name}.partial")
+        self._nbytes = nbytes
+
+    def __enter__(self) -> Path:
+        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
+            raise ConflictError(
+                f"{self.output}: already holds something else", hint="remove it, or choose another --output"
+            )
+        try:
+            if self.path.exists():  # left by a run that was killed
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True)
+        except OSError as error:
+            raise MissingCapabilityError(
+                f"{self.path.parent}: cannot be written ({error.strerror})", hint="choose another --output"
+            ) from error
+        free = shutil.disk_usage(self.path).free
+        if free < self._nbytes:
+            self.path.rmdir()
+            raise MissingCapabilityError(
+                f"{self.path.parent}: {free / 1e9:.2f} GB free, but the export needs {self._nbytes / 1e9:.2f} GB",
+                hint="make room, or choose an --output on another disk",
+            )
+        return self.path
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise MissingCapabilityError(
+                    f"{self.path}: the export could not be written ({error})",
+                    hint="make room, or choose another --output",
+                ) from error
+            return
+        for file in self.path.iterdir():
+            file.chmod(0o640)
+        self.path.chmod(0o750)
+        if self.output.exists():
+            self.output.rmdir()
+        self.path.rename(self.output)
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy the files an engine needs beside the weights, byte for byte; not the modeling file fa3 patched."""
+    for pattern in _COMPANIONS:
+        for file in source.glob(pattern):
+            if file.is_file() and not file.name.endswith("_fa3.py"):
+                shutil.copyfile(file, target / file.name)
+
+
+def export_config(config: dict[str, Any], dtype: torch.dtype) -> str:
+    """Return config.json's text for an export of the model that `config` describes, in `dtype`.
+
+    `quantize` names the format to MindIE; a `quantization_config` would replace the description in
+    vLLM-Ascend, and an auto_map to the patched file would be run by servers that lack fa3cli.
+    """
+    exported = {key: value for key, value in config.items() if key != "quantization_config"}
+    auto_map = {
+        auto_class: reference
+        for auto_class, reference in exported.pop("auto_map", {}).items()
+        if not _is_patched(reference)
+    }
+    if auto_map:
+        exported["auto_map"] = auto_map
+    exported["dtype" if "dtype" in exported else "torch_dtype"] = str(dtype).removeprefix("torch.")
+    exported["quantize"] = "w8a8"
+    return json.dumps(exported, indent=2, ensure_ascii=False) + "\n"
+
+
+def _is_patched(reference: Any) -> bool:
+    return isinstance(reference, str) and reference.split(".")[0].endswith("_fa3")

@@ -1,0 +1,57 @@
+"""Target modelslim: the layout msModelSlim writes, which MindIE and vLLM-Ascend load."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from fa3cli.export.description import describe, write_description
+from fa3cli.export.layout import FA_TENSORS, W8A8_TENSORS, WEIGHT_FILE
+from fa3cli.export.safetensors_writer import SafetensorsWriter
+
+__all__ = ["ModelSlimExport", "exported_names"]
+
+
+class ModelSlimExport:
+    """Takes the model's tensors as they become final and writes weights and description into `folder`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        quantized: Collection[str],
+        attentions: Collection[str],
+        part_bytes: int | None,
+    ) -> None:
+        self._folder, self._names, self._quantized = folder, names, quantized
+        room_for = exported_names(names, quantized, attentions)
+        self._writer = SafetensorsWriter(folder / WEIGHT_FILE, room_for, part_bytes)
+        self._attentions: list[str] = []
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Write a tensor that stays as it is."""
+        self._writer.add(name, tensor)
+
+    def add_module(self, module: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write the tensors of a W8A8 linear, or the FA3 tensors of an attention module."""
+        if FA_TENSORS[0] in tensors:
+            self._attentions.append(module)
+        for leaf, tensor in tensors.items():
+            self._writer.add(f"{module}.{leaf}", tensor)
+
+    def close(self) -> list[Path]:
+        """Finish the weight files and write the description; return the weight files."""
+        files = self._writer.close()
+        write_description(self._folder, describe(self._names, self._quantized, self._attentions))
+        return files
+
+
+def exported_names(names: Sequence[str], quantized: Collection[str], attentions: Collection[str]) -> list[str]:
+    """Return the names of every tensor an export of these modules can hold."""
+    return [
+        *names,
+        *(f"{module}.{leaf}" for module in quantized for leaf in W8A8_TENSORS),
+        *(f"{module}.{leaf}" for module in attentions for leaf in FA_TENSORS),
+    ]

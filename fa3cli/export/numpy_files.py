@@ -1,0 +1,47 @@
+"""Save type numpy: the same parameters as pickled dicts, one .npy file a kind, as the guide lists them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from torch import Tensor
+
+from fa3cli.export.layout import DESCRIPTION_FILES, FA_QUANT, W8A8
+
+__all__ = ["write_numpy"]
+
+
+def write_numpy(folder: Path, weight_files: list[Path]) -> None:
+    """Write the .npy files of an export whose description and safetensors files are in `folder`.
+
+    Keys are module names, values torch tensors; quant_weight also holds what stayed float, a float tensor
+    that is no weight under its full name. Read with `np.load(file, allow_pickle=True).item()`.
+    A file's dict is built in memory as a whole: its format allows no less.
+    """
+    description = json.loads((folder / DESCRIPTION_FILES[0]).read_text())
+    places: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, kind in description.items():
+        if "." in name:
+            file, key = _place(name, kind)
+            places[file][name] = key
+    for file, keys in places.items():
+        values: dict[str, Tensor] = {}
+        for weights in weight_files:
+            with safe_open(weights, "pt") as shard:
+                values.update({keys[name]: shard.get_tensor(name).clone() for name in shard.keys() if name in keys})
+        in_order = {key: values[key] for key in keys.values() if key in values}
+        np.save(folder / f"{file}.npy", np.array(in_order, dtype=object), allow_pickle=True)
+
+
+def _place(name: str, kind: str) -> tuple[str, str]:
+    """Return the file and the key a tensor of the description goes to."""
+    module, _, leaf = name.rpartition(".")
+    if kind == FA_QUANT:
+        return f"fa_quant_{leaf}", name
+    if kind == W8A8 and leaf != "weight":
+        return leaf, module
+    return "quant_weight", module if leaf == "weight" else name

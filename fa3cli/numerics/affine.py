@@ -1,0 +1,45 @@
+"""Scale and offset of a range, and values rounded to them (affine int8 quantization)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "EPS",
+    "INT8_MAX",
+    "INT8_MIN",
+    "asymmetric_offset",
+    "asymmetric_scale",
+    "fake_quantize",
+    "quantize",
+    "symmetric_scale",
+]
+
+EPS = 2.0**-23
+INT8_MIN, INT8_MAX = -128, 127
+
+
+def symmetric_scale(low: Tensor, high: Tensor) -> Tensor:
+    """Scale that maps the larger of |low| and |high| to 127; the offset is 0. Shape and dtype of `low`."""
+    return (torch.maximum(low.abs(), high.abs()) / INT8_MAX).clamp_min(EPS)
+
+
+def asymmetric_scale(low: Tensor, high: Tensor) -> Tensor:
+    """Scale that maps the range, widened to hold 0, onto 256 levels. Shape and dtype of `low`."""
+    return ((high.clamp_min(0) - low.clamp_max(0)) / (INT8_MAX - INT8_MIN)).clamp_min(EPS)
+
+
+def asymmetric_offset(low: Tensor, scale: Tensor) -> Tensor:
+    """Signed offset that puts the range's lower end at -128: integral, half to even, not clamped."""
+    return torch.round(-low.clamp_max(0) / scale) + INT8_MIN
+
+
+def quantize(values: Tensor, scale: Tensor, offset: Tensor | float = 0.0) -> Tensor:
+    """Round `values / scale + offset` to integers in -128..127, in the dtype of the values."""
+    return torch.round(values / scale + offset).clamp_(INT8_MIN, INT8_MAX).to(values.dtype)
+
+
+def fake_quantize(values: Tensor, scale: Tensor, offset: Tensor | float = 0.0) -> Tensor:
+    """Return `values` with int8's error: quantized, then brought back to floats of the same dtype."""
+    return ((quantize(values, scale, offset) - offset) * scale).to(values.dtype)

@@ -1,0 +1,1 @@
+"""Statistics of what flows through a model, updated sample by sample."""

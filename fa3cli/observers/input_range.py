@@ -1,0 +1,29 @@
+"""The range of a linear's input (act_method 1): the mean over samples of each sample's minimum and maximum."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["InputRange"]
+
+
+class InputRange:
+    """Minimum and maximum of each sample, reduced exactly, so that the order of the samples does not matter."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._bounds: list[Tensor] = []
+
+    def update(self, values: Tensor, bounds: Tensor) -> None:
+        """Add one sample: its input `[..., in]` and the float32 `[2]` of its minimum and maximum."""
+        self.tokens += values.numel() // values.shape[-1]
+        self._bounds.append(bounds)
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Return the mean minimum and the mean maximum, float32 `[1]` each."""
+        lows, highs = torch.stack(self._bounds).double().T.tolist()
+        low, high = (torch.tensor([math.fsum(ends) / len(ends)], dtype=torch.float32) for ends in (lows, highs))
+        return low, high

@@ -1,0 +1,58 @@
+"""A linear in W8A8: int8 weight per output row, int8 input per tensor, and what a kernel needs beside them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fa3cli.numerics.affine import INT8_MAX, INT8_MIN, asymmetric_offset, asymmetric_scale, symmetric_scale
+from fa3cli.numerics.deq_scale import pack_deq_scale
+
+__all__ = ["quantize_linear"]
+
+_BLOCK = 1 << 22  # weight elements brought to float32 at a time
+_INT32 = torch.iinfo(torch.int32)
+
+
+def quantize_linear(
+    weight: Tensor, bias: Tensor | None, low: Tensor, high: Tensor, model_dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Return the tensors of a W8A8 linear by their export names.
+
+    `weight [out, in]`, `bias [out]`, the input's range `low [1]`, `high [1]`. Scales are rounded to the
+    model's dtype first and everything after is computed from the rounded ones, in float32, since that is
+    what an engine multiplies with. `quant_bias = round(bias / deq_scale) - rowsum(weight) * input_offset`.
+    """
+    input_scale = asymmetric_scale(low, high).to(model_dtype)
+    input_offset = asymmetric_offset(low, input_scale.float()).clamp(INT8_MIN, INT8_MAX)
+    row_low, row_high = weight.amin(dim=1, keepdim=True), weight.amax(dim=1, keepdim=True)
+    weight_scale = symmetric_scale(row_low.float(), row_high.float()).to(model_dtype)
+    int8_weight, row_sums = _quantize_rows(weight, weight_scale)
+
+    weight_scale = weight_scale.cpu()
+    deq_scale = input_scale.float() * weight_scale.float().flatten()
+    quant_bias = -row_sums * input_offset.long()
+    if bias is not None:
+        quant_bias += torch.round(bias.cpu().double() / deq_scale).long()
+    return {
+        "weight": int8_weight,
+        "weight_scale": weight_scale,
+        "weight_offset": torch.zeros_like(weight_scale),
+        "input_scale": input_scale,
+        "input_offset": input_offset.to(model_dtype),
+        "quant_bias": quant_bias.clamp(_INT32.min, _INT32.max).int(),
+        "deq_scale": pack_deq_scale(deq_scale, model_dtype),
+    }
+
+
+def _quantize_rows(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Round `weight [out, in]` to int8 -127..127 by its rows' scales; also return the int64 row sums `[out]`."""
+    quantized = torch.empty(weight.shape, dtype=torch.int8)
+    row_sums = torch.empty(weight.shape[0], dtype=torch.int64)
+    step = max(1, _BLOCK // weight.shape[1])
+    for start in range(0, weight.shape[0], step):
+        block = slice(start, start + step)
+        rounded = torch.div(weight[block].float(), scale[block].float()).round_().clamp_(-INT8_MAX, INT8_MAX)
+        quantized[block] = rounded
+        row_sums[block] = quantized[block].sum(dim=1)
+    return quantized, row_sums
