@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -79,19 +79,22 @@ def _run(check: Check, contents: Contents, findings: list[Finding]) -> CheckResu
         findings += [Finding(check.name, *remark) for remark in check.run(contents)]
     else:
         items = list(check.over(contents))
-        broken = set(_broken(check, findings))
-        sound = [item for item in items if item not in broken]
+        subjects = {finding.subject for finding in findings if _stops(finding, check)}
+        around = {part for subject in subjects for part in _ancestors(subject)}
+        # A broken tensor spoils the modules around it, a broken module the tensors in it.
+        sound = [item for item in items if item not in around and subjects.isdisjoint(_ancestors(item))]
         checked, skipped = len(sound), len(items) - len(sound)
         findings += [Finding(check.name, *remark) for item in sound for remark in check.run(contents, item)]
     status = "found" if len(findings) > before else "not run" if skipped and not checked else "passed"
     return CheckResult(check.name, check.reason, status, checked, skipped, ())
 
 
-def _broken(check: Check, findings: Iterable[Finding]) -> Iterator[str]:
-    """What this check must not trust: each broken tensor or module, and the modules around it."""
-    for finding in findings:
-        if finding.severity == "error" and finding.check in check.after:
-            name = finding.subject
-            while name:
-                yield name
-                name = name.rpartition(".")[0]
+def _stops(finding: Finding, check: Check) -> bool:
+    return finding.severity == "error" and finding.check in check.after
+
+
+def _ancestors(name: str) -> Iterator[str]:
+    """The dotted name itself and every module around it."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+
+from fa3cli.export.checks.modules import is_fa, is_norm_extra, owner
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("model.layers.0.self_attn.fa_q.scale", "model.layers.0.self_attn"),
+        ("model.layers.0.self_attn.q_proj.deq_scale", "model.layers.0.self_attn.q_proj"),
+        ("model.norm.module.bias", "model.norm"),
+        ("model.norm.bias", "model.norm"),
+    ],
+)
+def test_owner(name: str, module: str) -> None:
+    assert owner(name) == module
+
+
+def test_kinds_of_names() -> None:
+    assert is_fa("a.fa_k.offset") and not is_fa("a.fa_k.bias") and not is_fa("a.k_proj.weight_offset")
+    assert is_norm_extra("a.module.weight") and not is_norm_extra("a.weight")
