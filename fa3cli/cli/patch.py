@@ -1,0 +1,121 @@
+"""`fa3 patch`: steps 1 to 4 of the guide in one command, and its way back."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, List, Optional
+
+import typer
+
+from fa3cli.cli.console import note, print_error, print_json, warn
+from fa3cli.errors import ConflictError, UsageError
+
+if TYPE_CHECKING:
+    from fa3cli.patching import AttentionClass, PatchPlan, PatchResult, UndoResult
+
+__all__ = ["patch"]
+
+
+class Quantizer(str, Enum):
+    """Whose FAQuantizer the patched file imports."""
+
+    fa3cli = "fa3cli"
+    msmodelslim = "msmodelslim"
+
+
+def patch(
+    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS_DIR", help="Folder with config.json and the weights.")],
+    attention: Annotated[
+        Optional[List[str]], typer.Option(metavar="CLASS", help="Attention class to patch; may be repeated.")
+    ] = None,
+    modeling: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="Start from this modeling file, not the installed one.")
+    ] = None,
+    output: Annotated[
+        Optional[Path], typer.Option(metavar="DIR", help="Leave the folder as it is; make a patched one of links.")
+    ] = None,
+    quantizer: Annotated[Quantizer, typer.Option(help="Whose FAQuantizer to import.")] = Quantizer.fa3cli,
+    list_: Annotated[bool, typer.Option("--list", help="List the file's attention classes.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit 0 if patched and up to date, else 1.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Print what would change.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take the patch back.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Give up changes made by hand to patched files.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as json.")] = False,
+) -> None:
+    """Let a model's attention show its q, k and v: patch the modeling file beside its weights."""
+    from fa3cli import patching
+
+    if sum((list_, check, diff, undo)) > 1:
+        raise UsageError("--list, --check, --diff and --undo exclude one another")
+    if undo:
+        return _show_undo(patching.undo(output or weights, force=force), json)
+    options = {"attention": attention or (), "modeling": modeling, "output": output}
+    if list_:
+        return _show_classes(patching.attention_of(weights, modeling=modeling), json)
+    if check:
+        return _check(lambda: patching.plan(weights, quantizer=quantizer.value, **options), json)
+    if diff:
+        return _show_diff(patching.plan(weights, quantizer=quantizer.value, force=force, **options))
+    _show(patching.patch(weights, quantizer=quantizer.value, force=force, **options), json)
+
+
+def _show(result: PatchResult, json: bool) -> None:
+    for warning in result.warnings:
+        warn(warning)
+    if json:
+        return print_json(result)
+    if result.state == "already-patched":
+        return note(f"{result.module} is patched already, nothing to do")
+    note(f"source: {result.source} (transformers {result.transformers})")
+    for each in result.attention:
+        note(f"{each.name}: {', '.join(each.states)} below line {each.place}")
+    note(f"wrote {result.module}, and auto_map in {result.folder / 'config.json'}")
+    note(f"next: fa3 quantize {result.folder}" if result.quantizer == "fa3cli" else "load with trust_remote_code=True")
+
+
+def _show_undo(result: UndoResult, json: bool) -> None:
+    if json:
+        return print_json(result)
+    for path in result.restored:
+        note(f"restored {path}")
+    for path in result.removed:
+        note(f"removed {path}")
+    if not result.removed:
+        note(f"{result.folder} is not patched, nothing to undo")
+
+
+def _show_classes(classes: tuple[AttentionClass, ...], json: bool) -> None:
+    if json:
+        return print_json({"attention": [vars(each) for each in classes]})
+    for each in classes:
+        states = ", ".join(each.states) if each.states else f"cannot be patched: {each.problem}"
+        print(f"{each.line:5} {each.name:32} {states}" + (f" (below line {each.place})" if each.place else ""))
+
+
+def _check(make_plan, json: bool) -> None:
+    try:
+        plan: PatchPlan = make_plan()
+    except ConflictError as error:
+        print_error(error)
+        sys.exit(1)
+    if json:
+        print_json(plan.result)
+    done = plan.result.state == "already-patched"
+    note(f"{plan.result.folder}: {'patched and up to date' if done else plan.result.state}")
+    sys.exit(0 if done else 1)
+
+
+def _show_diff(plan: PatchPlan) -> None:
+    result = plan.result
+    pairs = (
+        (result.source, result.module, plan.source_text, plan.patched_text),
+        (result.folder / "config.json", result.folder / "config.json", plan.config_before, plan.config_after),
+    )
+    for before, after, old, new in pairs:
+        lines = difflib.unified_diff(
+            old.splitlines(keepends=True), new.splitlines(keepends=True), str(before), str(after)
+        )
+        sys.stdout.writelines(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)

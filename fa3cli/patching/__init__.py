@@ -1,0 +1,25 @@
+"""Patching: text in, text out. Finds the modeling file, places the calls, edits config.json, keeps a receipt.
+
+Never imports torch or transformers.
+"""
+
+from fa3cli.patching.api import PatchPlan, PatchResult, UndoResult, attention_of, patch, plan, undo
+from fa3cli.patching.classes import AttentionClass
+from fa3cli.patching.codemod import PatchedSource, list_source, patch_source
+from fa3cli.patching.folder import PatchStatus, status
+
+__all__ = [
+    "AttentionClass",
+    "PatchPlan",
+    "PatchResult",
+    "PatchStatus",
+    "PatchedSource",
+    "UndoResult",
+    "attention_of",
+    "list_source",
+    "patch",
+    "patch_source",
+    "plan",
+    "status",
+    "undo",
+]

@@ -1,0 +1,105 @@
+"""The classes of a modeling file: who inherits from whom, what a model is built of, which are attention."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+
+from fa3cli.errors import UnsupportedError
+from fa3cli.patching.cores import find_cores
+from fa3cli.patching.locate import Site, locate
+from fa3cli.patching.source import Source
+
+__all__ = ["AttentionClass", "ClassGraph", "attention_classes"]
+
+
+@dataclass(frozen=True)
+class AttentionClass:
+    """An attention class: its line, the names of q, k, v, the line the calls go below, or why there is none."""
+
+    name: str
+    line: int
+    states: tuple[str, str, str] | None = None
+    place: int | None = None
+    problem: str | None = None
+    is_flash: bool = False
+
+
+class ClassGraph:
+    """The classes of a file, by name, with the names each of them and each other top-level name refers to."""
+
+    def __init__(self, source: Source) -> None:
+        self.classes = {node.name: node for node in source.tree.body if isinstance(node, ast.ClassDef)}
+        self.references: dict[str, set[str]] = {}
+        for node in source.tree.body:
+            names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+            for name in _defined(node):
+                self.references[name] = self.references.get(name, set()) | names
+
+    def bases(self, name: str) -> list[str]:
+        """The base classes of a class that are in the file."""
+        return [base.id for base in self.classes[name].bases if getattr(base, "id", None) in self.classes]
+
+    def method(self, name: str, method: str, inherited: bool = True) -> tuple[str, ast.FunctionDef] | None:
+        """The method a class has, and the class of the file that defines it."""
+        for node in self.classes[name].body:
+            if isinstance(node, ast.FunctionDef) and node.name == method:
+                return name, node
+        found = (self.method(base, method) for base in self.bases(name)) if inherited else ()
+        return next((each for each in found if each), None)
+
+    def reachable(self, name: str) -> set[str]:
+        """Every top-level name that a class refers to, directly or through others."""
+        found, todo = set(), {name}
+        while todo:
+            found |= todo
+            todo = set().union(*(self.references.get(each, set()) for each in todo)) - found
+        return found
+
+    def family(self, name: str) -> set[str]:
+        """A class with all that are bound to it: by inheritance, or as another choice in the same dictionary.
+
+        Up to transformers 4.47 the eager, sdpa and flash attention of a model are three such classes.
+        """
+        links = [{each, base} for each in self.classes for base in self.bases(each)]
+        links += [names for names in self._choices() if len(names) > 1]
+        found = {name}
+        while more := [link for link in links if link & found and not link <= found]:
+            found = found.union(*more)
+        return found
+
+    def _choices(self) -> list[set[str]]:
+        return [
+            {name for name in names if name in self.classes}
+            for key, names in self.references.items()
+            if key.endswith("ATTENTION_CLASSES")
+        ]
+
+
+def attention_classes(source: Source, graph: ClassGraph) -> dict[str, tuple[AttentionClass, Site | None]]:
+    """Every class of the file whose own forward computes softmax attention, with the place for the calls."""
+    found = {}
+    for name, node in graph.classes.items():
+        forward = graph.method(name, "forward", inherited=False)
+        if forward is None:
+            continue
+        is_flash = False
+        try:
+            cores = find_cores(forward[1], source.refuse)
+            if not cores:
+                continue
+            is_flash = all(core.flash for core in cores)
+            site = locate(forward[1], cores, source.refuse)
+        except UnsupportedError as error:
+            found[name] = AttentionClass(name, node.lineno, problem=str(error), is_flash=is_flash), None
+        else:
+            place = site.after.end_lineno
+            found[name] = AttentionClass(name, node.lineno, site.states, place, is_flash=is_flash), site
+    return found
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+        return [node.name]
+    names = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [each.id for each in names if isinstance(each, ast.Name)]

@@ -1,0 +1,72 @@
+"""Small questions about statements and names that the search for the place of the calls is made of."""
+
+from __future__ import annotations
+
+import ast
+from typing import Iterator
+
+__all__ = ["blocks", "linear", "parents", "simple_statements", "targets", "used_names"]
+
+_ABOUT_A_TENSOR = {"shape", "dtype", "device", "ndim", "is_cuda", "size", "dim", "numel", "type", "stride", "is_contiguous"}
+
+
+def blocks(statement: ast.stmt) -> list[list[ast.stmt]]:
+    """The statement lists directly inside a compound statement; empty for a simple one or a definition."""
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return []
+    found = [getattr(statement, field, []) for field in ("body", "orelse", "finalbody")]
+    found += [handler.body for handler in getattr(statement, "handlers", [])]
+    return [block for block in found if block]
+
+
+def simple_statements(block: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Every statement without blocks of its own, in the order of the text."""
+    for statement in block:
+        inner = blocks(statement)
+        if not inner:
+            yield statement
+        for each in inner:
+            yield from simple_statements(each)
+
+
+def linear(block: list[ast.stmt], pivot: ast.stmt) -> list[ast.stmt]:
+    """The simple statements that can run in one pass with `pivot`: all but those of the branches it isn't in."""
+    found: list[ast.stmt] = []
+    for statement in block:
+        inner = blocks(statement)
+        holding = [each for each in inner if any(pivot is child for child in simple_statements(each))]
+        if not inner:
+            found.append(statement)
+        for each in holding or inner:
+            found += linear(each, pivot)
+    return found
+
+
+def targets(statement: ast.stmt) -> list[ast.expr]:
+    """What an assignment assigns to, tuples taken apart; empty for other statements."""
+    if isinstance(statement, ast.Assign):
+        found = statement.targets
+    elif isinstance(statement, (ast.AnnAssign, ast.AugAssign)):
+        found = [statement.target]
+    else:
+        return []
+    return [part for each in found for part in (each.elts if isinstance(each, (ast.Tuple, ast.List)) else [each])]
+
+
+def parents(function: ast.AST) -> dict[ast.AST, ast.AST]:
+    """Each node's parent."""
+    return {child: node for node in ast.walk(function) for child in ast.iter_child_nodes(node)}
+
+
+def used_names(node: ast.AST, parent_of: dict[ast.AST, ast.AST]) -> list[ast.Name]:
+    """The names whose *values* a node reads; asking a tensor's shape, dtype or device, or `is None`, doesn't count."""
+    names = [each for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)]
+    return [name for name in names if not _asks_only(parent_of.get(name))]
+
+
+def _asks_only(parent: ast.AST | None) -> bool:
+    if isinstance(parent, ast.Attribute):
+        return parent.attr in _ABOUT_A_TENSOR
+    if isinstance(parent, ast.Compare):
+        return all(isinstance(each, (ast.Is, ast.IsNot)) for each in parent.ops)
+    return isinstance(parent, ast.Call) and getattr(parent.func, "id", "") in ("isinstance", "len")

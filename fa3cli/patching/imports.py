@@ -1,0 +1,51 @@
+"""Relative imports become absolute, since the patched file lives outside the transformers package."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from fa3cli.patching.edits import Edit
+from fa3cli.patching.source import Source
+
+__all__ = ["absolute_imports", "quantizer_import"]
+
+_IMPORT_LINES = {
+    "fa3cli": ("from fa3cli.fa_quantizer import FAQuantizer", "from fa3cli import logger"),
+    "msmodelslim": (
+        "from msmodelslim.pytorch.llm_ptq.llm_ptq_tools.fa_quant import FAQuantizer",
+        "from msmodelslim import logger",
+    ),
+}
+
+
+def absolute_imports(source: Source, package: str) -> list[Edit]:
+    """Edits that resolve every relative import, at any level and depth, from `package` (transformers.models.x)."""
+    edits = []
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            parents = package.split(".")
+            if node.level > len(parents):
+                raise source.refuse(node, f"the import reaches {node.level} levels up, out of {package}")
+            target = ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [node.module])])
+            start, end = source.start(node), source.end(node)
+            # Between the two keywords stand dots, blanks, line continuations and the dotted name only.
+            written = re.match(r"from[\s\\]*([.\s\\]*[.][\w.]*)", source.text[start:end])
+            edits.append(Edit(start + written.start(1), written.group(1), target))
+    return edits
+
+
+def quantizer_import(source: Source, quantizer: str) -> Edit:
+    """The edit that imports FAQuantizer and logger, above the first import.
+
+    There the file's own `logger`, if it has one, is assigned later and stays what the file's code uses.
+    """
+    imports = [
+        node
+        for node in source.tree.body
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "module", "") != "__future__"
+    ]
+    if not imports:
+        raise source.refuse(source.tree, "found no import statement: this is not a modeling file")
+    lines = "".join(line + source.newline for line in (*_IMPORT_LINES[quantizer], ""))
+    return Edit(source.line_start(imports[0]), "", lines)

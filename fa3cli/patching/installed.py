@@ -1,0 +1,79 @@
+"""The installed transformers, looked at as files: importing it would cost seconds and torch."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fa3cli.errors import MissingCapabilityError, UnsupportedError
+
+__all__ = ["Installed", "ModelingFile", "installed_transformers"]
+
+
+@dataclass(frozen=True)
+class ModelingFile:
+    """Where a model type's code is: the file, the package its relative imports start from, the causal LM class."""
+
+    path: Path
+    package: str
+    causal_lm: str
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A transformers package: its folder and its version."""
+
+    folder: Path
+    version: str
+
+    def older_than(self, *version: int) -> bool:
+        """Whether this is an older version than the one given by its numbers."""
+        return tuple(int(part) for part in re.findall(r"\d+", self.version)[: len(version)]) < version
+
+    @property
+    def knows_custom_code(self) -> bool:
+        """Whether this version treats models from outside the package differently (5.13.1 and newer)."""
+        return "def is_custom_code" in self._text("modeling_utils.py")
+
+    def modeling_file(self, model_type: str) -> ModelingFile:
+        """The modeling file of a model type; UnsupportedError with the nearest known ones if there is none."""
+        causal_lm = self._mapping("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "modeling_auto.py")
+        if model_type not in causal_lm:
+            near = difflib.get_close_matches(model_type, causal_lm, n=3) or ["llama", "qwen2"]
+            raise UnsupportedError(
+                f"transformers {self.version} has no causal language model of model_type {model_type!r}",
+                hint=f"nearest known: {', '.join(near)}; or another transformers version may have it",
+            )
+        module = self._special_modules().get(model_type, model_type).replace("-", "_")
+        name = causal_lm[model_type]
+        for package in (f"models.{module}", f"models.deprecated.{module}"):
+            folder = self.folder.joinpath(*package.split("."))
+            for path in sorted(folder.glob("modeling_*.py")):
+                if re.search(rf"^class {name}\b", path.read_text("utf-8"), re.MULTILINE):
+                    return ModelingFile(path, f"transformers.{package}", name)
+        raise UnsupportedError(f"found no class {name} (model_type {model_type}) in transformers {self.version}")
+
+    def _special_modules(self) -> dict[str, str]:
+        name = "SPECIAL_MODEL_TYPE_TO_MODULE_NAME"
+        return self._mapping(name, "configuration_auto.py") | self._mapping(name, "auto_mappings.py")
+
+    def _mapping(self, name: str, file: str) -> dict[str, str]:
+        """A mapping of the auto classes, read off its text."""
+        blocks = re.findall(rf"^{name}\b.*?^\)", self._text("models", "auto", file), re.MULTILINE | re.DOTALL)
+        return dict(re.findall(r'"([^"]+)"\s*[,:]\s*\(?"([^"]+)"', "".join(blocks)))
+
+    def _text(self, *parts: str) -> str:
+        path = self.folder.joinpath(*parts)
+        return path.read_text("utf-8") if path.exists() else ""
+
+
+def installed_transformers() -> Installed:
+    """The transformers package that `import transformers` would load; MissingCapabilityError if there is none."""
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or not spec.origin:
+        raise MissingCapabilityError("transformers is not installed", hint="pip install transformers")
+    return Installed(Path(spec.origin).parent, importlib.metadata.version("transformers"))

@@ -1,0 +1,239 @@
+"""Find where q, k and v can be taken as they enter attention: after rope and cache, before head expansion.
+
+From the core upwards each role is followed by data flow, never by its name. A statement that only lays
+out, casts or repeats a state is stepped over; whatever else assigns it is where the way up ends, and the
+calls go below. Nothing but attention may see the states from there on. What can't be shown is refused.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+from typing import Callable
+
+from fa3cli.patching.cores import Core
+from fa3cli.patching.flow import blocks, parents, simple_statements, targets, used_names
+from fa3cli.patching.views import View, callee, view_of
+
+__all__ = ["Site", "locate"]
+
+ROLES = "qkv"
+Refuse = Callable[[ast.AST, str], Exception]
+# role -> the variable that holds it here, and the axes it has
+Tracks = dict[str, View]
+
+
+@dataclass(frozen=True)
+class Site:
+    """The calls go below `after`, a statement of the function's own block; `states` are the names of q, k, v."""
+
+    after: ast.stmt
+    states: tuple[str, str, str]
+
+
+@dataclass
+class _Walk:
+    """What the way up has seen: names that may hold a state, and the places that may read them."""
+
+    function: ast.FunctionDef
+    cores: list[Core]
+    refuse: Refuse
+    names: set[str] = field(default_factory=set)
+    allowed: set[int] = field(default_factory=set)
+
+
+def locate(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Site:
+    """Return the one place of a function where all three states can be taken, or raise with the reason."""
+    walk = _Walk(function, cores, refuse)
+    body = function.body
+    boundaries: list[Tracks] = [{} for _ in body]  # below statement i
+    tracks: Tracks = {}
+    stop = first = -1
+    for index in reversed(range(len(body))):
+        boundaries[index] = tracks
+        if _holds_core(walk, body[index]):
+            first = index
+        tracks, stopped = _above(walk, body[index], tracks)
+        if stopped:
+            stop = index
+            break
+    if stop < 0:
+        raise refuse(function, "the states are arguments of the function, not made in it")
+    if any(_holds_core(walk, statement) for statement in body[: stop + 1]):
+        raise refuse(body[stop], "a state is changed between two attention calls")
+    stop = _below_other_readers(walk, stop, first)
+    states = boundaries[stop]
+    if set(states) != set(ROLES):
+        raise refuse(body[stop], "a state is changed after the attention scores were computed")
+    _check_states(walk, states, stop)
+    return Site(body[stop], tuple(states[role].name.id for role in ROLES))
+
+
+def _above(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> tuple[Tracks, bool]:
+    """The tracks above a statement, and whether it is where the way up ends."""
+    inner = blocks(statement)
+    if inner and _holds_core(walk, statement):
+        return _above_branches(walk, statement, inner, tracks), False
+    if inner:
+        return tracks, _changes(walk, statement, tracks)
+    moved, is_core = dict(tracks), False
+    for core in walk.cores:
+        for role in ROLES:
+            if core.statements[role] is statement:
+                is_core = True
+                view = view_of(core.operands[role], core.axes[role])
+                if view is None:
+                    raise walk.refuse(statement, f"{role} is an expression here: {ast.unparse(core.operands[role])}")
+                _meet(walk, statement, moved, role, view)
+    if is_core:
+        return moved, bool(_assigned(statement) & {view.name.id for view in tracks.values()})
+    return _above_assignment(walk, statement, tracks)
+
+
+def _above_assignment(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> tuple[Tracks, bool]:
+    pairs = dict(_pairs(statement))
+    moved, stopped = dict(tracks), False
+    for role, view in tracks.items():
+        if view.name.id in _assigned(statement):
+            value = pairs.get(view.name.id)
+            source = view_of(value, view.axes) if value is not None else None
+            if source is None:
+                stopped = True
+            else:
+                moved[role] = _note(walk, source)
+    return moved, stopped
+
+
+def _above_branches(walk: _Walk, statement: ast.stmt, inner: list[list[ast.stmt]], tracks: Tracks) -> Tracks:
+    """All branches with a core must come to the same states at their tops, as must the code below them."""
+    if isinstance(statement, (ast.For, ast.While)):
+        raise walk.refuse(statement, "attention is computed in a loop")
+    result: Tracks = {}
+    for block in inner:
+        here = {} if _leaves(block) else dict(tracks)
+        for each in reversed(block):
+            here, stopped = _above(walk, each, here)
+            if stopped:
+                raise walk.refuse(each, "a state is changed inside a branch")
+        for role, view in here.items():
+            _meet(walk, statement, result, role, view)
+    for role, view in tracks.items():
+        _meet(walk, statement, result, role, view)
+    return result
+
+
+def _meet(walk: _Walk, statement: ast.stmt, tracks: Tracks, role: str, view: View) -> None:
+    """Record that `role` is `view` above a statement, which must agree with what is known already."""
+    known = tracks.get(role)
+    if known is not None and known.name.id != view.name.id:
+        raise walk.refuse(statement, f"{role} is {known.name.id} for one attention call and {view.name.id} for another")
+    if known is not None and known.axes and view.axes and known.axes != view.axes:
+        raise walk.refuse(statement, f"{view.name.id} is laid out {known.axes} for one attention call, {view.axes} for another")
+    tracks[role] = _note(walk, view if known is None or known.axes is None else known)
+    walk.allowed.add(id(view.name))
+
+
+def _changes(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> bool:
+    """Whether a compound statement without a core does more to a state than to cast it or make it contiguous."""
+    for each in simple_statements([statement]):
+        pairs = dict(_pairs(each))
+        for view in tracks.values():
+            if view.name.id in _assigned(each):
+                value = pairs.get(view.name.id)
+                source = view_of(value, "BSHD") if value is not None else None
+                if source is None or source.axes != "BSHD" or source.expanded or source.name.id != view.name.id:
+                    return True
+                _note(walk, source)
+    return False
+
+
+def _below_other_readers(walk: _Walk, stop: int, first: int) -> int:
+    """Move the place below every reader of the states that isn't attention; refuse one at or after the core."""
+    parent_of = parents(walk.function)
+    for index in range(len(walk.function.body) - 1, stop, -1):
+        for name in used_names(walk.function.body[index], parent_of):
+            if name.id in walk.names and id(name) not in walk.allowed:
+                if index >= first:
+                    raise walk.refuse(name, f"{name.id} is used outside attention, which would see it quantized")
+                return index
+    return stop
+
+
+def _check_states(walk: _Walk, states: Tracks, stop: int) -> None:
+    body = walk.function.body
+    if states["k"].name.id == states["v"].name.id or states["q"].name.id in (states["k"].name.id, states["v"].name.id):
+        raise walk.refuse(body[stop], f"two of q, k, v are one tensor, {states['k'].name.id}")
+    for role, view in states.items():
+        if view.axes not in (None, "BHSD"):
+            raise walk.refuse(body[stop], f"{view.name.id} is laid out {view.axes} here, not batch, heads, positions, size")
+        if role != "q" and (line := _expanded_above(body[: stop + 1], view.name.id)):
+            raise walk.refuse(line, f"the heads of {view.name.id} are repeated before it is final")
+        if line := _still_flat(body[: stop + 1], view.name.id):
+            raise walk.refuse(line, f"{view.name.id} has no axis of heads here")
+
+
+def _expanded_above(body: list[ast.stmt], name: str) -> ast.stmt | None:
+    """The statement that repeats a state's heads above the place, but below its cache."""
+    for statement in reversed(list(simple_statements(body))):
+        value = dict(_pairs(statement)).get(name)
+        if value is None:
+            if name in _assigned(statement):
+                return None
+            continue
+        view = view_of(value, None)
+        if view is not None and view.expanded:
+            return statement
+        if view is not None:
+            name = view.name.id
+        elif not any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(value)):
+            return None
+    return None
+
+
+def _still_flat(body: list[ast.stmt], name: str) -> ast.stmt | None:
+    """The statement that makes a state straight by a projection, `x = self.proj(y) * scale`: [B, S, H*D]."""
+    for statement in reversed(list(simple_statements(body))):
+        if name not in _assigned(statement):
+            continue
+        value = dict(_pairs(statement)).get(name)
+        while isinstance(value, ast.BinOp):
+            value = value.left
+        is_projection = (
+            isinstance(value, ast.Call)
+            and isinstance(value.func, ast.Attribute)
+            and getattr(value.func.value, "id", "") == "self"
+            and all(isinstance(argument, ast.Name) and argument.id != name for argument in value.args)
+            and callee(value).endswith("proj")
+        )
+        return statement if is_projection else None
+    return None
+
+
+def _holds_core(walk: _Walk, statement: ast.stmt) -> bool:
+    inside = {id(each) for each in simple_statements([statement])}
+    return any(id(each) in inside for core in walk.cores for each in core.statements.values())
+
+
+def _leaves(block: list[ast.stmt]) -> bool:
+    return isinstance(block[-1], (ast.Return, ast.Raise))
+
+
+def _assigned(statement: ast.stmt) -> set[str]:
+    return {each.id for each in targets(statement) if isinstance(each, ast.Name)}
+
+
+def _pairs(statement: ast.stmt) -> list[tuple[str, ast.expr]]:
+    """Names and the expressions they get: `a = x`, and `a, b = x, y`."""
+    if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or statement.value is None:
+        return []
+    names, value = targets(statement), statement.value
+    values = value.elts if isinstance(value, ast.Tuple) and len(names) > 1 else [value]
+    if len(values) != len(names):
+        return []
+    return [(name.id, each) for name, each in zip(names, values) if isinstance(name, ast.Name)]
+
+
+def _note(walk: _Walk, view: View) -> View:
+    walk.names.add(view.name.id)
+    walk.allowed.add(id(view.name))
+    return view
