@@ -1,0 +1,289 @@
+"""Tiny random models, native and patched, in two processes: the evidence that a patch is right.
+
+    python matrix.py native  FOLDER TYPE...     make the models, run them, keep their logits
+    python matrix.py patched FOLDER TYPE...     patch them, run them, compare; one json object on stdout
+
+Both sides run twice: as they are, and with every state multiplied by powers of two that differ by role and
+head. The native side multiplies the operands of its attention core, the patched side does it in the quantizer.
+Products with powers of two are exact, so the logits have to be equal bit by bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+PROMPT, STEPS = 7, 2  # positions; no size below equals 7, 8 or 9, the lengths attention sees
+SIZES = {
+    64: "hidden_size n_embd d_model word_embed_proj_dim embed_dim max_position_embeddings n_positions max_seq_len n_ctx "
+    "max_target_positions max_sequence_length seq_length",
+    96: "intermediate_size ffn_dim n_inner decoder_ffn_dim encoder_ffn_dim d_ff ffn_hidden_size "
+    "shared_expert_intermediate_size dense_intermediate_size intermediate_size_mlp",
+    2: "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_decoder_layers "
+    "num_key_value_heads num_kv_heads num_experts_per_tok experts_per_token moe_topk moe_k",
+    4: "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads num_experts "
+    "num_local_experts n_routed_experts moe_num_experts attention_heads",
+    1: "n_group topk_group first_k_dense_replace bos_token_id n_shared_experts num_expert_group decoder_start_token_id",
+    16: "head_dim qk_rope_head_dim qk_nope_head_dim v_head_dim attention_head_dim qk_head_dim kv_channels d_kv",
+    32: "moe_intermediate_size kv_lora_rank expert_ffn_hidden_size intermediate_size_moe",
+    24: "q_lora_rank",
+    12: "rotary_dim",
+    99: "vocab_size",
+    0: "pad_token_id sliding_window_pattern",
+    3: "eos_token_id",
+}  # fmt: skip
+SMALL = {name: size for size, names in SIZES.items() for name in names.split()}
+SPECIAL = {
+    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2, "alibi": False},
+    "gemma3_text": {"sliding_window": 64},
+    "mpt": {"n_heads": 4},
+    "opt": {"do_layer_norm_before": True},
+    "persimmon": {"num_key_value_heads": 4},
+    "phi": {"num_key_value_heads": 2},
+    "phi3": {"pad_token_id": 0},
+    "stablelm": {"num_key_value_heads": 2},
+    "deepseek_v3": {"num_key_value_heads": 4},
+    "deepseek_v2": {"num_key_value_heads": 4},
+    "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
+    "codegen": {"n_head": 4, "rotary_dim": 12},
+    "bart": {"is_decoder": True},
+    "nemotron": {"head_dim": 16},
+    "dbrx": {"attn_config": {"kv_n_heads": 2}},
+    "jamba": {"use_mamba_kernels": False, "attn_layer_period": 2, "attn_layer_offset": 1},
+    "qwen3_next": {"layer_types": ["linear_attention", "full_attention"]},
+}
+
+
+def make(model_type: str, folder: Path) -> None:
+    """Write a tiny random model of a type."""
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    default = CONFIG_MAPPING[model_type]()
+    known = {**default.to_dict(), **getattr(default, "attribute_map", {})}
+    layers = {"layer_types": default.layer_types[:2]} if getattr(default, "layer_types", None) else {}
+    small = {name: size for name, size in SMALL.items() if name in known and type(known[name]) is not list}
+    config = CONFIG_MAPPING[model_type](**{**small, **layers, **SPECIAL.get(model_type, {})})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, **_implementation("eager"))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn_like(parameter) * 0.1
+            parameter.copy_(noise if parameter.dim() > 1 else parameter + noise)
+    model.save_pretrained(folder)
+
+
+def load(folder: Path, implementation: str, remote: bool):
+    """Load a model; every key must be there and used."""
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder,
+        trust_remote_code=remote,
+        output_loading_info=True,
+        torch_dtype=torch.float32,
+        **_implementation(implementation),
+    )
+    return model.eval(), {key: sorted(map(str, value)) for key, value in info.items() if value}
+
+
+def _implementation(name: str) -> dict:
+    return {"attn_implementation": name}
+
+
+@torch.no_grad()
+def logits(model) -> dict[str, torch.Tensor]:
+    """Logits of one prompt without a cache, and of the same prompt and two more tokens with it."""
+    ids = (torch.arange(2 * (PROMPT + STEPS)) * 37 % 90 + 5).view(2, -1)
+    found = {"plain": model(input_ids=ids[:, :PROMPT], use_cache=False).logits}
+    try:
+        step = model(input_ids=ids[:, :PROMPT], use_cache=True)
+        cached = [step.logits]
+        for at in range(PROMPT, PROMPT + STEPS):
+            step = model(input_ids=ids[:, at : at + 1], past_key_values=step.past_key_values, use_cache=True,
+                         attention_mask=torch.ones(2, at + 1, dtype=torch.long))  # fmt: skip
+            cached.append(step.logits)
+        found["cached"] = torch.cat(cached, dim=1)
+    except Exception as error:  # some native models can't run this way at all
+        found["cached_error"] = f"{type(error).__name__}: {error}"[:200]
+    return found
+
+
+def factor(role: str, heads: int) -> torch.Tensor:
+    """The powers of two of a role, one a head: [H]."""
+    h = torch.arange(heads)
+    return 2.0 ** {"q": h % 3, "k": 1 + h % 2, "v": -(1 + h % 3)}[role]
+
+
+def scaled(states: torch.Tensor, role: str, heads: int | None = None) -> torch.Tensor:
+    """Multiply [B, H, S, D] (or [B*H, S, D] with B = 2) by the role's factors, repeated to the H it has."""
+    count = states.shape[1] if states.dim() == 4 else states.shape[0] // 2
+    factors = factor(role, heads or count).repeat_interleave(count // (heads or count))
+    shape = (1, -1, 1, 1) if states.dim() == 4 else (-1, 1, 1)
+    return states * (factors if states.dim() == 4 else factors.repeat(2)).view(shape)
+
+
+class Core(TorchFunctionMode):
+    """Multiplies the operands of scaled_dot_product_attention and of inline attention products."""
+
+    PRODUCTS = {"matmul", "bmm", "baddbmm", "__matmul__"}
+
+    def __init__(self, kv_heads: int | None) -> None:
+        super().__init__()
+        self.kv_heads = kv_heads
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs, name = dict(kwargs or {}), getattr(function, "__name__", "")
+        if name == "scaled_dot_product_attention":
+            args = list(args) + [kwargs.pop(key) for key in ("query", "key", "value") if key in kwargs]
+            for index, role in enumerate("qkv"):
+                args[index] = scaled(args[index], role, None if role == "q" else self.kv_heads)
+        elif name in self.PRODUCTS:
+            offset = 1 if name == "baddbmm" else 0
+            args = list(args) + [kwargs.pop(key) for key in ("batch1", "batch2") if key in kwargs]
+            args[offset:] = self.product(*args[offset:])
+        return function(*args, **kwargs)
+
+    def product(self, left, right, *rest):
+        lengths = range(PROMPT, PROMPT + STEPS + 1)
+        if left.dim() == right.dim() >= 3 and (left.shape[-2] == 1 or left.shape[-2] in lengths):
+            if right.shape[-1] in lengths and left.shape[-1] not in lengths and left.shape[-1] > 1:
+                return scaled(left, "q"), scaled(right, "k", self.kv_heads), *rest
+            if left.shape[-1] in lengths and right.shape[-2] in lengths:
+                return left, scaled(right, "v", self.kv_heads), *rest
+        return left, right, *rest
+
+
+@contextmanager
+def scaled_core(model, implementation: str):
+    """Multiply what attention gets, wherever this transformers version computes it."""
+    import transformers.modeling_utils as utils
+
+    module = sys.modules[type(model).__module__]
+    functions = getattr(module, "ALL_ATTENTION_FUNCTIONS", None)
+    if functions is None:
+        config = model.config
+        names = ("num_key_value_heads", "num_kv_heads")
+        heads = next((found for name in names if (found := getattr(config, name, None))), None)
+        if hasattr(config, "attn_config") and hasattr(config.attn_config, "kv_n_heads"):
+            heads = config.attn_config.kv_n_heads
+        with Core(heads):
+            yield
+        return
+
+    def wrap(function):
+        def call(owner, query, key, value, *args, **kwargs):
+            return function(owner, scaled(query, "q"), scaled(key, "k"), scaled(value, "v"), *args, **kwargs)
+
+        return call
+
+    eager, sdpa = module.eager_attention_forward, utils.ALL_ATTENTION_FUNCTIONS["sdpa"]
+    module.eager_attention_forward = wrap(eager)
+    utils.ALL_ATTENTION_FUNCTIONS["sdpa"] = wrap(sdpa)
+    try:
+        yield
+    finally:
+        module.eager_attention_forward = eager
+        utils.ALL_ATTENTION_FUNCTIONS["sdpa"] = sdpa
+
+
+def run_native(model_type: str, root: Path) -> dict:
+    """Make a model, run it both ways, keep the logits."""
+    folder = root / model_type
+    if not folder.exists():
+        make(model_type, folder)
+    result = {}
+    for implementation in ("eager", "sdpa"):
+        try:
+            model, info = load(folder, implementation, remote=False)
+        except ValueError as error:
+            if implementation == "sdpa" and "scaled_dot_product_attention" in str(error):
+                continue
+            raise
+        plain = logits(model)
+        assert plain["plain"].isfinite().all(), "native logits aren't finite"
+        with scaled_core(model, implementation):
+            changed = logits(model)
+        assert not torch.equal(plain["plain"], changed["plain"]), "the core wasn't reached"
+        torch.save({"plain": plain, "scaled": changed, "info": info}, root / f"{model_type}.{implementation}.pt")
+        result[implementation] = "ok"
+    return result
+
+
+def run_patched(model_type: str, root: Path) -> dict:
+    """Patch a model, run it both ways, compare."""
+    from fa3cli.errors import Fa3Error
+    from fa3cli.patching import patch
+
+    try:
+        made = patch(root / model_type, output=root / f"{model_type}-fa3")
+    except Fa3Error as error:
+        return {"refused": str(error)}
+    result: dict = {"classes": [each.name for each in made.attention]}
+    for implementation in ("eager", "sdpa"):
+        kept = root / f"{model_type}.{implementation}.pt"
+        if kept.exists():
+            result[implementation] = compare(root / f"{model_type}-fa3", implementation, torch.load(kept))
+    return result
+
+
+def compare(folder: Path, implementation: str, native: dict) -> list[str]:
+    """What is wrong with a patched model; empty if nothing."""
+    model, info = load(folder, implementation, remote=True)
+    wrong = [] if info == native["info"] else [f"loading info differs: {info}"]
+    modules = {name: module for name, module in model.named_modules() if hasattr(module, "fa_quantizer")}
+    wrong += [] if modules else ["no module has a fa_quantizer"]
+    plain = logits(model)
+    seen: Counter = Counter()
+    shapes: set = set()
+
+    def attach(name):
+        def transform(states, role):
+            seen[name, role] += 1
+            shapes.add((role, states.dim(), states.shape[1], states.shape[2]))
+            return scaled(states, role)
+
+        return transform
+
+    for name, module in modules.items():
+        module.fa_quantizer.transform = attach(name)
+    changed = logits(model)
+    for kind in ("plain", "cached"):
+        if kind in native["plain"]:
+            wrong += [] if kind in plain and torch.equal(plain[kind], native["plain"][kind]) else [f"{kind} differs"]
+            same = kind in changed and torch.equal(changed[kind], native["scaled"][kind])
+            wrong += [] if same else [f"{kind}, scaled, differs"]
+    forwards = 1 + (1 + STEPS if "cached" in native["plain"] else 0)
+    counts = {seen[name, role] for name in modules for role in "qkv"}
+    if "cached_error" not in native["plain"] and not counts <= {forwards, 0} or not seen:
+        wrong.append(f"seen {sorted(counts)} times in {forwards} forwards")
+    if {dim for _, dim, _, _ in shapes} != {4}:
+        wrong.append(f"not 4-D: {sorted(shapes)}")
+    wrong += [] if all(length <= PROMPT + STEPS for *_, length in shapes) else [f"not BHSD: {sorted(shapes)}"]
+    return wrong
+
+
+def main() -> None:
+    side, root, *types = sys.argv[1:]
+    torch.set_num_threads(1)
+    results = {}
+    for model_type in types:
+        try:
+            results[model_type] = (run_native if side == "native" else run_patched)(model_type, Path(root))
+        except Exception as error:
+            if os.environ.get("DEBUG"):
+                traceback.print_exc()
+            results[model_type] = {"error": f"{type(error).__name__}: {error}"[:300]}
+        print(model_type, results[model_type], file=sys.stderr, flush=True)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
