@@ -4,7 +4,7 @@ import torch
 
 from fa3cli.export.contents import Header, open_contents
 
-from .conftest import WEIGHTS, build_export
+from .exports import WEIGHTS, build_export
 
 
 def test_headers_and_tensors(tmp_path) -> None:

@@ -11,7 +11,7 @@ import torch
 from fa3cli.errors import InvalidInputError
 from fa3cli.export.verification import verify_export
 
-from .conftest import DESCRIPTION, GOLDEN, INDEX, WEIGHTS, Export, build_export, copy_golden
+from .exports import DESCRIPTION, GOLDEN, INDEX, WEIGHTS, Export, build_export, copy_golden
 
 MANIFEST = GOLDEN / "MANIFEST.json"
 CASES = json.loads(MANIFEST.read_text())["cases"] if MANIFEST.is_file() else []

@@ -55,26 +55,26 @@ def index(contents: Contents) -> Iterator[Remark]:
     if contents.index.problem:
         yield error(INDEX_FILE, contents.index.problem)
         return
-    listed = _weight_map(contents)
+    listed: dict[str, set[str]] = {}
+    for name, file in _weight_map(contents).items():
+        listed.setdefault(file, set()).add(name)
     if not listed:
         yield error(INDEX_FILE, "has no weight_map from tensor names to file names")
-        return
-    for file in sorted({file for file in listed.values() if not _stays_inside(file)}):
-        yield error(INDEX_FILE, f"lists {file!r}; expected the name of a file in this folder")
-    for shard in contents.shards:
-        if shard.file not in listed.values():
+    for file in sorted(listed):
+        if not _stays_inside(file):
+            yield error(INDEX_FILE, f"lists {file!r}; expected the name of a file in this folder")
+    for shard in contents.shards if listed else ():
+        if shard.file in listed:
+            yield from _compare(shard.file, set(shard.tensors), listed[shard.file])
+        else:
             yield error(shard.file, f"is not in {INDEX_FILE}, so no loader opens it")
-        yield from _compare(
-            shard.file, set(shard.tensors), {name for name in listed if listed[name] == shard.file}
-        )
 
 
 def _compare(file: str, there: set[str], listed: set[str]) -> Iterator[Remark]:
     for name in sorted(listed - there):
         yield error(name, f"is not in {file}, where {INDEX_FILE} lists it")
-    if listed:
-        for name in sorted(there - listed):
-            yield error(name, f"is in {file}, but {INDEX_FILE} does not list it there")
+    for name in sorted(there - listed):
+        yield error(name, f"is in {file}, but {INDEX_FILE} does not list it there")
 
 
 @check("tensor-once", "of a tensor stored twice the engine takes either", needs=("weights",))

@@ -9,7 +9,7 @@ import pytest
 from fa3cli.export.checks.registry import Severity
 from fa3cli.export.verification import Finding, verify_export
 
-from ..conftest import Export
+from ..exports import Export
 
 # A copy of a golden case lacks what only our exports have.
 _BEFORE = {"tokenizer", "config-quantize"}
@@ -27,13 +27,3 @@ def found_by(export: Export) -> Callable[..., list[Finding]]:
         return new
 
     return spoil
-
-
-def edited(mutation: Callable[[Export], object], shards: int = 1) -> Callable[[Export], None]:
-    """A mutation of what is in memory, then written to the disk."""
-
-    def edit(export: Export) -> None:
-        mutation(export)
-        export.save(shards)
-
-    return edit

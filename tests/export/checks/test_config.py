@@ -6,8 +6,7 @@ import pytest
 
 from fa3cli.export.verification import verify_export
 
-from ..conftest import Export
-from .conftest import edited
+from ..exports import Export, edited
 
 
 def no_config(export: Export) -> None:

@@ -7,8 +7,7 @@ import torch
 
 from fa3cli.export.verification import verify_export
 
-from ..conftest import Export, build_export
-from .conftest import edited
+from ..exports import Export, build_export, edited
 
 Q = "model.layers.0.self_attn.q_proj"
 DOWN = "model.layers.0.mlp.down_proj"

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 from fa3cli.export.verification import verify_export
 
-from ..conftest import Export
-from .conftest import edited
+from ..exports import Export, edited
 
 ATTENTION = "model.layers.1.self_attn"
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from fa3cli.export.verification import verify_export
 
-from ..conftest import DESCRIPTION, INDEX, WEIGHTS, Export
+from ..exports import DESCRIPTION, INDEX, WEIGHTS, Export
 
 NEW_DESCRIPTION = "quant_model_description.json"
 SHARD = WEIGHTS.replace(".safetensors", "-00002-of-00003.safetensors")

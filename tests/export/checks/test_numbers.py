@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from fa3cli.export.verification import verify_export
 
-from ..conftest import Export, build_export
-from .conftest import edited
+from ..exports import Export, build_export, edited
 
 Q = "model.layers.0.self_attn.q_proj"
 FA = "model.layers.1.self_attn"

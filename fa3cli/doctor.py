@@ -1,0 +1,208 @@
+"""What this machine has, and what follows for each command. Gathers facts; prints nothing, needs no network."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+import shutil
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from types import ModuleType
+
+__all__ = ["Command", "Device", "Diagnosis", "Package", "diagnose"]
+
+# The oldest version each command was made for; the same as in pyproject.toml.
+_MINIMUM = {
+    "torch": "2.1",
+    "transformers": "4.43",
+    "safetensors": "0.4.3",
+    "libcst": "1.1",
+    "accelerate": "0.30",
+    "greenlet": "3.0",
+    "numpy": "1.24",
+    "psutil": "5.9",
+    "rich": "13",
+    "typer": "0.12",
+}
+_UNTESTED_FROM = {"transformers": "6"}
+_NEEDS = {
+    "fa3 patch": ("libcst", "transformers"),
+    "fa3 quantize": ("torch", "transformers", "safetensors", "accelerate", "greenlet", "numpy", "psutil"),
+    "fa3 verify": ("torch", "safetensors"),
+}
+# AVX-512 matters for bit equality with msModelSlim, which was measured with it; the others for speed.
+_CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "asimd", "sve", "bf16")
+_CANN_HOMES = ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH")
+_CANN_DEFAULT = "/usr/local/Ascend/ascend-toolkit/latest"
+_CANN_VERSION_FILES = ("version.cfg", "*/ascend_toolkit_install.info", "compiler/version.info")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A required package: its version, and what is wrong with it or worth knowing."""
+
+    name: str
+    required: str
+    version: str | None
+    problem: str | None
+    remark: str | None
+
+
+@dataclass(frozen=True)
+class Device:
+    """A kind of device quantize can run on; `problem` says why there is none."""
+
+    kind: str
+    names: tuple[str, ...]
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Command:
+    """Whether a command works here, and why or why not."""
+
+    name: str
+    works: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All of it; memory and disk in bytes. `ok` if quantize can run on some device."""
+
+    ok: bool
+    python: str
+    system: str
+    cpus: int
+    cpu_flags: tuple[str, ...]
+    memory_free: int | None
+    disk_free: int
+    folder: str
+    cann: str | None
+    packages: tuple[Package, ...]
+    devices: tuple[Device, ...]
+    commands: tuple[Command, ...]
+
+
+def diagnose() -> Diagnosis:
+    """Gather everything; imports torch and, if it is installed, torch_npu, and survives both failing."""
+    torch, torch_problem = _import("torch")
+    packages = tuple(_package(name, torch_problem if name == "torch" else None) for name in _MINIMUM)
+    devices = _devices(torch) if torch else ()
+    commands = tuple(_command(name, needs, packages, devices) for name, needs in _NEEDS.items())
+    return Diagnosis(
+        ok=next(command.works for command in commands if command.name == "fa3 quantize"),
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpus=os.cpu_count() or 1,
+        cpu_flags=_cpu_flags(),
+        memory_free=_memory_free(),
+        disk_free=shutil.disk_usage(Path.cwd()).free,
+        folder=str(Path.cwd()),
+        cann=_cann(),
+        packages=packages,
+        devices=devices,
+        commands=commands,
+    )
+
+
+def _package(name: str, problem: str | None) -> Package:
+    required = f">={_MINIMUM[name]}"
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Package(name, required, None, "is not installed", None)
+    if problem is None and _release(version) < _release(_MINIMUM[name]):
+        problem = f"is too old, needs {required}"
+    newest = _UNTESTED_FROM.get(name)
+    remark = f"untested from {newest} on" if newest and _release(version) >= _release(newest) else None
+    return Package(name, required, version, problem, remark)
+
+
+def _command(
+    name: str, needs: tuple[str, ...], packages: tuple[Package, ...], devices: tuple[Device, ...]
+) -> Command:
+    problems = [
+        f"{package.name} {package.problem}"
+        for package in packages
+        if package.name in needs and package.problem
+    ]
+    if problems:
+        return Command(name, False, "; ".join(problems))
+    if name != "fa3 quantize":
+        return Command(name, True, "needs no device")
+    usable = [f"{device.kind} ({len(device.names)})" for device in devices if device.names]
+    return Command(name, True, f"on {', '.join(usable)}")
+
+
+def _devices(torch: ModuleType) -> tuple[Device, ...]:
+    return (Device("cpu", (platform.processor() or platform.machine(),), None), _cuda(torch), _npu(torch))
+
+
+def _cuda(torch: ModuleType) -> Device:
+    if torch.version.cuda is None:
+        return Device("cuda", (), "this torch is built without CUDA")
+    names = tuple(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
+    return Device("cuda", names, None if names else "torch sees no CUDA device")
+
+
+def _npu(torch: ModuleType) -> Device:
+    if util.find_spec("torch_npu") is None:
+        return Device("npu", (), "torch_npu is not installed")
+    _, problem = _import("torch_npu")
+    if problem:
+        return Device("npu", (), f"torch_npu {problem}")
+    names = tuple(torch.npu.get_device_name(number) for number in range(torch.npu.device_count()))
+    return Device(
+        "npu", names, None if names else "torch_npu sees no device; do npu-smi and the CANN set_env.sh work?"
+    )
+
+
+def _import(name: str) -> tuple[ModuleType | None, str | None]:
+    if util.find_spec(name) is None:
+        return None, "is not installed"
+    try:
+        return importlib.import_module(name), None
+    except Exception as error:  # noqa: BLE001 - a driver that does not fit can raise anything here
+        return None, f"cannot be imported: {type(error).__name__}: {error}"
+
+
+def _cann() -> str | None:
+    """Where CANN is and its version, as its own files state it."""
+    named = [os.environ[name] for name in _CANN_HOMES if os.environ.get(name)]
+    try:
+        home = next((Path(path) for path in [*named, _CANN_DEFAULT] if Path(path).is_dir()), None)
+        return home and f"{_cann_version(home) or 'unknown version'} in {home}"
+    except OSError as error:
+        return f"cannot be read: {error}"
+
+
+def _cann_version(home: Path) -> str | None:
+    for file in (file for pattern in _CANN_VERSION_FILES for file in sorted(home.glob(pattern))):
+        if found := re.search(r"(?im)version\s*=\s*\[?([\w.]+)", file.read_text(errors="replace")):
+            return found[1]
+    return None
+
+
+def _cpu_flags() -> tuple[str, ...]:
+    found = re.search(r"(?m)^(?:flags|Features)\s*:\s*(.*)$", _proc("cpuinfo"))
+    return tuple(flag for flag in _CPU_FLAGS if found and flag in found[1].split())
+
+
+def _memory_free() -> int | None:
+    found = re.search(r"(?m)^MemAvailable:\s*(\d+) kB", _proc("meminfo"))
+    return int(found[1]) * 1024 if found else None
+
+
+def _proc(name: str) -> str:
+    path = Path("/proc") / name
+    return path.read_text() if path.is_file() else ""
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """`2.13.0+cpu` -> (2, 13, 0), enough to compare releases."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
