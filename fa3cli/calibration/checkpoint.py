@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import struct
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -17,8 +16,7 @@ from fa3cli.errors import InvalidInputError
 
 __all__ = ["Checkpoint", "TensorInfo"]
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+FLOAT_DTYPES = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -34,25 +32,28 @@ class TensorInfo:
 class Checkpoint:
     """Tensors of a weights folder by name. Opening reads headers only.
 
-    Raises InvalidInputError where there are no safetensors, a shard is missing or truncated, the index
-    names a tensor its shard doesn't hold or a file outside the folder, or a dtype isn't a float one.
+    `file` is the weights' name where they are one file; several have an index named after it. Raises
+    InvalidInputError where there are none, a shard is missing or truncated, the index names a tensor its
+    shard doesn't hold or a file outside the folder, or a dtype isn't one of `dtypes`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, file: str = "model.safetensors", dtypes: Collection[str] = FLOAT_DTYPES
+    ) -> None:
         self.folder = folder
-        index = folder / _INDEX
+        index = folder / f"{file}.index.json"
         if index.is_file():
             shards = _read_index(index)
-        elif (folder / _SINGLE).is_file():
-            shards = {_SINGLE: None}
+        elif (folder / file).is_file():
+            shards = {file: None}
         else:
             raise InvalidInputError(
-                f"{folder}: no weights; expected {_SINGLE} or {_INDEX}",
+                f"{folder}: no weights; expected {file} or {index.name}",
                 hint="pickled weights (.bin) are never read: convert them to safetensors first",
             )
         self.tensors: dict[str, TensorInfo] = {}
         for file, names in shards.items():
-            held = _read_header(folder, file)
+            held = _read_header(folder, file, dtypes)
             lacking = sorted(set(names or ()) - held.keys())
             if lacking:
                 raise InvalidInputError(
@@ -60,6 +61,11 @@ class Checkpoint:
                     hint="index and shards are from different downloads: fetch the folder again",
                 )
             self.tensors.update({name: held[name] for name in (names or held)})
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the shards, in the order of their first tensor."""
+        return list(dict.fromkeys(info.file for info in self.tensors.values()))
 
     @property
     def nbytes(self) -> int:
@@ -79,7 +85,7 @@ class Checkpoint:
             with safe_open(self.folder / file, "pt") as shard:
                 tensors.update({name: shard.get_tensor(name) for name in wanted})
         for name, tensor in tensors.items():
-            if not _is_finite(tensor):
+            if tensor.is_floating_point() and not _is_finite(tensor):
                 file = self.folder / self.tensors[name].file
                 raise InvalidInputError(
                     f"{file}: {name} holds NaN or infinite values", hint="fetch the file again, or mend the checkpoint"
@@ -107,7 +113,7 @@ def _read_index(index: Path) -> dict[str, list[str]]:
     return shards
 
 
-def _read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
+def _read_header(folder: Path, file: str, dtypes: Collection[str]) -> dict[str, TensorInfo]:
     """Return what a shard holds, after checking that it is all there."""
     path = folder / file
     try:
@@ -124,9 +130,9 @@ def _read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():
-        if entry["dtype"] not in _DTYPES:
+        if entry["dtype"] not in dtypes:
             raise InvalidInputError(
-                f"{path}: {name} has dtype {entry['dtype']}; expected one of {', '.join(_DTYPES)}",
+                f"{path}: {name} has dtype {entry['dtype']}; expected one of {', '.join(dtypes)}",
                 hint="fa3 quantizes float checkpoints; this one looks quantized already",
             )
         begin, end = entry["data_offsets"]

@@ -19,10 +19,11 @@ _KEYS = "text, inputs_pretokenized, title/passage/question, messages or input_id
 
 @dataclass(frozen=True)
 class Sample:
-    """Token ids of one line, and the line's number in its file, from 1."""
+    """Token ids of one line, the line's number in its file, from 1, and whether it was longer."""
 
     line: int
     input_ids: tuple[int, ...]
+    cut: bool = False
 
 
 def read_samples(
@@ -43,9 +44,10 @@ def read_samples(
     tokenizer = _LazyTokenizer(folder)
     for number, record in islice(_read_records(file), count):
         try:
-            ids = _token_ids(record, tokenizer)[:max_length]
+            whole = _token_ids(record, tokenizer)
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInputError(f"{file}, line {number}: {error}", hint=f"a line holds {_KEYS}") from error
+        ids = whole[:max_length]
         if len(ids) == 0:
             raise InvalidInputError(f"{file}, line {number}: no tokens", hint="remove the line")
         if longest is not None and len(ids) > longest:
@@ -55,7 +57,7 @@ def read_samples(
             )
         if vocab_size is not None and not all(0 <= token < vocab_size for token in ids):
             raise InvalidInputError(f"{file}, line {number}: a token id is outside the vocabulary of {vocab_size}")
-        samples.append(Sample(number, tuple(ids)))
+        samples.append(Sample(number, tuple(ids), cut=len(ids) < len(whole)))
     return samples
 
 
@@ -86,8 +88,8 @@ def _token_ids(record: dict[str, Any], tokenizer: _LazyTokenizer) -> list[int]:
         return ids
     if "messages" in record:
         text = tokenizer().apply_chat_template(record["messages"], tokenize=False, add_generation_prompt=True)
-        return tokenizer()(text, add_special_tokens=False)["input_ids"]
-    return tokenizer()(_text(record))["input_ids"]
+        return tokenizer()(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return tokenizer()(_text(record), verbose=False)["input_ids"]
 
 
 def _text(record: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from fa3cli.calibration.checkpoint import Checkpoint
 from fa3cli.calibration.dataset import DEFAULT_CALIBRATION, Sample, read_samples
 from fa3cli.calibration.streamed_model import StreamedModel, build_skeleton, read_config
 from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError, UsageError
+from fa3cli.patching.folder import look, original_config
 from fa3cli.quantization.recipes import choose_recipe
 from fa3cli.quantization.settings import QuantSettings, matching, resolve_settings
 
@@ -43,8 +44,8 @@ class Job:
 
     @property
     def config(self) -> dict[str, Any]:
-        """config.json as it stands in the folder."""
-        return json.loads((self.folder / "config.json").read_text())
+        """config.json as it was before the patch."""
+        return original_config(look(self.folder)).data
 
 
 def prepare(
@@ -64,7 +65,7 @@ def prepare(
     **options: Any,
 ) -> Job:
     """Read and check everything; nothing is written and no weight is read. `options` are QuantSettings."""
-    folder = folder.absolute()
+    folder = Path(os.path.abspath(folder))
     save_types = tuple(dict.fromkeys(save_types)) or ("safe_tensor",)
     if unknown := [name for name in save_types if name not in _SAVE_TYPES]:
         raise UsageError(f"--save-type {unknown[0]}: expected {' or '.join(_SAVE_TYPES)}")
@@ -84,7 +85,7 @@ def prepare(
         disabled.add(linears[-1])
     return Job(
         folder=folder,
-        output=(output or folder.with_name(f"{folder.name}-w8a8-fa3")).absolute(),
+        output=Path(os.path.abspath(output or folder.with_name(f"{folder.name}-w8a8-fa3"))),
         model=model,
         settings=settings,
         recipe=recipe_name,
@@ -113,8 +114,8 @@ def open_model(
     trust_remote_code: bool = False,
 ) -> StreamedModel:
     """Build the model of a weights folder without reading weights; with `fa` it must be a patched one."""
-    checkpoint = Checkpoint(folder) if (folder / "config.json").is_file() else None
     run_folder_code = _may_run_folder_code(folder, fa=fa, trusted=trust_remote_code)
+    checkpoint = Checkpoint(folder)
     config = read_config(folder, run_folder_code=run_folder_code)
     model_dtype = _model_dtype(folder, config, dtype)
     implementation = None if attn_implementation == "auto" else attn_implementation
@@ -143,14 +144,10 @@ def _may_run_folder_code(folder: Path, *, fa: bool, trusted: bool) -> bool:
         return trusted or fa
     if not fa:
         return False
-    if status.state == "edited":
-        raise ConflictError(
-            f"{status.module}: changed since fa3 patch wrote it",
-            hint="fa3 patch --force writes it anew; --trust-remote-code runs it as it is",
-        )
     raise ConflictError(
-        f"{status.module}: patching the installed transformers does not give this file ({status.state})",
-        hint="run fa3 patch again, or --trust-remote-code if you trust the code in the folder",
+        f"{status.module}: {status.reason or 'not made from the installed transformers'}",
+        hint="run fa3 patch again (--force gives up changes made by hand), "
+        "or pass --trust-remote-code if you trust the code in the folder",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.streamed_model import StreamedModel
+from fa3cli.export.layout import FUSED_GROUPS
 from fa3cli.export.modelslim import exported_names
 
 __all__ = ["Plan", "plan"]
@@ -36,6 +38,7 @@ class Plan:
     bytes_written: int
     peak_memory: int
     """Bytes above what importing torch and transformers costs: the largest layer, its work space, the samples' states."""
+    warnings: tuple[str, ...]
 
 
 def plan(job: Job) -> Plan:
@@ -62,7 +65,31 @@ def plan(job: Job) -> Plan:
         bytes_read=model.checkpoint.nbytes,
         bytes_written=written * len(job.save_types),
         peak_memory=layer + 3 * sum(tokens) * hidden * model.dtype.itemsize,
+        warnings=tuple(_warnings(job)),
     )
+
+
+def _warnings(job: Job) -> Iterator[str]:
+    """Yield what the user should know before the run: results some engines cannot load."""
+    if job.settings.fa_amp > len(job.attentions):
+        yield f"fa_amp={job.settings.fa_amp}: the model has {len(job.attentions)} attention modules; all fall back"
+    kept = len(job.attentions) - job.settings.fa_amp
+    if 0 < kept < len(job.model.attentions()):
+        yield "some layers stay without FA3: MindIE stops at such an export, mindie-turbo reads uninitialised memory"
+    for group in _fused(job.model.linears()):
+        stays = [name for name in group if name not in job.quantized]
+        if 0 < len(stays) < len(group):
+            yield (
+                f"{', '.join(stays)}: float, but the linears it is fused with are not; "
+                "vLLM-Ascend and the new MindIE runtime refuse a half-float group"
+            )
+
+
+def _fused(linears: Collection[str]) -> Iterator[list[str]]:
+    """Yield the linears of each fused group."""
+    for parent in dict.fromkeys(name.rpartition(".")[0] for name in linears):
+        for group in FUSED_GROUPS:
+            yield [f"{parent}.{member}" for member in group if f"{parent}.{member}" in linears]
 
 
 def _written_bytes(job: Job, name: str) -> int:

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fa3cli.calibration.identity import REPORT_FILE, identity, is_complete
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.layer_observation import LayerObservation
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
 from fa3cli.calibration.plan import plan
+from fa3cli.calibration.progress import Progress
 from fa3cli.export.folder import StagedFolder, copy_companions, export_config
 from fa3cli.export.modelslim import ModelSlimExport
 from fa3cli.export.numpy_files import write_numpy
 from fa3cli.quantization.fallback import fall_back
 
-__all__ = ["LayerResult", "Progress", "Result", "run"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is: layers done, and samples done in the layer at hand."""
-
-    layer: int
-    layers: int
-    sample: int
-    samples: int
+__all__ = ["LayerResult", "Result", "run"]
 
 
 @dataclass(frozen=True)
@@ -58,9 +51,15 @@ class Result:
     layers: tuple[LayerResult, ...]
 
 
-def run(job: Job, progress: Callable[[Progress], None] = lambda _: None) -> Result:
-    """Calibrate and export in one pass over the weights; the output folder appears when all of it is there."""
+def run(job: Job, progress: Callable[[Progress], None] = lambda _: None) -> Result | None:
+    """Calibrate and export in one pass over the weights; the output folder appears when all of it is there.
+
+    Returns None where the export of the same identity is there already.
+    """
     begin = time.monotonic()
+    made_of = identity(job)
+    if is_complete(job.output, made_of):
+        return None
     with StagedFolder(job.output, plan(job).bytes_written) as folder:
         export = ModelSlimExport(folder, job.model.names, job.quantized, job.attentions, job.part_bytes)
         attentions, scores = _run_layers(job, export, progress)
@@ -76,16 +75,20 @@ def run(job: Job, progress: Callable[[Progress], None] = lambda _: None) -> Resu
                 file.unlink()
         copy_companions(job.folder, folder)
         (folder / "config.json").write_text(export_config(job.config, job.model.dtype))
-        files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-    return Result(
-        output=job.output,
-        files=tuple(files),
-        bytes_written=sum(files.values()),
-        samples=len(job.samples),
-        tokens=sum(len(sample.input_ids) for sample in job.samples),
-        seconds=time.monotonic() - begin,
-        layers=tuple(_layer_result(job, layer, attentions.keys() - fallback, scores) for layer in job.model.layers),
-    )
+        result = Result(
+            output=job.output,
+            files=tuple(sorted(file.name for file in folder.iterdir())),
+            bytes_written=sum(file.stat().st_size for file in folder.iterdir()),
+            samples=len(job.samples),
+            tokens=sum(len(sample.input_ids) for sample in job.samples),
+            seconds=time.monotonic() - begin,
+            layers=tuple(
+                _layer_result(job, layer, attentions.keys() - fallback, scores) for layer in job.model.layers
+            ),
+        )
+        report = {"identity": made_of, "recipe": job.recipe, "result": asdict(result)}
+        (folder / REPORT_FILE).write_text(json.dumps(report, indent=2, default=str) + "\n")
+    return result
 
 
 def _run_layers(

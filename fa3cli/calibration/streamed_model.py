@@ -30,6 +30,7 @@ class StreamedModel:
     def __init__(self, model: nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
         self.model, self.checkpoint, self.dtype, self.device = model, checkpoint, dtype, device
         self.config = model.config
+        self._dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         self.layers = _decoder_layers(model)
         self.tied = _tied_names(model)
         self.names = list(model.state_dict())
@@ -45,10 +46,11 @@ class StreamedModel:
     def loaded(self, names: list[str]) -> Iterator[dict[str, Tensor]]:
         """Hold these tensors in the model within the block; yields them by name, in the order given.
 
-        On the CPU, in the checkpoint's dtype, they share memory with the mapped file: only what is used is read.
+        They come in the dtype the model was built with. Where that is the checkpoint's, on the CPU, they share
+        memory with the mapped file, and only what is used is read.
         """
         read = self.checkpoint.read(names)
-        tensors = {name: read[name].to(device=self.device, dtype=self.dtype) for name in names}
+        tensors = {name: read[name].to(device=self.device, dtype=self._dtypes[name]) for name in names}
         aliases = {alias: tensors[name] for alias, name in self.tied.items() if name in tensors}
         self.model.load_state_dict({**tensors, **aliases}, strict=False, assign=True)
         try:

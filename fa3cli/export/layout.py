@@ -7,6 +7,7 @@ __all__ = [
     "FA_QUANT",
     "FA_TENSORS",
     "FLOAT",
+    "FUSED_GROUPS",
     "INDEX_FILE",
     "W8A8",
     "W8A8_TENSORS",
@@ -33,3 +34,6 @@ W8A8_TENSORS = (
 )
 # What FA3 adds to an attention module, in the order of the description.
 FA_TENSORS = ("fa_q.scale", "fa_k.scale", "fa_v.scale", "fa_q.offset", "fa_k.offset", "fa_v.offset")
+
+# Linears of one parent module that vLLM-Ascend and the new MindIE runtime join into one.
+FUSED_GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))

@@ -1,0 +1,31 @@
+"""The Python functions behind the commands: arguments as on the command line, results as dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fa3cli.calibration.evaluation import Comparison, compare
+from fa3cli.calibration.job import prepare
+from fa3cli.calibration.plan import Plan, plan
+from fa3cli.calibration.progress import Progress
+from fa3cli.calibration.run import Result, run
+from fa3cli.export.verification import VerificationReport, verify_export
+
+__all__ = ["Comparison", "Plan", "Progress", "Result", "VerificationReport", "compare", "plan", "prepare", "quantize", "run", "verify"]
+
+
+def quantize(
+    weights_dir: str | Path, *, progress: Callable[[Progress], None] = lambda _: None, **options: Any
+) -> Result | None:
+    """Calibrate a patched weights folder and export it; `options` are those of `fa3 quantize`.
+
+    Returns None where the same export is in the output folder already.
+    """
+    return run(prepare(Path(weights_dir), **options), progress)
+
+
+def verify(export_dir: str | Path) -> VerificationReport:
+    """Check that an export is one an engine can load."""
+    return verify_export(Path(export_dir))

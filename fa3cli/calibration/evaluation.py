@@ -1,0 +1,136 @@
+"""Compares an export with the float model it was made from, on text."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import kl_div, nll_loss
+
+from fa3cli.calibration.checkpoint import FLOAT_DTYPES, Checkpoint
+from fa3cli.calibration.dataset import Sample, read_samples
+from fa3cli.calibration.job import open_model
+from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
+from fa3cli.calibration.progress import Progress
+from fa3cli.calibration.streamed_model import StreamedModel
+from fa3cli.errors import InvalidInputError
+from fa3cli.export.layout import WEIGHT_FILE
+from fa3cli.quantization.simulation import simulate
+
+__all__ = ["Comparison", "compare"]
+
+_EXPORT_DTYPES = (*FLOAT_DTYPES, "I8", "I32", "I64")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far the simulated quantized model is from the float one, over all predicted tokens."""
+
+    samples: int
+    samples_cut: int
+    tokens: int
+    perplexity_float: float
+    perplexity_quantized: float
+    kl_divergence: float
+    """Mean over tokens of KL(float || quantized), in nats."""
+    top1_agreement: float
+    """Share of tokens for which both predict the same one."""
+
+
+def compare(
+    export: Path,
+    folder: Path,
+    text: Path,
+    *,
+    max_length: int | None = None,
+    trust_remote_code: bool = False,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Comparison:
+    """Run both models side by side, layer by layer, over the lines of `text`."""
+    exported = Checkpoint(export, WEIGHT_FILE, _EXPORT_DTYPES)
+    fa = any(name.endswith(".fa_q.scale") for name in exported.tensors)
+    float_model = open_model(folder, fa=fa, trust_remote_code=trust_remote_code)
+    quantized = _open_export(exported, float_model)
+    limits = (max_length, getattr(float_model.config, "max_position_embeddings", None))
+    samples = read_samples(
+        text,
+        folder,
+        max_length=min((limit for limit in limits if limit is not None), default=None),
+        vocab_size=float_model.config.vocab_size,
+    )
+    samples = [sample for sample in samples if len(sample.input_ids) > 1]  # one token predicts nothing
+    if not samples:
+        raise InvalidInputError(f"{text}: no line has two tokens, so there is nothing to predict")
+    totals = _Totals()
+    for ids, logits, simulated in _logits(float_model, quantized, samples, progress):
+        totals.add(ids, logits, simulated)
+    return totals.comparison(samples)
+
+
+def _open_export(exported: Checkpoint, float_model: StreamedModel) -> StreamedModel:
+    """Return the simulated model of an export: the float model's structure with the export's tensors."""
+    skeleton = copy.deepcopy(float_model.model)
+    skeleton.tie_weights()
+    packed = any(info.dtype == "I64" for info in exported.tensors.values())
+    shapes = {name: info.shape for name, info in exported.tensors.items()}
+    simulate(skeleton, shapes, torch.int64 if packed else torch.float32)
+    return StreamedModel(skeleton, exported, float_model.dtype, float_model.device)
+
+
+def _logits(
+    float_model: StreamedModel, quantized: StreamedModel, samples: list[Sample], progress: Callable[[Progress], None]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield each sample's token ids `[S]` and both models' logits `[S, V]`, in float32."""
+    inputs = [{"input_ids": torch.tensor([sample.input_ids], device=float_model.device)} for sample in samples]
+    models = (float_model, quantized)
+    with ExitStack() as stack:
+        forwards = [
+            stack.enter_context(LayerSynchronousForwards(model.model, model.layers.values(), inputs))
+            for model in models
+        ]
+        for model, side in zip(models, forwards):
+            with model.loaded(model.outside):
+                side.start()
+        for index, layer in enumerate(float_model.layers):
+            for model, side in zip(models, forwards):
+                with model.loaded(model.of_layer[layer]):
+                    for sample in range(len(samples)):
+                        progress(Progress(index, len(model.layers), sample, len(samples)))
+                        side.advance(sample, index)
+        for model in models:
+            stack.enter_context(model.loaded(model.outside))
+        for sample, tokens in enumerate(inputs):
+            yield tokens["input_ids"][0], *(side.finish(sample).logits[0].float() for side in forwards)
+
+
+class _Totals:
+    """Sums over predicted tokens."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.nll_float = self.nll_quantized = self.kl = self.agreed = 0.0
+
+    def add(self, ids: Tensor, logits: Tensor, simulated: Tensor) -> None:
+        expected, found = logits[:-1].log_softmax(-1), simulated[:-1].log_softmax(-1)
+        self.tokens += len(ids) - 1
+        self.nll_float += nll_loss(expected, ids[1:], reduction="sum").item()
+        self.nll_quantized += nll_loss(found, ids[1:], reduction="sum").item()
+        self.kl += kl_div(found, expected, log_target=True, reduction="sum").item()
+        self.agreed += (expected.argmax(-1) == found.argmax(-1)).sum().item()
+
+    def comparison(self, samples: list[Sample]) -> Comparison:
+        return Comparison(
+            samples=len(samples),
+            samples_cut=sum(sample.cut for sample in samples),
+            tokens=self.tokens,
+            perplexity_float=math.exp(self.nll_float / self.tokens),
+            perplexity_quantized=math.exp(self.nll_quantized / self.tokens),
+            kl_divergence=self.kl / self.tokens,
+            top1_agreement=self.agreed / self.tokens,
+        )

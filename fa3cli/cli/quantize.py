@@ -1,0 +1,103 @@
+"""`fa3 quantize`: calibrate a patched weights folder and export int8 weights and FA3 scales."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from fa3cli.cli.console import note, print_json, warn
+
+__all__ = ["quantize"]
+
+
+class SaveType(str, Enum):
+    safe_tensor = "safe_tensor"
+    numpy = "numpy"
+
+
+def quantize(
+    weights_dir: Annotated[Path, typer.Argument(metavar="[WEIGHTS_DIR]", help="Patched weights folder.")] = Path("."),
+    output: Annotated[Optional[Path], typer.Option(help="Export folder [<WEIGHTS_DIR>-w8a8-fa3].")] = None,
+    calib: Annotated[Optional[Path], typer.Option(metavar="FILE.jsonl", help="Calibration data.")] = None,
+    samples: Annotated[Optional[int], typer.Option(min=1, help="Take the first N lines.")] = None,
+    max_length: Annotated[Optional[int], typer.Option(min=1, help="Cut samples to N tokens.")] = None,
+    recipe: Annotated[Optional[str], typer.Option(help="Settings by name, or none.")] = None,
+    numerics: Annotated[Optional[str], typer.Option(help="improved.")] = None,
+    w_bit: Annotated[Optional[int], typer.Option(help="Bits of a weight: 8.")] = None,
+    a_bit: Annotated[Optional[int], typer.Option(help="Bits of an activation: 8.")] = None,
+    act_method: Annotated[Optional[int], typer.Option(help="Range of a linear's input: 1, mean of min and max.")] = None,
+    anti_method: Annotated[Optional[str], typer.Option(help="AntiOutlier method: none.")] = None,
+    disable_names: Annotated[
+        Optional[list[str]], typer.Option(metavar="GLOB", help="Linears or attention modules to leave float.")
+    ] = None,
+    disable_level: Annotated[Optional[str], typer.Option(help="Linears to fall back automatically: L0.")] = None,
+    disable_last_linear: Annotated[
+        Optional[bool], typer.Option("--disable-last-linear/--no-disable-last-linear", help="Leave lm_head float.")
+    ] = None,
+    mm_tensor: Annotated[
+        Optional[bool], typer.Option("--mm-tensor/--no-mm-tensor", help="One weight scale a linear, not one a row.")
+    ] = None,
+    fa: Annotated[Optional[bool], typer.Option("--fa/--no-fa", help="Quantize q, k and v.")] = None,
+    fa_amp: Annotated[Optional[int], typer.Option(metavar="N", help="Attention layers to leave without FA3.")] = None,
+    fa_score: Annotated[Optional[str], typer.Option(help="How fa_amp chooses: reference.")] = None,
+    save_type: Annotated[Optional[list[SaveType]], typer.Option(help="File formats [safe_tensor].")] = None,
+    target: Annotated[Optional[str], typer.Option(help="Engine layout: modelslim.")] = None,
+    part_file_size: Annotated[Optional[float], typer.Option(metavar="GB", min=0.001, help="Shard size.")] = None,
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    attn_implementation: Annotated[str, typer.Option(help="auto, eager or sdpa.")] = "auto",
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done and needed, then stop.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that lies in the weights folder.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as json.")] = False,
+) -> None:
+    """Calibrate a patched model layer by layer and export W8A8 weights and int8 q, k, v scales."""
+    from fa3cli import api
+    from fa3cli.cli.progress import show_progress
+    from fa3cli.cli.quantize_tables import print_plan, print_result
+
+    job = api.prepare(
+        weights_dir,
+        output=output,
+        calib=calib,
+        samples=samples,
+        max_length=max_length,
+        recipe=recipe,
+        save_types=[each.value for each in save_type or ()],
+        part_file_size=part_file_size,
+        device=device,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        trust_remote_code=trust_remote_code,
+        numerics=numerics,
+        w_bit=w_bit,
+        a_bit=a_bit,
+        act_method=act_method,
+        anti_method=anti_method,
+        disable_names=tuple(disable_names) if disable_names else None,
+        disable_level=disable_level,
+        disable_last_linear=disable_last_linear,
+        mm_tensor=mm_tensor,
+        fa=fa,
+        fa_amp=fa_amp,
+        fa_score=fa_score,
+        target=target,
+    )
+    planned = api.plan(job)
+    for warning in planned.warnings:
+        warn(warning)
+    if plan:
+        print_json(planned) if json else print_plan(planned)
+        return
+    with show_progress("quantize") as progress:
+        result = api.run(job, progress)
+    if result is None:
+        note(f"{job.output}: this very export is there already, nothing to do")
+    elif json:
+        print_json(result)
+    else:
+        print_result(result)

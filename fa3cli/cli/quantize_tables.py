@@ -1,0 +1,58 @@
+"""The tables of `fa3 quantize`: what will be done, and what was done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from fa3cli.calibration.plan import Plan
+    from fa3cli.calibration.run import Result
+
+__all__ = ["print_plan", "print_result"]
+
+
+def print_plan(plan: Plan) -> None:
+    """Print settings, counts and needs, one a row."""
+    table = Table("plan", "value")
+    table.add_row("weights", str(plan.folder))
+    table.add_row("output", str(plan.output))
+    table.add_row("recipe", plan.recipe)
+    for name, value in plan.settings.items():
+        table.add_row(name, ", ".join(value) if isinstance(value, tuple) else str(value))
+    table.add_row("dtype", plan.dtype)
+    table.add_row("decoder layers", str(plan.layers))
+    table.add_row("linears to W8A8", str(plan.quantized_linears))
+    table.add_row("linears left float", str(len(plan.float_linears)))
+    table.add_row("attention modules with FA3", str(plan.attentions))
+    table.add_row("samples", f"{plan.samples} with {plan.tokens} tokens")
+    table.add_row("passes over the weights", str(plan.passes))
+    table.add_row("read", _size(plan.bytes_read))
+    table.add_row("written", _size(plan.bytes_written))
+    table.add_row("peak memory", f"about {_size(plan.peak_memory)} more than its imports")
+    Console().print(table)
+
+
+def print_result(result: Result) -> None:
+    """Print a row a layer, then the totals."""
+    scored = any(layer.fa_score is not None for layer in result.layers)
+    table = Table("layer", "W8A8 linears", "float linears", "FA3", *(["fa_amp score"] if scored else []))
+    for layer in result.layers:
+        float_names = ", ".join(name.removeprefix(f"{layer.name}.") for name in layer.float_linears)
+        fa = {True: "q, k, v", False: "float", None: "-"}[layer.fa]
+        score = [f"{layer.fa_score:.4f}"] if layer.fa_score is not None else []
+        table.add_row(layer.name, str(layer.quantized), float_names or "-", fa, *score)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{result.output}: {_size(result.bytes_written)} in {len(result.files)} files, from {result.samples} samples "
+        f"with {result.tokens} tokens in {result.seconds:.1f} s",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"

@@ -1,0 +1,61 @@
+"""A quantized model in floats: linears and attention states computed from an export's tensors as an engine would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fa3cli.numerics.affine import fake_quantize, quantize
+from fa3cli.numerics.deq_scale import unpack_deq_scale
+
+__all__ = ["SimulatedLinear", "simulate"]
+
+
+class SimulatedLinear(nn.Module):
+    """A W8A8 linear whose buffers carry the names of its export; int8 products are summed in float32."""
+
+    def __init__(self, linear: nn.Linear, deq_scale_dtype: torch.dtype) -> None:
+        super().__init__()
+        rows = linear.out_features
+        floats = {"device": "meta", "dtype": torch.float32}
+        self.register_buffer("weight", torch.empty(rows, linear.in_features, device="meta", dtype=torch.int8))
+        if linear.bias is not None:
+            self.register_buffer("bias", torch.empty(rows, **floats))  # exported; quant_bias holds it for kernels
+        self.register_buffer("weight_scale", torch.empty(rows, 1, **floats))
+        self.register_buffer("weight_offset", torch.empty(rows, 1, **floats))
+        self.register_buffer("input_scale", torch.empty(1, **floats))
+        self.register_buffer("input_offset", torch.empty(1, **floats))
+        self.register_buffer("quant_bias", torch.empty(rows, device="meta", dtype=torch.int32))
+        self.register_buffer("deq_scale", torch.empty(rows, device="meta", dtype=deq_scale_dtype))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return `deq_scale * (int8(x) @ weight^T + quant_bias)`: `[..., in] -> [..., out]`."""
+        values = quantize(states.float(), self.input_scale, self.input_offset)
+        sums = nn.functional.linear(values, self.weight.float()) + self.quant_bias
+        return (sums * unpack_deq_scale(self.deq_scale)).to(states.dtype)
+
+
+class SimulatedStates(nn.Module):
+    """The int8 error of one role's states; `scale [H, 1]`, `offset [H, 1]` as exported."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.empty(heads, 1, device="meta"))
+        self.register_buffer("offset", torch.empty(heads, 1, device="meta", dtype=torch.int8))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return the states with int8's error: `[B, H, S, D] -> [B, H, S, D]`."""
+        return fake_quantize(states.float(), self.scale[:, :, None]).to(states.dtype)
+
+
+def simulate(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], deq_scale_dtype: torch.dtype) -> None:
+    """Replace a model's linears and attach to its patched attentions where `shapes`, of an export's tensors, say so."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and f"{name}.deq_scale" in shapes:
+            model.set_submodule(name, SimulatedLinear(module, deq_scale_dtype))
+        elif hasattr(module, "fa_quantizer") and f"{name}.fa_q.scale" in shapes:
+            for role in "qkv":
+                module.add_module(f"fa_{role}", SimulatedStates(shapes[f"{name}.fa_{role}.scale"][0]))
+            module.fa_quantizer.transform = lambda states, role, owner=module: getattr(owner, f"fa_{role}")(states)
