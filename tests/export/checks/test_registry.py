@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fa3cli.export.checks import CHECKS
@@ -10,6 +12,12 @@ def test_every_check_has_a_name_and_a_one_line_reason() -> None:
     assert len(CHECKS) > 20
     for name, entry in CHECKS.items():
         assert name == entry.name and entry.reason and "\n" not in entry.reason
+
+
+def test_the_documentation_lists_every_check() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "verify.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert rows == [f"| `{entry.name}` | {entry.reason} |" for entry in CHECKS.values()]
 
 
 def test_a_check_may_only_heed_earlier_ones() -> None:
