@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -142,7 +143,7 @@ def _weight_files(folder: Path, index: Document) -> list[str]:
         else []
     )
     # A path that leaves the folder is reported by the check of the index and never opened.
-    inside = {file for file in named if Path(file).name == file and (folder / file).exists()}
+    inside = {file for file in named if Path(file).name == file and os.path.exists(folder / file)}
     return sorted(inside | {path.name for path in folder.glob(_SHARDS)})
 
 

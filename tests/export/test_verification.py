@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fa3cli.errors import InvalidInputError
 from fa3cli.export.verification import verify_export
@@ -121,3 +124,58 @@ def test_broken_files_are_findings(export: Export, file: str, text: bytes) -> No
     report = verify_export(export.folder)
     assert not report.ok
     assert all(finding.message for finding in report.findings)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=300),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3)
+    ),
+    max_leaves=5,
+)
+ENTRIES = {
+    DESCRIPTION: [
+        "model_quant_type",
+        "fa_quant_type",
+        "lm_head.weight",
+        "model.layers.0.self_attn.q_proj.weight",
+    ],
+    INDEX: ["weight_map", "metadata"],
+    "config.json": [
+        *(
+            "hidden_size",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "num_nextn_predict_layers",
+        ),
+        *("torch_dtype", "dtype", "auto_map", "quantization_config", "text_config", "architectures"),
+        *("tie_word_embeddings", "kv_lora_rank"),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    export = build_export(tmp_path_factory.mktemp("sharded"))
+    export.save(shards=2)
+    return export.folder
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_whatever_an_entry_holds_there_is_a_report(sharded: Path, data: st.DataObject) -> None:
+    file = data.draw(st.sampled_from(sorted(ENTRIES)))
+    key, value = data.draw(st.sampled_from(ENTRIES[file])), data.draw(JSON)
+    before = (sharded / file).read_text()
+    content = json.loads(before)
+    if file == INDEX and data.draw(st.booleans()):
+        content["weight_map"]["model.norm.weight"] = value
+    else:
+        content[key] = value
+    (sharded / file).write_text(json.dumps(content))
+    try:
+        report = verify_export(sharded)
+    finally:
+        (sharded / file).write_text(before)
+    json.dumps(asdict(report))
