@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import count
 
 from fa3cli.export.checks.modules import attentions, is_fa, is_norm_extra, linears, stored
 from fa3cli.export.checks.registry import Remark, check, error, warning
@@ -153,8 +154,8 @@ def layer_count(contents: Contents) -> Iterator[Remark]:
     if model.layers is None or len(numbers) != 1:
         return
     [(stack, found)] = numbers.items()
-    promised, extra = set(range(model.layers)), set(range(model.layers, model.layers + model.extra_layers))
-    if missing := sorted(promised - found):
-        yield error(f"{stack}.{missing[0]}", f"is missing; config.json says {model.layers} layers")
-    if surplus := sorted(found - promised - extra):
+    first_missing = next(number for number in count() if number not in found)
+    if first_missing < model.layers:
+        yield error(f"{stack}.{first_missing}", f"is missing; config.json says {model.layers} layers")
+    if surplus := sorted(number for number in found if number >= model.layers + model.extra_layers):
         yield error(f"{stack}.{surplus[0]}", f"is one layer too many; config.json says {model.layers} layers")

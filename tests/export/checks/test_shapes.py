@@ -68,6 +68,7 @@ def extra_layer(export: Export) -> None:
         ("config-sizes", configure(num_key_value_heads=4)),
         ("config-sizes", configure(head_dim=16)),
         ("layer-count", configure(num_hidden_layers=9)),
+        ("layer-count", configure(num_hidden_layers=10**15)),
         ("layer-count", edited(extra_layer)),
     ],
 )
