@@ -6,7 +6,7 @@ import difflib
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, List, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,13 +29,13 @@ class Quantizer(str, Enum):
 def patch(
     weights: Annotated[Path, typer.Argument(metavar="WEIGHTS_DIR", help="Folder with config.json and the weights.")],
     attention: Annotated[
-        Optional[List[str]], typer.Option(metavar="CLASS", help="Attention class to patch; may be repeated.")
+        list[str] | None, typer.Option(metavar="CLASS", help="Attention class to patch; may be repeated.")
     ] = None,
     modeling: Annotated[
-        Optional[Path], typer.Option(metavar="FILE", help="Start from this modeling file, not the installed one.")
+        Path | None, typer.Option(metavar="FILE", help="Start from this modeling file, not the installed one.")
     ] = None,
     output: Annotated[
-        Optional[Path], typer.Option(metavar="DIR", help="Leave the folder as it is; make a patched one of links.")
+        Path | None, typer.Option(metavar="DIR", help="Leave the folder as it is; make a patched one of links.")
     ] = None,
     quantizer: Annotated[Quantizer, typer.Option(help="Whose FAQuantizer to import.")] = Quantizer.fa3cli,
     list_: Annotated[bool, typer.Option("--list", help="List the file's attention classes.")] = False,

@@ -6,9 +6,10 @@ import ast
 from dataclasses import dataclass
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.cores import find_cores
+from fa3cli.patching.helpers import all_cores
 from fa3cli.patching.locate import Site, locate
 from fa3cli.patching.source import Source
+from fa3cli.patching.views import callee
 
 __all__ = ["AttentionClass", "ClassGraph", "attention_classes"]
 
@@ -32,9 +33,14 @@ class ClassGraph:
         self.classes = {node.name: node for node in source.tree.body if isinstance(node, ast.ClassDef)}
         self.references: dict[str, set[str]] = {}
         for node in source.tree.body:
-            names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+            names = set() if self._is_model_base(node) else _names(node)
             for name in _defined(node):
                 self.references[name] = self.references.get(name, set()) | names
+
+    def _is_model_base(self, node: ast.stmt) -> bool:
+        """What a file's PreTrainedModel mentions (whose weights to initialise, which not to split) isn't built."""
+        is_model = any(_last_name(base) == "PreTrainedModel" for base in getattr(node, "bases", []))
+        return is_model and self.method(node.name, "forward", inherited=False) is None
 
     def bases(self, name: str) -> list[str]:
         """The base classes of a class that are in the file."""
@@ -77,7 +83,7 @@ class ClassGraph:
 
 
 def attention_classes(source: Source, graph: ClassGraph) -> dict[str, tuple[AttentionClass, Site | None]]:
-    """Every class of the file whose own forward computes softmax attention, with the place for the calls."""
+    """Every class of the file that computes softmax attention, with the place for the calls in its own forward."""
     found = {}
     for name, node in graph.classes.items():
         forward = graph.method(name, "forward", inherited=False)
@@ -85,8 +91,10 @@ def attention_classes(source: Source, graph: ClassGraph) -> dict[str, tuple[Atte
             continue
         is_flash = False
         try:
-            cores = find_cores(forward[1], source.refuse)
+            cores = all_cores(forward[1], lambda method: graph.method(name, method), source.refuse)
             if not cores:
+                if _looks_like_attention(node):
+                    raise source.refuse(node, f"{name} computes attention in a way fa3 can't follow")
                 continue
             is_flash = all(core.flash for core in cores)
             site = locate(forward[1], cores, source.refuse)
@@ -96,6 +104,20 @@ def attention_classes(source: Source, graph: ClassGraph) -> dict[str, tuple[Atte
             place = site.after.end_lineno
             found[name] = AttentionClass(name, node.lineno, site.states, place, is_flash=is_flash), site
     return found
+
+
+def _looks_like_attention(node: ast.ClassDef) -> bool:
+    """Whether a class without a core is likely to have one all the same: relative, hashed, block-sparse attention."""
+    called = {callee(each).lower() for each in ast.walk(node) if isinstance(each, ast.Call)}
+    return "att" in node.name.lower() and "softmax" in called and bool(called & {"matmul", "bmm", "baddbmm", "einsum"})
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
 def _defined(node: ast.stmt) -> list[str]:

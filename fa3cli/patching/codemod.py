@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
-from typing import Sequence
+from collections.abc import Sequence
 
 from fa3cli.errors import ConflictError, UnsupportedError
 from fa3cli.patching.classes import AttentionClass, ClassGraph, attention_classes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
-from typing import Callable
+from collections.abc import Callable
 
 from fa3cli.patching.flow import linear, parents, simple_statements, targets, used_names
 from fa3cli.patching.views import callee

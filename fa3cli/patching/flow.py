@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from typing import Iterator
+from collections.abc import Iterator
 
 __all__ = ["blocks", "linear", "parents", "simple_statements", "targets", "used_names"]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from fa3cli.errors import ConflictError, Fa3Error, InvalidInputError
+from fa3cli.errors import ConflictError, Fa3Error, InvalidInputError, UnsupportedError
 from fa3cli.patching.codemod import RULES, PatchedSource, patch_source
 from fa3cli.patching.config_json import CAUSAL_LM, Config, read_config, take_out
 from fa3cli.patching.edits import reverse
+from fa3cli.patching.imports import outside_imports, transformers_imports
 from fa3cli.patching.installed import Installed, installed_transformers
 from fa3cli.patching.receipt import RECEIPT, Receipt, read_receipt, sha256
+from fa3cli.patching.source import parse
 
 __all__ = ["Disk", "PatchStatus", "from_installed", "look", "module_name", "original_config", "read_source", "status"]
 
@@ -85,7 +88,31 @@ def from_installed(
         quantizer=quantizer,
         native_class=installed.knows_custom_code,
     )
+    _check_imports(installed, path, data)
+    if modeling:
+        _check_version(installed, path, patched.text)
     return path, data, architecture, patched
+
+
+def _check_imports(installed: Installed, path: Path, data: bytes) -> None:
+    """Refuse a file that imports a package this environment hasn't."""
+    for package, (line, guarded) in outside_imports(parse(data, str(path))).items():
+        wanted = not guarded or installed.checks_guarded_imports
+        if wanted and package not in ("flash_attn", "fa3cli") and importlib.util.find_spec(package) is None:
+            raise UnsupportedError(
+                f"{path}:{line}: imports {package}, which is not installed: transformers refuses to load such a file",
+                hint=f"install {package}",
+            )
+
+
+def _check_version(installed: Installed, path: Path, text: str) -> None:
+    """Refuse a file that imports what the installed transformers hasn't."""
+    lacking = [each for each in transformers_imports(text) if installed.lacks(*each[1:])]
+    if lacking:
+        names = ", ".join(f"{name} of {module}" for _, module, name in lacking)
+        raise UnsupportedError(
+            f"{path}: made for another transformers than the installed {installed.version}, which lacks {names}"
+        )
 
 
 def read_source(path: Path) -> bytes:

@@ -39,6 +39,20 @@ class Installed:
         """Whether this version treats models from outside the package differently (5.13.1 and newer)."""
         return "def is_custom_code" in self._text("modeling_utils.py")
 
+    @property
+    def checks_guarded_imports(self) -> bool:
+        """Whether this version wants even those packages a custom file imports under `if is_..._available()`."""
+        return "ast.If" not in self._text("dynamic_module_utils.py")
+
+    def lacks(self, module: str, name: str) -> bool:
+        """Whether `from module import name` (module of transformers) must fail with this version."""
+        folder = self.folder.joinpath(*module.split(".")[1:])
+        if folder.joinpath(f"{name}.py").exists() or folder.joinpath(name).is_dir():
+            return False
+        # A package may hand on what its modules define.
+        files = sorted(folder.glob("*.py")) if folder.is_dir() else [folder.with_name(f"{folder.name}.py")]
+        return not any(re.search(rf"\b{re.escape(name)}\b", self._text(each)) for each in files)
+
     def modeling_file(self, model_type: str) -> ModelingFile:
         """The modeling file of a model type; UnsupportedError with the nearest known ones if there is none."""
         causal_lm = self._mapping("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "modeling_auto.py")
@@ -53,9 +67,13 @@ class Installed:
         for package in (f"models.{module}", f"models.deprecated.{module}"):
             folder = self.folder.joinpath(*package.split("."))
             for path in sorted(folder.glob("modeling_*.py")):
-                if re.search(rf"^class {name}\b", path.read_text("utf-8"), re.MULTILINE):
+                if _defines(path, name):
                     return ModelingFile(path, f"transformers.{package}", name)
-        raise UnsupportedError(f"found no class {name} (model_type {model_type}) in transformers {self.version}")
+        # Some types share another type's class: code_llama is Llama's.
+        paths = [path for path in sorted(self.folder.glob("models/*/modeling_*.py")) if _defines(path, name)]
+        if len(paths) != 1:
+            raise UnsupportedError(f"found no class {name} (model_type {model_type}) in transformers {self.version}")
+        return ModelingFile(paths[0], f"transformers.models.{paths[0].parent.name}", name)
 
     def _special_modules(self) -> dict[str, str]:
         name = "SPECIAL_MODEL_TYPE_TO_MODULE_NAME"
@@ -66,9 +84,13 @@ class Installed:
         blocks = re.findall(rf"^{name}\b.*?^\)", self._text("models", "auto", file), re.MULTILINE | re.DOTALL)
         return dict(re.findall(r'"([^"]+)"\s*[,:]\s*\(?"([^"]+)"', "".join(blocks)))
 
-    def _text(self, *parts: str) -> str:
+    def _text(self, *parts: str | Path) -> str:
         path = self.folder.joinpath(*parts)
         return path.read_text("utf-8") if path.exists() else ""
+
+
+def _defines(path: Path, name: str) -> bool:
+    return re.search(rf"^class {name}\b".encode(), path.read_bytes(), re.MULTILINE) is not None
 
 
 def installed_transformers() -> Installed:

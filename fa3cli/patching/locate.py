@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
-from typing import Callable
+from collections.abc import Callable
 
 from fa3cli.patching.cores import Core
 from fa3cli.patching.flow import blocks, parents, simple_statements, targets, used_names
 from fa3cli.patching.views import View, callee, view_of
 
-__all__ = ["Site", "locate"]
+__all__ = ["ROLES", "Site", "entry", "locate"]
 
 ROLES = "qkv"
 Refuse = Callable[[ast.AST, str], Exception]
@@ -44,29 +44,39 @@ class _Walk:
 
 def locate(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Site:
     """Return the one place of a function where all three states can be taken, or raise with the reason."""
-    walk = _Walk(function, cores, refuse)
-    body = function.body
-    boundaries: list[Tracks] = [{} for _ in body]  # below statement i
-    tracks: Tracks = {}
-    stop = first = -1
-    for index in reversed(range(len(body))):
-        boundaries[index] = tracks
-        if _holds_core(walk, body[index]):
-            first = index
-        tracks, stopped = _above(walk, body[index], tracks)
-        if stopped:
-            stop = index
-            break
+    walk, body = _Walk(function, cores, refuse), function.body
+    boundaries, stop = _climb(walk)
     if stop < 0:
         raise refuse(function, "the states are arguments of the function, not made in it")
     if any(_holds_core(walk, statement) for statement in body[: stop + 1]):
         raise refuse(body[stop], "a state is changed between two attention calls")
-    stop = _below_other_readers(walk, stop, first)
-    states = boundaries[stop]
+    stop = _below_other_readers(walk, stop)
+    states = boundaries[stop + 1]
     if set(states) != set(ROLES):
         raise refuse(body[stop], "a state is changed after the attention scores were computed")
     _check_states(walk, states, stop)
     return Site(body[stop], tuple(states[role].name.id for role in ROLES))
+
+
+def entry(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Tracks:
+    """Which arguments of a helper function are the states, untouched until they enter its cores."""
+    walk = _Walk(function, cores, refuse)
+    boundaries, stop = _climb(walk)
+    if stop >= 0 or set(boundaries[0]) != set(ROLES):
+        raise refuse(function.body[stop], f"{function.name} changes a state before it enters attention")
+    _below_other_readers(walk, -1)
+    return boundaries[0]
+
+
+def _climb(walk: _Walk) -> tuple[list[Tracks], int]:
+    """The tracks above each statement, from the last one up to where the way ends, and that statement's index."""
+    body = walk.function.body
+    boundaries: list[Tracks] = [{} for _ in range(len(body) + 1)]
+    for index in reversed(range(len(body))):
+        boundaries[index], stopped = _above(walk, body[index], boundaries[index + 1])
+        if stopped:
+            return boundaries, index
+    return boundaries, -1
 
 
 def _above(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> tuple[Tracks, bool]:
@@ -147,9 +157,10 @@ def _changes(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> bool:
     return False
 
 
-def _below_other_readers(walk: _Walk, stop: int, first: int) -> int:
+def _below_other_readers(walk: _Walk, stop: int) -> int:
     """Move the place below every reader of the states that isn't attention; refuse one at or after the core."""
     parent_of = parents(walk.function)
+    first = next(index for index, each in enumerate(walk.function.body) if _holds_core(walk, each))
     for index in range(len(walk.function.body) - 1, stop, -1):
         for name in used_names(walk.function.body[index], parent_of):
             if name.id in walk.names and id(name) not in walk.allowed:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections import Counter
@@ -56,7 +57,8 @@ SPECIAL = {
     "codegen": {"n_head": 4, "rotary_dim": 12},
     "bart": {"is_decoder": True},
     "nemotron": {"head_dim": 16},
-    "dbrx": {"attn_config": {"kv_n_heads": 2}},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0}},
+    "recurrent_gemma": {"num_hidden_layers": 3},
     "jamba": {"use_mamba_kernels": False, "attn_layer_period": 2, "attn_layer_offset": 1},
     "qwen3_next": {"layer_types": ["linear_attention", "full_attention"]},
 }
@@ -122,10 +124,11 @@ def factor(role: str, heads: int) -> torch.Tensor:
     return 2.0 ** {"q": h % 3, "k": 1 + h % 2, "v": -(1 + h % 3)}[role]
 
 
-def scaled(states: torch.Tensor, role: str, heads: int | None = None) -> torch.Tensor:
+def scaled(states: torch.Tensor, role: str, heads: int | None = None, tiled: bool = False) -> torch.Tensor:
     """Multiply [B, H, S, D] (or [B*H, S, D] with B = 2) by the role's factors, repeated to the H it has."""
     count = states.shape[1] if states.dim() == 4 else states.shape[0] // 2
-    factors = factor(role, heads or count).repeat_interleave(count // (heads or count))
+    factors, times = factor(role, heads or count), count // (heads or count)
+    factors = factors.repeat(times) if tiled else factors.repeat_interleave(times)
     shape = (1, -1, 1, 1) if states.dim() == 4 else (-1, 1, 1)
     return states * (factors if states.dim() == 4 else factors.repeat(2)).view(shape)
 
@@ -135,29 +138,35 @@ class Core(TorchFunctionMode):
 
     PRODUCTS = {"matmul", "bmm", "baddbmm", "__matmul__"}
 
-    def __init__(self, kv_heads: int | None) -> None:
+    def __init__(self, kv_heads: int | None, tiled: bool) -> None:
         super().__init__()
-        self.kv_heads = kv_heads
+        self.kv_heads, self.tiled = kv_heads, tiled
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, name = dict(kwargs or {}), getattr(function, "__name__", "")
         if name == "scaled_dot_product_attention":
             args = list(args) + [kwargs.pop(key) for key in ("query", "key", "value") if key in kwargs]
             for index, role in enumerate("qkv"):
-                args[index] = scaled(args[index], role, None if role == "q" else self.kv_heads)
+                args[index] = self.scaled(args[index], role)
         elif name in self.PRODUCTS:
             offset = 1 if name == "baddbmm" else 0
             args = list(args) + [kwargs.pop(key) for key in ("batch1", "batch2") if key in kwargs]
             args[offset:] = self.product(*args[offset:])
         return function(*args, **kwargs)
 
+    def scaled(self, states, role):
+        return scaled(states, role, None if role == "q" else self.kv_heads, self.tiled)
+
     def product(self, left, right, *rest):
-        lengths = range(PROMPT, PROMPT + STEPS + 1)
+        """Tell scores (.., S, D) x (.., D, T) and context (.., S, T) x (.., T, D) by the lengths only S and T have."""
+        lengths = set(range(PROMPT, PROMPT + STEPS + 1))
+        if left.dim() == right.dim() == 4 and left.shape[-2] == 1:
+            lengths |= {1}  # a cache that forgets
         if left.dim() == right.dim() >= 3 and (left.shape[-2] == 1 or left.shape[-2] in lengths):
             if right.shape[-1] in lengths and left.shape[-1] not in lengths and left.shape[-1] > 1:
-                return scaled(left, "q"), scaled(right, "k", self.kv_heads), *rest
+                return self.scaled(left, "q"), self.scaled(right, "k"), *rest
             if left.shape[-1] in lengths and right.shape[-2] in lengths:
-                return left, scaled(right, "v", self.kv_heads), *rest
+                return left, self.scaled(right, "v"), *rest
         return left, right, *rest
 
 
@@ -174,7 +183,9 @@ def scaled_core(model, implementation: str):
         heads = next((found for name in names if (found := getattr(config, name, None))), None)
         if hasattr(config, "attn_config") and hasattr(config.attn_config, "kv_n_heads"):
             heads = config.attn_config.kv_n_heads
-        with Core(heads):
+        if config.model_type == "falcon":
+            heads = None  # repeats its heads before the cache
+        with Core(heads, tiled=config.model_type == "jetmoe"):
             yield
         return
 
@@ -274,7 +285,9 @@ def main() -> None:
     side, root, *types = sys.argv[1:]
     torch.set_num_threads(1)
     results = {}
+    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError("takes too long")))
     for model_type in types:
+        signal.alarm(60)
         try:
             results[model_type] = (run_native if side == "native" else run_patched)(model_type, Path(root))
         except Exception as error:

@@ -1,0 +1,58 @@
+import pytest
+
+from fa3cli.errors import UnsupportedError
+from fa3cli.patching.edits import apply
+from fa3cli.patching.imports import absolute_imports, outside_imports, quantizer_import, transformers_imports
+from fa3cli.patching.source import parse
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("from ...utils import a", "from transformers.utils import a"),
+        ("from .configuration_x import (\n    A,\n)", "from transformers.models.x.configuration_x import (\n    A,\n)"),
+        ("from ..llama.modeling_llama import L as M", "from transformers.models.llama.modeling_llama import L as M"),
+        ("from ... import initialization as init", "from transformers import initialization as init"),
+        ("from . import y", "from transformers.models.x import y"),
+        ("if f():\n    from ...z import b", "if f():\n    from transformers.z import b"),
+        ("def f():\n    from ...z.q import b\n    return b", "def f():\n    from transformers.z.q import b\n    return b"),
+        ("from ...a import b; from ...c import d", "from transformers.a import b; from transformers.c import d"),
+        ("import torch\nfrom torch import nn", "import torch\nfrom torch import nn"),
+    ],
+)  # fmt: skip
+def test_relative_imports_become_absolute(before: str, after: str) -> None:
+    assert apply(before, absolute_imports(parse(before, "m.py"), "transformers.models.x")) == after
+
+
+def test_an_import_out_of_the_package_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="m.py:1: .*5 levels"):
+        absolute_imports(parse("from .....a import b", "m.py"), "transformers.models.x")
+
+
+def test_the_quantizer_is_imported_first() -> None:
+    text = '"""Doc."""\nfrom __future__ import annotations\nimport torch\nlogger = 1\n'
+    assert apply(text, [quantizer_import(parse(text, "m.py"), "fa3cli")]) == (
+        '"""Doc."""\nfrom __future__ import annotations\n'
+        "from fa3cli.fa_quantizer import FAQuantizer\nfrom fa3cli import logger\n\nimport torch\nlogger = 1\n"
+    )
+
+
+def test_the_guides_own_import_lines() -> None:
+    edit = quantizer_import(parse("import torch\r\n", "m.py"), "msmodelslim")
+    assert edit.inserted == (
+        "from msmodelslim.pytorch.llm_ptq.llm_ptq_tools.fa_quant import FAQuantizer\r\n"
+        "from msmodelslim import logger\r\n\r\n"
+    )
+
+
+def test_outside_imports_tell_what_is_guarded() -> None:
+    text = (
+        "import torch.nn\ntry:\n    import apex\nexcept ImportError:\n    pass\n"
+        "if is_mamba_ssm_available():\n    from mamba_ssm.ops import f\ndef g():\n    import scipy.special\n"
+    )
+    assert outside_imports(parse(text, "m.py")) == {"torch": (1, False), "mamba_ssm": (7, True), "scipy": (9, False)}
+
+
+def test_transformers_imports_name_module_and_line() -> None:
+    text = "import torch\nfrom transformers.utils import (\n    a,\n    b as c,\n)\n"
+    assert transformers_imports(text) == [(2, "transformers.utils", "a"), (2, "transformers.utils", "b")]
