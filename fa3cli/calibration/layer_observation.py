@@ -65,16 +65,19 @@ class LayerObservation:
         linear = self._linears[name]
         return quantize_linear(linear.weight, linear.bias, low, high, model_dtype)
 
-    def attention_tensors(self, name: str, model_dtype: torch.dtype) -> dict[str, Tensor]:
-        """Return the FA3 tensors of an attention module; one that no sample used has none."""
-        roles = self.heads[name]
-        seen = [role for role, observed in roles.items() if observed.tokens]
-        if not seen:
-            return {}
-        if len(seen) < len(roles):
-            raise UnsupportedError(f"{name}: of q, k and v only {', '.join(seen)} went through its fa_quantizer")
+    def attention_tensors(self, model_dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
+        """Return the FA3 tensors of each attention module; one that no sample used has none."""
+        return {
+            name: self._head_tensors(name, roles, model_dtype)
+            for name, roles in self.heads.items()
+            if any(observed.tokens for observed in roles.values())
+        }
+
+    def _head_tensors(self, name: str, roles: dict[str, HeadRange], model_dtype: torch.dtype) -> dict[str, Tensor]:
         tensors = {}
         for role, observed in roles.items():
+            if observed.tokens == 0:
+                raise UnsupportedError(f"{name}: its {role} states never went through its fa_quantizer")
             low, high = observed.bounds()
             _require_finite(f"the {role} states of {name}", low, high)
             tensors.update(quantize_heads(role, low, high, model_dtype))

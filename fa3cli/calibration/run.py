@@ -15,6 +15,7 @@ from fa3cli.calibration.identity import REPORT_FILE, identity, is_complete
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.layer_observation import LayerObservation
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
+from fa3cli.calibration.memory import release_freed_memory
 from fa3cli.calibration.plan import plan
 from fa3cli.calibration.progress import Progress
 from fa3cli.export.folder import StagedFolder, copy_companions, export_config
@@ -99,29 +100,39 @@ def _run_layers(
     inputs = [{"input_ids": torch.tensor([sample.input_ids], device=model.device)} for sample in job.samples]
     attentions, scores = {}, {}
     with LayerSynchronousForwards(model.model, model.layers.values(), inputs) as forwards:
-        with model.loaded(model.outside) as tensors:
-            for name, tensor in tensors.items():
-                export.add(name, tensor)
+        with model.loaded(model.outside):
+            for name in model.outside:
+                export.add(name, model.tensor(name))
             forwards.start()
         for index, layer in enumerate(model.layers):
-            linears = {name: linear for name, linear in model.linears(layer).items() if name in job.quantized}
-            quantizers = {name: fa for name, fa in model.attentions(layer).items() if name in job.attentions}
-            observation = LayerObservation(linears, quantizers, score=job.settings.fa_amp > 0)
-            with model.loaded(model.of_layer[layer]) as tensors:
+            release_freed_memory()
+            observation = _observation(job, layer)
+            with model.loaded(model.of_layer[layer]):
                 with observation:
                     for sample in range(len(inputs)):
                         progress(Progress(index, len(model.layers), sample, len(inputs)))
                         forwards.advance(sample, index)
-                for name, tensor in tensors.items():
-                    module, _, leaf = name.rpartition(".")
-                    if module not in linears or leaf != "weight":
-                        export.add(name, tensor)
-                for name in linears:
-                    export.add_module(name, observation.linear_tensors(name, model.dtype))
-            attentions.update({name: observation.attention_tensors(name, model.dtype) for name in quantizers})
+                _write_layer(job, layer, observation, export)
+            attentions.update(observation.attention_tensors(model.dtype))
             scores.update(observation.scores)
     progress(Progress(len(model.layers), len(model.layers), 0, len(inputs)))
-    return {name: tensors for name, tensors in attentions.items() if tensors}, scores
+    return attentions, scores
+
+
+def _observation(job: Job, layer: str) -> LayerObservation:
+    linears = {name: linear for name, linear in job.model.linears(layer).items() if name in job.quantized}
+    quantizers = {name: fa for name, fa in job.model.attentions(layer).items() if name in job.attentions}
+    return LayerObservation(linears, quantizers, score=job.settings.fa_amp > 0)
+
+
+def _write_layer(job: Job, layer: str, observation: LayerObservation, export: ModelSlimExport) -> None:
+    """Write a layer that is loaded and observed: W8A8 linears, and what stays float."""
+    for name in job.model.of_layer[layer]:
+        module, _, leaf = name.rpartition(".")
+        if leaf == "weight" and module in job.quantized:
+            export.add_module(module, observation.linear_tensors(module, job.model.dtype))
+        else:
+            export.add(name, job.model.tensor(name))
 
 
 def _layer_result(job: Job, layer: str, kept: Collection[str], scores: Mapping[str, float]) -> LayerResult:

@@ -43,21 +43,24 @@ class StreamedModel:
         self.outside = [name for name in self.stored if name not in in_layers]
 
     @contextmanager
-    def loaded(self, names: list[str]) -> Iterator[dict[str, Tensor]]:
-        """Hold these tensors in the model within the block; yields them by name, in the order given.
+    def loaded(self, names: list[str]) -> Iterator[None]:
+        """Hold these tensors in the model within the block.
 
         They come in the dtype the model was built with. Where that is the checkpoint's, on the CPU, they share
         memory with the mapped file, and only what is used is read.
         """
         read = self.checkpoint.read(names)
-        tensors = {name: read[name].to(device=self.device, dtype=self._dtypes[name]) for name in names}
-        aliases = {alias: tensors[name] for alias, name in self.tied.items() if name in tensors}
-        self.model.load_state_dict({**tensors, **aliases}, strict=False, assign=True)
+        self._assign({name: read[name].to(device=self.device, dtype=self._dtypes[name]) for name in names})
+        del read
         try:
-            yield tensors
+            yield
         finally:
-            empty = {name: tensor.to("meta") for name, tensor in {**tensors, **aliases}.items()}
-            self.model.load_state_dict(empty, strict=False, assign=True)
+            self._assign({name: self.tensor(name).to("meta") for name in names})
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a tensor that is loaded."""
+        module, _, leaf = name.rpartition(".")
+        return getattr(self.model.get_submodule(module), leaf)
 
     def attentions(self, layer: str = "") -> dict[str, FAQuantizer]:
         """Return the quantizers of the patched attention modules, of one layer or all, by module name."""
@@ -73,6 +76,10 @@ class StreamedModel:
 
     def _modules(self, layer: str) -> Iterator[tuple[str, nn.Module]]:
         return (self.layers[layer] if layer else self.model).named_modules(prefix=layer)
+
+    def _assign(self, tensors: dict[str, Tensor]) -> None:
+        tied = {alias: tensors[name] for alias, name in self.tied.items() if name in tensors}
+        self.model.load_state_dict({**tensors, **tied}, strict=False, assign=True)
 
     def _check_names(self) -> None:
         expected, held = self.model.state_dict(), self.checkpoint.tensors
