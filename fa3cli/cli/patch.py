@@ -27,22 +27,28 @@ class Quantizer(str, Enum):
 
 
 def patch(
-    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS_DIR", help="Folder with config.json and the weights.")],
+    weights: Annotated[
+        Path, typer.Argument(metavar="WEIGHTS_DIR", help="Folder with config.json and the weights.")
+    ],
     attention: Annotated[
         list[str] | None, typer.Option(metavar="CLASS", help="Attention class to patch; may be repeated.")
     ] = None,
     modeling: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Start from this modeling file, not the installed one.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Start from this modeling file, not the installed one."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Leave the folder as it is; make a patched one of links.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Leave the folder as it is; make a patched one of links."),
     ] = None,
     quantizer: Annotated[Quantizer, typer.Option(help="Whose FAQuantizer to import.")] = Quantizer.fa3cli,
     list_: Annotated[bool, typer.Option("--list", help="List the file's attention classes.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit 0 if patched and up to date, else 1.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Print what would change.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Take the patch back.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Give up changes made by hand to patched files.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Give up changes made by hand to patched files.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as json.")] = False,
 ) -> None:
     """Let a model's attention show its q, k and v: patch the modeling file beside its weights."""
@@ -73,7 +79,11 @@ def _show(result: PatchResult, json: bool) -> None:
     for each in result.attention:
         note(f"{each.name}: {', '.join(each.states)} below line {each.place}")
     note(f"wrote {result.module}, and auto_map in {result.folder / 'config.json'}")
-    note(f"next: fa3 quantize {result.folder}" if result.quantizer == "fa3cli" else "load with trust_remote_code=True")
+    note(
+        f"next: fa3 quantize {result.folder}"
+        if result.quantizer == "fa3cli"
+        else "load with trust_remote_code=True"
+    )
 
 
 def _show_undo(result: UndoResult, json: bool) -> None:
@@ -92,7 +102,9 @@ def _show_classes(classes: tuple[AttentionClass, ...], json: bool) -> None:
         return print_json({"attention": [vars(each) for each in classes]})
     for each in classes:
         states = ", ".join(each.states) if each.states else f"cannot be patched: {each.problem}"
-        print(f"{each.line:5} {each.name:32} {states}" + (f" (below line {each.place})" if each.place else ""))
+        print(
+            f"{each.line:5} {each.name:32} {states}" + (f" (below line {each.place})" if each.place else "")
+        )
 
 
 def _check(make_plan, json: bool) -> None:
@@ -118,4 +130,6 @@ def _show_diff(plan: PatchPlan) -> None:
         lines = difflib.unified_diff(
             old.splitlines(keepends=True), new.splitlines(keepends=True), str(before), str(after)
         )
-        sys.stdout.writelines(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+        sys.stdout.writelines(
+            line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
+        )

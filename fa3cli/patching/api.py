@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
-from pathlib import Path
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from fa3cli import __version__
 from fa3cli.errors import ConflictError, UnsupportedError
@@ -15,51 +16,11 @@ from fa3cli.patching.config_json import read_config, set_auto_map
 from fa3cli.patching.edits import apply
 from fa3cli.patching.files import link_folder, make_link, may_fail, remove, write
 from fa3cli.patching.folder import Disk, from_installed, look, module_name, original_config, read_source
-from fa3cli.patching.installed import installed_transformers
+from fa3cli.patching.installed import Installed, installed_transformers
 from fa3cli.patching.receipt import RECEIPT, Change, Receipt, sha256
+from fa3cli.patching.results import PatchPlan, PatchResult, UndoResult
 
-__all__ = ["PatchPlan", "PatchResult", "UndoResult", "attention_of", "patch", "plan", "undo"]
-
-
-@dataclass(frozen=True)
-class PatchResult:
-    """What a patch did, or (from `plan`) would do.
-
-    `state` is would-patch, stale (would replace an older patch), edited (would replace one changed by hand, with
-    force), already-patched, or patched once written.
-    """
-
-    state: str
-    folder: Path
-    module: Path
-    class_name: str
-    attention: tuple[AttentionClass, ...]
-    source: Path
-    transformers: str
-    quantizer: str
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class PatchPlan:
-    """A result with all that has to be written for it: texts before and after, and the receipt."""
-
-    result: PatchResult
-    source_text: str
-    patched_text: str
-    config_before: str
-    config_after: str
-    receipt: Receipt
-    disk: Disk | None
-
-
-@dataclass(frozen=True)
-class UndoResult:
-    """The files an undo removed or restored; none if there was nothing to undo."""
-
-    folder: Path
-    removed: tuple[Path, ...] = ()
-    restored: tuple[Path, ...] = ()
+__all__ = ["attention_of", "patch", "plan", "undo"]
 
 
 def plan(
@@ -82,8 +43,10 @@ def plan(
         _refuse_conflicts(each, force)
     config = original_config(source_disk)
     installed = installed_transformers()
-    warnings = _check_versions(config.data, installed)
-    path, data, architecture, patched = from_installed(installed, config, tuple(attention), quantizer, modeling)
+    warnings = _check_config(config.data, installed)
+    path, data, architecture, patched = from_installed(
+        installed, config, tuple(attention), quantizer, modeling
+    )
     module = module_name(config.model_type)
     edits = set_auto_map(config, f"{module.removesuffix('.py')}.{architecture}")
     config_after = apply(config.text, edits)
@@ -124,7 +87,9 @@ def patch(
     the installed transformers' own, `output` a folder to make instead of changing this one, `quantizer` whose
     FAQuantizer to import (fa3cli or msmodelslim). `force` replaces a patch that was changed by hand.
     """
-    made = plan(folder, attention=attention, modeling=modeling, output=output, quantizer=quantizer, force=force)
+    made = plan(
+        folder, attention=attention, modeling=modeling, output=output, quantizer=quantizer, force=force
+    )
     target = made.result.folder
     if made.result.state == "already-patched":
         return made.result
@@ -160,7 +125,11 @@ def undo(folder: str | Path, *, force: bool = False) -> UndoResult:
     receipt, config, path = disk.receipt, original_config(disk).text.encode(), folder / "config.json"
     restored = (path,) if config != disk.config.text.encode() else ()
     with may_fail(folder):
-        if receipt.link and (folder / receipt.link).is_file() and (folder / receipt.link).read_bytes() == config:
+        if (
+            receipt.link
+            and (folder / receipt.link).is_file()
+            and (folder / receipt.link).read_bytes() == config
+        ):
             make_link(path, receipt.link)
         elif restored:
             write(path, config)
@@ -180,12 +149,20 @@ def _output(folder: Path, output: str | Path | None) -> Path:
 
 def _refuse_conflicts(disk: Disk, force: bool) -> None:
     if disk.foreign:
-        raise ConflictError(disk.foreign, hint="take the other patch back, or start from a fresh copy of the folder")
+        raise ConflictError(
+            disk.foreign, hint="take the other patch back, or start from a fresh copy of the folder"
+        )
     if disk.edited and not force:
         raise ConflictError(f"{disk.config.path.parent}: {disk.edited}", hint="--force gives up the changes")
 
 
-def _check_versions(data: dict, installed) -> tuple[str, ...]:
+def _check_config(data: dict[str, Any], installed: Installed) -> tuple[str, ...]:
+    """Refuse what the config says can't work, and return what to warn of."""
+    parts = [name for name, part in data.items() if isinstance(part, dict) and part.get("model_type")]
+    if parts:
+        raise UnsupportedError(
+            f"config.json describes a composite model ({parts[0]}): its parts can't be patched yet"
+        )
     rope = data.get("rope_scaling") or data.get("rope_parameters") or {}
     if isinstance(rope, dict) and rope.get("rope_type") == "llama3" and installed.older_than(4, 43, 0):
         raise UnsupportedError(
@@ -226,5 +203,7 @@ def _prepare_output(folder: Path, target: Path, config: bytes) -> None:
         return
     links = {entry.name for entry in target.iterdir() if entry.is_symlink()}
     if {entry.name for entry in folder.iterdir()} - links - {"config.json"}:
-        raise ConflictError(f"{target} already holds something else", hint="give a new or empty folder to --output")
+        raise ConflictError(
+            f"{target} already holds something else", hint="give a new or empty folder to --output"
+        )
     write(target / "config.json", config)

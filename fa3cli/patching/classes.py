@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from functools import partial
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.helpers import all_cores
@@ -91,7 +92,7 @@ def attention_classes(source: Source, graph: ClassGraph) -> dict[str, tuple[Atte
             continue
         is_flash = False
         try:
-            cores = all_cores(forward[1], lambda method: graph.method(name, method), source.refuse)
+            cores = all_cores(forward[1], partial(graph.method, name), source.refuse)
             if not cores:
                 if _looks_like_attention(node):
                     raise source.refuse(node, f"{name} computes attention in a way fa3 can't follow")
@@ -109,7 +110,11 @@ def attention_classes(source: Source, graph: ClassGraph) -> dict[str, tuple[Atte
 def _looks_like_attention(node: ast.ClassDef) -> bool:
     """Whether a class without a core is likely to have one all the same: relative, hashed, block-sparse attention."""
     called = {callee(each).lower() for each in ast.walk(node) if isinstance(each, ast.Call)}
-    return "att" in node.name.lower() and "softmax" in called and bool(called & {"matmul", "bmm", "baddbmm", "einsum"})
+    return (
+        "att" in node.name.lower()
+        and "softmax" in called
+        and bool(called & {"matmul", "bmm", "baddbmm", "einsum"})
+    )
 
 
 def _names(node: ast.AST) -> set[str]:

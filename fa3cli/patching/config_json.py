@@ -38,7 +38,9 @@ class Config:
         """The first of the architectures, if the file names any."""
         found = self.data.get("architectures") or [None]
         if not isinstance(found, list) or not isinstance(found[0], (str, type(None))):
-            raise InvalidInputError(f"{self.path}: architectures is {found!r}, expected a list of class names")
+            raise InvalidInputError(
+                f"{self.path}: architectures is {found!r}, expected a list of class names"
+            )
         return found[0]
 
     @property
@@ -56,7 +58,9 @@ def read_config(path: Path, text: str | None = None) -> Config:
         text = path.read_bytes().decode("utf-8") if text is None else text
         data = json.loads(text.removeprefix("\ufeff"))
     except FileNotFoundError:
-        raise InvalidInputError(f"{path} not found", hint="give the folder that holds the model's weights") from None
+        raise InvalidInputError(
+            f"{path} not found", hint="give the folder that holds the model's weights"
+        ) from None
     except OSError as error:
         raise InvalidInputError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

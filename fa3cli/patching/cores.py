@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from fa3cli.patching.flow import linear, parents, simple_statements, targets, used_names
+from fa3cli.patching.flow import assigned, linear, parents, simple_statements, used_names
 from fa3cli.patching.views import callee
 
 __all__ = ["Core", "find_cores"]
@@ -51,9 +51,10 @@ def _dispatched_names(function: ast.FunctionDef) -> set[str]:
     names = set(_DISPATCHERS)
     for statement in simple_statements(function.body):
         value = getattr(statement, "value", None)
-        if value is not None and any(isinstance(each, ast.Name) and each.id in _DISPATCHERS for each in ast.walk(value)):
-            if not any(isinstance(each, ast.Call) and callee(each) in names for each in ast.walk(value)):
-                names |= {each.id for each in targets(statement) if isinstance(each, ast.Name)}
+        nodes = list(ast.walk(value)) if value is not None else []
+        mentions = any(isinstance(each, ast.Name) and each.id in _DISPATCHERS for each in nodes)
+        if mentions and not any(isinstance(each, ast.Call) and callee(each) in names for each in nodes):
+            names |= assigned(statement)
     return names
 
 
@@ -67,8 +68,12 @@ def _called_core(call: ast.Call, statement: ast.stmt, dispatched: set[str]) -> C
     positional = call.args[1:] if is_dispatch else call.args
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
     operands = {}
-    for index, (role, keyword) in enumerate([("q", "query"), ("k", "key"), ("v", "value")]):
-        operand = positional[index] if index < len(positional) else keywords.get(keyword, keywords.get(f"{keyword}_states"))
+    for index, (role, keyword) in enumerate(zip("qkv", ("query", "key", "value"))):
+        operand = (
+            positional[index]
+            if index < len(positional)
+            else keywords.get(keyword, keywords.get(f"{keyword}_states"))
+        )
         if operand is None or isinstance(operand, ast.Starred):
             return None
         operands[role] = operand
@@ -91,7 +96,9 @@ def _product_core(
     if not scores:
         return None  # a softmax over something else: routing, gating
     if len(scores) > 1:
-        raise refuse(scores[1][1], "several matrix products make up the attention scores (relative attention?)")
+        raise refuse(
+            scores[1][1], "several matrix products make up the attention scores (relative attention?)"
+        )
     context = _product_after(path[at:], softmax, parent_of)
     if context is None:
         raise refuse(softmax, "found no matrix product of the attention weights with the values")
@@ -110,13 +117,12 @@ def _products_before(
     found = [(statement, product) for product in _products(softmax)]
     needed = set() if found else {name.id for name in used_names(softmax, parent_of)}
     for each in reversed(before):
-        assigned = {target.id for target in targets(each) if isinstance(target, ast.Name)}
-        if not assigned & needed or each.value is None:
+        if not assigned(each) & needed or each.value is None:
             continue
         products = _products(each.value)
         found += [(each, product) for product in products]
-        if not isinstance(each, ast.AugAssign):
-            needed -= assigned if len(assigned) == 1 and not _is_conditional(each, parent_of) else set()
+        if isinstance(each, ast.Assign) and isinstance(parent_of[each], ast.FunctionDef):
+            needed -= assigned(each)  # what it was before no longer matters
         needed |= set() if products else {name.id for name in used_names(each.value, parent_of)}
     return found
 
@@ -128,18 +134,16 @@ def _product_after(
     for each in after:
         for product in _products(each):
             left = _operands(product)[0]
-            if any(node is softmax for node in ast.walk(left)) or tainted & {n.id for n in used_names(left, parent_of)}:
+            if any(node is softmax for node in ast.walk(left)) or tainted & {
+                n.id for n in used_names(left, parent_of)
+            }:
                 return each, product
         value = getattr(each, "value", None)
         if value is not None:
             reads = {name.id for name in used_names(value, parent_of)}
             if reads & tainted or any(node is softmax for node in ast.walk(value)):
-                tainted |= {target.id for target in targets(each) if isinstance(target, ast.Name)}
+                tainted |= assigned(each)
     return None
-
-
-def _is_conditional(statement: ast.stmt, parent_of: dict[ast.AST, ast.AST]) -> bool:
-    return not isinstance(parent_of.get(statement), ast.FunctionDef)
 
 
 def _products(node: ast.AST) -> list[ast.expr]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from collections.abc import Iterator
 
 from fa3cli.errors import ConflictError, MissingCapabilityError
 
@@ -21,7 +21,9 @@ def may_fail(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MissingCapabilityError(f"no room to write in {folder}", hint="free some, or use --output") from None
+            raise MissingCapabilityError(
+                f"no room to write in {folder}", hint="free some, or use --output"
+            ) from None
         raise ConflictError(
             f"cannot write in {folder}: {error.strerror} ({error.filename})",
             hint="--output DIR leaves the folder as it is and makes a patched one of links to it",

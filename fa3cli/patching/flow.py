@@ -5,9 +5,30 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-__all__ = ["blocks", "linear", "parents", "simple_statements", "targets", "used_names"]
+__all__ = [
+    "assigned",
+    "blocks",
+    "linear",
+    "pairs_of",
+    "parents",
+    "simple_statements",
+    "targets",
+    "used_names",
+]
 
-_ABOUT_A_TENSOR = {"shape", "dtype", "device", "ndim", "is_cuda", "size", "dim", "numel", "type", "stride", "is_contiguous"}
+_ABOUT_A_TENSOR = {
+    "shape",
+    "dtype",
+    "device",
+    "ndim",
+    "is_cuda",
+    "size",
+    "dim",
+    "numel",
+    "type",
+    "stride",
+    "is_contiguous",
+}
 
 
 def blocks(statement: ast.stmt) -> list[list[ast.stmt]]:
@@ -50,7 +71,25 @@ def targets(statement: ast.stmt) -> list[ast.expr]:
         found = [statement.target]
     else:
         return []
-    return [part for each in found for part in (each.elts if isinstance(each, (ast.Tuple, ast.List)) else [each])]
+    return [
+        part for each in found for part in (each.elts if isinstance(each, (ast.Tuple, ast.List)) else [each])
+    ]
+
+
+def assigned(statement: ast.stmt) -> set[str]:
+    """The names an assignment assigns to."""
+    return {each.id for each in targets(statement) if isinstance(each, ast.Name)}
+
+
+def pairs_of(statement: ast.stmt) -> list[tuple[str, ast.expr]]:
+    """Names and the expressions they get: `a = x`, and `a, b = x, y`."""
+    if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or statement.value is None:
+        return []
+    names, value = targets(statement), statement.value
+    values = value.elts if isinstance(value, ast.Tuple) and len(names) > 1 else [value]
+    if len(values) != len(names):
+        return []
+    return [(name.id, each) for name, each in zip(names, values) if isinstance(name, ast.Name)]
 
 
 def parents(function: ast.AST) -> dict[ast.AST, ast.AST]:

@@ -15,7 +15,16 @@ from fa3cli.patching.installed import Installed, installed_transformers
 from fa3cli.patching.receipt import RECEIPT, Receipt, read_receipt, sha256
 from fa3cli.patching.source import parse
 
-__all__ = ["Disk", "PatchStatus", "from_installed", "look", "module_name", "original_config", "read_source", "status"]
+__all__ = [
+    "Disk",
+    "PatchStatus",
+    "from_installed",
+    "look",
+    "module_name",
+    "original_config",
+    "read_source",
+    "status",
+]
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,9 @@ def look(folder: Path) -> Disk:
         changed.append(receipt.module)
     if sha256(config.text.encode()) not in (receipt.config.before, receipt.config.after):
         changed.append("config.json")
-    return Disk(config, receipt, edited=" and ".join(changed) + " changed since fa3 wrote it" if changed else None)
+    return Disk(
+        config, receipt, edited=" and ".join(changed) + " changed since fa3 wrote it" if changed else None
+    )
 
 
 def original_config(disk: Disk) -> Config:
@@ -72,12 +83,21 @@ def original_config(disk: Disk) -> Config:
 
 
 def from_installed(
-    installed: Installed, config: Config, attention: tuple[str, ...], quantizer: str, modeling: Path | None = None
+    installed: Installed,
+    config: Config,
+    attention: tuple[str, ...],
+    quantizer: str,
+    modeling: Path | None = None,
 ) -> tuple[Path, bytes, str, PatchedSource]:
     """Patch the installed transformers' modeling file (or `modeling`): its path, its bytes, the class, the result."""
     found = installed.modeling_file(config.model_type)
     path = modeling or found.path
     architecture = config.architecture or found.causal_lm
+    if architecture != found.causal_lm and modeling is None:
+        raise UnsupportedError(
+            f"{config.path}: architectures[0] is {architecture}, the causal language model of {config.model_type} "
+            f"is {found.causal_lm}"
+        )
     data = read_source(path)
     patched = patch_source(
         data,
@@ -152,7 +172,9 @@ def status(folder: str | Path) -> PatchStatus:
     names = tuple(each.name for each in again.attention)
     reason = None if same else _stale_reason(receipt, whole)
     reproducible = same and mapped and not receipt.given and receipt.quantizer == "fa3cli"
-    return PatchStatus("patched" if same else "stale", reproducible, module, class_name or None, names, reason)
+    return PatchStatus(
+        "patched" if same else "stale", reproducible, module, class_name or None, names, reason
+    )
 
 
 def _stale_reason(receipt: Receipt, whole: bool) -> str:

@@ -72,7 +72,9 @@ class Installed:
         # Some types share another type's class: code_llama is Llama's.
         paths = [path for path in sorted(self.folder.glob("models/*/modeling_*.py")) if _defines(path, name)]
         if len(paths) != 1:
-            raise UnsupportedError(f"found no class {name} (model_type {model_type}) in transformers {self.version}")
+            raise UnsupportedError(
+                f"found no class {name} (model_type {model_type}) in transformers {self.version}"
+            )
         return ModelingFile(paths[0], f"transformers.models.{paths[0].parent.name}", name)
 
     def _special_modules(self) -> dict[str, str]:

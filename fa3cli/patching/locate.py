@@ -8,12 +8,13 @@ calls go below. Nothing but attention may see the states from there on. What can
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from fa3cli.patching.cores import Core
-from fa3cli.patching.flow import blocks, parents, simple_statements, targets, used_names
-from fa3cli.patching.views import View, callee, view_of
+from fa3cli.patching.final import check_states
+from fa3cli.patching.flow import assigned, blocks, pairs_of, parents, simple_statements, used_names
+from fa3cli.patching.views import View, view_of
 
 __all__ = ["ROLES", "Site", "entry", "locate"]
 
@@ -54,7 +55,7 @@ def locate(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Site
     states = boundaries[stop + 1]
     if set(states) != set(ROLES):
         raise refuse(body[stop], "a state is changed after the attention scores were computed")
-    _check_states(walk, states, stop)
+    check_states(states, body[: stop + 1], refuse)
     return Site(body[stop], tuple(states[role].name.id for role in ROLES))
 
 
@@ -93,18 +94,20 @@ def _above(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> tuple[Tracks, bo
                 is_core = True
                 view = view_of(core.operands[role], core.axes[role])
                 if view is None:
-                    raise walk.refuse(statement, f"{role} is an expression here: {ast.unparse(core.operands[role])}")
+                    raise walk.refuse(
+                        statement, f"{role} is an expression here: {ast.unparse(core.operands[role])}"
+                    )
                 _meet(walk, statement, moved, role, view)
     if is_core:
-        return moved, bool(_assigned(statement) & {view.name.id for view in tracks.values()})
+        return moved, bool(assigned(statement) & {view.name.id for view in tracks.values()})
     return _above_assignment(walk, statement, tracks)
 
 
 def _above_assignment(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> tuple[Tracks, bool]:
-    pairs = dict(_pairs(statement))
+    pairs = dict(pairs_of(statement))
     moved, stopped = dict(tracks), False
     for role, view in tracks.items():
-        if view.name.id in _assigned(statement):
+        if view.name.id in assigned(statement):
             value = pairs.get(view.name.id)
             source = view_of(value, view.axes) if value is not None else None
             if source is None:
@@ -136,9 +139,14 @@ def _meet(walk: _Walk, statement: ast.stmt, tracks: Tracks, role: str, view: Vie
     """Record that `role` is `view` above a statement, which must agree with what is known already."""
     known = tracks.get(role)
     if known is not None and known.name.id != view.name.id:
-        raise walk.refuse(statement, f"{role} is {known.name.id} for one attention call and {view.name.id} for another")
+        raise walk.refuse(
+            statement, f"{role} is {known.name.id} for one attention call and {view.name.id} for another"
+        )
     if known is not None and known.axes and view.axes and known.axes != view.axes:
-        raise walk.refuse(statement, f"{view.name.id} is laid out {known.axes} for one attention call, {view.axes} for another")
+        raise walk.refuse(
+            statement,
+            f"{view.name.id} is laid out {known.axes} for one attention call, {view.axes} for another",
+        )
     tracks[role] = _note(walk, view if known is None or known.axes is None else known)
     walk.allowed.add(id(view.name))
 
@@ -146,12 +154,17 @@ def _meet(walk: _Walk, statement: ast.stmt, tracks: Tracks, role: str, view: Vie
 def _changes(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> bool:
     """Whether a compound statement without a core does more to a state than to cast it or make it contiguous."""
     for each in simple_statements([statement]):
-        pairs = dict(_pairs(each))
+        pairs = dict(pairs_of(each))
         for view in tracks.values():
-            if view.name.id in _assigned(each):
+            if view.name.id in assigned(each):
                 value = pairs.get(view.name.id)
                 source = view_of(value, "BSHD") if value is not None else None
-                if source is None or source.axes != "BSHD" or source.expanded or source.name.id != view.name.id:
+                if (
+                    source is None
+                    or source.axes != "BSHD"
+                    or source.expanded
+                    or source.name.id != view.name.id
+                ):
                     return True
                 _note(walk, source)
     return False
@@ -165,59 +178,11 @@ def _below_other_readers(walk: _Walk, stop: int) -> int:
         for name in used_names(walk.function.body[index], parent_of):
             if name.id in walk.names and id(name) not in walk.allowed:
                 if index >= first:
-                    raise walk.refuse(name, f"{name.id} is used outside attention, which would see it quantized")
+                    raise walk.refuse(
+                        name, f"{name.id} is used outside attention, which would see it quantized"
+                    )
                 return index
     return stop
-
-
-def _check_states(walk: _Walk, states: Tracks, stop: int) -> None:
-    body = walk.function.body
-    if states["k"].name.id == states["v"].name.id or states["q"].name.id in (states["k"].name.id, states["v"].name.id):
-        raise walk.refuse(body[stop], f"two of q, k, v are one tensor, {states['k'].name.id}")
-    for role, view in states.items():
-        if view.axes not in (None, "BHSD"):
-            raise walk.refuse(body[stop], f"{view.name.id} is laid out {view.axes} here, not batch, heads, positions, size")
-        if role != "q" and (line := _expanded_above(body[: stop + 1], view.name.id)):
-            raise walk.refuse(line, f"the heads of {view.name.id} are repeated before it is final")
-        if line := _still_flat(body[: stop + 1], view.name.id):
-            raise walk.refuse(line, f"{view.name.id} has no axis of heads here")
-
-
-def _expanded_above(body: list[ast.stmt], name: str) -> ast.stmt | None:
-    """The statement that repeats a state's heads above the place, but below its cache."""
-    for statement in reversed(list(simple_statements(body))):
-        value = dict(_pairs(statement)).get(name)
-        if value is None:
-            if name in _assigned(statement):
-                return None
-            continue
-        view = view_of(value, None)
-        if view is not None and view.expanded:
-            return statement
-        if view is not None:
-            name = view.name.id
-        elif not any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(value)):
-            return None
-    return None
-
-
-def _still_flat(body: list[ast.stmt], name: str) -> ast.stmt | None:
-    """The statement that makes a state straight by a projection, `x = self.proj(y) * scale`: [B, S, H*D]."""
-    for statement in reversed(list(simple_statements(body))):
-        if name not in _assigned(statement):
-            continue
-        value = dict(_pairs(statement)).get(name)
-        while isinstance(value, ast.BinOp):
-            value = value.left
-        is_projection = (
-            isinstance(value, ast.Call)
-            and isinstance(value.func, ast.Attribute)
-            and getattr(value.func.value, "id", "") == "self"
-            and all(isinstance(argument, ast.Name) and argument.id != name for argument in value.args)
-            and callee(value).endswith("proj")
-        )
-        return statement if is_projection else None
-    return None
 
 
 def _holds_core(walk: _Walk, statement: ast.stmt) -> bool:
@@ -227,21 +192,6 @@ def _holds_core(walk: _Walk, statement: ast.stmt) -> bool:
 
 def _leaves(block: list[ast.stmt]) -> bool:
     return isinstance(block[-1], (ast.Return, ast.Raise))
-
-
-def _assigned(statement: ast.stmt) -> set[str]:
-    return {each.id for each in targets(statement) if isinstance(each, ast.Name)}
-
-
-def _pairs(statement: ast.stmt) -> list[tuple[str, ast.expr]]:
-    """Names and the expressions they get: `a = x`, and `a, b = x, y`."""
-    if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or statement.value is None:
-        return []
-    names, value = targets(statement), statement.value
-    values = value.elts if isinstance(value, ast.Tuple) and len(names) > 1 else [value]
-    if len(values) != len(names):
-        return []
-    return [(name.id, each) for name, each in zip(names, values) if isinstance(name, ast.Name)]
 
 
 def _note(walk: _Walk, view: View) -> View:

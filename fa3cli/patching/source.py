@@ -74,7 +74,8 @@ def parse(data: bytes | str, name: str) -> Source:
         raise InvalidInputError(f"{name}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except SyntaxError as error:
         raise InvalidInputError(
-            f"{name}:{error.lineno}: does not parse: {error.msg}", hint="restore the file or pass another --modeling"
+            f"{name}:{error.lineno}: does not parse: {error.msg}",
+            hint="restore the file or pass another --modeling",
         ) from None
     except ValueError as error:  # a null byte
         raise InvalidInputError(f"{name}: does not parse: {error}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-HEAD = '''
+HEAD = """
 import torch
 from torch import nn
 from ...modeling_utils import PreTrainedModel
@@ -16,7 +16,7 @@ class Attention(nn.Module):
         self.config = config
 
     def forward(self, x, mask, past=None, positions=None):
-'''
+"""
 
 CACHE = """
 shape = (*x.shape[:-1], -1, self.head_dim)
@@ -188,8 +188,8 @@ REFUSED = {
         "several matrix products",
     ),
     "flat": (
-        "a = self.q_proj(x) * 2\nb, c = past.update(self.k(x), self.v(x))\n"
-        "return eager_attention_forward(self, a, b, c)",
+        ("a = self.q_proj(x) * 2\nb, c = past.update(self.k(x), self.v(x))\n"
+        "return eager_attention_forward(self, a, b, c)"),
         "no axis of heads",
     ),
     "argument": ("return eager_attention_forward(self, x, mask, past)", "arguments of the function"),

@@ -1,15 +1,13 @@
 import ast
 import importlib.util
-import re
-import textwrap
 from pathlib import Path
 
 import pytest
 
-from fa3cli.errors import ConflictError, Fa3Error, UnsupportedError
+from fa3cli.errors import ConflictError, Fa3Error
 from fa3cli.patching.codemod import list_source, patch_source
 from fa3cli.patching.edits import reverse
-from tests.patching.samples import CACHE, INTERFACE, RIGHT, marked, modeling
+from tests.patching.samples import INTERFACE, RIGHT, marked
 
 EXPECTED = '''
 from fa3cli.fa_quantizer import FAQuantizer
@@ -47,7 +45,11 @@ class Attention(nn.Module):
 def installed_files() -> list[Path]:
     spec = importlib.util.find_spec("transformers")
     models = Path(spec.origin).parent / "models" if spec else Path("nowhere")
-    return [each for each in sorted(models.glob("*/modeling_*.py")) if "_tf_" not in each.name and "_flax_" not in each.name]
+    return [
+        each
+        for each in sorted(models.glob("*/modeling_*.py"))
+        if "_tf_" not in each.name and "_flax_" not in each.name
+    ]
 
 
 def test_a_whole_file_comes_out_as_written_here() -> None:
@@ -69,65 +71,6 @@ def test_patching_twice_is_recognised() -> None:
         patch_source(EXPECTED)
 
 
-def test_siblings_are_patched_and_share_one_quantizer() -> None:
-    text = marked(INTERFACE)[0] + textwrap.dedent("""
-        class SdpaAttention(Attention):
-            def __init__(self, *args):
-                super().__init__(*args)
-
-            def forward(self, x, past):
-                a, b, c = self.project(x)
-                b, c = past.update(b, c)
-                return F.scaled_dot_product_attention(a, b, c)
-
-        class WrappedAttention(Attention):
-            def forward(self, x):
-                return super().forward(x)
-    """)
-    for asked in ((), ("Attention",), ("SdpaAttention",)):
-        patched = patch_source(text, attention=asked)
-        assert [each.name for each in patched.attention] == ["Attention", "SdpaAttention"]
-        assert patched.text.count("FAQuantizer(self.config, logger)") == 1
-        assert patched.text.count("self.fa_quantizer.quant(") == 6
-
-
-def test_a_flash_sibling_that_cannot_be_patched_is_left_out_with_a_warning_unless_asked_for() -> None:
-    text = marked(INTERFACE)[0] + textwrap.dedent("""
-        class FlashAttention(Attention):
-            def forward(self, x, past):
-                return _flash_attention_forward(x, x, x)
-    """)
-    patched = patch_source(text, attention=["Attention"])
-    assert [each.name for each in patched.attention] == ["Attention"]
-    assert "FlashAttention is not patched (modeling.py:" in patched.warnings[0]
-    with pytest.raises(UnsupportedError, match="arguments of the function"):
-        patch_source(text, attention=["FlashAttention"])
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "expected"),
-    [
-        ("self.config = config", "self.width = config.width", "FAQuantizer(config, logger)"),
-        ("        self.config = config", "        if config:\n            self.config = config", "(self.config, logger)"),
-    ],
-)  # fmt: skip
-def test_the_quantizer_gets_the_config_there_is(before: str, after: str, expected: str) -> None:
-    assert expected in patch_source(marked(INTERFACE)[0].replace(before, after)).text
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "reason"),
-    [
-        ("config, layer_idx", "width, layer_idx", "no config"),
-        ("        self.config = config", "        self.config = config\n        if layer_idx:\n            return", "early"),
-    ],
-)  # fmt: skip
-def test_an_init_without_a_place_for_the_quantizer_is_refused(before: str, after: str, reason: str) -> None:
-    text = marked(INTERFACE)[0].replace(before, after)
-    with pytest.raises(UnsupportedError, match=rf"modeling\.py:\d+: .*{reason}"):
-        patch_source(text.replace("self.config = config", "self.w = 1") if reason == "no config" else text)
-
-
 def test_models_stay_native_where_transformers_asks() -> None:
     text = marked(INTERFACE)[0] + "\nclass Base(PreTrainedModel): ...\nclass Model(Base): ..."
     patched = patch_source(text, native_class=True)
@@ -135,32 +78,6 @@ def test_models_stay_native_where_transformers_asks() -> None:
         '\n\n\nif hasattr(Base, "is_custom_code"):\n    Base.is_custom_code = classmethod(lambda cls: False)\n'
     )
     assert reverse(patched.text, patched.edits) == text
-
-
-MODEL = "class Model(PreTrainedModel):\n    def __init__(self, config):\n        self.inner = {}\n    def forward(self): ...\n"
-
-
-@pytest.mark.parametrize(
-    ("inner", "asked", "message", "hint"),
-    [
-        ("Attention(config)", ["Missing"], "no attention class Missing", r"Attention \(6\)"),
-        ("Attention(config), Other(config)", [], "several kinds of attention", "--attention"),
-        ("AutoModel.from_config(config)", [], "composite", None),
-        ("None", [], "no softmax attention", None),
-        ("None", ["Attention"], "no attention class Attention", "none"),
-    ],
-)
-def test_a_choice_that_is_not_clear_is_refused(inner: str, asked: list[str], message: str, hint: str | None) -> None:
-    other = modeling(CACHE + "return eager_attention_forward(self, a, b, c)").replace("class Attention", "class Other")
-    text = marked(INTERFACE)[0] + other + MODEL.format(f"({inner})")
-    with pytest.raises(UnsupportedError, match=message) as caught:
-        patch_source(text, architecture="Model", attention=asked)
-    assert hint is None or re.search(hint, caught.value.hint)
-
-
-def test_an_architecture_the_file_has_not_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="no class Missing"):
-        patch_source(marked(INTERFACE)[0], architecture="Missing")
 
 
 @pytest.mark.skipif(not installed_files(), reason="transformers is not installed")

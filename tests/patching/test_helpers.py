@@ -23,13 +23,19 @@ def cores(text: str):
     source = parse(text, "m.py")
     methods = {node.name: node for node in source.tree.body[0].body}
     return all_cores(
-        methods["forward"], lambda name: ("Attention", methods[name]) if name in methods else None, source.refuse
+        methods["forward"],
+        lambda name: ("Attention", methods[name]) if name in methods else None,
+        source.refuse,
     )
 
 
 def test_a_call_of_a_helper_is_a_core_by_its_arguments() -> None:
     (core,) = cores(CLASS)
-    assert {role: ast.unparse(operand) for role, operand in core.operands.items()} == {"q": "a", "k": "b", "v": "c"}
+    assert {role: ast.unparse(operand) for role, operand in core.operands.items()} == {
+        "q": "a",
+        "k": "b",
+        "v": "c",
+    }
     assert core.axes == {"q": "BHSD", "k": "BHSD", "v": "BHSD"}
 
 

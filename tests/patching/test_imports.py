@@ -50,7 +50,11 @@ def test_outside_imports_tell_what_is_guarded() -> None:
         "import torch.nn\ntry:\n    import apex\nexcept ImportError:\n    pass\n"
         "if is_mamba_ssm_available():\n    from mamba_ssm.ops import f\ndef g():\n    import scipy.special\n"
     )
-    assert outside_imports(parse(text, "m.py")) == {"torch": (1, False), "mamba_ssm": (7, True), "scipy": (9, False)}
+    assert outside_imports(parse(text, "m.py")) == {
+        "torch": (1, False),
+        "mamba_ssm": (7, True),
+        "scipy": (9, False),
+    }
 
 
 def test_transformers_imports_name_module_and_line() -> None:

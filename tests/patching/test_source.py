@@ -25,7 +25,8 @@ def test_a_shared_line_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "message"), [(b"def f(:\n", "m.py:1: does not parse"), (b"a = '\xff'", "not UTF-8"), (b"a\0", "m.py")]
+    ("data", "message"),
+    [(b"def f(:\n", "m.py:1: does not parse"), (b"a = '\xff'", "not UTF-8"), (b"a\0", "m.py")],
 )
 def test_what_is_no_python_is_invalid(data: bytes, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):

@@ -1,0 +1,66 @@
+"""Last doubts about a place: are the states there three, with axes of heads that nobody has repeated yet?"""
+
+from __future__ import annotations
+
+import ast
+
+from fa3cli.patching.cores import Refuse
+from fa3cli.patching.flow import assigned, pairs_of, simple_statements
+from fa3cli.patching.views import View, callee, view_of
+
+__all__ = ["check_states"]
+
+
+def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) -> None:
+    """Refuse states that aren't three tensors of `[B, H, S, D]` with the heads they are cached with, below `body`."""
+    if states["k"].name.id == states["v"].name.id or states["q"].name.id in (
+        states["k"].name.id,
+        states["v"].name.id,
+    ):
+        raise refuse(body[-1], f"two of q, k, v are one tensor, {states['k'].name.id}")
+    for role, view in states.items():
+        if view.axes not in (None, "BHSD"):
+            raise refuse(
+                body[-1], f"{view.name.id} is laid out {view.axes} here, not batch, heads, positions, size"
+            )
+        if role != "q" and (line := _expanded_above(body, view.name.id)):
+            raise refuse(line, f"the heads of {view.name.id} are repeated before it is final")
+        if line := _still_flat(body, view.name.id):
+            raise refuse(line, f"{view.name.id} has no axis of heads here")
+
+
+def _expanded_above(body: list[ast.stmt], name: str) -> ast.stmt | None:
+    """The statement that repeats a state's heads above the place, but below its cache."""
+    for statement in reversed(list(simple_statements(body))):
+        value = dict(pairs_of(statement)).get(name)
+        if value is None:
+            if name in assigned(statement):
+                return None
+            continue
+        view = view_of(value, None)
+        if view is not None and view.expanded:
+            return statement
+        if view is not None:
+            name = view.name.id
+        elif not any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(value)):
+            return None
+    return None
+
+
+def _still_flat(body: list[ast.stmt], name: str) -> ast.stmt | None:
+    """The statement that makes a state straight by a projection, `x = self.proj(y) * scale`: [B, S, H*D]."""
+    for statement in reversed(list(simple_statements(body))):
+        if name not in assigned(statement):
+            continue
+        value = dict(pairs_of(statement)).get(name)
+        while isinstance(value, ast.BinOp):
+            value = value.left
+        is_projection = (
+            isinstance(value, ast.Call)
+            and isinstance(value.func, ast.Attribute)
+            and getattr(value.func.value, "id", "") == "self"
+            and all(isinstance(argument, ast.Name) and argument.id != name for argument in value.args)
+            and callee(value).endswith("proj")
+        )
+        return statement if is_projection else None
+    return None

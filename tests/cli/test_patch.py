@@ -1,0 +1,113 @@
+import json
+import sys
+
+import pytest
+
+from fa3cli.cli import main
+from tests.patching.conftest import snapshot, weights  # noqa: F401
+
+
+@pytest.fixture
+def fa3(monkeypatch, capsys):
+    """Run `fa3 patch ...`: exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fa3", "patch", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            main()
+            sys.exit(0)
+        captured = capsys.readouterr()
+        return done.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def test_patch_speaks_on_stderr_only(fa3, weights) -> None:  # noqa: F811
+    code, out, err = fa3(weights, "--attention", "Qwen2Attention")
+    assert (code, out) == (0, "")
+    assert "wrote" in err
+    assert "Qwen2Attention: query_states, key_states, value_states" in err
+    code, out, err = fa3(weights)
+    assert (code, out) == (0, "")
+    assert "patched already" in err
+
+
+def test_json_is_the_result(fa3, weights) -> None:  # noqa: F811
+    code, out, _ = fa3(weights, "--json")
+    result = json.loads(out)
+    assert (code, result["state"], result["class_name"]) == (0, "patched", "Qwen2ForCausalLM")
+    assert result["attention"][0]["states"] == ["query_states", "key_states", "value_states"]
+    assert json.loads(fa3(weights, "--json")[1])["state"] == "already-patched"
+    assert len(json.loads(fa3(weights, "--undo", "--json")[1])["removed"]) == 2
+
+
+def test_check_tells_by_its_exit_code_and_writes_nothing(fa3, weights) -> None:  # noqa: F811
+    before = snapshot(weights)
+    assert fa3(weights, "--check")[0] == 1
+    assert snapshot(weights) == before
+    fa3(weights)
+    assert fa3(weights, "--check")[0] == 0
+    assert json.loads(fa3(weights, "--check", "--json")[1])["state"] == "already-patched"
+    assert fa3(weights, "--check", "--quantizer", "msmodelslim")[0] == 1
+    (weights / "modeling_qwen2_fa3.py").write_text("edited")
+    code, out, err = fa3(weights, "--check")
+    assert (code, out) == (1, "")
+    assert "changed since" in err
+
+
+def test_diff_shows_both_files_and_writes_nothing(fa3, weights) -> None:  # noqa: F811
+    before = snapshot(weights)
+    code, out, _ = fa3(weights, "--diff")
+    assert code == 0
+    assert '+        query_states = self.fa_quantizer.quant(query_states, qkv="q")' in out
+    assert '+    "AutoModelForCausalLM": "modeling_qwen2_fa3.Qwen2ForCausalLM"' in out
+    assert snapshot(weights) == before
+
+
+def test_list_names_classes_lines_and_states(fa3, weights) -> None:  # noqa: F811
+    code, out, _ = fa3(weights, "--list")
+    assert code == 0
+    assert "Qwen2Attention" in out
+    assert "query_states, key_states, value_states (below line" in out
+    assert json.loads(fa3(weights, "--list", "--json")[1])["attention"][0]["line"] > 0
+
+
+def test_undo_and_nothing_to_undo(fa3, weights) -> None:  # noqa: F811
+    before = snapshot(weights)
+    fa3(weights)
+    assert fa3(weights, "--undo")[0] == 0
+    assert snapshot(weights) == before
+    code, _, err = fa3(weights, "--undo")
+    assert code == 0
+    assert "nothing to undo" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--attention", "Qwen9Attention"], 3, "Qwen2Attention"),
+        (["--modeling", "nowhere.py"], 5, "nowhere.py"),
+        (["--list", "--undo"], 2, "exclude"),
+        (["--quantizer", "other"], 2, "other"),
+    ],
+)
+def test_what_goes_wrong_has_its_exit_code(fa3, weights, arguments: list[str], code: int, words: str) -> None:  # noqa: F811
+    before = snapshot(weights)
+    found, out, err = fa3(weights, *arguments)
+    assert (found, out) == (code, "")
+    assert words in err
+    assert "Traceback" not in err
+    assert snapshot(weights) == before
+
+
+def test_a_folder_without_config(fa3, tmp_path) -> None:
+    code, _, err = fa3(tmp_path)
+    assert code == 5
+    assert "config.json not found" in err
+
+
+def test_a_foreign_patch(fa3, weights) -> None:  # noqa: F811
+    (weights / "modeling_qwen2_fa3.py").write_text("mine")
+    assert fa3(weights)[0] == 4
+    assert fa3(weights, "--undo")[0] == 4
+    assert fa3(weights, "--check")[0] == 1

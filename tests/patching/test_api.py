@@ -1,0 +1,245 @@
+import json
+import os
+import shutil
+
+import pytest
+
+from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
+from fa3cli.patching import api, attention_of, patch, plan, status, undo
+from fa3cli.patching.installed import Installed, installed_transformers
+from tests.patching.conftest import snapshot
+
+
+def test_patch_then_undo_restores_every_byte(weights) -> None:
+    before = snapshot(weights)
+    result = patch(weights)
+    assert (result.state, result.class_name) == ("patched", "Qwen2ForCausalLM")
+    assert sorted(snapshot(weights)) == [
+        ".fa3/patch.json",
+        "config.json",
+        "model.safetensors",
+        "modeling_qwen2_fa3.py",
+    ]
+    config = json.loads((weights / "config.json").read_bytes())
+    assert config["auto_map"] == {"AutoModelForCausalLM": "modeling_qwen2_fa3.Qwen2ForCausalLM"}
+    done = undo(weights)
+    assert done.restored == (weights / "config.json",)
+    assert snapshot(weights) == before
+    assert not (weights / ".fa3").exists()
+
+
+def test_patching_twice_writes_nothing(weights) -> None:
+    patch(weights)
+    first = {name: (weights / name).stat().st_mtime_ns for name in snapshot(weights)}
+    assert patch(weights).state == "already-patched"
+    assert {name: (weights / name).stat().st_mtime_ns for name in snapshot(weights)} == first
+
+
+def test_plan_writes_nothing(weights) -> None:
+    before = snapshot(weights)
+    assert plan(weights).result.state == "would-patch"
+    assert snapshot(weights) == before
+
+
+def test_another_choice_replaces_the_patch_and_undo_still_finds_the_way_back(weights) -> None:
+    before = snapshot(weights)
+    patch(weights)
+    assert plan(weights, quantizer="msmodelslim").result.state == "stale"
+    assert patch(weights, quantizer="msmodelslim").state == "patched"
+    assert b"from msmodelslim import logger" in snapshot(weights)["modeling_qwen2_fa3.py"]
+    undo(weights)
+    assert snapshot(weights) == before
+
+
+def test_undo_of_an_unpatched_folder_does_nothing(weights) -> None:
+    before = snapshot(weights)
+    assert undo(weights).removed == ()
+    assert snapshot(weights) == before
+
+
+@pytest.mark.parametrize("name", ["modeling_qwen2_fa3.py", "config.json"])
+def test_changes_made_by_hand_are_only_given_up_with_force(weights, name: str) -> None:
+    before = snapshot(weights)
+    patch(weights)
+    changed = (weights / name).read_bytes().replace(b"hidden_size", b"hidden_size2") + b"\n"
+    (weights / name).write_bytes(changed)
+    edited = snapshot(weights)
+    for act in (patch, undo, plan):
+        with pytest.raises(ConflictError, match=f"{name} changed since"):
+            act(weights)
+    assert snapshot(weights) == edited
+    assert patch(weights, force=True).state == "patched"
+    undo(weights)
+    if name == "config.json":  # what was changed by hand outlives the patch
+        before[name] = before[name].replace(b"hidden_size", b"hidden_size2") + b"\n"
+    assert snapshot(weights) == before
+
+
+def test_undo_with_force_keeps_what_was_changed_in_config(weights) -> None:
+    patch(weights)
+    path = weights / "config.json"
+    path.write_bytes(path.read_bytes().replace(b"64", b"128"))
+    undo(weights, force=True)
+    config = json.loads(path.read_bytes())
+    assert config["hidden_size"] == 128
+    assert "auto_map" not in config
+
+
+def test_someone_elses_patch_is_left_alone(weights) -> None:
+    (weights / "modeling_qwen2_fa3.py").write_text("mine")
+    for act in (patch, undo):
+        with pytest.raises(ConflictError, match="modeling_qwen2_fa3.py exists"):
+            act(weights)
+    (weights / "modeling_qwen2_fa3.py").unlink()
+    config = json.loads((weights / "config.json").read_bytes())
+    config["auto_map"] = {"AutoModelForCausalLM": "theirs.Model"}
+    (weights / "config.json").write_text(json.dumps(config))
+    before = snapshot(weights)
+    for act in (patch, undo):
+        with pytest.raises(ConflictError, match=r"theirs\.Model"):
+            act(weights, force=True)
+    assert snapshot(weights) == before
+
+
+@pytest.mark.parametrize("survived", range(4))
+@pytest.mark.parametrize("act", [patch, undo])
+def test_a_crash_between_any_two_steps_leaves_an_explained_state(
+    weights, monkeypatch, act, survived: int
+) -> None:
+    before = snapshot(weights)
+    if act is undo:
+        patch(weights)
+    steps = iter(range(survived))
+
+    def until_the_crash(function):
+        def run(*args):
+            if next(steps, None) is None:
+                raise KeyboardInterrupt
+            return function(*args)
+
+        return run
+
+    with monkeypatch.context() as crash:
+        for name in ("write", "remove", "make_link"):
+            crash.setattr(api, name, until_the_crash(getattr(api, name)))
+        try:
+            act(weights)
+        except KeyboardInterrupt:
+            pass
+    assert status(weights).state in ("unpatched", "stale", "patched")
+    again, back = weights.with_name("again"), weights.with_name("back")
+    for copy in (again, back):
+        shutil.copytree(weights, copy)
+    patch(again)
+    assert status(again).state == "patched"
+    undo(again)
+    undo(back)
+    assert snapshot(again) == snapshot(back) == before
+
+
+def test_a_linked_config_is_replaced_and_linked_again(weights) -> None:
+    blob = weights.parent / "blob"
+    (weights / "config.json").rename(blob)
+    (weights / "config.json").symlink_to("../blob")
+    content = blob.read_bytes()
+    patch(weights)
+    assert blob.read_bytes() == content
+    assert not (weights / "config.json").is_symlink()
+    undo(weights)
+    assert os.readlink(weights / "config.json") == "../blob"
+    assert blob.read_bytes() == content
+
+
+def test_output_is_a_complete_folder_and_the_source_stays(weights) -> None:
+    before, output = snapshot(weights), weights.parent / "out"
+    assert plan(weights, output=output).result.state == "would-patch"
+    assert not output.exists()
+    result = patch(weights, output=output)
+    assert snapshot(weights) == before
+    assert result.module == output / "modeling_qwen2_fa3.py"
+    assert (output / "model.safetensors").is_symlink()
+    assert status(output).reproducible
+    assert patch(weights, output=output).state == "already-patched"
+    assert patch(weights, output=output, quantizer="msmodelslim").state == "patched"
+    undo(output)
+    assert snapshot(output) == before
+
+
+def test_output_that_holds_something_else_is_refused(weights) -> None:
+    output = weights.parent / "out"
+    output.mkdir()
+    (output / "notes.txt").write_text("mine")
+    with pytest.raises(ConflictError, match="something else"):
+        patch(weights, output=output)
+    assert snapshot(output) == {"notes.txt": b"mine"}
+    with pytest.raises(ConflictError, match="not a folder"):
+        patch(weights, output=output / "notes.txt")
+    patch(weights)
+    with pytest.raises(ConflictError, match="patched itself"):
+        patch(weights, output=weights.parent / "other")
+
+
+def test_a_folder_that_cannot_be_written_is_a_conflict(weights) -> None:
+    (weights / ".fa3").symlink_to("nowhere")
+    before = snapshot(weights)
+    with pytest.raises(ConflictError, match="cannot write") as caught:
+        patch(weights)
+    assert "--output" in caught.value.hint
+    assert snapshot(weights) == before
+
+
+def change(weights, **fields) -> None:
+    config = json.loads((weights / "config.json").read_bytes())
+    (weights / "config.json").write_text(json.dumps({**config, **fields}))
+
+
+def test_what_cannot_be_patched_leaves_the_folder_alone(weights, monkeypatch) -> None:
+    cases = [
+        ({"model_type": "qwen22"}, UnsupportedError, "qwen22"),
+        ({"model_type": "fuyu", "architectures": ["FuyuForCausalLM"]}, UnsupportedError, "composite"),
+        ({"model_type": "qwen2", "architectures": ["Missing"]}, UnsupportedError, "Missing"),
+        ({"model_type": None}, InvalidInputError, "model_type"),
+    ]
+    for fields, kind, message in cases:
+        change(weights, **fields)
+        before = snapshot(weights)
+        with pytest.raises(kind, match=message):
+            patch(weights)
+        assert snapshot(weights) == before
+
+
+def test_no_such_class_names_the_ones_there_are(weights) -> None:
+    with pytest.raises(UnsupportedError, match="no attention class Qwen3Attention") as caught:
+        patch(weights, attention=["Qwen3Attention"])
+    assert "Qwen2Attention (" in caught.value.hint
+
+
+def test_versions_that_differ_are_warned_of_and_llama31_needs_its_own(weights, monkeypatch) -> None:
+    change(weights, transformers_version="4.40.0")
+    assert "transformers 4.40.0" in plan(weights).result.warnings[0]
+    change(weights, rope_scaling={"rope_type": "llama3", "factor": 8.0})
+    plan(weights)
+    folder = installed_transformers().folder
+    monkeypatch.setattr(api, "installed_transformers", lambda: Installed(folder, "4.42.4"))
+    with pytest.raises(UnsupportedError, match="4.43.0"):
+        plan(weights)
+
+
+def test_a_modeling_file_of_another_version_is_refused_by_the_names_it_misses(weights) -> None:
+    source = plan(weights).source_text
+    path = weights.parent / "modeling_other.py"
+    path.write_text(source.replace("import ACT2FN", "import ACT2FN, NEVER_THERE"))
+    with pytest.raises(UnsupportedError, match="NEVER_THERE of transformers.activations"):
+        patch(weights, modeling=path)
+    path.write_text("import surely_not_installed\n" + source)
+    with pytest.raises(UnsupportedError, match="modeling_other.py:1: imports surely_not_installed"):
+        patch(weights, modeling=path)
+    path.write_text("def f(:\n")
+    with pytest.raises(InvalidInputError, match="modeling_other.py:1: does not parse"):
+        patch(weights, modeling=path)
+    with pytest.raises(InvalidInputError, match="No such file"):
+        patch(weights, modeling=weights / "none.py")
+
+
+def test_attention_of_lists_the_classes(weights) -> None:
+    assert "Qwen2Attention" in [each.name for each in attention_of(weights)]

@@ -1,0 +1,73 @@
+import re
+import textwrap
+
+import pytest
+
+from fa3cli.errors import UnsupportedError
+from fa3cli.patching.codemod import patch_source
+from tests.patching.samples import CACHE, INTERFACE, marked, modeling
+
+
+def test_siblings_are_patched_and_share_one_quantizer() -> None:
+    text = marked(INTERFACE)[0] + textwrap.dedent("""
+        class SdpaAttention(Attention):
+            def __init__(self, *args):
+                super().__init__(*args)
+
+            def forward(self, x, past):
+                a, b, c = self.project(x)
+                b, c = past.update(b, c)
+                return F.scaled_dot_product_attention(a, b, c)
+
+        class WrappedAttention(Attention):
+            def forward(self, x):
+                return super().forward(x)
+    """)
+    for asked in ((), ("Attention",), ("SdpaAttention",)):
+        patched = patch_source(text, attention=asked)
+        assert [each.name for each in patched.attention] == ["Attention", "SdpaAttention"]
+        assert patched.text.count("FAQuantizer(self.config, logger)") == 1
+        assert patched.text.count("self.fa_quantizer.quant(") == 6
+
+
+def test_a_flash_sibling_that_cannot_be_patched_is_left_out_with_a_warning_unless_asked_for() -> None:
+    text = marked(INTERFACE)[0] + textwrap.dedent("""
+        class FlashAttention(Attention):
+            def forward(self, x, past):
+                return _flash_attention_forward(x, x, x)
+    """)
+    patched = patch_source(text, attention=["Attention"])
+    assert [each.name for each in patched.attention] == ["Attention"]
+    assert "FlashAttention is not patched (modeling.py:" in patched.warnings[0]
+    with pytest.raises(UnsupportedError, match="arguments of the function"):
+        patch_source(text, attention=["FlashAttention"])
+
+
+MODEL = "class Model(PreTrainedModel):\n    def __init__(self, config):\n        self.inner = {}\n    def forward(self): ...\n"
+
+
+@pytest.mark.parametrize(
+    ("inner", "asked", "message", "hint"),
+    [
+        ("Attention(config)", ["Missing"], "no attention class Missing", r"Attention \(6\)"),
+        ("Attention(config), Other(config)", [], "several kinds of attention", "--attention"),
+        ("AutoModel.from_config(config)", [], "composite", None),
+        ("None", [], "no softmax attention", None),
+        ("None", ["Attention"], "no attention class Attention", "none"),
+    ],
+)
+def test_a_choice_that_is_not_clear_is_refused(
+    inner: str, asked: list[str], message: str, hint: str | None
+) -> None:
+    other = modeling(CACHE + "return eager_attention_forward(self, a, b, c)").replace(
+        "class Attention", "class Other"
+    )
+    text = marked(INTERFACE)[0] + other + MODEL.format(f"({inner})")
+    with pytest.raises(UnsupportedError, match=message) as caught:
+        patch_source(text, architecture="Model", attention=asked)
+    assert hint is None or re.search(hint, caught.value.hint)
+
+
+def test_an_architecture_the_file_has_not_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="no class Missing"):
+        patch_source(marked(INTERFACE)[0], architecture="Missing")

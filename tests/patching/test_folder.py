@@ -1,0 +1,82 @@
+import json
+
+import pytest
+
+from fa3cli.patching import patch, plan, status
+from fa3cli.patching.receipt import RECEIPT, sha256
+
+
+def test_an_unpatched_folder(weights) -> None:
+    found = status(weights)
+    assert (found.state, found.reproducible, found.module, found.class_name) == (
+        "unpatched",
+        False,
+        None,
+        None,
+    )
+
+
+def test_a_patched_folder_is_reproducible(weights) -> None:
+    patch(weights)
+    found = status(weights)
+    assert (found.state, found.reproducible, found.class_name) == ("patched", True, "Qwen2ForCausalLM")
+    assert found.module == weights / "modeling_qwen2_fa3.py"
+    assert "Qwen2Attention" in found.attention
+
+
+def test_a_forged_receipt_proves_nothing(weights) -> None:
+    patch(weights)
+    module, receipt = weights / "modeling_qwen2_fa3.py", weights / RECEIPT
+    module.write_text("print('evil')\n")
+    data = json.loads(receipt.read_text())
+    data["modeling"]["after"] = sha256(module.read_bytes())
+    receipt.write_text(json.dumps(data))
+    found = status(weights)
+    assert (found.state, found.reproducible) == ("stale", False)
+
+
+def test_another_entry_of_auto_map_is_code_nobody_checked(weights) -> None:
+    config = json.loads((weights / "config.json").read_bytes())
+    (weights / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "evil.Config"}}))
+    patch(weights)
+    found = status(weights)
+    assert (found.state, found.reproducible) == ("patched", False)
+
+
+def test_a_given_source_and_another_quantizer_are_never_reproducible(weights) -> None:
+    path = weights.parent / "modeling_given.py"
+    path.write_text(plan(weights).source_text)
+    patch(weights, modeling=path)
+    assert (status(weights).state, status(weights).reproducible) == ("patched", False)
+    patch(weights, quantizer="msmodelslim")
+    assert (status(weights).state, status(weights).reproducible) == ("patched", False)
+    path.write_text("changed")
+    patch(weights)
+    assert status(weights).reproducible
+
+
+def test_a_changed_source_makes_a_patch_stale(weights) -> None:
+    path = weights.parent / "modeling_given.py"
+    path.write_text(plan(weights).source_text)
+    patch(weights, modeling=path)
+    path.write_text(path.read_text() + "\n# newer\n")
+    assert status(weights).state == "stale"
+    assert "source" in status(weights).reason
+
+
+@pytest.mark.parametrize("name", ["modeling_qwen2_fa3.py", "config.json"])
+def test_a_file_changed_since_is_edited(weights, name: str) -> None:
+    patch(weights)
+    (weights / name).write_bytes((weights / name).read_bytes() + b"\n")
+    found = status(weights)
+    assert (found.state, found.reproducible) == ("edited", False)
+    assert name in found.reason
+
+
+def test_what_fa3_did_not_do_is_foreign(weights) -> None:
+    patch(weights)
+    (weights / RECEIPT).write_text("{}")
+    assert status(weights).state == "foreign"
+    (weights / RECEIPT).unlink()
+    assert status(weights).state == "foreign"
+    assert status(weights).class_name == "Qwen2ForCausalLM"

@@ -1,0 +1,106 @@
+import pytest
+
+from fa3cli.errors import MissingCapabilityError, UnsupportedError
+from fa3cli.patching.installed import Installed, installed_transformers
+
+AUTO = """
+MODEL_MAPPING_NAMES = OrderedDict(
+    [
+        ("other", "OtherModel"),
+    ]
+)
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict(
+    [
+        ("plain", "PlainForCausalLM"),
+        ("dashed-name", "DashedForCausalLM"),
+        ("plain_text", "PlainTextForCausalLM"),
+        ("old", "OldForCausalLM"),
+        ("twin", "PlainForCausalLM"),
+        ("lost", "LostForCausalLM"),
+    ]
+)
+"""
+FILES = {
+    "models/auto/modeling_auto.py": AUTO,
+    "models/auto/configuration_auto.py": 'SPECIAL_MODEL_TYPE_TO_MODULE_NAME = OrderedDict(\n    [\n        ("plain_text", "plain"),\n    ]\n)\n',
+    "models/plain/modeling_plain.py": "class PlainForCausalLM(X): ...\nclass PlainTextForCausalLM(X): ...\n",
+    "models/plain/modeling_aplain.py": "class PlainForCausalLMHead(X): ...\n",
+    "models/dashed_name/modeling_dashed_name.py": "class DashedForCausalLM: ...\n",
+    "models/deprecated/old/modeling_old.py": "class OldForCausalLM: ...\n",
+    "modeling_utils.py": "class PreTrainedModel: ...\n",
+    "utils/__init__.py": "from .generic import *\n",
+    "utils/generic.py": "def found(): ...\n",
+}  # fmt: skip
+
+
+@pytest.fixture
+def installed(tmp_path) -> Installed:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return Installed(tmp_path, "4.43.1")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "path", "package", "causal_lm"),
+    [
+        ("plain", "models/plain/modeling_plain.py", "models.plain", "PlainForCausalLM"),
+        (
+            "dashed-name",
+            "models/dashed_name/modeling_dashed_name.py",
+            "models.dashed_name",
+            "DashedForCausalLM",
+        ),
+        ("plain_text", "models/plain/modeling_plain.py", "models.plain", "PlainTextForCausalLM"),
+        ("old", "models/deprecated/old/modeling_old.py", "models.deprecated.old", "OldForCausalLM"),
+        ("twin", "models/plain/modeling_plain.py", "models.plain", "PlainForCausalLM"),
+    ],
+)
+def test_a_model_type_leads_to_its_file(
+    installed, model_type: str, path: str, package: str, causal_lm: str
+) -> None:
+    found = installed.modeling_file(model_type)
+    assert (found.path, found.package, found.causal_lm) == (
+        installed.folder / path,
+        f"transformers.{package}",
+        causal_lm,
+    )
+
+
+def test_an_unknown_type_names_the_nearest(installed) -> None:
+    with pytest.raises(UnsupportedError, match="'plian'") as caught:
+        installed.modeling_file("plian")
+    assert "plain" in caught.value.hint
+    with pytest.raises(UnsupportedError, match="'other'"):
+        installed.modeling_file("other")
+    with pytest.raises(UnsupportedError, match="no class LostForCausalLM"):
+        installed.modeling_file("lost")
+
+
+def test_versions_compare_by_number() -> None:
+    assert Installed(None, "4.9.2").older_than(4, 43, 0)
+    assert not Installed(None, "4.43.0.dev0").older_than(4, 43, 0)
+    assert not Installed(None, "5.23.0").older_than(4, 43, 0)
+
+
+def test_what_a_version_lacks(installed) -> None:
+    assert not installed.lacks("transformers.modeling_utils", "PreTrainedModel")
+    assert not installed.lacks("transformers.utils", "found")
+    assert not installed.lacks("transformers.utils", "generic")
+    assert installed.lacks("transformers.utils", "missing")
+    assert installed.lacks("transformers.nowhere", "missing")
+
+
+def test_what_a_version_does_with_custom_code(installed) -> None:
+    assert not installed.knows_custom_code
+    (installed.folder / "modeling_utils.py").write_text("    def is_custom_code(cls): ...\n")
+    assert installed.knows_custom_code
+    assert installed.checks_guarded_imports
+
+
+def test_the_transformers_of_this_environment_is_found_without_importing_it() -> None:
+    try:
+        found = installed_transformers()
+    except MissingCapabilityError:
+        pytest.skip("transformers is not installed")
+    assert found.modeling_file("qwen2").path.name == "modeling_qwen2.py"

@@ -1,0 +1,40 @@
+import json
+
+import pytest
+
+from fa3cli.errors import ConflictError
+from fa3cli.patching.edits import Edit
+from fa3cli.patching.receipt import RECEIPT, Change, Receipt, read_receipt
+
+CHANGE = Change("a", "b", (Edit(3, "x", "é\r\n"),))
+SAMPLE = Receipt(
+    "0.1", 1, "4.43.1", "fa3cli", ("A",), "/s.py", False, "m.py", CHANGE, CHANGE, {"AutoConfig": "c.C"}, None
+)
+
+
+def write(folder, text: str) -> None:
+    (folder / RECEIPT).parent.mkdir()
+    (folder / RECEIPT).write_bytes(text.encode())
+
+
+def test_a_receipt_reads_back_as_written(tmp_path) -> None:
+    write(tmp_path, SAMPLE.to_json())
+    assert read_receipt(tmp_path) == SAMPLE
+
+
+def test_no_receipt_is_none(tmp_path) -> None:
+    assert read_receipt(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", SAMPLE.to_json().replace('"rules"', '"rulez"')])
+def test_a_broken_receipt_is_a_conflict(tmp_path, text: str) -> None:
+    write(tmp_path, text)
+    with pytest.raises(ConflictError, match="not a receipt"):
+        read_receipt(tmp_path)
+
+
+@pytest.mark.parametrize("module", ["../m.py", "/m.py", "a/m.py", "config.json"])
+def test_a_receipt_cannot_point_out_of_its_folder(tmp_path, module: str) -> None:
+    write(tmp_path, json.dumps({**json.loads(SAMPLE.to_json()), "module": module}))
+    with pytest.raises(ConflictError, match="outside"):
+        read_receipt(tmp_path)
