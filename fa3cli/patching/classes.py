@@ -32,6 +32,7 @@ class ClassGraph:
 
     def __init__(self, source: Source) -> None:
         self.classes = {node.name: node for node in source.tree.body if isinstance(node, ast.ClassDef)}
+        self.functions = {node.name: node for node in source.tree.body if isinstance(node, ast.FunctionDef)}
         self.references: dict[str, set[str]] = {}
         for node in source.tree.body:
             names = set() if self._is_model_base(node) else _names(node)
@@ -94,7 +95,7 @@ def attention_classes(source: Source, graph: ClassGraph) -> dict[str, tuple[Atte
         try:
             cores = all_cores(forward[1], partial(graph.method, name), source.refuse)
             if not cores:
-                if _looks_like_attention(node):
+                if _looks_like_attention(graph, node):
                     raise source.refuse(node, f"{name} computes attention in a way fa3 can't follow")
                 continue
             is_flash = all(core.flash for core in cores)
@@ -107,14 +108,18 @@ def attention_classes(source: Source, graph: ClassGraph) -> dict[str, tuple[Atte
     return found
 
 
-def _looks_like_attention(node: ast.ClassDef) -> bool:
+def _looks_like_attention(graph: ClassGraph, node: ast.ClassDef) -> bool:
     """Whether a class without a core is likely to have one all the same: relative, hashed, block-sparse attention."""
-    called = {callee(each).lower() for each in ast.walk(node) if isinstance(each, ast.Call)}
-    return (
-        "att" in node.name.lower()
-        and "softmax" in called
-        and bool(called & {"matmul", "bmm", "baddbmm", "einsum"})
-    )
+    if "att" not in node.name.lower():
+        return False
+    found, todo = [node], _names(node)
+    while more := [
+        function for name, function in graph.functions.items() if name in todo and function not in found
+    ]:
+        found += more
+        todo = set().union(*map(_names, more))
+    called = {callee(each).lower() for part in found for each in ast.walk(part) if isinstance(each, ast.Call)}
+    return "softmax" in called and bool(called & {"matmul", "bmm", "baddbmm", "einsum"})
 
 
 def _names(node: ast.AST) -> set[str]:

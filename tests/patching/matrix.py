@@ -46,8 +46,8 @@ SMALL = {name: size for size, names in SIZES.items() for name in names.split()}
 SPECIAL = {
     **{
         name: {"num_key_value_heads": 4}
-        for name in "axk1 axk2 deepseek_v2 deepseek_v32 dots3_note_text glm4_moe_lite glm_moe_dsa gpt_neox kimi_linear "
-        "minicpm3 persimmon youtu".split()  # noqa: SIM905
+        for name in ("axk1", "axk2", "deepseek_v2", "deepseek_v32", "dots3_note_text", "glm4_moe_lite", "glm_moe_dsa",
+                     "gpt_neox", "kimi_linear", "minicpm3", "persimmon", "youtu")
     },
     "bailing_hybrid": {"num_key_value_heads": 4},
     "bamba": {"attn_layer_indices": [1], "layer_types": None, "mamba_n_heads": 4, "mamba_d_head": 32,

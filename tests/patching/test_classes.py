@@ -46,12 +46,19 @@ def test_attention_that_cannot_be_followed_is_listed_with_its_line() -> None:
             def attend(self, x):
                 return torch.einsum("ij,jk", x, x).softmax(-1)
 
+        def chunked(x):
+            return torch.matmul(x, x).softmax(-1)
+
+        class ChunkedAttention(nn.Module):
+            def forward(self, x):
+                return chunked(x)
+
         class Router(nn.Module):
             def forward(self, x):
                 return torch.softmax(self.gate(x), -1)
     """)
     source = parse(text, "m.py")
     found = attention_classes(source, ClassGraph(source))
-    assert list(found) == ["Attention", "HashAttention"]
+    assert list(found) == ["Attention", "HashAttention", "ChunkedAttention"]
     assert found["Attention"][0].states == ("a", "b", "c")
     assert "can't follow" in found["HashAttention"][0].problem
