@@ -97,11 +97,15 @@ def patch(
         if made.disk and made.disk.receipt:
             undo(target, force=force)
         if target != Path(folder):
-            _prepare_output(Path(folder), target, made.config_before.encode())
+            _make_output(Path(folder), target, made.config_before.encode())
         # The receipt first: it explains every state a crash between the writes can leave.
         write(target / RECEIPT, made.receipt.to_json().encode())
-        write(made.result.module, made.patched_text.encode())
-        write(target / "config.json", made.config_after.encode())
+        try:
+            write(made.result.module, made.patched_text.encode())
+            write(target / "config.json", made.config_after.encode())
+        except OSError:
+            undo(target)
+            raise
     return replace(made.result, state="patched")
 
 
@@ -139,11 +143,21 @@ def undo(folder: str | Path, *, force: bool = False) -> UndoResult:
 
 
 def _output(folder: Path, output: str | Path | None) -> Path:
+    """The folder to patch; refuses an output folder that isn't new, empty, or made by us."""
     if output is None or Path(output).resolve() == folder.resolve():
         return folder
     target = Path(output)
     if target.exists() and not target.is_dir():
         raise ConflictError(f"{target} is not a folder")
+    if not target.exists() or not any(target.iterdir()) or (target / RECEIPT).exists():
+        return target
+    # What a run that was cut off leaves: links to all there is, and a config.json.
+    links = {entry.name for entry in target.iterdir() if entry.is_symlink()}
+    own = {entry.name for entry in target.iterdir()} - links
+    if own != {"config.json"} or not {entry.name for entry in folder.iterdir()} <= links | own:
+        raise ConflictError(
+            f"{target} already holds something else", hint="give a new or empty folder to --output"
+        )
     return target
 
 
@@ -196,14 +210,8 @@ def _state(target: Path, disk: Disk | None, receipt: Receipt) -> str:
     return "already-patched" if done else "stale"
 
 
-def _prepare_output(folder: Path, target: Path, config: bytes) -> None:
-    """Make the output folder, or see that what is there is one we made."""
+def _make_output(folder: Path, target: Path, config: bytes) -> None:
     if not target.exists() or not any(target.iterdir()):
         link_folder(folder, target, config)
-        return
-    links = {entry.name for entry in target.iterdir() if entry.is_symlink()}
-    if {entry.name for entry in folder.iterdir()} - links - {"config.json"}:
-        raise ConflictError(
-            f"{target} already holds something else", hint="give a new or empty folder to --output"
-        )
-    write(target / "config.json", config)
+    else:
+        write(target / "config.json", config)

@@ -1,10 +1,11 @@
+import errno
 import json
 import os
 import shutil
 
 import pytest
 
-from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
+from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError
 from fa3cli.patching import api, attention_of, patch, plan, status, undo
 from fa3cli.patching.installed import Installed, installed_transformers
 from tests.patching.conftest import snapshot
@@ -165,12 +166,27 @@ def test_output_is_a_complete_folder_and_the_source_stays(weights) -> None:
     assert snapshot(output) == before
 
 
+def test_an_output_that_was_cut_off_is_finished(weights, monkeypatch) -> None:
+    output = weights.parent / "out"
+    with monkeypatch.context() as crash:
+        crash.setattr(api, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            patch(weights, output=output)
+    assert sorted(snapshot(output)) == ["config.json", "model.safetensors"]
+    (output / "modeling_qwen2_fa3.py").write_text("mine")
+    with pytest.raises(ConflictError, match="something else"):
+        patch(weights, output=output)
+    (output / "modeling_qwen2_fa3.py").unlink()
+    assert patch(weights, output=output).state == "patched"
+
+
 def test_output_that_holds_something_else_is_refused(weights) -> None:
     output = weights.parent / "out"
     output.mkdir()
     (output / "notes.txt").write_text("mine")
-    with pytest.raises(ConflictError, match="something else"):
-        patch(weights, output=output)
+    for act in (patch, plan):
+        with pytest.raises(ConflictError, match="something else"):
+            act(weights, output=output)
     assert snapshot(output) == {"notes.txt": b"mine"}
     with pytest.raises(ConflictError, match="not a folder"):
         patch(weights, output=output / "notes.txt")
@@ -185,6 +201,21 @@ def test_a_folder_that_cannot_be_written_is_a_conflict(weights) -> None:
     with pytest.raises(ConflictError, match="cannot write") as caught:
         patch(weights)
     assert "--output" in caught.value.hint
+    assert snapshot(weights) == before
+
+
+@pytest.mark.parametrize("name", ["modeling_qwen2_fa3.py", "config.json"])
+def test_a_full_disk_leaves_nothing_half_written(weights, monkeypatch, name: str) -> None:
+    before, whole = snapshot(weights), api.write
+
+    def write(path, data: bytes) -> None:
+        if path.name == name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        whole(path, data)
+
+    monkeypatch.setattr(api, "write", write)
+    with pytest.raises(MissingCapabilityError, match="no room"):
+        patch(weights)
     assert snapshot(weights) == before
 
 
