@@ -24,8 +24,8 @@ __all__ = ["LayerSynchronousForwards"]
 class LayerSynchronousForwards:
     """The suspended forwards of `samples` (keyword arguments of the model), to be used as a context.
 
-    `start` brings all of them to the first layer, `advance` takes one through the layer it waits at,
-    `finish` lets one run to its end. Raises UnsupportedError where a forward does not visit the layers
+    `start` brings all of them to the first layer, `advance` takes one through the layer it waits at; after
+    the last layer `finish` lets it run to its end and `stop` ends it there. Raises UnsupportedError where a forward does not visit the layers
     once each, in order.
     """
 
@@ -39,9 +39,8 @@ class LayerSynchronousForwards:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for forward in self._forwards:
-            if forward:
-                forward.throw()  # unwinds a suspended forward
+        for sample in range(len(self._forwards)):
+            self.stop(sample)
         for hook in self._hooks:
             hook.remove()
 
@@ -58,6 +57,11 @@ class LayerSynchronousForwards:
     def finish(self, sample: int) -> Any:
         """Run what follows the last layer and return the model's output."""
         return self._forwards[sample].switch()
+
+    def stop(self, sample: int) -> None:
+        """End a sample's forward where it is and free what it holds."""
+        if self._forwards[sample]:
+            self._forwards[sample].throw()
 
     @torch.no_grad()
     def _switch_to(self, sample: int, expected: nn.Module) -> None:

@@ -15,7 +15,7 @@ from fa3cli.calibration.identity import REPORT_FILE, identity, is_complete
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.layer_observation import LayerObservation
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
-from fa3cli.calibration.memory import release_freed_memory
+from fa3cli.calibration.memory import FreedMemory
 from fa3cli.calibration.plan import plan
 from fa3cli.calibration.progress import Progress
 from fa3cli.export.folder import StagedFolder, copy_companions, export_config
@@ -98,21 +98,24 @@ def _run_layers(
     """Take the samples through all layers and write these; return FA3 tensors and fa_amp scores by attention module."""
     model = job.model
     inputs = [{"input_ids": torch.tensor([sample.input_ids], device=model.device)} for sample in job.samples]
-    attentions, scores = {}, {}
+    last = list(model.layers)[-1]
+    attentions, scores, freed = {}, {}, FreedMemory()
     with LayerSynchronousForwards(model.model, model.layers.values(), inputs) as forwards:
         with model.loaded(model.outside):
             for name in model.outside:
                 export.add(name, model.tensor(name))
             forwards.start()
         for index, layer in enumerate(model.layers):
-            release_freed_memory()
             observation = _observation(job, layer)
             with model.loaded(model.of_layer[layer]):
                 with observation:
                     for sample in range(len(inputs)):
                         progress(Progress(index, len(model.layers), sample, len(inputs)))
                         forwards.advance(sample, index)
-                _write_layer(job, layer, observation, export)
+                        if layer == last:
+                            forwards.stop(sample)
+                        freed.release_if_grown()
+                _write_layer(job, layer, observation, export, freed)
             attentions.update(observation.attention_tensors(model.dtype))
             scores.update(observation.scores)
     progress(Progress(len(model.layers), len(model.layers), 0, len(inputs)))
@@ -125,12 +128,16 @@ def _observation(job: Job, layer: str) -> LayerObservation:
     return LayerObservation(linears, quantizers, score=job.settings.fa_amp > 0)
 
 
-def _write_layer(job: Job, layer: str, observation: LayerObservation, export: ModelSlimExport) -> None:
+def _write_layer(
+    job: Job, layer: str, observation: LayerObservation, export: ModelSlimExport, freed: FreedMemory
+) -> None:
     """Write a layer that is loaded and observed: W8A8 linears, and what stays float."""
+    freed.release()
     for name in job.model.of_layer[layer]:
         module, _, leaf = name.rpartition(".")
         if leaf == "weight" and module in job.quantized:
             export.add_module(module, observation.linear_tensors(module, job.model.dtype))
+            freed.release_if_grown()
         else:
             export.add(name, job.model.tensor(name))
 

@@ -10,7 +10,7 @@ from fa3cli.numerics.deq_scale import pack_deq_scale
 
 __all__ = ["quantize_linear"]
 
-_BLOCK = 1 << 20  # weight elements brought to float32 at a time
+_BLOCK = 1 << 18  # weight elements brought to float32 at a time
 _INT32 = torch.iinfo(torch.int32)
 
 
