@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fa3cli.calibration.evaluation import Comparison, compare
 from fa3cli.calibration.job import prepare
-from fa3cli.calibration.plan import Plan, plan
+from fa3cli.calibration.plan import plan
 from fa3cli.calibration.progress import Progress
 from fa3cli.calibration.run import Result, run
 from fa3cli.export.verification import VerificationReport, verify_export
 
-__all__ = ["Comparison", "Plan", "Progress", "Result", "VerificationReport", "compare", "plan", "prepare", "quantize", "run", "verify"]
+__all__ = ["plan", "prepare", "quantize", "run", "verify"]
 
 
 def quantize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 __all__ = ["FAQuantizer"]
@@ -19,7 +21,9 @@ class FAQuantizer:
     `layout` names the axes of the states: `BHSD` is `[B, H, S, D]`, `BSHD` is `[B, S, H, D]`.
     """
 
-    def __init__(self, config: Any = None, logger: Any = None, *, layout: Literal["BHSD", "BSHD"] = "BHSD") -> None:
+    def __init__(
+        self, config: Any = None, logger: Any = None, *, layout: Literal["BHSD", "BSHD"] = "BHSD"
+    ) -> None:
         self.layout = layout
         self.transform: Callable[[Tensor, str], Tensor] | None = None
 

@@ -52,12 +52,12 @@ class Checkpoint:
                 hint="pickled weights (.bin) are never read: convert them to safetensors first",
             )
         self.tensors: dict[str, TensorInfo] = {}
-        for file, names in shards.items():
-            held = _read_header(folder, file, dtypes)
+        for shard, names in shards.items():
+            held = _read_header(folder, shard, dtypes)
             lacking = sorted(set(names or ()) - held.keys())
             if lacking:
                 raise InvalidInputError(
-                    f"{index}: {lacking[0]} should be in {file}, but is not ({len(lacking)} such tensors)",
+                    f"{index}: {lacking[0]} should be in {shard}, but is not ({len(lacking)} such tensors)",
                     hint="index and shards are from different downloads: fetch the folder again",
                 )
             self.tensors.update({name: held[name] for name in (names or held)})
@@ -88,7 +88,8 @@ class Checkpoint:
             if tensor.is_floating_point() and not _is_finite(tensor):
                 file = self.folder / self.tensors[name].file
                 raise InvalidInputError(
-                    f"{file}: {name} holds NaN or infinite values", hint="fetch the file again, or mend the checkpoint"
+                    f"{file}: {name} holds NaN or infinite values",
+                    hint="fetch the file again, or mend the checkpoint",
                 )
         return tensors
 
@@ -125,7 +126,8 @@ def _read_header(folder: Path, file: str, dtypes: Collection[str]) -> dict[str, 
         raise InvalidInputError(f"{path}: the shard is missing", hint="fetch the folder again") from error
     except (SafetensorError, OSError) as error:
         raise InvalidInputError(
-            f"{path}: not a whole safetensors file ({error})", hint="the download was cut short: fetch it again"
+            f"{path}: not a whole safetensors file ({error})",
+            hint="the download was cut short: fetch it again",
         ) from error
     header.pop("__metadata__", None)
     tensors = {}

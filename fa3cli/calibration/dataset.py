@@ -46,7 +46,9 @@ def read_samples(
         try:
             whole = _token_ids(record, tokenizer)
         except (KeyError, TypeError, ValueError) as error:
-            raise InvalidInputError(f"{file}, line {number}: {error}", hint=f"a line holds {_KEYS}") from error
+            raise InvalidInputError(
+                f"{file}, line {number}: {error}", hint=f"a line holds {_KEYS}"
+            ) from error
         ids = whole[:max_length]
         if len(ids) == 0:
             raise InvalidInputError(f"{file}, line {number}: no tokens", hint="remove the line")
@@ -56,7 +58,9 @@ def read_samples(
                 hint=f"cut samples with --max-length {longest}",
             )
         if vocab_size is not None and not all(0 <= token < vocab_size for token in ids):
-            raise InvalidInputError(f"{file}, line {number}: a token id is outside the vocabulary of {vocab_size}")
+            raise InvalidInputError(
+                f"{file}, line {number}: a token id is outside the vocabulary of {vocab_size}"
+            )
         samples.append(Sample(number, tuple(ids), cut=len(ids) < len(whole)))
     return samples
 
@@ -68,14 +72,18 @@ def _read_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"{file}: cannot be read ({error})") from error
     if not text:
-        raise InvalidInputError(f"{file}: empty; expected one json object a line", hint=f"a line holds {_KEYS}")
+        raise InvalidInputError(
+            f"{file}: empty; expected one json object a line", hint=f"a line holds {_KEYS}"
+        )
     for number, line in enumerate(text.split("\n"), start=1):
         try:
             record = json.loads(line)
         except ValueError as error:
             raise InvalidInputError(f"{file}, line {number}: not json ({error})") from error
         if not isinstance(record, dict):
-            raise InvalidInputError(f"{file}, line {number}: expected a json object", hint=f"a line holds {_KEYS}")
+            raise InvalidInputError(
+                f"{file}, line {number}: expected a json object", hint=f"a line holds {_KEYS}"
+            )
         yield number, record
 
 
@@ -117,7 +125,9 @@ class _LazyTokenizer:
 
             try:
                 self._tokenizer = AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
-            except Exception as error:  # each transformers version raises others for a missing or broken tokenizer
+            except (
+                Exception
+            ) as error:  # each transformers version raises others for a missing or broken tokenizer
                 raise InvalidInputError(
                     f"{self._folder}: no tokenizer for text ({str(error).splitlines()[0]})",
                     hint='copy the tokenizer files into the folder, or give token ids: {"input_ids": […]}',

@@ -84,10 +84,15 @@ def _open_export(exported: Checkpoint, float_model: StreamedModel) -> StreamedMo
 
 
 def _logits(
-    float_model: StreamedModel, quantized: StreamedModel, samples: list[Sample], progress: Callable[[Progress], None]
+    float_model: StreamedModel,
+    quantized: StreamedModel,
+    samples: list[Sample],
+    progress: Callable[[Progress], None],
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield each sample's token ids `[S]` and both models' logits `[S, V]`, in float32."""
-    inputs = [{"input_ids": torch.tensor([sample.input_ids], device=float_model.device)} for sample in samples]
+    inputs = [
+        {"input_ids": torch.tensor([sample.input_ids], device=float_model.device)} for sample in samples
+    ]
     models = (float_model, quantized)
     with ExitStack() as stack:
         forwards = [
@@ -98,10 +103,11 @@ def _logits(
             with model.loaded(model.outside):
                 side.start()
         for index, layer in enumerate(float_model.layers):
-            for model, side in zip(models, forwards):
+            for turn, (model, side) in enumerate(zip(models, forwards)):
                 with model.loaded(model.of_layer[layer]):
                     for sample in range(len(samples)):
-                        progress(Progress(index, len(model.layers), sample, len(samples)))
+                        done = turn * len(samples) + sample
+                        progress(Progress(index, len(model.layers), done, len(models) * len(samples)))
                         side.advance(sample, index)
         for model in models:
             stack.enter_context(model.loaded(model.outside))

@@ -36,7 +36,11 @@ def identity(job: Job) -> dict[str, Any]:
         "attn_implementation": str(job.model.config._attn_implementation),
         "save_types": list(job.save_types),
         "part_bytes": job.part_bytes,
-        "versions": {"fa3cli": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": {
+            "fa3cli": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
     }
 
 

@@ -14,7 +14,13 @@ from fa3cli import patching
 from fa3cli.calibration.checkpoint import Checkpoint
 from fa3cli.calibration.dataset import DEFAULT_CALIBRATION, Sample, read_samples
 from fa3cli.calibration.streamed_model import StreamedModel, build_skeleton, read_config
-from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError, UsageError
+from fa3cli.errors import (
+    ConflictError,
+    InvalidInputError,
+    MissingCapabilityError,
+    UnsupportedError,
+    UsageError,
+)
 from fa3cli.patching.folder import look, original_config
 from fa3cli.quantization.recipes import choose_recipe
 from fa3cli.quantization.settings import QuantSettings, matching, resolve_settings

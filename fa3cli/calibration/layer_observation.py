@@ -45,7 +45,9 @@ class LayerObservation:
             quantizer.transform = self._states_hook(name)
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for hook in self._hooks:
             hook.remove()
         for quantizer in self._attentions.values():
@@ -73,7 +75,9 @@ class LayerObservation:
             if any(observed.tokens for observed in roles.values())
         }
 
-    def _head_tensors(self, name: str, roles: dict[str, HeadRange], model_dtype: torch.dtype) -> dict[str, Tensor]:
+    def _head_tensors(
+        self, name: str, roles: dict[str, HeadRange], model_dtype: torch.dtype
+    ) -> dict[str, Tensor]:
         tensors = {}
         for role, observed in roles.items():
             if observed.tokens == 0:

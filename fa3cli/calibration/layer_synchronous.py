@@ -29,7 +29,9 @@ class LayerSynchronousForwards:
     once each, in order.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[nn.Module], samples: Sequence[dict[str, Any]]) -> None:
+    def __init__(
+        self, model: nn.Module, layers: Sequence[nn.Module], samples: Sequence[dict[str, Any]]
+    ) -> None:
         self._layers = list(layers)
         self._forwards = [greenlet(partial(model, **sample, use_cache=False)) for sample in samples]
         self._hooks = [layer.register_forward_pre_hook(_meet) for layer in self._layers]
@@ -38,7 +40,9 @@ class LayerSynchronousForwards:
     def __enter__(self) -> LayerSynchronousForwards:
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for sample in range(len(self._forwards)):
             self.stop(sample)
         for hook in self._hooks:

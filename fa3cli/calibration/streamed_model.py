@@ -27,7 +27,9 @@ class StreamedModel:
     Raises InvalidInputError where the checkpoint's names or shapes are not the model's.
     """
 
-    def __init__(self, model: nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device
+    ) -> None:
         self.model, self.checkpoint, self.dtype, self.device = model, checkpoint, dtype, device
         self.config = model.config
         self._dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
@@ -106,7 +108,8 @@ def read_config(folder: Path, *, run_folder_code: bool) -> Any:
 
     if not (folder / "config.json").is_file():
         raise InvalidInputError(
-            f"{folder}: no config.json", hint="give the folder that holds config.json and the safetensors files"
+            f"{folder}: no config.json",
+            hint="give the folder that holds config.json and the safetensors files",
         )
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=run_folder_code, local_files_only=True)
@@ -128,7 +131,9 @@ def build_skeleton(
         options["attn_implementation"] = attn_implementation
     try:
         with init_empty_weights(include_buffers=False):
-            model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=run_folder_code, **options)
+            model = transformers.AutoModelForCausalLM.from_config(
+                config, trust_remote_code=run_folder_code, **options
+            )
     except (ValueError, ImportError) as error:
         raise UnsupportedError(
             f"transformers {transformers.__version__} cannot build {config.model_type!r} as a causal LM: {error}"

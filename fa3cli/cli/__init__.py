@@ -20,6 +20,9 @@ def main() -> None:
 
         print_error(error)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a folder without permission: the message names the file
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(6)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -43,9 +43,7 @@ def _bar(console: Console, task: str) -> Iterator[Callable[[Progress], None]]:
         def report(at: Progress) -> None:
             done = at.layer * at.samples + at.sample
             total = at.layers * at.samples
-            bar.update(
-                shown, completed=done, total=total, layer=at.layer, layers=at.layers, memory=_memory()
-            )
+            bar.update(shown, completed=done, total=total, layer=at.layer, layers=at.layers, memory=_memory())
 
         yield report
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -19,37 +19,47 @@ class SaveType(str, Enum):
 
 
 def quantize(
-    weights_dir: Annotated[Path, typer.Argument(metavar="[WEIGHTS_DIR]", help="Patched weights folder.")] = Path("."),
-    output: Annotated[Optional[Path], typer.Option(help="Export folder [<WEIGHTS_DIR>-w8a8-fa3].")] = None,
-    calib: Annotated[Optional[Path], typer.Option(metavar="FILE.jsonl", help="Calibration data.")] = None,
-    samples: Annotated[Optional[int], typer.Option(min=1, help="Take the first N lines.")] = None,
-    max_length: Annotated[Optional[int], typer.Option(min=1, help="Cut samples to N tokens.")] = None,
-    recipe: Annotated[Optional[str], typer.Option(help="Settings by name, or none.")] = None,
-    numerics: Annotated[Optional[str], typer.Option(help="improved.")] = None,
-    w_bit: Annotated[Optional[int], typer.Option(help="Bits of a weight: 8.")] = None,
-    a_bit: Annotated[Optional[int], typer.Option(help="Bits of an activation: 8.")] = None,
-    act_method: Annotated[Optional[int], typer.Option(help="Range of a linear's input: 1, mean of min and max.")] = None,
-    anti_method: Annotated[Optional[str], typer.Option(help="AntiOutlier method: none.")] = None,
-    disable_names: Annotated[
-        Optional[list[str]], typer.Option(metavar="GLOB", help="Linears or attention modules to leave float.")
+    weights_dir: Annotated[
+        Path, typer.Argument(metavar="[WEIGHTS_DIR]", help="Patched weights folder.")
+    ] = Path("."),
+    output: Annotated[Path | None, typer.Option(help="Export folder [<WEIGHTS_DIR>-w8a8-fa3].")] = None,
+    calib: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="Calibration data.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Take the first N lines.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=1, help="Cut samples to N tokens.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Settings by name, or none.")] = None,
+    numerics: Annotated[str | None, typer.Option(help="improved.")] = None,
+    w_bit: Annotated[int | None, typer.Option(help="Bits of a weight: 8.")] = None,
+    a_bit: Annotated[int | None, typer.Option(help="Bits of an activation: 8.")] = None,
+    act_method: Annotated[
+        int | None, typer.Option(help="Range of a linear's input: 1, mean of min and max.")
     ] = None,
-    disable_level: Annotated[Optional[str], typer.Option(help="Linears to fall back automatically: L0.")] = None,
+    anti_method: Annotated[str | None, typer.Option(help="AntiOutlier method: none.")] = None,
+    disable_names: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Linears or attention modules to leave float.")
+    ] = None,
+    disable_level: Annotated[str | None, typer.Option(help="Linears to fall back automatically: L0.")] = None,
     disable_last_linear: Annotated[
-        Optional[bool], typer.Option("--disable-last-linear/--no-disable-last-linear", help="Leave lm_head float.")
+        bool | None,
+        typer.Option("--disable-last-linear/--no-disable-last-linear", help="Leave lm_head float."),
     ] = None,
     mm_tensor: Annotated[
-        Optional[bool], typer.Option("--mm-tensor/--no-mm-tensor", help="One weight scale a linear, not one a row.")
+        bool | None,
+        typer.Option("--mm-tensor/--no-mm-tensor", help="One weight scale a linear, not one a row."),
     ] = None,
-    fa: Annotated[Optional[bool], typer.Option("--fa/--no-fa", help="Quantize q, k and v.")] = None,
-    fa_amp: Annotated[Optional[int], typer.Option(metavar="N", help="Attention layers to leave without FA3.")] = None,
-    fa_score: Annotated[Optional[str], typer.Option(help="How fa_amp chooses: reference.")] = None,
-    save_type: Annotated[Optional[list[SaveType]], typer.Option(help="File formats [safe_tensor].")] = None,
-    target: Annotated[Optional[str], typer.Option(help="Engine layout: modelslim.")] = None,
-    part_file_size: Annotated[Optional[float], typer.Option(metavar="GB", min=0.001, help="Shard size.")] = None,
+    fa: Annotated[bool | None, typer.Option("--fa/--no-fa", help="Quantize q, k and v.")] = None,
+    fa_amp: Annotated[
+        int | None, typer.Option(metavar="N", help="Attention layers to leave without FA3.")
+    ] = None,
+    fa_score: Annotated[str | None, typer.Option(help="How fa_amp chooses: reference.")] = None,
+    save_type: Annotated[list[SaveType] | None, typer.Option(help="File formats [safe_tensor].")] = None,
+    target: Annotated[str | None, typer.Option(help="Engine layout: modelslim.")] = None,
+    part_file_size: Annotated[float | None, typer.Option(metavar="GB", min=0.001, help="Shard size.")] = None,
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     attn_implementation: Annotated[str, typer.Option(help="auto, eager or sdpa.")] = "auto",
-    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done and needed, then stop.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be done and needed, then stop.")
+    ] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that lies in the weights folder.")
     ] = False,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fa3cli.cli.console import note, print_json
+from fa3cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from fa3cli.calibration.evaluation import Comparison
     from fa3cli.export.verification import CheckResult, VerificationReport
 
 __all__ = ["verify"]
@@ -18,17 +21,47 @@ __all__ = ["verify"]
 
 def verify(
     export: Annotated[Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize wrote.")],
+    against: Annotated[
+        Path | None, typer.Option(metavar="WEIGHTS_DIR", help="Compare with this float model, on --eval.")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option("--eval", metavar="FILE.jsonl", help="Text to compare on, as for --calib.")
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(min=2, help="Cut lines of --eval to N tokens.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that lies in the weights folder.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as json.")] = False,
 ) -> None:
     """Check an export against what inference engines look for; exit 1 if they would stumble."""
     from fa3cli.export.verification import verify_export
 
+    if (against is None) != (text is None):
+        raise UsageError("--against and --eval need each other")
     report = verify_export(export)
+    comparison = None
+    if report.ok and against is not None:
+        from fa3cli.calibration.evaluation import compare
+        from fa3cli.cli.progress import show_progress
+
+        with show_progress("compare") as progress:
+            comparison = compare(
+                export,
+                against,
+                text,
+                max_length=max_length,
+                trust_remote_code=trust_remote_code,
+                progress=progress,
+            )
     if json:
-        print_json(report)
+        print_json(asdict(report) | ({"comparison": asdict(comparison)} if comparison else {}))
     else:
         _show(report)
+        if comparison:
+            _show_comparison(comparison)
     if not report.ok:
+        if against is not None:
+            note("not compared with the float model: the export must be right first")
         raise typer.Exit(1)
 
 
@@ -46,6 +79,26 @@ def _show(report: VerificationReport) -> None:
         print(f"{finding.severity}: {finding.subject} {finding.message} [{finding.check}]")
     errors = sum(finding.severity == "error" for finding in report.findings)
     note(f"{report.folder}: {errors} errors, {len(report.findings) - errors} warnings")
+
+
+def _show_comparison(comparison: Comparison) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    change = comparison.perplexity_quantized / comparison.perplexity_float - 1
+    table = Table("on the text", "float", "quantized")
+    table.add_row(
+        "perplexity",
+        f"{comparison.perplexity_float:.3f}",
+        f"{comparison.perplexity_quantized:.3f} ({change:+.2%})",
+    )
+    table.add_row("KL divergence from float, nats a token", "", f"{comparison.kl_divergence:.2e}")
+    table.add_row("same most likely token", "", f"{comparison.top1_agreement:.2%}")
+    Console().print(table)
+    note(
+        f"{comparison.tokens} predicted tokens in {comparison.samples} samples, "
+        f"{comparison.samples_cut} of them cut to the length the model takes"
+    )
 
 
 def _result(check: CheckResult, found: int) -> str:

@@ -64,7 +64,9 @@ class StagedFolder:
             )
         return self.path
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is not None:
             shutil.rmtree(self.path, ignore_errors=True)
             if isinstance(error, OSError):

@@ -48,7 +48,9 @@ class ModelSlimExport:
         return files
 
 
-def exported_names(names: Sequence[str], quantized: Collection[str], attentions: Collection[str]) -> list[str]:
+def exported_names(
+    names: Sequence[str], quantized: Collection[str], attentions: Collection[str]
+) -> list[str]:
     """Return the names of every tensor an export of these modules can hold."""
     return [
         *names,

@@ -32,7 +32,8 @@ def write_numpy(folder: Path, weight_files: list[Path]) -> None:
         values: dict[str, Tensor] = {}
         for weights in weight_files:
             with safe_open(weights, "pt") as shard:
-                values.update({keys[name]: shard.get_tensor(name).clone() for name in shard.keys() if name in keys})
+                held = keys.keys() & shard.keys()
+                values.update({keys[name]: shard.get_tensor(name).clone() for name in held})
         in_order = {key: values[key] for key in keys.values() if key in values}
         np.save(folder / f"{file}.npy", np.array(in_order, dtype=object), allow_pickle=True)
 

@@ -51,7 +51,10 @@ class SafetensorsWriter:
         if count == 1:
             files = [path]
         else:
-            files = [path.with_name(f"{path.stem}-{i:05d}-of-{count:05d}{path.suffix}") for i in range(1, count + 1)]
+            files = [
+                path.with_name(f"{path.stem}-{i:05d}-of-{count:05d}{path.suffix}")
+                for i in range(1, count + 1)
+            ]
             index = {
                 "metadata": {"total_size": self.total_bytes},
                 "weight_map": {name: files[shard].name for name, shard in sorted(self._weight_map.items())},

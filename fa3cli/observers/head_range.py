@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fa3cli.numerics.recall_window import recall_window
 
-__all__ = ["HeadRange", "RECALL"]
+__all__ = ["RECALL", "HeadRange"]
 
 # Share of the values a head's window holds: the guide's tool keeps all of v.
 RECALL = {"q": 0.9999, "k": 0.9999, "v": 1.0}

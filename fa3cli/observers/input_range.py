@@ -25,5 +25,7 @@ class InputRange:
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Return the mean minimum and the mean maximum, float32 `[1]` each."""
         lows, highs = torch.stack(self._bounds).double().T.tolist()
-        low, high = (torch.tensor([math.fsum(ends) / len(ends)], dtype=torch.float32) for ends in (lows, highs))
+        low, high = (
+            torch.tensor([math.fsum(ends) / len(ends)], dtype=torch.float32) for ends in (lows, highs)
+        )
         return low, high

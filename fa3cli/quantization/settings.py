@@ -58,7 +58,9 @@ def resolve_settings(recipe: QuantSettings, options: dict[str, Any]) -> QuantSet
                 hint=f"supported: {', '.join(map(str, supported))}",
             )
     if settings.fa_amp < 0:
-        raise UsageError(f"fa_amp is {settings.fa_amp}; expected the number of layers to fall back, 0 or more")
+        raise UsageError(
+            f"fa_amp is {settings.fa_amp}; expected the number of layers to fall back, 0 or more"
+        )
     return settings
 
 

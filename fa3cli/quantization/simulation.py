@@ -22,7 +22,9 @@ class SimulatedLinear(nn.Module):
         floats = {"device": "meta", "dtype": torch.float32}
         self.register_buffer("weight", torch.empty(rows, linear.in_features, device="meta", dtype=torch.int8))
         if linear.bias is not None:
-            self.register_buffer("bias", torch.empty(rows, **floats))  # exported; quant_bias holds it for kernels
+            self.register_buffer(
+                "bias", torch.empty(rows, **floats)
+            )  # exported; quant_bias holds it for kernels
         self.register_buffer("weight_scale", torch.empty(rows, 1, **floats))
         self.register_buffer("weight_offset", torch.empty(rows, 1, **floats))
         self.register_buffer("input_scale", torch.empty(1, **floats))
@@ -58,4 +60,6 @@ def simulate(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], deq_scale_
         elif hasattr(module, "fa_quantizer") and f"{name}.fa_q.scale" in shapes:
             for role in "qkv":
                 module.add_module(f"fa_{role}", SimulatedStates(shapes[f"{name}.fa_{role}.scale"][0]))
-            module.fa_quantizer.transform = lambda states, role, owner=module: getattr(owner, f"fa_{role}")(states)
+            module.fa_quantizer.transform = lambda states, role, owner=module: getattr(owner, f"fa_{role}")(
+                states
+            )
