@@ -19,17 +19,17 @@ _MINIMUM = {
     "torch": "2.1",
     "transformers": "4.43",
     "safetensors": "0.4.3",
-    "libcst": "1.1",
     "accelerate": "0.30",
     "greenlet": "3.0",
     "numpy": "1.24",
+    "packaging": "22",
     "psutil": "5.9",
     "rich": "13",
     "typer": "0.12",
 }
 _UNTESTED_FROM = {"transformers": "6"}
 _NEEDS = {
-    "fa3 patch": ("libcst", "transformers"),
+    "fa3 patch": ("transformers",),
     "fa3 quantize": ("torch", "transformers", "safetensors", "accelerate", "greenlet", "numpy", "psutil"),
     "fa3 verify": ("torch", "safetensors"),
 }

@@ -14,7 +14,7 @@ def main() -> None:
     from fa3cli.cli.app import app
 
     try:
-        app()
+        app(prog_name="fa3")
     except Fa3Error as error:
         from fa3cli.cli.console import print_error
 

@@ -1,0 +1,41 @@
+# make demo      patch, quantize and verify the shipped model
+# make test      the tests
+# make versions  the tests that run models under other transformers versions
+# Each sets up what it needs: Python 3.10 or newer with venv is all that must be there.
+
+PYTHON ?= python3
+BIN := .venv/bin
+VERSIONS := 4.43.1 4.57.6 5.23.0
+DEMO := build/demo/qwen2-tiny
+
+.PHONY: demo test versions lint clean
+
+demo: .venv/ready
+	rm -rf build/demo && mkdir -p build/demo
+	cp -r examples/qwen2-tiny $(DEMO)
+	$(BIN)/fa3 patch $(DEMO) --attention Qwen2Attention
+	$(BIN)/fa3 quantize $(DEMO) --calib examples/qwen2-tiny-calib.jsonl --save-type safe_tensor
+	$(BIN)/fa3 verify $(DEMO)-w8a8-fa3 --against $(DEMO) --eval examples/qwen2-tiny-eval.jsonl
+
+test: .venv/ready
+	$(BIN)/python -m pytest -n 2
+
+versions: .venv/ready $(VERSIONS:%=.venvs/%/ready)
+	$(BIN)/python -m pytest -m versions
+
+lint: .venv/ready
+	$(BIN)/ruff check fa3cli tests benchmarks
+	$(BIN)/ruff format --check fa3cli tests benchmarks
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+.venvs/%/ready: pyproject.toml
+	$(PYTHON) -m venv .venvs/$*
+	.venvs/$*/bin/pip install --quiet torch==2.13.0 transformers==$* --editable .
+	touch $@
+
+clean:
+	rm -rf .venv .venvs build
