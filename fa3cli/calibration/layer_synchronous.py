@@ -25,8 +25,8 @@ class LayerSynchronousForwards:
     """The suspended forwards of `samples` (keyword arguments of the model), to be used as a context.
 
     `start` brings all of them to the first layer, `advance` takes one through the layer it waits at; after
-    the last layer `finish` lets it run to its end and `stop` ends it there. Raises UnsupportedError where a forward does not visit the layers
-    once each, in order.
+    the last layer `finish` lets it run to its end and `stop` ends it there. Raises UnsupportedError where
+    a forward does not visit the layers once each, in order; one that is stopped early shows no more of its way.
     """
 
     def __init__(
@@ -60,7 +60,10 @@ class LayerSynchronousForwards:
     @torch.no_grad()
     def finish(self, sample: int) -> Any:
         """Run what follows the last layer and return the model's output."""
-        return self._forwards[sample].switch()
+        output = self._forwards[sample].switch()
+        if isinstance(output, nn.Module):
+            raise _lost(sample, output)
+        return output
 
     def stop(self, sample: int) -> None:
         """End a sample's forward where it is and free what it holds."""
@@ -71,11 +74,15 @@ class LayerSynchronousForwards:
     def _switch_to(self, sample: int, expected: nn.Module) -> None:
         reached = self._forwards[sample].switch()
         if reached is not expected:
-            found = f"another {type(reached).__name__}" if isinstance(reached, nn.Module) else "its end"
-            raise UnsupportedError(
-                f"the forward of sample {sample + 1} reached {found} instead of its next decoder layer",
-                hint="a model that skips, repeats or reorders its layers cannot be streamed",
-            )
+            raise _lost(sample, reached)
+
+
+def _lost(sample: int, reached: Any) -> UnsupportedError:
+    found = f"another {type(reached).__name__}" if isinstance(reached, nn.Module) else "its end"
+    return UnsupportedError(
+        f"the forward of sample {sample + 1} reached {found} instead of what comes next",
+        hint="a model that skips, repeats or reorders its decoder layers cannot be streamed",
+    )
 
 
 def _meet(module: nn.Module, *_: Any) -> None:

@@ -1,0 +1,61 @@
+"""What tests of several rooms share: one thread, a modules cache of their own, models to quantize."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+# Before transformers is imported, and one a process: its cache of model code is keyed by a folder's basename.
+_CACHE = tempfile.mkdtemp(prefix="fa3-test-modules-")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+os.environ["HF_MODULES_CACHE"] = _CACHE
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+SHARED_MODELS = ROOT.parent / "shared" / "models"
+
+
+def copy_model(source: Path, folder: Path) -> Path:
+    """Copy a weights folder; skip the test where shared data is absent."""
+    if not source.is_dir():
+        pytest.skip(f"{source} is not here")
+    return Path(shutil.copytree(source, folder))
+
+
+@pytest.fixture
+def qwen2_tiny(tmp_path: Path) -> Path:
+    """The shipped bfloat16 model, patched, in a folder whose name no other test uses."""
+    from fa3cli import patching
+
+    folder = copy_model(EXAMPLES / "qwen2-tiny", tmp_path / f"qwen2-{tmp_path.name}")
+    patching.patch(folder)
+    return folder
+
+
+@pytest.fixture
+def fa3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `fa3 ...` in this process: exit code, stdout, stderr."""
+    from fa3cli.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fa3", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            main()
+            sys.exit(0)
+        captured = capsys.readouterr()
+        return done.value.code or 0, captured.out, captured.err
+
+    return run
