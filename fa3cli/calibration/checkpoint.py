@@ -85,7 +85,7 @@ class Checkpoint:
             with safe_open(self.folder / file, "pt") as shard:
                 tensors.update({name: shard.get_tensor(name) for name in wanted})
         for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not _is_finite(tensor):
+            if tensor.is_floating_point() and tensor.numel() and not _is_finite(tensor):
                 file = self.folder / self.tensors[name].file
                 raise InvalidInputError(
                     f"{file}: {name} holds NaN or infinite values",
@@ -108,7 +108,7 @@ def _read_index(index: Path) -> dict[str, list[str]]:
         raise InvalidInputError(f"{index}: not a safetensors index ({error!r})") from error
     shards = defaultdict(list)
     for name, file in items:
-        if Path(file).name != file:
+        if not isinstance(file, str) or Path(file).name != file:
             raise InvalidInputError(f"{index}: {name} points to {file!r}; expected a file of this folder")
         shards[file].append(name)
     return shards

@@ -95,21 +95,39 @@ def _token_ids(record: dict[str, Any], tokenizer: _LazyTokenizer) -> list[int]:
             raise TypeError("input_ids is not a list of whole numbers")
         return ids
     if "messages" in record:
-        text = tokenizer().apply_chat_template(record["messages"], tokenize=False, add_generation_prompt=True)
+        text = _chat_text(record["messages"], tokenizer())
         return tokenizer()(text, add_special_tokens=False, verbose=False)["input_ids"]
     return tokenizer()(_text(record), verbose=False)["input_ids"]
 
 
+def _chat_text(messages: Any, tokenizer: Any) -> str:
+    """Return a conversation as the tokenizer's chat template writes it, up to where the answer would begin."""
+    if not (isinstance(messages, list) and messages and all(isinstance(each, dict) for each in messages)):
+        raise TypeError("messages is not a list of objects")
+    if not tokenizer.chat_template:  # old transformers versions would make one up
+        raise ValueError("messages need a chat template, and the tokenizer has none")
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is a program of the model's author: it raises what it likes
+        raise ValueError(f"the chat template cannot be applied ({error})") from error
+
+
 def _text(record: dict[str, Any]) -> str:
     """Return a record's text; a BoolQ record becomes the guide's prompt."""
-    if {"title", "passage", "question"} <= record.keys():
-        return f"{record['title']} -- {record['passage']}\nQuestion:{record['question']}?\nAnswer:"
+    boolq = ("title", "passage", "question")
+    if all(key in record for key in boolq):
+        title, passage, question = (_string(record, key) for key in boolq)
+        return f"{title} -- {passage}\nQuestion:{question}?\nAnswer:"
     for key in ("text", "inputs_pretokenized"):
         if key in record:
-            if not isinstance(record[key], str):
-                raise TypeError(f"{key} is not a text")
-            return record[key]
+            return _string(record, key)
     raise ValueError(f"none of the keys fa3 knows, only {', '.join(map(repr, record)) or 'an empty object'}")
+
+
+def _string(record: dict[str, Any], key: str) -> str:
+    if not isinstance(record[key], str):
+        raise TypeError(f"{key} is not a text")
+    return record[key]
 
 
 class _LazyTokenizer:
@@ -125,11 +143,9 @@ class _LazyTokenizer:
 
             try:
                 self._tokenizer = AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
-            except (
-                Exception
-            ) as error:  # each transformers version raises others for a missing or broken tokenizer
+            except Exception as error:  # each transformers version raises others for a missing or broken one
                 raise InvalidInputError(
-                    f"{self._folder}: no tokenizer for text ({str(error).splitlines()[0]})",
+                    f"{self._folder}: no tokenizer for text ({' '.join(str(error).split())[:200]})",
                     hint='copy the tokenizer files into the folder, or give token ids: {"input_ids": […]}',
                 ) from error
         return self._tokenizer
