@@ -19,8 +19,12 @@ __all__ = ["show_progress"]
 def show_progress(task: str) -> Iterator[Callable[[Progress], None]]:
     """Yield the function a run reports to."""
     console = Console(stderr=True)
-    with _bar(console, task) if console.is_terminal else _lines(console, task) as report:
-        yield report
+    try:
+        with _bar(console, task) if console.is_terminal else _lines(console, task) as report:
+            yield report
+    except KeyboardInterrupt:
+        console.print(f"{task}: interrupted, nothing is left of this run")
+        raise
 
 
 @contextmanager

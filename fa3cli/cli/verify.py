@@ -72,7 +72,9 @@ def _show(report: VerificationReport) -> None:
     table = Table("check", "result", "why it matters")
     found = Counter(finding.check for finding in report.findings)
     for check in report.checks:
-        table.add_row(check.name, _result(check, found[check.name]), check.reason)
+        table.add_row(
+            check.name, _result(check, found[check.name]), check.reason if found[check.name] else ""
+        )
     Console().print(table)
     # Plain lines: a rich table would cut the names, and logs are searched for them.
     for finding in report.findings:
