@@ -16,8 +16,13 @@ atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ["HF_MODULES_CACHE"] = _CACHE
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import hypothesis
 import pytest
 import torch
+
+# Torch's first call of a kind is slow, and so is a busy machine: neither is a failure.
+hypothesis.settings.register_profile("fa3", deadline=None)
+hypothesis.settings.load_profile("fa3")
 
 torch.set_num_threads(1)
 
