@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,10 +17,13 @@ def fallback_score(states: Tensor) -> float:
     """Return the share of the range of |states| below which values are dense, in (0, 1].
 
     A low score means that a few outliers stretch the range. The reference's formula: a 100-bin
-    histogram of |x| in float32 over [min, max], searched from the top in pairs of bins.
+    histogram of |x| in float32 over [min, max], searched from the top in pairs of bins. NaN where a value
+    is not finite.
     """
     values = states.abs().float().flatten()
     low, high = (bound.item() for bound in values.aminmax())
+    if not math.isfinite(high):
+        return math.nan
     counts = torch.histc(values, _BINS, low, high)
     edges = torch.linspace(low, high, _BINS + 1)
     for upper in range(_BINS, 2, -1):

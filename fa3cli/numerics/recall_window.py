@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 __all__ = ["recall_window"]
@@ -11,14 +13,17 @@ def recall_window(states: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     """Return the bounds of each head's recall window: `[B, H, S, D] -> [H], [H]`, float32.
 
     Of all windows of `int(ratio * n)` consecutive values in sorted order, n values a head, it is the
-    narrowest by float64 width, the lowest one on a tie. A NaN among the values makes `high` NaN.
+    narrowest by float64 width, the lowest one on a tie. Of a head with a value that is not finite, one of
+    the bounds is not: an infinity is never left out as an outlier.
     """
     heads, count = states.shape[1], states.numel() // states.shape[1]
     left_out = count - max(int(ratio * count), 1)
     # The i-th window starts at the i-th smallest value; only left_out + 1 values at each end can be bounds.
     starts = _extremes(states, left_out + 1, largest=False)
     ends = _extremes(states, left_out + 1, largest=True).flip(1)
-    narrowest = (ends.double() - starts.double()).argmin(dim=1, keepdim=True)
+    widths = ends.double() - starts.double()
+    # argmin takes a NaN before any number, and so the window a NaN or an infinity is a bound of.
+    narrowest = widths.masked_fill(widths.isinf(), math.nan).argmin(dim=1, keepdim=True)
     return starts.gather(1, narrowest).view(heads), ends.gather(1, narrowest).view(heads)
 
 

@@ -1,0 +1,74 @@
+"""The fa_amp score against a slow restatement of its definition."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fa3cli.numerics.fallback_score import fallback_score
+
+
+def restated(states: Tensor) -> float:
+    """From the top, the upper edge of the first pair of neighbouring bins with over 0.2 % of |x|, over max |x|."""
+    values = np.abs(states.double().numpy().ravel())
+    low, high = values.min(), values.max()
+    if low == high:
+        return 1.0
+    counts = np.bincount(np.minimum((values - low) / (high - low) * 100, 99).astype(int), minlength=100)
+    for hi in range(100, 2, -1):
+        if counts[hi - 2] + counts[hi - 1] > 0.002 * len(values):
+            return (low + (high - low) * hi / 100) / high
+    return 1.0
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    tokens=st.integers(1, 300),
+    power=st.integers(1, 9),
+    scale=st.sampled_from([1e-3, 1.0, 200.0]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)
+def test_is_what_the_definition_says(
+    seed: int, tokens: int, power: int, scale: float, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    states = (torch.randn(1, 2, tokens, 16, generator=generator) ** power).clamp(-250, 250) * scale
+    states = states.to(dtype)
+    if dtype != torch.float32:  # coarse values meet the edges of bins: move them off
+        states = states.float() * (1 + 1e-3 * torch.rand(states.shape, generator=generator))
+    score = fallback_score(states)
+    assert 0 < score <= 1
+    assert score == pytest.approx(restated(states), rel=1e-5)
+
+
+def test_two_bins_must_hold_more_than_a_five_hundredth() -> None:
+    body = torch.linspace(0, 1, 998)
+    few = torch.cat([body, torch.tensor([10.0, 9.95])])  # 2 of 1000 in the top bin
+    assert fallback_score(few.view(1, 1, -1, 1)) == pytest.approx(0.11)
+    more = torch.cat([body[1:], torch.tensor([10.0, 9.95, 9.85])])  # 3 of 1000 in the top two
+    assert fallback_score(more.view(1, 1, -1, 1)) == 1.0
+
+
+def test_sign_and_layout_do_not_matter() -> None:
+    states = torch.randn(1, 2, 200, 8, generator=torch.Generator().manual_seed(0)) ** 5
+    assert fallback_score(-states) == fallback_score(states.transpose(2, 3)) == fallback_score(states)
+    assert fallback_score(states) < 1
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.0, -3.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_constant_states_fill_their_range(constant: float, dtype: torch.dtype) -> None:
+    assert fallback_score(torch.full((1, 2, 3, 4), constant, dtype=dtype)) == 1.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_states_that_are_not_finite_have_no_score(value: float) -> None:
+    states = torch.ones(1, 1, 4, 4)
+    states[0, 0, 1, 1] = value
+    assert math.isnan(fallback_score(states))
