@@ -1,0 +1,132 @@
+"""W8A8 linears: the weights the guide's tool makes, and a product that is the float linear's within int8's error."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fa3cli.numerics.deq_scale import unpack_deq_scale
+from fa3cli.quantization.linear import quantize_linear
+
+from ..golden import ABSENT, cases, exported, float_weights, observed_ranges, quantized_linears
+
+FLOAT32 = [name for name, case in cases().items() if case["model"].endswith("float32")]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def quantized_as(name: str, linear: str) -> dict[str, Tensor]:
+    """Quantize a linear of a golden case with the ranges the tool observed."""
+    weights, ranges = float_weights(cases()[name]["model"]), observed_ranges(name)
+    low, high = ranges[f"{linear}.x_min"], ranges[f"{linear}.x_max"]
+    bias = weights.get(f"{linear}.bias")
+    return quantize_linear(weights[f"{linear}.weight"], bias, low, high, weights[f"{linear}.weight"].dtype)
+
+
+@ABSENT
+@pytest.mark.parametrize("name", FLOAT32)
+def test_weights_are_those_of_the_guides_tool(name: str) -> None:
+    assert quantized_linears(name)
+    for linear in quantized_linears(name):
+        found = quantized_as(name, linear)
+        for leaf in ("weight", "weight_scale", "weight_offset"):
+            expected = exported(name)[f"{linear}.{leaf}"]
+            assert found[leaf].dtype == expected.dtype and found[leaf].shape == expected.shape
+            differing = (found[leaf] != expected).any(dim=1).nonzero().flatten().tolist()
+            assert not differing, f"rows {differing} of {linear}.{leaf}"
+
+
+@ABSENT
+@pytest.mark.parametrize("name", FLOAT32)
+def test_input_parameters_are_those_of_the_guides_tool(name: str) -> None:
+    for linear in quantized_linears(name):
+        found = quantized_as(name, linear)
+        for leaf in ("input_scale", "input_offset", "quant_bias", "deq_scale"):
+            expected = exported(name)[f"{linear}.{leaf}"]
+            assert found[leaf].dtype == expected.dtype
+            # The tool divides the bias in float32; the double here may round a half the other way.
+            most = 1 if leaf == "quant_bias" else 0
+            assert (found[leaf] - expected).abs().max() <= most, f"{linear}.{leaf}"
+
+
+@ABSENT
+@pytest.mark.parametrize("name", [name for name in cases() if name not in FLOAT32])
+def test_half_precision_cases_have_the_same_types(name: str) -> None:
+    for linear in quantized_linears(name):
+        for leaf, tensor in quantized_as(name, linear).items():
+            expected = exported(name)[f"{linear}.{leaf}"]
+            assert tensor.dtype == expected.dtype and tensor.shape == expected.shape, f"{linear}.{leaf}"
+
+
+def random_linear(seed: int, dtype: torch.dtype, bias: bool) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(12, 20, generator=generator) * torch.rand(12, 1, generator=generator)
+    low, high = (torch.rand(2, 1, generator=generator) * 20 - 10).sort(dim=0).values
+    added = torch.randn(12, generator=generator).to(dtype) if bias else None
+    return weight.to(dtype), added, low, high
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(seed=st.integers(0, 2**32), bias=st.booleans())
+def test_each_number_is_what_the_stored_ones_make_it(dtype: torch.dtype, seed: int, bias: bool) -> None:
+    weight, added, low, high = random_linear(seed, dtype, bias)
+    made = quantize_linear(weight, added, low, high, dtype)
+    # What is stored must be consistent: everything after the scales follows from the scales as stored.
+    scale, rows = made["input_scale"].double(), made["weight_scale"].double()
+    assert made["input_offset"].item() == min(round(max(-low.item(), 0) / scale.item()) - 128, 127)
+    expected = (weight.double() / rows).round().clamp(-127, 127)
+    assert (made["weight"] - expected).abs().max() <= 1  # half steps, divided in float32
+    assert (made["weight"].double() * rows - weight.double()).abs().le(rows * 0.76).all()
+    deq = unpack_deq_scale(made["deq_scale"]).double()
+    torch.testing.assert_close(deq, scale * rows[:, 0], rtol=2**-23, atol=0)
+    bias_steps = (torch.zeros(12) if added is None else added).double() / deq
+    expected = bias_steps - made["weight"].double().sum(1) * made["input_offset"].double()
+    assert (made["quant_bias"] - expected).abs().max() <= 0.5001
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_types_and_shapes(dtype: torch.dtype) -> None:
+    weight, bias, low, high = random_linear(0, dtype, bias=True)
+    made = quantize_linear(weight, bias, low, high, dtype)
+    packed = torch.float32 if dtype == torch.bfloat16 else torch.int64
+    assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in made.items()} == {
+        "weight": (torch.int8, (12, 20)),
+        "weight_scale": (dtype, (12, 1)),
+        "weight_offset": (dtype, (12, 1)),
+        "input_scale": (dtype, (1,)),
+        "input_offset": (dtype, (1,)),
+        "quant_bias": (torch.int32, (12,)),
+        "deq_scale": (packed, (12,)),
+    }
+    assert not made["weight_offset"].any()
+    assert made["weight"].min() >= -127
+
+
+@settings(max_examples=8)
+@given(rows=st.integers(1, 9), columns=st.sampled_from([3, 1 << 17, (1 << 18) + 1]))
+def test_a_block_boundary_is_not_seen(rows: int, columns: int) -> None:
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows))
+    low, high = torch.tensor([-1.0]), torch.tensor([1.0])
+    whole = quantize_linear(weight, None, low, high, torch.float32)
+    for row in range(rows):
+        alone = quantize_linear(weight[row : row + 1], None, low, high, torch.float32)
+        for leaf in ("weight", "weight_scale", "quant_bias", "deq_scale"):
+            assert torch.equal(whole[leaf][row], alone[leaf][0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_and_inputs_that_are_all_zero(dtype: torch.dtype) -> None:
+    zero, weight = torch.zeros(1), torch.zeros(2, 4, dtype=dtype)
+    made = quantize_linear(weight, torch.zeros(2, dtype=dtype), zero, zero, dtype)
+    assert not made["weight"].any() and not made["quant_bias"].any()
+    assert (made["weight_scale"] > 0).all() and (made["input_scale"] > 0).all()
+    assert (unpack_deq_scale(made["deq_scale"]) > 0).all()
+
+
+def test_a_transposed_weight_is_the_same() -> None:
+    weight, bias, low, high = random_linear(3, torch.float32, bias=True)
+    there = quantize_linear(weight.T.contiguous().T, bias, low, high, torch.float32)
+    here = quantize_linear(weight, bias, low, high, torch.float32)
+    assert all(torch.equal(here[leaf], there[leaf]) for leaf in here)
