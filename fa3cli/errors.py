@@ -10,6 +10,7 @@ __all__ = [
     "StoppedError",
     "UnsupportedError",
     "UsageError",
+    "brief",
 ]
 
 
@@ -57,3 +58,8 @@ class StoppedError(Fa3Error):
     """Stopped safely at the user's wish; the same command goes on from there."""
 
     exit_code = 75
+
+
+def brief(error: BaseException) -> str:
+    """Return an error of another library as one line of at most 300 characters, to quote in ours."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fa3cli.errors import InvalidInputError
+from fa3cli.errors import InvalidInputError, brief
 
 __all__ = ["DEFAULT_CALIBRATION", "Sample", "read_samples"]
 
@@ -109,7 +109,7 @@ def _chat_text(messages: Any, tokenizer: Any) -> str:
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template is a program of the model's author: it raises what it likes
-        raise ValueError(f"the chat template cannot be applied ({error})") from error
+        raise ValueError(f"the chat template cannot be applied ({brief(error)})") from error
 
 
 def _text(record: dict[str, Any]) -> str:
@@ -145,7 +145,7 @@ class _LazyTokenizer:
                 self._tokenizer = AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
             except Exception as error:  # each transformers version raises others for a missing or broken one
                 raise InvalidInputError(
-                    f"{self._folder}: no tokenizer for text ({' '.join(str(error).split())[:200]})",
+                    f"{self._folder}: no tokenizer for text ({brief(error)})",
                     hint='copy the tokenizer files into the folder, or give token ids: {"input_ids": […]}',
                 ) from error
         return self._tokenizer

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fa3cli.calibration.checkpoint import Checkpoint
-from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.errors import InvalidInputError, UnsupportedError, brief
 from fa3cli.fa_quantizer import FAQuantizer
 
 __all__ = ["StreamedModel", "build_skeleton", "read_config"]
@@ -113,8 +113,10 @@ def read_config(folder: Path, *, run_folder_code: bool) -> Any:
         )
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=run_folder_code, local_files_only=True)
-    except (ValueError, KeyError, OSError) as error:
-        raise InvalidInputError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # what a bad value raises differs by field and by transformers version
+        raise InvalidInputError(
+            f"{folder / 'config.json'}: transformers cannot read it ({brief(error)})"
+        ) from error
 
 
 def build_skeleton(
@@ -134,9 +136,10 @@ def build_skeleton(
             model = transformers.AutoModelForCausalLM.from_config(
                 config, trust_remote_code=run_folder_code, **options
             )
-    except (ValueError, ImportError) as error:
+    except Exception as error:  # the model's own code: what a value it cannot take raises is up to it
         raise UnsupportedError(
-            f"transformers {transformers.__version__} cannot build {config.model_type!r} as a causal LM: {error}"
+            f"{config.name_or_path}: transformers {transformers.__version__} cannot build {config.model_type!r} "
+            f"as a causal LM from this config.json ({brief(error)})"
         ) from error
     model.tie_weights()  # parameters were replaced while they were moved to the meta device
     return model.eval()
