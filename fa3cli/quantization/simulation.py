@@ -56,7 +56,8 @@ def simulate(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], deq_scale_
     """Replace a model's linears and attach to its patched attentions where `shapes`, of an export's tensors, say so."""
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and f"{name}.deq_scale" in shapes:
-            model.set_submodule(name, SimulatedLinear(module, deq_scale_dtype))
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, SimulatedLinear(module, deq_scale_dtype))
         elif hasattr(module, "fa_quantizer") and f"{name}.fa_q.scale" in shapes:
             for role in "qkv":
                 module.add_module(f"fa_{role}", SimulatedStates(shapes[f"{name}.fa_{role}.scale"][0]))
