@@ -1,4 +1,4 @@
-"""Writes safetensors tensor by tensor, into one file or several, without ever holding more than one tensor."""
+"""Writes safetensors tensor by tensor, into one file or several; only those of odd sizes are kept in memory."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ class _Shard:
     def add(self, name: str, tensor: Tensor) -> None:
         self.entries_bytes += tensor.nbytes
         if tensor.nbytes % _ALIGNMENT:
-            self._ragged[name] = tensor
+            # A copy: the tensor's memory may be used again, or be pages of a mapped file.
+            self._ragged[name] = tensor.detach().cpu().clone()
         else:
             self._write(name, tensor)
 
