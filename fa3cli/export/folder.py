@@ -33,21 +33,24 @@ _COMPANIONS = (
 class StagedFolder:
     """A folder that appears at `output` when the `with` block ends well, and leaves nothing when it does not.
 
+    A link is followed, so that the export is made on the disk it will lie on.
+
     Raises ConflictError where `output` holds something already, MissingCapabilityError where the disk has
     no room for `nbytes`.
     """
 
     def __init__(self, output: Path, nbytes: int) -> None:
-        self.output = output
-        self.path = output.with_name(f"{output.name}.partial")
+        self.output = output.resolve()
+        self.path = self.output.parent / f"{self.output.name}.partial"
         self._nbytes = nbytes
 
     def __enter__(self) -> Path:
-        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
-            raise ConflictError(
-                f"{self.output}: already holds something else", hint="remove it, or choose another --output"
-            )
         try:
+            if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
+                raise ConflictError(
+                    f"{self.output}: already holds something else",
+                    hint="remove it, or choose another --output",
+                )
             if self.path.exists():  # left by a run that was killed
                 shutil.rmtree(self.path)
             self.path.mkdir(parents=True)
@@ -78,9 +81,15 @@ class StagedFolder:
         for file in self.path.iterdir():
             file.chmod(0o640)
         self.path.chmod(0o750)
-        if self.output.exists():
-            self.output.rmdir()
-        self.path.rename(self.output)
+        try:
+            if self.output.exists():
+                self.output.rmdir()
+            self.path.rename(self.output)
+        except OSError as occupied:
+            raise ConflictError(
+                f"{self.output}: something came there during the run ({occupied.strerror})",
+                hint=f"the export is complete in {self.path}: move it where you want it",
+            ) from occupied
 
 
 def copy_companions(source: Path, target: Path) -> None:
@@ -100,14 +109,15 @@ def export_config(config: dict[str, Any], dtype: torch.dtype) -> str:
     exported = {key: value for key, value in config.items() if key != "quantization_config"}
     auto_map = {
         auto_class: reference
-        for auto_class, reference in exported.pop("auto_map", {}).items()
+        for auto_class, reference in (exported.pop("auto_map", None) or {}).items()
         if not _is_patched(reference)
     }
     if auto_map:
         exported["auto_map"] = auto_map
-    exported["dtype" if "dtype" in exported else "torch_dtype"] = str(dtype).removeprefix("torch.")
+    for key in {"dtype", "torch_dtype"} & exported.keys() or {"torch_dtype"}:
+        exported[key] = str(dtype).removeprefix("torch.")
     exported["quantize"] = "w8a8"
-    return json.dumps(exported, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(exported, indent=2) + "\n"
 
 
 def _is_patched(reference: Any) -> bool:

@@ -1,0 +1,241 @@
+"""The export's folder appears whole or not at all, with what an engine needs and nothing it must not see."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from fa3cli.errors import ConflictError, MissingCapabilityError
+from fa3cli.export.folder import StagedFolder, copy_companions, export_config
+
+
+def permissions(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_appears_when_the_block_ends(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with StagedFolder(output, 0) as folder:
+        (folder / "weights").write_text("w")
+        (folder / "weights").chmod(0o777)
+        assert not output.exists()
+    assert list(tmp_path.iterdir()) == [output]
+    assert (output / "weights").read_text() == "w"
+    assert permissions(output) == 0o750 and permissions(output / "weights") == 0o640
+
+
+def test_an_empty_folder_is_filled_and_parents_are_made(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for output in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):
+        with StagedFolder(output, 0) as folder:
+            (folder / "weights").write_text("w")
+        assert [path.name for path in output.iterdir()] == ["weights"]
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), SystemExit(75)])
+def test_leaves_nothing_on_an_error(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, StagedFolder(tmp_path / "out", 0) as folder:
+        (folder / "half").write_text("w")
+        raise error
+    assert caught.value is error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_stays_on_an_error(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError), StagedFolder(tmp_path / "out", 0):
+        raise ValueError
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_a_write_that_fails_says_where_and_leaves_nothing(tmp_path: Path) -> None:
+    with (
+        pytest.raises(MissingCapabilityError, match="No space left") as error,
+        StagedFolder(tmp_path / "out", 0) as folder,
+    ):
+        (folder / "half").write_text("w")
+        raise OSError(28, "No space left on device")
+    assert str(tmp_path / "out") in str(error.value) and error.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("occupied", ["file", "folder"])
+def test_what_is_there_is_never_replaced(tmp_path: Path, occupied: str) -> None:
+    output = tmp_path / "out"
+    mine = output if occupied == "file" else output / "mine"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    with pytest.raises(ConflictError, match="already holds something else") as error:
+        StagedFolder(output, 0).__enter__()
+    assert error.value.exit_code == 4 and str(output) in str(error.value)
+    assert mine.read_text() == "mine" and list(tmp_path.iterdir()) == [output]
+
+
+def test_the_root_is_not_replaced() -> None:
+    with pytest.raises(ConflictError, match="/: already holds something else"):
+        StagedFolder(Path("/"), 0).__enter__()
+
+
+def test_what_came_during_the_run_is_not_replaced_either(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(ConflictError, match="came there") as error, StagedFolder(output, 0) as folder:
+        (folder / "weights").write_text("hours of work")
+        output.mkdir()
+        (output / "mine").write_text("mine")
+    assert (output / "mine").read_text() == "mine"
+    assert str(folder) in error.value.hint and (folder / "weights").read_text() == "hours of work"
+
+
+def test_no_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_500_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(MissingCapabilityError, match=r"1\.50 GB free.*needs 2\.00 GB") as error:
+        StagedFolder(tmp_path / "out", 2_000_000_000).__enter__()
+    assert error.value.exit_code == 6
+    assert list(tmp_path.iterdir()) == []
+    with StagedFolder(tmp_path / "out", 1_500_000_000):
+        pass
+
+
+def test_what_a_killed_run_left_is_replaced(tmp_path: Path) -> None:
+    left = StagedFolder(tmp_path / "out", 0).__enter__()
+    (left / "half").write_text("of an older run")
+    with StagedFolder(tmp_path / "out", 0) as folder:
+        assert list(folder.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_followed(tmp_path: Path, there: bool) -> None:
+    """Where the export shall lie on another disk."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if there:
+        (disk / "real").mkdir()
+    (tmp_path / "out").symlink_to(disk / "real")
+    with StagedFolder(tmp_path / "out", 0) as folder:
+        assert folder.parent == disk
+        (folder / "weights").write_text("w")
+    assert (tmp_path / "out" / "weights").read_text() == "w"
+    assert (tmp_path / "out").is_symlink() and list(disk.iterdir()) == [disk / "real"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MissingCapabilityError, match="cannot be written") as error:
+        StagedFolder(tmp_path / "file" / "out", 0).__enter__()
+    assert "--output" in error.value.hint
+
+
+def test_companions_are_copied_byte_for_byte(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir(), target.mkdir()
+    wanted = {
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "chat_template.jinja",
+        "qwen.tiktoken",
+        "configuration_mine.py",
+        "modeling_mine.py",
+        "LICENSE",
+    }
+    left_behind = {
+        "config.json",
+        "model.safetensors",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "modeling_qwen2_fa3.py",
+        "quant_model_description.json",
+        "README.md",
+    }
+    for name in wanted | left_behind:
+        (source / name).write_bytes(f"{name}\r\n\xff".encode("latin-1"))
+    (source / "tokenizer_files").mkdir()
+    (source / ".fa3").mkdir()
+    copy_companions(source, target)
+    assert {path.name for path in target.iterdir()} == wanted
+    assert all((target / name).read_bytes() == (source / name).read_bytes() for name in wanted)
+
+
+def test_a_linked_companion_is_copied_as_a_file(tmp_path: Path) -> None:
+    """Download caches are folders of links."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir(), target.mkdir()
+    (tmp_path / "blob").write_text("{}")
+    (source / "tokenizer.json").symlink_to(tmp_path / "blob")
+    copy_companions(source, target)
+    assert not (target / "tokenizer.json").is_symlink() and (target / "tokenizer.json").read_text() == "{}"
+
+
+QWEN2 = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "rope_scaling": {"rope_type": "yarn", "factor": 4.0},
+    "torch_dtype": "bfloat16",
+    "name": "通义",
+}
+
+
+def exported(config: dict, dtype: torch.dtype = torch.bfloat16) -> dict:
+    return json.loads(export_config(config, dtype))
+
+
+def test_config_keeps_its_keys_and_names_the_format() -> None:
+    before = json.dumps(QWEN2)
+    assert exported(QWEN2) == QWEN2 | {"quantize": "w8a8"}
+    assert json.dumps(QWEN2) == before
+
+
+def test_config_is_ascii_whatever_the_locale_writes() -> None:
+    assert export_config(QWEN2, torch.bfloat16).isascii()
+
+
+def test_a_quantization_config_would_replace_the_description() -> None:
+    assert "quantization_config" not in exported(QWEN2 | {"quantization_config": {"quant_method": "x"}})
+
+
+@pytest.mark.parametrize(
+    ("auto_map", "expected"),
+    [
+        (None, None),
+        ({}, None),
+        ({"AutoModelForCausalLM": "modeling_qwen2_fa3.Qwen2ForCausalLM"}, None),
+        (
+            {"AutoConfig": "configuration_mine.C", "AutoModelForCausalLM": "modeling_mine_fa3.M"},
+            {"AutoConfig": "configuration_mine.C"},
+        ),
+        ({"AutoModelForCausalLM": "modeling_mine.M"}, {"AutoModelForCausalLM": "modeling_mine.M"}),
+        ({"AutoTokenizer": ["tokenization_mine.T", None]}, {"AutoTokenizer": ["tokenization_mine.T", None]}),
+    ],
+)
+def test_only_the_models_own_code_stays_in_auto_map(auto_map: object, expected: object) -> None:
+    found = exported(QWEN2 | {"auto_map": auto_map})
+    assert found.get("auto_map") == expected
+    assert ("auto_map" in found) == (expected is not None)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (["torch_dtype"], ["torch_dtype"]),
+        (["dtype"], ["dtype"]),
+        (["dtype", "torch_dtype"], ["dtype", "torch_dtype"]),
+        ([], ["torch_dtype"]),
+    ],
+)
+def test_every_key_of_the_dtype_says_what_was_exported(keys: list[str], expected: list[str]) -> None:
+    found = exported({"model_type": "llama", **dict.fromkeys(keys, "bfloat16")}, torch.float16)
+    assert {key: value for key, value in found.items() if "dtype" in key} == dict.fromkeys(
+        expected, "float16"
+    )
