@@ -24,10 +24,10 @@ def identity(job: Job) -> dict[str, Any]:
 
     ids = json.dumps([sample.input_ids for sample in job.samples])
     headers = json.dumps({name: asdict(info) for name, info in job.model.checkpoint.tensors.items()})
-    sizes = {file: (job.folder / file).stat().st_size for file in job.model.checkpoint.files}
+    shards = [_fingerprint(job.folder / file) for file in job.model.checkpoint.files]
     code = sorted(job.folder.glob("*.py"))
     return {
-        "weights": _sha256(headers, json.dumps(sizes)),
+        "weights": _sha256(headers, *shards),
         "config": _sha256((job.folder / "config.json").read_text()),
         "code": _sha256(*(file.read_text() for file in code)),
         "calibration": _sha256(ids),
@@ -47,11 +47,12 @@ def identity(job: Job) -> dict[str, Any]:
 def is_complete(output: Path, wanted: dict[str, Any]) -> bool:
     """Tell whether `output` already is the export of this identity.
 
-    Raises ConflictError where it is another export, naming what differs.
+    Raises ConflictError where it is another export, naming what differs, or where a file of it is gone.
     """
     try:
-        found = json.loads((output / REPORT_FILE).read_text())["identity"]
-    except (OSError, ValueError, KeyError):
+        report = json.loads((output / REPORT_FILE).read_text())
+        found, files = dict(report["identity"]), list(report["result"]["files"])
+    except (OSError, ValueError, KeyError, TypeError):
         return False
     differing = [field for field in wanted if found.get(field) != wanted[field]]
     if differing:
@@ -59,7 +60,24 @@ def is_complete(output: Path, wanted: dict[str, Any]) -> bool:
             f"{output}: holds an export made from other {', '.join(differing)}",
             hint="remove it, or choose another --output",
         )
+    lost = [name for name in files if not (output / name).is_file()]
+    if lost:
+        raise ConflictError(
+            f"{output}: holds this export, but {lost[0]} is gone from it",
+            hint="remove it, to have it made again",
+        )
     return True
+
+
+def _fingerprint(file: Path) -> str:
+    """Hash a file's size and 256 blocks of 4 KB spread over it: two trainings differ in them, at no cost."""
+    size = file.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with file.open("rb") as stream:
+        for start in range(0, size, max(size // 256, 4096)):
+            stream.seek(start)
+            digest.update(stream.read(4096))
+    return digest.hexdigest()
 
 
 def _sha256(*texts: str) -> str:

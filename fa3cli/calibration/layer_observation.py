@@ -90,6 +90,8 @@ class LayerObservation:
     def _input_hook(self, observed: InputRange) -> Any:
         def observe(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             values = args[0]
+            if values.numel() == 0:  # an expert that got none of this sample's tokens
+                return
             if values is not self._last_input:  # q, k, v and gate, up share theirs
                 self._last_input, self._last_bounds = values, torch.stack(values.aminmax()).float()
             observed.update(values, self._last_bounds)

@@ -63,7 +63,8 @@ def plan(job: Job) -> Plan:
         tokens=sum(tokens),
         passes=1,
         bytes_read=model.checkpoint.nbytes,
-        bytes_written=written * len(job.save_types),
+        # numpy files are made from the safetensors, which go at the end if they were not asked for.
+        bytes_written=written * (2 if "numpy" in job.save_types else 1),
         peak_memory=layer + 3 * sum(tokens) * hidden * model.dtype.itemsize,
         warnings=tuple(_warnings(job)),
     )

@@ -71,7 +71,7 @@ def split_weights(folder: Path, shards: int) -> Path:
     for number in range(shards):
         file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
         part = sorted(tensors)[number::shards]
-        save_file({name: tensors[name] for name in part}, folder / file)
+        save_file({name: tensors[name] for name in part}, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(part, file)
     return write_index(folder, weight_map)
 
