@@ -1,0 +1,48 @@
+"""What a patched file imports passes states through, unless somebody listens."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from fa3cli import FAQuantizer, logger
+
+
+@pytest.mark.parametrize("role", ["q", "k", "v"])
+def test_states_pass_untouched(role: str) -> None:
+    states = torch.randn(1, 2, 3, 4)
+    assert FAQuantizer(object(), logger).quant(states, qkv=role) is states
+
+
+def test_a_transform_sees_states_and_role_and_decides() -> None:
+    quantizer, seen = FAQuantizer(), []
+    quantizer.transform = lambda states, role: seen.append(role) or -states
+    states = torch.ones(1)
+    assert [quantizer.quant(states, role).item() for role in "qkv"] == [-1, -1, -1]
+    assert seen == ["q", "k", "v"]
+    quantizer.transform = None
+    assert quantizer.quant(states, "q") is states
+
+
+def test_it_leaves_no_trace_in_a_model() -> None:
+    model = nn.Linear(2, 2)
+    names = list(model.state_dict())
+    model.fa_quantizer = FAQuantizer(object(), logger)
+    assert list(model.state_dict()) == names and list(model.modules()) == [model]
+
+
+def test_a_copied_model_has_a_quantizer_of_its_own() -> None:
+    model = nn.Linear(2, 2)
+    model.fa_quantizer = FAQuantizer(object(), logger)
+    other = copy.deepcopy(model)
+    other.fa_quantizer.transform = lambda states, role: -states
+    assert model.fa_quantizer.transform is None
+
+
+@pytest.mark.parametrize("layout", ["BHSD", "BSHD"])
+def test_it_keeps_the_layout_it_is_told(layout: str) -> None:
+    assert FAQuantizer(layout=layout).layout == layout
+    assert FAQuantizer().layout == "BHSD"

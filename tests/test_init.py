@@ -1,0 +1,34 @@
+"""The public API is imported on first use, so that a patched file and `fa3 --help` start fast."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import pytest
+
+import fa3cli
+
+
+@pytest.mark.parametrize("name", fa3cli.__all__)
+def test_every_public_name_can_be_imported(name: str) -> None:
+    assert getattr(fa3cli, name) is not None
+
+
+def test_the_logger_is_the_packages() -> None:
+    assert fa3cli.logger is logging.getLogger("fa3cli")
+
+
+def test_any_other_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'fa3cli' has no attribute 'quantise'"):
+        _ = fa3cli.quantise
+
+
+@pytest.mark.parametrize(
+    "statement", ["import fa3cli", "from fa3cli import FAQuantizer, logger", "from fa3cli import patch"]
+)
+def test_patching_and_patched_files_import_no_torch_of_ours(statement: str) -> None:
+    code = f"{statement}; import sys; print({{'torch', 'transformers', 'typer'}} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
