@@ -62,7 +62,7 @@ def test_half_precision_cases_have_the_same_types(name: str) -> None:
 
 def random_linear(seed: int, dtype: torch.dtype, bias: bool) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(12, 20, generator=generator) * torch.rand(12, 1, generator=generator)
+    weight = torch.randn(12, 20, generator=generator) * (torch.rand(12, 1, generator=generator) + 0.05)
     low, high = (torch.rand(2, 1, generator=generator) * 20 - 10).sort(dim=0).values
     added = torch.randn(12, generator=generator).to(dtype) if bias else None
     return weight.to(dtype), added, low, high

@@ -54,7 +54,9 @@ def test_product_is_the_float_one_within_the_error_of_int8(
     dtype: torch.dtype, seed: int, biased: bool, side: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(ROWS, COLUMNS, generator=generator) * torch.rand(ROWS, 1, generator=generator)
+    weight = torch.randn(ROWS, COLUMNS, generator=generator) * (
+        torch.rand(ROWS, 1, generator=generator) + 0.05
+    )
     weight = weight.to(dtype)
     bias = torch.randn(ROWS, generator=generator).to(dtype) * 5 if biased else None
     states = (torch.randn(7, COLUMNS, generator=generator) * 3 + 6 * side).to(dtype)
