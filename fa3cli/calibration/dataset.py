@@ -97,7 +97,8 @@ def _token_ids(record: dict[str, Any], tokenizer: _LazyTokenizer) -> list[int]:
     if "messages" in record:
         text = _chat_text(record["messages"], tokenizer())
         return tokenizer()(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return tokenizer()(_text(record), verbose=False)["input_ids"]
+    text = _text(record)  # a line without any is a broken line, tokenizer or not
+    return tokenizer()(text, verbose=False)["input_ids"]
 
 
 def _chat_text(messages: Any, tokenizer: Any) -> str:

@@ -146,10 +146,13 @@ def build_skeleton(
 
 
 def _decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the members of the ModuleList with the most parameters, by name: the decoder layers."""
+    """Return the members of the ModuleList that holds most, by name: the decoder layers.
+
+    Buffers count as well: simulated linears hold nothing else.
+    """
 
     def size(item: tuple[str, nn.Module]) -> int:
-        return sum(parameter.numel() for parameter in item[1].parameters())
+        return sum(tensor.numel() for tensor in item[1].state_dict().values())
 
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     if not lists:

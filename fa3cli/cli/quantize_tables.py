@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from fa3cli.calibration.plan import Plan
@@ -16,7 +16,7 @@ __all__ = ["print_plan", "print_result"]
 
 def print_plan(plan: Plan) -> None:
     """Print settings, counts and needs, one a row."""
-    table = Table("plan", "value")
+    table = Table("plan", Column("value", overflow="fold"))
     table.add_row("weights", str(plan.folder))
     table.add_row("output", str(plan.output))
     table.add_row("recipe", plan.recipe)
@@ -32,19 +32,20 @@ def print_plan(plan: Plan) -> None:
     table.add_row("read", _size(plan.bytes_read))
     table.add_row("written", _size(plan.bytes_written))
     table.add_row("peak memory", f"about {_size(plan.peak_memory)} more than its imports")
-    Console().print(table)
+    _console().print(table)
 
 
 def print_result(result: Result) -> None:
     """Print a row a layer, then the totals."""
     scored = any(layer.fa_score is not None for layer in result.layers)
-    table = Table("layer", "W8A8 linears", "float linears", "FA3", *(["fa_amp score"] if scored else []))
+    names = (Column("layer", overflow="fold"), Column("float linears", overflow="fold"))
+    table = Table(names[0], "W8A8 linears", names[1], "FA3", *(["fa_amp score"] if scored else []))
     for layer in result.layers:
         float_names = ", ".join(name.removeprefix(f"{layer.name}.") for name in layer.float_linears)
         fa = {True: "q, k, v", False: "float", None: "-"}[layer.fa]
         score = [f"{layer.fa_score:.4f}"] if layer.fa_score is not None else []
         table.add_row(layer.name, str(layer.quantized), float_names or "-", fa, *score)
-    console = Console()
+    console = _console()
     console.print(table)
     console.print(
         f"{result.output}: {_size(result.bytes_written)} in {len(result.files)} files, from {result.samples} samples "
@@ -52,6 +53,11 @@ def print_result(result: Result) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _console() -> Console:
+    """Return stdout for text as it is: folders and globs have brackets that rich would take for markup."""
+    return Console(markup=False, emoji=False)
 
 
 def _size(nbytes: int) -> str:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from fa3cli.calibration.job import open_model
-from fa3cli.calibration.streamed_model import StreamedModel, read_config
+from fa3cli.calibration.streamed_model import StreamedModel, _decoder_layers, read_config
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
 
 from .models import WEIGHTS, edit_config, edit_weights, write_model
@@ -167,3 +168,17 @@ def test_a_model_that_is_no_causal_lm(tmp_path: Path) -> None:
     folder = write_model(tmp_path, patched=False)
     edit_config(folder, model_type="t5", architectures=["T5EncoderModel"])
     refused(folder, "t5", error=UnsupportedError)
+
+
+def test_the_layers_are_the_list_that_holds_most_buffers_included() -> None:
+    model, block = nn.Module(), nn.Module()
+    model.heads = nn.ModuleList([nn.Linear(9, 9)])
+    block.experts = nn.ModuleList([nn.Linear(3, 3)])
+    block.register_buffer("weight", torch.ones(10, 10))
+    model.blocks = nn.ModuleList([block])
+    assert list(_decoder_layers(model)) == ["blocks.0"]
+
+
+def test_a_model_without_layers_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="no list of decoder layers"):
+        _decoder_layers(nn.Linear(2, 2))

@@ -1,0 +1,339 @@
+"""The command as a user runs it: exit codes, what goes where, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.calibration.models import (
+    WEIGHTS,
+    edit_config,
+    edit_weights,
+    snapshot,
+    split_weights,
+    token_ids,
+    write_index,
+    write_lines,
+    write_model,
+)
+from tests.conftest import EXAMPLES, ROOT, copy_model
+
+VERSIONS = ("4.43.1", "4.57.6", "5.23.0")
+OPTIONS = """
+--output --calib --samples --max-length --recipe --numerics --w-bit --a-bit --act-method --anti-method --disable-names
+--disable-level --disable-last-linear --no-disable-last-linear --mm-tensor --no-mm-tensor --fa --no-fa --fa-amp
+--fa-score --save-type --target --part-file-size --device --dtype --attn-implementation --plan --trust-remote-code
+--json
+"""
+
+Fa3 = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    folder = write_model(tmp_path / f"llama-{tmp_path.name}")
+    write_lines(tmp_path / "calib.jsonl", token_ids(9, 17, 5))
+    return folder
+
+
+@pytest.fixture
+def calib(llama: Path) -> list[str]:
+    return ["--calib", str(llama.parent / "calib.jsonl")]
+
+
+def test_the_default_way(qwen2_tiny: Path, fa3: Fa3) -> None:
+    """The shipped calibration set through the model's own tokenizer, into the folder beside the weights."""
+    code, out, err = fa3("quantize", qwen2_tiny, "--samples", 2)
+    output = qwen2_tiny.with_name(f"{qwen2_tiny.name}-w8a8-fa3")
+    assert code == 0 and (output / "quant_model_weight_w8a8.safetensors").exists()
+    assert "model.layers.3" in out and "mlp.down_proj" in out and "q, k, v" in out
+    assert f"{output}: " in out and "2 samples" in out
+    assert "layer 1/4 done" in err and "memory" in err and "left" in err
+    code, out, err = fa3("quantize", qwen2_tiny, "--samples", 2)
+    assert (code, out) == (0, "") and "nothing to do" in err
+    assert fa3("verify", output)[0] == 0
+
+
+def test_json_is_all_there_is_on_stdout(llama: Path, calib: list[str], fa3: Fa3) -> None:
+    code, out, _ = fa3("quantize", llama, *calib, "--fa-amp", 1, "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert result["samples"] == 3 and result["tokens"] == 31
+    assert [layer["fa"] for layer in result["layers"]].count(False) == 1
+    assert result["output"] == f"{llama}-w8a8-fa3"
+
+
+def test_the_current_folder_is_the_default(
+    llama: Path, calib: list[str], fa3: Fa3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(llama)
+    assert fa3("quantize", *calib)[0] == 0
+    assert Path(f"{llama}-w8a8-fa3").is_dir()
+
+
+def test_every_option_reaches_the_run(llama: Path, calib: list[str], fa3: Fa3, tmp_path: Path) -> None:
+    code, out, err = fa3(
+        "quantize", llama, *calib, "--output", tmp_path / "a" / "b", "--samples", 2, "--max-length", 8,
+        "--recipe", "none", "--numerics", "improved", "--w-bit", 8, "--a-bit", 8, "--act-method", 1,
+        "--anti-method", "none", "--disable-names", "*.0.*", "--disable-names", "*.1.self_attn",
+        "--disable-level", "L0", "--disable-last-linear", "--no-mm-tensor", "--fa", "--fa-amp", 1,
+        "--fa-score", "reference", "--save-type", "numpy", "--save-type", "safe_tensor", "--target", "modelslim",
+        "--part-file-size", 1.5, "--device", "cpu", "--dtype", "bfloat16", "--attn-implementation", "eager", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    result = json.loads(out)
+    identity = json.loads((tmp_path / "a" / "b" / "fa3_report.json").read_text())["identity"]
+    assert result["tokens"] == 16 and [layer["quantized"] for layer in result["layers"]] == [0, 7, 7]
+    assert [layer["fa"] for layer in result["layers"]] == [False, False, False]
+    assert identity["settings"]["disable_names"] == ["*.0.*", "*.1.self_attn"]
+    assert identity["settings"]["fa_amp"] == 1 and identity["part_bytes"] == 1_500_000_000
+    assert (identity["dtype"], identity["attn_implementation"]) == ("torch.bfloat16", "eager")
+    assert identity["save_types"] == ["numpy", "safe_tensor"]
+
+
+def test_plan_reads_no_weight_and_writes_nothing(
+    llama: Path, calib: list[str], fa3: Fa3, tmp_path: Path
+) -> None:
+    edit_weights(llama, lambda tensors: [tensor.fill_(float("nan")) for tensor in tensors.values()])
+    before = snapshot(tmp_path)
+    code, out, err = fa3("quantize", llama, *calib, "--plan")
+    assert (code, err) == (0, "")
+    assert f"{llama}-w8a8-fa3" in "".join(
+        row.split("│")[-2].strip() for row in out.splitlines() if "│" in row
+    )
+    assert "3 with 31 tokens" in out and "*.down_proj" in out and "peak memory" in out
+    code, out, _ = fa3("quantize", llama, *calib, "--plan", "--json", "--fa-amp", 1)
+    planned = json.loads(out)
+    assert code == 0
+    assert (planned["layers"], planned["quantized_linears"], planned["attentions"]) == (3, 18, 3)
+    assert planned["settings"]["fa_amp"] == 1 and planned["bytes_read"] > 0
+    assert any("MindIE" in warning for warning in planned["warnings"])
+    assert snapshot(tmp_path) == before
+
+
+def test_warnings_come_before_the_work_on_stderr(llama: Path, calib: list[str], fa3: Fa3) -> None:
+    code, out, err = fa3("quantize", llama, *calib, "--plan", "--disable-names", "*.up_proj", "--fa-amp", 9)
+    assert code == 0 and "half-float" not in out
+    assert "half-float group" in err and "3 attention modules; all fall back" in err
+
+
+def test_brackets_in_names_are_printed_as_they_are(
+    tmp_path: Path, fa3: Fa3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    folder = write_model(tmp_path / "model[v1]", patched=False)
+    calib = write_lines(tmp_path / "calib.jsonl", token_ids(9))
+    arguments = ["quantize", folder, "--no-fa", "--calib", calib, "--disable-names", "*.[0-1].mlp.*"]
+    assert "model[v1]" in fa3(*arguments, "--plan")[1]
+    code, out, _ = fa3(*arguments)
+    assert code == 0 and f"{folder}-w8a8-fa3: " in out
+
+
+def test_help_lists_the_options(fa3: Fa3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = fa3("quantize", "--help")
+    assert code == 0
+    assert not [option for option in OPTIONS.split() if option not in out]
+
+
+# ---- what goes wrong
+
+
+def line(text: str) -> Callable[[Path], None]:
+    """Make the second calibration line this text."""
+
+    def edit(folder: Path) -> None:
+        file = folder.parent / "calib.jsonl"
+        file.write_text(file.read_text().splitlines()[0] + f"\n{text}\n")
+
+    return edit
+
+
+def cut(name: str) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        file = folder / name
+        file.write_bytes(file.read_bytes()[:-100])
+
+    return edit
+
+
+def cut_shard(folder: Path) -> None:
+    split_weights(folder, 3)
+    cut("model-00002-of-00003.safetensors")(folder)
+
+
+def index_without(folder: Path) -> None:
+    index = split_weights(folder, 2)
+    weight_map = json.loads(index.read_text())["weight_map"]
+    del weight_map["model.norm.weight"]
+    write_index(folder, weight_map)
+
+
+def edit_patched(folder: Path) -> None:
+    file = folder / "modeling_llama_fa3.py"
+    file.write_text(file.read_text() + "\n# by hand\n")
+
+
+def occupy(folder: Path) -> None:
+    folder.with_name("out").mkdir()
+    (folder.with_name("out") / "mine").write_text("mine")
+
+
+def not_a_number(folder: Path) -> None:
+    edit_weights(folder, lambda tensors: tensors["model.layers.2.mlp.up_proj.weight"].fill_(float("nan")))
+
+
+def unpatch(folder: Path) -> None:
+    from fa3cli import patching
+
+    patching.undo(folder)
+
+
+def nothing(_: Path) -> None:
+    pass
+
+
+# What is done to a sound folder, options, exit code, words of the message.
+WRONG: dict[str, tuple[Callable[[Path], Any], list[str], int, tuple[str, ...]]] = {
+    "no-config": (lambda f: (f / "config.json").unlink(), [], 5, ("config.json",)),
+    "broken-config": (lambda f: (f / "config.json").write_text("{"), [], 5, ("config.json",)),
+    "unknown-type": (lambda f: edit_config(f, model_type="nonesuch"), ["--no-fa"], 5, ("nonesuch",)),
+    "bad-config-value": (lambda f: edit_config(f, hidden_act="nonesuch"), ["--no-fa"], 3, ("nonesuch",)),
+    "no-weights": (lambda f: (f / WEIGHTS).unlink(), [], 5, ("no weights", WEIGHTS)),
+    "truncated": (cut(WEIGHTS), [], 5, (WEIGHTS, "not a whole")),
+    "truncated-shard": (cut_shard, [], 5, ("model-00002-of-00003.safetensors",)),
+    "not-in-index": (index_without, [], 5, ("model.norm.weight",)),
+    "nan": (not_a_number, [], 5, (WEIGHTS, "model.layers.2.mlp.up_proj.weight", "NaN")),
+    "unpatched": (unpatch, [], 5, ("not patched", "fa3 patch", "--no-fa")),
+    "edited-patch": (edit_patched, [], 4, ("modeling_llama_fa3.py", "changed since", "--trust-remote-code")),
+    "occupied": (occupy, ["--output", "out"], 4, ("out: already holds",)),
+    "no-calib": (nothing, ["--calib", "nowhere.jsonl"], 5, ("nowhere.jsonl",)),
+    "empty-calib": (lambda f: (f.parent / "calib.jsonl").write_text(""), [], 5, ("calib.jsonl: empty",)),
+    "broken-line": (line('{"text": '), [], 5, ("calib.jsonl, line 2", "not json")),
+    "strange-line": (line('{"prompt": "x"}'), [], 5, ("calib.jsonl, line 2", "'prompt'")),
+    "blank-line": (line('\n{"input_ids": [5]}'), [], 5, ("calib.jsonl, line 2",)),
+    "no-tokenizer": (line('{"text": "In the beginning"}'), [], 5, ("no tokenizer", "input_ids")),
+    "bad-token": (line('{"input_ids": [96]}'), [], 5, ("calib.jsonl, line 2", "vocabulary of 96")),
+    "too-long": (line(json.dumps({"input_ids": [5] * 65})), [], 5, ("line 2: 65 tokens", "--max-length 64")),
+    "bad-glob": (nothing, ["--disable-names", "*.up_porj"], 5, ("*.up_porj",)),
+    "device": (nothing, ["--device", "npu:0"], 6, ("npu:0",)),
+    "act-method": (nothing, ["--act-method", "3"], 3, ("act_method=3",)),
+    "anti-method": (nothing, ["--anti-method", "m4"], 3, ("anti_method=m4",)),
+    "level": (nothing, ["--disable-level", "L5"], 3, ("L5",)),
+    "mm-tensor": (nothing, ["--mm-tensor"], 3, ("mm_tensor",)),
+    "last-linear": (nothing, ["--no-disable-last-linear"], 3, ("disable_last_linear",)),
+    "bits": (nothing, ["--w-bit", "4"], 3, ("w_bit=4", "supported: 8")),
+    "target": (nothing, ["--target", "vllm"], 3, ("target=vllm",)),
+    "recipe": (nothing, ["--recipe", "nonesuch"], 3, ("nonesuch", "qwen2.5-72b")),
+    "numerics": (nothing, ["--numerics", "reference"], 3, ("numerics=reference",)),
+    "negative": (nothing, ["--fa-amp", "-1"], 2, ("fa_amp",)),
+    "not-a-number": (nothing, ["--fa-amp", "many"], 2, ("--fa-amp",)),
+    "no-samples": (nothing, ["--samples", "0"], 2, ("--samples",)),
+    "save-type": (nothing, ["--save-type", "onnx"], 2, ("onnx",)),
+    "option": (nothing, ["--nonesuch"], 2, ("--nonesuch",)),
+}
+
+
+@pytest.mark.parametrize(("spoil", "options", "code", "words"), WRONG.values(), ids=WRONG)
+def test_what_goes_wrong_is_said_and_leaves_nothing(
+    llama: Path,
+    fa3: Fa3,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Path], Any],
+    options: list[str],
+    code: int,
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(llama.parent)
+    monkeypatch.setenv("COLUMNS", "200")
+    spoil(llama)
+    before = snapshot(llama.parent)
+    calib = [] if "--calib" in options else ["--calib", "calib.jsonl"]
+    found, out, err = fa3("quantize", llama, *calib, *options)
+    assert (found, out) == (code, ""), err
+    assert not [word for word in words if word not in err], err
+    assert "Traceback" not in err
+    assert snapshot(llama.parent) == before
+
+
+def test_a_folder_that_is_not_there(fa3: Fa3, tmp_path: Path) -> None:
+    code, out, err = fa3("quantize", tmp_path / "nowhere")
+    assert (code, out) == (5, "") and "nowhere" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a folder in which root can write nothing either")
+def test_an_output_that_cannot_be_made(llama: Path, calib: list[str], fa3: Fa3) -> None:
+    code, out, err = fa3("quantize", llama, *calib, "--output", "/proc/nowhere/out")
+    assert (code, out) == (6, "")
+    assert "/proc/nowhere" in err and "Traceback" not in err
+
+
+# ---- as a process of its own
+
+
+def environment(**values: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **values}
+
+
+def command(*arguments: object, python: str | Path = sys.executable) -> list[str]:
+    return [str(python), "-m", "fa3cli", *map(str, arguments)]
+
+
+def test_an_interrupt_exits_130_and_leaves_nothing(qwen2_tiny: Path) -> None:
+    lines = write_lines(qwen2_tiny.parent / "calib.jsonl", token_ids(*[400] * 40, vocab=2048))
+    before = snapshot(qwen2_tiny.parent)
+    run = subprocess.Popen(
+        command("quantize", qwen2_tiny, "--calib", lines),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    partial = Path(f"{qwen2_tiny}-w8a8-fa3.partial")
+    while not partial.exists() and run.poll() is None:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, out) == (130, ""), err
+    assert "Traceback" not in err
+    assert snapshot(qwen2_tiny.parent) == before
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("version", VERSIONS)
+def test_patch_quantize_and_verify_under_every_version(version: str, tmp_path: Path) -> None:
+    python = ROOT / ".venvs" / version / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"no environment for transformers {version} (make versions)")
+    folder = copy_model(EXAMPLES / "qwen2-tiny", tmp_path / "qwen2-tiny")
+    output, text = tmp_path / "out", EXAMPLES / "qwen2-tiny-eval.jsonl"
+
+    def fa3(*arguments: object) -> str:
+        run = subprocess.run(
+            command(*arguments, python=python),
+            env=environment(HF_MODULES_CACHE=str(tmp_path / "cache")),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    fa3("patch", folder, "--attention", "Qwen2Attention")
+    calib = EXAMPLES / "qwen2-tiny-calib.jsonl"
+    fa3("quantize", folder, "--output", output, "--calib", calib, "--fa-amp", 1)
+    found = json.loads(
+        fa3("verify", output, "--against", folder, "--eval", text, "--max-length", 64, "--json")
+    )
+    assert found["ok"] and not [each for each in found["findings"] if each["severity"] == "error"]
+    change = found["comparison"]["perplexity_quantized"] / found["comparison"]["perplexity_float"] - 1
+    assert abs(change) < 0.01 and found["comparison"]["top1_agreement"] > 0.9
