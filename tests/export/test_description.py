@@ -53,7 +53,9 @@ def test_tied_names_are_both_listed() -> None:
 def test_fa_tensors_come_first_in_their_attention_only(attentions: tuple[str, ...]) -> None:
     layers = ("layers.1", "layers.10", "layers.2")
     names = [
-        f"{layer}.{leaf}" for layer in layers for leaf in ("self_attn.q_proj.weight", "mlp.up_proj.weight")
+        f"{layer}.{leaf}"
+        for layer in layers
+        for leaf in ("self_attn_norm.weight", "self_attn.q_proj.weight", "mlp.up_proj.weight")
     ]
     made = describe(names, (), attentions)
     assert list(made)[:1] == ["model_quant_type"]
