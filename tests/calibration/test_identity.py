@@ -1,0 +1,99 @@
+"""When a run has nothing to do, and when it must not touch what is there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fa3cli import api
+from fa3cli.errors import ConflictError
+from fa3cli.export.layout import WEIGHT_FILE
+
+from .models import edit_config, edit_weights, snapshot, token_ids, write_lines, write_model
+
+REPORT = "fa3_report.json"
+
+
+@pytest.fixture
+def calib(tmp_path: Path) -> Path:
+    return write_lines(tmp_path / "calib.jsonl", token_ids(9, 17, 5))
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    return write_model(tmp_path / f"llama-{tmp_path.name}")
+
+
+def quantize(folder: Path, calib: Path, **options: Any) -> Path:
+    output = folder.parent / "out"
+    assert api.quantize(folder, calib=calib, output=output, **options) is not None
+    return output
+
+
+def test_a_second_run_has_nothing_to_do(llama: Path, calib: Path) -> None:
+    output = quantize(llama, calib)
+    before = {file: file.stat().st_mtime_ns for file in output.iterdir()}
+    assert api.quantize(llama, calib=calib, output=output) is None
+    assert {file: file.stat().st_mtime_ns for file in output.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"fa_amp": 1}, "settings"),
+        ({"disable_names": ("*.up_proj",)}, "settings"),
+        ({"samples": 1}, "calibration"),
+        ({"max_length": 4}, "calibration"),
+        ({"dtype": "bfloat16"}, "dtype"),
+        ({"attn_implementation": "eager"}, "attn_implementation"),
+        ({"save_types": ["numpy"]}, "save_types"),
+        ({"part_file_size": 1.0}, "part_bytes"),
+    ],
+)
+def test_other_options_are_a_conflict_that_names_the_field(
+    llama: Path, calib: Path, options: dict[str, Any], field: str
+) -> None:
+    output = quantize(llama, calib)
+    before = snapshot(output)
+    with pytest.raises(ConflictError, match=f"made from other {field}$"):
+        api.quantize(llama, calib=calib, output=output, **options)
+    assert snapshot(output) == before
+
+
+def test_other_weights_of_the_same_shape_are_a_conflict(llama: Path, calib: Path) -> None:
+    output = quantize(llama, calib)
+    edit_weights(llama, lambda tensors: [tensor.mul_(0.5) for tensor in tensors.values()])
+    with pytest.raises(ConflictError, match="made from other weights$"):
+        api.quantize(llama, calib=calib, output=output)
+
+
+def test_another_config_is_a_conflict(llama: Path, calib: Path) -> None:
+    output = quantize(llama, calib, fa=False)
+    edit_config(llama, rms_norm_eps=1e-3)
+    with pytest.raises(ConflictError, match="made from other config"):
+        api.quantize(llama, calib=calib, output=output, fa=False)
+
+
+def test_a_copy_of_the_folder_has_the_same_identity(llama: Path, calib: Path) -> None:
+    output = quantize(llama, calib)
+    moved = Path(shutil.copytree(llama, llama.with_name(f"{llama.name}-copy")))
+    assert api.quantize(moved, calib=calib, output=output) is None
+
+
+@pytest.mark.parametrize("lost", [WEIGHT_FILE, "quant_model_description.json", "config.json"])
+def test_an_export_that_lost_a_file_is_not_complete(llama: Path, calib: Path, lost: str) -> None:
+    output = quantize(llama, calib)
+    (output / lost).unlink()
+    with pytest.raises(ConflictError):
+        api.quantize(llama, calib=calib, output=output)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"identity": 1}', '{"identity": {}}'])
+def test_a_report_that_is_none_is_a_conflict(llama: Path, calib: Path, text: str) -> None:
+    output = quantize(llama, calib)
+    (output / REPORT).write_text(text)
+    with pytest.raises(ConflictError):
+        api.quantize(llama, calib=calib, output=output)

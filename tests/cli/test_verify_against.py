@@ -1,0 +1,122 @@
+"""`fa3 verify --against DIR --eval FILE` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fa3cli import api
+from tests.calibration.models import snapshot, token_ids, write_lines, write_model
+
+Fa3 = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    return write_model(tmp_path / f"llama-{tmp_path.name}")
+
+
+@pytest.fixture
+def export(llama: Path, tmp_path: Path) -> Path:
+    output = tmp_path / "out"
+    api.quantize(llama, calib=write_lines(tmp_path / "calib.jsonl", token_ids(9, 30)), output=output)
+    return output
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    return write_lines(tmp_path / "eval.jsonl", token_ids(20, 70))
+
+
+def test_the_table_ends_with_the_comparison(export: Path, llama: Path, text: Path, fa3: Fa3) -> None:
+    before = snapshot(export.parent)
+    code, out, err = fa3("verify", export, "--against", llama, "--eval", text)
+    assert code == 0
+    assert "perplexity" in out and "KL divergence" in out and "same most likely token" in out
+    assert "82 predicted tokens in 2 samples" in err and "1 of them cut" in err
+    assert snapshot(export.parent) == before
+
+
+def test_json_holds_report_and_comparison(export: Path, llama: Path, text: Path, fa3: Fa3) -> None:
+    arguments = ["verify", export, "--against", llama, "--eval", text, "--max-length", 16, "--json"]
+    code, out, _ = fa3(*arguments)
+    found = json.loads(out)
+    assert code == 0 and found["ok"]
+    comparison = found["comparison"]
+    assert (comparison["samples"], comparison["samples_cut"], comparison["tokens"]) == (2, 2, 30)
+    assert comparison["kl_divergence"] > 0 and 0 <= comparison["top1_agreement"] <= 1
+    assert "comparison" not in json.loads(fa3("verify", export, "--json")[1])
+
+
+def test_a_broken_export_is_not_compared(export: Path, llama: Path, text: Path, fa3: Fa3) -> None:
+    (export / "config.json").write_text("{")
+    code, out, err = fa3("verify", export, "--against", llama, "--eval", text, "--json")
+    assert code == 1
+    assert json.loads(out)["ok"] is False and "comparison" not in json.loads(out)
+    assert "not compared" in err
+
+
+def unpatched(folder: Path) -> None:
+    from fa3cli import patching
+
+    patching.undo(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments", "code", "words"),
+    [
+        (None, ["--against", "llama"], 2, "need each other"),
+        (None, ["--eval", "eval.jsonl"], 2, "need each other"),
+        (None, ["--against", "nowhere", "--eval", "eval.jsonl"], 5, "nowhere"),
+        (None, ["--against", "llama", "--eval", "nowhere.jsonl"], 5, "nowhere.jsonl"),
+        (None, ["--against", "llama", "--eval", "eval.jsonl", "--max-length", "1"], 2, "--max-length"),
+        (unpatched, ["--against", "llama", "--eval", "eval.jsonl"], 5, "not patched"),
+        (
+            lambda folder: (folder / "modeling_llama_fa3.py").write_text("import os"),
+            ["--against", "llama", "--eval", "eval.jsonl"],
+            4,
+            "--trust-remote-code",
+        ),
+        (
+            lambda folder: (folder.parent / "eval.jsonl").write_text(
+                '{"input_ids": [5, 6]}\n{"text": "a"}\n'
+            ),
+            ["--against", "llama", "--eval", "eval.jsonl"],
+            5,
+            "no tokenizer",
+        ),
+        (
+            lambda folder: (folder.parent / "eval.jsonl").write_text('{"input_ids": [5, 6]}\nnot json\n'),
+            ["--against", "llama", "--eval", "eval.jsonl"],
+            5,
+            "eval.jsonl, line 2",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"short"),
+            ["--against", "llama", "--eval", "eval.jsonl"],
+            5,
+            "model.safetensors",
+        ),
+    ],
+)
+def test_what_goes_wrong(
+    export: Path,
+    llama: Path,
+    text: Path,
+    fa3: Fa3,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Path], object] | None,
+    arguments: list[str],
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(text.parent)
+    if spoil:
+        spoil(llama)
+    named = [llama if each == "llama" else each for each in arguments]
+    found, out, err = fa3("verify", export, *named)
+    assert (found, out) == (code, ""), err
+    assert words in err and "Traceback" not in err
