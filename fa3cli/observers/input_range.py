@@ -23,8 +23,11 @@ class InputRange:
         self._bounds.append(bounds)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """Return the mean minimum and the mean maximum, float32 `[1]` each."""
-        lows, highs = torch.stack(self._bounds).double().T.tolist()
+        """Return the mean minimum and the mean maximum, float32 `[1]` each; NaN if one is not finite."""
+        bounds = torch.stack(self._bounds).double()
+        if not bounds.isfinite().all():
+            return torch.full((1,), math.nan), torch.full((1,), math.nan)
+        lows, highs = bounds.T.tolist()
         low, high = (
             torch.tensor([math.fsum(ends) / len(ends)], dtype=torch.float32) for ends in (lows, highs)
         )

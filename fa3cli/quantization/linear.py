@@ -11,7 +11,7 @@ from fa3cli.numerics.deq_scale import pack_deq_scale
 __all__ = ["quantize_linear"]
 
 _BLOCK = 1 << 18  # weight elements brought to float32 at a time
-_INT32 = torch.iinfo(torch.int32)
+_LARGEST_BIAS = 2.0**30  # steps of deq_scale: half of int32, the rest is for rowsum * offset
 
 
 def quantize_linear(
@@ -21,12 +21,17 @@ def quantize_linear(
 
     `weight [out, in]`, `bias [out]`, the input's range `low [1]`, `high [1]`. Scales are rounded to the
     model's dtype first and everything after is computed from the rounded ones, in float32, since that is
-    what an engine multiplies with. `quant_bias = round(bias / deq_scale) - rowsum(weight) * input_offset`.
+    what an engine multiplies with. `quant_bias = round(bias / deq_scale) - rowsum(weight) * input_offset`; a row
+    whose bias would not fit int32 that way, of nearly dead weights or inputs, gets the scale with which it does.
     """
     input_scale = asymmetric_scale(low, high).to(model_dtype)
     input_offset = asymmetric_offset(low, input_scale.float()).clamp(INT8_MIN, INT8_MAX)
     row_low, row_high = weight.amin(dim=1, keepdim=True), weight.amax(dim=1, keepdim=True)
-    weight_scale = symmetric_scale(row_low.float(), row_high.float()).to(model_dtype)
+    weight_scale = symmetric_scale(row_low.float(), row_high.float())
+    if bias is not None:
+        least = bias.float().abs().unsqueeze(1) / input_scale.float() / _LARGEST_BIAS
+        weight_scale = torch.maximum(weight_scale, least)
+    weight_scale = weight_scale.to(model_dtype)
     int8_weight, row_sums = _quantize_rows(weight, weight_scale)
 
     weight_scale = weight_scale.cpu()
@@ -40,7 +45,7 @@ def quantize_linear(
         "weight_offset": torch.zeros_like(weight_scale),
         "input_scale": input_scale,
         "input_offset": input_offset.to(model_dtype),
-        "quant_bias": quant_bias.clamp(_INT32.min, _INT32.max).int(),
+        "quant_bias": quant_bias.int(),
         "deq_scale": pack_deq_scale(deq_scale, model_dtype),
     }
 
