@@ -16,11 +16,12 @@ logger = logging.getLogger("fa3cli")
 _EXPORTS = {
     "FAQuantizer": "fa3cli.fa_quantizer",
     "patch": "fa3cli.patching",
+    "compare": "fa3cli.api",
     "quantize": "fa3cli.api",
     "verify": "fa3cli.api",
 }
 
-__all__ = ["FAQuantizer", "logger", "patch", "quantize", "verify"]
+__all__ = ["FAQuantizer", "compare", "logger", "patch", "quantize", "verify"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""The Python functions behind the commands: arguments as on the command line, results as dataclasses."""
+"""The Python functions behind the commands; results are dataclasses."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fa3cli.calibration.evaluation import Comparison, compare
 from fa3cli.calibration.job import prepare
 from fa3cli.calibration.plan import plan
 from fa3cli.calibration.progress import Progress
-from fa3cli.calibration.run import Result, run
+from fa3cli.calibration.result import Result
+from fa3cli.calibration.run import run
 from fa3cli.export.verification import VerificationReport, verify_export
 
-__all__ = ["plan", "prepare", "quantize", "run", "verify"]
+__all__ = ["Comparison", "compare", "plan", "prepare", "quantize", "run", "verify"]
 
 
 def quantize(
     weights_dir: str | Path, *, progress: Callable[[Progress], None] = lambda _: None, **options: Any
-) -> Result | None:
-    """Calibrate a patched weights folder and export it; `options` are those of `fa3 quantize`.
-
-    Returns None where the same export is in the output folder already.
-    """
-    return run(prepare(Path(weights_dir), **options), progress)
+) -> Result:
+    """Calibrate a patched weights folder and export it; `options` are those of `fa3 quantize`."""
+    return run(prepare(weights_dir, **options), progress)
 
 
 def verify(export_dir: str | Path) -> VerificationReport:

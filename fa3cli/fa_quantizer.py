@@ -17,16 +17,11 @@ class FAQuantizer:
 
     It is not an `nn.Module` and holds no tensor, so a model's state_dict, its loading on the meta
     device and its results stay as they are. `config` and `logger` are the guide's arguments.
-
-    `layout` names the axes of the states: `BHSD` is `[B, H, S, D]`, `BSHD` is `[B, S, H, D]`.
     """
 
-    def __init__(
-        self, config: Any = None, logger: Any = None, *, layout: Literal["BHSD", "BSHD"] = "BHSD"
-    ) -> None:
-        self.layout = layout
+    def __init__(self, config: Any = None, logger: Any = None) -> None:
         self.transform: Callable[[Tensor, str], Tensor] | None = None
 
     def quant(self, states: Tensor, qkv: Literal["q", "k", "v"]) -> Tensor:
-        """Return `states` as attention shall see them: unchanged, unless a `transform` is attached."""
+        """Return `states [B, H, S, D]` as attention shall see them: unchanged, unless a `transform` is attached."""
         return states if self.transform is None else self.transform(states, qkv)

@@ -25,7 +25,7 @@ def test_patch_quantize_and_verify_from_python(tmp_path: Path, calib: Path) -> N
     assert result.output == Path(f"{folder}-w8a8-fa3")
     assert len(seen) == 3 * 2 + 1
     assert fa3cli.verify(str(result.output)).ok
-    assert fa3cli.quantize(folder, calib=calib) is None
+    assert fa3cli.quantize(folder, calib=calib).already_there
 
 
 def test_plan_and_run_of_one_job(tmp_path: Path, calib: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,6 @@ from torch import Tensor
 from fa3cli.errors import InvalidInputError
 
 __all__ = ["Checkpoint", "TensorInfo"]
-
-FLOAT_DTYPES = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -33,27 +31,25 @@ class Checkpoint:
     """Tensors of a weights folder by name. Opening reads headers only.
 
     `file` is the weights' name where they are one file; several have an index named after it. Raises
-    InvalidInputError where there are none, a shard is missing or truncated, the index names a tensor its
-    shard doesn't hold or a file outside the folder, or a dtype isn't one of `dtypes`.
+    InvalidInputError where there are none, a shard is missing or truncated, or the index names a tensor its
+    shard doesn't hold or a file outside the folder.
     """
 
-    def __init__(
-        self, folder: Path, file: str = "model.safetensors", dtypes: Collection[str] = FLOAT_DTYPES
-    ) -> None:
+    def __init__(self, folder: Path, file: str = "model.safetensors") -> None:
         self.folder = folder
+        self._finite: set[str] = set()
         index = folder / f"{file}.index.json"
-        if index.is_file():
-            shards = _read_index(index)
-        elif (folder / file).is_file():
-            shards = {file: None}
-        else:
+        shards = _read_index(index) if index.is_file() else {}
+        if (folder / file).is_file() and file not in shards:
+            shards = {file: None}  # which transformers prefers to an index of other files
+        if not shards:
             raise InvalidInputError(
                 f"{folder}: no weights; expected {file} or {index.name}",
                 hint="pickled weights (.bin) are never read: convert them to safetensors first",
             )
         self.tensors: dict[str, TensorInfo] = {}
         for shard, names in shards.items():
-            held = _read_header(folder, shard, dtypes)
+            held = _read_header(folder, shard)
             lacking = sorted(set(names or ()) - held.keys())
             if lacking:
                 raise InvalidInputError(
@@ -84,37 +80,40 @@ class Checkpoint:
         for file, wanted in by_file.items():
             with safe_open(self.folder / file, "pt") as shard:
                 tensors.update({name: shard.get_tensor(name) for name in wanted})
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and tensor.numel() and not _is_finite(tensor):
+        for name in tensors.keys() - self._finite:
+            if not _is_finite(tensors[name]):
                 file = self.folder / self.tensors[name].file
                 raise InvalidInputError(
                     f"{file}: {name} holds NaN or infinite values",
                     hint="fetch the file again, or mend the checkpoint",
                 )
+        self._finite.update(tensors)
         return tensors
 
 
 def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
     # Both extremes of a tensor with a NaN are NaN; no temporary of the tensor's size is made.
-    return all(bound.isfinite() for bound in (tensor.amin(), tensor.amax()))
+    return all(bound.isfinite() for bound in tensor.aminmax())
 
 
 def _read_index(index: Path) -> dict[str, list[str]]:
     """Return the tensor names of each shard an index lists."""
     try:
-        weight_map = json.loads(index.read_text())["weight_map"]
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         items = list(weight_map.items())
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise InvalidInputError(f"{index}: not a safetensors index ({error!r})") from error
     shards = defaultdict(list)
     for name, file in items:
-        if not isinstance(file, str) or Path(file).name != file:
+        if not isinstance(file, str) or Path(file).name != file or not file.strip("."):
             raise InvalidInputError(f"{index}: {name} points to {file!r}; expected a file of this folder")
         shards[file].append(name)
     return shards
 
 
-def _read_header(folder: Path, file: str, dtypes: Collection[str]) -> dict[str, TensorInfo]:
+def _read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
     """Return what a shard holds, after checking that it is all there."""
     path = folder / file
     try:
@@ -132,11 +131,6 @@ def _read_header(folder: Path, file: str, dtypes: Collection[str]) -> dict[str, 
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():
-        if entry["dtype"] not in dtypes:
-            raise InvalidInputError(
-                f"{path}: {name} has dtype {entry['dtype']}; expected one of {', '.join(dtypes)}",
-                hint="fa3 quantizes float checkpoints; this one looks quantized already",
-            )
         begin, end = entry["data_offsets"]
         tensors[name] = TensorInfo(file, entry["dtype"], tuple(entry["shape"]), end - begin)
     return tensors

@@ -9,6 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fa3cli.errors import InvalidInputError, brief
 
 __all__ = ["DEFAULT_CALIBRATION", "Sample", "read_samples"]
@@ -25,6 +27,10 @@ class Sample:
     input_ids: tuple[int, ...]
     cut: bool = False
 
+    def inputs(self, device: torch.device) -> dict[str, Any]:
+        """Return the arguments of a causal LM's forward: a batch of one, without a cache."""
+        return {"input_ids": torch.tensor([self.input_ids], device=device), "use_cache": False}
+
 
 def read_samples(
     file: Path,
@@ -34,6 +40,7 @@ def read_samples(
     max_length: int | None = None,
     longest: int | None = None,
     vocab_size: int | None = None,
+    trust_remote_code: bool = False,
 ) -> list[Sample]:
     """Read the first `count` lines of a jsonl file as token ids, with the tokenizer of `folder` where needed.
 
@@ -41,7 +48,7 @@ def read_samples(
     empty line, a token outside the vocabulary, or a sample longer than `longest`, the model's positions.
     """
     samples = []
-    tokenizer = _LazyTokenizer(folder)
+    tokenizer = _LazyTokenizer(folder, trust_remote_code)
     for number, record in islice(_read_records(file), count):
         try:
             whole = _token_ids(record, tokenizer)
@@ -134,8 +141,8 @@ def _string(record: dict[str, Any], key: str) -> str:
 class _LazyTokenizer:
     """The tokenizer of a folder, loaded when the first line needs it: token ids need none."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, trust_remote_code: bool) -> None:
+        self._folder, self._trust_remote_code = folder, trust_remote_code
         self._tokenizer: Callable[..., Any] | None = None
 
     def __call__(self) -> Any:
@@ -143,7 +150,9 @@ class _LazyTokenizer:
             from transformers import AutoTokenizer
 
             try:
-                self._tokenizer = AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
+                self._tokenizer = AutoTokenizer.from_pretrained(
+                    self._folder, local_files_only=True, trust_remote_code=self._trust_remote_code
+                )
             except Exception as error:  # each transformers version raises others for a missing or broken one
                 raise InvalidInputError(
                     f"{self._folder}: no tokenizer for text ({brief(error)})",

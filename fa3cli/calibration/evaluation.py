@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, nll_loss
 
-from fa3cli.calibration.checkpoint import FLOAT_DTYPES, Checkpoint
+from fa3cli.calibration.checkpoint import Checkpoint
 from fa3cli.calibration.dataset import Sample, read_samples
 from fa3cli.calibration.job import open_model
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
@@ -25,7 +25,7 @@ from fa3cli.quantization.simulation import simulate
 
 __all__ = ["Comparison", "compare"]
 
-_EXPORT_DTYPES = (*FLOAT_DTYPES, "I8", "I32", "I64")
+_BLOCK = 256  # positions whose logits are brought to float32 at a time
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,17 @@ class Comparison:
 
 
 def compare(
-    export: Path,
-    folder: Path,
-    text: Path,
+    export_dir: str | Path,
+    weights_dir: str | Path,
+    text: str | Path,
     *,
     max_length: int | None = None,
     trust_remote_code: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Comparison:
     """Run both models side by side, layer by layer, over the lines of `text`."""
-    exported = Checkpoint(export, WEIGHT_FILE, _EXPORT_DTYPES)
+    folder, text = Path(weights_dir), Path(text)
+    exported = Checkpoint(Path(export_dir), WEIGHT_FILE)
     fa = any(name.endswith(".fa_q.scale") for name in exported.tensors)
     float_model = open_model(folder, fa=fa, trust_remote_code=trust_remote_code)
     quantized = _open_export(exported, float_model)
@@ -63,6 +64,7 @@ def compare(
         folder,
         max_length=min((limit for limit in limits if limit is not None), default=None),
         vocab_size=float_model.config.vocab_size,
+        trust_remote_code=trust_remote_code,
     )
     samples = [sample for sample in samples if len(sample.input_ids) > 1]  # one token predicts nothing
     if not samples:
@@ -89,10 +91,8 @@ def _logits(
     samples: list[Sample],
     progress: Callable[[Progress], None],
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield each sample's token ids `[S]` and both models' logits `[S, V]`, in float32."""
-    inputs = [
-        {"input_ids": torch.tensor([sample.input_ids], device=float_model.device)} for sample in samples
-    ]
+    """Yield each sample's token ids `[S]` and both models' logits `[S, V]`."""
+    inputs = [sample.inputs(float_model.device) for sample in samples]
     models = (float_model, quantized)
     with ExitStack() as stack:
         forwards = [
@@ -100,7 +100,7 @@ def _logits(
             for model in models
         ]
         for model, side in zip(models, forwards):
-            with model.loaded(model.outside):
+            with model.loaded(model.before_layers):
                 side.start()
         for index, layer in enumerate(float_model.layers):
             for turn, (model, side) in enumerate(zip(models, forwards)):
@@ -112,7 +112,7 @@ def _logits(
         for model in models:
             stack.enter_context(model.loaded(model.outside))
         for sample, tokens in enumerate(inputs):
-            yield tokens["input_ids"][0], *(side.finish(sample).logits[0].float() for side in forwards)
+            yield tokens["input_ids"][0], *(side.finish(sample).logits[0] for side in forwards)
 
 
 class _Totals:
@@ -123,10 +123,15 @@ class _Totals:
         self.nll_float = self.nll_quantized = self.kl = self.agreed = 0.0
 
     def add(self, ids: Tensor, logits: Tensor, simulated: Tensor) -> None:
-        expected, found = logits[:-1].log_softmax(-1), simulated[:-1].log_softmax(-1)
-        self.tokens += len(ids) - 1
-        self.nll_float += nll_loss(expected, ids[1:], reduction="sum").item()
-        self.nll_quantized += nll_loss(found, ids[1:], reduction="sum").item()
+        """Add a sample, `[S]` and `[S, V]` twice, a block of positions at a time: vocabularies are large."""
+        for block in zip(ids[1:].split(_BLOCK), logits[:-1].split(_BLOCK), simulated[:-1].split(_BLOCK)):
+            self._add_block(*block)
+
+    def _add_block(self, following: Tensor, logits: Tensor, simulated: Tensor) -> None:
+        expected, found = logits.float().log_softmax(-1), simulated.float().log_softmax(-1)
+        self.tokens += len(following)
+        self.nll_float += nll_loss(expected, following, reduction="sum").item()
+        self.nll_quantized += nll_loss(found, following, reduction="sum").item()
         self.kl += kl_div(found, expected, log_target=True, reduction="sum").item()
         self.agreed += (expected.argmax(-1) == found.argmax(-1)).sum().item()
 
@@ -135,8 +140,15 @@ class _Totals:
             samples=len(samples),
             samples_cut=sum(sample.cut for sample in samples),
             tokens=self.tokens,
-            perplexity_float=math.exp(self.nll_float / self.tokens),
-            perplexity_quantized=math.exp(self.nll_quantized / self.tokens),
+            perplexity_float=_exp(self.nll_float / self.tokens),
+            perplexity_quantized=_exp(self.nll_quantized / self.tokens),
             kl_divergence=self.kl / self.tokens,
             top1_agreement=self.agreed / self.tokens,
         )
+
+
+def _exp(value: float) -> float:
+    try:
+        return math.exp(value)
+    except OverflowError:  # a broken export is what a comparison is there to show
+        return math.inf

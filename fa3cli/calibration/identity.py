@@ -10,11 +10,9 @@ from typing import Any
 
 from fa3cli import __version__
 from fa3cli.calibration.job import Job
-from fa3cli.errors import ConflictError
+from fa3cli.export.folder import companions
 
-__all__ = ["REPORT_FILE", "identity", "is_complete"]
-
-REPORT_FILE = "fa3_report.json"
+__all__ = ["identity"]
 
 
 def identity(job: Job) -> dict[str, Any]:
@@ -25,11 +23,12 @@ def identity(job: Job) -> dict[str, Any]:
     ids = json.dumps([sample.input_ids for sample in job.samples])
     headers = json.dumps({name: asdict(info) for name, info in job.model.checkpoint.tensors.items()})
     shards = [_fingerprint(job.folder / file) for file in job.model.checkpoint.files]
-    code = sorted(job.folder.glob("*.py"))
+    code, beside = sorted(job.folder.glob("*.py")), companions(job.folder)
     return {
         "weights": _sha256(headers, *shards),
-        "config": _sha256((job.folder / "config.json").read_text()),
-        "code": _sha256(*(file.read_text() for file in code)),
+        "config": _sha256((job.folder / "config.json").read_bytes()),
+        "code": _sha256(*(file.read_bytes() for file in code)),
+        "files beside": _sha256(*(part for file in beside for part in (file.name, file.read_bytes()))),
         "calibration": _sha256(ids),
         "settings": json.loads(json.dumps(asdict(job.settings))),
         "dtype": str(job.model.dtype),
@@ -44,31 +43,6 @@ def identity(job: Job) -> dict[str, Any]:
     }
 
 
-def is_complete(output: Path, wanted: dict[str, Any]) -> bool:
-    """Tell whether `output` already is the export of this identity.
-
-    Raises ConflictError where it is another export, naming what differs, or where a file of it is gone.
-    """
-    try:
-        report = json.loads((output / REPORT_FILE).read_text())
-        found, files = dict(report["identity"]), list(report["result"]["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    differing = [field for field in wanted if found.get(field) != wanted[field]]
-    if differing:
-        raise ConflictError(
-            f"{output}: holds an export made from other {', '.join(differing)}",
-            hint="remove it, or choose another --output",
-        )
-    lost = [name for name in files if not (output / name).is_file()]
-    if lost:
-        raise ConflictError(
-            f"{output}: holds this export, but {lost[0]} is gone from it",
-            hint="remove it, to have it made again",
-        )
-    return True
-
-
 def _fingerprint(file: Path) -> str:
     """Hash a file's size and 256 blocks of 4 KB spread over it: two trainings differ in them, at no cost."""
     size = file.stat().st_size
@@ -80,5 +54,9 @@ def _fingerprint(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _sha256(*texts: str) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+def _sha256(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()

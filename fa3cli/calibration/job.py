@@ -21,7 +21,6 @@ from fa3cli.errors import (
     UnsupportedError,
     UsageError,
 )
-from fa3cli.patching.folder import look, original_config
 from fa3cli.quantization.recipes import choose_recipe
 from fa3cli.quantization.settings import QuantSettings, matching, resolve_settings
 
@@ -47,18 +46,15 @@ class Job:
     """Names of the linears that become W8A8."""
     attentions: frozenset[str]
     """Names of the attention modules that get FA3 parameters, before fa_amp."""
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """config.json as it was before the patch."""
-        return original_config(look(self.folder)).data
+    config: dict[str, Any]
+    """config.json as it was before the patch."""
 
 
 def prepare(
-    folder: Path,
+    folder: str | Path,
     *,
-    output: Path | None = None,
-    calib: Path | None = None,
+    output: str | Path | None = None,
+    calib: str | Path | None = None,
     samples: int | None = None,
     max_length: int | None = None,
     recipe: str | None = None,
@@ -72,7 +68,7 @@ def prepare(
 ) -> Job:
     """Read and check everything; nothing is written and no weight is read. `options` are QuantSettings."""
     folder = Path(os.path.abspath(folder))
-    save_types = tuple(dict.fromkeys(save_types)) or ("safe_tensor",)
+    save_types = tuple(sorted(set(save_types))) or ("safe_tensor",)
     if unknown := [name for name in save_types if name not in _SAVE_TYPES]:
         raise UsageError(f"--save-type {unknown[0]}: expected {' or '.join(_SAVE_TYPES)}")
     model = open_model(
@@ -83,7 +79,8 @@ def prepare(
         attn_implementation=attn_implementation,
         trust_remote_code=trust_remote_code,
     )
-    linears, attentions = list(model.linears()), list(model.attentions())
+    linears = list(model.linears())
+    attentions = [name for layer in model.layers for name in model.attentions(layer)]
     recipe_name, recipe_settings = choose_recipe(recipe, model.config.model_type, linears)
     settings = resolve_settings(recipe_settings, options)
     disabled = matching([*linears, *attentions], settings.disable_names)
@@ -96,17 +93,19 @@ def prepare(
         settings=settings,
         recipe=recipe_name,
         samples=read_samples(
-            calib or DEFAULT_CALIBRATION,
+            Path(calib or DEFAULT_CALIBRATION),
             folder,
             count=samples,
             max_length=max_length,
             longest=getattr(model.config, "max_position_embeddings", None),
             vocab_size=model.config.vocab_size,
+            trust_remote_code=trust_remote_code,
         ),
         save_types=save_types,
         part_bytes=None if part_file_size is None else int(part_file_size * 1e9),
         quantized=frozenset(name for layer in model.layers for name in model.linears(layer)) - disabled,
         attentions=frozenset(attentions if settings.fa else ()) - disabled,
+        config=patching.unpatched_config(folder),
     )
 
 
@@ -158,11 +157,15 @@ def _may_run_folder_code(folder: Path, *, fa: bool, trusted: bool) -> bool:
 
 
 def _model_dtype(folder: Path, config: Any, dtype: str) -> torch.dtype:
+    if dtype not in ("auto", *_DTYPES):
+        raise UnsupportedError(f"--dtype {dtype}: expected auto, {', '.join(_DTYPES)}")
     if dtype == "auto":
         found = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
         dtype = str(found or "float32").removeprefix("torch.")
     if dtype not in _DTYPES:
-        raise InvalidInputError(f"{folder}: dtype {dtype}; expected one of {', '.join(_DTYPES)}")
+        raise InvalidInputError(
+            f"{folder / 'config.json'}: dtype {dtype}; expected one of {', '.join(_DTYPES)}"
+        )
     return _DTYPES[dtype]
 
 

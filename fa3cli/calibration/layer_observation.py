@@ -68,12 +68,21 @@ class LayerObservation:
         return quantize_linear(linear.weight, linear.bias, low, high, model_dtype)
 
     def attention_tensors(self, model_dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
-        """Return the FA3 tensors of each attention module; one that no sample used has none."""
-        return {
-            name: self._head_tensors(name, roles, model_dtype)
+        """Return the FA3 tensors of each attention module.
+
+        A cross-attention that no sample used has none; where that is so of all, their quantizers are not called.
+        """
+        seen = {
+            name: roles
             for name, roles in self.heads.items()
             if any(observed.tokens for observed in roles.values())
         }
+        if self.heads and not seen:
+            raise UnsupportedError(
+                f"{', '.join(self.heads)}: no q, k or v ever went through its fa_quantizer",
+                hint="the model does not run the attention class that was patched: see fa3 patch --list",
+            )
+        return {name: self._head_tensors(name, roles, model_dtype) for name, roles in seen.items()}
 
     def _head_tensors(
         self, name: str, roles: dict[str, HeadRange], model_dtype: torch.dtype
@@ -94,7 +103,7 @@ class LayerObservation:
                 return
             if values is not self._last_input:  # q, k, v and gate, up share theirs
                 self._last_input, self._last_bounds = values, torch.stack(values.aminmax()).float()
-            observed.update(values, self._last_bounds)
+            observed.update(self._last_bounds, tokens=values.numel() // values.shape[-1])
 
         return observe
 

@@ -33,7 +33,7 @@ class LayerSynchronousForwards:
         self, model: nn.Module, layers: Sequence[nn.Module], samples: Sequence[dict[str, Any]]
     ) -> None:
         self._layers = list(layers)
-        self._forwards = [greenlet(partial(model, **sample, use_cache=False)) for sample in samples]
+        self._forwards = [greenlet(partial(model, **sample)) for sample in samples]
         self._hooks = [layer.register_forward_pre_hook(_meet) for layer in self._layers]
         self._hooks.append(self._layers[-1].register_forward_hook(_meet))
 
@@ -65,6 +65,7 @@ class LayerSynchronousForwards:
             raise _lost(sample, output)
         return output
 
+    @torch.no_grad()
     def stop(self, sample: int) -> None:
         """End a sample's forward where it is and free what it holds."""
         if self._forwards[sample]:

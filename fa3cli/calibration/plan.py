@@ -37,7 +37,8 @@ class Plan:
     bytes_read: int
     bytes_written: int
     peak_memory: int
-    """Bytes above what importing torch and transformers costs: the largest layer, its work space, the samples' states."""
+    """Bytes above the imports: the largest layer or embedding, mapped pages included, with the samples' states;
+    for save type numpy, whose files are pickled whole, all weights."""
     warnings: tuple[str, ...]
 
 
@@ -47,8 +48,9 @@ def plan(job: Job) -> Plan:
     tokens = [len(sample.input_ids) for sample in job.samples]
     written = sum(_written_bytes(job, name) for name in model.stored)
     written += len(exported_names(model.names, job.quantized, job.attentions)) * 160  # header, description
-    layer = max(sum(_nbytes(model, name) for name in names) for names in model.of_layer.values())
-    hidden = getattr(model.config, "hidden_size", 0)
+    held = [*model.of_layer.values(), *([name] for name in model.outside)]
+    largest = max(sum(_nbytes(model, name) for name in names) for names in held)
+    states = 3 * sum(tokens) * getattr(model.config, "hidden_size", 0) * model.dtype.itemsize
     return Plan(
         folder=job.folder,
         output=job.output,
@@ -65,7 +67,7 @@ def plan(job: Job) -> Plan:
         bytes_read=model.checkpoint.nbytes,
         # numpy files are made from the safetensors, which go at the end if they were not asked for.
         bytes_written=written * (2 if "numpy" in job.save_types else 1),
-        peak_memory=layer + 3 * sum(tokens) * hidden * model.dtype.itemsize,
+        peak_memory=max(largest + states, written if "numpy" in job.save_types else 0),
         warnings=tuple(_warnings(job)),
     )
 

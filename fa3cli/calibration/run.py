@@ -2,67 +2,42 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from fa3cli.calibration.identity import REPORT_FILE, identity, is_complete
+from fa3cli.calibration.identity import identity
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.layer_observation import LayerObservation
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
 from fa3cli.calibration.memory import FreedMemory
 from fa3cli.calibration.plan import plan
 from fa3cli.calibration.progress import Progress
-from fa3cli.export.folder import StagedFolder, copy_companions, export_config
-from fa3cli.export.modelslim import ModelSlimExport
+from fa3cli.calibration.result import LayerResult, Result, read_result, write_report
+from fa3cli.export.folder import StagedFolder, companions, export_config
+from fa3cli.export.modelslim import ModelSlimExport, exported_names
 from fa3cli.export.numpy_files import write_numpy
 from fa3cli.quantization.fallback import fall_back
 
-__all__ = ["LayerResult", "Result", "run"]
+__all__ = ["run"]
 
 
-@dataclass(frozen=True)
-class LayerResult:
-    """What became of one decoder layer."""
-
-    name: str
-    quantized: int
-    float_linears: tuple[str, ...]
-    fa: bool | None
-    """Whether its attention got FA3 parameters; None where it could not."""
-    fa_score: float | None
-    """fa_amp's score, where it was asked for: layers with the lowest fall back."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run made."""
-
-    output: Path
-    files: tuple[str, ...]
-    bytes_written: int
-    samples: int
-    tokens: int
-    seconds: float
-    layers: tuple[LayerResult, ...]
-
-
-def run(job: Job, progress: Callable[[Progress], None] = lambda _: None) -> Result | None:
+def run(job: Job, progress: Callable[[Progress], None] = lambda _: None) -> Result:
     """Calibrate and export in one pass over the weights; the output folder appears when all of it is there.
 
-    Returns None where the export of the same identity is there already.
+    Where the export of the same identity is there already, nothing is done and its result returned.
     """
     begin = time.monotonic()
     made_of = identity(job)
-    if is_complete(job.output, made_of):
-        return None
+    if earlier := read_result(job.output, made_of):
+        return earlier
     with StagedFolder(job.output, plan(job).bytes_written) as folder:
-        export = ModelSlimExport(folder, job.model.names, job.quantized, job.attentions, job.part_bytes)
+        _write_companions(job, folder)
+        room_for = exported_names(job.model.names, job.quantized, job.attentions)
+        export = ModelSlimExport(folder, job.model.names, room_for, job.part_bytes)
         attentions, scores = _run_layers(job, export, progress)
         fallback = fall_back(scores, job.settings.fa_amp)
         for name, tensors in attentions.items():
@@ -74,12 +49,11 @@ def run(job: Job, progress: Callable[[Progress], None] = lambda _: None) -> Resu
         if "safe_tensor" not in job.save_types:
             for file in folder.glob("*.safetensors*"):
                 file.unlink()
-        copy_companions(job.folder, folder)
-        (folder / "config.json").write_text(export_config(job.config, job.model.dtype))
+        files = {file.name: file.stat().st_size for file in sorted(folder.glob("[!.]*"))}
         result = Result(
             output=job.output,
-            files=tuple(sorted(file.name for file in folder.iterdir())),
-            bytes_written=sum(file.stat().st_size for file in folder.iterdir()),
+            files=tuple(files),
+            bytes_written=sum(files.values()),
             samples=len(job.samples),
             tokens=sum(len(sample.input_ids) for sample in job.samples),
             seconds=time.monotonic() - begin,
@@ -87,9 +61,15 @@ def run(job: Job, progress: Callable[[Progress], None] = lambda _: None) -> Resu
                 _layer_result(job, layer, attentions.keys() - fallback, scores) for layer in job.model.layers
             ),
         )
-        report = {"identity": made_of, "recipe": job.recipe, "result": asdict(result)}
-        (folder / REPORT_FILE).write_text(json.dumps(report, indent=2, default=str) + "\n")
+        write_report(folder, made_of, job.recipe, result)
     return result
+
+
+def _write_companions(job: Job, folder: Path) -> None:
+    for file in companions(job.folder):
+        shutil.copyfile(file, folder / file.name)
+    config = export_config(job.config, job.model.dtype)
+    (folder / "config.json").write_text(config, encoding="utf-8")
 
 
 def _run_layers(
@@ -97,13 +77,14 @@ def _run_layers(
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
     """Take the samples through all layers and write these; return FA3 tensors and fa_amp scores by attention module."""
     model = job.model
-    inputs = [{"input_ids": torch.tensor([sample.input_ids], device=model.device)} for sample in job.samples]
+    inputs = [sample.inputs(model.device) for sample in job.samples]
     last = list(model.layers)[-1]
     attentions, scores, freed = {}, {}, FreedMemory()
     with LayerSynchronousForwards(model.model, model.layers.values(), inputs) as forwards:
-        with model.loaded(model.outside):
-            for name in model.outside:
+        for name in model.outside:
+            with model.loaded([name]):
                 export.add(name, model.tensor(name))
+        with model.loaded(model.before_layers):
             forwards.start()
         for index, layer in enumerate(model.layers):
             observation = _observation(job, layer)

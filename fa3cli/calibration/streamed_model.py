@@ -19,12 +19,15 @@ __all__ = ["StreamedModel", "build_skeleton", "read_config"]
 
 # Written by old transformers versions, computed by all: never an unexpected key.
 _COMPUTED = (r"rotary_emb\.inv_freq",)
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class StreamedModel:
     """A causal LM on the meta device, its decoder layers, and the checkpoint they are loaded from.
 
-    Raises InvalidInputError where the checkpoint's names or shapes are not the model's.
+    `of_layer` names the stored tensors of each layer, `outside` the others, `before_layers` those of them that
+    the forwards need up to the first layer. Raises InvalidInputError where the checkpoint's names, shapes or
+    kinds of numbers are not the model's.
     """
 
     def __init__(
@@ -43,6 +46,10 @@ class StreamedModel:
         }
         in_layers = {name for names in self.of_layer.values() for name in names}
         self.outside = [name for name in self.stored if name not in in_layers]
+        head = _name_of(model, model.get_output_embeddings())
+        self.before_layers = [
+            name for name in self.outside if head is None or not name.startswith(f"{head}.")
+        ]
 
     @contextmanager
     def loaded(self, names: list[str]) -> Iterator[None]:
@@ -81,7 +88,9 @@ class StreamedModel:
 
     def _assign(self, tensors: dict[str, Tensor]) -> None:
         tied = {alias: tensors[name] for alias, name in self.tied.items() if name in tensors}
-        self.model.load_state_dict({**tensors, **tied}, strict=False, assign=True)
+        for name, tensor in {**tensors, **tied}.items():
+            module, _, leaf = name.rpartition(".")
+            self.model.get_submodule(module).load_state_dict({leaf: tensor}, strict=False, assign=True)
 
     def _check_names(self) -> None:
         expected, held = self.model.state_dict(), self.checkpoint.tensors
@@ -99,6 +108,12 @@ class StreamedModel:
                 raise InvalidInputError(
                     f"{self.checkpoint.folder / held[name].file}: {name} has shape {list(held[name].shape)}, "
                     f"but config.json asks for {list(expected[name].shape)}"
+                )
+            if (held[name].dtype in _FLOATS) != expected[name].is_floating_point():
+                raise InvalidInputError(
+                    f"{self.checkpoint.folder / held[name].file}: {name} has dtype {held[name].dtype}, but the model "
+                    f"computes with {str(expected[name].dtype).removeprefix('torch.')}",
+                    hint="fa3 quantizes float checkpoints; one that is quantized already is none",
                 )
 
 
@@ -159,6 +174,10 @@ def _decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
         raise UnsupportedError(f"{type(model).__name__}: no list of decoder layers found")
     name, layers = max(lists, key=size)
     return {f"{name}.{index}": layer for index, layer in enumerate(layers)}
+
+
+def _name_of(model: nn.Module, wanted: nn.Module | None) -> str | None:
+    return next((name for name, module in model.named_modules() if module is wanted), None)
 
 
 def _tied_names(model: nn.Module) -> dict[str, str]:

@@ -105,9 +105,9 @@ def quantize(
         return
     with show_progress("quantize") as progress:
         result = api.run(job, progress)
-    if result is None:
+    if result.already_there:
         note(f"{job.output}: this very export is there already, nothing to do")
-    elif json:
+    if json:
         print_json(result)
-    else:
+    elif not result.already_there:
         print_result(result)

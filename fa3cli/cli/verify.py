@@ -41,7 +41,7 @@ def verify(
     report = verify_export(export)
     comparison = None
     if report.ok and against is not None:
-        from fa3cli.calibration.evaluation import compare
+        from fa3cli.api import compare
         from fa3cli.cli.progress import show_progress
 
         with show_progress("compare") as progress:

@@ -39,4 +39,4 @@ def describe(names: Sequence[str], quantized: Collection[str], attentions: Colle
 def write_description(folder: Path, description: dict[str, str]) -> None:
     """Write the description under the name engines look for now and the one they looked for before."""
     for name in DESCRIPTION_FILES:
-        (folder / name).write_text(json.dumps(description, indent=2) + "\n")
+        (folder / name).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 
 from fa3cli.errors import ConflictError, MissingCapabilityError
 
-__all__ = ["StagedFolder", "copy_companions", "export_config"]
+__all__ = ["StagedFolder", "companions", "export_config"]
 
+_LOCK = ".fa3-run"
 # What an engine needs beside the weights: tokenizer, generation defaults, the model's own code.
 _COMPANIONS = (
     "generation_config.json",
@@ -33,10 +35,10 @@ _COMPANIONS = (
 class StagedFolder:
     """A folder that appears at `output` when the `with` block ends well, and leaves nothing when it does not.
 
-    A link is followed, so that the export is made on the disk it will lie on.
+    A link is followed, so that the export is made on the disk it will lie on; a lock keeps a second run out.
 
-    Raises ConflictError where `output` holds something already, MissingCapabilityError where the disk has
-    no room for `nbytes`.
+    Raises ConflictError where `output` holds something already, is a mount point (nothing can be renamed to
+    it) or is being written by another run, MissingCapabilityError where the disk has no room for `nbytes`.
     """
 
     def __init__(self, output: Path, nbytes: int) -> None:
@@ -51,16 +53,16 @@ class StagedFolder:
                     f"{self.output}: already holds something else",
                     hint="remove it, or choose another --output",
                 )
-            if self.path.exists():  # left by a run that was killed
-                shutil.rmtree(self.path)
-            self.path.mkdir(parents=True)
+            if self.output.is_mount():
+                raise ConflictError(f"{self.output}: a mount point", hint="choose a folder inside it")
+            self._claim()
         except OSError as error:
             raise MissingCapabilityError(
                 f"{self.path.parent}: cannot be written ({error.strerror})", hint="choose another --output"
             ) from error
         free = shutil.disk_usage(self.path).free
         if free < self._nbytes:
-            self.path.rmdir()
+            shutil.rmtree(self.path)
             raise MissingCapabilityError(
                 f"{self.path.parent}: {free / 1e9:.2f} GB free, but the export needs {self._nbytes / 1e9:.2f} GB",
                 hint="make room, or choose an --output on another disk",
@@ -78,6 +80,7 @@ class StagedFolder:
                     hint="make room, or choose another --output",
                 ) from error
             return
+        (self.path / _LOCK).unlink()
         for file in self.path.iterdir():
             file.chmod(0o640)
         self.path.chmod(0o750)
@@ -91,13 +94,28 @@ class StagedFolder:
                 hint=f"the export is complete in {self.path}: move it where you want it",
             ) from occupied
 
+    def _claim(self) -> None:
+        """Make the staging folder, or empty the one a killed run left; its lock dies with the process."""
+        lock = self.path / _LOCK
+        if self.path.exists() and not lock.exists():
+            raise ConflictError(f"{self.path}: not left by a run that was stopped", hint="move it away")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = lock.open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(
+                f"{self.path}: another run is writing it", hint="wait for it, or choose another --output"
+            ) from None
+        for file in self.path.iterdir():
+            if file != lock:
+                file.unlink()
 
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy the files an engine needs beside the weights, byte for byte; not the modeling file fa3 patched."""
-    for pattern in _COMPANIONS:
-        for file in source.glob(pattern):
-            if file.is_file() and not file.name.endswith("_fa3.py"):
-                shutil.copyfile(file, target / file.name)
+
+def companions(source: Path) -> list[Path]:
+    """Return the files an engine needs beside the weights; not the modeling file fa3 patched."""
+    found = {file for pattern in _COMPANIONS for file in source.glob(pattern) if file.is_file()}
+    return sorted(file for file in found if not file.name.endswith("_fa3.py"))
 
 
 def export_config(config: dict[str, Any], dtype: torch.dtype) -> str:

@@ -15,19 +15,17 @@ __all__ = ["ModelSlimExport", "exported_names"]
 
 
 class ModelSlimExport:
-    """Takes the model's tensors as they become final and writes weights and description into `folder`."""
+    """Takes the model's tensors as they become final and writes weights and description into `folder`.
+
+    `names` are the float model's, in module order; `room_for` all that an export can hold.
+    """
 
     def __init__(
-        self,
-        folder: Path,
-        names: Sequence[str],
-        quantized: Collection[str],
-        attentions: Collection[str],
-        part_bytes: int | None,
+        self, folder: Path, names: Sequence[str], room_for: Sequence[str], part_bytes: int | None
     ) -> None:
-        self._folder, self._names, self._quantized = folder, names, quantized
-        room_for = exported_names(names, quantized, attentions)
+        self._folder, self._names = folder, names
         self._writer = SafetensorsWriter(folder / WEIGHT_FILE, room_for, part_bytes)
+        self._linears: list[str] = []
         self._attentions: list[str] = []
 
     def add(self, name: str, tensor: Tensor) -> None:
@@ -36,15 +34,14 @@ class ModelSlimExport:
 
     def add_module(self, module: str, tensors: Mapping[str, Tensor]) -> None:
         """Write the tensors of a W8A8 linear, or the FA3 tensors of an attention module."""
-        if FA_TENSORS[0] in tensors:
-            self._attentions.append(module)
+        (self._attentions if FA_TENSORS[0] in tensors else self._linears).append(module)
         for leaf, tensor in tensors.items():
             self._writer.add(f"{module}.{leaf}", tensor)
 
     def close(self) -> list[Path]:
         """Finish the weight files and write the description; return the weight files."""
         files = self._writer.close()
-        write_description(self._folder, describe(self._names, self._quantized, self._attentions))
+        write_description(self._folder, describe(self._names, self._linears, self._attentions))
         return files
 
 

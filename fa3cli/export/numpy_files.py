@@ -22,7 +22,7 @@ def write_numpy(folder: Path, weight_files: list[Path]) -> None:
     that is no weight under its full name. Read with `np.load(file, allow_pickle=True).item()`.
     A file's dict is built in memory as a whole: its format allows no less.
     """
-    description = json.loads((folder / DESCRIPTION_FILES[0]).read_text())
+    description = json.loads((folder / DESCRIPTION_FILES[0]).read_text(encoding="utf-8"))
     places: dict[str, dict[str, str]] = defaultdict(dict)
     for name, kind in description.items():
         if "." in name:

@@ -59,7 +59,9 @@ class SafetensorsWriter:
                 "metadata": {"total_size": self.total_bytes},
                 "weight_map": {name: files[shard].name for name, shard in sorted(self._weight_map.items())},
             }
-            path.with_name(f"{path.name}.index.json").write_text(json.dumps(index, indent=2) + "\n")
+            path.with_name(f"{path.name}.index.json").write_text(
+                json.dumps(index, indent=2) + "\n", encoding="utf-8"
+            )
         for shard, file in zip(self._shards, files):
             shard.path.rename(file)
         return files

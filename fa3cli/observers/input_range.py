@@ -17,9 +17,9 @@ class InputRange:
         self.tokens = 0
         self._bounds: list[Tensor] = []
 
-    def update(self, values: Tensor, bounds: Tensor) -> None:
-        """Add one sample: its input `[..., in]` and the float32 `[2]` of its minimum and maximum."""
-        self.tokens += values.numel() // values.shape[-1]
+    def update(self, bounds: Tensor, tokens: int) -> None:
+        """Add one sample: its minimum and maximum, float32 `[2]`, and its number of tokens."""
+        self.tokens += tokens
         self._bounds.append(bounds)
 
     def bounds(self) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ Never imports torch or transformers.
 from fa3cli.patching.api import attention_of, patch, plan, undo
 from fa3cli.patching.classes import AttentionClass
 from fa3cli.patching.codemod import PatchedSource, list_source, patch_source
-from fa3cli.patching.folder import PatchStatus, status
+from fa3cli.patching.folder import PatchStatus, status, unpatched_config
 from fa3cli.patching.results import PatchPlan, PatchResult, UndoResult
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "plan",
     "status",
     "undo",
+    "unpatched_config",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fa3cli.errors import ConflictError, Fa3Error, InvalidInputError, UnsupportedError
 from fa3cli.patching.codemod import RULES, PatchedSource, patch_source
@@ -24,6 +25,7 @@ __all__ = [
     "original_config",
     "read_source",
     "status",
+    "unpatched_config",
 ]
 
 
@@ -80,6 +82,11 @@ def original_config(disk: Disk) -> Config:
     edits = list(change.edits)
     text = reverse(disk.config.text, edits) if digest == change.after else take_out(disk.config, edits)
     return read_config(disk.config.path, text)
+
+
+def unpatched_config(folder: str | Path) -> dict[str, Any]:
+    """What config.json says without fa3's edits."""
+    return original_config(look(Path(folder))).data
 
 
 def from_installed(

@@ -36,7 +36,7 @@ def quantize(folder: Path, calib: Path, **options: Any) -> Path:
 def test_a_second_run_has_nothing_to_do(llama: Path, calib: Path) -> None:
     output = quantize(llama, calib)
     before = {file: file.stat().st_mtime_ns for file in output.iterdir()}
-    assert api.quantize(llama, calib=calib, output=output) is None
+    assert api.quantize(llama, calib=calib, output=output).already_there
     assert {file: file.stat().st_mtime_ns for file in output.iterdir()} == before
 
 
@@ -80,7 +80,7 @@ def test_another_config_is_a_conflict(llama: Path, calib: Path) -> None:
 def test_a_copy_of_the_folder_has_the_same_identity(llama: Path, calib: Path) -> None:
     output = quantize(llama, calib)
     moved = Path(shutil.copytree(llama, llama.with_name(f"{llama.name}-copy")))
-    assert api.quantize(moved, calib=calib, output=output) is None
+    assert api.quantize(moved, calib=calib, output=output).already_there
 
 
 @pytest.mark.parametrize("lost", [WEIGHT_FILE, "quant_model_description.json", "config.json"])

@@ -140,10 +140,11 @@ def test_states_that_are_not_finite_are_named(block: Block, value: float, score:
         observation.attention_tensors(torch.float32)
 
 
-def test_an_attention_that_never_ran_has_no_tensors(block: Block) -> None:
+def test_a_layer_whose_quantizers_are_never_called_is_refused(block: Block) -> None:
     with watch(block) as observation:
         block(samples(1)[0], roles="")
-    assert observation.attention_tensors(torch.float32) == {}
+    with pytest.raises(UnsupportedError, match="attention: no q, k or v ever went through"):
+        observation.attention_tensors(torch.float32)
 
 
 def test_an_attention_seen_in_part_is_refused(block: Block) -> None:

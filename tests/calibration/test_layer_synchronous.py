@@ -164,7 +164,7 @@ class Stack(nn.Module):
         self.order = order
         self.layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
 
-    def forward(self, states: Tensor, use_cache: bool) -> Tensor:
+    def forward(self, states: Tensor) -> Tensor:
         for index in self.order:
             states = self.layers[index](states)
         return states

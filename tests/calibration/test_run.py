@@ -341,6 +341,7 @@ def test_what_a_killed_run_left_is_swept_away(llama: Path, calib: Path, tmp_path
     fresh, _ = quantize(llama, calib, "fresh")
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "old.safetensors").write_text("half")
+    (tmp_path / "out.partial" / ".fa3-run").touch()
     output, _ = quantize(llama, calib)
     assert contents(output) == contents(fresh) and not (tmp_path / "out.partial").exists()
 

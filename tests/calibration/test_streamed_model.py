@@ -121,6 +121,13 @@ def test_misshapen_tensors_are_named(tmp_path: Path) -> None:
     refused(folder, WEIGHTS, "model.norm.weight has shape [31]", "asks for [32]")
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.bool])
+def test_weights_that_are_quantized_already_are_named(tmp_path: Path, dtype: torch.dtype) -> None:
+    folder = write_model(tmp_path, patched=False)
+    edit_weights(folder, lambda tensors: tensors.update({"model.norm.weight": torch.ones(32).to(dtype)}))
+    refused(folder, WEIGHTS, "model.norm.weight has dtype", "computes with float32")
+
+
 def test_stored_rotary_frequencies_of_old_checkpoints_are_left_alone(tmp_path: Path) -> None:
     folder = write_model(tmp_path, patched=False)
     old = f"{LAYER}.self_attn.rotary_emb.inv_freq"

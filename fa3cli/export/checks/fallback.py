@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from fa3cli.export.checks.modules import attentions
 from fa3cli.export.checks.registry import Remark, check, warning
 from fa3cli.export.contents import Contents
+from fa3cli.export.layout import FUSED_GROUPS
 
 _READ = ("description", "weights")
-_GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def _fused_parents(contents: Contents) -> list[str]:
-    firsts = tuple(f".{group[0]}.weight" for group in _GROUPS)
+    firsts = tuple(f".{group[0]}.weight" for group in FUSED_GROUPS)
     return [name.rsplit(".", 2)[0] for name in contents.description if name.endswith(firsts)]
 
 
@@ -27,7 +27,7 @@ def _fused_parents(contents: Contents) -> list[str]:
     after=("values", "linears"),
 )
 def fused_groups(contents: Contents, module: str) -> Iterator[Remark]:
-    for group in _GROUPS:
+    for group in FUSED_GROUPS:
         values = {member: contents.description.get(f"{module}.{member}.weight") for member in group}
         kinds = {value for value in values.values() if value is not None}
         if len(kinds) > 1:
