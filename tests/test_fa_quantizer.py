@@ -42,7 +42,10 @@ def test_a_copied_model_has_a_quantizer_of_its_own() -> None:
     assert model.fa_quantizer.transform is None
 
 
-@pytest.mark.parametrize("layout", ["BHSD", "BSHD"])
-def test_it_keeps_the_layout_it_is_told(layout: str) -> None:
-    assert FAQuantizer(layout=layout).layout == layout
-    assert FAQuantizer().layout == "BHSD"
+def test_it_takes_the_guides_arguments_and_no_others() -> None:
+    FAQuantizer(config=object(), logger=logger)
+    FAQuantizer(object(), logger)
+    for wrong in ({"layout": "BHSD"}, {"layout": "BSHD"}):
+        with pytest.raises(TypeError, match="layout"):
+            FAQuantizer(object(), logger, **wrong)
+    assert not hasattr(FAQuantizer(), "layout")

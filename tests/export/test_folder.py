@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from fa3cli.errors import ConflictError, MissingCapabilityError
-from fa3cli.export.folder import StagedFolder, copy_companions, export_config
+from fa3cli.export.folder import StagedFolder, companions, export_config
+
+LOCK = ".fa3-run"
+ROOT = Path(__file__).parents[2]
 
 
 def permissions(path: Path) -> int:
     return path.stat().st_mode & 0o777
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    """Everything below `folder`: the bytes of files, None for folders."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
 
 
 def test_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -97,16 +111,137 @@ def test_no_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         StagedFolder(tmp_path / "out", 2_000_000_000).__enter__()
     assert error.value.exit_code == 6
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / LOCK).touch()
+    with pytest.raises(MissingCapabilityError, match=r"needs 2\.00 GB"):
+        StagedFolder(tmp_path / "out", 2_000_000_000).__enter__()
+    assert list(tmp_path.iterdir()) == []
     with StagedFolder(tmp_path / "out", 1_500_000_000):
         pass
 
 
 def test_what_a_killed_run_left_is_replaced(tmp_path: Path) -> None:
-    left = StagedFolder(tmp_path / "out", 0).__enter__()
+    left = tmp_path / "out.partial"
+    left.mkdir()
+    (left / LOCK).touch()
     (left / "half").write_text("of an older run")
     with StagedFolder(tmp_path / "out", 0) as folder:
-        assert list(folder.iterdir()) == []
+        assert folder == left and [file.name for file in folder.iterdir()] == [LOCK]
+        (folder / "weights").write_text("w")
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["weights"]
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from fa3cli.export.folder import StagedFolder
+with StagedFolder(Path(sys.argv[1]), 0) as folder:
+    (folder / "half").write_text("mine")
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_run_keeps_others_out_until_it_is_killed(tmp_path: Path) -> None:
+    left = tmp_path / "out.partial"
+    command = [sys.executable, "-c", RUN, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as run:
+        try:
+            assert run.stdout.readline() == "writing\n"
+            with pytest.raises(ConflictError, match="another run is writing it") as error:
+                StagedFolder(tmp_path / "out", 0).__enter__()
+            assert error.value.exit_code == 4 and str(left) in str(error.value) and error.value.hint
+            assert (left / "half").read_text() == "mine" and list(tmp_path.iterdir()) == [left]
+        finally:
+            run.kill()
+    assert (left / "half").exists()
+    with StagedFolder(tmp_path / "out", 0) as folder:
+        assert [file.name for file in folder.iterdir()] == [LOCK]
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_a_held_lock_refuses_and_a_released_one_does_not(tmp_path: Path) -> None:
+    """The lock counts, not the file: who was refused has not taken it either."""
+    left = tmp_path / "out.partial"
+    left.mkdir()
+    (left / "half").write_text("mine")
+    with (left / LOCK).open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for _ in range(2):
+            with pytest.raises(ConflictError, match="another run is writing it"):
+                StagedFolder(tmp_path / "out", 0).__enter__()
+        assert {file.name: file.read_text() for file in left.iterdir()} == {LOCK: "", "half": "mine"}
+    with StagedFolder(tmp_path / "out", 0):
+        pass
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_within_the_block_the_lock_is_held(tmp_path: Path) -> None:
+    with StagedFolder(tmp_path / "out", 0) as folder:
+        (folder / "weights").write_text("w")
+        with (folder / LOCK).open() as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(ConflictError, match="another run is writing it"):
+            StagedFolder(tmp_path / "out", 0).__enter__()
+        assert {file.name for file in folder.iterdir()} == {LOCK, "weights"}
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["weights"]
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
+def test_an_error_lets_the_next_run_in(tmp_path: Path, error: BaseException) -> None:
+    first = StagedFolder(tmp_path / "out", 0)  # kept alive, and its lock with it
+    with pytest.raises(type(error)), first:
+        raise error
+    with StagedFolder(tmp_path / "out", 0) as folder:
+        (folder / "weights").write_text("w")
+    assert (tmp_path / "out" / "weights").read_text() == "w"
+
+
+@pytest.mark.parametrize("foreign", ["file", "folder", "empty folder", "folder in a folder"])
+def test_a_partial_folder_that_no_run_left_is_refused(tmp_path: Path, foreign: str) -> None:
+    left = tmp_path / "out.partial"
+    if foreign == "file":
+        left.write_text("mine")
+    else:
+        left.mkdir()
+    if foreign == "folder":
+        (left / "weights").write_text("mine")
+    if foreign == "folder in a folder":
+        (left / "deep" / LOCK).mkdir(parents=True)
+    before = snapshot(tmp_path)
+    with pytest.raises(ConflictError, match="not left by a run") as error:
+        StagedFolder(tmp_path / "out", 0).__enter__()
+    assert error.value.exit_code == 4 and str(left) in str(error.value) and error.value.hint
+    assert snapshot(tmp_path) == before
+
+
+def test_a_complete_export_that_could_not_be_moved_is_safe_from_the_next_run(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(ConflictError, match="came there"), StagedFolder(output, 0) as folder:
+        (folder / "weights").write_text("hours of work")
+        output.write_text("mine")
+    assert snapshot(folder) == {"weights": b"hours of work"}
+    output.unlink()
+    with pytest.raises(ConflictError, match=r"out\.partial"):
+        StagedFolder(output, 0).__enter__()
+    assert snapshot(folder) == {"weights": b"hours of work"}
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_mount_point_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool) -> None:
+    """Before the run, since nothing could be renamed to it after."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (tmp_path / "link").symlink_to(disk)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == disk)
+    with pytest.raises(ConflictError, match="a mount point") as error:
+        StagedFolder(tmp_path / "link" if linked else disk, 0).__enter__()
+    assert error.value.exit_code == 4 and str(disk) in str(error.value) and "inside" in error.value.hint
+    assert not list(disk.iterdir()) and {file.name for file in tmp_path.iterdir()} == {"disk", "link"}
+    with StagedFolder(disk / "out", 0) as folder:
+        (folder / "weights").write_text("w")
+    assert (disk / "out" / "weights").read_text() == "w"
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -131,9 +266,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     assert "--output" in error.value.hint
 
 
-def test_companions_are_copied_byte_for_byte(tmp_path: Path) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
-    source.mkdir(), target.mkdir()
+def test_companions_are_what_an_engine_needs(tmp_path: Path) -> None:
     wanted = {
         "generation_config.json",
         "tokenizer.json",
@@ -160,22 +293,22 @@ def test_companions_are_copied_byte_for_byte(tmp_path: Path) -> None:
         "README.md",
     }
     for name in wanted | left_behind:
-        (source / name).write_bytes(f"{name}\r\n\xff".encode("latin-1"))
-    (source / "tokenizer_files").mkdir()
-    (source / ".fa3").mkdir()
-    copy_companions(source, target)
-    assert {path.name for path in target.iterdir()} == wanted
-    assert all((target / name).read_bytes() == (source / name).read_bytes() for name in wanted)
+        (tmp_path / name).touch()
+    (tmp_path / "tokenizer_files").mkdir()
+    (tmp_path / ".fa3").mkdir()
+    found = companions(tmp_path)
+    # Each once, though tokenizer.model fits two patterns, and in an order that no file system decides.
+    assert found == sorted(tmp_path / name for name in wanted)
 
 
-def test_a_linked_companion_is_copied_as_a_file(tmp_path: Path) -> None:
+def test_a_linked_companion_counts_unless_it_leads_nowhere(tmp_path: Path) -> None:
     """Download caches are folders of links."""
-    source, target = tmp_path / "source", tmp_path / "target"
-    source.mkdir(), target.mkdir()
+    source = tmp_path / "source"
+    source.mkdir()
     (tmp_path / "blob").write_text("{}")
     (source / "tokenizer.json").symlink_to(tmp_path / "blob")
-    copy_companions(source, target)
-    assert not (target / "tokenizer.json").is_symlink() and (target / "tokenizer.json").read_text() == "{}"
+    (source / "merges.txt").symlink_to(tmp_path / "absent")
+    assert companions(source) == [source / "tokenizer.json"]
 
 
 QWEN2 = {

@@ -60,11 +60,13 @@ def write_export(
     attentions: Collection[str] = ATTENTIONS,
     tied: bool = False,
     part_bytes: int | None = None,
+    left_float: Collection[str] = (),
 ) -> tuple[dict[str, Tensor], list[Path]]:
     """Write an export as a run does; return the float tensors and the weight files."""
     tensors = qwen2(dtype)
-    quantized = quantizable(tensors)
-    export = ModelSlimExport(folder, list(tensors), quantized, ATTENTIONS, part_bytes)
+    room_for = exported_names(list(tensors), quantizable(tensors), ATTENTIONS)
+    quantized = quantizable(tensors) - set(left_float)
+    export = ModelSlimExport(folder, list(tensors), room_for, part_bytes)
     low, high = torch.tensor([-2.0]), torch.tensor([3.0])
     for name, tensor in tensors.items():
         module = name.rpartition(".")[0]
@@ -144,13 +146,62 @@ def test_description_and_tensors_agree(tmp_path: Path) -> None:
     assert "model.layers.0.self_attn.q_proj.bias" in floats
 
 
+@pytest.mark.parametrize("module", ["model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.q_proj"])
+def test_a_linear_counts_as_quantized_once_its_int8_tensors_are_there(tmp_path: Path, module: str) -> None:
+    """Room is kept for one that may be quantized; one that stays float in the end is described as float."""
+    tensors, files = write_export(tmp_path, torch.bfloat16, left_float=[module])
+    description = json.loads((tmp_path / "quant_model_description.json").read_text())
+    mine = {name: kind for name, kind in description.items() if name.startswith(f"{module}.")}
+    assert mine == {name: "FLOAT" for name in tensors if name.startswith(f"{module}.")}
+    found = held(files)
+    assert {name for name in found if name.startswith(f"{module}.")} == mine.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in mine)
+    assert description.pop("model_quant_type") == "W8A8"
+    others = exported_names([], quantizable(tensors) - {module}, ())
+    assert {name for name, kind in description.items() if kind == "W8A8"} == set(others)
+    assert verify_export(tmp_path).ok
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_description_is_in_module_order_whatever_came_first(tmp_path: Path, turned: bool) -> None:
+    """Linears, attentions and float tensors become final in an order of their own."""
+    names = ["a.q_proj.weight", "a.norm.weight", "b.q_proj.weight", "b.norm.weight"]
+    linears, attentions = ["a.q_proj", "b.q_proj"], ["a", "b"]
+    export = ModelSlimExport(tmp_path, names, exported_names(names, linears, attentions), None)
+    range_, weight = (torch.tensor([-1.0]), torch.tensor([1.0])), torch.ones(2, 3)
+    heads = [quantize_heads(role, -torch.ones(2), torch.ones(2), torch.float32) for role in "qkv"]
+    steps = [
+        *(("module", name, quantize_linear(weight, None, *range_, torch.float32)) for name in linears),
+        *(("module", name, {leaf: value for each in heads for leaf, value in each.items()}) for name in "ab"),
+        *(("tensor", f"{name}.norm.weight", torch.ones(3)) for name in "ab"),
+    ]
+    for kind, name, value in reversed(steps) if turned else steps:
+        (export.add_module if kind == "module" else export.add)(name, value)
+    files = export.close()
+    described = list(json.loads((tmp_path / "quant_model_description.json").read_text()))
+    assert described == [
+        "model_quant_type",
+        "fa_quant_type",
+        *(
+            name
+            for layer in "ab"
+            for name in (
+                *exported_names([], [], [layer]),
+                *exported_names([], [f"{layer}.q_proj"], []),
+                f"{layer}.norm.weight",
+            )
+        ),
+    ]
+    assert held(files).keys() == set(described[2:])
+
+
 def test_without_fa_the_description_does_not_mention_it(tmp_path: Path) -> None:
     write_export(tmp_path, torch.float32, attentions=())
     for file in tmp_path.glob("*description*"):
         assert "fa_" not in file.read_text().replace("_fa_", "")
 
 
-def test_room_is_kept_for_every_name_an_export_can_hold(tmp_path: Path) -> None:
+def test_room_is_kept_for_every_name_an_export_can_hold_and_no_other(tmp_path: Path) -> None:
     tensors, files = write_export(tmp_path, torch.float32)
     names = exported_names(list(tensors), quantizable(tensors), ATTENTIONS)
-    assert held(files).keys() <= set(names)
+    assert held(files).keys() == set(names)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from fa3cli.observers.input_range import InputRange
 
@@ -19,8 +19,8 @@ samples = st.lists(st.lists(values, min_size=1, max_size=6), min_size=1, max_siz
 def observe(rows: list[list[float]]) -> tuple[float, float]:
     observed = InputRange()
     for row in rows:
-        sample = torch.tensor([row])  # [tokens, in]
-        observed.update(sample, torch.stack(sample.aminmax()))
+        sample = torch.tensor(row)
+        observed.update(torch.stack(sample.aminmax()), len(row))
     low, high = observed.bounds()
     assert low.shape == high.shape == (1,) and low.dtype == high.dtype == torch.float32
     return low.item(), high.item()
@@ -49,22 +49,36 @@ def test_is_not_the_global_range() -> None:
     assert observe([[-1.0, 1.0], [-3.0, 5.0]]) == (-2.0, 3.0)
 
 
-@pytest.mark.parametrize("shape", [(7, 4), (1, 7, 4), (2, 7, 4)])
-def test_counts_tokens(shape: tuple[int, ...]) -> None:
-    observed, sample = InputRange(), torch.ones(shape)
+@given(tokens=st.lists(st.integers(1, 2**40), max_size=9))
+def test_counts_tokens(tokens: list[int]) -> None:
+    observed = InputRange()
     assert observed.tokens == 0
-    for _ in range(3):
-        observed.update(sample, torch.tensor([1.0, 1.0]))
-    assert observed.tokens == 3 * sample.numel() // 4
+    for count in tokens:
+        observed.update(torch.tensor([1.0, 1.0]), count)
+    assert observed.tokens == sum(tokens)
 
 
-@pytest.mark.parametrize("place", [0, 1])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_not_finite_stays_so(place: int, value: float) -> None:
-    bounds = torch.tensor([-1.0, 1.0])
-    bounds[place] = value
-    observed, sample = InputRange(), torch.ones(1, 2)
-    for each in (torch.tensor([-1.0, 1.0]), bounds, torch.tensor([-1.0, 1.0])):
-        observed.update(sample, each)
-    ends: tuple[Tensor, Tensor] = observed.bounds()
-    assert not ends[place].isfinite() and ends[1 - place].isfinite()
+@given(rows=samples, data=st.data())
+def test_a_sample_that_is_not_finite_leaves_no_bound(rows: list[list[float]], data: st.DataObject) -> None:
+    """Infinities of both signs included, whose sum has no value, and wherever among the samples."""
+    wrong = st.sampled_from([math.nan, math.inf, -math.inf])
+    places = st.tuples(st.integers(0, len(rows) - 1), st.integers(0, 1))
+    spoiled = data.draw(st.dictionaries(places, wrong, min_size=1, max_size=4))
+    observed = InputRange()
+    for number, row in enumerate(rows):
+        ends = [spoiled.get((number, 0), min(row)), spoiled.get((number, 1), max(row))]
+        observed.update(torch.tensor(ends), len(row))
+    assert_no_bounds(observed)
+
+
+def test_infinities_of_both_signs_leave_no_bound() -> None:
+    observed = InputRange()
+    for ends in ([-math.inf, math.inf], [math.inf, -math.inf], [-1.0, 1.0]):
+        observed.update(torch.tensor(ends), 1)
+    assert_no_bounds(observed)
+
+
+def assert_no_bounds(observed: InputRange) -> None:
+    low, high = observed.bounds()
+    assert low.shape == high.shape == (1,) and low.dtype == high.dtype == torch.float32
+    assert low.isnan() and high.isnan()

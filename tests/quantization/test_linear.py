@@ -125,6 +125,79 @@ def test_rows_and_inputs_that_are_all_zero(dtype: torch.dtype) -> None:
     assert (unpack_deq_scale(made["deq_scale"]) > 0).all()
 
 
+# How far rounding a weight_scale to the model's dtype can bring a bias past 2**30 steps: float16's smallest
+# scales, 2**-23 and up, are subnormal and lie 2**-24 apart.
+COST = {torch.float32: 2.0**-20, torch.bfloat16: 2.0**-8, torch.float16: 0.25 + 2.0**-20}
+
+
+signs = st.sampled_from([-1.0, 1.0])
+
+
+@st.composite
+def any_linear(draw: st.DrawFn, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weight, bias and range of every size: rows of zeros, nearly dead ones, dead inputs, ranges beside 0."""
+    rows, columns = draw(st.integers(1, 6)), draw(st.integers(1, 40))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    sizes = st.just(0.0) | st.integers(-45, 8).map(lambda power: 2.0**power)
+    size = torch.tensor(draw(st.lists(sizes, min_size=rows, max_size=rows)))
+    weight = torch.randn(rows, columns, generator=generator)
+    if draw(st.booleans()):
+        weight = weight.abs()  # the largest sums of a row
+    biases = st.floats(-65504, 65504, width=16) | st.integers(-30, 15).map(lambda power: 2.0**power)
+    bias = torch.tensor(draw(st.lists(biases, min_size=rows, max_size=rows)), dtype=torch.float32)
+    ends = st.just(0.0) | st.builds(lambda power, sign: sign * 2.0**power, st.integers(-45, 12), signs)
+    low, high = sorted((draw(ends), draw(ends)))
+    return (weight * size[:, None]).to(dtype), bias.to(dtype), torch.tensor([low]), torch.tensor([high])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=200)
+@given(data=st.data())
+def test_the_bias_comes_back_from_what_is_stored(dtype: torch.dtype, data: st.DataObject) -> None:
+    weight, bias, low, high = data.draw(any_linear(dtype))
+    made = quantize_linear(weight, bias, low, high, dtype)
+    deq = unpack_deq_scale(made["deq_scale"]).double()
+    assert deq.isfinite().all() and (deq > 0).all()
+    # In int64: a sum that had wrapped in int32 would be far from the bias.
+    shift = made["weight"].long().sum(1) * made["input_offset"].long()
+    steps = made["quant_bias"].long() + shift
+    assert ((steps * deq - bias.double()).abs() <= 0.5 * deq * (1 + 2**-20)).all()
+    # Neither part is near the end of int32, nor is what a kernel adds to a row of int8 products.
+    assert (steps.abs() <= 2**30 * (1 + COST[dtype])).all()
+    products = 128 * made["weight"].long().abs().sum(1)
+    assert (made["quant_bias"].long().abs() + products <= 2**31 - 1).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(data=st.data())
+def test_only_a_bias_that_would_not_fit_changes_its_row(dtype: torch.dtype, data: st.DataObject) -> None:
+    weight, bias, low, high = data.draw(any_linear(dtype))
+    made = quantize_linear(weight, bias, low, high, dtype)
+    bare = quantize_linear(weight, None, low, high, dtype)
+    for leaf in ("input_scale", "input_offset", "weight_offset"):
+        assert torch.equal(made[leaf], bare[leaf])
+    scale, without = made["weight_scale"].double()[:, 0], bare["weight_scale"].double()[:, 0]
+    needed = bias.double().abs() / made["input_scale"].double() / 2**30
+    fits = needed <= without * (1 - COST[dtype])
+    for leaf in ("weight", "weight_scale", "deq_scale"):
+        assert torch.equal(made[leaf][fits], bare[leaf][fits])
+    # A scale that had to grow is the least with which the bias fits: the weights keep what they can.
+    assert (scale >= without).all() and (scale >= needed * (1 - COST[dtype])).all()
+    grown = scale > without
+    assert (scale[grown] <= needed[grown] * (1 + COST[dtype])).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ends", [(0.0, 0.0), (-1.0, 2.0), (-1e-30, 1e-30)])
+def test_a_row_of_zeros_gives_its_bias(dtype: torch.dtype, ends: tuple[float, float]) -> None:
+    bias = torch.tensor([3.0, -1000.0, 0.0, 60000.0]).to(dtype)
+    low, high = (torch.tensor([end]) for end in ends)
+    made = quantize_linear(torch.zeros(4, 8, dtype=dtype), bias, low, high, dtype)
+    assert not made["weight"].any()
+    found = made["quant_bias"].double() * unpack_deq_scale(made["deq_scale"]).double()
+    torch.testing.assert_close(found, bias.double(), rtol=2**-23, atol=0)
+
+
 def test_a_transposed_weight_is_the_same() -> None:
     weight, bias, low, high = random_linear(3, torch.float32, bias=True)
     there = quantize_linear(weight.T.contiguous().T, bias, low, high, torch.float32)
