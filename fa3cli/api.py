@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from fa3cli.calibration.evaluation import Comparison, compare
-from fa3cli.calibration.job import prepare
-from fa3cli.calibration.plan import plan
+from fa3cli.calibration.identity import identity
+from fa3cli.calibration.job import Job, prepare
+from fa3cli.calibration.plan import Plan, plan
 from fa3cli.calibration.progress import Progress
-from fa3cli.calibration.result import Result
+from fa3cli.calibration.result import Result, read_result
 from fa3cli.calibration.run import run
+from fa3cli.export.folder import StagedFolder
 from fa3cli.export.verification import VerificationReport, verify_export
 
-__all__ = ["Comparison", "compare", "plan", "prepare", "quantize", "run", "verify"]
+__all__ = ["Comparison", "compare", "plan", "prepare", "quantize", "require_place", "run", "verify"]
 
 
 def quantize(
@@ -22,6 +24,12 @@ def quantize(
 ) -> Result:
     """Calibrate a patched weights folder and export it; `options` are those of `fa3 quantize`."""
     return run(prepare(weights_dir, **options), progress)
+
+
+def require_place(job: Job, planned: Plan) -> None:
+    """Raise what a run of this job would raise of its output: taken, or no room; a finished one is fine."""
+    if read_result(job.output, identity(job)) is None:
+        StagedFolder(job.output, planned.bytes_written).require_place()
 
 
 def verify(export_dir: str | Path) -> VerificationReport:

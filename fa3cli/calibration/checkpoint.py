@@ -14,7 +14,9 @@ from torch import Tensor
 
 from fa3cli.errors import InvalidInputError
 
-__all__ = ["Checkpoint", "TensorInfo"]
+__all__ = ["Checkpoint", "TensorInfo", "is_finite"]
+
+_LFS = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ class Checkpoint:
         """Bytes of all tensors."""
         return sum(info.nbytes for info in self.tensors.values())
 
+    def path(self, name: str) -> Path:
+        """Return the shard that holds a tensor."""
+        return self.folder / self.tensors[name].file
+
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Return tensors that share memory with the mapped shards; dropping them releases the pages.
 
@@ -81,17 +87,17 @@ class Checkpoint:
             with safe_open(self.folder / file, "pt") as shard:
                 tensors.update({name: shard.get_tensor(name) for name in wanted})
         for name in tensors.keys() - self._finite:
-            if not _is_finite(tensors[name]):
-                file = self.folder / self.tensors[name].file
+            if not is_finite(tensors[name]):
                 raise InvalidInputError(
-                    f"{file}: {name} holds NaN or infinite values",
+                    f"{self.path(name)}: {name} holds NaN or infinite values",
                     hint="fetch the file again, or mend the checkpoint",
                 )
         self._finite.update(tensors)
         return tensors
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether all values are finite."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     # Both extremes of a tensor with a NaN are NaN; no temporary of the tensor's size is made.
@@ -124,6 +130,10 @@ def _read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
     except FileNotFoundError as error:
         raise InvalidInputError(f"{path}: the shard is missing", hint="fetch the folder again") from error
     except (SafetensorError, OSError) as error:
+        if path.is_file() and path.open("rb").read(len(_LFS)) == _LFS:
+            raise InvalidInputError(
+                f"{path}: a git-lfs pointer, not the file", hint="git lfs pull"
+            ) from error
         raise InvalidInputError(
             f"{path}: not a whole safetensors file ({error})",
             hint="the download was cut short: fetch it again",

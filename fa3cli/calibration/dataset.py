@@ -85,7 +85,7 @@ def _read_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text.split("\n"), start=1):
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidInputError(f"{file}, line {number}: not json ({error})") from error
         if not isinstance(record, dict):
             raise InvalidInputError(
@@ -134,7 +134,7 @@ def _text(record: dict[str, Any]) -> str:
 
 def _string(record: dict[str, Any], key: str) -> str:
     if not isinstance(record[key], str):
-        raise TypeError(f"{key} is not a text")
+        raise TypeError(f"{key} is not a string")
     return record[key]
 
 

@@ -27,6 +27,7 @@ from fa3cli.quantization.settings import QuantSettings, matching, resolve_settin
 __all__ = ["Job", "open_model", "prepare"]
 
 _SAVE_TYPES = ("safe_tensor", "numpy")
+_ATTENTION = ("auto", "eager", "sdpa")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -71,6 +72,8 @@ def prepare(
     save_types = tuple(sorted(set(save_types))) or ("safe_tensor",)
     if unknown := [name for name in save_types if name not in _SAVE_TYPES]:
         raise UsageError(f"--save-type {unknown[0]}: expected {' or '.join(_SAVE_TYPES)}")
+    if part_file_size is not None and not 0 < part_file_size < 1e6:
+        raise UsageError(f"--part-file-size {part_file_size}: expected gigabytes, more than 0")
     model = open_model(
         folder,
         fa=options.get("fa") is not False,
@@ -119,6 +122,10 @@ def open_model(
     trust_remote_code: bool = False,
 ) -> StreamedModel:
     """Build the model of a weights folder without reading weights; with `fa` it must be a patched one."""
+    if attn_implementation not in _ATTENTION:
+        raise UnsupportedError(
+            f"--attn-implementation {attn_implementation}: expected one of {', '.join(_ATTENTION)}"
+        )
     run_folder_code = _may_run_folder_code(folder, fa=fa, trusted=trust_remote_code)
     checkpoint = Checkpoint(folder)
     config = read_config(folder, run_folder_code=run_folder_code)
@@ -141,17 +148,24 @@ def _may_run_folder_code(folder: Path, *, fa: bool, trusted: bool) -> bool:
     """
     status = patching.status(folder)
     if fa and status.state == "unpatched":
+        patching.attention_of(folder)  # raises where fa3 patch could not help
         raise InvalidInputError(
             f"{folder}: not patched, so q, k and v cannot be seen",
-            hint=f"run fa3 patch {folder}, or quantize the linears alone with --no-fa",
+            hint=f"run fa3 patch {folder} (fa3 quantize --no-fa leaves q, k and v alone)",
+        )
+    if fa and status.module and not status.module.is_file():
+        raise ConflictError(
+            f"{status.module}: missing, though config.json names it", hint="run fa3 patch again"
         )
     if trusted or status.state == "unpatched" or status.reproducible:
         return trusted or fa
     if not fa:
         return False
     raise ConflictError(
-        f"{status.module}: {status.reason or 'not made from the installed transformers'}",
-        hint="run fa3 patch again (--force gives up changes made by hand), "
+        f"{status.module or folder}: {status.reason or 'not made from the installed transformers'}",
+        hint="pass --trust-remote-code if you trust the code in the folder"
+        if status.state == "foreign"
+        else "run fa3 patch again (--force gives up changes made by hand), "
         "or pass --trust-remote-code if you trust the code in the folder",
     )
 

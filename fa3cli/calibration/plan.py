@@ -74,7 +74,7 @@ def plan(job: Job) -> Plan:
 
 def _warnings(job: Job) -> Iterator[str]:
     """Yield what the user should know before the run: results some engines cannot load."""
-    if job.settings.fa_amp > len(job.attentions):
+    if job.settings.fa and job.settings.fa_amp > len(job.attentions):
         yield f"fa_amp={job.settings.fa_amp}: the model has {len(job.attentions)} attention modules; all fall back"
     kept = len(job.attentions) - job.settings.fa_amp
     if 0 < kept < len(job.model.attentions()):

@@ -34,6 +34,7 @@ def run(job: Job, progress: Callable[[Progress], None] = lambda _: None) -> Resu
     made_of = identity(job)
     if earlier := read_result(job.output, made_of):
         return earlier
+    job.model.require_tied_alike()
     with StagedFolder(job.output, plan(job).bytes_written) as folder:
         _write_companions(job, folder)
         room_for = exported_names(job.model.names, job.quantized, job.attentions)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fa3cli.calibration.checkpoint import Checkpoint
+from fa3cli.calibration.checkpoint import Checkpoint, is_finite
 from fa3cli.errors import InvalidInputError, UnsupportedError, brief
 from fa3cli.fa_quantizer import FAQuantizer
 
@@ -59,12 +59,22 @@ class StreamedModel:
         memory with the mapped file, and only what is used is read.
         """
         read = self.checkpoint.read(names)
-        self._assign({name: read[name].to(device=self.device, dtype=self._dtypes[name]) for name in names})
-        del read
+        self._assign({name: self._cast(name, read.pop(name)) for name in names})
         try:
             yield
         finally:
             self._assign({name: self.tensor(name).to("meta") for name in names})
+
+    def require_tied_alike(self) -> None:
+        """Raise InvalidInputError where the checkpoint holds other values for a tensor that config.json ties."""
+        for alias, name in self.tied.items():
+            if alias in self.checkpoint.tensors:
+                both = self.checkpoint.read([alias, name])
+                if not torch.equal(both[alias], both[name]):
+                    raise InvalidInputError(
+                        f"{self.checkpoint.path(alias)}: {alias} differs from {name}, which config.json ties it to",
+                        hint='transformers versions differ in which they use: mend "tie_word_embeddings"',
+                    )
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor that is loaded."""
@@ -86,6 +96,17 @@ class StreamedModel:
     def _modules(self, layer: str) -> Iterator[tuple[str, nn.Module]]:
         return (self.layers[layer] if layer else self.model).named_modules(prefix=layer)
 
+    def _cast(self, name: str, tensor: Tensor) -> Tensor:
+        wanted = self._dtypes[name]
+        cast = tensor.to(device=self.device, dtype=wanted)
+        if tensor.dtype != wanted and not is_finite(cast):
+            raise InvalidInputError(
+                f"{self.checkpoint.path(name)}: {name} does not fit {str(wanted).removeprefix('torch.')}, "
+                f"its largest values are {tensor.aminmax().min:.3g} and {tensor.aminmax().max:.3g}",
+                hint="choose a wider --dtype",
+            )
+        return cast
+
     def _assign(self, tensors: dict[str, Tensor]) -> None:
         tied = {alias: tensors[name] for alias, name in self.tied.items() if name in tensors}
         for name, tensor in {**tensors, **tied}.items():
@@ -106,12 +127,12 @@ class StreamedModel:
         for name in expected.keys() & held.keys():
             if tuple(expected[name].shape) != held[name].shape:
                 raise InvalidInputError(
-                    f"{self.checkpoint.folder / held[name].file}: {name} has shape {list(held[name].shape)}, "
+                    f"{self.checkpoint.path(name)}: {name} has shape {list(held[name].shape)}, "
                     f"but config.json asks for {list(expected[name].shape)}"
                 )
             if (held[name].dtype in _FLOATS) != expected[name].is_floating_point():
                 raise InvalidInputError(
-                    f"{self.checkpoint.folder / held[name].file}: {name} has dtype {held[name].dtype}, but the model "
+                    f"{self.checkpoint.path(name)}: {name} has dtype {held[name].dtype}, but the model "
                     f"computes with {str(expected[name].dtype).removeprefix('torch.')}",
                     hint="fa3 quantizes float checkpoints; one that is quantized already is none",
                 )

@@ -64,7 +64,7 @@ def patch(
     if check:
         return _check(lambda: patching.plan(weights, quantizer=quantizer.value, **options), json)
     if diff:
-        return _show_diff(patching.plan(weights, quantizer=quantizer.value, force=force, **options))
+        return _show_diff(patching.plan(weights, quantizer=quantizer.value, force=force, **options), json)
     _show(patching.patch(weights, quantizer=quantizer.value, force=force, **options), json)
 
 
@@ -120,16 +120,20 @@ def _check(make_plan, json: bool) -> None:
     sys.exit(0 if done else 1)
 
 
-def _show_diff(plan: PatchPlan) -> None:
+def _show_diff(plan: PatchPlan, json: bool) -> None:
     result = plan.result
     pairs = (
         (result.source, result.module, plan.source_text, plan.patched_text),
         (result.folder / "config.json", result.folder / "config.json", plan.config_before, plan.config_after),
     )
-    for before, after, old, new in pairs:
-        lines = difflib.unified_diff(
+    diff = "".join(
+        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+        for before, after, old, new in pairs
+        for line in difflib.unified_diff(
             old.splitlines(keepends=True), new.splitlines(keepends=True), str(before), str(after)
         )
-        sys.stdout.writelines(
-            line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
-        )
+    )
+    if json:
+        print_json({"diff": diff})
+    else:
+        sys.stdout.write(diff)

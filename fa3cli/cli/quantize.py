@@ -101,6 +101,7 @@ def quantize(
     for warning in planned.warnings:
         warn(warning)
     if plan:
+        api.require_place(job, planned)
         print_json(planned) if json else print_plan(planned)
         return
     with show_progress("quantize") as progress:

@@ -30,6 +30,8 @@ _DTYPES = {
     "F32": "float32",
 }
 
+_NUMPY_FILE = "quant_weight.npy"
+
 
 @dataclass(frozen=True)
 class Header:
@@ -111,7 +113,7 @@ def open_contents(folder: Path) -> Contents:
     )
     index = read_document(folder, INDEX_FILE)
     files = _weight_files(folder, index)
-    if not descriptions and not files and index.raw is None:
+    if not files and index.raw is None and (not descriptions or (folder / _NUMPY_FILE).is_file()):
         raise _no_export(folder)
     return Contents(
         folder,
@@ -123,7 +125,7 @@ def open_contents(folder: Path) -> Contents:
 
 
 def _no_export(folder: Path) -> InvalidInputError:
-    if (folder / "quant_weight.npy").is_file():
+    if (folder / _NUMPY_FILE).is_file():
         return InvalidInputError(
             f"{folder}: holds a numpy export only; fa3 verify checks safe_tensor exports",
             hint="export with --save-type safe_tensor too",

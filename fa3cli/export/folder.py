@@ -46,7 +46,8 @@ class StagedFolder:
         self.path = self.output.parent / f"{self.output.name}.partial"
         self._nbytes = nbytes
 
-    def __enter__(self) -> Path:
+    def require_place(self) -> None:
+        """Raise what entering would raise: the output is taken, or its disk too small."""
         try:
             if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
                 raise ConflictError(
@@ -55,18 +56,23 @@ class StagedFolder:
                 )
             if self.output.is_mount():
                 raise ConflictError(f"{self.output}: a mount point", hint="choose a folder inside it")
-            self._claim()
         except OSError as error:
-            raise MissingCapabilityError(
-                f"{self.path.parent}: cannot be written ({error.strerror})", hint="choose another --output"
-            ) from error
-        free = shutil.disk_usage(self.path).free
+            raise self._unwritable(error) from error
+        there = next(folder for folder in self.path.parents if folder.exists())
+        free = shutil.disk_usage(there).free + self._leftover()
         if free < self._nbytes:
-            shutil.rmtree(self.path)
             raise MissingCapabilityError(
-                f"{self.path.parent}: {free / 1e9:.2f} GB free, but the export needs {self._nbytes / 1e9:.2f} GB",
+                f"{self.output}: the export needs {self._nbytes / 1e6:,.1f} MB, but {there} has "
+                f"{free / 1e6:,.1f} MB free",
                 hint="make room, or choose an --output on another disk",
             )
+
+    def __enter__(self) -> Path:
+        self.require_place()
+        try:
+            self._claim()
+        except OSError as error:
+            raise self._unwritable(error) from error
         return self.path
 
     def __exit__(
@@ -93,6 +99,17 @@ class StagedFolder:
                 f"{self.output}: something came there during the run ({occupied.strerror})",
                 hint=f"the export is complete in {self.path}: move it where you want it",
             ) from occupied
+
+    def _leftover(self) -> int:
+        """Bytes a killed run left, which entering frees."""
+        if not (self.path / _LOCK).exists():
+            return 0
+        return sum(file.stat().st_size for file in self.path.iterdir())
+
+    def _unwritable(self, error: OSError) -> MissingCapabilityError:
+        return MissingCapabilityError(
+            f"{self.path.parent}: cannot be written ({error.strerror})", hint="choose another --output"
+        )
 
     def _claim(self) -> None:
         """Make the staging folder, or empty the one a killed run left; its lock dies with the process."""

@@ -177,14 +177,16 @@ def status(folder: str | Path) -> PatchStatus:
     same = whole and (folder / receipt.module).read_bytes() == again.text.encode()
     mapped = disk.config.auto_map == {CAUSAL_LM: f"{receipt.module.removesuffix('.py')}.{architecture}"}
     names = tuple(each.name for each in again.attention)
-    reason = None if same else _stale_reason(receipt, whole)
+    reason = None if same else _stale_reason(receipt, folder / receipt.module, whole)
     reproducible = same and mapped and not receipt.given and receipt.quantizer == "fa3cli"
     return PatchStatus(
         "patched" if same else "stale", reproducible, module, class_name or None, names, reason
     )
 
 
-def _stale_reason(receipt: Receipt, whole: bool) -> str:
+def _stale_reason(receipt: Receipt, module: Path, whole: bool) -> str:
+    if not module.exists():
+        return "is missing"
     if not whole:
         return "an earlier run was cut off before it had written everything"
     version = installed_transformers().version

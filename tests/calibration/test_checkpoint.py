@@ -161,3 +161,8 @@ def test_pages_of_a_mapped_file_are_released_with_the_tensors(tmp_path: Path) ->
 
 def mapped_pages() -> int:
     return psutil.Process().memory_info().shared
+
+
+def test_a_git_lfs_pointer_is_called_one(folder: Path) -> None:
+    (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    refused(folder, str(folder / WEIGHTS), "git-lfs pointer", "git lfs pull")

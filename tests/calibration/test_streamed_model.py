@@ -189,3 +189,30 @@ def test_the_layers_are_the_list_that_holds_most_buffers_included() -> None:
 def test_a_model_without_layers_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="no list of decoder layers"):
         _decoder_layers(nn.Linear(2, 2))
+
+
+def test_a_tensor_that_overflows_the_dtype_of_the_run_is_named(tmp_path: Path) -> None:
+    folder = write_model(tmp_path, patched=False)
+    edit_weights(folder, lambda tensors: tensors["model.norm.weight"].mul_(1e5))
+    model = open_model(folder, fa=False, dtype="float16")
+    with (
+        pytest.raises(InvalidInputError, match="model.norm.weight does not fit float16"),
+        model.loaded(["model.norm.weight"]),
+    ):
+        pass
+
+
+def test_a_stored_head_that_differs_from_the_embedding_it_is_tied_to(tmp_path: Path) -> None:
+    folder = write_model(tmp_path, patched=False, tie_word_embeddings=True)
+
+    def store_head(factor: float) -> None:
+        edit_weights(
+            folder,
+            lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"] * factor}),
+        )
+
+    store_head(1.0)
+    open_model(folder, fa=False).require_tied_alike()
+    store_head(2.0)
+    with pytest.raises(InvalidInputError, match="lm_head.weight differs from model.embed_tokens.weight"):
+        open_model(folder, fa=False).require_tied_alike()

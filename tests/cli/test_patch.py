@@ -100,6 +100,12 @@ def test_what_goes_wrong_has_its_exit_code(fa3, weights, arguments: list[str], c
     assert snapshot(weights) == before
 
 
+def test_a_diff_as_json(fa3, weights) -> None:  # noqa: F811
+    code, out, _ = fa3(weights, "--diff", "--json")
+    assert code == 0
+    assert json.loads(out) == {"diff": fa3(weights, "--diff")[1]}
+
+
 def test_a_folder_without_config(fa3, tmp_path) -> None:
     code, _, err = fa3(tmp_path)
     assert code == 5

@@ -337,3 +337,33 @@ def test_patch_quantize_and_verify_under_every_version(version: str, tmp_path: P
     assert found["ok"] and not [each for each in found["findings"] if each["severity"] == "error"]
     change = found["comparison"]["perplexity_quantized"] / found["comparison"]["perplexity_float"] - 1
     assert abs(change) < 0.01 and found["comparison"]["top1_agreement"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--part-file-size", "inf"], 2),
+        (["--part-file-size", "1e300"], 2),
+        (["--attn-implementation", "flash_attention_2"], 3),
+        (["--dtype", "int8"], 3),
+    ],
+)
+def test_values_no_run_can_have(qwen2_tiny: Path, fa3: Fa3, arguments: list[str], code: int) -> None:
+    found, out, err = fa3("quantize", qwen2_tiny, *arguments)
+    assert (found, out) == (code, "") and arguments[0] in err and "Traceback" not in err
+
+
+def test_a_plan_is_refused_where_the_run_would_be(qwen2_tiny: Path, fa3: Fa3, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").touch()
+    code, out, err = fa3("quantize", qwen2_tiny, "--plan", "--output", tmp_path / "taken")
+    assert (code, out) == (4, "") and "already holds something else" in err
+
+
+def test_a_numpy_export_is_not_called_broken(qwen2_tiny: Path, fa3: Fa3, tmp_path: Path) -> None:
+    assert (
+        fa3("quantize", qwen2_tiny, "--samples", 1, "--save-type", "numpy", "--output", tmp_path / "o")[0]
+        == 0
+    )
+    code, out, err = fa3("verify", tmp_path / "o")
+    assert (code, out) == (5, "") and "numpy export only" in err

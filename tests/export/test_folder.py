@@ -107,17 +107,28 @@ def test_what_came_during_the_run_is_not_replaced_either(tmp_path: Path) -> None
 def test_no_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1_500_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(MissingCapabilityError, match=r"1\.50 GB free.*needs 2\.00 GB") as error:
+    with pytest.raises(MissingCapabilityError, match=r"needs 2,000\.0 MB.*1,500\.0 MB free") as error:
         StagedFolder(tmp_path / "out", 2_000_000_000).__enter__()
     assert error.value.exit_code == 6
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / LOCK).touch()
-    with pytest.raises(MissingCapabilityError, match=r"needs 2\.00 GB"):
+    with pytest.raises(MissingCapabilityError, match=r"needs 2,000\.0 MB"):
         StagedFolder(tmp_path / "out", 2_000_000_000).__enter__()
-    assert list(tmp_path.iterdir()) == []
     with StagedFolder(tmp_path / "out", 1_500_000_000):
         pass
+
+
+def test_room_a_killed_run_takes_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / LOCK).touch()
+    (tmp_path / "out.partial" / "half").write_text("x" * 300)
+    with pytest.raises(MissingCapabilityError):
+        StagedFolder(tmp_path / "out", 401).__enter__()
+    with StagedFolder(tmp_path / "out", 400) as folder:
+        assert not (folder / "half").exists()
 
 
 def test_what_a_killed_run_left_is_replaced(tmp_path: Path) -> None:
