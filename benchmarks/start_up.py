@@ -18,7 +18,9 @@ def main() -> None:
         folder = Path(scratch, "model")
         shutil.copytree(_MODEL, folder)
         print(f"fa3 --help  {_median(['--help']):.2f} s")
-        print(f"fa3 patch   {_median(['patch', str(folder)], lambda: _run(['patch', str(folder), '--undo'])):.2f} s")
+        print(
+            f"fa3 patch   {_median(['patch', str(folder)], lambda: _run(['patch', str(folder), '--undo'])):.2f} s"
+        )
 
 
 def _median(arguments: list[str], after: object = None) -> float:
