@@ -119,6 +119,13 @@ def _read_index(index: Path) -> dict[str, list[str]]:
     return shards
 
 
+def _is_lfs_pointer(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(len(_LFS)) == _LFS
+
+
 def _read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
     """Return what a shard holds, after checking that it is all there."""
     path = folder / file
@@ -130,7 +137,7 @@ def _read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
     except FileNotFoundError as error:
         raise InvalidInputError(f"{path}: the shard is missing", hint="fetch the folder again") from error
     except (SafetensorError, OSError) as error:
-        if path.is_file() and path.open("rb").read(len(_LFS)) == _LFS:
+        if _is_lfs_pointer(path):
             raise InvalidInputError(
                 f"{path}: a git-lfs pointer, not the file", hint="git lfs pull"
             ) from error
