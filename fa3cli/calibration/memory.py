@@ -8,11 +8,11 @@ import psutil
 
 __all__ = ["FreedMemory"]
 
-_SLACK = 8 << 20
+_SLACK = 3 << 20
 
 
 class FreedMemory:
-    """Returns freed heap to the system: at once, or when the process has grown by 8 MB since it last did.
+    """Returns freed heap to the system: at once, or when the process has grown by 3 MB since it last did.
 
     glibc keeps what long-lived tensors fragment, more with every layer. Trimming after each sample would cost
     a tenth of the run in page faults; doing it by growth costs next to nothing. Other C libraries are left alone.
