@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from fa3cli.export.layout import DESCRIPTION_FILES, INDEX_FILE, WEIGHT_FILE
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Contents", "Header", "Shard", "open_contents"]
+__all__ = ["Contents", "Header", "Shard", "modules_around", "open_contents"]
 
 _SHARDS = f"{WEIGHT_FILE.removesuffix('.safetensors')}*.safetensors"
 _DTYPES = {
@@ -161,3 +162,10 @@ def _read_shard(folder: Path, file: str) -> Shard:
 def _header(file: str, part: Any) -> Header:
     dtype = part.get_dtype()
     return Header(file, _DTYPES.get(dtype, dtype), tuple(part.get_shape()))
+
+
+def modules_around(name: str) -> Iterator[str]:
+    """Yield the dotted name itself and every module around it."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]

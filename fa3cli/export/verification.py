@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from fa3cli.export.checks import CHECKS
 from fa3cli.export.checks.registry import Check, Severity
-from fa3cli.export.contents import Contents, open_contents
+from fa3cli.export.contents import Contents, modules_around, open_contents
 
 __all__ = ["CheckResult", "Finding", "VerificationReport", "verify_export"]
 
@@ -80,9 +79,9 @@ def _run(check: Check, contents: Contents, findings: list[Finding]) -> CheckResu
     else:
         items = list(check.over(contents))
         subjects = {finding.subject for finding in findings if _stops(finding, check)}
-        around = {part for subject in subjects for part in _ancestors(subject)}
+        around = {part for subject in subjects for part in modules_around(subject)}
         # A broken tensor spoils the modules around it, a broken module the tensors in it.
-        sound = [item for item in items if item not in around and subjects.isdisjoint(_ancestors(item))]
+        sound = [item for item in items if item not in around and subjects.isdisjoint(modules_around(item))]
         checked, skipped = len(sound), len(items) - len(sound)
         findings += [Finding(check.name, *remark) for item in sound for remark in check.run(contents, item)]
     status = "found" if len(findings) > before else "not run" if skipped and not checked else "passed"
@@ -91,10 +90,3 @@ def _run(check: Check, contents: Contents, findings: list[Finding]) -> CheckResu
 
 def _stops(finding: Finding, check: Check) -> bool:
     return finding.severity == "error" and finding.check in check.after
-
-
-def _ancestors(name: str) -> Iterator[str]:
-    """The dotted name itself and every module around it."""
-    while name:
-        yield name
-        name = name.rpartition(".")[0]

@@ -12,19 +12,9 @@ from fa3cli import api
 from fa3cli.errors import ConflictError
 from fa3cli.export.layout import WEIGHT_FILE
 
-from .models import edit_config, edit_weights, snapshot, token_ids, write_lines, write_model
+from .models import edit_config, edit_weights, snapshot
 
 REPORT = "fa3_report.json"
-
-
-@pytest.fixture
-def calib(tmp_path: Path) -> Path:
-    return write_lines(tmp_path / "calib.jsonl", token_ids(9, 17, 5))
-
-
-@pytest.fixture
-def llama(tmp_path: Path) -> Path:
-    return write_model(tmp_path / f"llama-{tmp_path.name}")
 
 
 def quantize(folder: Path, calib: Path, **options: Any) -> Path:

@@ -37,16 +37,6 @@ from .reference import fallback_score, head_scale, linear_tensors, load, observe
 REPORT = "fa3_report.json"
 
 
-@pytest.fixture
-def calib(tmp_path: Path) -> Path:
-    return write_lines(tmp_path / "calib.jsonl", token_ids(9, 17, 5))
-
-
-@pytest.fixture
-def llama(tmp_path: Path) -> Path:
-    return write_model(tmp_path / f"llama-{tmp_path.name}")
-
-
 def quantize(folder: Path, calib: Path, name: str = "out", **options: Any) -> tuple[Path, Result]:
     output = folder.parent / name
     result = api.quantize(folder, calib=calib, output=output, **options)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fa3cli.export.checks.modules import attentions
 from fa3cli.export.checks.registry import Remark, check, warning
-from fa3cli.export.contents import Contents
+from fa3cli.export.contents import Contents, modules_around
 from fa3cli.export.layout import FUSED_GROUPS
 
 _READ = ("description", "weights")
@@ -45,14 +45,10 @@ def fused_groups(contents: Contents, module: str) -> Iterator[Remark]:
 def fa_layers(contents: Contents) -> Iterator[Remark]:
     quantized = set(attentions(contents))
     patterns = {_NUMBER.sub("*", module, count=1) for module in quantized}
-    for module in dict.fromkeys(part for name in contents.description for part in _ancestors(name)):
+    for module in dict.fromkeys(
+        part for name in contents.description for part in modules_around(name.rpartition(".")[0])
+    ):
         if module not in quantized and _NUMBER.sub("*", f"{module}.", count=1).removesuffix(".") in patterns:
             yield warning(
                 module, "has no FA3 tensors though other layers have: MindIE and mindie-turbo need all"
             )
-
-
-def _ancestors(name: str) -> Iterator[str]:
-    while "." in name:
-        name = name.rpartition(".")[0]
-        yield name
