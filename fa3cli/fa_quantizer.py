@@ -23,5 +23,12 @@ class FAQuantizer:
         self.transform: Callable[[Tensor, str], Tensor] | None = None
 
     def quant(self, states: Tensor, qkv: Literal["q", "k", "v"]) -> Tensor:
-        """Return `states [B, H, S, D]` as attention shall see them: unchanged, unless a `transform` is attached."""
-        return states if self.transform is None else self.transform(states, qkv)
+        """Return `states [B, H, S, D]` as attention shall see them: unchanged, unless a `transform` is attached.
+
+        ValueError if there is one and the states haven't four axes: then the call stands in the wrong place.
+        """
+        if self.transform is None:
+            return states
+        if states.dim() != 4:
+            raise ValueError(f"{qkv} is {tuple(states.shape)} here, expected [batch, heads, positions, size]")
+        return self.transform(states, qkv)

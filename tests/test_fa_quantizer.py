@@ -20,11 +20,18 @@ def test_states_pass_untouched(role: str) -> None:
 def test_a_transform_sees_states_and_role_and_decides() -> None:
     quantizer, seen = FAQuantizer(), []
     quantizer.transform = lambda states, role: seen.append(role) or -states
-    states = torch.ones(1)
+    states = torch.ones(1, 1, 1, 1)
     assert [quantizer.quant(states, role).item() for role in "qkv"] == [-1, -1, -1]
     assert seen == ["q", "k", "v"]
     quantizer.transform = None
     assert quantizer.quant(states, "q") is states
+
+
+def test_states_without_an_axis_of_heads_reach_no_transform() -> None:
+    quantizer = FAQuantizer()
+    quantizer.transform = lambda states, role: states
+    with pytest.raises(ValueError, match=r"k is \(8, 5, 16\) here"):
+        quantizer.quant(torch.ones(8, 5, 16), "k")
 
 
 def test_it_leaves_no_trace_in_a_model() -> None:

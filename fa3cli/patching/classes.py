@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from fa3cli.errors import UnsupportedError
+from fa3cli.patching.cores import Core
 from fa3cli.patching.helpers import all_cores
-from fa3cli.patching.locate import Site, locate
+from fa3cli.patching.inside import locate_inside
+from fa3cli.patching.locate import ROLES, Site, locate
 from fa3cli.patching.source import Source
 from fa3cli.patching.views import callee
 
@@ -99,13 +101,30 @@ def attention_classes(source: Source, graph: ClassGraph) -> dict[str, tuple[Atte
                     raise source.refuse(node, f"{name} computes attention in a way fa3 can't follow")
                 continue
             is_flash = all(core.flash for core in cores)
-            site = locate(forward[1], cores, source.refuse)
+            site = _place(forward[1], cores, source)
         except UnsupportedError as error:
             found[name] = AttentionClass(name, node.lineno, problem=str(error), is_flash=is_flash), None
         else:
-            place = site.after.end_lineno
-            found[name] = AttentionClass(name, node.lineno, site.states, place, is_flash=is_flash), site
+            found[name] = _listed(node, site, is_flash), site
     return found
+
+
+def _place(forward: ast.FunctionDef, cores: list[Core], source: Source) -> Site:
+    try:
+        return locate(forward, cores, source.refuse)
+    except UnsupportedError as error:
+        try:
+            return locate_inside(forward, cores, source.refuse)
+        except UnsupportedError:
+            raise error from None
+
+
+def _listed(node: ast.ClassDef, site: Site, is_flash: bool) -> AttentionClass:
+    if site.after is not None:
+        return AttentionClass(node.name, node.lineno, site.states, site.after.end_lineno, is_flash=is_flash)
+    first = dict(reversed(site.inside))
+    states = tuple(ast.unparse(first[role]) for role in ROLES)
+    return AttentionClass(node.name, node.lineno, states, first["q"].lineno, is_flash=is_flash)
 
 
 def _looks_like_attention(graph: ClassGraph, node: ast.ClassDef) -> bool:

@@ -18,7 +18,7 @@ from fa3cli.patching.source import Source, parse
 __all__ = ["RULES", "PatchedSource", "list_source", "patch_source"]
 
 # Counts up whenever the same source would be patched differently: older patches are then stale.
-RULES = 1
+RULES = 2
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def patch_source(
     family = set().union(*(graph.family(each) for each in chosen))
     patched, skipped = split_family(source, graph, found, family, attention)
     edits = [*absolute_imports(source, package), quantizer_import(source, quantizer)]
-    edits += [_calls(source, found[each][1]) for each in patched]
+    edits += [edit for each in patched for edit in _calls(source, found[each][1])]
     edits += [attach(source, graph, owner) for owner in owners(source, graph, patched)]
     edits += _repair(source, graph) if native_class else []
     text = apply(source.text, edits)
@@ -81,14 +81,23 @@ def list_source(data: bytes | str, *, name: str = "modeling.py") -> tuple[Attent
     return tuple(each for each, _ in attention_classes(source, ClassGraph(source)).values())
 
 
-def _calls(source: Source, site: Site) -> Edit:
+def _calls(source: Source, site: Site) -> list[Edit]:
+    around = [
+        edit
+        for role, expression in site.inside
+        for edit in (
+            Edit(source.start(expression), "", "self.fa_quantizer.quant("),
+            Edit(source.end(expression), "", f', qkv="{role}")'),
+        )
+    ]
+    if site.after is None:
+        return around
     indent, newline = source.indent(site.after), source.newline
     lines = [
-        f'{indent}{name} = self.fa_quantizer.quant({name}, qkv="{role}")'
+        f'{indent}{name} = self.fa_quantizer.quant({name}, qkv="{role}"){newline}'
         for name, role in zip(site.states, ROLES)
     ]
-    offset = source.line_end(site.after)
-    return Edit(offset, "", newline + "".join(line + newline for line in lines))
+    return [Edit(source.line_end(site.after), "", newline + "".join(lines))]
 
 
 def _repair(source: Source, graph: ClassGraph) -> list[Edit]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ from fa3cli.patching.views import callee
 
 __all__ = ["Core", "find_cores"]
 
-_DISPATCHERS = {"ALL_ATTENTION_FUNCTIONS", "eager_attention_forward"}
+# ALL_ATTENTION_FUNCTIONS, or up to transformers 4.49 a file's own GPTNEOX_ATTENTION_FUNCTION
+_DISPATCHER = re.compile(r"\w+_ATTENTION_FUNCTIONS?|eager_attention_forward")
 _FLASH = {"_flash_attention_forward", "flash_attn_func"}
 _PRODUCTS = {"matmul", "bmm", "baddbmm"}
 
@@ -48,24 +50,27 @@ def find_cores(function: ast.FunctionDef, refuse: Refuse) -> list[Core]:
 
 def _dispatched_names(function: ast.FunctionDef) -> set[str]:
     """Local names that may hold an attention function: `attention_interface = ALL_ATTENTION_FUNCTIONS[...]`."""
-    names = set(_DISPATCHERS)
+    names = {
+        each.id
+        for each in ast.walk(function)
+        if isinstance(each, ast.Name) and _DISPATCHER.fullmatch(each.id)
+    }
     for statement in simple_statements(function.body):
         value = getattr(statement, "value", None)
         nodes = list(ast.walk(value)) if value is not None else []
-        mentions = any(isinstance(each, ast.Name) and each.id in _DISPATCHERS for each in nodes)
-        if mentions and not any(isinstance(each, ast.Call) and callee(each) in names for each in nodes):
+        mentions = any(isinstance(each, ast.Name) and _DISPATCHER.fullmatch(each.id) for each in nodes)
+        if mentions and not any(isinstance(each, ast.Call) and _called(each) in names for each in nodes):
             names |= assigned(statement)
     return names
 
 
 def _called_core(call: ast.Call, statement: ast.stmt, dispatched: set[str]) -> Core | None:
-    name = callee(call)
-    if isinstance(call.func, ast.Subscript):
-        name = getattr(call.func.value, "id", "")
+    name = _called(call)
     is_dispatch = name in dispatched and not isinstance(call.func, ast.Attribute)
     if not is_dispatch and name not in _FLASH and name != "scaled_dot_product_attention":
         return None
-    positional = call.args[1:] if is_dispatch else call.args
+    has_module = is_dispatch and call.args and getattr(call.args[0], "id", "") == "self"
+    positional = call.args[1:] if has_module else call.args
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
     operands = {}
     for index, (role, keyword) in enumerate(zip("qkv", ("query", "key", "value"))):
@@ -79,6 +84,11 @@ def _called_core(call: ast.Call, statement: ast.stmt, dispatched: set[str]) -> C
         operands[role] = operand
     axes = "BSHD" if name in _FLASH else "BHSD"
     return Core(dict.fromkeys("qkv", statement), operands, dict.fromkeys("qkv", axes), name in _FLASH)
+
+
+def _called(call: ast.Call) -> str:
+    """The name of what is called: of the table for `TABLE[key](...)`."""
+    return getattr(call.func.value, "id", "") if isinstance(call.func, ast.Subscript) else callee(call)
 
 
 def _is_softmax(call: ast.Call) -> bool:

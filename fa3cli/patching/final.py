@@ -8,7 +8,7 @@ from fa3cli.patching.cores import Refuse
 from fa3cli.patching.flow import assigned, pairs_of, simple_statements
 from fa3cli.patching.views import View, callee, view_of
 
-__all__ = ["check_states"]
+__all__ = ["check_states", "expanded_above", "is_projection", "still_flat"]
 
 
 def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) -> None:
@@ -23,13 +23,13 @@ def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) 
             raise refuse(
                 body[-1], f"{view.name.id} is laid out {view.axes} here, not batch, heads, positions, size"
             )
-        if role != "q" and (line := _expanded_above(body, view.name.id)):
+        if role != "q" and (line := expanded_above(body, view.name.id)):
             raise refuse(line, f"the heads of {view.name.id} are repeated before it is final")
-        if line := _still_flat(body, view.name.id):
+        if line := still_flat(body, view.name.id):
             raise refuse(line, f"{view.name.id} has no axis of heads here")
 
 
-def _expanded_above(body: list[ast.stmt], name: str) -> ast.stmt | None:
+def expanded_above(body: list[ast.stmt], name: str) -> ast.stmt | None:
     """The statement that repeats a state's heads above the place, but below its cache."""
     for statement in reversed(list(simple_statements(body))):
         value = dict(pairs_of(statement)).get(name)
@@ -47,20 +47,23 @@ def _expanded_above(body: list[ast.stmt], name: str) -> ast.stmt | None:
     return None
 
 
-def _still_flat(body: list[ast.stmt], name: str) -> ast.stmt | None:
-    """The statement that makes a state straight by a projection, `x = self.proj(y) * scale`: [B, S, H*D]."""
+def still_flat(body: list[ast.stmt], name: str) -> ast.stmt | None:
+    """The statement that makes a state straight by a projection: it has no axis of heads yet."""
     for statement in reversed(list(simple_statements(body))):
-        if name not in assigned(statement):
-            continue
-        value = dict(pairs_of(statement)).get(name)
-        while isinstance(value, ast.BinOp):
-            value = value.left
-        is_projection = (
-            isinstance(value, ast.Call)
-            and isinstance(value.func, ast.Attribute)
-            and getattr(value.func.value, "id", "") == "self"
-            and all(isinstance(argument, ast.Name) and argument.id != name for argument in value.args)
-            and callee(value).endswith("proj")
-        )
-        return statement if is_projection else None
+        if name in assigned(statement):
+            value = dict(pairs_of(statement)).get(name)
+            return statement if value is not None and is_projection(value, name) else None
     return None
+
+
+def is_projection(value: ast.expr, name: str = "") -> bool:
+    """Whether a value is straight a projection, `self.proj(y) * scale`, of something else than `name`: [B, S, H*D]."""
+    while isinstance(value, ast.BinOp):
+        value = value.left
+    return (
+        isinstance(value, ast.Call)
+        and isinstance(value.func, ast.Attribute)
+        and getattr(value.func.value, "id", "") == "self"
+        and all(isinstance(argument, ast.Name) and argument.id != name for argument in value.args)
+        and callee(value).endswith("proj")
+    )

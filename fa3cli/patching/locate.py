@@ -26,10 +26,14 @@ Tracks = dict[str, View]
 
 @dataclass(frozen=True)
 class Site:
-    """The calls go below `after`, a statement of the function's own block; `states` are the names of q, k, v."""
+    """Where the calls go: below `after`, a statement of the function's own block, for `states`, the names of q, k, v.
 
-    after: ast.stmt
-    states: tuple[str, str, str]
+    Or around the expressions `inside`, each with its role, where no such statement exists.
+    """
+
+    after: ast.stmt | None = None
+    states: tuple[str, str, str] | tuple[()] = ()
+    inside: tuple[tuple[str, ast.expr], ...] = ()
 
 
 @dataclass

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-__all__ = ["View", "callee", "view_of"]
+__all__ = ["Step", "View", "callee", "steps", "view_of"]
 
 # Methods and functions of torch; None as new layout means: the axes can't be followed through it.
 _KEEP_AXES = {"contiguous", "to", "float", "half", "bfloat16", "type", "type_as", "clone", "pad"}
 _EXPAND = {"repeat_kv", "repeat_interleave", "repeat", "expand", "expand_as"}
 _RESHAPE = {"view", "reshape", "unsqueeze", "squeeze", "flatten", "unflatten"}
+# Three axes come from four by joining batch and heads; what other reshapes do to the axes isn't known.
+_BEFORE_JOIN = {"NSD": "BHSD", "NDS": "BHDS"}
 _FUNCTIONS_OF = {"torch", "F", "nn.functional", "torch.nn.functional"}
 
 
@@ -23,6 +25,15 @@ class View:
     expanded: bool = False
 
 
+@dataclass(frozen=True)
+class Step:
+    """One expression of a chain of views, with its axes and whether going on to the next one inside repeats heads."""
+
+    expression: ast.expr
+    axes: str | None
+    expands: bool = False
+
+
 def callee(call: ast.Call) -> str:
     """The last name of what is called: `torch.matmul(...)` -> `matmul`."""
     function = call.func
@@ -31,29 +42,43 @@ def callee(call: ast.Call) -> str:
 
 def view_of(expression: ast.expr, axes: str | None) -> View | None:
     """Strip layout, dtype and head expansion off `expression`, whose result has `axes`; None if anything else is in it."""
-    if isinstance(expression, ast.Name):
-        return View(expression, axes)
+    chain = steps(expression, axes)
+    last = chain[-1]
+    if not isinstance(last.expression, ast.Name):
+        return None
+    return View(last.expression, last.axes, any(each.expands for each in chain))
+
+
+def steps(expression: ast.expr, axes: str | None) -> list[Step]:
+    """The chain from `expression`, whose result has `axes`, to the innermost expression it is a view of."""
+    chain = []
+    while (found := _inner(expression, axes)) is not None:
+        chain.append(Step(expression, axes, found[2]))
+        expression, axes = found[:2]
+    return [*chain, Step(expression, axes)]
+
+
+def _inner(expression: ast.expr, axes: str | None) -> tuple[ast.expr, str | None, bool] | None:
+    """What `expression` is a view of, the axes that has, and whether the view repeats heads; None for no view."""
     if isinstance(expression, ast.Attribute) and expression.attr in ("T", "mT"):
-        return view_of(expression.value, _swap(axes, -1, -2))
+        return expression.value, _swap(axes, -1, -2), False
     if isinstance(expression, ast.Subscript) and _adds_axes_only(expression.slice):
-        return view_of(expression.value, None)
+        return expression.value, None, False
     if not isinstance(expression, ast.Call):
         return None
     operation, tensor, arguments = _unpack(expression)
     if tensor is None:
         return None
     if operation in _KEEP_AXES:
-        return view_of(tensor, axes)
+        return tensor, axes, False
     if operation in _EXPAND:
-        kept = axes if operation in ("repeat_kv", "repeat_interleave") else None
-        view = view_of(tensor, kept)
-        return view and View(view.name, view.axes, True)
+        return tensor, axes if operation in ("repeat_kv", "repeat_interleave") else None, True
     if operation in _RESHAPE:
-        return view_of(tensor, None)
+        return tensor, _BEFORE_JOIN.get(axes), False
     if operation in ("transpose", "swapaxes", "swapdims"):
-        return view_of(tensor, _swap(axes, *map(_integer, arguments)) if len(arguments) == 2 else None)
+        return tensor, _swap(axes, *map(_integer, arguments)) if len(arguments) == 2 else None, False
     if operation == "permute":
-        return view_of(tensor, _unpermute(axes, [_integer(each) for each in arguments]))
+        return tensor, _unpermute(axes, [_integer(each) for each in arguments]), False
     return None
 
 

@@ -7,7 +7,7 @@ import pytest
 from fa3cli.errors import ConflictError, Fa3Error
 from fa3cli.patching.codemod import list_source, patch_source
 from fa3cli.patching.edits import reverse
-from tests.patching.samples import INTERFACE, RIGHT, marked
+from tests.patching.samples import CACHE, INTERFACE, RIGHT, marked, modeling
 
 EXPECTED = '''
 from fa3cli.fa_quantizer import FAQuantizer
@@ -66,6 +66,19 @@ def test_every_byte_that_is_not_ours_stays(family: str, newline: str) -> None:
     assert patched.text.count("self.fa_quantizer.quant(") == 3
 
 
+def test_calls_inside_expressions_are_insertions_only() -> None:
+    source = modeling(
+        CACHE + "out = eager_attention_forward(self, a, b, repeat_kv(c, 2), mask)\nreturn out, (b, c)"
+    )
+    patched = patch_source(source)
+    assert (
+        'out = eager_attention_forward(self, self.fa_quantizer.quant(a, qkv="q"), '
+        'self.fa_quantizer.quant(b, qkv="k"), repeat_kv(self.fa_quantizer.quant(c, qkv="v"), 2), mask)'
+    ) in patched.text
+    assert all(not edit.removed or "..." in edit.removed for edit in patched.edits)
+    assert reverse(patched.text, patched.edits) == source
+
+
 def test_patching_twice_is_recognised() -> None:
     with pytest.raises(ConflictError, match="fa_quantizer already"):
         patch_source(EXPECTED)
@@ -97,7 +110,7 @@ def test_every_installed_modeling_file_is_patched_reversibly_or_refused(step: in
         relative = [node for node in ast.walk(ast.parse(result.text)) if getattr(node, "level", 0)]
         assert not relative
         calls = result.text.count("self.fa_quantizer.quant(")
-        assert calls == 3 * len(result.attention) > 0
+        assert calls % 3 == 0 and calls >= 3 * len(result.attention) > 0
     assert patched > len(installed_files()[::step]) // 4
 
 

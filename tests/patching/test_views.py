@@ -18,7 +18,8 @@ from fa3cli.patching.views import view_of
         ("repeat_kv(x, 4)", "BHSD", "BHSD", True),
         ("x.repeat_interleave(4, dim=1)", "BHSD", "BHSD", True),
         ("x[:, :, None].expand(b, h, 4, s, d).reshape(b, 4 * h, s, d)", "BHSD", None, True),
-        ("x.view(b * h, s, d)", "NSD", None, False),
+        ("x.view(b * h, s, d)", "NSD", "BHSD", False),
+        ("x.view(n, s)", "BSD", None, False),
         ("x.transpose(dim, 2)", "BHSD", None, False),
     ],
 )
