@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.classes import AttentionClass, ClassGraph
 from fa3cli.patching.locate import Site
+from fa3cli.patching.senses import language_model
 from fa3cli.patching.source import Source
 
 __all__ = ["choose", "split_family"]
@@ -22,7 +23,7 @@ def choose(
     architecture: str | None,
     attention: Sequence[str],
 ) -> list[str]:
-    """The attention classes to start from: those asked for, or the family the architecture is built of."""
+    """The attention classes to start from: those asked for, or all the architecture's language model is built of."""
     if architecture is not None and architecture not in graph.classes:
         raise UnsupportedError(
             f"{source.name} has no class {architecture}, which config.json's architectures names"
@@ -45,12 +46,8 @@ def choose(
         return list(attention)
     if not used:
         raise UnsupportedError(f"{source.name}: found no softmax attention that {architecture} is built of")
-    if not set(used) <= graph.family(used[0]):
-        raise UnsupportedError(
-            f"{source.name}: {architecture} has several kinds of attention: {names}",
-            hint="name those to patch, each with --attention",
-        )
-    return used[:1]
+    speaks = language_model(source, graph, architecture) if architecture else reachable
+    return [each for each in used if each in speaks] or used
 
 
 def split_family(

@@ -44,13 +44,35 @@ def test_a_flash_sibling_that_cannot_be_patched_is_left_out_with_a_warning_unles
 
 
 MODEL = "class Model(PreTrainedModel):\n    def __init__(self, config):\n        self.inner = {}\n    def forward(self): ...\n"
+OTHER = modeling(CACHE + "return eager_attention_forward(self, a, b, c)").replace(
+    "class Attention", "class Other"
+)
+BROKEN = OTHER.replace("class Other", "class Broken").replace("self, a, b, c)", "self, a, b, b)")
+
+
+def patched_of(inner: str, *asked: str) -> list[str]:
+    text = marked(INTERFACE)[0] + OTHER + BROKEN + MODEL.format(f"({inner})")
+    return [each.name for each in patch_source(text, architecture="Model", attention=asked).attention]
+
+
+def test_every_kind_of_attention_a_model_is_built_of_is_patched() -> None:
+    assert patched_of("Attention(config), Other(config)") == ["Attention", "Other"]
+    assert patched_of("Attention(config)") == ["Attention"]
+    assert patched_of("Attention(config), Other(config), Broken(config)", "Other") == ["Other"]
+
+
+def test_what_sees_and_hears_is_left_alone_unless_asked_for() -> None:
+    inner = "Attention(config), Other(config.vision_config), Broken._from_config(config=self.audio_config)"
+    assert patched_of(inner) == ["Attention"]
+    assert patched_of(inner, "Attention", "Other") == ["Attention", "Other"]
+    assert patched_of("Other(config.vision_config)") == ["Other"]
 
 
 @pytest.mark.parametrize(
     ("inner", "asked", "message", "hint"),
     [
         ("Attention(config)", ["Missing"], "no attention class Missing", r"Attention \(6\)"),
-        ("Attention(config), Other(config)", [], "several kinds of attention", "--attention"),
+        ("Attention(config), Broken(config)", [], r"one tensor, b \[Broken\]", None),
         ("AutoModel.from_config(config)", [], "composite", None),
         ("None", [], "no softmax attention", None),
         ("None", ["Attention"], "no attention class Attention", "none"),
@@ -59,10 +81,7 @@ MODEL = "class Model(PreTrainedModel):\n    def __init__(self, config):\n       
 def test_a_choice_that_is_not_clear_is_refused(
     inner: str, asked: list[str], message: str, hint: str | None
 ) -> None:
-    other = modeling(CACHE + "return eager_attention_forward(self, a, b, c)").replace(
-        "class Attention", "class Other"
-    )
-    text = marked(INTERFACE)[0] + other + MODEL.format(f"({inner})")
+    text = marked(INTERFACE)[0] + OTHER + BROKEN + MODEL.format(f"({inner})")
     with pytest.raises(UnsupportedError, match=message) as caught:
         patch_source(text, architecture="Model", attention=asked)
     assert hint is None or re.search(hint, caught.value.hint)
