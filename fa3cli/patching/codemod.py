@@ -18,7 +18,7 @@ from fa3cli.patching.source import Source, parse
 __all__ = ["RULES", "PatchedSource", "list_source", "patch_source"]
 
 # Counts up whenever the same source would be patched differently: older patches are then stale.
-RULES = 2
+RULES = 3
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ def _calls(source: Source, site: Site) -> list[Edit]:
     if site.after is None:
         return around
     indent, newline = source.indent(site.after), source.newline
-    lines = [
-        f'{indent}{name} = self.fa_quantizer.quant({name}, qkv="{role}"){newline}'
-        for name, role in zip(site.states, ROLES)
-    ]
+    lines = []
+    for name, role in zip(site.states, ROLES):
+        to, back = site.ways.get(role, ("", ""))
+        lines.append(f'{indent}{name} = self.fa_quantizer.quant({name}{to}, qkv="{role}"){back}{newline}')
     return [Edit(source.line_end(site.after), "", newline + "".join(lines))]
 
 

@@ -5,21 +5,26 @@ from __future__ import annotations
 import ast
 
 from fa3cli.patching.cores import Refuse
+from fa3cli.patching.flat import Way, way_of
 from fa3cli.patching.flow import assigned, pairs_of, simple_statements
 from fa3cli.patching.views import View, callee, view_of
 
 __all__ = ["check_states", "expanded_above", "is_projection", "still_flat"]
 
 
-def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) -> None:
-    """Refuse states that aren't three tensors of `[B, H, S, D]` with the heads they are cached with, below `body`."""
+def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) -> dict[str, Way]:
+    """Refuse states that aren't three tensors of `[B, H, S, D]` with the heads they are cached with, below `body`.
+
+    Returns the way to that layout and back of those that are flat but were joined from it.
+    """
+    ways = {role: way for role, view in states.items() if (way := way_of(view, body))}
     if states["k"].name.id == states["v"].name.id or states["q"].name.id in (
         states["k"].name.id,
         states["v"].name.id,
     ):
         raise refuse(body[-1], f"two of q, k, v are one tensor, {states['k'].name.id}")
     for role, view in states.items():
-        if view.axes not in (None, "BHSD"):
+        if view.axes not in (None, "BHSD") and role not in ways:
             raise refuse(
                 body[-1], f"{view.name.id} is laid out {view.axes} here, not batch, heads, positions, size"
             )
@@ -27,6 +32,7 @@ def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) 
             raise refuse(line, f"the heads of {view.name.id} are repeated before it is final")
         if line := still_flat(body, view.name.id):
             raise refuse(line, f"{view.name.id} has no axis of heads here")
+    return ways
 
 
 def expanded_above(body: list[ast.stmt], name: str) -> ast.stmt | None:

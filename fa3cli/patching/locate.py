@@ -8,11 +8,12 @@ calls go below. Nothing but attention may see the states from there on. What can
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fa3cli.patching.cores import Core
 from fa3cli.patching.final import check_states
+from fa3cli.patching.flat import Way
 from fa3cli.patching.flow import assigned, blocks, pairs_of, parents, simple_statements, used_names
 from fa3cli.patching.views import View, view_of
 
@@ -28,11 +29,13 @@ Tracks = dict[str, View]
 class Site:
     """Where the calls go: below `after`, a statement of the function's own block, for `states`, the names of q, k, v.
 
-    Or around the expressions `inside`, each with its role, where no such statement exists.
+    `ways` are those of states that are flat there. Or around the expressions `inside`, each with its role, where no
+    such statement exists.
     """
 
     after: ast.stmt | None = None
     states: tuple[str, str, str] | tuple[()] = ()
+    ways: Mapping[str, Way] = field(default_factory=dict)
     inside: tuple[tuple[str, ast.expr], ...] = ()
 
 
@@ -59,8 +62,8 @@ def locate(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Site
     states = boundaries[stop + 1]
     if set(states) != set(ROLES):
         raise refuse(body[stop], "a state is changed after the attention scores were computed")
-    check_states(states, body[: stop + 1], refuse)
-    return Site(body[stop], tuple(states[role].name.id for role in ROLES))
+    ways = check_states(states, body[: stop + 1], refuse)
+    return Site(body[stop], tuple(states[role].name.id for role in ROLES), ways)
 
 
 def entry(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Tracks:

@@ -142,6 +142,21 @@ return torch.bmm(weights, flat_c)
 """
 )
 
+# Batch and heads are one axis in the cache already.
+FLAT_CACHE = """
+a, b, c = self._split(self.qkv(x))
+a = a.transpose(1, 2).reshape(batch * self.num_heads, length, self.head_dim)
+b = b.permute(0, 2, 3, 1).reshape(batch * self.num_heads, self.head_dim, length)
+c = c.transpose(1, 2).reshape(batch * self.num_heads, length, self.head_dim)
+if past is not None:
+    b = torch.cat((past[0], b), dim=2)
+    c = torch.cat((past[1], c), dim=1)
+present = (b, c)
+# HERE a b c
+scores = mask.baddbmm(batch1=a, batch2=b, beta=1.0)
+return torch.bmm(scores.softmax(dim=-1), c), present
+"""
+
 RIGHT = {
     "interface": INTERFACE,
     "inline": INLINE,
@@ -153,6 +168,7 @@ RIGHT = {
     "second_reader": SECOND_READER,
     "branches": BRANCHES,
     "flat_products": FLAT_PRODUCTS,
+    "flat_cache": FLAT_CACHE,
 }
 
 # body, and a part of the reason
