@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 
 from fa3cli.patching.classes import ClassGraph
 from fa3cli.patching.edits import Edit
+from fa3cli.patching.flow import assigned
+from fa3cli.patching.rules import Rule, statements
 from fa3cli.patching.source import Source
 
 __all__ = ["attach", "owners"]
 
 
-def owners(source: Source, graph: ClassGraph, patched: list[str]) -> list[str]:
+def owners(source: Source, graph: ClassGraph, patched: tuple[str, ...]) -> list[str]:
     """The classes whose `__init__` makes the quantizer: the topmost ones that every patched class runs through."""
     found_in = []
     for name in patched:
@@ -29,23 +32,42 @@ def owners(source: Source, graph: ClassGraph, patched: list[str]) -> list[str]:
     return found_in
 
 
-def attach(source: Source, graph: ClassGraph, owner: str) -> Edit:
-    """Make the quantizer at the end of an `__init__`, from self.config or else the config argument."""
+def attach(source: Source, graph: ClassGraph, owner: str, rules: Mapping[str, Rule]) -> Edit:
+    """Make the quantizer at the end of an `__init__`, from self.config or the config argument, or as its rule says."""
     init = graph.method(owner, "__init__")[1]
-    nodes = list(ast.walk(init))
-    if any(isinstance(node, ast.Return) for node in nodes):
+    if any(isinstance(node, ast.Return) for node in ast.walk(init)):
         raise source.refuse(init, f"{owner}.__init__ returns early")
-    has_config = any(
-        isinstance(node, ast.Attribute) and ast.unparse(node) == "self.config"
-        for node in nodes
-        if isinstance(getattr(node, "ctx", None), ast.Store)
-    )
-    arguments = [
-        argument.arg for argument in (*init.args.posonlyargs, *init.args.args, *init.args.kwonlyargs)
-    ]
-    if not has_config and "config" not in arguments:
-        raise source.refuse(init, f"{owner}.__init__ has no config to give to the quantizer")
-    last = init.body[-1]
-    config = "self.config" if has_config else "config"
+    rule = rules.get(owner)
+    config = _ruled_config(source, init, rule) if rule and rule.attach else _own_config(source, owner, init)
     line = f"{source.indent(init.body[0])}self.fa_quantizer = FAQuantizer({config}, logger){source.newline}"
-    return Edit(source.line_end(last), "", line)
+    return Edit(source.line_end(init.body[-1]), "", line)
+
+
+def _own_config(source: Source, owner: str, init: ast.FunctionDef) -> str:
+    kept = [ast.unparse(node) for node in ast.walk(init) if isinstance(getattr(node, "ctx", None), ast.Store)]
+    if "self.config" in kept:
+        return "self.config"
+    if "config" not in _arguments(init):
+        raise source.refuse(
+            init,
+            f"{owner}.__init__ has no config to give to the quantizer",
+            hint="a rule can say where its numbers are: --rules, docs/patch-rules.md",
+        )
+    return "config"
+
+
+def _ruled_config(source: Source, init: ast.FunctionDef, rule: Rule) -> str:
+    known = _arguments(init).union(*(assigned(each) for each in statements(init)))
+    for key, text in rule.attach.items():
+        names = {each.id for each in ast.walk(ast.parse(text)) if isinstance(each, ast.Name)}
+        if unknown := sorted(names - known):
+            raise source.refuse(
+                init,
+                f"{rule.file}: attach.{key} needs {unknown[0]}, which __init__ has not",
+                hint=f"its names: {', '.join(sorted(known))}",
+            )
+    return f"SimpleNamespace({', '.join(f'{key}={text}' for key, text in rule.attach.items())})"
+
+
+def _arguments(init: ast.FunctionDef) -> set[str]:
+    return {each.arg for each in (*init.args.posonlyargs, *init.args.args, *init.args.kwonlyargs)}

@@ -1,19 +1,26 @@
-"""Which attention classes to patch: those asked for or those the architecture is built of, with their siblings."""
+"""Which attention classes to patch: those asked for or those the language model is built of, with their siblings."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.classes import AttentionClass, ClassGraph
-from fa3cli.patching.locate import Site
-from fa3cli.patching.senses import language_model
+from fa3cli.patching.classes import ClassGraph, Found
+from fa3cli.patching.senses import built_parts, language_model
 from fa3cli.patching.source import Source
 
-__all__ = ["choose", "split_family"]
+__all__ = ["Choice", "choose"]
 
-Found = dict[str, tuple[AttentionClass, "Site | None"]]
+
+@dataclass(frozen=True)
+class Choice:
+    """The classes to patch, in the order of the file, and what to say of those that are left out."""
+
+    patched: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def choose(
@@ -22,43 +29,75 @@ def choose(
     found: Found,
     architecture: str | None,
     attention: Sequence[str],
-) -> list[str]:
-    """The attention classes to start from: those asked for, or all the architecture's language model is built of."""
+    config: Mapping[str, Any],
+) -> Choice:
+    """Choose the classes asked for, or every kind of attention the architecture's language model is built of.
+
+    All of them, with their siblings, or UnsupportedError: a model that is patched in part is wrong.
+    """
     if architecture is not None and architecture not in graph.classes:
         raise UnsupportedError(
             f"{source.name} has no class {architecture}, which config.json's architectures names"
         )
     reachable = graph.reachable(architecture) if architecture else set(graph.classes)
-    builders = [each for each in sorted(reachable) if each.startswith("AutoModel")]
+    speaks = language_model(source, graph, architecture) if architecture else reachable
+    _refuse_composites(source, reachable, speaks, architecture, config)
+    used = [each for each in found if each in reachable]
+    asked = _asked(source, found, used, architecture, attention)
+    chosen = asked or [each for each in used if each in speaks and not found[each][0].idle]
+    if not chosen:
+        raise UnsupportedError(f"{source.name}: found no softmax attention that {architecture} is built of")
+    family = set().union(*(graph.family(each) for each in chosen))
+    patched, skipped = _split_family(source, graph, found, family, attention)
+    warnings = [
+        f"{each} is not patched ({found[each][0].problem}): do not load the model with flash attention"
+        for each in skipped
+    ]
+    for each in used:
+        if found[each][0].idle:
+            warnings.append(f"{each} is left alone: {found[each][0].problem}")
+        elif each not in family:
+            reason = "not asked for" if attention else "it sees or hears (--attention says otherwise)"
+            warnings.append(f"{each} is not patched: {reason}")
+    return Choice(tuple(patched), tuple(warnings))
+
+
+def _refuse_composites(
+    source: Source, reachable: set[str], speaks: set[str], architecture: str | None, config: Mapping[str, Any]
+) -> None:
+    """Refuse a language model, or another part with a model_type of its own, that comes from another file."""
+    builders = [each for each in sorted(speaks) if each.startswith("AutoModel")]
     if builders:
         raise UnsupportedError(
             f"{source.name}: {architecture} builds a part by {builders[0]}: composite model"
         )
-    used = [each for each in found if each in reachable]
-    names = ", ".join(f"{each} ({found[each][0].line})" for each in used) or "none"
+    parts = {name for name, part in config.items() if isinstance(part, dict) and part.get("model_type")}
+    if architecture and (elsewhere := sorted(parts - built_parts(source, reachable))):
+        raise UnsupportedError(
+            f"config.json describes a composite model, and {source.name} doesn't build its {elsewhere[0]}"
+        )
+
+
+def _asked(
+    source: Source, found: Found, used: list[str], architecture: str | None, attention: Sequence[str]
+) -> list[str]:
     for each in attention:
         if each not in used:
+            names = ", ".join(f"{each} ({found[each][0].line})" for each in used) or "none"
             raise UnsupportedError(
                 f"{source.name}: {architecture or 'the file'} has no attention class {each}",
                 hint=f"its attention classes (and their lines): {names}",
             )
-    if attention:
-        return list(attention)
-    if not used:
-        raise UnsupportedError(f"{source.name}: found no softmax attention that {architecture} is built of")
-    speaks = language_model(source, graph, architecture) if architecture else reachable
-    return [each for each in used if each in speaks] or used
+        if found[each][0].idle:
+            raise UnsupportedError(f"{source.name}:{found[each][0].line}: {each}: {found[each][0].problem}")
+    return list(attention)
 
 
-def split_family(
-    source: Source,
-    graph: ClassGraph,
-    found: Found,
-    family: set[str],
-    attention: Sequence[str],
+def _split_family(
+    source: Source, graph: ClassGraph, found: Found, family: set[str], attention: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Which classes of a family are patched; only a flash sibling nobody asked for may be left out."""
-    patched, skipped = [], []
+    patched, skipped, refused = [], [], []
     for name in graph.classes:
         if name not in family:
             continue
@@ -70,6 +109,10 @@ def split_family(
             patched.append(name)
         elif found[name][0].is_flash and name not in attention:
             skipped.append(name)
-        else:
-            raise UnsupportedError(f"{found[name][0].problem} [{name}]")
+        elif not found[name][0].idle:
+            refused.append(found[name][0])
+    if refused:
+        # What a rule refuses has the better reason than what merely wasn't understood.
+        first = min(refused, key=lambda each: each.rule is None)
+        raise UnsupportedError(f"{first.problem} [{first.name}]")
     return patched, skipped

@@ -14,12 +14,15 @@ from fa3cli.patching.locate import ROLES, Site, locate
 from fa3cli.patching.source import Source
 from fa3cli.patching.views import callee
 
-__all__ = ["AttentionClass", "ClassGraph", "attention_classes"]
+__all__ = ["AttentionClass", "ClassGraph", "Found", "attention_classes", "listed"]
 
 
 @dataclass(frozen=True)
 class AttentionClass:
-    """An attention class: its line, the names of q, k, v, the line the calls go below, or why there is none."""
+    """An attention class: its line, the names of q, k, v, the line the calls go below, or why there is none.
+
+    `rule` is the file of the rule that said so, if one did; what is `idle` is left alone for the reason `problem`.
+    """
 
     name: str
     line: int
@@ -27,6 +30,12 @@ class AttentionClass:
     place: int | None = None
     problem: str | None = None
     is_flash: bool = False
+    rule: str | None = None
+    idle: bool = False
+
+
+# The attention classes of a file by name, with the place of the calls.
+Found = dict[str, tuple[AttentionClass, "Site | None"]]
 
 
 class ClassGraph:
@@ -86,7 +95,7 @@ class ClassGraph:
         ]
 
 
-def attention_classes(source: Source, graph: ClassGraph) -> dict[str, tuple[AttentionClass, Site | None]]:
+def attention_classes(source: Source, graph: ClassGraph) -> Found:
     """Every class of the file that computes softmax attention, with the place for the calls in its own forward."""
     found = {}
     for name, node in graph.classes.items():
@@ -105,7 +114,7 @@ def attention_classes(source: Source, graph: ClassGraph) -> dict[str, tuple[Atte
         except UnsupportedError as error:
             found[name] = AttentionClass(name, node.lineno, problem=str(error), is_flash=is_flash), None
         else:
-            found[name] = _listed(node, site, is_flash), site
+            found[name] = listed(node, site, is_flash), site
     return found
 
 
@@ -119,7 +128,8 @@ def _place(forward: ast.FunctionDef, cores: list[Core], source: Source) -> Site:
             raise error from None
 
 
-def _listed(node: ast.ClassDef, site: Site, is_flash: bool) -> AttentionClass:
+def listed(node: ast.ClassDef, site: Site, is_flash: bool) -> AttentionClass:
+    """A class with the place found for it."""
     if site.after is not None:
         return AttentionClass(node.name, node.lineno, site.states, site.after.end_lineno, is_flash=is_flash)
     first = dict(reversed(site.inside))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from fa3cli.errors import ConflictError
 from fa3cli.patching.attach import attach, owners
-from fa3cli.patching.choice import choose, split_family
-from fa3cli.patching.classes import AttentionClass, ClassGraph, attention_classes
+from fa3cli.patching.choice import choose
+from fa3cli.patching.classes import AttentionClass, ClassGraph, Found, attention_classes
 from fa3cli.patching.edits import Edit, apply
 from fa3cli.patching.imports import absolute_imports, quantizer_import
 from fa3cli.patching.locate import ROLES, Site
+from fa3cli.patching.rule_files import load_rules
+from fa3cli.patching.ruled import apply_rules, rules_of
+from fa3cli.patching.rules import Rule, Rules
 from fa3cli.patching.source import Source, parse
 
 __all__ = ["RULES", "PatchedSource", "list_source", "patch_source"]
@@ -23,12 +28,16 @@ RULES = 3
 
 @dataclass(frozen=True)
 class PatchedSource:
-    """The patched text, the edits that make it of the source, the classes patched, and what to warn of."""
+    """The patched text, the edits that make it of the source, the classes patched, and what to warn of.
+
+    `rules` are the rule files that had a say, with their digests.
+    """
 
     text: str
     edits: tuple[Edit, ...]
     attention: tuple[AttentionClass, ...]
     warnings: tuple[str, ...] = ()
+    rules: Mapping[str, str] = field(default_factory=dict)
 
 
 def patch_source(
@@ -40,12 +49,15 @@ def patch_source(
     attention: Sequence[str] = (),
     quantizer: str = "fa3cli",
     native_class: bool = False,
+    rules: Rules | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> PatchedSource:
     """Place the quantizer and its three calls in a modeling file's attention and make its imports absolute.
 
     `package` is where the file's relative imports start from, `architecture` the class a model is built
     from, `attention` the classes asked for (none: the one the architecture is built of). `native_class` adds
-    what keeps transformers 5.13.1 and newer from treating the models as custom code.
+    what keeps transformers 5.13.1 and newer from treating the models as custom code. `rules` are those to go by
+    (none: the shipped ones), `config` what config.json says.
     Raises UnsupportedError (file:line and the reason) when the result isn't certain to be right.
     """
     source = parse(data, name)
@@ -54,31 +66,46 @@ def patch_source(
             f"{name} has a fa_quantizer already, which fa3 didn't put there",
             hint="start from the unpatched file",
         )
-    graph = ClassGraph(source)
-    found = attention_classes(source, graph)
-    chosen = choose(source, graph, found, architecture, attention)
-    family = set().union(*(graph.family(each) for each in chosen))
-    patched, skipped = split_family(source, graph, found, family, attention)
-    edits = [*absolute_imports(source, package), quantizer_import(source, quantizer)]
-    edits += [edit for each in patched for edit in _calls(source, found[each][1])]
-    edits += [attach(source, graph, owner) for owner in owners(source, graph, patched)]
+    graph, ruled, found = _classes(source, rules, config or {})
+    choice = choose(source, graph, found, architecture, attention, config or {})
+    making = [attach(source, graph, owner, ruled) for owner in owners(source, graph, choice.patched)]
+    edits = [*absolute_imports(source, package), *_imports(source, quantizer, making), *making]
+    edits += [edit for each in choice.patched for edit in _calls(source, found[each][1])]
     edits += _repair(source, graph) if native_class else []
     text = apply(source.text, edits)
     ast.parse(text.removeprefix("\ufeff"))
     ordered = tuple(sorted(edits, key=lambda edit: edit.offset))
-    warnings = [
-        f"{each} is not patched ({found[each][0].problem}): do not load the model with flash attention"
-        for each in skipped
-    ]
-    reachable = graph.reachable(architecture) if architecture else family
-    warnings += [f"{each} is not patched: not asked for" for each in found if each in reachable - family]
-    return PatchedSource(text, ordered, tuple(found[each][0] for each in patched), tuple(warnings))
+    classes = tuple(found[each][0] for each in choice.patched)
+    digests = {Path(rule.file).name: rule.digest for rule in ruled.values()}
+    return PatchedSource(text, ordered, classes, choice.warnings, digests)
 
 
-def list_source(data: bytes | str, *, name: str = "modeling.py") -> tuple[AttentionClass, ...]:
+def list_source(
+    data: bytes | str,
+    *,
+    name: str = "modeling.py",
+    rules: Rules | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> tuple[AttentionClass, ...]:
     """Every attention class of a modeling file, patchable or not."""
-    source = parse(data, name)
-    return tuple(each for each, _ in attention_classes(source, ClassGraph(source)).values())
+    _, _, found = _classes(parse(data, name), rules, config or {})
+    return tuple(each for each, _ in found.values())
+
+
+def _classes(
+    source: Source, rules: Rules | None, config: Mapping[str, Any]
+) -> tuple[ClassGraph, dict[str, Rule], Found]:
+    graph = ClassGraph(source)
+    ruled = rules_of(graph, rules or load_rules())
+    return graph, ruled, apply_rules(source, graph, attention_classes(source, graph), ruled, config)
+
+
+def _imports(source: Source, quantizer: str, making: list[Edit]) -> list[Edit]:
+    """The imports the inserted lines need, one block above the file's own."""
+    edit = quantizer_import(source, quantizer)
+    if not any("(SimpleNamespace(" in each.inserted for each in making):
+        return [edit]
+    return [Edit(edit.offset, "", f"from types import SimpleNamespace{source.newline}"), edit]
 
 
 def _calls(source: Source, site: Site) -> list[Edit]:

@@ -65,7 +65,17 @@ def test_what_sees_and_hears_is_left_alone_unless_asked_for() -> None:
     inner = "Attention(config), Other(config.vision_config), Broken._from_config(config=self.audio_config)"
     assert patched_of(inner) == ["Attention"]
     assert patched_of(inner, "Attention", "Other") == ["Attention", "Other"]
-    assert patched_of("Other(config.vision_config)") == ["Other"]
+    with pytest.raises(UnsupportedError, match="no softmax attention"):
+        patched_of("Other(config.vision_config)")
+
+
+def test_parts_with_a_model_type_of_their_own_must_be_built_by_the_file() -> None:
+    text = marked(INTERFACE)[0] + MODEL.format("Attention(config.eye_config)")
+    patch_source(
+        text, architecture="Model", config={"eye_config": {"model_type": "eye"}, "rope": {"base": 1}}
+    )
+    with pytest.raises(UnsupportedError, match=r"composite model, and modeling\.py doesn't build its ear"):
+        patch_source(text, architecture="Model", config={"ear": {"model_type": "ear"}})
 
 
 @pytest.mark.parametrize(

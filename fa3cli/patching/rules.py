@@ -1,0 +1,88 @@
+"""Rules: what the search for the place cannot find, said by class name. One file, one rule."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fa3cli.errors import UnsupportedError
+
+__all__ = ["Example", "Place", "Rule", "Rules", "statements"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the calls go in `method`: below the statement `after`, for names; or around three expressions."""
+
+    method: str
+    after: str | None
+    states: tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A few lines of a modeling file, and what becomes of them: the lines `after`, or a part of the reason."""
+
+    before: str
+    after: str | None
+    refused: str | None
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one file says about the classes it matches; all code in it is text as `ast.unparse` writes it.
+
+    `refuse` and `idle` are reasons: the patch would be wrong, or the class is nothing to patch. `unless` are values
+    of config.json with which a refused class is never built. `attach` are the attributes of the quantizer's config,
+    expressions of `__init__`.
+    """
+
+    file: str
+    digest: str
+    match: tuple[str, ...]
+    examples: tuple[Example, ...]
+    contains: tuple[str, ...] = ()
+    refuse: str | None = None
+    unless: Mapping[str, Any] = field(default_factory=dict)
+    idle: str | None = None
+    attach: Mapping[str, str] = field(default_factory=dict)
+    site: Place | None = None
+
+    def matches(self, node: ast.ClassDef) -> bool:
+        """Whether a class has one of the names and contains every statement asked for."""
+        if node.name not in self.match:
+            return False
+        return not self.contains or {ast.unparse(each) for each in statements(node)}.issuperset(self.contains)
+
+    def never_built(self, config: Mapping[str, Any]) -> bool:
+        """Whether config.json says that the model doesn't build the class this rule refuses."""
+        return bool(self.unless) and all(config.get(key) == value for key, value in self.unless.items())
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules a file is patched by; a user's own come before the shipped ones."""
+
+    shipped: tuple[Rule, ...] = ()
+    own: tuple[Rule, ...] = ()
+
+    def of(self, node: ast.ClassDef) -> Rule | None:
+        """The rule that matches a class; UnsupportedError if two do."""
+        for rules in (self.own, self.shipped):
+            found = [rule for rule in rules if rule.matches(node)]
+            if len(found) > 1:
+                raise UnsupportedError(
+                    f"two rules match {node.name}: {found[0].file} and {found[1].file}",
+                    hint="let `contains` tell the classes apart, or make one rule of the two",
+                )
+            if found:
+                return found[0]
+        return None
+
+
+def statements(node: ast.AST) -> list[ast.stmt]:
+    """Every statement in a node, however deep."""
+    return [each for each in ast.walk(node) if isinstance(each, ast.stmt)]

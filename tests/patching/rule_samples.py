@@ -1,0 +1,47 @@
+"""A rule of each kind, as a user would write it, for the attention class of `samples`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fa3cli.patching.rule_files import read_rule
+from fa3cli.patching.rules import Rule, Rules
+
+EXAMPLE = """
+[[example]]
+before = '''
+class Attention(nn.Module):
+    def forward(self, x):
+        return x
+'''
+refused = "x"
+"""
+REFUSE = 'match = "Attention"\nrefuse = "too strange"\n'
+IDLE = 'match = ["Attention", "Other"]\nidle = "not about positions"\n'
+ATTACH = """
+match = "Attention"
+[attach]
+num_attention_heads = "layer_idx"
+hidden_size = 'self.width * 2'
+num_key_value_heads = "layer_idx // 2"
+"""
+SITE = """
+match = "Attention"
+[site]
+after = "shape = (*x.shape[:-1],
+    -1, self.head_dim)"
+q = "a"
+k = "b"
+v = "c"
+""".replace('"shape', "'''shape").replace('head_dim)"', "head_dim)'''")
+
+
+def rule(folder: Path, text: str, name: str = "mine.toml") -> Rule:
+    """Read a rule that has this text and an example."""
+    (folder / name).write_text(text + EXAMPLE)
+    return read_rule(folder / name)
+
+
+def rules(folder: Path, text: str) -> Rules:
+    """This rule alone."""
+    return Rules(own=(rule(folder, text),))
