@@ -104,15 +104,15 @@ def _split_family(
         if name not in found:
             forward = graph.method(name, "forward", inherited=False)
             if forward and "super().forward(" not in ast.unparse(forward[1]):
-                raise source.refuse(forward[1], f"found no softmax attention in {name}.forward")
+                refused.append(source.refuse(forward[1], f"found no softmax attention in {name}.forward"))
         elif found[name][1] is not None:
             patched.append(name)
         elif found[name][0].is_flash and name not in attention:
             skipped.append(name)
         elif not found[name][0].idle:
-            refused.append(found[name][0])
+            error = UnsupportedError(f"{found[name][0].problem} [{name}]")
+            # A rule has a better reason than that something wasn't understood.
+            refused.insert(0 if found[name][0].rule else len(refused), error)
     if refused:
-        # What a rule refuses has the better reason than what merely wasn't understood.
-        first = min(refused, key=lambda each: each.rule is None)
-        raise UnsupportedError(f"{first.problem} [{first.name}]")
+        raise refused[0]
     return patched, skipped
