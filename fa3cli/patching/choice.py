@@ -9,7 +9,7 @@ from typing import Any
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.classes import ClassGraph, Found
-from fa3cli.patching.senses import built_parts, language_model
+from fa3cli.patching.senses import SENSES, built_parts, language_model
 from fa3cli.patching.source import Source
 
 __all__ = ["Choice", "choose"]
@@ -72,7 +72,7 @@ def _refuse_composites(
             f"{source.name}: {architecture} builds a part by {builders[0]}: composite model"
         )
     parts = {name for name, part in config.items() if isinstance(part, dict) and part.get("model_type")}
-    if architecture and (elsewhere := sorted(parts - built_parts(source, reachable))):
+    if architecture and (elsewhere := sorted(parts - SENSES - built_parts(source, reachable))):
         raise UnsupportedError(
             f"config.json describes a composite model, and {source.name} doesn't build its {elsewhere[0]}"
         )

@@ -8,15 +8,15 @@ from dataclasses import replace
 from fa3cli.patching.classes import ClassGraph
 from fa3cli.patching.source import Source, parse
 
-__all__ = ["built_parts", "language_model"]
+__all__ = ["SENSES", "built_parts", "language_model"]
 
 # The parts of a config.json that describe how a model sees and hears.
-_SENSES = {"vision_config", "audio_config"}
+SENSES = {"vision_config", "audio_config"}
 
 
 def language_model(source: Source, graph: ClassGraph, architecture: str) -> set[str]:
     """The top-level names `architecture` refers to, without those only its vision and audio parts are made of."""
-    if not any(name in source.text for name in _SENSES):
+    if not any(name in source.text for name in SENSES):
         return graph.reachable(architecture)
     tree = _WithoutSenses().visit(parse(source.text, source.name).tree)
     return ClassGraph(replace(source, tree=tree)).reachable(architecture)
@@ -38,4 +38,4 @@ class _WithoutSenses(ast.NodeTransformer):
     """Leaves out the calls that are given such a configuration: `VisionModel(config.vision_config)`."""
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
-        return ast.Constant(None) if _given(node) & _SENSES else self.generic_visit(node)
+        return ast.Constant(None) if _given(node) & SENSES else self.generic_visit(node)

@@ -129,6 +129,15 @@ def test_a_site_that_is_not_there_once_is_listed_and_refused_with_the_rule(
         patch_source(TEXT, rules=used)
 
 
+def test_what_a_rule_refuses_is_said_before_what_was_not_understood(tmp_path) -> None:
+    strange = OTHER.replace("return x", "return F.scaled_dot_product_attention(x, x, x)")
+    used = rules(tmp_path, REFUSE)
+    with pytest.raises(UnsupportedError, match="too strange"):
+        patch_source(strange + TEXT, rules=used)
+    with pytest.raises(UnsupportedError, match="arguments of the function"):
+        patch_source(strange + TEXT, rules=NONE)
+
+
 def test_a_rule_may_name_what_a_family_shares(tmp_path) -> None:
     sibling = textwrap.dedent("""
 
