@@ -161,12 +161,11 @@ def _may_run_folder_code(folder: Path, *, fa: bool, trusted: bool) -> bool:
         return trusted or fa
     if not fa:
         return False
+    again = "run fa3 patch again (--force gives up changes made by hand), or "
     raise ConflictError(
-        f"{status.module or folder}: {status.reason or 'not made from the installed transformers'}",
-        hint="pass --trust-remote-code if you trust the code in the folder"
-        if status.state == "foreign"
-        else "run fa3 patch again (--force gives up changes made by hand), "
-        "or pass --trust-remote-code if you trust the code in the folder",
+        f"{status.module or folder}: {status.reason}",
+        hint=again * (status.state in ("stale", "edited"))
+        + "pass --trust-remote-code if you trust the code in the folder",
     )
 
 

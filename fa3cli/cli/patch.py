@@ -75,12 +75,14 @@ def _show(result: PatchResult, json: bool) -> None:
         return print_json(result)
     if result.state == "already-patched":
         return note(f"{result.module} is patched already, nothing to do")
-    note(f"source: {result.source} (transformers {result.transformers})")
+    origin = f"transformers {result.transformers}" if result.origin == "installed" else result.origin
+    note(f"source: {result.source} ({origin})")
     for each in result.attention:
         note(f"{each.name}: {', '.join(each.states)} below line {each.place}")
     note(f"wrote {result.module}, and auto_map in {result.folder / 'config.json'}")
+    trust = "" if result.origin == "installed" else " --trust-remote-code"
     note(
-        f"next: fa3 quantize {result.folder}"
+        f"next: fa3 quantize {result.folder}{trust}"
         if result.quantizer == "fa3cli"
         else "load with trust_remote_code=True"
     )
@@ -111,12 +113,16 @@ def _check(make_plan, json: bool) -> None:
     try:
         plan: PatchPlan = make_plan()
     except ConflictError as error:
+        if json:
+            print_json({"state": "conflict", "reason": str(error)})
         print_error(error)
         sys.exit(1)
+    result = plan.result
     if json:
-        print_json(plan.result)
-    done = plan.result.state == "already-patched"
-    note(f"{plan.result.folder}: {'patched and up to date' if done else plan.result.state}")
+        print_json(result)
+    done = result.state == "already-patched"
+    reason = f" ({result.reason})" if result.reason else ""
+    note(f"{result.folder}: {'patched and up to date' if done else result.state + reason}")
     sys.exit(0 if done else 1)
 
 

@@ -13,6 +13,7 @@ from fa3cli.patching.attach import attach, owners
 from fa3cli.patching.choice import choose
 from fa3cli.patching.classes import AttentionClass, ClassGraph, Found, attention_classes
 from fa3cli.patching.edits import Edit, apply
+from fa3cli.patching.guarded import guard_imports
 from fa3cli.patching.imports import absolute_imports, quantizer_import
 from fa3cli.patching.locate import ROLES, Site
 from fa3cli.patching.rule_files import load_rules
@@ -23,7 +24,7 @@ from fa3cli.patching.source import Source, parse
 __all__ = ["RULES", "PatchedSource", "list_source", "patch_source"]
 
 # Counts up whenever the same source would be patched differently: older patches are then stale.
-RULES = 3
+RULES = 4
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def patch_source(
     data: bytes | str,
     *,
     name: str = "modeling.py",
-    package: str = "transformers.models.model",
+    package: str | None = "transformers.models.model",
     architecture: str | None = None,
     attention: Sequence[str] = (),
     quantizer: str = "fa3cli",
@@ -54,8 +55,8 @@ def patch_source(
 ) -> PatchedSource:
     """Place the quantizer and its three calls in a modeling file's attention and make its imports absolute.
 
-    `package` is where the file's relative imports start from, `architecture` the class a model is built
-    from, `attention` the classes asked for (none: the one the architecture is built of). `native_class` adds
+    `package` is where the file's relative imports start from (None: they stay), `architecture` the class a model is
+    built from, `attention` the classes asked for (none: the one the architecture is built of). `native_class` adds
     what keeps transformers 5.13.1 and newer from treating the models as custom code. `rules` are those to go by
     (none: the shipped ones), `config` what config.json says.
     Raises UnsupportedError (file:line and the reason) when the result isn't certain to be right.
@@ -69,7 +70,9 @@ def patch_source(
     graph, ruled, found = _classes(source, rules, config or {})
     choice = choose(source, graph, found, architecture, attention, config or {})
     making = [attach(source, graph, owner, ruled) for owner in owners(source, graph, choice.patched)]
-    edits = [*absolute_imports(source, package), *_imports(source, quantizer, making), *making]
+    # The guards first: what goes below a guarded line goes below its `except`.
+    edits = [*guard_imports(source), *absolute_imports(source, package)]
+    edits += [*_imports(source, quantizer, making), *making]
     edits += [edit for each in choice.patched for edit in _calls(source, found[each][1])]
     edits += _repair(source, graph) if native_class else []
     text = apply(source.text, edits)

@@ -11,10 +11,19 @@ from typing import Any
 from fa3cli.errors import ConflictError, InvalidInputError
 from fa3cli.patching.edits import Edit
 
-__all__ = ["CAUSAL_LM", "Config", "read_config", "set_auto_map", "take_out"]
+__all__ = ["CAUSAL_LM", "Config", "CustomClass", "read_config", "set_auto_map", "take_out"]
 
 CAUSAL_LM = "AutoModelForCausalLM"
 _SPACE = re.compile(r"[ \t\r\n]*")
+
+
+@dataclass(frozen=True)
+class CustomClass:
+    """What an entry of auto_map names: a class, the file it is in, and the hub repository if that is another one."""
+
+    repository: str | None
+    file: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,19 @@ class Config:
         if not isinstance(found, dict):
             raise InvalidInputError(f"{self.path}: auto_map is {found!r}, expected an object")
         return found
+
+    @property
+    def causal_lm(self) -> CustomClass | None:
+        """The class auto_map lets AutoModelForCausalLM load; None if it names none (or null, as some tools write)."""
+        entry = self.auto_map.get(CAUSAL_LM)
+        if entry is None:
+            return None
+        parts = re.fullmatch(r"(?:(.+)--)?([^./\\]+)\.(\w+)", entry) if isinstance(entry, str) else None
+        if parts is None:
+            raise InvalidInputError(
+                f"{self.path}: auto_map lets {CAUSAL_LM} load {entry!r}, expected 'file.Class' with a file of its folder"
+            )
+        return CustomClass(parts[1], f"{parts[2]}.py", parts[3])
 
 
 def read_config(path: Path, text: str | None = None) -> Config:

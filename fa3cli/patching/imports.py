@@ -8,7 +8,7 @@ import re
 from fa3cli.patching.edits import Edit
 from fa3cli.patching.source import Source
 
-__all__ = ["absolute_imports", "outside_imports", "quantizer_import", "transformers_imports"]
+__all__ = ["absolute_imports", "quantizer_import"]
 
 _IMPORT_LINES = {
     "fa3cli": ("from fa3cli.fa_quantizer import FAQuantizer", "from fa3cli import logger"),
@@ -19,9 +19,14 @@ _IMPORT_LINES = {
 }
 
 
-def absolute_imports(source: Source, package: str) -> list[Edit]:
-    """Edits that resolve every relative import, at any level and depth, from `package` (transformers.models.x)."""
-    edits = []
+def absolute_imports(source: Source, package: str | None) -> list[Edit]:
+    """Edits that resolve every relative import, at any level and depth, from `package` (transformers.models.x).
+
+    Without a package there are none: the imports of a file that came with the weights lead to files beside it.
+    """
+    edits: list[Edit] = []
+    if package is None:
+        return edits
     for node in ast.walk(source.tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             parents = package.split(".")
@@ -49,37 +54,3 @@ def quantizer_import(source: Source, quantizer: str) -> Edit:
         raise source.refuse(source.tree, "found no import statement: this is not a modeling file")
     lines = "".join(line + source.newline for line in (*_IMPORT_LINES[quantizer], ""))
     return Edit(source.line_start(imports[0]), "", lines)
-
-
-def outside_imports(source: Source) -> dict[str, tuple[int, bool]]:
-    """Packages a file imports outside any `try`: the line, and whether an `if is_..._available()` guards it.
-
-    transformers refuses to load a file from a weights folder when one of them isn't installed.
-    """
-    found: dict[str, tuple[int, bool]] = {}
-
-    def visit(node: ast.AST, guarded: bool) -> None:
-        if isinstance(node, ast.Try):
-            return
-        if isinstance(node, ast.If):
-            guarded = guarded or "available" in ast.unparse(node.test)
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-        for name in names:
-            known = found.get(name.split(".")[0], (node.lineno, True))
-            found[name.split(".")[0]] = (known[0], known[1] and guarded)
-        for child in ast.iter_child_nodes(node):
-            visit(child, guarded)
-
-    visit(source.tree, False)
-    return found
-
-
-def transformers_imports(text: str) -> list[tuple[int, str, str]]:
-    """Line, module and name of everything a text imports from transformers."""
-    return [
-        (node.lineno, node.module, alias.name)
-        for node in ast.walk(ast.parse(text.removeprefix("\ufeff")))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "transformers"
-        for alias in node.names
-    ]

@@ -40,29 +40,29 @@ class Installed:
         return "def is_custom_code" in self._text("modeling_utils.py")
 
     @property
-    def checks_guarded_imports(self) -> bool:
-        """Whether this version wants even those packages a custom file imports under `if is_..._available()`."""
-        return "ast.If" not in self._text("dynamic_module_utils.py")
+    def causal_lms(self) -> dict[str, str]:
+        """The causal language model class of each model type."""
+        return self._mapping("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
 
-    def lacks(self, module: str, name: str) -> bool:
-        """Whether `from module import name` (module of transformers) must fail with this version."""
-        folder = self.folder.joinpath(*module.split(".")[1:])
-        if folder.joinpath(f"{name}.py").exists() or folder.joinpath(name).is_dir():
-            return False
-        # A package may hand on what its modules define.
-        files = sorted(folder.glob("*.py")) if folder.is_dir() else [folder.with_name(f"{folder.name}.py")]
-        return not any(re.search(rf"\b{re.escape(name)}\b", self._text(each)) for each in files)
+    def knows(self, model_type: str) -> bool:
+        """Whether this version has a causal language model of a type."""
+        return model_type in self.causal_lms
+
+    def config_class(self, model_type: str) -> str | None:
+        """The name of the configuration class of a model type."""
+        return self._mapping("CONFIG_MAPPING_NAMES").get(model_type)
 
     def modeling_file(self, model_type: str) -> ModelingFile:
         """The modeling file of a model type; UnsupportedError with the nearest known ones if there is none."""
-        causal_lm = self._mapping("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "modeling_auto.py")
+        causal_lm = self.causal_lms
         if model_type not in causal_lm:
             near = difflib.get_close_matches(model_type, causal_lm, n=3) or ["llama", "qwen2"]
             raise UnsupportedError(
                 f"transformers {self.version} has no causal language model of model_type {model_type!r}",
                 hint=f"nearest known: {', '.join(near)}; or another transformers version may have it",
             )
-        module = self._special_modules().get(model_type, model_type).replace("-", "_")
+        special = self._mapping("SPECIAL_MODEL_TYPE_TO_MODULE_NAME")
+        module = special.get(model_type, model_type).replace("-", "_")
         name = causal_lm[model_type]
         for package in (f"models.{module}", f"models.deprecated.{module}"):
             folder = self.folder.joinpath(*package.split("."))
@@ -77,13 +77,11 @@ class Installed:
             )
         return ModelingFile(paths[0], f"transformers.models.{paths[0].parent.name}", name)
 
-    def _special_modules(self) -> dict[str, str]:
-        name = "SPECIAL_MODEL_TYPE_TO_MODULE_NAME"
-        return self._mapping(name, "configuration_auto.py") | self._mapping(name, "auto_mappings.py")
-
-    def _mapping(self, name: str, file: str) -> dict[str, str]:
-        """A mapping of the auto classes, read off its text."""
-        blocks = re.findall(rf"^{name}\b.*?^\)", self._text("models", "auto", file), re.MULTILINE | re.DOTALL)
+    def _mapping(self, name: str) -> dict[str, str]:
+        """A mapping of the auto classes, read off its text, wherever this version has it."""
+        files = ("auto_mappings.py", "configuration_auto.py", "modeling_auto.py")
+        text = "\n".join(self._text("models", "auto", file) for file in files)
+        blocks = re.findall(rf"^{name}\b[^\n]*\(\n.*?^\)", text, re.MULTILINE | re.DOTALL)
         return dict(re.findall(r'"([^"]+)"\s*[,:]\s*\(?"([^"]+)"', "".join(blocks)))
 
     def _text(self, *parts: str | Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from fa3cli.errors import ConflictError
 from fa3cli.patching.edits import Edit
 
-__all__ = ["RECEIPT", "Change", "Receipt", "read_receipt", "sha256"]
+__all__ = ["RECEIPT", "Change", "Options", "Receipt", "read_receipt", "sha256"]
 
 RECEIPT = Path(".fa3", "patch.json")
 
@@ -31,19 +31,23 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Receipt:
-    """One patch. `source` is the modeling file it started from, `given` whether that came by --modeling.
+class Options:
+    """What a user asked for besides the folder; each is named like its option of `fa3 patch`."""
 
-    `link` is what config.json pointed to where it was a symbolic link.
-    """
+    attention: tuple[str, ...] = ()
+    modeling: str | None = None
+    quantizer: str = "fa3cli"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One patch. `source` is the modeling file it started from, `link` what config.json pointed to if it was a link."""
 
     fa3cli: str
     rules: int
     transformers: str
-    quantizer: str
-    attention: tuple[str, ...]
+    options: Options
     source: str
-    given: bool
     module: str
     modeling: Change
     config: Change
@@ -63,7 +67,8 @@ def read_receipt(folder: Path) -> Receipt | None:
         for key in ("modeling", "config"):
             data[key]["edits"] = tuple(Edit(**edit) for edit in data[key]["edits"])
             data[key] = Change(**data[key])
-        data["attention"] = tuple(data["attention"])
+        data["options"]["attention"] = tuple(data["options"]["attention"])
+        data["options"] = Options(**data["options"])
         receipt = Receipt(**data)
     except FileNotFoundError:
         return None

@@ -16,8 +16,9 @@ __all__ = ["PatchPlan", "PatchResult", "UndoResult"]
 class PatchResult:
     """What a patch did, or (from `plan`) would do.
 
-    `state` is would-patch, stale (would replace an older patch), edited (would replace one changed by hand, with
-    force), already-patched, or patched once written.
+    `state` is would-patch, stale (would replace an older patch, for the `reason`), edited (would replace one changed
+    by hand, with force), already-patched, or patched once written. `origin` tells where `source` is: in the installed
+    transformers, in the folder (code that came with the weights), or given by --modeling.
     """
 
     state: str
@@ -25,10 +26,12 @@ class PatchResult:
     module: Path
     class_name: str
     attention: tuple[AttentionClass, ...]
+    origin: str
     source: Path
     transformers: str
     quantizer: str
     warnings: tuple[str, ...] = ()
+    reason: str | None = None
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,13 @@ class Source:
         decorators = getattr(node, "decorator_list", [])
         return self.starts[min([node.lineno, *(each.lineno for each in decorators)]) - 1]
 
+    def next_line(self, node: ast.stmt) -> int:
+        """The offset after the line a statement ends on."""
+        return self.starts[node.end_lineno] if node.end_lineno < len(self.starts) else len(self.text)
+
     def line_end(self, node: ast.stmt) -> int:
         """The offset after the line a statement ends on; refuses a line that goes on with another statement."""
-        line = node.end_lineno
-        after = self.starts[line] if line < len(self.starts) else len(self.text)
+        after = self.next_line(node)
         rest = self.text[self.end(node) : after].strip()
         if rest and not rest.startswith("#"):
             raise self.refuse(node, f"cannot insert after a statement that shares its line with {rest!r}")

@@ -215,7 +215,7 @@ def test_code_of_the_folder_needs_trust_without_a_patch(tmp_path: Path, calib: P
     )
     edit_config(folder, auto_map={"AutoModelForCausalLM": "modeling_mine.Mine"})
     prepare(folder, calib=calib, fa=False)
-    with pytest.raises(ConflictError):
+    with pytest.raises(InvalidInputError, match="not patched"):
         prepare(folder, calib=calib)
     assert not (tmp_path / "trace").exists()
     prepare(folder, calib=calib, fa=False, trust_remote_code=True)

@@ -2,7 +2,7 @@ import pytest
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.edits import apply
-from fa3cli.patching.imports import absolute_imports, outside_imports, quantizer_import, transformers_imports
+from fa3cli.patching.imports import absolute_imports, quantizer_import
 from fa3cli.patching.source import parse
 
 
@@ -45,18 +45,5 @@ def test_the_guides_own_import_lines() -> None:
     )
 
 
-def test_outside_imports_tell_what_is_guarded() -> None:
-    text = (
-        "import torch.nn\ntry:\n    import apex\nexcept ImportError:\n    pass\n"
-        "if is_mamba_ssm_available():\n    from mamba_ssm.ops import f\ndef g():\n    import scipy.special\n"
-    )
-    assert outside_imports(parse(text, "m.py")) == {
-        "torch": (1, False),
-        "mamba_ssm": (7, True),
-        "scipy": (9, False),
-    }
-
-
-def test_transformers_imports_name_module_and_line() -> None:
-    text = "import torch\nfrom transformers.utils import (\n    a,\n    b as c,\n)\n"
-    assert transformers_imports(text) == [(2, "transformers.utils", "a"), (2, "transformers.utils", "b")]
+def test_without_a_package_relative_imports_stay() -> None:
+    assert absolute_imports(parse("from .configuration_x import A\nfrom . import y", "m.py"), None) == []

@@ -22,14 +22,13 @@ MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict(
 """
 FILES = {
     "models/auto/modeling_auto.py": AUTO,
-    "models/auto/configuration_auto.py": 'SPECIAL_MODEL_TYPE_TO_MODULE_NAME = OrderedDict(\n    [\n        ("plain_text", "plain"),\n    ]\n)\n',
+    "models/auto/auto_mappings.py": 'CONFIG_MAPPING_NAMES = OrderedDict(\n    [\n        ("plain", "PlainConfig"),\n    ]\n)\n',
+    "models/auto/configuration_auto.py": 'CONFIG_MAPPING_NAMES = OrderedDict(**{"a": "B"}, **CONFIG_MAPPING_NAMES)\nSPECIAL_MODEL_TYPE_TO_MODULE_NAME = OrderedDict(\n    [\n        ("plain_text", "plain"),\n    ]\n)\n',
     "models/plain/modeling_plain.py": "class PlainForCausalLM(X): ...\nclass PlainTextForCausalLM(X): ...\n",
     "models/plain/modeling_aplain.py": "class PlainForCausalLMHead(X): ...\n",
     "models/dashed_name/modeling_dashed_name.py": "class DashedForCausalLM: ...\n",
     "models/deprecated/old/modeling_old.py": "class OldForCausalLM: ...\n",
     "modeling_utils.py": "class PreTrainedModel: ...\n",
-    "utils/__init__.py": "from .generic import *\n",
-    "utils/generic.py": "def found(): ...\n",
 }  # fmt: skip
 
 
@@ -83,19 +82,18 @@ def test_versions_compare_by_number() -> None:
     assert not Installed(None, "5.23.0").older_than(4, 43, 0)
 
 
-def test_what_a_version_lacks(installed) -> None:
-    assert not installed.lacks("transformers.modeling_utils", "PreTrainedModel")
-    assert not installed.lacks("transformers.utils", "found")
-    assert not installed.lacks("transformers.utils", "generic")
-    assert installed.lacks("transformers.utils", "missing")
-    assert installed.lacks("transformers.nowhere", "missing")
+def test_causal_lms_are_read_off(installed) -> None:
+    assert installed.causal_lms["twin"] == "PlainForCausalLM"
+    assert installed.knows("old")
+    assert not installed.knows("other")
+    assert installed.config_class("plain") == "PlainConfig"
+    assert installed.config_class("plain_text") is None
 
 
 def test_what_a_version_does_with_custom_code(installed) -> None:
     assert not installed.knows_custom_code
     (installed.folder / "modeling_utils.py").write_text("    def is_custom_code(cls): ...\n")
     assert installed.knows_custom_code
-    assert installed.checks_guarded_imports
 
 
 def test_the_transformers_of_this_environment_is_found_without_importing_it() -> None:

@@ -4,12 +4,11 @@ import pytest
 
 from fa3cli.errors import ConflictError
 from fa3cli.patching.edits import Edit
-from fa3cli.patching.receipt import RECEIPT, Change, Receipt, read_receipt
+from fa3cli.patching.receipt import RECEIPT, Change, Options, Receipt, read_receipt
 
 CHANGE = Change("a", "b", (Edit(3, "x", "é\r\n"),))
-SAMPLE = Receipt(
-    "0.1", 1, "4.43.1", "fa3cli", ("A",), "/s.py", False, "m.py", CHANGE, CHANGE, {"AutoConfig": "c.C"}, None
-)
+OPTIONS = Options(("A",), "/given.py")
+SAMPLE = Receipt("0.1", 1, "4.43.1", OPTIONS, "/s.py", "m.py", CHANGE, CHANGE, {"AutoConfig": "c.C"})
 
 
 def write(folder, text: str) -> None:
@@ -26,7 +25,9 @@ def test_no_receipt_is_none(tmp_path) -> None:
     assert read_receipt(tmp_path) is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", SAMPLE.to_json().replace('"rules"', '"rulez"')])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", *(SAMPLE.to_json().replace(f'"{key}"', '"x"') for key in ("rules", "quantizer"))]
+)
 def test_a_broken_receipt_is_a_conflict(tmp_path, text: str) -> None:
     write(tmp_path, text)
     with pytest.raises(ConflictError, match="not a receipt"):

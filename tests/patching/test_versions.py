@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 VERSIONS = ("4.43.1", "4.57.6", "5.23.0")
 
 
-def run(version: str, side: str, folder: Path, *types: str) -> dict:
+def run(version: str, side: str, folder: Path, *types: str, script: str = "matrix.py") -> dict:
     python = ROOT / ".venvs" / version / "bin" / "python"
     if not python.exists():
         pytest.skip(f"no environment for transformers {version} (make versions)")
@@ -19,13 +19,11 @@ def run(version: str, side: str, folder: Path, *types: str) -> dict:
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "HF_MODULES_CACHE": str(folder / "cache"),
+        "HF_MODULES_CACHE": str(folder / f"cache-{side}"),
         "HF_HUB_OFFLINE": "1",
     }
-    script = Path(__file__).with_name("matrix.py")
-    done = subprocess.run(
-        [python, script, side, folder, *types], env=environment, capture_output=True, text=True, check=False
-    )
+    command = [python, Path(__file__).with_name(script), side, folder, *types]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

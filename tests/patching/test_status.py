@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from fa3cli.patching import patch, plan, status
+from fa3cli.patching import patch, plan, status, undo
 from fa3cli.patching.receipt import RECEIPT, sha256
+from tests.patching import remote_samples
 
 
 def test_an_unpatched_folder(weights) -> None:
@@ -37,7 +38,9 @@ def test_a_forged_receipt_proves_nothing(weights) -> None:
 
 def test_another_entry_of_auto_map_is_code_nobody_checked(weights) -> None:
     config = json.loads((weights / "config.json").read_bytes())
-    (weights / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "evil.Config"}}))
+    (weights / "config.json").write_text(
+        json.dumps({**config, "auto_map": {"AutoConfig": "evil.Qwen2Config"}})
+    )
     patch(weights)
     found = status(weights)
     assert (found.state, found.reproducible) == ("patched", False)
@@ -80,3 +83,29 @@ def test_what_fa3_did_not_do_is_foreign(weights) -> None:
     (weights / RECEIPT).unlink()
     assert status(weights).state == "foreign"
     assert status(weights).class_name == "Qwen2ForCausalLM"
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_code_that_came_with_the_weights_is_never_reproducible(tmp_path, linked: bool) -> None:
+    folder = remote_samples.write(tmp_path / "remote", "helpers")
+    assert status(folder).state == "unpatched"
+    output = tmp_path / "linked" if linked else folder
+    patch(folder, output=output)
+    found = status(output)
+    assert (found.state, found.reproducible, found.class_name) == ("patched", False, "TinyForCausalLM")
+    assert "not from the installed transformers" in found.reason
+    source = folder / "modeling_tiny.py"
+    source.write_text(source.read_text() + "# newer\n")
+    assert (status(output).state, status(output).reproducible) == ("stale", False)
+    assert "modeling_tiny.py has changed" in status(output).reason
+    source.unlink()
+    assert "modeling_tiny.py" in status(output).reason
+    undo(output)
+    assert status(output).module == output / "modeling_tiny.py"
+
+
+def test_what_is_not_reproducible_says_why(weights) -> None:
+    patch(weights, quantizer="msmodelslim")
+    assert "msmodelslim" in status(weights).reason
+    patch(weights)
+    assert status(weights).reason is None

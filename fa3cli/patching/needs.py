@@ -1,0 +1,89 @@
+"""What a file needs of transformers that the installed version may not have."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from fa3cli.patching.installed import Installed
+from fa3cli.patching.source import Source
+
+__all__ = ["lacking"]
+
+
+def lacking(installed: Installed, source: Source) -> list[str]:
+    """The names a file imports from transformers, or takes from its modules, that the version hasn't: `a of b`.
+
+    What stands under `if` or in the body of a `try` isn't asked for: the file knows how to do without.
+    """
+    wanted = list(dict.fromkeys(_wanted(installed, list(_firm(source.tree)))))
+    return [f"{name} of {module}" for module, name in wanted if _lacks(installed, module, name)]
+
+
+def _firm(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes below one that aren't under `if` or in the body of a `try`."""
+    yield node
+    for name, value in ast.iter_fields(node):
+        if isinstance(node, (ast.If, ast.Try)) and name in ("test", "body", "orelse"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                yield from _firm(child)
+
+
+def _wanted(installed: Installed, nodes: list[ast.AST]) -> Iterator[tuple[str, str]]:
+    """Pairs of module and name."""
+    modules = {}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and not node.level and _is_ours(node.module):
+            for alias in node.names:
+                if alias.name != "*":
+                    yield node.module, alias.name
+                    modules[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if _is_ours(alias.name) and (alias.asname or "." not in alias.name):
+                    modules[alias.asname or alias.name] = alias.name
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            module = modules[node.value.id]
+            if _files(installed, module, node.attr):
+                yield module, node.attr
+
+
+def _is_ours(module: str) -> bool:
+    return module.split(".")[0] == "transformers"
+
+
+def _files(installed: Installed, module: str, name: str = "") -> list[Path]:
+    """The file of a module, or the files of a package, which may hand on what any of them defines."""
+    path = installed.folder.joinpath(*module.split(".")[1:])
+    if not path.is_dir():
+        path = path.with_name(f"{path.name}.py")
+        return [path] if path.exists() else []
+    # transformers itself has every model's classes, some versions without naming them.
+    deep = module == "transformers" and name[:1].isupper()
+    return [*sorted(path.glob("*.py")), *(sorted(path.glob("models/*/*.py")) if deep else [])]
+
+
+def _lacks(installed: Installed, module: str, name: str) -> bool:
+    return not _files(installed, f"{module}.{name}") and not any(
+        _binds(path.read_text("utf-8"), name) for path in _files(installed, module, name)
+    )
+
+
+def _binds(text: str, name: str) -> bool:
+    """Whether a text defines, assigns, imports or exports (by its quoted name) a name."""
+    if name not in text:
+        return False
+    name = re.escape(name)
+    return bool(
+        re.search(
+            rf"^\s*(?:(?:async )?def|class) {name}\b|^\s*{name}(?::[^=\n]*)? = |[\"']{name}[\"']"
+            rf"|^(?:.*\bimport\b.*|\s+(?:\w+ as )?|.*\bas ){name}\b,?\s*(?:[,;)#].*)?$",
+            text,
+            re.MULTILINE,
+        )
+    )

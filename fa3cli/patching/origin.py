@@ -1,0 +1,105 @@
+"""Where a model's code is: in the installed transformers, in the weights folder, or in a file that was given."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.patching.config_json import Config, CustomClass
+from fa3cli.patching.installed import Installed
+
+__all__ = ["Origin", "find_origin", "read_source"]
+
+_WHERE = "download that file beside the weights and take what stands before its name out of auto_map"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A modeling file and the class of it that a model is.
+
+    `kind` is installed, folder or given. `package` is where the relative imports start from, None where they lead to
+    other files of the weights folder. `is_native` says that unpatched weights are loaded by transformers' own class.
+    """
+
+    kind: str
+    path: Path
+    class_name: str
+    package: str | None
+    is_native: bool
+
+
+def find_origin(installed: Installed, config: Config, modeling: Path | None = None) -> Origin:
+    """Find the modeling file to patch: `modeling` if given, the one auto_map names, or else transformers' own.
+
+    UnsupportedError where there is none or it is in another hub repository, InvalidInputError where it is missing.
+    """
+    custom = config.causal_lm
+    if modeling is not None:
+        return _given(installed, config, modeling, custom)
+    return _of_folder(installed, config, custom) if custom else _installed(installed, config)
+
+
+def read_source(path: Path) -> bytes:
+    """The bytes of a modeling file; InvalidInputError if it can't be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        broken = f"is a broken link to {path.readlink()}" if path.is_symlink() else error.strerror
+        raise InvalidInputError(f"modeling file {path}: {broken}") from None
+
+
+def _installed(installed: Installed, config: Config) -> Origin:
+    found = installed.modeling_file(config.model_type)
+    architecture = config.architecture or found.causal_lm
+    if architecture != found.causal_lm:
+        raise UnsupportedError(
+            f"{config.path}: architectures[0] is {architecture}, the causal language model of {config.model_type} "
+            f"is {found.causal_lm}"
+        )
+    _check_config_class(installed, config)
+    return Origin("installed", found.path, architecture, found.package, is_native=True)
+
+
+def _of_folder(installed: Installed, config: Config, custom: CustomClass) -> Origin:
+    path = config.path.parent / custom.file
+    if custom.repository:
+        own = ", or all of auto_map to patch transformers' own code" * installed.knows(config.model_type)
+        raise UnsupportedError(
+            f"{config.path}: auto_map lets {custom.name} come from {custom.file} of another repository, "
+            f"{custom.repository}",
+            hint=_WHERE + own,
+        )
+    if not path.exists() and not path.is_symlink():
+        raise InvalidInputError(
+            f"{path} is missing, though auto_map of {config.path} names it",
+            hint="download it beside the weights, or pass it as --modeling",
+        )
+    return Origin("folder", path, custom.name, None, is_native=False)
+
+
+def _given(installed: Installed, config: Config, path: Path, custom: CustomClass | None) -> Origin:
+    class_name = custom.name if custom else config.architecture
+    # A file of transformers reaches up in its package. One that came with weights can't: there is nothing above it.
+    in_package = installed.folder in path.absolute().parents or re.search(
+        rb"^[ \t]*from[ \t]+\.\.", read_source(path), re.MULTILINE
+    )
+    if in_package:
+        _check_config_class(installed, config)
+    if in_package or class_name is None:
+        found = installed.modeling_file(config.model_type)
+        class_name = class_name or found.causal_lm
+    package = found.package if in_package else None
+    return Origin("given", path, class_name, package, is_native=bool(in_package) or custom is None)
+
+
+def _check_config_class(installed: Installed, config: Config) -> None:
+    """Refuse a configuration class of the folder's own that transformers would not give to its model class."""
+    entry, native = config.auto_map.get("AutoConfig"), installed.config_class(config.model_type)
+    if native and isinstance(entry, str) and entry.rpartition(".")[2] != native:
+        raise UnsupportedError(
+            f"{config.path}: auto_map lets AutoConfig load {entry}, while {config.model_type} takes a {native}: "
+            "a patched model could not be loaded",
+            hint="take AutoConfig out of auto_map if the weights are those of transformers' own model",
+        )

@@ -1,0 +1,109 @@
+"""The files of a weights folder that its modeling file imports: are they there, and is attention in one of them?"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from fa3cli.errors import InvalidInputError
+from fa3cli.patching.classes import ClassGraph, attention_classes
+from fa3cli.patching.installed import Installed
+from fa3cli.patching.origin import read_source
+from fa3cli.patching.senses import language_model
+from fa3cli.patching.source import Source, parse
+
+__all__ = ["attention_elsewhere", "check_siblings"]
+
+
+def check_siblings(source: Source, folder: Path) -> None:
+    """Refuse what transformers could not load from a weights folder, from the source on through all it imports.
+
+    It copies the files that are imported as `from .name import`, one by one: none of a folder, none from above.
+    InvalidInputError names a file that is missing. A file that imports the source back is refused: it would make the
+    unpatched classes too.
+    """
+    done, todo = {source.name}, [source]
+    while todo:
+        file = todo.pop()
+        for node, module, path in _relative_imports(file, folder):
+            if node.level > 1 or "." in module:
+                raise file.refuse(
+                    node,
+                    f"imports {'.' * node.level}{module}: transformers loads only files that lie beside the "
+                    "modeling file",
+                )
+            if path == Path(source.name):
+                raise file.refuse(node, f"imports {path.name} back: the unpatched classes would be made too")
+            if not path.is_file():
+                raise InvalidInputError(
+                    f"{file.name}:{node.lineno}: imports .{module}, and there is no {path}",
+                    hint="download it beside the weights",
+                )
+            if str(path) not in done:
+                done.add(str(path))
+                todo.append(_parse(path))
+
+
+def attention_elsewhere(installed: Installed, source: Source, folder: Path, class_name: str) -> list[str]:
+    """What a class's language model is built of outside its file that computes attention, with file:line.
+
+    Files of the folder are read; of transformers' own classes the name has to say it.
+    """
+    found, seen = [], set()
+    todo: list[tuple[Source, str | None]] = [(source, class_name)]
+    while todo:
+        file, name = todo.pop()
+        used = _used(file, name)
+        if file is not source:
+            classes = attention_classes(file, ClassGraph(file)).values()
+            found += [f"{each.name} ({file.name}:{each.line})" for each, _ in classes if each.name in used]
+        found += [
+            f"{each} of transformers ({file.name}:{line})" for each, line in _borrowed(installed, file, used)
+        ]
+        for node, _, path in _relative_imports(file, folder):
+            for alias in node.names:
+                wanted = None if alias.name == "*" or not node.module else alias.name
+                if (wanted is None or (alias.asname or wanted) in used) and (path, wanted) not in seen:
+                    seen.add((path, wanted))
+                    todo.append((_parse(path), wanted))
+    return list(dict.fromkeys(found))
+
+
+def _used(source: Source, name: str | None) -> set[str]:
+    """The top-level names that the language model of a class refers to; without a class all there are."""
+    graph = ClassGraph(source)
+    if name is None:
+        return set().union(graph.references, *graph.references.values())
+    return language_model(source, graph, name)
+
+
+def _borrowed(installed: Installed, source: Source, used: set[str]) -> Iterator[tuple[str, int]]:
+    """Layers and language models of transformers that a file uses, and the line they are imported in."""
+    models = {name.replace("ForCausalLM", "Model") for name in installed.causal_lms.values()}
+    for node in ast.walk(source.tree):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and not node.level
+            and node.module.split(".")[0] == "transformers"
+        ):
+            for alias in node.names:
+                name = alias.name
+                is_part = name in models or name.endswith(
+                    ("Attention", "DecoderLayer", "ForCausalLM", "LMHeadModel")
+                )
+                # What AutoModel makes is looked for in the source itself.
+                if is_part and not name.startswith("Auto") and (alias.asname or name) in used:
+                    yield name, node.lineno
+
+
+def _relative_imports(source: Source, folder: Path) -> Iterator[tuple[ast.ImportFrom, str, Path]]:
+    """Every relative import, the module it names and that module's file; `from . import x` names x."""
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            for module in [node.module] if node.module else [alias.name for alias in node.names]:
+                yield node, module, folder / f"{module}.py"
+
+
+def _parse(path: Path) -> Source:
+    return parse(read_source(path), str(path))

@@ -1,0 +1,64 @@
+"""What the patch of a folder is worth: whole, up to date, and made from the installed transformers?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fa3cli.errors import ConflictError, Fa3Error
+from fa3cli.patching.api import plan
+from fa3cli.patching.config_json import CAUSAL_LM
+from fa3cli.patching.folder import look
+
+__all__ = ["PatchStatus", "status"]
+
+
+@dataclass(frozen=True)
+class PatchStatus:
+    """What a folder's patch is worth.
+
+    `state` is unpatched, patched, stale (made from another source or by older rules), edited (changed since) or
+    foreign (not fa3's), with the `reason`. `reproducible` means that patching the *installed* transformers'
+    source again gives the very bytes of `module`, and that config.json maps nothing else to code of the folder;
+    where that fails alone, `reason` says why.
+    """
+
+    state: str
+    reproducible: bool = False
+    module: Path | None = None
+    class_name: str | None = None
+    attention: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+def status(folder: str | Path) -> PatchStatus:
+    """Judge the patch of a folder; broken folders raise as `plan` does, an unreadable receipt is foreign."""
+    folder = Path(folder)
+    try:
+        disk = look(folder)
+    except ConflictError as error:
+        return PatchStatus("foreign", reason=str(error))
+    custom = disk.config.causal_lm
+    module = folder / custom.file if custom and not custom.repository else None
+    class_name = custom.name if custom else None
+    if disk.receipt is None or disk.edited:
+        state = "edited" if disk.edited else "foreign" if disk.foreign else "unpatched"
+        return PatchStatus(state, False, module, class_name, reason=disk.edited or disk.foreign)
+    options = disk.receipt.options
+    try:
+        result = plan(
+            folder, attention=options.attention, modeling=options.modeling, quantizer=options.quantizer
+        ).result
+    except Fa3Error as error:
+        return PatchStatus("stale", False, module, class_name, reason=str(error))
+    state = "patched" if result.state == "already-patched" else "stale"
+    others = sorted(disk.config.auto_map.keys() - {CAUSAL_LM})
+    reason = result.reason
+    if result.origin != "installed":
+        reason = reason or f"made from {result.source}, not from the installed transformers"
+    elif options.quantizer != "fa3cli":
+        reason = reason or f"it takes the quantizer of {options.quantizer}"
+    elif others:
+        reason = reason or f"auto_map lets {', '.join(others)} load code too"
+    names = tuple(each.name for each in result.attention)
+    return PatchStatus(state, reason is None, module, class_name, names, reason)

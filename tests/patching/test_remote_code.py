@@ -1,0 +1,25 @@
+"""Models that bring their own code, native and patched, under every transformers version that has an environment."""
+
+import pytest
+
+from tests.patching.remote_samples import SAMPLES
+from tests.patching.test_versions import VERSIONS, run
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("version", VERSIONS)
+def test_patched_models_compute_what_native_ones_do(version: str, tmp_path) -> None:
+    assert set(run(version, "native", tmp_path, *SAMPLES, script="run_remote.py")) == set(SAMPLES)
+    patched = run(version, "patched", tmp_path, *SAMPLES, script="run_remote.py")
+    for sample in SAMPLES:
+        for done in patched[sample]:  # as a folder of links, and in place
+            assert done == {
+                "module": "modeling_fa3_tiny_fa3",
+                "state": "patched",
+                "origin": "folder",
+                "layers": 2,
+                # role, dimensions, heads, and calls: two layers, one prompt without cache, three steps with it
+                "seen": [["k", 4, 2, 8], ["q", 4, 4, 8], ["v", 4, 2, 8]],
+                "equal": ["cached", "plain"],
+                "equal, changed": ["cached", "plain"],
+            }
