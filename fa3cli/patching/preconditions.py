@@ -12,11 +12,6 @@ __all__ = ["check_config"]
 def check_config(config: Config, installed: Installed) -> tuple[str, ...]:
     """Refuse what the config says can't work, and return what to warn of."""
     data = config.data
-    parts = [name for name, part in data.items() if isinstance(part, dict) and part.get("model_type")]
-    if parts:
-        raise UnsupportedError(
-            f"config.json describes a composite model ({parts[0]}): its parts can't be patched yet"
-        )
     rope = data.get("rope_scaling") or data.get("rope_parameters") or {}
     if isinstance(rope, dict) and rope.get("rope_type") == "llama3" and installed.older_than(4, 43, 0):
         raise UnsupportedError(

@@ -21,9 +21,3 @@ def test_llama31_needs_its_own_version() -> None:
     assert check(rope_scaling={"rope_type": "llama3", "factor": 8.0}) == ()
     with pytest.raises(UnsupportedError, match="4.43.0"):
         check("4.42.4", rope_scaling={"rope_type": "llama3", "factor": 8.0})
-
-
-def test_a_part_with_a_model_type_makes_a_composite_model() -> None:
-    assert check(vision={"hidden_size": 3}) == ()
-    with pytest.raises(UnsupportedError, match="composite model .text_config"):
-        check(text_config={"model_type": "qwen2"})
