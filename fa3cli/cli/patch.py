@@ -42,6 +42,9 @@ def patch(
         typer.Option(metavar="DIR", help="Leave the folder as it is; make a patched one of links."),
     ] = None,
     quantizer: Annotated[Quantizer, typer.Option(help="Whose FAQuantizer to import.")] = Quantizer.fa3cli,
+    rules: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Rules of your own (docs/patch-rules.md).")
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the file's attention classes.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit 0 if patched and up to date, else 1.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Print what would change.")] = False,
@@ -58,9 +61,9 @@ def patch(
         raise UsageError("--list, --check, --diff and --undo exclude one another")
     if undo:
         return _show_undo(patching.undo(output or weights, force=force), json)
-    options = {"attention": attention or (), "modeling": modeling, "output": output}
+    options = {"attention": attention or (), "modeling": modeling, "output": output, "rules": rules}
     if list_:
-        return _show_classes(patching.attention_of(weights, modeling=modeling), json)
+        return _show_classes(patching.attention_of(weights, modeling=modeling, rules=rules), json)
     if check:
         return _check(lambda: patching.plan(weights, quantizer=quantizer.value, **options), json)
     if diff:
@@ -80,7 +83,7 @@ def _show(result: PatchResult, json: bool) -> None:
     for each in result.attention:
         note(f"{each.name}: {', '.join(each.states)} below line {each.place}")
     note(f"wrote {result.module}, and auto_map in {result.folder / 'config.json'}")
-    trust = "" if result.origin == "installed" else " --trust-remote-code"
+    trust = "" if result.origin == "installed" and not result.rules else " --trust-remote-code"
     note(
         f"next: fa3 quantize {result.folder}{trust}"
         if result.quantizer == "fa3cli"
@@ -103,10 +106,10 @@ def _show_classes(classes: tuple[AttentionClass, ...], json: bool) -> None:
     if json:
         return print_json({"attention": [vars(each) for each in classes]})
     for each in classes:
-        states = ", ".join(each.states) if each.states else f"cannot be patched: {each.problem}"
-        print(
-            f"{each.line:5} {each.name:32} {states}" + (f" (below line {each.place})" if each.place else "")
-        )
+        verdict = "left alone" if each.idle else "cannot be patched"
+        states = ", ".join(each.states) if each.states else f"{verdict}: {each.problem}"
+        place = f" (below line {each.place})" if each.place else ""
+        print(f"{each.line:5} {each.name:32} {states}{place}" + (f" [{each.rule}]" if each.rule else ""))
 
 
 def _check(make_plan, json: bool) -> None:

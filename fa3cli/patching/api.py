@@ -14,6 +14,7 @@ from fa3cli.patching.classes import AttentionClass
 from fa3cli.patching.codemod import RULES, list_source
 from fa3cli.patching.config_json import set_auto_map
 from fa3cli.patching.edits import apply
+from fa3cli.patching.examples import checked_rules
 from fa3cli.patching.files import make_link, may_fail, remove, write
 from fa3cli.patching.folder import Disk, look, module_name, original_config
 from fa3cli.patching.installed import installed_transformers
@@ -33,11 +34,12 @@ def plan(
     modeling: str | Path | None = None,
     output: str | Path | None = None,
     quantizer: str = "fa3cli",
+    rules: str | Path | None = None,
     force: bool = False,
 ) -> PatchPlan:
     """Work out a patch without writing anything; raises what `patch` would raise."""
     folder = Path(folder)
-    options = Options(tuple(attention), str(Path(modeling).absolute()) if modeling else None, quantizer)
+    options = Options(tuple(attention), _absolute(modeling), quantizer, _absolute(rules))
     target = output_folder(folder, output)
     source_disk = look(folder)
     if target != folder and source_disk.receipt:
@@ -62,11 +64,12 @@ def plan(
         config=Change(sha256(config.text.encode()), sha256(config_after.encode()), tuple(edits)),
         auto_map_before=config.data.get("auto_map"),
         link=_link(target, disk),
+        rule_files=made.patched.rules,
     )
     state, reason = _state(target, disk, receipt)
     result = PatchResult(
         state, target, target / module, origin.class_name, made.patched.attention, origin.kind, origin.path,
-        installed.version, quantizer, (*warnings, *made.patched.warnings), reason,
+        installed.version, quantizer, (*warnings, *made.patched.warnings), reason, options.rules,
     )  # fmt: skip
     return PatchPlan(result, made.data.decode(), made.patched.text, config.text, config_after, receipt, disk)
 
@@ -78,16 +81,23 @@ def patch(
     modeling: str | Path | None = None,
     output: str | Path | None = None,
     quantizer: str = "fa3cli",
+    rules: str | Path | None = None,
     force: bool = False,
 ) -> PatchResult:
     """Patch a weights folder: write the modeling file and config.json's auto_map, or nothing at all.
 
     `attention` names classes (none: the one the architecture is built of), `modeling` a modeling file other than
     the installed transformers' own, `output` a folder to make instead of changing this one, `quantizer` whose
-    FAQuantizer to import (fa3cli or msmodelslim). `force` replaces a patch that was changed by hand.
+    FAQuantizer to import (fa3cli or msmodelslim), `rules` a folder of the user's own rules. `force` replaces a patch that was changed by hand.
     """
     made = plan(
-        folder, attention=attention, modeling=modeling, output=output, quantizer=quantizer, force=force
+        folder,
+        attention=attention,
+        modeling=modeling,
+        output=output,
+        quantizer=quantizer,
+        rules=rules,
+        force=force,
     )
     target = made.result.folder
     if made.result.state == "already-patched":
@@ -108,11 +118,13 @@ def patch(
     return replace(made.result, state="patched")
 
 
-def attention_of(folder: str | Path, *, modeling: str | Path | None = None) -> tuple[AttentionClass, ...]:
+def attention_of(
+    folder: str | Path, *, modeling: str | Path | None = None, rules: str | Path | None = None
+) -> tuple[AttentionClass, ...]:
     """Every attention class of the modeling file a folder would be patched from, patchable or not."""
     config = original_config(look(Path(folder)))
     path = find_origin(installed_transformers(), config, Path(modeling) if modeling else None).path
-    return list_source(read_source(path), name=str(path), config=config.data)
+    return list_source(read_source(path), name=str(path), rules=checked_rules(rules), config=config.data)
 
 
 def undo(folder: str | Path, *, force: bool = False) -> UndoResult:
@@ -150,6 +162,10 @@ def _refuse_conflicts(disk: Disk, force: bool) -> None:
         raise ConflictError(f"{disk.config.path.parent}: {disk.edited}", hint="--force gives up the changes")
 
 
+def _absolute(path: str | Path | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
+
+
 def _link(target: Path, disk: Disk | None) -> str | None:
     """What config.json links to, or did before it was patched."""
     path = target / "config.json"
@@ -184,6 +200,8 @@ def _difference(old: Receipt, new: Receipt) -> str:
         return f"patched with transformers {old.transformers}, installed is {new.transformers}"
     if old.rules != new.rules:
         return f"patched by rules {old.rules}, today's are {new.rules}"
+    if changed := sorted(name for name, _ in old.rule_files.items() ^ new.rule_files.items()):
+        return f"the rule {changed[0]} has changed"
     return f"its source {new.source} has changed"
 
 

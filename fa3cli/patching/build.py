@@ -9,6 +9,7 @@ from pathlib import Path
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.codemod import PatchedSource, patch_source
 from fa3cli.patching.config_json import Config
+from fa3cli.patching.examples import checked_rules
 from fa3cli.patching.guarded import required_packages
 from fa3cli.patching.installed import Installed
 from fa3cli.patching.needs import lacking
@@ -52,6 +53,7 @@ def build(installed: Installed, config: Config, options: Options) -> Build:
         attention=options.attention,
         quantizer=options.quantizer,
         native_class=installed.knows_custom_code and origin.is_native,
+        rules=checked_rules(options.rules),
         config=config.data,
     )
     _check_packages(source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+from pathlib import Path
 
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
 from fa3cli.patching.codemod import patch_source
@@ -17,7 +18,7 @@ __all__ = ["check_examples", "checked_rules"]
 _IMPORT = "\n\nimport torch\n"
 
 
-def checked_rules(folder: str | None) -> Rules:
+def checked_rules(folder: str | Path | None) -> Rules:
     """The shipped rules and those of a user's folder, whose examples come out as written; else InvalidInputError."""
     rules = load_rules(folder)
     for rule in rules.own:

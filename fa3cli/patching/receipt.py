@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,15 @@ class Options:
     attention: tuple[str, ...] = ()
     modeling: str | None = None
     quantizer: str = "fa3cli"
+    rules: str | None = None
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """One patch. `source` is the modeling file it started from, `link` what config.json pointed to if it was a link."""
+    """One patch. `source` is the modeling file it started from, `link` what config.json pointed to if it was a link.
+
+    `rules` counts what fa3 knows of itself, `rule_files` are the files of rules that had a say, with their digests.
+    """
 
     fa3cli: str
     rules: int
@@ -53,6 +58,7 @@ class Receipt:
     config: Change
     auto_map_before: dict[str, Any] | None
     link: str | None = None
+    rule_files: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The text of the file."""

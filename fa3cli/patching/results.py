@@ -32,6 +32,7 @@ class PatchResult:
     quantizer: str
     warnings: tuple[str, ...] = ()
     reason: str | None = None
+    rules: str | None = None
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,7 @@ def status(folder: str | Path) -> PatchStatus:
         return PatchStatus(state, False, module, class_name, reason=disk.edited or disk.foreign)
     options = disk.receipt.options
     try:
-        result = plan(
-            folder, attention=options.attention, modeling=options.modeling, quantizer=options.quantizer
-        ).result
+        result = plan(folder, **vars(options)).result
     except Fa3Error as error:
         return PatchStatus("stale", False, module, class_name, reason=str(error))
     state = "patched" if result.state == "already-patched" else "stale"
@@ -58,6 +56,8 @@ def status(folder: str | Path) -> PatchStatus:
         reason = reason or f"made from {result.source}, not from the installed transformers"
     elif options.quantizer != "fa3cli":
         reason = reason or f"it takes the quantizer of {options.quantizer}"
+    elif options.rules:
+        reason = reason or f"made by the rules of {options.rules}"
     elif others:
         reason = reason or f"auto_map lets {', '.join(others)} load code too"
     names = tuple(each.name for each in result.attention)

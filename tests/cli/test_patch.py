@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from fa3cli.cli import main
+from tests.patching import rule_samples
 from tests.patching.conftest import snapshot, weights  # noqa: F401
 
 
@@ -72,6 +73,17 @@ def test_list_names_classes_lines_and_states(fa3, weights) -> None:  # noqa: F81
     assert json.loads(fa3(weights, "--list", "--json")[1])["attention"][0]["line"] > 0
 
 
+def test_list_names_the_rule_that_had_a_say(fa3, weights, tmp_path) -> None:  # noqa: F811
+    rules = tmp_path / "rules"
+    rules.mkdir()
+    (rules / "mine.toml").write_text(rule_samples.QWEN2)
+    assert "(below line" in (line := fa3(weights, "--list", "--rules", rules)[1].splitlines()[0])
+    assert line.endswith(" [mine.toml]")
+    idle = rule_samples.QWEN2.partition("[attach]")[0] + 'idle = "nothing in it"\n'
+    (rules / "mine.toml").write_text(idle + rule_samples.EXAMPLE.replace("Attention", "Qwen2Attention"))
+    assert "left alone: nothing in it [mine.toml]" in fa3(weights, "--list", "--rules", rules)[1]
+
+
 def test_undo_and_nothing_to_undo(fa3, weights) -> None:  # noqa: F811
     before = snapshot(weights)
     fa3(weights)
@@ -88,6 +100,7 @@ def test_undo_and_nothing_to_undo(fa3, weights) -> None:  # noqa: F811
         (["--attention", "Qwen9Attention"], 3, "Qwen2Attention"),
         (["--modeling", "nowhere.py"], 5, "nowhere.py"),
         (["--list", "--undo"], 2, "exclude"),
+        (["--rules", "nowhere"], 5, "nowhere is not a folder"),
         (["--quantizer", "other"], 2, "other"),
     ],
 )

@@ -45,3 +45,21 @@ def rule(folder: Path, text: str, name: str = "mine.toml") -> Rule:
 def rules(folder: Path, text: str) -> Rules:
     """This rule alone."""
     return Rules(own=(rule(folder, text),))
+
+
+# A user's rule for a real class: the sizes, though its __init__ has a config.
+QWEN2 = """
+match = "Qwen2Attention"
+[attach]
+num_attention_heads = "config.num_attention_heads"
+hidden_size = "config.hidden_size"
+num_key_value_heads = "config.num_key_value_heads"
+
+[[example]]
+before = '''
+class Qwen2Attention(nn.Module):
+    def forward(self, x):
+        return F.scaled_dot_product_attention(x, x, x)
+'''
+refused = "arguments"
+"""

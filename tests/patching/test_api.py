@@ -7,6 +7,7 @@ import pytest
 
 from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError
 from fa3cli.patching import api, attention_of, patch, plan, status, undo
+from tests.patching import rule_samples
 from tests.patching.conftest import snapshot
 
 
@@ -217,6 +218,30 @@ def test_no_such_class_names_the_ones_there_are(weights) -> None:
     with pytest.raises(UnsupportedError, match="no attention class Qwen3Attention") as caught:
         patch(weights, attention=["Qwen3Attention"])
     assert "Qwen2Attention (" in caught.value.hint
+
+
+def test_a_users_rules_are_used_and_a_bad_one_leaves_the_folder_alone(weights, tmp_path) -> None:
+    before, rule = snapshot(weights), tmp_path / "rules" / "mine.toml"
+    rule.parent.mkdir()
+    rule.write_text(rule_samples.QWEN2)
+    result = patch(weights, rules=rule.parent)
+    assert "FAQuantizer(SimpleNamespace(num_attention_heads=config." in result.module.read_text()
+    assert (result.rules, result.attention[0].rule) == (str(rule.parent), "mine.toml")
+    assert attention_of(weights, rules=rule.parent)[0].rule == "mine.toml"
+    assert plan(weights, rules=rule.parent).result.state == "already-patched"
+    assert "patched with --rules" in plan(weights).result.reason
+    rule.write_text(rule_samples.QWEN2 + "# the same rule\n")
+    assert plan(weights, rules=rule.parent).result.state == "already-patched"
+    rule.write_text(rule_samples.QWEN2.replace('"config.hidden_size"', '"config.hidden_size * 1"'))
+    changed = plan(weights, rules=rule.parent).result
+    assert (changed.state, changed.reason) == ("stale", "the rule mine.toml has changed")
+    undo(weights)
+    assert snapshot(weights) == before
+    rule.write_text(rule_samples.QWEN2.replace("arguments", "something else"))
+    for act in (patch, plan, attention_of):
+        with pytest.raises(InvalidInputError, match=r"mine\.toml: example 1 was refused for another reason"):
+            act(weights, rules=rule.parent)
+    assert snapshot(weights) == before
 
 
 def test_attention_of_lists_the_classes(weights) -> None:

@@ -7,8 +7,20 @@ from fa3cli.patching.edits import Edit
 from fa3cli.patching.receipt import RECEIPT, Change, Options, Receipt, read_receipt
 
 CHANGE = Change("a", "b", (Edit(3, "x", "é\r\n"),))
-OPTIONS = Options(("A",), "/given.py")
-SAMPLE = Receipt("0.1", 1, "4.43.1", OPTIONS, "/s.py", "m.py", CHANGE, CHANGE, {"AutoConfig": "c.C"})
+OPTIONS = Options(("A",), "/given.py", rules="/rules")
+SAMPLE = Receipt(
+    "0.1",
+    1,
+    "4.43.1",
+    OPTIONS,
+    "/s.py",
+    "m.py",
+    CHANGE,
+    CHANGE,
+    {"AutoConfig": "c.C"},
+    None,
+    {"a.toml": "12"},
+)
 
 
 def write(folder, text: str) -> None:

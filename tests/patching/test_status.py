@@ -4,7 +4,7 @@ import pytest
 
 from fa3cli.patching import patch, plan, status, undo
 from fa3cli.patching.receipt import RECEIPT, sha256
-from tests.patching import remote_samples
+from tests.patching import remote_samples, rule_samples
 
 
 def test_an_unpatched_folder(weights) -> None:
@@ -56,6 +56,22 @@ def test_a_given_source_and_another_quantizer_are_never_reproducible(weights) ->
     path.write_text("changed")
     patch(weights)
     assert status(weights).reproducible
+
+
+def test_a_users_rules_are_never_reproducible(weights, tmp_path) -> None:
+    rule = tmp_path / "rules" / "mine.toml"
+    rule.parent.mkdir()
+    rule.write_text(rule_samples.QWEN2)
+    patch(weights, rules=rule.parent)
+    found = status(weights)
+    assert (found.state, found.reproducible) == ("patched", False)
+    assert found.reason == f"made by the rules of {rule.parent}"
+    rule.write_text(rule_samples.QWEN2.replace("Qwen2", "Other"))
+    patch(weights, rules=rule.parent)  # rules that change nothing are still rules nobody checked
+    assert not status(weights).reproducible
+    rule.unlink()
+    assert (status(weights).state, status(weights).reproducible) == ("stale", False)
+    assert "holds no rule" in status(weights).reason
 
 
 def test_a_changed_source_makes_a_patch_stale(weights) -> None:
