@@ -105,6 +105,8 @@ def _show_undo(result: UndoResult, json: bool) -> None:
 def _show_classes(classes: tuple[AttentionClass, ...], json: bool) -> None:
     if json:
         return print_json({"attention": [vars(each) for each in classes]})
+    if not classes:
+        note("no class whose attention fa3 can find; a rule can name one (docs/patch-rules.md)")
     for each in classes:
         verdict = "left alone" if each.idle else "cannot be patched"
         states = ", ".join(each.states) if each.states else f"{verdict}: {each.problem}"

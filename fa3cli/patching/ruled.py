@@ -89,7 +89,9 @@ def _site(source: Source, graph: ClassGraph, name: str, rule: Rule, place: Place
 def _once(source: Source, function: ast.FunctionDef, nodes: list[ast.AST], text: str, rule: Rule) -> ast.AST:
     found = [each for each in nodes if ast.unparse(each) == text]
     if len(found) != 1:
+        first, _, more = text.partition("\n")
+        written = f"{first} ..." if more else first
         raise source.refuse(
-            function, f"{rule.file}: {function.name} must hold `{text}` once, it does {len(found)} times"
+            function, f"{rule.file}: {function.name} must hold `{written}` once, it does {len(found)} times"
         )
     return found[0]

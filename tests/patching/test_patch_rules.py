@@ -1,15 +1,23 @@
-"""The rules that come with fa3cli: every example of every one."""
+"""The rules that come with fa3cli, and the one the documentation teaches with: every example of every one."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from fa3cli.patching.examples import check_examples
-from fa3cli.patching.rule_files import shipped_rules
+from fa3cli.patching.rule_files import read_rule, shipped_rules
 
 RULES = {Path(rule.file).name: rule for rule in shipped_rules()}
+DOCS = Path(__file__).parents[2] / "docs" / "patch-rules.md"
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_shipped_rule_does_what_its_examples_say(name: str) -> None:
     check_examples(RULES[name])
+
+
+def test_the_rule_of_the_documentation_does_too(tmp_path) -> None:
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "quill.toml").write_text(text)
+    check_examples(read_rule(tmp_path / "quill.toml"))
