@@ -78,8 +78,8 @@ def _show(result: PatchResult, json: bool) -> None:
         return print_json(result)
     if result.state == "already-patched":
         return note(f"{result.module} is patched already, nothing to do")
-    origin = f"transformers {result.transformers}" if result.origin == "installed" else result.origin
-    note(f"source: {result.source} ({origin})")
+    origins = {"installed": f"transformers {result.transformers}", "folder": "came with the weights"}
+    note(f"source: {result.source} ({origins.get(result.origin, '--modeling')})")
     for each in result.attention:
         note(f"{each.name}: {', '.join(each.states)} below line {each.place}")
     note(f"wrote {result.module}, and auto_map in {result.folder / 'config.json'}")

@@ -80,6 +80,10 @@ def read_config(path: Path, text: str | None = None) -> Config:
         text = path.read_bytes().decode("utf-8") if text is None else text
         data = json.loads(text.removeprefix("\ufeff"))
     except FileNotFoundError:
+        if path.is_symlink():
+            raise InvalidInputError(
+                f"{path} is a broken link to {path.readlink()}", hint="download the model again"
+            ) from None
         raise InvalidInputError(
             f"{path} not found", hint="give the folder that holds the model's weights"
         ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +34,9 @@ def may_fail(folder: Path) -> Iterator[None]:
 def write(path: Path, data: bytes) -> None:
     """Replace `path` (the link itself if it is one) by a file with `data`, all at once."""
     path.parent.mkdir(exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = None
     try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -43,7 +45,9 @@ def write(path: Path, data: bytes) -> None:
         os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        if temporary:
+            os.unlink(temporary)
+        _remove_if_empty(path.parent)
         raise
 
 
@@ -58,20 +62,28 @@ def make_link(path: Path, target: str) -> None:
 def remove(path: Path) -> None:
     """Remove a file if it is there, and its folder if that is called .fa3 and empty now."""
     path.unlink(missing_ok=True)
-    if path.parent.name == ".fa3" and path.parent.is_dir() and not any(path.parent.iterdir()):
-        path.parent.rmdir()
+    _remove_if_empty(path.parent)
 
 
 def link_folder(source: Path, output: Path, config: bytes) -> None:
     """Make `output` a folder of links to everything in `source`, with a config.json of its own; all or nothing."""
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    os.chmod(temporary, 0o777 & ~_umask())
-    for entry in sorted(source.iterdir()):
-        if entry.name != "config.json" and entry not in (temporary, output):
-            (temporary / entry.name).symlink_to(entry.absolute())
-    write(temporary / "config.json", config)
-    os.replace(temporary, output)
+    try:
+        os.chmod(temporary, 0o777 & ~_umask())
+        for entry in sorted(source.iterdir()):
+            if entry.name != "config.json" and entry not in (temporary, output):
+                (temporary / entry.name).symlink_to(entry.absolute())
+        write(temporary / "config.json", config)
+        os.replace(temporary, output)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.name == ".fa3" and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _umask() -> int:

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from fa3cli.cli import main
-from tests.patching import rule_samples
+from tests.patching import remote_samples, rule_samples
 from tests.patching.conftest import snapshot, weights  # noqa: F401
 
 
@@ -49,11 +49,31 @@ def test_check_tells_by_its_exit_code_and_writes_nothing(fa3, weights) -> None: 
     fa3(weights)
     assert fa3(weights, "--check")[0] == 0
     assert json.loads(fa3(weights, "--check", "--json")[1])["state"] == "already-patched"
-    assert fa3(weights, "--check", "--quantizer", "msmodelslim")[0] == 1
+    code, _, err = fa3(weights, "--check", "--quantizer", "msmodelslim")
+    assert (code, "stale (patched with --quantizer fa3cli, asked for is msmodelslim)" in err) == (1, True)
     (weights / "modeling_qwen2_fa3.py").write_text("edited")
     code, out, err = fa3(weights, "--check")
     assert (code, out) == (1, "")
     assert "changed since" in err
+    assert "changed since" in json.loads(fa3(weights, "--check", "--json")[1])["reason"]
+
+
+def test_code_that_came_with_the_weights(fa3, tmp_path) -> None:
+    folder = remote_samples.write(tmp_path / "remote", "if_update")
+    before = snapshot(folder)
+    assert json.loads(fa3(folder, "--list", "--json")[1])["attention"][0]["name"] == "TinyAttention"
+    assert "+        q = self.fa_quantizer.quant" in fa3(folder, "--diff")[1]
+    assert snapshot(folder) == before
+    code, _, err = fa3(folder)
+    assert code == 0
+    assert f"{folder / 'modeling_tiny.py'} (came with the weights)" in err
+    assert "--trust-remote-code" in err
+    assert fa3(folder, "--check")[0] == 0
+    assert json.loads(fa3(folder, "--json")[1])["origin"] == "folder"
+    assert fa3(folder, "--undo")[0] == 0
+    assert snapshot(folder) == before
+    assert fa3(folder, "--output", tmp_path / "out")[0] == 0
+    assert fa3(folder, "--output", tmp_path / "out", "--check")[0] == 0
 
 
 def test_diff_shows_both_files_and_writes_nothing(fa3, weights) -> None:  # noqa: F811

@@ -7,7 +7,7 @@ import pytest
 
 from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError
 from fa3cli.patching import api, attention_of, patch, plan, status, undo
-from tests.patching import rule_samples
+from tests.patching import remote_samples, rule_samples
 from tests.patching.conftest import snapshot
 
 
@@ -246,3 +246,78 @@ def test_a_users_rules_are_used_and_a_bad_one_leaves_the_folder_alone(weights, t
 
 def test_attention_of_lists_the_classes(weights) -> None:
     assert "Qwen2Attention" in [each.name for each in attention_of(weights)]
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A snapshot as the hub's cache has it: every file a link to a blob."""
+    blobs, snapshot_folder = tmp_path / "blobs", tmp_path / "snapshots" / "0f1e2d"
+    blobs.mkdir()
+    snapshot_folder.mkdir(parents=True)
+    written = remote_samples.write(tmp_path / "written", "helpers")
+    for number, path in enumerate(sorted(written.iterdir())):
+        path.rename(blobs / str(number))
+        (snapshot_folder / path.name).symlink_to(f"../../blobs/{number}")
+    (snapshot_folder / "model.safetensors").symlink_to("../../blobs/still-downloading")
+    return snapshot_folder
+
+
+def links(folder) -> dict[str, str]:
+    return {path.name: os.readlink(path) for path in folder.iterdir() if path.is_symlink()}
+
+
+def test_the_hubs_cache_is_never_written_through(hub) -> None:
+    blobs, before = hub.parents[1] / "blobs", links(hub)
+    content = snapshot(blobs)
+    patch(hub)
+    assert links(hub) == {name: link for name, link in before.items() if name != "config.json"}
+    assert status(hub).state == "patched"
+    undo(hub)
+    assert (links(hub), {path.name for path in hub.iterdir()}) == (before, set(before))
+    patch(hub, output=hub.parent / "out")
+    assert status(hub.parent / "out").state == "patched"
+    undo(hub.parent / "out")
+    assert (links(hub), snapshot(blobs)) == (before, content)
+
+
+def test_a_link_to_the_folder_is_as_good_as_the_folder(weights, tmp_path) -> None:
+    before, link = snapshot(weights), tmp_path / "link"
+    link.symlink_to(weights)
+    assert patch(link).module == link / "modeling_qwen2_fa3.py"
+    assert patch(weights).state == "already-patched"
+    undo(link)
+    assert (link.is_symlink(), snapshot(weights)) == (True, before)
+    patch(link, output=tmp_path / "out")
+    assert status(tmp_path / "out").state == "patched"
+    assert snapshot(weights) == before
+
+
+def test_names_with_blanks_and_letters_of_any_alphabet(weights) -> None:
+    folder = weights.rename(weights.with_name("Gewichte – 权重 v1.5"))
+    before = snapshot(folder)
+    patch(folder)
+    assert status(folder).reproducible
+    undo(folder)
+    assert snapshot(folder) == before
+
+
+def test_a_read_only_folder_is_a_conflict_and_output_works(weights) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    before = snapshot(weights)
+    weights.chmod(0o555)
+    with pytest.raises(ConflictError, match="cannot write") as caught:
+        patch(weights)
+    assert "--output" in caught.value.hint
+    assert patch(weights, output=weights.parent / "out").state == "patched"
+    weights.chmod(0o755)
+    assert snapshot(weights) == before
+
+
+def test_what_keeps_a_patch_from_being_up_to_date_is_named(weights) -> None:
+    patch(weights, quantizer="msmodelslim")
+    assert plan(weights).result.reason == "patched with --quantizer msmodelslim, asked for is fa3cli"
+    (weights / "modeling_qwen2_fa3.py").unlink()
+    assert "is missing" in plan(weights).result.reason
+    undo(weights)
+    assert plan(weights).result.reason is None

@@ -109,3 +109,13 @@ def test_a_file_someone_patched_by_hand_is_left_alone(remote) -> None:
     path.write_text("")
     with pytest.raises(ConflictError, match="given.py has a fa_quantizer already"):
         plan(remote, modeling=given)
+
+
+def test_a_file_that_does_not_parse_is_named_with_its_line(remote) -> None:
+    for name in ("modeling_tiny.py", "scales_tiny.py"):
+        path = remote / name
+        text = path.read_text()
+        path.write_text(f"{text}\ndef f(:\n")
+        with pytest.raises(InvalidInputError, match=rf"{name}:{len(text.splitlines()) + 2}: does not parse"):
+            plan(remote)
+        path.write_text(text)

@@ -47,6 +47,23 @@ def edited(text: str) -> str:
             '{"auto_map": {"AutoModelForCausalLM": "o.O"}, "model_type": "x"}',
             '{"auto_map": {"AutoModelForCausalLM": "m.C"}, "model_type": "x"}',
         ),
+        (
+            '{"auto_map": {"AutoModelForCausalLM": null, "AutoTokenizer": ["t.T", null]}, "model_type": "x"}',
+            '{"auto_map": {"AutoModelForCausalLM": "m.C", "AutoTokenizer": ["t.T", null]}, "model_type": "x"}',
+        ),
+        # Of a key that is there twice the last one counts.
+        (
+            '{"auto_map": {"A": "a.A"}, "model_type": "x", "auto_map": {"B": "b.B", "B": "c.C"}}',
+            '{"auto_map": {"A": "a.A"}, "model_type": "x", "auto_map": {"B": "b.B", "AutoModelForCausalLM": "m.C", "B": "c.C"}}',
+        ),
+        (
+            '{"auto\\u005fmap": {"AutoModelForCausalLM": "a.A"},"model_type":"x"}',
+            '{"auto\\u005fmap": {"AutoModelForCausalLM": "m.C"},"model_type":"x"}',
+        ),
+        (
+            '{\r"model_type":"x"\r}',
+            '{\r"model_type":"x",\r"auto_map": {"AutoModelForCausalLM": "m.C"}\r}',
+        ),
     ],
 )
 def test_only_the_entry_is_added(before: str, after: str) -> None:
@@ -101,6 +118,19 @@ def test_a_broken_config_is_invalid(tmp_path: Path, text: str, message: str) -> 
 def test_a_missing_config_is_invalid(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="not found"):
         read_config(tmp_path / "config.json")
+    (tmp_path / "config.json").symlink_to("../blobs/gone")
+    with pytest.raises(InvalidInputError, match="broken link to ../blobs/gone"):
+        read_config(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"),
+    [("m.C", (None, "m.py", "C")), ("a/b--m.C", ("a/b", "m.py", "C")), ("m-1.C", (None, "m-1.py", "C"))],
+)
+def test_an_entry_names_repository_file_and_class(entry: str, found: tuple) -> None:
+    config = read_config(PATH, json.dumps({"auto_map": {CAUSAL_LM: entry}}))
+    assert (config.causal_lm.repository, config.causal_lm.file, config.causal_lm.name) == found
+    assert read_config(PATH, json.dumps({"auto_map": {CAUSAL_LM: None}})).causal_lm is None
 
 
 @pytest.mark.parametrize(

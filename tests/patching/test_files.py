@@ -1,5 +1,6 @@
 import errno
 import os
+import tempfile
 
 import pytest
 
@@ -21,6 +22,29 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path) -> None:
     with pytest.raises(ConflictError, match="cannot write"), may_fail(tmp_path):
         write(tmp_path / "folder", b"x")
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("step", ["mkstemp", "fsync", "replace"])
+def test_a_full_disk_leaves_no_empty_folder(tmp_path, monkeypatch, step: str) -> None:
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile if step == "mkstemp" else os, step, full)
+    with pytest.raises(OSError, match="No space"):
+        write(tmp_path / ".fa3" / "patch.json", b"x")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_of_links_is_made_whole_or_not_at_all(tmp_path) -> None:
+    source, output = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    (source / "weights").write_bytes(b"w")
+    output.mkdir()
+    (output / "mine").write_bytes(b"x")
+    with pytest.raises(OSError, match="not empty"):
+        link_folder(source, output, b"{}")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "source"]
+    assert [entry.name for entry in output.iterdir()] == ["mine"]
 
 
 def test_a_written_file_can_be_read_like_any_other(tmp_path) -> None:

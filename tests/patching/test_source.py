@@ -1,7 +1,12 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fa3cli.errors import InvalidInputError, UnsupportedError
-from fa3cli.patching.source import parse
+from fa3cli.patching import patch_source
+from fa3cli.patching.edits import reverse
+from fa3cli.patching.installed import installed_transformers
+from fa3cli.patching.source import BOM, parse
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
@@ -31,3 +36,21 @@ def test_a_shared_line_is_refused() -> None:
 def test_what_is_no_python_is_invalid(data: bytes, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         parse(data, "m.py")
+
+
+@settings(max_examples=5)
+@given(data=st.data())
+def test_line_ends_of_every_kind_and_the_byte_order_mark_stay(data) -> None:
+    found = installed_transformers().modeling_file("qwen2")
+    choices = {"package": found.package, "architecture": found.causal_lm}
+    plain = found.path.read_text("utf-8")
+    lines = plain.split("\n")
+    ends = data.draw(st.sampled_from([["\r\n"], ["\r"], ["\n", "\r\n"], ["\r", "\r\n"]]))
+    drawn = data.draw(st.randoms(use_true_random=False))
+    text = data.draw(st.sampled_from(["", BOM])) + "".join(
+        f"{line}{drawn.choice(ends)}" for line in lines[:-1]
+    )
+    patched = patch_source((text + lines[-1]).encode(), **choices)
+    assert reverse(patched.text, patched.edits) == text + lines[-1]
+    made = patched.text.removeprefix(BOM).replace("\r\n", "\n").replace("\r", "\n")
+    assert made == patch_source(plain, **choices).text
