@@ -78,12 +78,11 @@ def _site(source: Source, graph: ClassGraph, name: str, rule: Rule, place: Place
                 f"{rule.file}: site.after stands inside another statement, and the calls must run every time",
             )
         return Site(after, place.states)
+    written = (ast.Store, ast.Del)
     read = [each for each in ast.walk(function) if isinstance(each, ast.expr)]
-    return Site(
-        inside=tuple(
-            (role, _once(source, function, read, text, rule)) for role, text in zip(ROLES, place.states)
-        )
-    )
+    read = [each for each in read if not isinstance(getattr(each, "ctx", None), written)]
+    around = [_once(source, function, read, text, rule) for text in place.states]
+    return Site(inside=tuple(zip(ROLES, around)))
 
 
 def _once(source: Source, function: ast.FunctionDef, nodes: list[ast.AST], text: str, rule: Rule) -> ast.AST:

@@ -28,25 +28,12 @@ num_key_value_heads = "layer_idx // 2"
 SITE = """
 match = "Attention"
 [site]
-after = "shape = (*x.shape[:-1],
-    -1, self.head_dim)"
+after = '''shape = (*x.shape[:-1],
+    -1, self.head_dim)'''
 q = "a"
 k = "b"
 v = "c"
-""".replace('"shape', "'''shape").replace('head_dim)"', "head_dim)'''")
-
-
-def rule(folder: Path, text: str, name: str = "mine.toml") -> Rule:
-    """Read a rule that has this text and an example."""
-    (folder / name).write_text(text + EXAMPLE)
-    return read_rule(folder / name)
-
-
-def rules(folder: Path, text: str) -> Rules:
-    """This rule alone."""
-    return Rules(own=(rule(folder, text),))
-
-
+"""
 # A user's rule for a real class: the sizes, though its __init__ has a config.
 QWEN2 = """
 match = "Qwen2Attention"
@@ -63,3 +50,14 @@ class Qwen2Attention(nn.Module):
 '''
 refused = "arguments"
 """
+
+
+def rule(folder: Path, text: str, name: str = "mine.toml") -> Rule:
+    """Read a rule that has this text and an example."""
+    (folder / name).write_text(text + EXAMPLE)
+    return read_rule(folder / name)
+
+
+def rules(folder: Path, text: str) -> Rules:
+    """This rule alone."""
+    return Rules(own=(rule(folder, text),))

@@ -106,6 +106,15 @@ def test_a_site_may_be_three_expressions(tmp_path) -> None:
     )
 
 
+def test_a_site_is_where_an_expression_is_read_not_where_it_is_assigned(tmp_path) -> None:
+    text = UNKNOWN.replace("mystery(self, a, b, c,", "mystery(self, self.a, b.half(), c.half(),")
+    expressions = 'match = "Attention"\n[site]\nq = "self.a"\nk = "b.half()"\nv = "c.half()"\n'
+    text = text.replace("        out, weights", "        self.a = a\n        out, weights")
+    patched = patch_source(text, rules=rules(tmp_path, expressions))
+    assert 'mystery(self, self.fa_quantizer.quant(self.a, qkv="q")' in patched.text
+    assert "        self.a = a\n" in patched.text
+
+
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [
