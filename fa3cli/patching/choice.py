@@ -41,12 +41,16 @@ def choose(
         )
     reachable = graph.reachable(architecture) if architecture else set(graph.classes)
     speaks = language_model(source, graph, architecture) if architecture else reachable
-    _refuse_composites(source, reachable, speaks, architecture, config)
+    whole = graph.classes[architecture] if architecture else source.tree
+    if architecture:
+        _refuse_composites(source, whole, reachable, speaks, config)
     used = [each for each in found if each in reachable]
     asked = _asked(source, found, used, architecture, attention)
     chosen = asked or [each for each in used if each in speaks and not found[each][0].idle]
     if not chosen:
-        raise UnsupportedError(f"{source.name}: found no softmax attention that {architecture} is built of")
+        raise source.refuse(
+            whole, f"found no softmax attention that {architecture or 'the file'} is built of"
+        )
     family = set().union(*(graph.family(each) for each in chosen))
     patched, skipped = _split_family(source, graph, found, family, attention)
     warnings = [
@@ -63,18 +67,18 @@ def choose(
 
 
 def _refuse_composites(
-    source: Source, reachable: set[str], speaks: set[str], architecture: str | None, config: Mapping[str, Any]
+    source: Source, whole: ast.ClassDef, reachable: set[str], speaks: set[str], config: Mapping[str, Any]
 ) -> None:
     """Refuse a language model, or another part with a model_type of its own, that comes from another file."""
     builders = [each for each in sorted(speaks) if each.startswith("AutoModel")]
     if builders:
-        raise UnsupportedError(
-            f"{source.name}: {architecture} builds a part by {builders[0]}: composite model"
-        )
+        calls = [each for each in ast.walk(source.tree) if getattr(each, "id", "") == builders[0]]
+        raise source.refuse(calls[0], f"{whole.name} builds a part by {builders[0]}: composite model")
     parts = {name for name, part in config.items() if isinstance(part, dict) and part.get("model_type")}
-    if architecture and (elsewhere := sorted(parts - SENSES - built_parts(source, reachable))):
-        raise UnsupportedError(
-            f"config.json describes a composite model, and {source.name} doesn't build its {elsewhere[0]}"
+    if elsewhere := sorted(parts - SENSES - built_parts(source, reachable)):
+        raise source.refuse(
+            whole,
+            f"config.json describes a composite model, and {whole.name} doesn't build its {elsewhere[0]}",
         )
 
 

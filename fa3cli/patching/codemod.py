@@ -24,7 +24,7 @@ from fa3cli.patching.source import Source, parse
 __all__ = ["RULES", "PatchedSource", "list_source", "patch_source"]
 
 # Counts up whenever the same source would be patched differently: older patches are then stale.
-RULES = 4
+RULES = 2
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def patch_source(
             f"{name} has a fa_quantizer already, which fa3 didn't put there",
             hint="start from the unpatched file",
         )
-    graph, ruled, found = _classes(source, rules, config or {})
+    graph, ruled, found = _classes(source, rules)
     choice = choose(source, graph, found, architecture, attention, config or {})
     making = [attach(source, graph, owner, ruled) for owner in owners(source, graph, choice.patched)]
     # The guards first: what goes below a guarded line goes below its `except`.
@@ -84,23 +84,17 @@ def patch_source(
 
 
 def list_source(
-    data: bytes | str,
-    *,
-    name: str = "modeling.py",
-    rules: Rules | None = None,
-    config: Mapping[str, Any] | None = None,
+    data: bytes | str, *, name: str = "modeling.py", rules: Rules | None = None
 ) -> tuple[AttentionClass, ...]:
     """Every attention class of a modeling file, patchable or not."""
-    _, _, found = _classes(parse(data, name), rules, config or {})
+    _, _, found = _classes(parse(data, name), rules)
     return tuple(each for each, _ in found.values())
 
 
-def _classes(
-    source: Source, rules: Rules | None, config: Mapping[str, Any]
-) -> tuple[ClassGraph, dict[str, Rule], Found]:
+def _classes(source: Source, rules: Rules | None) -> tuple[ClassGraph, dict[str, Rule], Found]:
     graph = ClassGraph(source)
     ruled = rules_of(graph, rules or load_rules())
-    return graph, ruled, apply_rules(source, graph, attention_classes(source, graph), ruled, config)
+    return graph, ruled, apply_rules(source, graph, attention_classes(source, graph), ruled)
 
 
 def _imports(source: Source, quantizer: str, making: list[Edit]) -> list[Edit]:

@@ -52,14 +52,13 @@ def read_rule(path: Path) -> Rule:
         raise InvalidInputError(f"{path}: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidInputError(f"{path}: not TOML: {error}", hint=HINT) from None
-    table.only("match", "contains", "refuse", "unless", "idle", "attach", "site", "example")
+    table.only("match", "contains", "refuse", "idle", "attach", "site", "example")
     rule = Rule(
         file=str(path),
         digest=sha256(data),
         match=table.texts("match", required=True),
         contains=tuple(table.code("contains", each, statement) for each in table.texts("contains")),
         refuse=table.text("refuse"),
-        unless=table.table("unless"),
         idle=table.text("idle"),
         attach=_attach(table),
         site=_site(table),
@@ -73,8 +72,6 @@ def read_rule(path: Path) -> Rule:
             "",
             f"must say one thing of refuse, idle, attach or site (attach and site go together); found {found}",
         )
-    if rule.unless and not rule.refuse:
-        raise table.wrong("unless", "takes back a refusal, but there is no `refuse`")
     if not rule.examples:
         raise table.wrong("example", "is missing: a rule needs at least one [[example]]")
     return rule
@@ -97,20 +94,17 @@ def _site(table: Table) -> Place | None:
     states = tuple(inner.code(key, inner.text(key, required=True), expression) for key in "qkv")
     if len(set(states)) < len(states):
         raise inner.wrong("q, k, v", f"must be three different states, found {', '.join(states)}")
-    names = [state.isidentifier() for state in states]
-    if after is not None and not all(names):
+    if after is not None and not all(state.isidentifier() for state in states):
         raise inner.wrong(
             "after", "goes with three names; expressions are wrapped where they stand, without `after`"
         )
-    if after is None and any(names):
-        raise inner.wrong("after", "is missing: the statement below which the names hold the states")
     after = after and inner.code("after", after, statement)
     return Place(inner.text("method") or "forward", after, states)
 
 
 def _example(table: Table) -> Example:
-    table.only("before", "after", "refused", "config")
+    table.only("before", "after", "refused")
     after, refused = table.text("after"), table.text("refused")
     if (after is None) == (refused is None):
         raise table.wrong("after", "or `refused`: an example has exactly one of the two")
-    return Example(table.text("before", required=True), after, refused, table.table("config"))
+    return Example(table.text("before", required=True), after, refused)

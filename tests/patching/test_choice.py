@@ -75,7 +75,7 @@ def test_parts_with_a_model_type_of_their_own_must_be_built_by_the_file() -> Non
         text, architecture="Model", config={"eye_config": {"model_type": "eye"}, "rope": {"base": 1}}
     )
     patch_source(text, architecture="Model", config={"vision_config": {"model_type": "eye"}})
-    with pytest.raises(UnsupportedError, match=r"composite model, and modeling\.py doesn't build its ear"):
+    with pytest.raises(UnsupportedError, match=r"composite model, and Model doesn't build its ear"):
         patch_source(text, architecture="Model", config={"ear": {"model_type": "ear"}})
 
 
