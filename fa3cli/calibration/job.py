@@ -13,6 +13,7 @@ import torch
 from fa3cli import patching
 from fa3cli.calibration.checkpoint import Checkpoint
 from fa3cli.calibration.dataset import DEFAULT_CALIBRATION, Sample, read_samples
+from fa3cli.calibration.loaded_code import check_loaded_code
 from fa3cli.calibration.streamed_model import StreamedModel, build_skeleton, read_config
 from fa3cli.errors import (
     ConflictError,
@@ -126,7 +127,8 @@ def open_model(
         raise UnsupportedError(
             f"--attn-implementation {attn_implementation}: expected one of {', '.join(_ATTENTION)}"
         )
-    run_folder_code = _may_run_folder_code(folder, fa=fa, trusted=trust_remote_code)
+    status = patching.status(folder)
+    run_folder_code = _may_run_folder_code(folder, status, fa=fa, trusted=trust_remote_code)
     checkpoint = Checkpoint(folder)
     config = read_config(folder, run_folder_code=run_folder_code)
     model_dtype = _model_dtype(folder, config, dtype)
@@ -138,15 +140,16 @@ def open_model(
             f"{folder}: the patched modeling file is there, but the model that was built does not use it",
             hint="composite models build their text model elsewhere; quantize its linears alone with --no-fa",
         )
+    if fa:
+        check_loaded_code(skeleton, status.module)
     return model
 
 
-def _may_run_folder_code(folder: Path, *, fa: bool, trusted: bool) -> bool:
+def _may_run_folder_code(folder: Path, status: patching.PatchStatus, *, fa: bool, trusted: bool) -> bool:
     """Decide whether the folder's modeling file is run.
 
     Without being told to, only a file that patching the installed transformers gives again, byte for byte.
     """
-    status = patching.status(folder)
     if fa and status.state == "unpatched":
         patching.attention_of(folder)  # raises where fa3 patch could not help
         raise InvalidInputError(
