@@ -81,7 +81,7 @@ def _show(result: PatchResult, json: bool) -> None:
     origins = {"installed": f"transformers {result.transformers}", "folder": "came with the weights"}
     note(f"source: {result.source} ({origins.get(result.origin, '--modeling')})")
     for each in result.attention:
-        note(f"{each.name}: {', '.join(each.states)} below line {each.place}")
+        note(f"{each.name}: {', '.join(each.states)} {_place(each)}")
     note(f"wrote {result.module}, and auto_map in {result.folder / 'config.json'}")
     trust = "" if result.origin == "installed" and not result.rules else " --trust-remote-code"
     note(
@@ -110,8 +110,12 @@ def _show_classes(classes: tuple[AttentionClass, ...], json: bool) -> None:
     for each in classes:
         verdict = "left alone" if each.idle else "cannot be patched"
         states = ", ".join(each.states) if each.states else f"{verdict}: {each.problem}"
-        place = f" (below line {each.place})" if each.place else ""
+        place = f" ({_place(each)})" if each.place else ""
         print(f"{each.line:5} {each.name:32} {states}{place}" + (f" [{each.rule}]" if each.rule else ""))
+
+
+def _place(found: AttentionClass) -> str:
+    return f"{'from' if found.inside else 'below'} line {found.place}"
 
 
 def _check(make_plan, json: bool) -> None:

@@ -21,7 +21,8 @@ __all__ = ["AttentionClass", "ClassGraph", "Found", "attention_classes", "listed
 class AttentionClass:
     """An attention class: its line, the names of q, k, v, the line the calls go below, or why there is none.
 
-    `rule` is the file of the rule that said so, if one did; what is `idle` is left alone for the reason `problem`.
+    With `inside` the states are expressions, that of q in line `place`, and the calls go around them. `rule` is the
+    file of the rule that said so, if one did; what is `idle` is left alone for the reason `problem`.
     """
 
     name: str
@@ -32,6 +33,7 @@ class AttentionClass:
     is_flash: bool = False
     rule: str | None = None
     idle: bool = False
+    inside: bool = False
 
 
 # The attention classes of a file by name, with the place of the calls.
@@ -134,7 +136,7 @@ def listed(node: ast.ClassDef, site: Site, is_flash: bool) -> AttentionClass:
         return AttentionClass(node.name, node.lineno, site.states, site.after.end_lineno, is_flash=is_flash)
     first = dict(reversed(site.inside))
     states = tuple(ast.unparse(first[role]) for role in ROLES)
-    return AttentionClass(node.name, node.lineno, states, first["q"].lineno, is_flash=is_flash)
+    return AttentionClass(node.name, node.lineno, states, first["q"].lineno, is_flash=is_flash, inside=True)
 
 
 def _looks_like_attention(graph: ClassGraph, node: ast.ClassDef) -> bool:

@@ -77,6 +77,8 @@ def test_calls_inside_expressions_are_insertions_only() -> None:
     ) in patched.text
     assert all(not edit.removed or "..." in edit.removed for edit in patched.edits)
     assert reverse(patched.text, patched.edits) == source
+    (listed,) = list_source(source)
+    assert (listed.states, listed.place, listed.inside) == (("a", "b", "c"), 19, True)
 
 
 def test_patching_twice_is_recognised() -> None:
