@@ -88,7 +88,8 @@ def patch(
 
     `attention` names classes (none: the one the architecture is built of), `modeling` a modeling file other than
     the installed transformers' own, `output` a folder to make instead of changing this one, `quantizer` whose
-    FAQuantizer to import (fa3cli or msmodelslim), `rules` a folder of the user's own rules. `force` replaces a patch that was changed by hand.
+    FAQuantizer to import (fa3cli or msmodelslim), `rules` a folder of the user's own rules. `force` replaces a patch
+    that was changed by hand.
     """
     made = plan(
         folder,
@@ -202,7 +203,9 @@ def _difference(old: Receipt, new: Receipt) -> str:
         return f"patched by rules {old.rules}, today's are {new.rules}"
     if changed := sorted(name for name, _ in old.rule_files.items() ^ new.rule_files.items()):
         return f"the rule {changed[0]} has changed"
-    return f"its source {new.source} has changed"
+    if old.modeling.before != new.modeling.before:
+        return f"its source {new.source} has changed"
+    return f"another fa3 wrote it: {old.fa3cli}, this is {new.fa3cli}"
 
 
 def _plain(option: str | tuple[str, ...] | None) -> str:

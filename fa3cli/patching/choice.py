@@ -36,9 +36,7 @@ def choose(
     All of them, with their siblings, or UnsupportedError: a model that is patched in part is wrong.
     """
     if architecture is not None and architecture not in graph.classes:
-        raise UnsupportedError(
-            f"{source.name} has no class {architecture}, which config.json's architectures names"
-        )
+        raise UnsupportedError(f"{source.name} has no class {architecture}, which config.json names")
     reachable = graph.reachable(architecture) if architecture else set(graph.classes)
     speaks = language_model(source, graph, architecture) if architecture else reachable
     whole = graph.classes[architecture] if architecture else source.tree

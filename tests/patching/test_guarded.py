@@ -5,6 +5,7 @@ import pytest
 from fa3cli.patching.edits import apply, reverse
 from fa3cli.patching.guarded import guard_imports, required_packages
 from fa3cli.patching.source import parse
+from tests.patching.test_versions import run
 
 
 def guarded(text: str) -> str:
@@ -85,3 +86,14 @@ def test_required_packages_are_those_imported_whatever_happens() -> None:
         "class A:\n    from z import b\nif is_available():\n    from mamba_ssm.ops import f\nfrom .c import d\n"
     )
     assert required_packages(parse(text, "m.py")) == {"x": 3, "z": 10}
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize(
+    ("version", "types"),
+    [("4.43.1", ["jamba"]), ("4.51.3", ["bamba", "jamba", "zamba2"]), ("5.23.0", ["inkling_text"])],
+)
+def test_models_whose_optional_packages_are_missing_load(version: str, types: list[str], tmp_path) -> None:
+    run(version, "native", tmp_path, *types)
+    for found in run(version, "patched", tmp_path, *types).values():
+        assert (found["eager"], found["sdpa"]) == ([], [])
