@@ -1,6 +1,7 @@
-"""States whose batch and heads are one axis where they can be taken: the way to `[B, H, S, D]` and back.
+"""States that aren't `[B, H, S, D]` where they can be taken: the way there and back.
 
-Bloom up to transformers 4.45 and models like it join them before the cache, so that no other place is right.
+Flash attention wants positions before heads. Bloom up to transformers 4.45 and models like it make batch and heads
+one axis before the cache, so that no other place is right.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ Way = tuple[str, str]
 
 
 def way_of(view: View, body: list[ast.stmt]) -> Way | None:
-    """The way of a state laid out `NSD` or `NDS`, with the heads it was joined from above; None if none is known."""
+    """The way of a state laid out `BSHD`, or `NSD` or `NDS` with the heads it was joined from above; None if none is known."""
+    if view.axes == "BSHD":
+        return ".transpose(1, 2)", ".transpose(1, 2)"
     heads = _joined_heads(view.name.id, body)
     if heads is None or view.axes not in ("NSD", "NDS"):
         return None

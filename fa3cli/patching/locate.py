@@ -11,6 +11,7 @@ import ast
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from fa3cli.errors import UnsupportedError
 from fa3cli.patching.cores import Core
 from fa3cli.patching.final import check_states
 from fa3cli.patching.flat import Way
@@ -59,11 +60,22 @@ def locate(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Site
     if any(_holds_core(walk, statement) for statement in body[: stop + 1]):
         raise refuse(body[stop], "a state is changed between two attention calls")
     stop = _below_other_readers(walk, stop)
-    states = boundaries[stop + 1]
+    first = next(index for index, each in enumerate(body) if _holds_core(walk, each))
+    problems = []
+    for index in range(stop, max(first, stop + 1)):
+        try:
+            return _site(body[: index + 1], boundaries[index + 1], refuse)
+        except UnsupportedError as error:
+            problems.append(error)
+    raise problems[0]
+
+
+def _site(above: list[ast.stmt], states: Tracks, refuse: Refuse) -> Site:
+    """The site below some statements, if the states are whole there."""
     if set(states) != set(ROLES):
-        raise refuse(body[stop], "a state is changed after the attention scores were computed")
-    ways = check_states(states, body[: stop + 1], refuse)
-    return Site(body[stop], tuple(states[role].name.id for role in ROLES), ways)
+        raise refuse(above[-1], "a state is changed after the attention scores were computed")
+    ways = check_states(states, above, refuse)
+    return Site(above[-1], tuple(states[role].name.id for role in ROLES), ways)
 
 
 def entry(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Tracks:

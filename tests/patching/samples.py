@@ -157,6 +157,28 @@ scores = mask.baddbmm(batch1=a, batch2=b, beta=1.0)
 return torch.bmm(scores.softmax(dim=-1), c), present
 """
 
+# The query has an axis of heads only a line further down.
+LATE_HEADS = """
+a = self.q_proj(x) * self.scaling
+b, c = past.update(self._shape(self.k(x)), self._shape(self.v(x)), self.layer_idx)
+a = a.view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
+# HERE a b c
+a = a.reshape(*flat)
+b = b.reshape(*flat)
+c = c.reshape(*flat)
+return torch.bmm(torch.bmm(a, b.transpose(1, 2)).softmax(dim=-1), c)
+"""
+
+# For flash attention positions stand before heads, and stay there.
+FLASH_QUERY = """
+a = rotate(self.q_proj(x).view(batch, length, -1, self.head_dim))
+b, c = past.update(self._shape(self.k(x)), self._shape(self.v(x)), self.layer_idx)
+# HERE a b c
+b = repeat_kv(b, self.groups)
+c = repeat_kv(c, self.groups)
+return flash_attn_func(a, b.transpose(1, 2), c.transpose(1, 2))
+"""
+
 RIGHT = {
     "interface": INTERFACE,
     "inline": INLINE,
@@ -169,6 +191,8 @@ RIGHT = {
     "branches": BRANCHES,
     "flat_products": FLAT_PRODUCTS,
     "flat_cache": FLAT_CACHE,
+    "late_heads": LATE_HEADS,
+    "flash_query": FLASH_QUERY,
 }
 
 # body, and a part of the reason

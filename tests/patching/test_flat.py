@@ -22,6 +22,14 @@ def test_flat_states_come_to_four_axes_and_back(axes: str, shape: tuple[int, ...
     assert torch.equal(eval(f"x{back}", {"x": wide}), state)
 
 
+def test_positions_and_heads_change_places_and_change_back() -> None:
+    to, back = way("x = rotate(x)", "BSHD")
+    state = torch.randn(2, 5, 3, 4)
+    wide = eval(f"x{to}", {"x": state})
+    assert wide.shape == (2, 3, 5, 4)
+    assert torch.equal(eval(f"x{back}", {"x": wide}), state)
+
+
 @pytest.mark.parametrize(
     ("text", "axes"),
     [

@@ -26,3 +26,11 @@ def test_what_is_not_certain_is_refused_with_line_and_reason(family: str) -> Non
     body, reason = REFUSED[family]
     with pytest.raises(UnsupportedError, match=rf"^m\.py:\d+: .*{reason}"):
         site(modeling(body))
+
+
+def test_only_states_laid_out_otherwise_have_a_way() -> None:
+    ways = {family: set(site(marked(RIGHT[family])[0]).ways) for family in RIGHT}
+    assert {family: roles for family, roles in ways.items() if roles} == {
+        "flat_cache": {"q", "k", "v"},
+        "flash_query": {"q"},
+    }
