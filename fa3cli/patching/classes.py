@@ -8,9 +8,11 @@ from functools import partial
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.cores import Core
+from fa3cli.patching.final import gives_repeated
 from fa3cli.patching.helpers import all_cores
 from fa3cli.patching.inside import locate_inside
 from fa3cli.patching.locate import ROLES, Site, locate
+from fa3cli.patching.repeats import mark_calls
 from fa3cli.patching.source import Source
 from fa3cli.patching.views import callee
 
@@ -100,6 +102,7 @@ class ClassGraph:
 def attention_classes(source: Source, graph: ClassGraph) -> Found:
     """Every class of the file that computes softmax attention, with the place for the calls in its own forward."""
     found = {}
+    mark_calls(source.tree, gives_repeated)
     for name, node in graph.classes.items():
         forward = graph.method(name, "forward", inherited=False)
         if forward is None:

@@ -7,9 +7,9 @@ import ast
 from fa3cli.patching.cores import Refuse
 from fa3cli.patching.flat import Way, way_of
 from fa3cli.patching.flow import assigned, pairs_of, simple_statements
-from fa3cli.patching.views import View, callee, view_of
+from fa3cli.patching.views import View, callee, steps, view_of
 
-__all__ = ["check_states", "expanded_above", "is_projection", "still_flat"]
+__all__ = ["check_states", "expanded_above", "gives_repeated", "is_projection", "may_repeat", "still_flat"]
 
 
 def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) -> dict[str, Way]:
@@ -29,28 +29,64 @@ def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) 
                 body[-1], f"{view.name.id} is laid out {view.axes} here, not batch, heads, positions, size"
             )
         if role != "q" and (line := expanded_above(body, view.name.id)):
-            raise refuse(line, f"the heads of {view.name.id} are repeated before it is final")
+            raise refuse(line, f"the heads of {view.name.id} are, or may be, repeated before it is final")
         if line := still_flat(body, view.name.id):
             raise refuse(line, f"{view.name.id} has no axis of heads here")
     return ways
 
 
 def expanded_above(body: list[ast.stmt], name: str) -> ast.stmt | None:
-    """The statement that repeats a state's heads above the place, but below its cache."""
-    for statement in reversed(list(simple_statements(body))):
-        value = dict(pairs_of(statement)).get(name)
-        if value is None:
-            if name in assigned(statement):
-                return None
-            continue
-        view = view_of(value, None)
-        if view is not None and view.expanded:
+    """The statement that repeats a state's heads above the place, but below its cache, or may do so unseen."""
+    made, cached = _history(body, name)
+    for statement, value in made:
+        chain = steps(value, None)
+        unseen = may_repeat(chain[-1].expression, cached)
+        if unseen or any(each.expands for each in chain):
             return statement
-        if view is not None:
-            name = view.name.id
-        elif not any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(value)):
-            return None
     return None
+
+
+def gives_repeated(function: ast.FunctionDef) -> bool:
+    """Whether a function gives back a state it was given with its heads repeated."""
+    returns = [each.value for each in ast.walk(function) if isinstance(each, ast.Return) and each.value]
+    views = [view for value in returns if (view := view_of(value, None))]
+    return any(view.expanded or expanded_above(function.body, view.name.id) for view in views)
+
+
+def _history(body: list[ast.stmt], name: str) -> tuple[list[tuple[ast.stmt, ast.expr]], bool]:
+    """The assignments that make a state of one other each, the nearest first, and whether a cache is above them."""
+    made = []
+    for statement in reversed(list(simple_statements(body))):
+        if name not in assigned(statement):
+            continue
+        value = dict(pairs_of(statement)).get(name)
+        source = _one_source(value, name) if value is not None else None
+        if value is not None:
+            made.append((statement, value))
+        if source is None:
+            return made, ".update(" in ast.unparse(statement)
+        name = source
+    return made, False
+
+
+def _one_source(value: ast.expr, name: str) -> str | None:
+    """The state a value is made of, if that is one."""
+    inner = steps(value, None)[-1].expression
+    if isinstance(inner, ast.Subscript):
+        inner = inner.value
+    if isinstance(inner, ast.Call) and hasattr(inner, "foreign") and inner.args:
+        inner = inner.args[0]
+    if isinstance(inner, ast.Name):
+        return inner.id
+    return name if any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(inner)) else None
+
+
+def may_repeat(value: ast.expr, cached: bool) -> bool:
+    """Whether an index, `x[:, self.index]`, or what a `cached` state is given to, may repeat heads unseen."""
+    index = value.slice if isinstance(value, ast.Subscript) else None
+    parts = index.elts if isinstance(index, ast.Tuple) else []
+    picks = any(isinstance(each, (ast.Name, ast.Attribute, ast.Call)) for each in parts)
+    return picks or (cached and getattr(value, "foreign", False))
 
 
 def still_flat(body: list[ast.stmt], name: str) -> ast.stmt | None:

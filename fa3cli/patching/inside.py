@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 
 from fa3cli.patching.cores import Core, Refuse
-from fa3cli.patching.final import expanded_above, is_projection, still_flat
+from fa3cli.patching.final import expanded_above, is_projection, may_repeat, still_flat
 from fa3cli.patching.flow import assigned, blocks, linear, pairs_of, parents, simple_statements, used_names
 from fa3cli.patching.locate import ROLES, Site
 from fa3cli.patching.views import steps
@@ -62,7 +62,7 @@ def _has_heads(role: str, above: list[ast.stmt], expression: ast.expr) -> bool:
         return False
     if isinstance(expression, ast.Name):
         return not still_flat(above, expression.id)
-    return not is_projection(expression)
+    return not is_projection(expression) and not may_repeat(expression, cached=True)
 
 
 def _always_before(function: ast.FunctionDef, above: ast.stmt, statement: ast.stmt) -> bool:

@@ -171,19 +171,14 @@ def _meet(walk: _Walk, statement: ast.stmt, tracks: Tracks, role: str, view: Vie
 
 
 def _changes(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> bool:
-    """Whether a compound statement without a core does more to a state than to cast it or make it contiguous."""
+    """Whether a compound statement without a core does more to a state than to cast it or to repeat its heads."""
     for each in simple_statements([statement]):
         pairs = dict(pairs_of(each))
         for view in tracks.values():
             if view.name.id in assigned(each):
                 value = pairs.get(view.name.id)
                 source = view_of(value, "BSHD") if value is not None else None
-                if (
-                    source is None
-                    or source.axes != "BSHD"
-                    or source.expanded
-                    or source.name.id != view.name.id
-                ):
+                if source is None or source.axes != "BSHD" or source.name.id != view.name.id:
                     return True
                 _note(walk, source)
     return False

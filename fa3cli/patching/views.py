@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
+from fa3cli.patching.repeats import repeated
+
 __all__ = ["Step", "View", "callee", "steps", "view_of"]
 
 # Methods and functions of torch; None as new layout means: the axes can't be followed through it.
 _KEEP_AXES = {"contiguous", "to", "float", "half", "bfloat16", "type", "type_as", "clone", "pad"}
-_EXPAND = {"repeat_kv", "repeat_interleave", "repeat", "expand", "expand_as"}
+_EXPAND = {"repeat_kv", "repeat_interleave", "repeat", "expand", "expand_as", "index_select", "tile"}
 _RESHAPE = {"view", "reshape", "unsqueeze", "squeeze", "flatten", "unflatten"}
 # Three axes come from four by joining batch and heads; what other reshapes do to the axes isn't known.
 _BEFORE_JOIN = {"NSD": "BHSD", "NDS": "BHDS"}
@@ -66,6 +68,8 @@ def _inner(expression: ast.expr, axes: str | None) -> tuple[ast.expr, str | None
         return expression.value, None, False
     if not isinstance(expression, ast.Call):
         return None
+    if (tensor := repeated(expression)) is not None:
+        return tensor, axes, True
     operation, tensor, arguments = _unpack(expression)
     if tensor is None:
         return None

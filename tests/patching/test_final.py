@@ -28,8 +28,13 @@ def test_three_states_with_heads_are_fine(axes: str | None) -> None:
         ("x = f()", "BHSD", "abb", "one tensor, b"),
         ("x = f()", "BHSD", "bbc", "one tensor"),
         ("x = f()", "NSD", "abc", "laid out NSD"),
-        ("c = repeat_kv(c, 2)", None, "abc", "heads of c are repeated"),
-        ("b = b[:, :, None].expand(shape).reshape(s)\nb = b * 2", None, "abc", "heads of b are repeated"),
+        ("c = repeat_kv(c, 2)", None, "abc", "heads of c are, or may be, repeated"),
+        (
+            "b = b[:, :, None].expand(shape).reshape(s)\nb = b * 2",
+            None,
+            "abc",
+            "heads of b are, or may be, repeated",
+        ),
         ("a = self.q_proj(x) * scale", None, "abc", "a has no axis of heads"),
     ],
 )
