@@ -4,9 +4,9 @@ Never imports torch or transformers.
 """
 
 from fa3cli.patching.api import attention_of, patch, plan, undo
-from fa3cli.patching.classes import AttentionClass
 from fa3cli.patching.codemod import PatchedSource, list_source, patch_source
 from fa3cli.patching.folder import unpatched_config
+from fa3cli.patching.locating.classes import AttentionClass
 from fa3cli.patching.results import PatchPlan, PatchResult, UndoResult
 from fa3cli.patching.status import PatchStatus, status
 

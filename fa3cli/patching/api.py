@@ -10,19 +10,19 @@ from pathlib import Path
 from fa3cli import __version__
 from fa3cli.errors import ConflictError
 from fa3cli.patching.build import build
-from fa3cli.patching.classes import AttentionClass
 from fa3cli.patching.codemod import RULES, list_source
 from fa3cli.patching.config_json import set_auto_map
 from fa3cli.patching.edits import apply
-from fa3cli.patching.examples import checked_rules
 from fa3cli.patching.files import make_link, may_fail, remove, write
 from fa3cli.patching.folder import Disk, look, module_name, original_config
 from fa3cli.patching.installed import installed_transformers
+from fa3cli.patching.locating.classes import AttentionClass
 from fa3cli.patching.origin import find_origin, read_source
 from fa3cli.patching.output import make_output, output_folder
 from fa3cli.patching.preconditions import check_config
 from fa3cli.patching.receipt import RECEIPT, Change, Options, Receipt, sha256
 from fa3cli.patching.results import PatchPlan, PatchResult, UndoResult
+from fa3cli.patching.rules.examples import checked_rules
 
 __all__ = ["attention_of", "patch", "plan", "undo"]
 

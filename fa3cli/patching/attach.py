@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 
-from fa3cli.patching.classes import ClassGraph
 from fa3cli.patching.edits import Edit
-from fa3cli.patching.flow import assigned
-from fa3cli.patching.rules import Rule, statements
+from fa3cli.patching.locating.classes import ClassGraph
+from fa3cli.patching.locating.flow import assigned
+from fa3cli.patching.rules.rule import Rule, statements
 from fa3cli.patching.source import Source
 
 __all__ = ["attach", "owners"]

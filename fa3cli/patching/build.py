@@ -9,12 +9,12 @@ from pathlib import Path
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.codemod import PatchedSource, patch_source
 from fa3cli.patching.config_json import Config
-from fa3cli.patching.examples import checked_rules
 from fa3cli.patching.guarded import required_packages
 from fa3cli.patching.installed import Installed
 from fa3cli.patching.needs import lacking
 from fa3cli.patching.origin import Origin, find_origin, read_source
 from fa3cli.patching.receipt import Options
+from fa3cli.patching.rules.examples import checked_rules
 from fa3cli.patching.siblings import attention_elsewhere, check_siblings
 from fa3cli.patching.source import Source, parse
 

@@ -10,15 +10,15 @@ from typing import Any
 
 from fa3cli.errors import ConflictError
 from fa3cli.patching.attach import attach, owners
-from fa3cli.patching.choice import choose
-from fa3cli.patching.classes import AttentionClass, ClassGraph, Found, attention_classes
 from fa3cli.patching.edits import Edit, apply
 from fa3cli.patching.guarded import guard_imports
 from fa3cli.patching.imports import absolute_imports, quantizer_import
-from fa3cli.patching.locate import ROLES, Site
-from fa3cli.patching.rule_files import load_rules
-from fa3cli.patching.ruled import apply_rules, rules_of
-from fa3cli.patching.rules import Rule, Rules
+from fa3cli.patching.locating.choice import choose
+from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, Found, attention_classes
+from fa3cli.patching.locating.locate import ROLES, Site
+from fa3cli.patching.rules.files import load_rules
+from fa3cli.patching.rules.rule import Rule, Rules
+from fa3cli.patching.rules.ruled import apply_rules, rules_of
 from fa3cli.patching.source import Source, parse
 
 __all__ = ["RULES", "PatchedSource", "list_source", "patch_source"]

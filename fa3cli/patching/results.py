@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fa3cli.patching.classes import AttentionClass
 from fa3cli.patching.folder import Disk
+from fa3cli.patching.locating.classes import AttentionClass
 from fa3cli.patching.receipt import Receipt
 
 __all__ = ["PatchPlan", "PatchResult", "UndoResult"]

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fa3cli.errors import InvalidInputError
-from fa3cli.patching.classes import ClassGraph, attention_classes
 from fa3cli.patching.installed import Installed
+from fa3cli.patching.locating.classes import ClassGraph, attention_classes
+from fa3cli.patching.locating.senses import language_model
 from fa3cli.patching.origin import read_source
-from fa3cli.patching.senses import language_model
 from fa3cli.patching.source import Source, parse
 
 __all__ = ["attention_elsewhere", "check_siblings"]

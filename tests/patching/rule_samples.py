@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fa3cli.patching.rule_files import read_rule
-from fa3cli.patching.rules import Rule, Rules
+from fa3cli.patching.rules.files import read_rule
+from fa3cli.patching.rules.rule import Rule, Rules
 
 EXAMPLE = """
 [[example]]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fa3cli.patching.examples import check_examples
-from fa3cli.patching.rule_files import read_rule, shipped_rules
+from fa3cli.patching.rules.examples import check_examples
+from fa3cli.patching.rules.files import read_rule, shipped_rules
 
 RULES = {Path(rule.file).name: rule for rule in shipped_rules()}
 DOCS = Path(__file__).parents[2] / "docs" / "patch-rules.md"

@@ -1,0 +1,120 @@
+"""Which attention classes to patch: those asked for or those the language model is built of, with their siblings."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fa3cli.errors import UnsupportedError
+from fa3cli.patching.locating.classes import ClassGraph, Found
+from fa3cli.patching.locating.senses import SENSES, built_parts, language_model
+from fa3cli.patching.source import Source
+
+__all__ = ["Choice", "choose"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The classes to patch, in the order of the file, and what to say of those that are left out."""
+
+    patched: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def choose(
+    source: Source,
+    graph: ClassGraph,
+    found: Found,
+    architecture: str | None,
+    attention: Sequence[str],
+    config: Mapping[str, Any],
+) -> Choice:
+    """Choose the classes asked for, or every kind of attention the architecture's language model is built of.
+
+    All of them, with their siblings, or UnsupportedError: a model that is patched in part is wrong.
+    """
+    if architecture is not None and architecture not in graph.classes:
+        raise UnsupportedError(f"{source.name} has no class {architecture}, which config.json names")
+    reachable = graph.reachable(architecture) if architecture else set(graph.classes)
+    speaks = language_model(source, graph, architecture) if architecture else reachable
+    whole = graph.classes[architecture] if architecture else source.tree
+    if architecture:
+        _refuse_composites(source, whole, reachable, speaks, config)
+    used = [each for each in found if each in reachable]
+    asked = _asked(source, found, used, architecture, attention)
+    chosen = asked or [each for each in used if each in speaks and not found[each][0].idle]
+    if not chosen:
+        raise source.refuse(
+            whole, f"found no softmax attention that {architecture or 'the file'} is built of"
+        )
+    family = set().union(*(graph.family(each) for each in chosen))
+    patched, skipped = _split_family(source, graph, found, family, attention)
+    warnings = [
+        f"{each} is not patched ({found[each][0].problem}): do not load the model with flash attention"
+        for each in skipped
+    ]
+    for each in used:
+        if found[each][0].idle:
+            warnings.append(f"{each} is left alone: {found[each][0].problem}")
+        elif each not in family:
+            reason = "not asked for" if attention else "it sees or hears (--attention says otherwise)"
+            warnings.append(f"{each} is not patched: {reason}")
+    return Choice(tuple(patched), tuple(warnings))
+
+
+def _refuse_composites(
+    source: Source, whole: ast.ClassDef, reachable: set[str], speaks: set[str], config: Mapping[str, Any]
+) -> None:
+    """Refuse a language model, or another part with a model_type of its own, that comes from another file."""
+    builders = [each for each in sorted(speaks) if each.startswith("AutoModel")]
+    if builders:
+        calls = [each for each in ast.walk(source.tree) if getattr(each, "id", "") == builders[0]]
+        raise source.refuse(calls[0], f"{whole.name} builds a part by {builders[0]}: composite model")
+    parts = {name for name, part in config.items() if isinstance(part, dict) and part.get("model_type")}
+    if elsewhere := sorted(parts - SENSES - built_parts(source, reachable)):
+        raise source.refuse(
+            whole,
+            f"config.json describes a composite model, and {whole.name} doesn't build its {elsewhere[0]}",
+        )
+
+
+def _asked(
+    source: Source, found: Found, used: list[str], architecture: str | None, attention: Sequence[str]
+) -> list[str]:
+    for each in attention:
+        if each not in used:
+            names = ", ".join(f"{each} ({found[each][0].line})" for each in used) or "none"
+            raise UnsupportedError(
+                f"{source.name}: {architecture or 'the file'} has no attention class {each}",
+                hint=f"its attention classes (and their lines): {names}",
+            )
+        if found[each][0].idle:
+            raise UnsupportedError(f"{source.name}:{found[each][0].line}: {each}: {found[each][0].problem}")
+    return list(attention)
+
+
+def _split_family(
+    source: Source, graph: ClassGraph, found: Found, family: set[str], attention: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Which classes of a family are patched; only a flash sibling nobody asked for may be left out."""
+    patched, skipped, refused = [], [], []
+    for name in graph.classes:
+        if name not in family:
+            continue
+        if name not in found:
+            forward = graph.method(name, "forward", inherited=False)
+            if forward and "super().forward(" not in ast.unparse(forward[1]):
+                refused.append(source.refuse(forward[1], f"found no softmax attention in {name}.forward"))
+        elif found[name][1] is not None:
+            patched.append(name)
+        elif found[name][0].is_flash and name not in attention:
+            skipped.append(name)
+        elif not found[name][0].idle:
+            error = UnsupportedError(f"{found[name][0].problem} [{name}]")
+            # A rule has a better reason than that something wasn't understood.
+            refused.insert(0 if found[name][0].rule else len(refused), error)
+    if refused:
+        raise refused[0]
+    return patched, skipped

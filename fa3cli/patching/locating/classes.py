@@ -1,0 +1,171 @@
+"""The classes of a modeling file: who inherits from whom, what a model is built of, which are attention."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from functools import partial
+
+from fa3cli.errors import UnsupportedError
+from fa3cli.patching.locating.cores import Core
+from fa3cli.patching.locating.final import gives_repeated
+from fa3cli.patching.locating.helpers import all_cores
+from fa3cli.patching.locating.inside import locate_inside
+from fa3cli.patching.locating.locate import ROLES, Site, locate
+from fa3cli.patching.locating.repeats import mark_calls
+from fa3cli.patching.locating.views import callee
+from fa3cli.patching.source import Source
+
+__all__ = ["AttentionClass", "ClassGraph", "Found", "attention_classes", "listed"]
+
+
+@dataclass(frozen=True)
+class AttentionClass:
+    """An attention class: its line, the names of q, k, v, the line the calls go below, or why there is none.
+
+    With `inside` the states are expressions, that of q in line `place`, and the calls go around them. `rule` is the
+    file of the rule that said so, if one did; what is `idle` is left alone for the reason `problem`.
+    """
+
+    name: str
+    line: int
+    states: tuple[str, str, str] | None = None
+    place: int | None = None
+    problem: str | None = None
+    is_flash: bool = False
+    rule: str | None = None
+    idle: bool = False
+    inside: bool = False
+
+
+# The attention classes of a file by name, with the place of the calls.
+Found = dict[str, tuple[AttentionClass, "Site | None"]]
+
+
+class ClassGraph:
+    """The classes of a file, by name, with the names each of them and each other top-level name refers to."""
+
+    def __init__(self, source: Source) -> None:
+        self.classes = {node.name: node for node in source.tree.body if isinstance(node, ast.ClassDef)}
+        self.functions = {node.name: node for node in source.tree.body if isinstance(node, ast.FunctionDef)}
+        self.references: dict[str, set[str]] = {}
+        for node in source.tree.body:
+            names = set() if self._is_model_base(node) else _names(node)
+            for name in _defined(node):
+                self.references[name] = self.references.get(name, set()) | names
+
+    def _is_model_base(self, node: ast.stmt) -> bool:
+        """What a file's PreTrainedModel mentions (whose weights to initialise, which not to split) isn't built."""
+        is_model = any(_last_name(base) == "PreTrainedModel" for base in getattr(node, "bases", []))
+        return is_model and self.method(node.name, "forward", inherited=False) is None
+
+    def bases(self, name: str) -> list[str]:
+        """The base classes of a class that are in the file."""
+        return [base.id for base in self.classes[name].bases if getattr(base, "id", None) in self.classes]
+
+    def method(self, name: str, method: str, inherited: bool = True) -> tuple[str, ast.FunctionDef] | None:
+        """The method a class has, and the class of the file that defines it."""
+        for node in self.classes[name].body:
+            if isinstance(node, ast.FunctionDef) and node.name == method:
+                return name, node
+        found = (self.method(base, method) for base in self.bases(name)) if inherited else ()
+        return next((each for each in found if each), None)
+
+    def reachable(self, name: str) -> set[str]:
+        """Every top-level name that a class refers to, directly or through others."""
+        found, todo = set(), {name}
+        while todo:
+            found |= todo
+            todo = set().union(*(self.references.get(each, set()) for each in todo)) - found
+        return found
+
+    def family(self, name: str) -> set[str]:
+        """A class with all that are bound to it: by inheritance, or as another choice in the same dictionary.
+
+        Up to transformers 4.47 the eager, sdpa and flash attention of a model are three such classes.
+        """
+        links = [{each, base} for each in self.classes for base in self.bases(each)]
+        links += [names for names in self._choices() if len(names) > 1]
+        found = {name}
+        while more := [link for link in links if link & found and not link <= found]:
+            found = found.union(*more)
+        return found
+
+    def _choices(self) -> list[set[str]]:
+        return [
+            {name for name in names if name in self.classes}
+            for key, names in self.references.items()
+            if key.endswith("ATTENTION_CLASSES")
+        ]
+
+
+def attention_classes(source: Source, graph: ClassGraph) -> Found:
+    """Every class of the file that computes softmax attention, with the place for the calls in its own forward."""
+    found = {}
+    mark_calls(source.tree, gives_repeated)
+    for name, node in graph.classes.items():
+        forward = graph.method(name, "forward", inherited=False)
+        if forward is None:
+            continue
+        is_flash = False
+        try:
+            cores = all_cores(forward[1], partial(graph.method, name), source.refuse)
+            if not cores:
+                if _looks_like_attention(graph, node):
+                    raise source.refuse(node, f"{name} computes attention in a way fa3 can't follow")
+                continue
+            is_flash = all(core.flash for core in cores)
+            site = _place(forward[1], cores, source)
+        except UnsupportedError as error:
+            found[name] = AttentionClass(name, node.lineno, problem=str(error), is_flash=is_flash), None
+        else:
+            found[name] = listed(node, site, is_flash), site
+    return found
+
+
+def _place(forward: ast.FunctionDef, cores: list[Core], source: Source) -> Site:
+    try:
+        return locate(forward, cores, source.refuse)
+    except UnsupportedError as error:
+        try:
+            return locate_inside(forward, cores, source.refuse)
+        except UnsupportedError:
+            raise error from None
+
+
+def listed(node: ast.ClassDef, site: Site, is_flash: bool) -> AttentionClass:
+    """A class with the place found for it."""
+    if site.after is not None:
+        return AttentionClass(node.name, node.lineno, site.states, site.after.end_lineno, is_flash=is_flash)
+    first = dict(reversed(site.inside))
+    states = tuple(ast.unparse(first[role]) for role in ROLES)
+    return AttentionClass(node.name, node.lineno, states, first["q"].lineno, is_flash=is_flash, inside=True)
+
+
+def _looks_like_attention(graph: ClassGraph, node: ast.ClassDef) -> bool:
+    """Whether a class without a core is likely to have one all the same: relative, hashed, block-sparse attention."""
+    if "att" not in node.name.lower():
+        return False
+    found, todo = [node], _names(node)
+    while more := [
+        function for name, function in graph.functions.items() if name in todo and function not in found
+    ]:
+        found += more
+        todo = set().union(*map(_names, more))
+    called = {callee(each).lower() for part in found for each in ast.walk(part) if isinstance(each, ast.Call)}
+    return "softmax" in called and bool(called & {"matmul", "bmm", "baddbmm", "einsum"})
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+        return [node.name]
+    names = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [each.id for each in names if isinstance(each, ast.Name)]

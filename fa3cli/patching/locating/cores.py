@@ -1,0 +1,178 @@
+"""Where attention itself happens: the call, or the pair of matrix products, whose operands are q, k and v."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fa3cli.patching.locating.flow import assigned, linear, parents, simple_statements, used_names
+from fa3cli.patching.locating.views import callee
+
+__all__ = ["Core", "find_cores"]
+
+# ALL_ATTENTION_FUNCTIONS, or up to transformers 4.49 a file's own GPTNEOX_ATTENTION_FUNCTION
+_DISPATCHER = re.compile(r"\w+_ATTENTION_FUNCTIONS?|eager_attention_forward")
+_FLASH = {"_flash_attention_forward", "flash_attn_func"}
+_PRODUCTS = {"matmul", "bmm", "baddbmm"}
+
+Refuse = Callable[[ast.AST, str], Exception]
+
+
+@dataclass(frozen=True)
+class Core:
+    """One core: for each of q, k, v the statement that reads it, the operand and the axes it has there.
+
+    Axes: B batch, H heads, S positions, D head size, N = B*H; None if unknown.
+    """
+
+    statements: dict[str, ast.stmt]
+    operands: dict[str, ast.expr]
+    axes: dict[str, str | None]
+    flash: bool = False
+
+
+def find_cores(function: ast.FunctionDef, refuse: Refuse) -> list[Core]:
+    """All cores of a function, in the order of the text, helpers of its class not followed."""
+    cores = []
+    dispatched = _dispatched_names(function)
+    for statement in simple_statements(function.body):
+        for call in ast.walk(statement):
+            if isinstance(call, ast.Call):
+                core = _called_core(call, statement, dispatched)
+                cores += [core] if core else []
+            if isinstance(call, ast.Call) and _is_softmax(call):
+                core = _product_core(function, statement, call, refuse)
+                cores += [core] if core else []
+    return cores
+
+
+def _dispatched_names(function: ast.FunctionDef) -> set[str]:
+    """Local names that may hold an attention function: `attention_interface = ALL_ATTENTION_FUNCTIONS[...]`."""
+    names = {
+        each.id
+        for each in ast.walk(function)
+        if isinstance(each, ast.Name) and _DISPATCHER.fullmatch(each.id)
+    }
+    for statement in simple_statements(function.body):
+        value = getattr(statement, "value", None)
+        nodes = list(ast.walk(value)) if value is not None else []
+        mentions = any(isinstance(each, ast.Name) and _DISPATCHER.fullmatch(each.id) for each in nodes)
+        if mentions and not any(isinstance(each, ast.Call) and _called(each) in names for each in nodes):
+            names |= assigned(statement)
+    return names
+
+
+def _called_core(call: ast.Call, statement: ast.stmt, dispatched: set[str]) -> Core | None:
+    name = _called(call)
+    is_dispatch = name in dispatched and not isinstance(call.func, ast.Attribute)
+    if not is_dispatch and name not in _FLASH and name != "scaled_dot_product_attention":
+        return None
+    has_module = is_dispatch and call.args and getattr(call.args[0], "id", "") == "self"
+    positional = call.args[1:] if has_module else call.args
+    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+    operands = {}
+    for index, (role, keyword) in enumerate(zip("qkv", ("query", "key", "value"))):
+        operand = (
+            positional[index]
+            if index < len(positional)
+            else keywords.get(keyword, keywords.get(f"{keyword}_states"))
+        )
+        if operand is None or isinstance(operand, ast.Starred):
+            return None
+        operands[role] = operand
+    axes = "BSHD" if name in _FLASH else "BHSD"
+    return Core(dict.fromkeys("qkv", statement), operands, dict.fromkeys("qkv", axes), name in _FLASH)
+
+
+def _called(call: ast.Call) -> str:
+    """The name of what is called: of the table for `TABLE[key](...)`."""
+    return getattr(call.func.value, "id", "") if isinstance(call.func, ast.Subscript) else callee(call)
+
+
+def _is_softmax(call: ast.Call) -> bool:
+    inner = call.func if isinstance(call.func, ast.Call) else call  # nn.Softmax(dim=-1)(scores)
+    return callee(inner).lower() == "softmax" and not (inner is call and callee(call) == "Softmax")
+
+
+def _product_core(
+    function: ast.FunctionDef, statement: ast.stmt, softmax: ast.Call, refuse: Refuse
+) -> Core | None:
+    """softmax(q k^T ...) v: the one product that flows into the softmax, and the first its result flows into."""
+    path = linear(function.body, statement)
+    at, parent_of = path.index(statement), parents(function)
+    scores = _products_before(path[:at], softmax, statement, parent_of)
+    if not scores:
+        return None  # a softmax over something else: routing, gating
+    if len(scores) > 1:
+        raise refuse(
+            scores[1][1], "several matrix products make up the attention scores (relative attention?)"
+        )
+    context = _product_after(path[at:], softmax, parent_of)
+    if context is None:
+        raise refuse(softmax, "found no matrix product of the attention weights with the values")
+    (first_statement, first), (last_statement, last) = scores[0], context
+    q, k, flat = _operands(first)
+    _, v, flat_v = _operands(last)
+    axes = {"q": "NSD" if flat else "BHSD", "k": "NDS" if flat else "BHDS", "v": "NSD" if flat_v else "BHSD"}
+    return Core(
+        {"q": first_statement, "k": first_statement, "v": last_statement}, {"q": q, "k": k, "v": v}, axes
+    )
+
+
+def _products_before(
+    before: list[ast.stmt], softmax: ast.Call, statement: ast.stmt, parent_of: dict[ast.AST, ast.AST]
+) -> list[tuple[ast.stmt, ast.expr]]:
+    found = [(statement, product) for product in _products(softmax)]
+    needed = set() if found else {name.id for name in used_names(softmax, parent_of)}
+    for each in reversed(before):
+        if not assigned(each) & needed or each.value is None:
+            continue
+        products = _products(each.value)
+        found += [(each, product) for product in products]
+        if isinstance(each, ast.Assign) and isinstance(parent_of[each], ast.FunctionDef):
+            needed -= assigned(each)  # what it was before no longer matters
+        needed |= set() if products else {name.id for name in used_names(each.value, parent_of)}
+    return found
+
+
+def _product_after(
+    after: list[ast.stmt], softmax: ast.Call, parent_of: dict[ast.AST, ast.AST]
+) -> tuple[ast.stmt, ast.expr] | None:
+    tainted: set[str] = set()
+    for each in after:
+        for product in _products(each):
+            left = _operands(product)[0]
+            if any(node is softmax for node in ast.walk(left)) or tainted & {
+                n.id for n in used_names(left, parent_of)
+            }:
+                return each, product
+        value = getattr(each, "value", None)
+        if value is not None:
+            reads = {name.id for name in used_names(value, parent_of)}
+            if reads & tainted or any(node is softmax for node in ast.walk(value)):
+                tainted |= assigned(each)
+    return None
+
+
+def _products(node: ast.AST) -> list[ast.expr]:
+    """The outermost matrix products in a node."""
+    if _operands(node) is not None:
+        return [node]
+    return [product for child in ast.iter_child_nodes(node) for product in _products(child)]
+
+
+def _operands(node: ast.AST) -> tuple[ast.expr, ast.expr, bool] | None:
+    """The two operands of a matrix product and whether they are 3-D; None for any other node."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+        return node.left, node.right, False
+    if not isinstance(node, ast.Call) or callee(node) not in _PRODUCTS:
+        return None
+    arguments = list(node.args)
+    if isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") != "torch":
+        arguments.insert(0, node.func.value)
+    if callee(node) == "baddbmm":
+        keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+        arguments = [*arguments[1:], *filter(None, [keywords.get("batch1"), keywords.get("batch2")])]
+    return (arguments[0], arguments[1], callee(node) != "matmul") if len(arguments) >= 2 else None

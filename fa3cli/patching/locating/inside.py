@@ -1,0 +1,125 @@
+"""The other way to place the calls: around the operands of attention itself, where no line of its own would do.
+
+Needed where other code reads the states too (relative positions, a tuple kept as cache) or where they have an
+axis of heads only in the middle of an expression (`self._shape(q, length, batch).view(*flat)`).
+"""
+
+from __future__ import annotations
+
+import ast
+
+from fa3cli.patching.locating.cores import Core, Refuse
+from fa3cli.patching.locating.final import expanded_above, is_projection, may_repeat, still_flat
+from fa3cli.patching.locating.flow import (
+    assigned,
+    blocks,
+    linear,
+    pairs_of,
+    parents,
+    simple_statements,
+    used_names,
+)
+from fa3cli.patching.locating.locate import ROLES, Site
+from fa3cli.patching.locating.views import steps
+
+__all__ = ["locate_inside"]
+
+
+def locate_inside(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Site:
+    """Return the expressions that are q, k and v of every core and nobody else's, or raise with the reason."""
+    calls = []
+    # A softmax in either branch of an if is two cores of the same products.
+    cores = list({tuple(map(id, core.operands.values())): core for core in cores}.values())
+    for core in cores:
+        paths = {role: linear(function.body, core.statements[role]) for role in ROLES}
+        if any(_in_loop(function, core.statements[role]) for role in ROLES):
+            raise refuse(core.statements["q"], "attention is computed in a loop")
+        if any(other is not core and other.statements["v"] in paths["v"] for other in cores):
+            raise refuse(core.statements["v"], "the states enter attention more than once")
+        found = {role: _cut(function, core, role, paths[role], refuse) for role in ROLES}
+        if len({ast.unparse(each) for each in found.values()}) < len(ROLES):
+            raise refuse(core.statements["k"], "two of q, k, v are one tensor")
+        calls += found.items()
+    _refuse_other_attention(function, cores, [expression for _, expression in calls], refuse)
+    return Site(inside=tuple(calls))
+
+
+def _cut(function: ast.FunctionDef, core: Core, role: str, path: list[ast.stmt], refuse: Refuse) -> ast.expr:
+    """The expression nearest to the core that is `[B, H, S, D]`, its heads not repeated, read by nothing else."""
+    statement, expression, axes = core.statements[role], core.operands[role], core.axes[role]
+    while True:
+        at = path.index(statement)
+        chain = steps(expression, axes)
+        for index, step in enumerate(chain):
+            repeated = any(each.expands for each in chain[index:])
+            if step.axes == "BHSD" and not repeated and _has_heads(role, path[:at], step.expression):
+                return step.expression
+        name = chain[-1].expression
+        above = [each for each in path[:at] if isinstance(name, ast.Name) and name.id in assigned(each)]
+        value = dict(pairs_of(above[-1])).get(name.id) if above else None
+        if value is None or not _always_before(function, above[-1], statement):
+            raise refuse(statement, f"{role} has no axis of heads before it enters attention")
+        _refuse_readers(function, above[-1], name, refuse)
+        statement, expression, axes = above[-1], value, chain[-1].axes
+
+
+def _has_heads(role: str, above: list[ast.stmt], expression: ast.expr) -> bool:
+    """Whether nothing above speaks against an expression having the heads of its role, each once."""
+    names = [each.id for each in ast.walk(expression) if isinstance(each, ast.Name)]
+    if role != "q" and any(expanded_above(above, name) for name in names):
+        return False
+    if isinstance(expression, ast.Name):
+        return not still_flat(above, expression.id)
+    return not is_projection(expression) and not may_repeat(expression, cached=True)
+
+
+def _always_before(function: ast.FunctionDef, above: ast.stmt, statement: ast.stmt) -> bool:
+    """Whether `above` runs whenever `statement` does: the block that holds it holds the other too, however deep."""
+    around = [
+        function.body,
+        *(block for node in ast.walk(function) if isinstance(node, ast.stmt) for block in blocks(node)),
+    ]
+    return any(above in block and statement in simple_statements(block) for block in around)
+
+
+def _refuse_readers(function: ast.FunctionDef, above: ast.stmt, own: ast.Name, refuse: Refuse) -> None:
+    """Refuse a name that, once it holds the quantized state, is read by more than the chain to the core."""
+    parent_of = parents(function)
+    for name in used_names(function, parent_of):
+        if name.id == own.id and name is not own and name.lineno > above.end_lineno:
+            raise refuse(name, f"{name.id} is used outside attention, which would see it quantized")
+
+
+def _refuse_other_attention(
+    function: ast.FunctionDef, cores: list[Core], inside: list[ast.expr], refuse: Refuse
+) -> None:
+    """Refuse readers of the states in branches without a known core: they may be attention fa3 doesn't know."""
+    parent_of = parents(function)
+    names = {
+        each.id for expression in inside for each in ast.walk(expression) if isinstance(each, ast.Name)
+    } - {"self"}
+    known = {id(each) for core in cores for each in linear(function.body, core.statements["v"])}
+    for statement in simple_statements(function.body):
+        if id(statement) in known or _only_in_training(statement, parent_of):
+            continue
+        reads = {name.id for name in used_names(statement, parent_of)}
+        if len(reads & names) > 1:
+            raise refuse(statement, "the states are used in a branch without attention that fa3 knows")
+
+
+def _only_in_training(node: ast.AST, parent_of: dict[ast.AST, ast.AST]) -> bool:
+    """Whether an `if ... and self.training` is around a node, which is in its body."""
+    while node in parent_of:
+        above = parent_of[node]
+        if isinstance(above, ast.If) and node in above.body:
+            tests = above.test.values if isinstance(above.test, ast.BoolOp) else [above.test]
+            is_and = not isinstance(above.test, ast.BoolOp) or isinstance(above.test.op, ast.And)
+            if is_and and any(ast.unparse(each) == "self.training" for each in tests):
+                return True
+        node = above
+    return False
+
+
+def _in_loop(function: ast.FunctionDef, statement: ast.stmt) -> bool:
+    loops = [each for each in ast.walk(function) if isinstance(each, (ast.For, ast.While))]
+    return any(statement in simple_statements([loop]) for loop in loops)

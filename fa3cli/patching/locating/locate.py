@@ -1,0 +1,214 @@
+"""Find where q, k and v can be taken as they enter attention: after rope and cache, before head expansion.
+
+From the core upwards each role is followed by data flow, never by its name. A statement that only lays
+out, casts or repeats a state is stepped over; whatever else assigns it is where the way up ends, and the
+calls go below. Nothing but attention may see the states from there on. What can't be shown is refused.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from fa3cli.errors import UnsupportedError
+from fa3cli.patching.locating.cores import Core
+from fa3cli.patching.locating.final import check_states
+from fa3cli.patching.locating.flat import Way
+from fa3cli.patching.locating.flow import assigned, blocks, pairs_of, parents, simple_statements, used_names
+from fa3cli.patching.locating.views import View, view_of
+
+__all__ = ["ROLES", "Site", "entry", "locate"]
+
+ROLES = "qkv"
+Refuse = Callable[[ast.AST, str], Exception]
+# role -> the variable that holds it here, and the axes it has
+Tracks = dict[str, View]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the calls go: below `after`, a statement of the function's own block, for `states`, the names of q, k, v.
+
+    `ways` are those of states that are flat there. Or around the expressions `inside`, each with its role, where no
+    such statement exists.
+    """
+
+    after: ast.stmt | None = None
+    states: tuple[str, str, str] | tuple[()] = ()
+    ways: Mapping[str, Way] = field(default_factory=dict)
+    inside: tuple[tuple[str, ast.expr], ...] = ()
+
+
+@dataclass
+class _Walk:
+    """What the way up has seen: names that may hold a state, and the places that may read them."""
+
+    function: ast.FunctionDef
+    cores: list[Core]
+    refuse: Refuse
+    names: set[str] = field(default_factory=set)
+    allowed: set[int] = field(default_factory=set)
+
+
+def locate(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Site:
+    """Return the one place of a function where all three states can be taken, or raise with the reason."""
+    walk, body = _Walk(function, cores, refuse), function.body
+    boundaries, stop = _climb(walk)
+    if stop < 0:
+        raise refuse(function, "the states are arguments of the function, not made in it")
+    if any(_holds_core(walk, statement) for statement in body[: stop + 1]):
+        raise refuse(body[stop], "a state is changed between two attention calls")
+    stop = _below_other_readers(walk, stop)
+    first = next(index for index, each in enumerate(body) if _holds_core(walk, each))
+    problems = []
+    for index in range(stop, max(first, stop + 1)):
+        try:
+            return _site(body[: index + 1], boundaries[index + 1], refuse)
+        except UnsupportedError as error:
+            problems.append(error)
+    raise problems[0]
+
+
+def _site(above: list[ast.stmt], states: Tracks, refuse: Refuse) -> Site:
+    """The site below some statements, if the states are whole there."""
+    if set(states) != set(ROLES):
+        raise refuse(above[-1], "a state is changed after the attention scores were computed")
+    ways = check_states(states, above, refuse)
+    return Site(above[-1], tuple(states[role].name.id for role in ROLES), ways)
+
+
+def entry(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Tracks:
+    """Which arguments of a helper function are the states, untouched until they enter its cores."""
+    walk = _Walk(function, cores, refuse)
+    boundaries, stop = _climb(walk)
+    if stop >= 0 or set(boundaries[0]) != set(ROLES):
+        raise refuse(function.body[stop], f"{function.name} changes a state before it enters attention")
+    _below_other_readers(walk, -1)
+    return boundaries[0]
+
+
+def _climb(walk: _Walk) -> tuple[list[Tracks], int]:
+    """The tracks above each statement, from the last one up to where the way ends, and that statement's index."""
+    body = walk.function.body
+    boundaries: list[Tracks] = [{} for _ in range(len(body) + 1)]
+    for index in reversed(range(len(body))):
+        boundaries[index], stopped = _above(walk, body[index], boundaries[index + 1])
+        if stopped:
+            return boundaries, index
+    return boundaries, -1
+
+
+def _above(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> tuple[Tracks, bool]:
+    """The tracks above a statement, and whether it is where the way up ends."""
+    inner = blocks(statement)
+    if inner and _holds_core(walk, statement):
+        return _above_branches(walk, statement, inner, tracks), False
+    if inner:
+        return tracks, _changes(walk, statement, tracks)
+    moved, is_core = dict(tracks), False
+    for core in walk.cores:
+        for role in ROLES:
+            if core.statements[role] is statement:
+                is_core = True
+                view = view_of(core.operands[role], core.axes[role])
+                if view is None:
+                    raise walk.refuse(
+                        statement, f"{role} is an expression here: {ast.unparse(core.operands[role])}"
+                    )
+                _meet(walk, statement, moved, role, view)
+    if is_core:
+        return moved, bool(assigned(statement) & {view.name.id for view in tracks.values()})
+    return _above_assignment(walk, statement, tracks)
+
+
+def _above_assignment(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> tuple[Tracks, bool]:
+    pairs = dict(pairs_of(statement))
+    moved, stopped = dict(tracks), False
+    for role, view in tracks.items():
+        if view.name.id in assigned(statement):
+            value = pairs.get(view.name.id)
+            source = view_of(value, view.axes) if value is not None else None
+            if source is None:
+                stopped = True
+            else:
+                moved[role] = _note(walk, source)
+    return moved, stopped
+
+
+def _above_branches(walk: _Walk, statement: ast.stmt, inner: list[list[ast.stmt]], tracks: Tracks) -> Tracks:
+    """All branches with a core must come to the same states at their tops, as must the code below them."""
+    if isinstance(statement, (ast.For, ast.While)):
+        raise walk.refuse(statement, "attention is computed in a loop")
+    result: Tracks = {}
+    for block in inner:
+        here = {} if _leaves(block) else dict(tracks)
+        for each in reversed(block):
+            here, stopped = _above(walk, each, here)
+            if stopped:
+                raise walk.refuse(each, "a state is changed inside a branch")
+        for role, view in here.items():
+            _meet(walk, statement, result, role, view)
+    for role, view in tracks.items():
+        _meet(walk, statement, result, role, view)
+    return result
+
+
+def _meet(walk: _Walk, statement: ast.stmt, tracks: Tracks, role: str, view: View) -> None:
+    """Record that `role` is `view` above a statement, which must agree with what is known already."""
+    known = tracks.get(role)
+    if known is not None and known.name.id != view.name.id:
+        raise walk.refuse(
+            statement, f"{role} is {known.name.id} for one attention call and {view.name.id} for another"
+        )
+    if known is not None and known.axes and view.axes and known.axes != view.axes:
+        raise walk.refuse(
+            statement,
+            f"{view.name.id} is laid out {known.axes} for one attention call, {view.axes} for another",
+        )
+    tracks[role] = _note(walk, view if known is None or known.axes is None else known)
+    walk.allowed.add(id(view.name))
+
+
+def _changes(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> bool:
+    """Whether a compound statement without a core does more to a state than to cast it or to repeat its heads."""
+    for each in simple_statements([statement]):
+        pairs = dict(pairs_of(each))
+        for view in tracks.values():
+            if view.name.id in assigned(each):
+                value = pairs.get(view.name.id)
+                source = view_of(value, "BSHD") if value is not None else None
+                if source is None or source.axes != "BSHD" or source.name.id != view.name.id:
+                    return True
+                _note(walk, source)
+    return False
+
+
+def _below_other_readers(walk: _Walk, stop: int) -> int:
+    """Move the place below every reader of the states that isn't attention; refuse one at or after the core."""
+    parent_of = parents(walk.function)
+    first = next(index for index, each in enumerate(walk.function.body) if _holds_core(walk, each))
+    for index in range(len(walk.function.body) - 1, stop, -1):
+        for name in used_names(walk.function.body[index], parent_of):
+            if name.id in walk.names and id(name) not in walk.allowed:
+                if index >= first:
+                    raise walk.refuse(
+                        name, f"{name.id} is used outside attention, which would see it quantized"
+                    )
+                return index
+    return stop
+
+
+def _holds_core(walk: _Walk, statement: ast.stmt) -> bool:
+    inside = {id(each) for each in simple_statements([statement])}
+    return any(id(each) in inside for core in walk.cores for each in core.statements.values())
+
+
+def _leaves(block: list[ast.stmt]) -> bool:
+    return isinstance(block[-1], (ast.Return, ast.Raise))
+
+
+def _note(walk: _Walk, view: View) -> View:
+    walk.names.add(view.name.id)
+    walk.allowed.add(id(view.name))
+    return view

@@ -1,0 +1,41 @@
+"""Which part of a model is its language model: what is built from a vision or audio configuration isn't."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+
+from fa3cli.patching.locating.classes import ClassGraph
+from fa3cli.patching.source import Source, parse
+
+__all__ = ["SENSES", "built_parts", "language_model"]
+
+# The parts of a config.json that describe how a model sees and hears.
+SENSES = {"vision_config", "audio_config"}
+
+
+def language_model(source: Source, graph: ClassGraph, architecture: str) -> set[str]:
+    """The top-level names `architecture` refers to, without those only its vision and audio parts are made of."""
+    if not any(name in source.text for name in SENSES):
+        return graph.reachable(architecture)
+    tree = _WithoutSenses().visit(parse(source.text, source.name).tree)
+    return ClassGraph(replace(source, tree=tree)).reachable(architecture)
+
+
+def built_parts(source: Source, reachable: set[str]) -> set[str]:
+    """The parts of the configuration that the classes reached give to others: `Encoder(config.encoder_config)`."""
+    classes = [each for each in source.tree.body if isinstance(each, ast.ClassDef) and each.name in reachable]
+    calls = [call for each in classes for call in ast.walk(each) if isinstance(call, ast.Call)]
+    return {name for call in calls for name in _given(call)}
+
+
+def _given(call: ast.Call) -> set[str]:
+    given = [*call.args, *(keyword.value for keyword in call.keywords)]
+    return {each.attr for each in given if isinstance(each, ast.Attribute)}
+
+
+class _WithoutSenses(ast.NodeTransformer):
+    """Leaves out the calls that are given such a configuration: `VisionModel(config.vision_config)`."""
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        return ast.Constant(None) if _given(node) & SENSES else self.generic_visit(node)

@@ -1,0 +1,130 @@
+"""Expressions that only lay out, cast or repeat a tensor: what attention sees through them is still that tensor."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+
+from fa3cli.patching.locating.repeats import repeated
+
+__all__ = ["Step", "View", "callee", "steps", "view_of"]
+
+# Methods and functions of torch; None as new layout means: the axes can't be followed through it.
+_KEEP_AXES = {"contiguous", "to", "float", "half", "bfloat16", "type", "type_as", "clone", "pad"}
+_EXPAND = {"repeat_kv", "repeat_interleave", "repeat", "expand", "expand_as", "index_select", "tile"}
+_RESHAPE = {"view", "reshape", "unsqueeze", "squeeze", "flatten", "unflatten"}
+# Three axes come from four by joining batch and heads; what other reshapes do to the axes isn't known.
+_BEFORE_JOIN = {"NSD": "BHSD", "NDS": "BHDS"}
+_FUNCTIONS_OF = {"torch", "F", "nn.functional", "torch.nn.functional"}
+
+
+@dataclass(frozen=True)
+class View:
+    """`name`'s tensor, with the axes it has before (`BHSD`, None if unknown) and whether heads were repeated since."""
+
+    name: ast.Name
+    axes: str | None
+    expanded: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """One expression of a chain of views, with its axes and whether going on to the next one inside repeats heads."""
+
+    expression: ast.expr
+    axes: str | None
+    expands: bool = False
+
+
+def callee(call: ast.Call) -> str:
+    """The last name of what is called: `torch.matmul(...)` -> `matmul`."""
+    function = call.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def view_of(expression: ast.expr, axes: str | None) -> View | None:
+    """Strip layout, dtype and head expansion off `expression`, whose result has `axes`; None if anything else is in it."""
+    chain = steps(expression, axes)
+    last = chain[-1]
+    if not isinstance(last.expression, ast.Name):
+        return None
+    return View(last.expression, last.axes, any(each.expands for each in chain))
+
+
+def steps(expression: ast.expr, axes: str | None) -> list[Step]:
+    """The chain from `expression`, whose result has `axes`, to the innermost expression it is a view of."""
+    chain = []
+    while (found := _inner(expression, axes)) is not None:
+        chain.append(Step(expression, axes, found[2]))
+        expression, axes = found[:2]
+    return [*chain, Step(expression, axes)]
+
+
+def _inner(expression: ast.expr, axes: str | None) -> tuple[ast.expr, str | None, bool] | None:
+    """What `expression` is a view of, the axes that has, and whether the view repeats heads; None for no view."""
+    if isinstance(expression, ast.Attribute) and expression.attr in ("T", "mT"):
+        return expression.value, _swap(axes, -1, -2), False
+    if isinstance(expression, ast.Subscript) and _adds_axes_only(expression.slice):
+        return expression.value, None, False
+    if not isinstance(expression, ast.Call):
+        return None
+    if (tensor := repeated(expression)) is not None:
+        return tensor, axes, True
+    operation, tensor, arguments = _unpack(expression)
+    if tensor is None:
+        return None
+    if operation in _KEEP_AXES:
+        return tensor, axes, False
+    if operation in _EXPAND:
+        return tensor, axes if operation in ("repeat_kv", "repeat_interleave") else None, True
+    if operation in _RESHAPE:
+        return tensor, _BEFORE_JOIN.get(axes), False
+    if operation in ("transpose", "swapaxes", "swapdims"):
+        return tensor, _swap(axes, *map(_integer, arguments)) if len(arguments) == 2 else None, False
+    if operation == "permute":
+        return tensor, _unpermute(axes, [_integer(each) for each in arguments]), False
+    return None
+
+
+def _unpack(call: ast.Call) -> tuple[str, ast.expr | None, list[ast.expr]]:
+    """Split `x.f(...)` or `torch.f(x, ...)` into f, x and the other arguments."""
+    function = call.func
+    if isinstance(function, ast.Attribute) and ast.unparse(function.value) not in _FUNCTIONS_OF:
+        return function.attr, function.value, call.args
+    if call.args and (isinstance(function, ast.Attribute) or callee(call) == "repeat_kv"):
+        return callee(call), call.args[0], call.args[1:]
+    return "", None, []
+
+
+def _adds_axes_only(index: ast.expr) -> bool:
+    parts = index.elts if isinstance(index, ast.Tuple) else [index]
+    return all(
+        (isinstance(part, ast.Constant) and part.value in (None, Ellipsis))
+        or (isinstance(part, ast.Slice) and part.lower is part.upper is part.step is None)
+        for part in parts
+    )
+
+
+def _integer(node: ast.expr) -> int | None:
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        return None
+    return value if isinstance(value, int) else None
+
+
+def _swap(axes: str | None, first: int | None, second: int | None) -> str | None:
+    if axes is None or first is None or second is None:
+        return None
+    if not all(-len(axes) <= each < len(axes) for each in (first, second)):
+        return None
+    order = list(axes)
+    order[first], order[second] = order[second], order[first]
+    return "".join(order)
+
+
+def _unpermute(axes: str | None, order: list[int | None]) -> str | None:
+    if axes is None or sorted(each for each in order if each is not None) != list(range(len(axes))):
+        return None
+    before = dict(zip(order, axes))
+    return "".join(before[each] for each in range(len(axes)))

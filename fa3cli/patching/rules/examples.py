@@ -1,0 +1,58 @@
+"""A rule's examples, run: its documentation and its test are one."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from pathlib import Path
+
+from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
+from fa3cli.patching.codemod import patch_source
+from fa3cli.patching.edits import apply
+from fa3cli.patching.rules.files import load_rules
+from fa3cli.patching.rules.rule import Example, Rule, Rules
+
+__all__ = ["check_examples", "checked_rules"]
+
+# Examples are classes without the imports of a whole file; below them, one leaves their line numbers alone.
+_IMPORT = "\n\nimport torch\n"
+
+
+def checked_rules(folder: str | Path | None) -> Rules:
+    """The shipped rules and those of a user's folder, whose examples come out as written; else InvalidInputError."""
+    rules = load_rules(folder)
+    for rule in rules.own:
+        check_examples(rule)
+    return rules
+
+
+def check_examples(rule: Rule) -> None:
+    """Patch every example by this rule alone; InvalidInputError says how one came out instead."""
+    for number, example in enumerate(rule.examples, 1):
+        if wrong := _wrong(rule, example, f"{rule.file}: example {number}"):
+            raise InvalidInputError(f"{rule.file}: example {number} {wrong}")
+    nodes = [node for example in rule.examples for node in ast.parse(example.before).body]
+    if not any(isinstance(node, ast.ClassDef) and rule.matches(node) for node in nodes):
+        raise InvalidInputError(f"{rule.file}: no example has a class that the rule matches")
+
+
+def _wrong(rule: Rule, example: Example, name: str) -> str | None:
+    """What is wrong with an example; None if it comes out as written."""
+    before = example.before.rstrip() + "\n"
+    try:
+        patched = patch_source(before + _IMPORT, name=name, rules=Rules((rule,)))
+    except UnsupportedError as error:
+        if example.refused is None:
+            return f"was refused: {error}"
+        return None if example.refused in str(error) else f"was refused for another reason: {error}"
+    except Fa3Error as error:
+        return f"is no example: {error}"
+    if example.refused is not None:
+        return f"was patched, expected to be refused: {example.refused}"
+    inside = [edit for edit in patched.edits if edit.offset <= len(before)]
+    found, expected = (text.strip("\n").split("\n") for text in (apply(before, inside), example.after))
+    if found == [line.rstrip() for line in expected]:
+        return None
+    return "came out otherwise\n" + "\n".join(
+        difflib.unified_diff(expected, found, "expected", "found", lineterm="")
+    )

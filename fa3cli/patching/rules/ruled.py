@@ -1,0 +1,84 @@
+"""The attention classes of a file once the rules have had their say."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from fa3cli.errors import UnsupportedError
+from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, Found, listed
+from fa3cli.patching.locating.locate import ROLES, Site
+from fa3cli.patching.rules.rule import Place, Rule, Rules, statements
+from fa3cli.patching.source import Source
+
+__all__ = ["apply_rules", "rules_of"]
+
+
+def rules_of(graph: ClassGraph, rules: Rules) -> dict[str, Rule]:
+    """The rule of each class of a file that has one."""
+    found = {name: rules.of(node) for name, node in graph.classes.items()}
+    return {name: rule for name, rule in found.items() if rule is not None}
+
+
+def apply_rules(source: Source, graph: ClassGraph, found: Found, rules: Mapping[str, Rule]) -> Found:
+    """What the search found, with every class that has a rule as the rule says, in the order of the file."""
+    changed = {name: _ruled(source, graph, name, rule, found.get(name)) for name, rule in rules.items()}
+    both = {**found, **{name: each for name, each in changed.items() if each is not None}}
+    return {name: both[name] for name in graph.classes if name in both}
+
+
+def _ruled(
+    source: Source,
+    graph: ClassGraph,
+    name: str,
+    rule: Rule,
+    found: tuple[AttentionClass, Site | None] | None,
+) -> tuple[AttentionClass, Site | None] | None:
+    node, file = graph.classes[name], Path(rule.file).name
+    if rule.refuse:
+        problem = str(source.refuse(node, rule.refuse))
+        return AttentionClass(name, node.lineno, problem=problem, rule=file), None
+    if rule.idle:
+        return AttentionClass(name, node.lineno, problem=rule.idle, rule=file, idle=True), None
+    if rule.site is None:
+        return found and (replace(found[0], rule=file), found[1])
+    try:
+        site = _site(source, graph, name, rule, rule.site)
+    except UnsupportedError as error:
+        return AttentionClass(name, node.lineno, problem=str(error), rule=file), None
+    return replace(listed(node, site, is_flash=False), rule=file), site
+
+
+def _site(source: Source, graph: ClassGraph, name: str, rule: Rule, place: Place) -> Site:
+    method = graph.method(name, place.method, inherited=False)
+    if method is None:
+        raise source.refuse(
+            graph.classes[name], f"{rule.file}: {name} has no method {place.method} of its own"
+        )
+    function = method[1]
+    if place.after is not None:
+        after = _once(source, function, statements(function), place.after, rule)
+        if after not in function.body:
+            raise source.refuse(
+                after,
+                f"{rule.file}: site.after stands inside another statement, and the calls must run every time",
+            )
+        return Site(after, place.states)
+    written = (ast.Store, ast.Del)
+    read = [each for each in ast.walk(function) if isinstance(each, ast.expr)]
+    read = [each for each in read if not isinstance(getattr(each, "ctx", None), written)]
+    around = [_once(source, function, read, text, rule) for text in place.states]
+    return Site(inside=tuple(zip(ROLES, around)))
+
+
+def _once(source: Source, function: ast.FunctionDef, nodes: list[ast.AST], text: str, rule: Rule) -> ast.AST:
+    found = [each for each in nodes if ast.unparse(each) == text]
+    if len(found) != 1:
+        first, _, more = text.partition("\n")
+        written = f"{first} ..." if more else first
+        raise source.refuse(
+            function, f"{rule.file}: {function.name} must hold `{written}` once, it does {len(found)} times"
+        )
+    return found[0]

@@ -1,0 +1,32 @@
+import ast
+from dataclasses import replace
+
+import pytest
+
+from fa3cli.errors import UnsupportedError
+from fa3cli.patching.rules.rule import Rules
+from tests.patching.rule_samples import REFUSE, rule
+
+
+def node(text: str) -> ast.ClassDef:
+    return ast.parse(text).body[0]
+
+
+def test_a_rule_matches_by_name_and_by_what_the_class_contains_however_it_is_written(tmp_path) -> None:
+    found = rule(tmp_path, REFUSE + "contains = ['''x = f(a, \n  b)''', 'y = 1']\n")
+    assert found.matches(node("class Attention:\n def g(self):\n  if a:\n   x = f( a,b )\n  y = 1"))
+    assert not found.matches(node("class Attention:\n def g(self):\n  x = f(a, b)"))
+    assert not found.matches(node("class Other:\n x = f(a, b)\n y = 1"))
+
+
+def test_a_users_rule_beats_a_shipped_one_and_two_of_a_kind_are_an_error(tmp_path) -> None:
+    mine, theirs = rule(tmp_path, REFUSE), rule(tmp_path, REFUSE, "theirs.toml")
+    attention = node("class Attention: ...")
+    assert Rules(shipped=(theirs,), own=(mine,)).of(attention) is mine
+    assert Rules(shipped=(theirs,), own=(replace(mine, match=("Other",)),)).of(attention) is theirs
+    assert Rules(shipped=(theirs,)).of(node("class Other: ...")) is None
+    for both in (Rules(shipped=(mine, theirs)), Rules(own=(mine, theirs))):
+        with pytest.raises(
+            UnsupportedError, match=r"two rules match Attention: .*mine\.toml and .*theirs\.toml"
+        ):
+            both.of(attention)
