@@ -125,7 +125,7 @@ def attention_of(
     """Every attention class of the modeling file a folder would be patched from, patchable or not."""
     config = original_config(look(Path(folder)))
     path = find_origin(installed_transformers(), config, Path(modeling) if modeling else None).path
-    return list_source(read_source(path), name=str(path), rules=checked_rules(rules))
+    return list_source(read_source(path), name=str(path), rules=checked_rules(rules), config=config.data)
 
 
 def undo(folder: str | Path, *, force: bool = False) -> UndoResult:

@@ -67,7 +67,7 @@ def patch_source(
             f"{name} has a fa_quantizer already, which fa3 didn't put there",
             hint="start from the unpatched file",
         )
-    graph, ruled, found = _classes(source, rules)
+    graph, ruled, found = _classes(source, rules, config or {})
     choice = choose(source, graph, found, architecture, attention, config or {})
     making = [attach(source, graph, owner, ruled) for owner in owners(source, graph, choice.patched)]
     # The guards first: what goes below a guarded line goes below its `except`.
@@ -84,17 +84,23 @@ def patch_source(
 
 
 def list_source(
-    data: bytes | str, *, name: str = "modeling.py", rules: Rules | None = None
+    data: bytes | str,
+    *,
+    name: str = "modeling.py",
+    rules: Rules | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> tuple[AttentionClass, ...]:
     """Every attention class of a modeling file, patchable or not."""
-    _, _, found = _classes(parse(data, name), rules)
+    _, _, found = _classes(parse(data, name), rules, config or {})
     return tuple(each for each, _ in found.values())
 
 
-def _classes(source: Source, rules: Rules | None) -> tuple[ClassGraph, dict[str, Rule], Found]:
+def _classes(
+    source: Source, rules: Rules | None, config: Mapping[str, Any]
+) -> tuple[ClassGraph, dict[str, Rule], Found]:
     graph = ClassGraph(source)
     ruled = rules_of(graph, rules or load_rules())
-    return graph, ruled, apply_rules(source, graph, attention_classes(source, graph), ruled)
+    return graph, ruled, apply_rules(source, graph, attention_classes(source, graph), ruled, config)
 
 
 def _imports(source: Source, quantizer: str, making: list[Edit]) -> list[Edit]:

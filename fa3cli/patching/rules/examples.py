@@ -40,7 +40,7 @@ def _wrong(rule: Rule, example: Example, name: str) -> str | None:
     """What is wrong with an example; None if it comes out as written."""
     before = example.before.rstrip() + "\n"
     try:
-        patched = patch_source(before + _IMPORT, name=name, rules=Rules((rule,)))
+        patched = patch_source(before + _IMPORT, name=name, rules=Rules((rule,)), config=example.config)
     except UnsupportedError as error:
         if example.refused is None:
             return f"was refused: {error}"

@@ -52,13 +52,14 @@ def read_rule(path: Path) -> Rule:
         raise InvalidInputError(f"{path}: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidInputError(f"{path}: not TOML: {error}", hint=HINT) from None
-    table.only("match", "contains", "refuse", "idle", "attach", "site", "example")
+    table.only("match", "contains", "refuse", "unless", "idle", "attach", "site", "example")
     rule = Rule(
         file=str(path),
         digest=sha256(data),
         match=table.texts("match", required=True),
         contains=tuple(table.code("contains", each, statement) for each in table.texts("contains")),
         refuse=table.text("refuse"),
+        unless=table.table("unless"),
         idle=table.text("idle"),
         attach=_attach(table),
         site=_site(table),
@@ -72,6 +73,8 @@ def read_rule(path: Path) -> Rule:
             "",
             f"must say one thing of refuse, idle, attach or site (attach and site go together); found {found}",
         )
+    if rule.unless and not rule.refuse:
+        raise table.wrong("unless", "takes back a refusal, but there is no `refuse`")
     if not rule.examples:
         raise table.wrong("example", "is missing: a rule needs at least one [[example]]")
     return rule
@@ -103,8 +106,8 @@ def _site(table: Table) -> Place | None:
 
 
 def _example(table: Table) -> Example:
-    table.only("before", "after", "refused")
+    table.only("before", "after", "refused", "config")
     after, refused = table.text("after"), table.text("refused")
     if (after is None) == (refused is None):
         raise table.wrong("after", "or `refused`: an example has exactly one of the two")
-    return Example(table.text("before", required=True), after, refused)
+    return Example(table.text("before", required=True), after, refused, table.table("config"))

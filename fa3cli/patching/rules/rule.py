@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from fa3cli.errors import UnsupportedError
 
@@ -27,14 +28,16 @@ class Example:
     before: str
     after: str | None
     refused: str | None
+    config: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Rule:
     """What one file says about the classes it matches; all code in it is text as `ast.unparse` writes it.
 
-    `refuse` and `idle` are reasons: the patch would be wrong, or the class is nothing to patch. `attach` are the
-    attributes of the quantizer's config, expressions of `__init__`.
+    `refuse` and `idle` are reasons: the patch would be wrong, or the class is nothing to patch. `unless` are values
+    of config.json with which a refused class is never built. `attach` are the attributes of the quantizer's config,
+    expressions of `__init__`.
     """
 
     file: str
@@ -43,6 +46,7 @@ class Rule:
     examples: tuple[Example, ...]
     contains: tuple[str, ...] = ()
     refuse: str | None = None
+    unless: Mapping[str, Any] = field(default_factory=dict)
     idle: str | None = None
     attach: Mapping[str, str] = field(default_factory=dict)
     site: Place | None = None
@@ -52,6 +56,10 @@ class Rule:
         if node.name not in self.match:
             return False
         return not self.contains or {ast.unparse(each) for each in statements(node)}.issuperset(self.contains)
+
+    def never_built(self, config: Mapping[str, Any]) -> bool:
+        """Whether config.json says that the model doesn't build the class this rule refuses."""
+        return bool(self.unless) and all(config.get(key) == value for key, value in self.unless.items())
 
 
 @dataclass(frozen=True)

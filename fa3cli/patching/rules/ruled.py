@@ -6,6 +6,7 @@ import ast
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, Found, listed
@@ -22,9 +23,16 @@ def rules_of(graph: ClassGraph, rules: Rules) -> dict[str, Rule]:
     return {name: rule for name, rule in found.items() if rule is not None}
 
 
-def apply_rules(source: Source, graph: ClassGraph, found: Found, rules: Mapping[str, Rule]) -> Found:
-    """What the search found, with every class that has a rule as the rule says, in the order of the file."""
-    changed = {name: _ruled(source, graph, name, rule, found.get(name)) for name, rule in rules.items()}
+def apply_rules(
+    source: Source, graph: ClassGraph, found: Found, rules: Mapping[str, Rule], config: Mapping[str, Any]
+) -> Found:
+    """What the search found, with every class that has a rule as the rule says, in the order of the file.
+
+    `config` is config.json, which takes some refusals back.
+    """
+    changed = {
+        name: _ruled(source, graph, name, rule, found.get(name), config) for name, rule in rules.items()
+    }
     both = {**found, **{name: each for name, each in changed.items() if each is not None}}
     return {name: both[name] for name in graph.classes if name in both}
 
@@ -35,8 +43,12 @@ def _ruled(
     name: str,
     rule: Rule,
     found: tuple[AttentionClass, Site | None] | None,
+    config: Mapping[str, Any],
 ) -> tuple[AttentionClass, Site | None] | None:
     node, file = graph.classes[name], Path(rule.file).name
+    if rule.refuse and rule.never_built(config):
+        said = ", ".join(f"{key} is {value}" for key, value in rule.unless.items())
+        return AttentionClass(name, node.lineno, problem=f"never built: {said}", rule=file, idle=True), None
     if rule.refuse:
         problem = str(source.refuse(node, rule.refuse))
         return AttentionClass(name, node.lineno, problem=problem, rule=file), None

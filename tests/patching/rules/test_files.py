@@ -30,6 +30,8 @@ def test_every_kind_of_rule_is_read(tmp_path) -> None:
         ('match = "A"\nrefuse = 1', "refuse must be a text, found 1"),
         ('match = "A"', "must say one thing of refuse, idle, attach or site .* found none"),
         ('match = "A"\nrefuse = "r"\nidle = "i"', "must say one thing .* found refuse and idle"),
+        (IDLE + "unless = {a = 1}", "unless takes back a refusal"),
+        (REFUSE + "unless = 1", "unless must be a table, found 1"),
         (IDLE + "[attach]\n" + ATTACH.partition("[attach]")[2], "must say one thing .* found idle and attach/site"),
         (REFUSE + 'contains = ["x = 1; y = 2"]', "contains must be one whole statement of Python, found 'x = 1; y"),
         (REFUSE + 'contains = ["if a:"]', "contains must be one whole statement"),

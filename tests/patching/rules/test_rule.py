@@ -30,3 +30,11 @@ def test_a_users_rule_beats_a_shipped_one_and_two_of_a_kind_are_an_error(tmp_pat
             UnsupportedError, match=r"two rules match Attention: .*mine\.toml and .*theirs\.toml"
         ):
             both.of(attention)
+
+
+def test_unless_takes_all_its_values_from_config(tmp_path) -> None:
+    found = rule(tmp_path, REFUSE + "unless = { kind = 'full', layers = 2 }\n")
+    assert found.never_built({"kind": "full", "layers": 2, "more": 1})
+    assert not found.never_built({"kind": "full"})
+    assert not found.never_built({})
+    assert not replace(found, unless={}).never_built({})

@@ -17,8 +17,8 @@ UNKNOWN = TEXT.replace("attend(self, a, b, c", "mystery(self, a, b, c").replace(
 )
 
 
-def classes(text: str, used: Rules):
-    return {each.name: each for each in list_source(text, rules=used)}
+def classes(text: str, used: Rules, **config):
+    return {each.name: each for each in list_source(text, rules=used, config=config)}
 
 
 def test_a_refusal_is_listed_and_raised_with_line_reason_and_rule(tmp_path) -> None:
@@ -29,6 +29,15 @@ def test_a_refusal_is_listed_and_raised_with_line_reason_and_rule(tmp_path) -> N
     )  # fmt: skip
     with pytest.raises(UnsupportedError, match=r"modeling\.py:6: too strange \[Attention\]"):
         patch_source(TEXT, rules=used)
+
+
+def test_config_takes_a_refusal_back_and_leaves_the_class_alone(tmp_path) -> None:
+    used = rules(tmp_path, REFUSE.replace('"Attention"', '"Other"') + "unless = { kind = 'full' }\n")
+    with pytest.raises(UnsupportedError, match="too strange"):
+        patch_source(TEXT + OTHER, rules=used, config={"kind": "sparse"})
+    patched = patch_source(TEXT + OTHER, rules=used, config={"kind": "full"})
+    assert [each.name for each in patched.attention] == ["Attention"]
+    assert classes(TEXT + OTHER, used, kind="full")["Other"].problem == "never built: kind is full"
 
 
 def test_an_idle_class_is_listed_and_never_patched(tmp_path) -> None:
