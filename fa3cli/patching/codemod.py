@@ -76,7 +76,7 @@ def patch_source(
     edits += [edit for each in choice.patched for edit in _calls(source, found[each][1])]
     edits += _repair(source, graph) if native_class else []
     text = apply(source.text, edits)
-    ast.parse(text.removeprefix("\ufeff"))
+    compile(text.removeprefix("\ufeff"), name, "exec", dont_inherit=True)
     ordered = tuple(sorted(edits, key=lambda edit: edit.offset))
     classes = tuple(found[each][0] for each in choice.patched)
     digests = {Path(rule.file).name: rule.digest for rule in ruled.values()}

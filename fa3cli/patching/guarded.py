@@ -93,7 +93,12 @@ def _guard(source: Source, parent: ast.AST, line: list[ast.stmt]) -> list[Edit]:
     indent = source.text[source.starts[line[0].lineno - 1] : start]
     opening = "try: "
     if indent.strip():  # it stands on the line of its `if`
-        indent = re.match(r"[ \t]*", source.text[source.starts[parent.lineno - 1] :]).group() + "    "
+        indent = (
+            re.match(
+                r"[ \t]*", source.text[source.starts[getattr(parent, "lineno", line[0].lineno) - 1] :]
+            ).group()
+            + "    "
+        )
         opening = f"{newline}{indent}{opening}"
     gap = "" if source.text[:end].endswith(("\n", "\r")) else newline
     return [Edit(start, "", opening), Edit(end, "", f"{gap}{indent}except ImportError: raise{newline}")]

@@ -34,9 +34,12 @@ def absolute_imports(source: Source, package: str | None) -> list[Edit]:
                 raise source.refuse(node, f"the import reaches {node.level} levels up, out of {package}")
             target = ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [node.module])])
             start, end = source.start(node), source.end(node)
-            # Between the two keywords stand dots, blanks, line continuations and the dotted name only.
-            written = re.match(r"from[\s\\]*([.\s\\]*[.][\w.]*)", source.text[start:end])
-            edits.append(Edit(start + written.start(1), written.group(1), target))
+            # What stands between the two keywords, which may touch the dots: `from..utils import x`, `from .import y`.
+            written = re.match(r"from(.*?)\bimport\b", source.text[start:end], re.DOTALL)
+            before, after = re.match(r"([\s\\]*)[^\\]*?([\s\\]*)\Z", written.group(1), re.DOTALL).groups()
+            edits.append(
+                Edit(start + written.start(1), written.group(1), f"{before or ' '}{target}{after or ' '}")
+            )
     return edits
 
 
@@ -52,5 +55,6 @@ def quantizer_import(source: Source, quantizer: str) -> Edit:
     ]
     if not imports:
         raise source.refuse(source.tree, "found no import statement: this is not a modeling file")
+    source.indent(imports[0])  # nothing may stand in front of it
     lines = "".join(line + source.newline for line in (*_IMPORT_LINES[quantizer], ""))
     return Edit(source.line_start(imports[0]), "", lines)

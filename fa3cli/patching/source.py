@@ -54,8 +54,11 @@ class Source:
         return after
 
     def indent(self, node: ast.stmt) -> str:
-        """The white space in front of a statement."""
-        return self.text[self.line_start(node) : self.start(node)]
+        """The white space in front of a statement; refuses a statement with another one in front of it."""
+        before = self.text[self.line_start(node) : self.start(node)]
+        if before.strip():
+            raise self.refuse(node, "cannot insert after a statement that shares its line with another")
+        return before
 
     def refuse(self, node: ast.AST, reason: str, hint: str | None = None) -> UnsupportedError:
         """An error that names file and line of `node` and the reason."""

@@ -92,7 +92,7 @@ a = torch.cat(self.q(x), dim=-1)
 low, rot = self.down(x)
 if past is not None:
     low, rot = past.update(low, rot, self.layer_idx)
-b, c = self.up(low, rot)
+b, c = self.up_proj(low, rot)
 # HERE a b c
 out, _ = eager_attention_forward(self, a, b, c, mask)
 return out

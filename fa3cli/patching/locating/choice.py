@@ -115,6 +115,8 @@ def _split_family(
             error = UnsupportedError(f"{found[name][0].problem} [{name}]")
             # A rule has a better reason than that something wasn't understood.
             refused.insert(0 if found[name][0].rule else len(refused), error)
+    if skipped and not patched:
+        refused.append(UnsupportedError(f"{found[skipped[0]][0].problem} [{skipped[0]}]"))
     if refused:
         raise refused[0]
     return patched, skipped

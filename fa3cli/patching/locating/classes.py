@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.locating.cores import Core
+from fa3cli.patching.locating.cores import KERNELS, Core
 from fa3cli.patching.locating.final import gives_repeated
 from fa3cli.patching.locating.helpers import all_cores
 from fa3cli.patching.locating.inside import locate_inside
+from fa3cli.patching.locating.kernels import unknown_kernel
 from fa3cli.patching.locating.locate import ROLES, Site, locate
 from fa3cli.patching.locating.repeats import mark_calls
 from fa3cli.patching.locating.views import callee
@@ -65,7 +66,7 @@ class ClassGraph:
 
     def method(self, name: str, method: str, inherited: bool = True) -> tuple[str, ast.FunctionDef] | None:
         """The method a class has, and the class of the file that defines it."""
-        for node in self.classes[name].body:
+        for node in reversed(self.classes[name].body):
             if isinstance(node, ast.FunctionDef) and node.name == method:
                 return name, node
         found = (self.method(base, method) for base in self.bases(name)) if inherited else ()
@@ -103,6 +104,8 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
     """Every class of the file that computes softmax attention, with the place for the calls in its own forward."""
     found = {}
     mark_calls(source.tree, gives_repeated)
+    # What a class calls of the file's own is looked at where it is defined.
+    known = {*graph.functions, *graph.classes, *KERNELS}
     for name, node in graph.classes.items():
         forward = graph.method(name, "forward", inherited=False)
         if forward is None:
@@ -110,6 +113,10 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
         is_flash = False
         try:
             cores = all_cores(forward[1], partial(graph.method, name), source.refuse)
+            if kernel := unknown_kernel(node, cores, known):
+                raise source.refuse(
+                    kernel, f"{name} calls {callee(kernel)}, which may be attention fa3 doesn't know"
+                )
             if not cores:
                 if _looks_like_attention(graph, node):
                     raise source.refuse(node, f"{name} computes attention in a way fa3 can't follow")

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from fa3cli.patching.locating.flow import assigned, linear, parents, simple_statements, used_names
 from fa3cli.patching.locating.views import callee
 
-__all__ = ["Core", "find_cores"]
+__all__ = ["KERNELS", "Core", "find_cores"]
 
 # ALL_ATTENTION_FUNCTIONS, or up to transformers 4.49 a file's own GPTNEOX_ATTENTION_FUNCTION
 _DISPATCHER = re.compile(r"\w+_ATTENTION_FUNCTIONS?|eager_attention_forward")
 _FLASH = {"_flash_attention_forward", "flash_attn_func"}
+# What is a core wherever it is called.
+KERNELS = _FLASH | {"scaled_dot_product_attention"}
 _PRODUCTS = {"matmul", "bmm", "baddbmm"}
 
 Refuse = Callable[[ast.AST, str], Exception]
@@ -37,15 +39,27 @@ def find_cores(function: ast.FunctionDef, refuse: Refuse) -> list[Core]:
     """All cores of a function, in the order of the text, helpers of its class not followed."""
     cores = []
     dispatched = _dispatched_names(function)
+    nested = _nested(function)
     for statement in simple_statements(function.body):
         for call in ast.walk(statement):
             if isinstance(call, ast.Call):
                 core = _called_core(call, statement, dispatched)
+                if core and id(call) in nested:
+                    raise refuse(
+                        call, "attention is computed in a function within the function, or in a comprehension"
+                    )
                 cores += [core] if core else []
-            if isinstance(call, ast.Call) and _is_softmax(call):
+            if isinstance(call, ast.Call) and _is_softmax(call) and id(call) not in nested:
                 core = _product_core(function, statement, call, refuse)
                 cores += [core] if core else []
     return cores
+
+
+def _nested(function: ast.FunctionDef) -> set[int]:
+    """What stands in scopes of its own in a function, where names may mean something else."""
+    scopes = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.GeneratorExp, ast.SetComp, ast.DictComp)
+    inner = [each for each in ast.walk(function) if isinstance(each, scopes) and each is not function]
+    return {id(node) for each in inner for node in ast.walk(each)}
 
 
 def _dispatched_names(function: ast.FunctionDef) -> set[str]:
@@ -67,7 +81,7 @@ def _dispatched_names(function: ast.FunctionDef) -> set[str]:
 def _called_core(call: ast.Call, statement: ast.stmt, dispatched: set[str]) -> Core | None:
     name = _called(call)
     is_dispatch = name in dispatched and not isinstance(call.func, ast.Attribute)
-    if not is_dispatch and name not in _FLASH and name != "scaled_dot_product_attention":
+    if not is_dispatch and name not in KERNELS:
         return None
     has_module = is_dispatch and call.args and getattr(call.args[0], "id", "") == "self"
     positional = call.args[1:] if has_module else call.args

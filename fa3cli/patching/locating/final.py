@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 
 from fa3cli.patching.locating.cores import Refuse
 from fa3cli.patching.locating.flat import Way, way_of
 from fa3cli.patching.locating.flow import assigned, pairs_of, simple_statements
+from fa3cli.patching.locating.repeats import may_repeat
 from fa3cli.patching.locating.views import View, callee, steps, view_of
 
-__all__ = ["check_states", "expanded_above", "gives_repeated", "is_projection", "may_repeat", "still_flat"]
+__all__ = ["check_states", "expanded_above", "gives_repeated", "is_cache", "is_projection", "still_flat"]
 
 
 def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) -> dict[str, Way]:
@@ -24,10 +26,9 @@ def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) 
     ):
         raise refuse(body[-1], f"two of q, k, v are one tensor, {states['k'].name.id}")
     for role, view in states.items():
-        if view.axes not in (None, "BHSD") and role not in ways:
-            raise refuse(
-                body[-1], f"{view.name.id} is laid out {view.axes} here, not batch, heads, positions, size"
-            )
+        if view.axes != "BHSD" and role not in ways:
+            layout = f"laid out {view.axes} here" if view.axes else "reshaped before it enters attention"
+            raise refuse(body[-1], f"{view.name.id} is {layout}, not batch, heads, positions, size")
         if role != "q" and (line := expanded_above(body, view.name.id)):
             raise refuse(line, f"the heads of {view.name.id} are, or may be, repeated before it is final")
         if line := still_flat(body, view.name.id):
@@ -37,12 +38,16 @@ def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) 
 
 def expanded_above(body: list[ast.stmt], name: str) -> ast.stmt | None:
     """The statement that repeats a state's heads above the place, but below its cache, or may do so unseen."""
-    made, cached = _history(body, name)
-    for statement, value in made:
-        chain = steps(value, None)
-        unseen = may_repeat(chain[-1].expression, cached)
-        if unseen or any(each.expands for each in chain):
+    above = list(simple_statements(body))
+    cached = {each for statement in above if is_cache(statement) for each in assigned(statement)}
+    for statement in reversed(above):
+        if name not in assigned(statement):
+            continue
+        if is_cache(statement):
+            return None
+        if may_repeat(statement.value, cached, assigned(statement)):
             return statement
+        name = _source(statement, name)
     return None
 
 
@@ -53,40 +58,24 @@ def gives_repeated(function: ast.FunctionDef) -> bool:
     return any(view.expanded or expanded_above(function.body, view.name.id) for view in views)
 
 
-def _history(body: list[ast.stmt], name: str) -> tuple[list[tuple[ast.stmt, ast.expr]], bool]:
-    """The assignments that make a state of one other each, the nearest first, and whether a cache is above them."""
-    made = []
-    for statement in reversed(list(simple_statements(body))):
-        if name not in assigned(statement):
-            continue
-        value = dict(pairs_of(statement)).get(name)
-        source = _one_source(value, name) if value is not None else None
-        if value is not None:
-            made.append((statement, value))
-        if source is None:
-            return made, ".update(" in ast.unparse(statement)
-        name = source
-    return made, False
+def is_cache(statement: ast.stmt) -> bool:
+    """Whether a statement joins states with those of earlier positions."""
+    value = getattr(statement, "value", None)
+    calls = [each for each in ast.walk(value) if isinstance(each, ast.Call)] if value is not None else []
+    return any(re.search("update|cache", callee(each)) or "past" in ast.unparse(each) for each in calls)
 
 
-def _one_source(value: ast.expr, name: str) -> str | None:
-    """The state a value is made of, if that is one."""
+def _source(statement: ast.stmt, name: str) -> str | None:
+    """The state a statement makes `name` of, if that is one."""
+    value = dict(pairs_of(statement)).get(name, statement.value)
     inner = steps(value, None)[-1].expression
     if isinstance(inner, ast.Subscript):
         inner = inner.value
-    if isinstance(inner, ast.Call) and hasattr(inner, "foreign") and inner.args:
+    if isinstance(inner, ast.Call) and inner.args and not isinstance(inner.func, ast.Attribute):
         inner = inner.args[0]
     if isinstance(inner, ast.Name):
         return inner.id
     return name if any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(inner)) else None
-
-
-def may_repeat(value: ast.expr, cached: bool) -> bool:
-    """Whether an index, `x[:, self.index]`, or what a `cached` state is given to, may repeat heads unseen."""
-    index = value.slice if isinstance(value, ast.Subscript) else None
-    parts = index.elts if isinstance(index, ast.Tuple) else []
-    picks = any(isinstance(each, (ast.Name, ast.Attribute, ast.Call)) for each in parts)
-    return picks or (cached and getattr(value, "foreign", False))
 
 
 def still_flat(body: list[ast.stmt], name: str) -> ast.stmt | None:

@@ -9,6 +9,7 @@ __all__ = [
     "assigned",
     "blocks",
     "linear",
+    "only_in_training",
     "pairs_of",
     "parents",
     "simple_statements",
@@ -25,7 +26,6 @@ _ABOUT_A_TENSOR = {
     "size",
     "dim",
     "numel",
-    "type",
     "stride",
     "is_contiguous",
 }
@@ -77,8 +77,14 @@ def targets(statement: ast.stmt) -> list[ast.expr]:
 
 
 def assigned(statement: ast.stmt) -> set[str]:
-    """The names an assignment assigns to."""
-    return {each.id for each in targets(statement) if isinstance(each, ast.Name)}
+    """The names a statement assigns to, with `:=` too."""
+    names = {part.id for each in targets(statement) for part in ast.walk(each) if _is_stored(part)}
+    inner = [] if blocks(statement) else ast.walk(statement)
+    return names | {each.target.id for each in inner if isinstance(each, ast.NamedExpr)}
+
+
+def _is_stored(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
 
 
 def pairs_of(statement: ast.stmt) -> list[tuple[str, ast.expr]]:
@@ -109,3 +115,16 @@ def _asks_only(parent: ast.AST | None) -> bool:
     if isinstance(parent, ast.Compare):
         return all(isinstance(each, (ast.Is, ast.IsNot)) for each in parent.ops)
     return isinstance(parent, ast.Call) and getattr(parent.func, "id", "") in ("isinstance", "len")
+
+
+def only_in_training(node: ast.AST, parent_of: dict[ast.AST, ast.AST]) -> bool:
+    """Whether an `if ... and self.training` is around a node, which is in its body."""
+    while node in parent_of:
+        above = parent_of[node]
+        if isinstance(above, ast.If) and node in above.body:
+            tests = above.test.values if isinstance(above.test, ast.BoolOp) else [above.test]
+            is_and = not isinstance(above.test, ast.BoolOp) or isinstance(above.test.op, ast.And)
+            if is_and and any(ast.unparse(each) == "self.training" for each in tests):
+                return True
+        node = above
+    return False

@@ -9,17 +9,19 @@ from __future__ import annotations
 import ast
 
 from fa3cli.patching.locating.cores import Core, Refuse
-from fa3cli.patching.locating.final import expanded_above, is_projection, may_repeat, still_flat
+from fa3cli.patching.locating.final import expanded_above, is_projection, still_flat
 from fa3cli.patching.locating.flow import (
     assigned,
     blocks,
     linear,
+    only_in_training,
     pairs_of,
     parents,
     simple_statements,
     used_names,
 )
 from fa3cli.patching.locating.locate import ROLES, Site
+from fa3cli.patching.locating.repeats import may_repeat
 from fa3cli.patching.locating.views import steps
 
 __all__ = ["locate_inside"]
@@ -70,7 +72,7 @@ def _has_heads(role: str, above: list[ast.stmt], expression: ast.expr) -> bool:
         return False
     if isinstance(expression, ast.Name):
         return not still_flat(above, expression.id)
-    return not is_projection(expression) and not may_repeat(expression, cached=True)
+    return not is_projection(expression) and not may_repeat(expression, names)
 
 
 def _always_before(function: ast.FunctionDef, above: ast.stmt, statement: ast.stmt) -> bool:
@@ -100,24 +102,11 @@ def _refuse_other_attention(
     } - {"self"}
     known = {id(each) for core in cores for each in linear(function.body, core.statements["v"])}
     for statement in simple_statements(function.body):
-        if id(statement) in known or _only_in_training(statement, parent_of):
+        if id(statement) in known or only_in_training(statement, parent_of):
             continue
         reads = {name.id for name in used_names(statement, parent_of)}
         if len(reads & names) > 1:
             raise refuse(statement, "the states are used in a branch without attention that fa3 knows")
-
-
-def _only_in_training(node: ast.AST, parent_of: dict[ast.AST, ast.AST]) -> bool:
-    """Whether an `if ... and self.training` is around a node, which is in its body."""
-    while node in parent_of:
-        above = parent_of[node]
-        if isinstance(above, ast.If) and node in above.body:
-            tests = above.test.values if isinstance(above.test, ast.BoolOp) else [above.test]
-            is_and = not isinstance(above.test, ast.BoolOp) or isinstance(above.test.op, ast.And)
-            if is_and and any(ast.unparse(each) == "self.training" for each in tests):
-                return True
-        node = above
-    return False
 
 
 def _in_loop(function: ast.FunctionDef, statement: ast.stmt) -> bool:

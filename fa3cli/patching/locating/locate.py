@@ -84,7 +84,9 @@ def entry(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Track
     boundaries, stop = _climb(walk)
     if stop >= 0 or set(boundaries[0]) != set(ROLES):
         raise refuse(function.body[stop], f"{function.name} changes a state before it enters attention")
-    _below_other_readers(walk, -1)
+    reader = _below_other_readers(walk, -1)
+    if reader >= 0:
+        raise refuse(function.body[reader], f"{function.name} uses a state for more than attention")
     return boundaries[0]
 
 
@@ -194,6 +196,10 @@ def _below_other_readers(walk: _Walk, stop: int) -> int:
                 if index >= first:
                     raise walk.refuse(
                         name, f"{name.id} is used outside attention, which would see it quantized"
+                    )
+                if any(isinstance(each, ast.Return) for each in ast.walk(walk.function.body[index])):
+                    raise walk.refuse(
+                        name, f"{name.id} is used in a branch that returns without attention fa3 knows"
                     )
                 return index
     return stop

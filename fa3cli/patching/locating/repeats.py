@@ -1,21 +1,26 @@
-"""Other ways than repeat_kv to repeat the heads of a state: concatenation with itself, einops, functions of the file."""
+"""What repeats the heads of a state: methods and functions of torch, einops, concatenation, functions of the file."""
 
 from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 
-__all__ = ["mark_calls", "repeated"]
+__all__ = ["EXPAND", "mark_calls", "may_repeat", "repeated"]
 
+EXPAND = {
+    "repeat_kv", "repeat_interleave", "repeat", "expand", "expand_as", "broadcast_to", "tile",
+    "index_select", "gather", "take_along_dim",
+}  # fmt: skip
 _JOINS = {"cat", "concat", "concatenate", "stack"}
 
 
 def repeated(expression: ast.expr) -> ast.expr | None:
-    """The state whose heads an expression repeats; None if it isn't known to."""
+    """The state whose heads a call repeats that isn't one of EXPAND; None if it isn't known to."""
     if not isinstance(expression, ast.Call) or not expression.args:
         return None
-    name, first = getattr(expression.func, "attr", getattr(expression.func, "id", "")), expression.args[0]
+    name, first = _called(expression), expression.args[0]
     if getattr(expression, "repeats_heads", False):
         return first
     if name in _JOINS:
@@ -24,24 +29,55 @@ def repeated(expression: ast.expr) -> ast.expr | None:
     return first if name == "repeat" and is_pattern else None
 
 
-def mark_calls(tree: ast.Module, expanding: Callable[[ast.FunctionDef], bool]) -> None:
-    """Mark every call of a function or method of the file that gives its first argument back with repeated heads.
+def may_repeat(value: ast.AST, cached: Collection[str] = (), own: Collection[str] = ()) -> bool:
+    """Whether something in a value repeats heads, or may do so unseen: a function from elsewhere that is given a `cached`
+    state, or one of the file that repeats anything and gives a state back under its `own` name.
 
-    `expanding` says so of a function. Calls of functions and modules from elsewhere are marked as `foreign`.
+    Latent attention repeats a part of its keys: what is joined with something else doesn't count.
+    """
+    if isinstance(value, ast.Call):
+        if _called(value) in _JOINS and repeated(value) is None:
+            return False
+        if _called(value) in EXPAND or repeated(value) is not None:
+            return True
+        given = {each.id for each in value.args if isinstance(each, ast.Name)}
+        if getattr(value, "foreign", False) and given & {*cached}:
+            return True
+        if getattr(value, "mentions_repeats", False) and given & {*own}:
+            return True
+    if isinstance(value, ast.Subscript) and _picks(value.slice):
+        return True
+    return any(may_repeat(each, cached, own) for each in ast.iter_child_nodes(value))
+
+
+def mark_calls(tree: ast.Module, expanding: Callable[[ast.FunctionDef], bool]) -> None:
+    """Mark the calls of functions of the file that give their first argument back with repeated heads.
+
+    `expanding` says so of a function. Also marked are calls of functions that repeat anything at all, and (`foreign`)
+    of functions and modules from elsewhere; a norm or a projection repeats nothing.
     """
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     repeating = {function.name for function in functions if expanding(function)}
+    mentioning = {function.name for function in functions if may_repeat(function)}
     known = {function.name for function in functions} | set(dir(builtins))
     known |= {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
     for call in ast.walk(tree):
         if isinstance(call, ast.Call):
             own = isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") == "self"
-            name = call.func.attr if own else getattr(call.func, "id", "")
+            name = _called(call) if own or isinstance(call.func, ast.Name) else ""
             call.repeats_heads = name in repeating
-            # A norm of a library keeps the heads it is given.
-            call.foreign = (
-                (own or isinstance(call.func, ast.Name)) and name not in known and "norm" not in name
-            )
+            call.mentions_repeats = name in mentioning
+            call.foreign = bool(name) and name not in known and not re.search("norm|proj", name)
+
+
+def _called(call: ast.Call) -> str:
+    return getattr(call.func, "attr", getattr(call.func, "id", ""))
+
+
+def _picks(index: ast.expr) -> bool:
+    """Whether an index, `x[:, self.index]`, may pick heads more than once."""
+    parts = index.elts if isinstance(index, ast.Tuple) else []
+    return any(isinstance(each, (ast.Name, ast.Attribute, ast.Call, ast.List)) for each in parts)
 
 
 def _only_part(parts: ast.expr) -> ast.expr | None:

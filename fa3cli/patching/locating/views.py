@@ -5,13 +5,12 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-from fa3cli.patching.locating.repeats import repeated
+from fa3cli.patching.locating.repeats import EXPAND, repeated
 
 __all__ = ["Step", "View", "callee", "steps", "view_of"]
 
 # Methods and functions of torch; None as new layout means: the axes can't be followed through it.
 _KEEP_AXES = {"contiguous", "to", "float", "half", "bfloat16", "type", "type_as", "clone", "pad"}
-_EXPAND = {"repeat_kv", "repeat_interleave", "repeat", "expand", "expand_as", "index_select", "tile"}
 _RESHAPE = {"view", "reshape", "unsqueeze", "squeeze", "flatten", "unflatten"}
 # Three axes come from four by joining batch and heads; what other reshapes do to the axes isn't known.
 _BEFORE_JOIN = {"NSD": "BHSD", "NDS": "BHDS"}
@@ -48,7 +47,10 @@ def view_of(expression: ast.expr, axes: str | None) -> View | None:
     last = chain[-1]
     if not isinstance(last.expression, ast.Name):
         return None
-    return View(last.expression, last.axes, any(each.expands for each in chain))
+    expanded = any(each.expands for each in chain)
+    # Heads are repeated along an axis of their own, which goes again: x[:, :, None].expand(...).reshape(...)
+    whole = axes if expanded and last.axes is None and axes == "BHSD" else last.axes
+    return View(last.expression, whole, expanded)
 
 
 def steps(expression: ast.expr, axes: str | None) -> list[Step]:
@@ -75,7 +77,7 @@ def _inner(expression: ast.expr, axes: str | None) -> tuple[ast.expr, str | None
         return None
     if operation in _KEEP_AXES:
         return tensor, axes, False
-    if operation in _EXPAND:
+    if operation in EXPAND:
         return tensor, axes if operation in ("repeat_kv", "repeat_interleave") else None, True
     if operation in _RESHAPE:
         return tensor, _BEFORE_JOIN.get(axes), False

@@ -17,7 +17,7 @@ from fa3cli.patching.locating.views import view_of
         ("nn.functional.pad(x, [0, 8])", "BHSD", "BHSD", False),
         ("repeat_kv(x, 4)", "BHSD", "BHSD", True),
         ("x.repeat_interleave(4, dim=1)", "BHSD", "BHSD", True),
-        ("x[:, :, None].expand(b, h, 4, s, d).reshape(b, 4 * h, s, d)", "BHSD", None, True),
+        ("x[:, :, None].expand(b, h, 4, s, d).reshape(b, 4 * h, s, d)", "BHSD", "BHSD", True),
         ("x.view(b * h, s, d)", "NSD", "BHSD", False),
         ("x.view(n, s)", "BSD", None, False),
         ("x.transpose(dim, 2)", "BHSD", None, False),

@@ -1,0 +1,40 @@
+"""Attention kernels fa3 doesn't know: a class that calls one beside its cores would be patched in part."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from fa3cli.patching.locating.cores import Core
+from fa3cli.patching.locating.flow import only_in_training, parents
+from fa3cli.patching.locating.views import callee
+
+__all__ = ["unknown_kernel"]
+
+_KERNEL = re.compile(r"attention|attn|flash|sdpa")
+# Masks, questions, and classes, whose own forward is looked at.
+_NO_KERNEL = re.compile(r"mask|^_?(is|get|has|supports?|prepare|create|check|warn)_|^[A-Z]|class|norm|pad")
+
+
+def unknown_kernel(node: ast.ClassDef, cores: list[Core], known: set[str]) -> ast.Call | None:
+    """A call in a class that looks like attention on three tensors and is none of its cores, nor of the functions known."""
+    parent_of = parents(node)
+    inside = {
+        id(each) for core in cores for role in core.statements for each in ast.walk(core.statements[role])
+    }
+    for call in ast.walk(node):
+        if not isinstance(call, ast.Call) or id(call) in inside or callee(call) in known:
+            continue
+        name = callee(call)
+        looks = _KERNEL.search(name) and not _NO_KERNEL.search(name)
+        own = isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value).startswith(
+            ("self", "super")
+        )
+        if looks and not own and _takes_three(call) and not only_in_training(call, parent_of):
+            return call
+    return None
+
+
+def _takes_three(call: ast.Call) -> bool:
+    starred = any(isinstance(each, ast.Starred) for each in call.args)
+    return starred or len(call.args) + len(call.keywords) >= 3
