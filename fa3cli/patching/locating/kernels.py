@@ -23,18 +23,16 @@ def unknown_kernel(node: ast.ClassDef, cores: list[Core], known: set[str]) -> as
         id(each) for core in cores for role in core.statements for each in ast.walk(core.statements[role])
     }
     for call in ast.walk(node):
-        if not isinstance(call, ast.Call) or id(call) in inside or callee(call) in known:
+        if not isinstance(call, ast.Call) or id(call) in inside:
             continue
-        name = callee(call)
+        name, starred = callee(call), any(isinstance(each, ast.Starred) for each in call.args)
+        if name in known and not starred:
+            continue
         looks = _KERNEL.search(name) and not _NO_KERNEL.search(name)
         own = isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value).startswith(
             ("self", "super")
         )
-        if looks and not own and _takes_three(call) and not only_in_training(call, parent_of):
+        takes_three = starred or len(call.args) + len(call.keywords) >= 3
+        if looks and not own and takes_three and not only_in_training(call, parent_of):
             return call
     return None
-
-
-def _takes_three(call: ast.Call) -> bool:
-    starred = any(isinstance(each, ast.Starred) for each in call.args)
-    return starred or len(call.args) + len(call.keywords) >= 3
