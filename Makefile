@@ -1,14 +1,16 @@
-# make demo      patch, quantize and verify the shipped model
-# make test      the tests
-# make versions  the tests that run models under other transformers versions
+# make demo              patch, quantize and verify the shipped model
+# make test              the tests
+# make versions          the tests that run models under other transformers versions
+# make supported-models  docs/supported-models.md: every model type under every VERSIONS (or these TYPES only)
 # Each sets up what it needs: Python 3.10 or newer with venv is all that must be there.
 
 PYTHON ?= python3
 BIN := .venv/bin
-VERSIONS := 4.43.1 4.57.6 5.23.0
+SAMPLED := 4.43.1 4.57.6 5.23.0
+VERSIONS ?= 4.43.1 4.46.3 4.48.3 4.51.3 4.53.3 4.57.6 5.0.0 5.23.0
 DEMO := build/demo/qwen2-tiny
 
-.PHONY: demo test versions lint clean
+.PHONY: demo test versions supported-models lint clean
 
 demo: .venv/ready
 	rm -rf build/demo && mkdir -p build/demo
@@ -20,8 +22,11 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2
 
-versions: .venv/ready $(VERSIONS:%=.venvs/%/ready)
+versions: .venv/ready $(SAMPLED:%=.venvs/%/ready)
 	$(BIN)/python -m pytest -m versions
+
+supported-models: .venv/ready $(VERSIONS:%=.venvs/%/ready)
+	$(BIN)/python -m tests.patching.matrix --versions $(VERSIONS) --types $(TYPES)
 
 lint: .venv/ready
 	$(BIN)/ruff check fa3cli tests benchmarks

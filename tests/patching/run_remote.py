@@ -1,7 +1,7 @@
 """Models that bring their own code, native and patched, in two processes.
 
-python run_remote.py native  FOLDER SAMPLE...     make the models, keep their logits
-python run_remote.py patched FOLDER SAMPLE...     patch them, run them, compare; one json object on stdout
+python -m tests.patching.run_remote native  FOLDER SAMPLE...    make the models, keep their logits
+python -m tests.patching.run_remote patched FOLDER SAMPLE...    patch them, run them, compare; one json object on stdout
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from matrix import load, logits
-from remote_samples import write
 from safetensors.torch import save_file
+
+from tests.patching.matrix.forwards import answer
+from tests.patching.matrix.native import load
+from tests.patching.remote_samples import write
 
 
 def run_native(sample: str, root: Path) -> str:
@@ -68,6 +70,11 @@ def run_patched(sample: str, root: Path, output: Path | None) -> dict:
         "equal": sorted(key for key in native if torch.equal(native[key], plain[key])),
         "equal, changed": sorted(key for key in native if torch.equal(native[key], changed[key])),
     }
+
+
+def logits(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Those of one prompt without a cache, and of single tokens with one."""
+    return {way: answer(model, way)["logits"] for way in ("plain", "cached")}
 
 
 def main() -> None:

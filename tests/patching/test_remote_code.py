@@ -5,12 +5,14 @@ import pytest
 from tests.patching.remote_samples import SAMPLES
 from tests.patching.test_versions import VERSIONS, run
 
+RUN = "tests.patching.run_remote"
+
 
 @pytest.mark.versions
 @pytest.mark.parametrize("version", VERSIONS)
 def test_patched_models_compute_what_native_ones_do(version: str, tmp_path) -> None:
-    assert set(run(version, "native", tmp_path, *SAMPLES, script="run_remote.py")) == set(SAMPLES)
-    patched = run(version, "patched", tmp_path, *SAMPLES, script="run_remote.py")
+    assert set(run(version, RUN, "native", tmp_path, *SAMPLES)) == set(SAMPLES)
+    patched = run(version, RUN, "patched", tmp_path, *SAMPLES)
     for sample in SAMPLES:
         for done in patched[sample]:  # as a folder of links, and in place
             assert done == {
