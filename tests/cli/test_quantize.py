@@ -289,7 +289,7 @@ def command(*arguments: object, python: str | Path = sys.executable) -> list[str
 
 
 def test_an_interrupt_exits_130_and_leaves_nothing(qwen2_tiny: Path) -> None:
-    lines = write_lines(qwen2_tiny.parent / "calib.jsonl", token_ids(*[400] * 40, vocab=2048))
+    lines = write_lines(qwen2_tiny.parent / "calib.jsonl", token_ids(*[400] * 240, vocab=2048))
     before = snapshot(qwen2_tiny.parent)
     run = subprocess.Popen(
         command("quantize", qwen2_tiny, "--calib", lines),
