@@ -40,9 +40,9 @@ class Version:
 def outcome(native: dict[str, Any], patched: dict[str, Any]) -> Outcome:
     """Judge the results of the two sides."""
     runs = [native[each] for each in ("eager", "sdpa") if each in native]
-    failed = [each["errors"] for each in runs if "plain" in each["errors"]]
-    if "error" in native or failed:
-        return Outcome("unmade", reason=native.get("error") or failed[0]["plain"])
+    failed = [each["errors"]["plain"] for each in runs if "plain" in each["errors"]]
+    if "error" in native or len(failed) == len(runs):
+        return Outcome("unmade", reason=native.get("error") or failed[0])
     own = "own" if any(each["own"] for each in runs) else "none"
     attention = "composite" if native["parts"] else own
     if "refused" in patched:

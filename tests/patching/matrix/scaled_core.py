@@ -76,7 +76,8 @@ class Cores(TorchFunctionMode):
         if name == "softmax" and _is_over_keys(result, *args[1:2], **kwargs):
             self._found_softmax(frame)
             self._scores, self._weights = None, self._scores or self._weights
-        elif name == "logsumexp":  # instead of a softmax, or before one
+        elif name == "logsumexp" and self._scores:  # instead of a softmax, or before one
+            self._found_owner(frame)
             self._weights = self._scores
         return result
 
@@ -106,7 +107,7 @@ class Cores(TorchFunctionMode):
             if kind == "scores":
                 return self._scaled(left, "q"), self._scaled(right.mT, "k").mT
             return left, self._scaled(right, "v") if kind == "context" else right
-        # Scores are (.., S, D) x (.., D, T), the context (.., S, T) x (.., T, D): of these only T is one of LENGTHS.
+        # Scores are (.., S, D) x (.., D, T), the context (.., S, T) x (.., T, D): T is one of LENGTHS, D never is.
         if left.dim() == right.dim() >= 3:
             size, length = left.shape[-1], right.shape[-1]
             if length in LENGTHS and size not in (1, *LENGTHS):
@@ -130,8 +131,11 @@ class Cores(TorchFunctionMode):
         self.cores += 1
         self._scores = self._weights = None
 
-    def _found_softmax(self, frame: FrameType | None) -> None:
+    def _found_softmax(self, frame: FrameType) -> None:
         self.softmaxes += 1
+        self._found_owner(frame)
+
+    def _found_owner(self, frame: FrameType | None) -> None:
         while frame is not None and not _is_of_a_model(frame.f_locals.get("self")):
             frame = frame.f_back
         if frame is not None:

@@ -41,6 +41,15 @@ _MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 # A type with other than its default settings, beside the type itself.
 VARIANTS = {"big_bird+original_full": {"attention_type": "original_full"}}
+# Types that can't be run by themselves.
+_WHOLE = "AutoModelForCausalLM gives its decoder's class the config of the whole model, which that can't take"
+_DRAFT = "drafts for another model, whose keys and values it has to be given"
+IMPOSSIBLE = {
+    "musicgen": _WHOLE,
+    "musicgen_melody": _WHOLE,
+    "gemma4_assistant": _DRAFT,
+    "gemma4_unified_assistant": _DRAFT,
+}
 # What a type needs besides, or instead; None leaves a size as it is by default.
 SPECIAL: dict[str, dict[str, Any]] = {
     **{name: {"num_key_value_heads": 4} for name in (*_LATENT.split(), "bailing_hybrid", "gpt_neox", "persimmon")},
@@ -50,6 +59,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "cpmant": {"prompt_length": 1, "dim_head": 16, "dim_ff": 96},
     "dbrx": {"attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
              "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2}},
+    "dots3_note_audio_encoder": {"adapter_input_size": 64, "adapter_out_dim": 64},
+    "dots3_note_vision_encoder": {"num_hidden_layers": 42, "adapter_in_dim": 64, "adapter_out_dim": 64},
     "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2, "alibi": False},
     "falcon_h1": {"layer_types": None, "mamba_d_ssm": 128, "mamba_n_groups": 1, **_MAMBA},
     "gemma3n_text": {"num_hidden_layers": 5, "num_kv_shared_layers": 0, "intermediate_size": 96,
@@ -97,6 +108,8 @@ def make(model_type: str, folder: Path) -> torch.nn.Module:
     """Write a tiny random model of a type, with the config the type has even where only a part of it is built."""
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+    if model_type in IMPOSSIBLE:
+        raise ValueError(IMPOSSIBLE[model_type])
     kind = CONFIG_MAPPING[model_type.split("+")[0]]
     # pad_token_id: transformers 5.0.0 forgets to set it for some types.
     config = kind(**{"pad_token_id": 0, **_small(kind()), **VARIANTS.get(model_type, {})})
