@@ -298,7 +298,7 @@ def test_an_interrupt_exits_130_and_leaves_nothing(qwen2_tiny: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         # A shell's background jobs, such as a CI run, ignore interrupts, and so would what they start.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     partial = Path(f"{qwen2_tiny}-w8a8-fa3.partial")
     while not partial.exists() and run.poll() is None:
