@@ -54,7 +54,7 @@ def test_a_run_that_can_not_begin_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("native", "patched", "expected"),
     [
-        ({"error": "no torch"}, {}, Outcome("unmade", "unknown", "no torch")),
+        ({"error": "no such key (auto.py:12)"}, {}, Outcome("unmade", "unknown", "no such key")),
         ({"eager": {**RUN, "errors": {"plain": "no"}}, "parts": []}, {}, Outcome("unmade", "unknown", "no")),
         ({"eager": RUN, "parts": []}, {"checks": {"a": None, "b": None}}, Outcome("equal", "own", checks=2)),
         (

@@ -42,7 +42,7 @@ def outcome(native: dict[str, Any], patched: dict[str, Any]) -> Outcome:
     runs = [native[each] for each in ("eager", "sdpa") if each in native]
     failed = [each["errors"]["plain"] for each in runs if "plain" in each["errors"]]
     if "error" in native or len(failed) == len(runs):
-        return Outcome("unmade", reason=native.get("error") or failed[0])
+        return Outcome("unmade", reason=_short_error(native.get("error") or failed[0]))
     own = "own" if any(each["own"] for each in runs) else "none"
     attention = "composite" if native["parts"] else own
     if "refused" in patched:
@@ -92,6 +92,12 @@ def _told(each: Outcome) -> dict[str, Any]:
 
 def _number(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
+
+
+def _short_error(reason: str) -> str:
+    """An error without its place and what to do about it, which differ from version to version."""
+    reason = re.sub(r" \(\w+\.py:\d+\)$", "", reason)
+    return re.sub(r"(?<=was not found in your environment)\..*", "", reason)
 
 
 def _short(reason: str) -> str:
