@@ -8,6 +8,7 @@ from collections.abc import Iterator
 __all__ = [
     "assigned",
     "blocks",
+    "callee",
     "linear",
     "only_in_training",
     "pairs_of",
@@ -48,6 +49,12 @@ def simple_statements(block: list[ast.stmt]) -> Iterator[ast.stmt]:
             yield statement
         for each in inner:
             yield from simple_statements(each)
+
+
+def callee(call: ast.Call) -> str:
+    """The last name of what is called: `torch.matmul(...)` -> `matmul`."""
+    function = call.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def linear(block: list[ast.stmt], pivot: ast.stmt) -> list[ast.stmt]:

@@ -7,6 +7,8 @@ import builtins
 import re
 from collections.abc import Callable, Collection
 
+from fa3cli.patching.locating.flow import callee
+
 __all__ = ["EXPAND", "mark_calls", "may_repeat", "repeated"]
 
 EXPAND = {
@@ -20,7 +22,7 @@ def repeated(expression: ast.expr) -> ast.expr | None:
     """The state whose heads a call repeats that isn't one of EXPAND; None if it isn't known to."""
     if not isinstance(expression, ast.Call) or not expression.args:
         return None
-    name, first = _called(expression), expression.args[0]
+    name, first = callee(expression), expression.args[0]
     if getattr(expression, "repeats_heads", False):
         return first
     if name in _JOINS:
@@ -36,9 +38,9 @@ def may_repeat(value: ast.AST, cached: Collection[str] = (), own: Collection[str
     Latent attention repeats a part of its keys: what is joined with something else doesn't count.
     """
     if isinstance(value, ast.Call):
-        if _called(value) in _JOINS and repeated(value) is None:
+        if callee(value) in _JOINS and repeated(value) is None:
             return False
-        if _called(value) in EXPAND or repeated(value) is not None:
+        if callee(value) in EXPAND or repeated(value) is not None:
             return True
         given = {each.id for each in value.args if isinstance(each, ast.Name)}
         if getattr(value, "foreign", False) and given & {*cached}:
@@ -64,14 +66,10 @@ def mark_calls(tree: ast.Module, expanding: Callable[[ast.FunctionDef], bool]) -
     for call in ast.walk(tree):
         if isinstance(call, ast.Call):
             own = isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") == "self"
-            name = _called(call) if own or isinstance(call.func, ast.Name) else ""
+            name = callee(call) if own or isinstance(call.func, ast.Name) else ""
             call.repeats_heads = name in repeating
             call.mentions_repeats = name in mentioning
             call.foreign = bool(name) and name not in known and not re.search("norm|proj", name)
-
-
-def _called(call: ast.Call) -> str:
-    return getattr(call.func, "attr", getattr(call.func, "id", ""))
 
 
 def _picks(index: ast.expr) -> bool:

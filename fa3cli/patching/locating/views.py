@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
+from fa3cli.patching.locating.flow import callee
 from fa3cli.patching.locating.repeats import EXPAND, repeated
 
 __all__ = ["Step", "View", "callee", "steps", "view_of"]
@@ -33,12 +34,6 @@ class Step:
     expression: ast.expr
     axes: str | None
     expands: bool = False
-
-
-def callee(call: ast.Call) -> str:
-    """The last name of what is called: `torch.matmul(...)` -> `matmul`."""
-    function = call.func
-    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def view_of(expression: ast.expr, axes: str | None) -> View | None:
