@@ -14,14 +14,29 @@ __version__ = "0.1.0"
 logger = logging.getLogger("fa3cli")
 
 _EXPORTS = {
+    "AntiOutlier": "fa3cli.guide.anti_outlier",
+    "AntiOutlierConfig": "fa3cli.guide.configs",
+    "Calibrator": "fa3cli.guide.calibrator",
     "FAQuantizer": "fa3cli.fa_quantizer",
+    "QuantConfig": "fa3cli.guide.configs",
     "patch": "fa3cli.patching",
     "compare": "fa3cli.api",
     "quantize": "fa3cli.api",
     "verify": "fa3cli.api",
 }
 
-__all__ = ["FAQuantizer", "compare", "logger", "patch", "quantize", "verify"]
+__all__ = [
+    "AntiOutlier",
+    "AntiOutlierConfig",
+    "Calibrator",
+    "FAQuantizer",
+    "QuantConfig",
+    "compare",
+    "logger",
+    "patch",
+    "quantize",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -21,15 +21,15 @@ def test_patch_quantize_and_verify_from_python(tmp_path: Path, calib: Path) -> N
     folder = write_model(tmp_path / f"llama-{tmp_path.name}", patched=False)
     fa3cli.patch(folder)
     seen: list[Progress] = []
-    result = fa3cli.quantize(str(folder), calib=calib, progress=seen.append)
+    result = fa3cli.quantize(str(folder), calib=calib, recipe="default", progress=seen.append)
     assert result.output == Path(f"{folder}-w8a8-fa3")
-    assert len(seen) == 3 * 2 + 1
+    assert len(seen) == 3 * (2 + 1)
     assert fa3cli.verify(str(result.output)).ok
-    assert fa3cli.quantize(folder, calib=calib).already_there
+    assert fa3cli.quantize(folder, calib=calib, recipe="default").already_there
 
 
 def test_plan_and_run_of_one_job(tmp_path: Path, calib: Path) -> None:
-    job = api.prepare(write_model(tmp_path / f"llama-{tmp_path.name}"), calib=calib)
+    job = api.prepare(write_model(tmp_path / f"llama-{tmp_path.name}"), calib=calib, recipe="default")
     planned = api.plan(job)
     assert not job.output.exists()
     result = api.run(job)

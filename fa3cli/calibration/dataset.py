@@ -3,33 +3,51 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from fa3cli.errors import InvalidInputError, brief
+from fa3cli.calibration.records import KEYS, LazyTokenizer, token_ids
+from fa3cli.errors import InvalidInputError
 
-__all__ = ["DEFAULT_CALIBRATION", "Sample", "read_samples"]
+__all__ = ["DEFAULT_CALIBRATION", "Sample", "read_samples", "require_fit"]
 
 DEFAULT_CALIBRATION = Path(__file__).parent.parent / "data" / "calibration.jsonl"
-_KEYS = "text, inputs_pretokenized, title/passage/question, messages or input_ids"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Token ids of one line, the line's number in its file, from 1, and whether it was longer."""
+    """What one forward of a causal LM is called with; `origin` says where it stands, `cut` whether it was longer."""
 
-    line: int
-    input_ids: tuple[int, ...]
+    origin: str
+    arguments: Mapping[str, Any]
     cut: bool = False
 
+    @property
+    def tokens(self) -> int:
+        """Number of token ids, padding included."""
+        return self.arguments["input_ids"].numel()
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The tokens that are no padding, bool `[B, S]`; None where all are."""
+        mask = self.arguments.get("attention_mask")
+        if mask is None or mask.shape != self.arguments["input_ids"].shape or mask.all():
+            return None
+        return mask.bool()
+
     def inputs(self, device: torch.device) -> dict[str, Any]:
-        """Return the arguments of a causal LM's forward: a batch of one, without a cache."""
-        return {"input_ids": torch.tensor([self.input_ids], device=device), "use_cache": False}
+        """Return the arguments on `device`, without a cache."""
+        moved = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in self.arguments.items()
+        }
+        return {**moved, "use_cache": False}
 
 
 def read_samples(
@@ -48,28 +66,35 @@ def read_samples(
     empty line, a token outside the vocabulary, or a sample longer than `longest`, the model's positions.
     """
     samples = []
-    tokenizer = _LazyTokenizer(folder, trust_remote_code)
+    tokenizer = LazyTokenizer(folder, trust_remote_code)
     for number, record in islice(_read_records(file), count):
+        origin = f"{file}, line {number}"
         try:
-            whole = _token_ids(record, tokenizer)
+            ids, mask = token_ids(record, tokenizer)
         except (KeyError, TypeError, ValueError) as error:
-            raise InvalidInputError(
-                f"{file}, line {number}: {error}", hint=f"a line holds {_KEYS}"
-            ) from error
-        ids = whole[:max_length]
-        if len(ids) == 0:
-            raise InvalidInputError(f"{file}, line {number}: no tokens", hint="remove the line")
-        if longest is not None and len(ids) > longest:
-            raise InvalidInputError(
-                f"{file}, line {number}: {len(ids)} tokens, but the model takes {longest}",
-                hint=f"cut samples with --max-length {longest}",
-            )
-        if vocab_size is not None and not all(0 <= token < vocab_size for token in ids):
-            raise InvalidInputError(
-                f"{file}, line {number}: a token id is outside the vocabulary of {vocab_size}"
-            )
-        samples.append(Sample(number, tuple(ids), cut=len(ids) < len(whole)))
+            raise InvalidInputError(f"{origin}: {error}", hint=f"a line holds {KEYS}") from error
+        cut = max_length is not None and ids.shape[1] > max_length
+        arguments = {"input_ids": ids[:, :max_length]}
+        if mask is not None:
+            arguments["attention_mask"] = mask[:, :max_length]
+        sample = Sample(origin, arguments, cut)
+        require_fit(sample, longest, vocab_size)
+        samples.append(sample)
     return samples
+
+
+def require_fit(sample: Sample, longest: int | None, vocab_size: int | None) -> None:
+    """Raise InvalidInputError for a sample without tokens, too long for the model, or with tokens it has not."""
+    ids = sample.arguments["input_ids"]
+    if ids.numel() == 0:
+        raise InvalidInputError(f"{sample.origin}: no tokens", hint="remove the line")
+    if longest is not None and ids.shape[-1] > longest:
+        raise InvalidInputError(
+            f"{sample.origin}: {ids.shape[-1]} tokens, but the model takes {longest}",
+            hint=f"cut samples with --max-length {longest}",
+        )
+    if vocab_size is not None and not (ids.min() >= 0 and ids.max() < vocab_size):
+        raise InvalidInputError(f"{sample.origin}: a token id is outside the vocabulary of {vocab_size}")
 
 
 def _read_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -80,7 +105,7 @@ def _read_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise InvalidInputError(f"{file}: cannot be read ({error})") from error
     if not text:
         raise InvalidInputError(
-            f"{file}: empty; expected one json object a line", hint=f"a line holds {_KEYS}"
+            f"{file}: empty; expected one json object a line", hint=f"a line holds {KEYS}"
         )
     for number, line in enumerate(text.split("\n"), start=1):
         try:
@@ -89,73 +114,6 @@ def _read_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise InvalidInputError(f"{file}, line {number}: not json ({error})") from error
         if not isinstance(record, dict):
             raise InvalidInputError(
-                f"{file}, line {number}: expected a json object", hint=f"a line holds {_KEYS}"
+                f"{file}, line {number}: expected a json object", hint=f"a line holds {KEYS}"
             )
         yield number, record
-
-
-def _token_ids(record: dict[str, Any], tokenizer: _LazyTokenizer) -> list[int]:
-    """Turn one record into token ids; raises ValueError, TypeError or KeyError for a record of another form."""
-    if "input_ids" in record:
-        ids = record["input_ids"]
-        if not isinstance(ids, list) or not all(type(token) is int for token in ids):
-            raise TypeError("input_ids is not a list of whole numbers")
-        return ids
-    if "messages" in record:
-        text = _chat_text(record["messages"], tokenizer())
-        return tokenizer()(text, add_special_tokens=False, verbose=False)["input_ids"]
-    text = _text(record)  # a line without any is a broken line, tokenizer or not
-    return tokenizer()(text, verbose=False)["input_ids"]
-
-
-def _chat_text(messages: Any, tokenizer: Any) -> str:
-    """Return a conversation as the tokenizer's chat template writes it, up to where the answer would begin."""
-    if not (isinstance(messages, list) and messages and all(isinstance(each, dict) for each in messages)):
-        raise TypeError("messages is not a list of objects")
-    if not tokenizer.chat_template:  # old transformers versions would make one up
-        raise ValueError("messages need a chat template, and the tokenizer has none")
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template is a program of the model's author: it raises what it likes
-        raise ValueError(f"the chat template cannot be applied ({brief(error)})") from error
-
-
-def _text(record: dict[str, Any]) -> str:
-    """Return a record's text; a BoolQ record becomes the guide's prompt."""
-    boolq = ("title", "passage", "question")
-    if all(key in record for key in boolq):
-        title, passage, question = (_string(record, key) for key in boolq)
-        return f"{title} -- {passage}\nQuestion:{question}?\nAnswer:"
-    for key in ("text", "inputs_pretokenized"):
-        if key in record:
-            return _string(record, key)
-    raise ValueError(f"none of the keys fa3 knows, only {', '.join(map(repr, record)) or 'an empty object'}")
-
-
-def _string(record: dict[str, Any], key: str) -> str:
-    if not isinstance(record[key], str):
-        raise TypeError(f"{key} is not a string")
-    return record[key]
-
-
-class _LazyTokenizer:
-    """The tokenizer of a folder, loaded when the first line needs it: token ids need none."""
-
-    def __init__(self, folder: Path, trust_remote_code: bool) -> None:
-        self._folder, self._trust_remote_code = folder, trust_remote_code
-        self._tokenizer: Callable[..., Any] | None = None
-
-    def __call__(self) -> Any:
-        if self._tokenizer is None:
-            from transformers import AutoTokenizer
-
-            try:
-                self._tokenizer = AutoTokenizer.from_pretrained(
-                    self._folder, local_files_only=True, trust_remote_code=self._trust_remote_code
-                )
-            except Exception as error:  # each transformers version raises others for a missing or broken one
-                raise InvalidInputError(
-                    f"{self._folder}: no tokenizer for text ({brief(error)})",
-                    hint='copy the tokenizer files into the folder, or give token ids: {"input_ids": […]}',
-                ) from error
-        return self._tokenizer

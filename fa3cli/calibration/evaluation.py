@@ -15,9 +15,9 @@ from torch.nn.functional import kl_div, nll_loss
 
 from fa3cli.calibration.checkpoint import Checkpoint
 from fa3cli.calibration.dataset import Sample, read_samples
-from fa3cli.calibration.job import open_model
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
-from fa3cli.calibration.progress import Progress
+from fa3cli.calibration.opening import open_model
+from fa3cli.calibration.progress import Progress, Ticks
 from fa3cli.calibration.streamed_model import StreamedModel
 from fa3cli.errors import InvalidInputError
 from fa3cli.export.layout import WEIGHT_FILE
@@ -66,7 +66,9 @@ def compare(
         vocab_size=float_model.config.vocab_size,
         trust_remote_code=trust_remote_code,
     )
-    samples = [sample for sample in samples if len(sample.input_ids) > 1]  # one token predicts nothing
+    samples = [
+        sample for sample in samples if sample.arguments["input_ids"].shape[1] > 1
+    ]  # one token predicts nothing
     if not samples:
         raise InvalidInputError(f"{text}: no line has two tokens, so there is nothing to predict")
     totals = _Totals()
@@ -102,13 +104,14 @@ def _logits(
         for model, side in zip(models, forwards):
             with model.loaded(model.before_layers):
                 side.start()
+        ticks = Ticks(len(float_model.layers), len(float_model.layers) * len(models) * len(samples), progress)
         for index, layer in enumerate(float_model.layers):
-            for turn, (model, side) in enumerate(zip(models, forwards)):
+            for model, side in zip(models, forwards):
                 with model.loaded(model.of_layer[layer]):
                     for sample in range(len(samples)):
-                        done = turn * len(samples) + sample
-                        progress(Progress(index, len(model.layers), done, len(models) * len(samples)))
+                        ticks.sample_begins()
                         side.advance(sample, index)
+            ticks.layer_ends()
         for model in models:
             stack.enter_context(model.loaded(model.outside))
         for sample, tokens in enumerate(inputs):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fa3cli import __version__
+from fa3cli.calibration.dataset import Sample
 from fa3cli.calibration.job import Job
 from fa3cli.export.folder import companions
 
@@ -20,7 +24,6 @@ def identity(job: Job) -> dict[str, Any]:
     import torch
     import transformers
 
-    ids = json.dumps([sample.input_ids for sample in job.samples])
     headers = json.dumps({name: asdict(info) for name, info in job.model.checkpoint.tensors.items()})
     shards = [_fingerprint(job.folder / file) for file in job.model.checkpoint.files]
     code, beside = sorted(job.folder.glob("*.py")), companions(job.folder)
@@ -29,7 +32,7 @@ def identity(job: Job) -> dict[str, Any]:
         "config": _sha256((job.folder / "config.json").read_bytes()),
         "code": _sha256(*(file.read_bytes() for file in code)),
         "files beside": _sha256(*(part for file in beside for part in (file.name, file.read_bytes()))),
-        "calibration": _sha256(ids),
+        "calibration": _sha256(*(part for sample in job.samples for part in _parts(sample))),
         "settings": json.loads(json.dumps(asdict(job.settings))),
         "dtype": str(job.model.dtype),
         "attn_implementation": str(job.model.config._attn_implementation),
@@ -41,6 +44,12 @@ def identity(job: Job) -> dict[str, Any]:
             "transformers": transformers.__version__,
         },
     }
+
+
+def _parts(sample: Sample) -> Iterator[str]:
+    """Yield a sample's arguments as text."""
+    for name, value in sorted(sample.arguments.items()):
+        yield f"{name}={value.tolist() if isinstance(value, Tensor) else value}"
 
 
 def _fingerprint(file: Path) -> str:

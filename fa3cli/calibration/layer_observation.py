@@ -1,77 +1,101 @@
-"""Watches one decoder layer while the samples pass, and turns what was seen into quantization parameters."""
+"""Watches one decoder layer while the samples pass, and says which ranges it saw."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from fa3cli.calibration.attention_error import signal_to_noise
+from fa3cli.calibration.linear_inputs import LinearInputs
+from fa3cli.calibration.masking import real_states
+from fa3cli.calibration.parameters import LayerParameters, Range
+from fa3cli.calibration.recorded_call import RecordedCall
 from fa3cli.errors import InvalidInputError, UnsupportedError
-from fa3cli.fa_quantizer import FAQuantizer
 from fa3cli.numerics.fallback_score import fallback_score
+from fa3cli.observers import RangeObserver
 from fa3cli.observers.head_range import HeadRange
-from fa3cli.observers.input_range import InputRange
-from fa3cli.quantization.attention import quantize_heads
-from fa3cli.quantization.linear import quantize_linear
+from fa3cli.quantization.reference_linear import fake_quantize_weight
+from fa3cli.quantization.settings import QuantSettings
 
 __all__ = ["LayerObservation"]
 
 
 class LayerObservation:
-    """Observers on some linears and attention modules; attached within the `with` block.
+    """Observers on the linears and attention modules of a layer, within the `with` block.
 
-    The first sample also gives each attention module its `scores` for fa_amp, if `score` asks for it.
+    Where the settings ask for the reference's numerics, its linears run quantized meanwhile. `see` names the sample
+    on its way; the first one also gives each attention module the score fa_amp wants.
     """
 
     def __init__(
-        self, linears: Mapping[str, nn.Linear], attentions: Mapping[str, FAQuantizer], *, score: bool
+        self,
+        observers: Mapping[str, RangeObserver],
+        linears: Mapping[str, nn.Linear],
+        attentions: Mapping[str, nn.Module],
+        settings: QuantSettings,
     ) -> None:
-        self.inputs = {name: InputRange() for name in linears}
-        self.heads = {name: {role: HeadRange(role) for role in "qkv"} for name in attentions}
-        self.scores: dict[str, float] = {}
-        self._linears, self._attentions, self._score = dict(linears), dict(attentions), score
-        self._last_input: Tensor | None = None
-        self._last_bounds: Tensor | None = None
+        self.inputs = LinearInputs(linears, observers, fake=settings.reference)
+        self.heads = {name: {role: HeadRange() for role in "qkv"} for name in attentions}
+        self._linears, self._attentions, self._settings = linears, attentions, settings
+        self._scores: dict[str, float] = {}
+        self._calls: dict[str, RecordedCall] = {}
 
     def __enter__(self) -> LayerObservation:
-        self._hooks = [
-            linear.register_forward_pre_hook(self._input_hook(self.inputs[name]))
-            for name, linear in self._linears.items()
-        ]
-        for name, quantizer in self._attentions.items():
-            quantizer.transform = self._states_hook(name)
+        self._undo = ExitStack()
+        if self._settings.reference:
+            self._undo.callback(self._restore, {name: each.weight for name, each in self._linears.items()})
+            for linear in self._linears.values():
+                weight = fake_quantize_weight(linear.weight.detach(), mm_tensor=self._settings.mm_tensor)
+                linear.weight = nn.Parameter(weight, requires_grad=False)
+        self._undo.enter_context(self.inputs)
+        for name, module in self._attentions.items():
+            module.fa_quantizer.transform = self._states_hook(name)
+            self._undo.callback(setattr, module.fa_quantizer, "transform", None)
+            if self._settings.fa_amp and self._settings.fa_score == "error":
+                self._calls[name] = self._undo.enter_context(RecordedCall(module))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        for quantizer in self._attentions.values():
-            quantizer.transform = None
-        self._last_input = self._last_bounds = None
+        self._undo.close()
 
-    def linear_tensors(self, name: str, model_dtype: torch.dtype) -> dict[str, Tensor]:
-        """Return the W8A8 tensors of a linear; raises InvalidInputError where its input was never or badly seen."""
-        observed = self.inputs[name]
-        if observed.tokens == 0:
-            raise InvalidInputError(
-                f"{name}: no calibration sample reached it, so its input has no range",
-                hint=f"add calibration data, or leave it float: --disable-names {name}",
-            )
-        low, high = observed.bounds()
-        _require_finite(f"the input of {name}", low, high)
-        linear = self._linears[name]
-        return quantize_linear(linear.weight, linear.bias, low, high, model_dtype)
+    def see(self, mask: Tensor | None) -> None:
+        """Say that the next sample comes, and which of its tokens are no padding, `[B, S]`; None where all are."""
+        self.inputs.see(mask)
 
-    def attention_tensors(self, model_dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
-        """Return the FA3 tensors of each attention module.
+    def parameters(self, name: str, smoothing: Mapping[str, Tensor]) -> LayerParameters:
+        """Return what was seen; raises InvalidInputError or UnsupportedError where that is nothing, or not finite.
 
-        A cross-attention that no sample used has none; where that is so of all, their quantizers are not called.
+        An expert that no sample reached is left out, with a warning; so is a cross-attention that no sample used.
         """
+        linears, warnings = {}, []
+        for linear, observed in self.inputs.observers.items():
+            if observed.tokens:
+                linears[linear] = self._input_range(linear, observed)
+                warnings += _wide(linear, *linears[linear])
+            elif ".experts." in linear:
+                warnings.append(f"{linear}: no calibration sample reached this expert, so it stays float")
+            else:
+                raise InvalidInputError(
+                    f"{linear}: no calibration sample reached it, so its input has no range",
+                    hint=f"add calibration data, or leave it float: --disable-names {linear}",
+                )
+        attentions = {
+            module: dict(self._head_ranges(module, roles)) for module, roles in self._seen().items()
+        }
+        scores = self._scores | {
+            module: signal_to_noise(call, attentions[module])
+            for module, call in self._calls.items()
+            if module in attentions
+        }
+        return LayerParameters(name, linears, attentions, scores, smoothing, tuple(warnings))
+
+    def _seen(self) -> dict[str, dict[str, HeadRange]]:
         seen = {
             name: roles
             for name, roles in self.heads.items()
@@ -82,40 +106,44 @@ class LayerObservation:
                 f"{', '.join(self.heads)}: no q, k or v ever went through its fa_quantizer",
                 hint="the model does not run the attention class that was patched: see fa3 patch --list",
             )
-        return {name: self._head_tensors(name, roles, model_dtype) for name, roles in seen.items()}
+        return seen
 
-    def _head_tensors(
-        self, name: str, roles: dict[str, HeadRange], model_dtype: torch.dtype
-    ) -> dict[str, Tensor]:
-        tensors = {}
+    def _input_range(self, name: str, observed: RangeObserver) -> Range:
+        low, high = observed.bounds()
+        _require_finite(f"the input of {name}", low, high)
+        return low.cpu(), high.cpu()
+
+    def _head_ranges(self, name: str, roles: dict[str, HeadRange]) -> Iterator[tuple[str, Range]]:
         for role, observed in roles.items():
             if observed.tokens == 0:
                 raise UnsupportedError(f"{name}: its {role} states never went through its fa_quantizer")
             low, high = observed.bounds()
             _require_finite(f"the {role} states of {name}", low, high)
-            tensors.update(quantize_heads(role, low, high, model_dtype))
-        return tensors
-
-    def _input_hook(self, observed: InputRange) -> Any:
-        def observe(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            values = args[0]
-            if values.numel() == 0:  # an expert that got none of this sample's tokens
-                return
-            if values is not self._last_input:  # q, k, v and gate, up share theirs
-                self._last_input, self._last_bounds = values, torch.stack(values.aminmax()).float()
-            observed.update(self._last_bounds, tokens=values.numel() // values.shape[-1])
-
-        return observe
+            yield role, (low, high)
 
     def _states_hook(self, name: str) -> Any:
         def observe(states: Tensor, role: str) -> Tensor:
-            observed = self.heads[name][role]
-            if self._score and observed.tokens == 0:
-                self.scores[name] = min(self.scores.get(name, 1.0), fallback_score(states))
-            observed.update(states)
+            before, real = self.heads[name][role], real_states(states, self.inputs.mask)
+            if real.numel():
+                if self._settings.fa_amp and self._settings.fa_score == "reference" and before.tokens == 0:
+                    self._scores[name] = min(self._scores.get(name, 1.0), fallback_score(real))
+                self.heads[name][role] = before.updated(real, role)
             return states
 
         return observe
+
+    def _restore(self, weights: Mapping[str, nn.Parameter]) -> None:
+        for name, weight in weights.items():
+            self._linears[name].weight = weight
+
+
+def _wide(name: str, low: Tensor, high: Tensor) -> Iterator[str]:
+    """Yield a warning where the range is wider than its dtype reaches."""
+    if (high - low).isinf().any():
+        yield (
+            f"the input of {name} ranges from {low.item():.4g} to {high.item():.4g}, wider than "
+            f"{str(low.dtype).removeprefix('torch.')} reaches; its scale was computed in float32"
+        )
 
 
 def _require_finite(what: str, low: Tensor, high: Tensor) -> None:

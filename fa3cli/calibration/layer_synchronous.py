@@ -54,7 +54,13 @@ class LayerSynchronousForwards:
             self._switch_to(sample, self._layers[0])
 
     def advance(self, sample: int, index: int) -> None:
-        """Take a sample through layer `index` and up to the next one; the last layer's end stops it too."""
+        """Take a sample through layer `index` and up to the next one; the last layer's end stops it too.
+
+        An index behind the last layer stands for all that follows, the head.
+        """
+        if index == len(self._layers):
+            self.finish(sample)
+            return
         self._switch_to(sample, self._layers[min(index + 1, len(self._layers) - 1)])
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -11,9 +11,12 @@ from typing import Any
 import torch
 
 from fa3cli.calibration.job import Job
+from fa3cli.calibration.layered_model import LayeredModel
+from fa3cli.calibration.passes import Streams, passes
+from fa3cli.calibration.smoothing import wrapped_norms
 from fa3cli.calibration.streamed_model import StreamedModel
-from fa3cli.export.layout import FUSED_GROUPS
 from fa3cli.export.modelslim import exported_names
+from fa3cli.quantization.fallback import fused_groups
 
 __all__ = ["Plan", "plan"]
 
@@ -22,18 +25,22 @@ __all__ = ["Plan", "plan"]
 class Plan:
     """Settings as resolved, counts, and bytes."""
 
-    folder: Path
+    folder: Path | None
     output: Path
     recipe: str
     settings: dict[str, Any]
+    origins: Mapping[str, str]
+    """Where each setting's value came from: an option, the recipe, or the default."""
     dtype: str
     layers: int
     quantized_linears: int
+    """Linears that become W8A8; disable_level takes its number off them."""
     float_linears: tuple[str, ...]
     attentions: int
     samples: int
     tokens: int
-    passes: int
+    passes: tuple[Streams, ...]
+    """For each pass over the weights, the forwards that run in it and what they are for."""
     bytes_read: int
     bytes_written: int
     peak_memory: int
@@ -44,55 +51,70 @@ class Plan:
 
 def plan(job: Job) -> Plan:
     """Return the plan of a job."""
-    model, linears = job.model, job.model.linears()
-    tokens = [len(sample.input_ids) for sample in job.samples]
+    model, linears, todo = job.model, job.model.linears(), passes(job)
+    norms = wrapped_norms(model, job.settings.anti_method)
     written = sum(_written_bytes(job, name) for name in model.stored)
-    written += len(exported_names(model.names, job.quantized, job.attentions)) * 160  # header, description
-    held = [*model.of_layer.values(), *([name] for name in model.outside)]
-    largest = max(sum(_nbytes(model, name) for name in names) for names in held)
-    states = 3 * sum(tokens) * getattr(model.config, "hidden_size", 0) * model.dtype.itemsize
+    written += sum(4 * _nbytes(model, f"{norm}.weight") for norm in norms)
+    # header, description
+    written += len(exported_names(model.names, job.quantized, job.attentions, norms)) * 160
     return Plan(
         folder=job.folder,
         output=job.output,
         recipe=job.recipe,
         settings=asdict(job.settings),
+        origins=dict(job.origins),
         dtype=str(model.dtype).removeprefix("torch."),
         layers=len(model.layers),
         quantized_linears=len(job.quantized),
         float_linears=tuple(name for name in linears if name not in job.quantized),
         attentions=len(job.attentions),
         samples=len(job.samples),
-        tokens=sum(tokens),
-        passes=1,
-        bytes_read=model.checkpoint.nbytes,
+        tokens=sum(sample.tokens for sample in job.samples),
+        passes=tuple(todo),
+        bytes_read=len(todo) * sum(_nbytes(model, name) for name in model.stored),
         # numpy files are made from the safetensors, which go at the end if they were not asked for.
         bytes_written=written * (2 if "numpy" in job.save_types else 1),
-        peak_memory=max(largest + states, written if "numpy" in job.save_types else 0),
+        peak_memory=max(_peak(job, todo), written if "numpy" in job.save_types else 0),
         warnings=tuple(_warnings(job)),
     )
 
 
+def _peak(job: Job, todo: list[Streams]) -> int:
+    """Return the bytes of the largest layer and of all samples' states at its border."""
+    model, settings = job.model, job.settings
+    held = [*model.of_layer.values(), *([name] for name in model.outside)]
+    largest = max((sum(_nbytes(model, name) for name in names) for names in held), default=0)
+    # Layers that are smoothed or run quantized are copies beside the mapped ones.
+    copies = 1 + (settings.anti_method != "none") + settings.reference
+    tokens = sum(sample.tokens for sample in job.samples) / max(len(job.samples), 1)
+    states = 3 * tokens * getattr(model.config, "hidden_size", 0) * model.dtype.itemsize
+    return int(copies * largest + max(each.forwards for each in todo) * states)
+
+
 def _warnings(job: Job) -> Iterator[str]:
     """Yield what the user should know before the run: results some engines cannot load."""
-    if job.settings.fa and job.settings.fa_amp > len(job.attentions):
-        yield f"fa_amp={job.settings.fa_amp}: the model has {len(job.attentions)} attention modules; all fall back"
-    kept = len(job.attentions) - job.settings.fa_amp
+    settings, linears = job.settings, job.model.linears()
+    if settings.fa and settings.fa_amp > len(job.attentions):
+        yield f"fa_amp={settings.fa_amp}: the model has {len(job.attentions)} attention modules; all fall back"
+    kept = len(job.attentions) - settings.fa_amp
     if 0 < kept < len(job.model.attentions()):
         yield "some layers stay without FA3: MindIE stops at such an export, mindie-turbo reads uninitialised memory"
-    for group in _fused(job.model.linears()):
-        stays = [name for name in group if name not in job.quantized]
+    if settings.level > len(job.quantized):
+        yield f"disable_level={settings.disable_level}: {len(job.quantized)} linears are quantized; all fall back"
+    for group in fused_groups(linears):
+        stays = [name for name in linears if name in group and name not in job.quantized]
         if 0 < len(stays) < len(group):
-            yield (
-                f"{', '.join(stays)}: float, but the linears it is fused with are not; "
-                "vLLM-Ascend and the new MindIE runtime refuse a half-float group"
-            )
+            yield f"{', '.join(stays)}: float, but the linears fused with them are not; {_HALF_FLOAT}"
+    if settings.mm_tensor:
+        yield "mm_tensor stores one weight scale a linear; the engines fa3 knows read one a row, and refuse it"
+    if settings.reference and settings.level:
+        yield f"disable_level counts single linears, as the reference does, and may split fused ones; {_HALF_FLOAT}"
+    if isinstance(job.model, StreamedModel) and (cast := job.model.cast_names()):
+        dtype = str(job.model.dtype).removeprefix("torch.")
+        yield f"{cast[0]} and {len(cast) - 1} other tensors are stored in another dtype and cast to {dtype}"
 
 
-def _fused(linears: Collection[str]) -> Iterator[list[str]]:
-    """Yield the linears of each fused group."""
-    for parent in dict.fromkeys(name.rpartition(".")[0] for name in linears):
-        for group in FUSED_GROUPS:
-            yield [f"{parent}.{member}" for member in group if f"{parent}.{member}" in linears]
+_HALF_FLOAT = "vLLM-Ascend and the new MindIE runtime refuse a half-float group"
 
 
 def _written_bytes(job: Job, name: str) -> int:
@@ -100,11 +122,11 @@ def _written_bytes(job: Job, name: str) -> int:
     module, _, leaf = name.rpartition(".")
     if module not in job.quantized or leaf != "weight":
         return _nbytes(job.model, name)
-    rows, columns = job.model.checkpoint.tensors[name].shape
+    rows, columns = job.model.shape(name)
     deq_scale = 4 if job.model.dtype == torch.bfloat16 else 8
     return rows * (columns + 2 * job.model.dtype.itemsize + 4 + deq_scale) + 2 * job.model.dtype.itemsize
 
 
-def _nbytes(model: StreamedModel, name: str) -> int:
+def _nbytes(model: LayeredModel, name: str) -> int:
     """Return a tensor's bytes in the dtype of the run."""
-    return prod(model.checkpoint.tensors[name].shape) * model.dtype.itemsize
+    return prod(model.shape(name)) * model.dtype.itemsize

@@ -38,10 +38,11 @@ class Result:
     tokens: int
     seconds: float
     layers: tuple[LayerResult, ...]
+    warnings: tuple[str, ...] = ()
     already_there: bool = False
 
 
-def write_report(folder: Path, identity: dict[str, Any], recipe: str, result: Result) -> None:
+def write_report(folder: Path, identity: dict[str, Any] | None, recipe: str, result: Result) -> None:
     """Write what was made, from what, into the export."""
     report = {"identity": identity, "recipe": recipe, "result": asdict(result)}
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
@@ -59,10 +60,8 @@ def read_result(output: Path, identity: dict[str, Any]) -> Result | None:
             LayerResult(**layer | {"float_linears": tuple(layer["float_linears"])})
             for layer in stored["layers"]
         )
-        files = tuple(stored["files"])
-        result = Result(
-            **stored | {"output": output, "files": files, "layers": layers, "already_there": True}
-        )
+        lists = {key: tuple(stored[key]) for key in ("files", "warnings")}
+        result = Result(**stored | lists | {"output": output, "layers": layers, "already_there": True})
     except (OSError, ValueError, KeyError, TypeError):
         return None
     differing = [field for field in identity if made_of.get(field) != identity[field]]

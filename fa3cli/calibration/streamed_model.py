@@ -12,44 +12,30 @@ import torch
 from torch import Tensor, nn
 
 from fa3cli.calibration.checkpoint import Checkpoint, is_finite
+from fa3cli.calibration.layered_model import LayeredModel
 from fa3cli.errors import InvalidInputError, UnsupportedError, brief
-from fa3cli.fa_quantizer import FAQuantizer
 
 __all__ = ["StreamedModel", "build_skeleton", "read_config"]
 
 # Written by old transformers versions, computed by all: never an unexpected key.
 _COMPUTED = (r"rotary_emb\.inv_freq",)
-_FLOATS = ("F64", "F32", "F16", "BF16")
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-class StreamedModel:
-    """A causal LM on the meta device, its decoder layers, and the checkpoint they are loaded from.
+class StreamedModel(LayeredModel):
+    """A causal LM on the meta device and the checkpoint its layers are loaded from.
 
-    `of_layer` names the stored tensors of each layer, `outside` the others, `before_layers` those of them that
-    the forwards need up to the first layer. Raises InvalidInputError where the checkpoint's names, shapes or
-    kinds of numbers are not the model's.
+    Raises InvalidInputError where the checkpoint's names, shapes or kinds of numbers are not the model's.
     """
 
     def __init__(
         self, model: nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.model, self.checkpoint, self.dtype, self.device = model, checkpoint, dtype, device
-        self.config = model.config
+        super().__init__(model, dtype, device)
+        self.checkpoint = checkpoint
         self._dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-        self.layers = _decoder_layers(model)
-        self.tied = _tied_names(model)
-        self.names = list(model.state_dict())
         self._check_names()
-        self.stored = [name for name in self.names if name in checkpoint.tensors]
-        self.of_layer = {
-            layer: [name for name in self.stored if name.startswith(f"{layer}.")] for layer in self.layers
-        }
-        in_layers = {name for names in self.of_layer.values() for name in names}
-        self.outside = [name for name in self.stored if name not in in_layers]
-        head = _name_of(model, model.get_output_embeddings())
-        self.before_layers = [
-            name for name in self.outside if head is None or not name.startswith(f"{head}.")
-        ]
+        self._sort_names([name for name in self.names if name in checkpoint.tensors])
 
     @contextmanager
     def loaded(self, names: list[str]) -> Iterator[None]:
@@ -76,25 +62,18 @@ class StreamedModel:
                         hint='transformers versions differ in which they use: mend "tie_word_embeddings"',
                     )
 
-    def tensor(self, name: str) -> Tensor:
-        """Return a tensor that is loaded."""
-        module, _, leaf = name.rpartition(".")
-        return getattr(self.model.get_submodule(module), leaf)
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a stored tensor, from its header."""
+        return self.checkpoint.tensors[name].shape
 
-    def attentions(self, layer: str = "") -> dict[str, FAQuantizer]:
-        """Return the quantizers of the patched attention modules, of one layer or all, by module name."""
-        return {
-            name: module.fa_quantizer
-            for name, module in self._modules(layer)
-            if isinstance(getattr(module, "fa_quantizer", None), FAQuantizer)
-        }
-
-    def linears(self, layer: str = "") -> dict[str, nn.Linear]:
-        """Return the linears, of one layer or all, by module name in module order."""
-        return {name: module for name, module in self._modules(layer) if isinstance(module, nn.Linear)}
-
-    def _modules(self, layer: str) -> Iterator[tuple[str, nn.Module]]:
-        return (self.layers[layer] if layer else self.model).named_modules(prefix=layer)
+    def cast_names(self) -> list[str]:
+        """Return the float tensors that are stored in another dtype than the model is built with."""
+        return [
+            name
+            for name in self.stored
+            if self._dtypes[name].is_floating_point
+            and _FLOATS[self.checkpoint.tensors[name].dtype] != self._dtypes[name]
+        ]
 
     def _cast(self, name: str, tensor: Tensor) -> Tensor:
         wanted = self._dtypes[name]
@@ -179,33 +158,3 @@ def build_skeleton(
         ) from error
     model.tie_weights()  # parameters were replaced while they were moved to the meta device
     return model.eval()
-
-
-def _decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the members of the ModuleList that holds most, by name: the decoder layers.
-
-    Buffers count as well: simulated linears hold nothing else.
-    """
-
-    def size(item: tuple[str, nn.Module]) -> int:
-        return sum(tensor.numel() for tensor in item[1].state_dict().values())
-
-    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise UnsupportedError(f"{type(model).__name__}: no list of decoder layers found")
-    name, layers = max(lists, key=size)
-    return {f"{name}.{index}": layer for index, layer in enumerate(layers)}
-
-
-def _name_of(model: nn.Module, wanted: nn.Module | None) -> str | None:
-    return next((name for name, module in model.named_modules() if module is wanted), None)
-
-
-def _tied_names(model: nn.Module) -> dict[str, str]:
-    """Return the names that share a parameter with an earlier one: alias -> the first name."""
-    first: dict[int, str] = {}
-    tied = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if first.setdefault(id(parameter), name) != name:
-            tied[name] = first[id(parameter)]
-    return tied

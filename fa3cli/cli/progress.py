@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -20,7 +19,7 @@ def show_progress(task: str) -> Iterator[Callable[[Progress], None]]:
     """Yield the function a run reports to."""
     console = Console(stderr=True)
     try:
-        with _bar(console, task) if console.is_terminal else _lines(console, task) as report:
+        with _bar(console, task) if console.is_terminal else nullcontext(_lines(console, task)) as report:
             yield report
     except KeyboardInterrupt:
         console.print(f"{task}: interrupted, nothing is left of this run")
@@ -45,29 +44,24 @@ def _bar(console: Console, task: str) -> Iterator[Callable[[Progress], None]]:
         shown = bar.add_task(task, total=None, layer=0, layers="?", memory=_memory())
 
         def report(at: Progress) -> None:
-            done = at.layer * at.samples + at.sample
-            total = at.layers * at.samples
-            bar.update(shown, completed=done, total=total, layer=at.layer, layers=at.layers, memory=_memory())
+            counts = {"completed": at.sample, "total": at.samples, "layer": at.layer, "layers": at.layers}
+            bar.update(shown, **counts, memory=_memory())
 
         yield report
 
 
-@contextmanager
-def _lines(console: Console, task: str) -> Iterator[Callable[[Progress], None]]:
-    begin = time.monotonic()
+def _lines(console: Console, task: str) -> Callable[[Progress], None]:
+    from fa3cli.calibration.progress import each_layer
 
-    def report(at: Progress) -> None:
-        if at.sample == 0 and at.layer > 0:
-            passed = time.monotonic() - begin
-            left = passed / at.layer * (at.layers - at.layer)
-            console.print(
-                f"{task}: layer {at.layer}/{at.layers} done, {passed:.0f} s passed, about {left:.0f} s left, "
-                f"memory {_memory()}",
-                highlight=False,
-                soft_wrap=True,
-            )
+    def tell(at: Progress, passed: float, left: float) -> None:
+        console.print(
+            f"{task}: layer {at.layer}/{at.layers} done, {passed:.0f} s passed, about {left:.0f} s left, "
+            f"memory {_memory()}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
-    yield report
+    return each_layer(tell)
 
 
 def _memory() -> str:

@@ -26,18 +26,24 @@ def quantize(
     calib: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="Calibration data.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Take the first N lines.")] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Cut samples to N tokens.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Settings by name, or none.")] = None,
-    numerics: Annotated[str | None, typer.Option(help="improved.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE|none", help="Settings by name, or a TOML file of your own."),
+    ] = None,
+    numerics: Annotated[str | None, typer.Option(help="improved or reference.")] = None,
     w_bit: Annotated[int | None, typer.Option(help="Bits of a weight: 8.")] = None,
     a_bit: Annotated[int | None, typer.Option(help="Bits of an activation: 8.")] = None,
     act_method: Annotated[
-        int | None, typer.Option(help="Range of a linear's input: 1, mean of min and max.")
+        int | None,
+        typer.Option(help="Range of a linear's input: 1 min and max, 2 histogram, 3 either, by the linear."),
     ] = None,
-    anti_method: Annotated[str | None, typer.Option(help="AntiOutlier method: none.")] = None,
+    anti_method: Annotated[str | None, typer.Option(help="AntiOutlier: none, or m1 to m6.")] = None,
     disable_names: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Linears or attention modules to leave float.")
     ] = None,
-    disable_level: Annotated[str | None, typer.Option(help="Linears to fall back automatically: L0.")] = None,
+    disable_level: Annotated[
+        str | None, typer.Option(metavar="Ln", help="Leave the n linears float that are hardest to quantize.")
+    ] = None,
     disable_last_linear: Annotated[
         bool | None,
         typer.Option("--disable-last-linear/--no-disable-last-linear", help="Leave lm_head float."),
@@ -50,7 +56,7 @@ def quantize(
     fa_amp: Annotated[
         int | None, typer.Option(metavar="N", help="Attention layers to leave without FA3.")
     ] = None,
-    fa_score: Annotated[str | None, typer.Option(help="How fa_amp chooses: reference.")] = None,
+    fa_score: Annotated[str | None, typer.Option(help="How fa_amp chooses: reference or error.")] = None,
     save_type: Annotated[list[SaveType] | None, typer.Option(help="File formats [safe_tensor].")] = None,
     target: Annotated[str | None, typer.Option(help="Engine layout: modelslim.")] = None,
     part_file_size: Annotated[float | None, typer.Option(metavar="GB", min=0.001, help="Shard size.")] = None,
@@ -108,6 +114,8 @@ def quantize(
         result = api.run(job, progress)
     if result.already_there:
         note(f"{job.output}: this very export is there already, nothing to do")
+    for warning in result.warnings:
+        warn(warning)
     if json:
         print_json(result)
     elif not result.already_there:

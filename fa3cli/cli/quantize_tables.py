@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
+    from fa3cli.calibration.passes import Streams
     from fa3cli.calibration.plan import Plan
     from fa3cli.calibration.run import Result
 
@@ -16,19 +17,21 @@ __all__ = ["print_plan", "print_result"]
 
 def print_plan(plan: Plan) -> None:
     """Print settings, counts and needs, one a row."""
-    table = Table("plan", Column("value", overflow="fold"))
+    table = Table("plan", Column("value", overflow="fold"), "from")
     table.add_row("weights", str(plan.folder))
     table.add_row("output", str(plan.output))
     table.add_row("recipe", plan.recipe)
     for name, value in plan.settings.items():
-        table.add_row(name, ", ".join(value) if isinstance(value, tuple) else str(value))
+        text = ", ".join(value) or "-" if isinstance(value, tuple) else str(value)
+        table.add_row(name, text, plan.origins[name])
     table.add_row("dtype", plan.dtype)
     table.add_row("decoder layers", str(plan.layers))
     table.add_row("linears to W8A8", str(plan.quantized_linears))
     table.add_row("linears left float", str(len(plan.float_linears)))
     table.add_row("attention modules with FA3", str(plan.attentions))
     table.add_row("samples", f"{plan.samples} with {plan.tokens} tokens")
-    table.add_row("passes over the weights", str(plan.passes))
+    for number, streams in enumerate(plan.passes, start=1):
+        table.add_row(f"pass {number} of {len(plan.passes)} over the weights", _forwards(streams))
     table.add_row("read", _size(plan.bytes_read))
     table.add_row("written", _size(plan.bytes_written))
     table.add_row("peak memory", f"about {_size(plan.peak_memory)} more than its imports")
@@ -53,6 +56,16 @@ def print_result(result: Result) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _forwards(streams: Streams) -> str:
+    """Say how many forwards a pass runs, and for what."""
+    parts = {
+        "for AntiOutlier": streams.smoothing,
+        "float, for range_param": streams.features,
+        "to calibrate": streams.calibration,
+    }
+    return f"{streams.forwards} forwards: " + ", ".join(f"{n} {what}" for what, n in parts.items() if n)
 
 
 def _console() -> Console:

@@ -7,8 +7,8 @@ __all__ = [
     "FA_QUANT",
     "FA_TENSORS",
     "FLOAT",
-    "FUSED_GROUPS",
     "INDEX_FILE",
+    "NORM_TENSORS",
     "W8A8",
     "W8A8_TENSORS",
     "WEIGHT_FILE",
@@ -35,5 +35,5 @@ W8A8_TENSORS = (
 # What FA3 adds to an attention module, in the order of the description.
 FA_TENSORS = ("fa_q.scale", "fa_k.scale", "fa_v.scale", "fa_q.offset", "fa_k.offset", "fa_v.offset")
 
-# Linears of one parent module that vLLM-Ascend and the new MindIE runtime join into one.
-FUSED_GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+# What a norm is stored as with AntiOutlier m1 to m5: its smoothed weight and a bias of zeros, each twice.
+NORM_TENSORS = {"weight": FLOAT, "bias": FLOAT, "module.weight": W8A8, "module.bias": W8A8}

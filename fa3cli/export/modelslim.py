@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from fa3cli.export.description import describe, write_description
-from fa3cli.export.layout import FA_TENSORS, W8A8_TENSORS, WEIGHT_FILE
+from fa3cli.export.layout import FA_TENSORS, NORM_TENSORS, W8A8_TENSORS, WEIGHT_FILE
 from fa3cli.export.safetensors_writer import SafetensorsWriter
 
 __all__ = ["ModelSlimExport", "exported_names"]
@@ -27,6 +28,7 @@ class ModelSlimExport:
         self._writer = SafetensorsWriter(folder / WEIGHT_FILE, room_for, part_bytes)
         self._linears: list[str] = []
         self._attentions: list[str] = []
+        self._norms: list[str] = []
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Write a tensor that stays as it is."""
@@ -38,19 +40,27 @@ class ModelSlimExport:
         for leaf, tensor in tensors.items():
             self._writer.add(f"{module}.{leaf}", tensor)
 
+    def add_norm(self, module: str, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Write a norm as AntiOutlier's are stored; one that has no bias gets float32 zeros."""
+        self._norms.append(module)
+        bias = torch.zeros(weight.shape) if bias is None else bias
+        for leaf in NORM_TENSORS:
+            self._writer.add(f"{module}.{leaf}", weight if leaf.endswith("weight") else bias)
+
     def close(self) -> list[Path]:
         """Finish the weight files and write the description; return the weight files."""
         files = self._writer.close()
-        write_description(self._folder, describe(self._names, self._linears, self._attentions))
+        write_description(self._folder, describe(self._names, self._linears, self._attentions, self._norms))
         return files
 
 
 def exported_names(
-    names: Sequence[str], quantized: Collection[str], attentions: Collection[str]
+    names: Sequence[str], quantized: Collection[str], attentions: Collection[str], norms: Collection[str] = ()
 ) -> list[str]:
     """Return the names of every tensor an export of these modules can hold."""
     return [
         *names,
         *(f"{module}.{leaf}" for module in quantized for leaf in W8A8_TENSORS),
         *(f"{module}.{leaf}" for module in attentions for leaf in FA_TENSORS),
+        *(f"{module}.{leaf}" for module in norms for leaf in NORM_TENSORS),
     ]

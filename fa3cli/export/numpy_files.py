@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
 from torch import Tensor
 
-from fa3cli.export.layout import DESCRIPTION_FILES, FA_QUANT, W8A8
+from fa3cli.export.layout import DESCRIPTION_FILES, FA_QUANT, W8A8, W8A8_TENSORS
 
 __all__ = ["write_numpy"]
 
@@ -18,15 +19,15 @@ __all__ = ["write_numpy"]
 def write_numpy(folder: Path, weight_files: list[Path]) -> None:
     """Write the .npy files of an export whose description and safetensors files are in `folder`.
 
-    Keys are module names, values torch tensors; quant_weight also holds what stayed float, a float tensor
-    that is no weight under its full name. Read with `np.load(file, allow_pickle=True).item()`.
+    Keys are module names, values torch tensors; quant_weight also holds what stayed float, a float tensor that is no
+    weight under its full name; anti_fp_norm the norms, where AntiOutlier gave them more tensors. Read with `np.load(file, allow_pickle=True).item()`.
     A file's dict is built in memory as a whole: its format allows no less.
     """
     description = json.loads((folder / DESCRIPTION_FILES[0]).read_text(encoding="utf-8"))
     places: dict[str, dict[str, str]] = defaultdict(dict)
     for name, kind in description.items():
         if "." in name:
-            file, key = _place(name, kind)
+            file, key = _place(name, kind, description)
             places[file][name] = key
     for file, keys in places.items():
         values: dict[str, Tensor] = {}
@@ -38,11 +39,13 @@ def write_numpy(folder: Path, weight_files: list[Path]) -> None:
         np.save(folder / f"{file}.npy", np.array(in_order, dtype=object), allow_pickle=True)
 
 
-def _place(name: str, kind: str) -> tuple[str, str]:
+def _place(name: str, kind: str, description: Mapping[str, str]) -> tuple[str, str]:
     """Return the file and the key a tensor of the description goes to."""
     module, _, leaf = name.rpartition(".")
     if kind == FA_QUANT:
         return f"fa_quant_{leaf}", name
-    if kind == W8A8 and leaf != "weight":
+    if kind == W8A8 and leaf in W8A8_TENSORS[1:]:
         return leaf, module
+    if f"{module}.module.weight" in description:
+        return "anti_fp_norm", name
     return "quant_weight", module if leaf == "weight" else name

@@ -26,8 +26,15 @@ def symmetric_scale(low: Tensor, high: Tensor) -> Tensor:
 
 
 def asymmetric_scale(low: Tensor, high: Tensor) -> Tensor:
-    """Scale that maps the range, widened to hold 0, onto 256 levels. Shape and dtype of `low`."""
-    return ((high.clamp_min(0) - low.clamp_max(0)) / (INT8_MAX - INT8_MIN)).clamp_min(EPS)
+    """Scale that maps the range, widened to hold 0, onto 256 levels. Shape and dtype of `low`.
+
+    Computed in float32 where the range is wider than its dtype reaches, as a float16 range can be.
+    """
+    low, high = low.clamp_max(0), high.clamp_min(0)
+    width = high - low
+    if width.isinf().any():
+        width = high.float() - low.float()
+    return (width / (INT8_MAX - INT8_MIN)).to(low.dtype).clamp_min(EPS)
 
 
 def asymmetric_offset(low: Tensor, scale: Tensor) -> Tensor:
@@ -35,11 +42,20 @@ def asymmetric_offset(low: Tensor, scale: Tensor) -> Tensor:
     return torch.round(-low.clamp_max(0) / scale) + INT8_MIN
 
 
-def quantize(values: Tensor, scale: Tensor, offset: Tensor | float = 0.0) -> Tensor:
-    """Round `values / scale + offset` to integers in -128..127, in the dtype of the values."""
-    return torch.round(values / scale + offset).clamp_(INT8_MIN, INT8_MAX).to(values.dtype)
+def quantize(values: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor:
+    """Round `values / scale + offset` to integers in -128..127, in the dtype of the values.
+
+    Done in the wider dtype of values and scale; after the division in place, since this is a hot path.
+    """
+    levels = values / scale
+    if offset is not None:
+        levels.add_(offset)
+    return levels.round_().clamp_(INT8_MIN, INT8_MAX).to(values.dtype)
 
 
-def fake_quantize(values: Tensor, scale: Tensor, offset: Tensor | float = 0.0) -> Tensor:
+def fake_quantize(values: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor:
     """Return `values` with int8's error: quantized, then brought back to floats of the same dtype."""
-    return ((quantize(values, scale, offset) - offset) * scale).to(values.dtype)
+    levels = quantize(values, scale, offset)
+    if offset is not None:
+        levels.sub_(offset)
+    return levels.mul_(scale)

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from fa3cli.numerics.recall_window import recall_window
 
-__all__ = ["RECALL", "HeadRange"]
+__all__ = ["HeadRange"]
 
 # Share of the values a head's window holds: the guide's tool keeps all of v.
-RECALL = {"q": 0.9999, "k": 0.9999, "v": 1.0}
+_RECALL = {"q": 0.9999, "k": 0.9999, "v": 1.0}
 
 
+@dataclass(frozen=True)
 class HeadRange:
-    """Recall windows of one role's states, united over the samples."""
+    """Recall windows of one role's states, united over the samples: `low [H]`, `high [H]`, float32."""
 
-    def __init__(self, role: str) -> None:
-        self.tokens = 0
-        self._ratio = RECALL[role]
-        self._low: Tensor | None = None
-        self._high: Tensor | None = None
+    tokens: int = 0
+    low: Tensor | None = None
+    high: Tensor | None = None
 
-    def update(self, states: Tensor) -> None:
-        """Add one sample's states, `[B, H, S, D]`."""
-        low, high = recall_window(states, self._ratio)
-        self.tokens += states.shape[0] * states.shape[2]
-        self._low = low if self._low is None else torch.minimum(self._low, low)
-        self._high = high if self._high is None else torch.maximum(self._high, high)
+    def updated(self, states: Tensor, role: str) -> HeadRange:
+        """Return what is known after another sample's states, `[B, H, S, D]`, of role q, k or v."""
+        low, high = recall_window(states, _RECALL[role])
+        return self.merged(HeadRange(states.shape[0] * states.shape[2], low, high))
+
+    def merged(self, other: HeadRange) -> HeadRange:
+        """Return what is known from both sets of samples."""
+        if self.tokens == 0 or other.tokens == 0:
+            return other if self.tokens == 0 else self
+        return HeadRange(
+            self.tokens + other.tokens,
+            torch.minimum(self.low, other.low),
+            torch.maximum(self.high, other.high),
+        )
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """Return the lowest and the highest bound of each head, float32 `[H]` each, on the CPU."""
-        return self._low.cpu(), self._high.cpu()
+        """Return the lowest and the highest bound of each head, `[H]` each, on the CPU."""
+        return self.low.cpu(), self.high.cpu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,25 +11,28 @@ from torch import Tensor
 __all__ = ["InputRange"]
 
 
+@dataclass(frozen=True)
 class InputRange:
-    """Minimum and maximum of each sample, reduced exactly, so that the order of the samples does not matter."""
+    """Minimum and maximum of each sample, float32 `[2]`, reduced exactly: the order of the samples does not matter."""
 
-    def __init__(self) -> None:
-        self.tokens = 0
-        self._bounds: list[Tensor] = []
+    tokens: int = 0
+    samples: tuple[Tensor, ...] = ()
 
-    def update(self, bounds: Tensor, tokens: int) -> None:
-        """Add one sample: its minimum and maximum, float32 `[2]`, and its number of tokens."""
-        self.tokens += tokens
-        self._bounds.append(bounds)
+    def updated(self, values: Tensor) -> InputRange:
+        """Return what is known after another sample, `[..., in]`."""
+        ends = torch.stack(values.aminmax()).float()
+        return InputRange(self.tokens + values.numel() // values.shape[-1], (*self.samples, ends))
+
+    def merged(self, other: InputRange) -> InputRange:
+        """Return what is known from both sets of samples."""
+        return InputRange(self.tokens + other.tokens, self.samples + other.samples)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Return the mean minimum and the mean maximum, float32 `[1]` each; NaN if one is not finite."""
-        bounds = torch.stack(self._bounds).double()
-        if not bounds.isfinite().all():
+        ends = torch.stack(self.samples).double()
+        if not ends.isfinite().all():
             return torch.full((1,), math.nan), torch.full((1,), math.nan)
-        lows, highs = bounds.T.tolist()
         low, high = (
-            torch.tensor([math.fsum(ends) / len(ends)], dtype=torch.float32) for ends in (lows, highs)
+            torch.tensor([math.fsum(each) / len(each)], dtype=torch.float32) for each in ends.T.tolist()
         )
         return low, high

@@ -1,12 +1,60 @@
-"""Fallback to float: which attention modules get no FA3 parameters (fa_amp)."""
+"""Fallback to float: by name, by disable_level, by fa_amp, and of whole fused groups."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 
-__all__ = ["fall_back"]
+from fa3cli.errors import InvalidInputError
+
+__all__ = [
+    "FUSED_GROUPS",
+    "fall_back_attentions",
+    "fall_back_linears",
+    "fused_groups",
+    "matching",
+    "whole_groups",
+]
+
+# Linears of one parent module that vLLM-Ascend and the new MindIE runtime join into one.
+FUSED_GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
-def fall_back(scores: Mapping[str, float], count: int) -> frozenset[str]:
+def matching(names: Sequence[str], patterns: Sequence[str]) -> set[str]:
+    """Return the module names that `patterns` (exact names or globs) select; one that selects none is an error."""
+    selected: set[str] = set()
+    for pattern in patterns:
+        found = {name for name in names if fnmatchcase(name, pattern)}
+        if not found:
+            near = get_close_matches(pattern, names, n=3, cutoff=0.4)
+            raise InvalidInputError(
+                f"disable_names: {pattern!r} matches no linear and no attention module of the model",
+                hint=f"the nearest names are {', '.join(near)}" if near else None,
+            )
+        selected |= found
+    return selected
+
+
+def fall_back_linears(range_params: Mapping[str, float], count: int) -> frozenset[str]:
+    """Return the `count` linears with the highest range_param, ties in module order (disable_level)."""
+    return frozenset(sorted(range_params, key=range_params.__getitem__, reverse=True)[:count])
+
+
+def fall_back_attentions(scores: Mapping[str, float], count: int) -> frozenset[str]:
     """Return the `count` modules with the lowest scores, ties in module order; all of them if `count` is larger."""
     return frozenset(sorted(scores, key=scores.__getitem__)[:count])
+
+
+def fused_groups(linears: Collection[str]) -> Iterator[frozenset[str]]:
+    """Yield the linears of each fused group of several."""
+    for parent in dict.fromkeys(name.rpartition(".")[0] for name in linears):
+        for members in FUSED_GROUPS:
+            group = {f"{parent}.{member}" for member in members} & set(linears)
+            if len(group) > 1:
+                yield frozenset(group)
+
+
+def whole_groups(fallen: Collection[str], linears: Collection[str]) -> frozenset[str]:
+    """Return linears that stay float, and with each the others of its fused group."""
+    return frozenset(fallen).union(*(group for group in fused_groups(linears) if group & set(fallen)))

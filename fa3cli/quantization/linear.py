@@ -15,11 +15,18 @@ _LARGEST_BIAS = 2.0**30  # steps of deq_scale: half of int32, the rest is for ro
 
 
 def quantize_linear(
-    weight: Tensor, bias: Tensor | None, low: Tensor, high: Tensor, model_dtype: torch.dtype
+    weight: Tensor,
+    bias: Tensor | None,
+    low: Tensor,
+    high: Tensor,
+    model_dtype: torch.dtype,
+    *,
+    mm_tensor: bool = False,
 ) -> dict[str, Tensor]:
     """Return the tensors of a W8A8 linear by their export names.
 
-    `weight [out, in]`, `bias [out]`, the input's range `low [1]`, `high [1]`. Scales are rounded to the
+    `weight [out, in]`, `bias [out]`, the input's range `low [1]`, `high [1]`. weight_scale is `[out, 1]`, or `[1]` with
+    `mm_tensor`. Scales are rounded to the
     model's dtype first and everything after is computed from the rounded ones, in float32, since that is
     what an engine multiplies with. `quant_bias = round(bias / deq_scale) - rowsum(weight) * input_offset`; a row
     whose bias would not fit int32 that way, of nearly dead weights or inputs, gets the scale with which it does.
@@ -31,11 +38,11 @@ def quantize_linear(
     if bias is not None:
         least = bias.float().abs().unsqueeze(1) / input_scale.float() / _LARGEST_BIAS
         weight_scale = torch.maximum(weight_scale, least)
-    weight_scale = weight_scale.to(model_dtype)
-    int8_weight, row_sums = _quantize_rows(weight, weight_scale)
+    weight_scale = (weight_scale.amax(0) if mm_tensor else weight_scale).to(model_dtype)
+    int8_weight, row_sums = _quantize_rows(weight, weight_scale.expand(len(weight), 1))
 
     weight_scale = weight_scale.cpu()
-    deq_scale = input_scale.float() * weight_scale.float().flatten()
+    deq_scale = (input_scale.float() * weight_scale.float().flatten()).expand(len(weight))
     quant_bias = -row_sums * input_offset.long()
     if bias is not None:
         quant_bias += torch.round(bias.cpu().double() / deq_scale).long()

@@ -1,32 +1,81 @@
-"""Settings by name: what the guide recommends for the models it was verified on."""
+"""Settings by name: the guide's for the models it was verified on, and a user's own from a TOML file."""
 
 from __future__ import annotations
 
-from fa3cli.errors import UnsupportedError
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.quantization.settings import QuantSettings
 
-__all__ = ["RECIPES", "choose_recipe"]
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
-_DOWN_PROJ_FLOAT = QuantSettings(disable_names=("*.down_proj",))
+__all__ = ["Recipe", "choose_recipe", "shipped_recipes"]
 
-RECIPES = {
-    "none": QuantSettings(),
-    "default": _DOWN_PROJ_FLOAT,
-    # The guide's Qwen2.5-72B: act_method 1, L0, no AntiOutlier, every down_proj float.
-    "qwen2.5-72b": _DOWN_PROJ_FLOAT,
-}
-_BY_MODEL_TYPE = {"qwen2": "qwen2.5-72b"}
+_FOLDER = Path(__file__).parents[1] / "data" / "recipes"
+_SETTINGS = [field.name for field in fields(QuantSettings)]
 
 
-def choose_recipe(name: str | None, model_type: str, linears: list[str]) -> tuple[str, QuantSettings]:
-    """Return a recipe's name and settings: the one asked for, else the model type's, else the default.
+@dataclass(frozen=True)
+class Recipe:
+    """A name, the settings that differ from the defaults, and the model types it is taken for when none is named."""
 
-    A default that names layers the model does not have (a model without any down_proj) drops those names.
+    name: str
+    settings: dict[str, Any]
+    model_types: tuple[str, ...] = ()
+
+
+NONE = Recipe("none", {})
+
+
+def shipped_recipes() -> dict[str, Recipe]:
+    """Return the recipes that come with fa3, by name."""
+    recipes = (_read(file, file.stem) for file in sorted(_FOLDER.glob("*.toml")))
+    return {recipe.name: recipe for recipe in (NONE, *recipes)}
+
+
+def choose_recipe(name: str | None, model_type: str, linears: Sequence[str]) -> Recipe:
+    """Return the recipe of that name or file, else the model type's, else the default.
+
+    A default that names layers the model does not have (a model without any down_proj) gives way to none.
     """
+    shipped = shipped_recipes()
     if name is None:
-        name = _BY_MODEL_TYPE.get(model_type, "default")
         if not any(linear.endswith(".down_proj") for linear in linears):
-            name = "none"
-    if name not in RECIPES:
-        raise UnsupportedError(f"no recipe named {name!r}", hint=f"recipes: {', '.join(sorted(RECIPES))}")
-    return name, RECIPES[name]
+            return NONE
+        fitting = (recipe for recipe in shipped.values() if model_type in recipe.model_types)
+        return next(fitting, shipped["default"])
+    if name in shipped:
+        return shipped[name]
+    if name.endswith(".toml"):
+        return _read(Path(name), name)
+    raise UnsupportedError(
+        f"no recipe named {name!r}", hint=f"recipes: {', '.join(shipped)}, or a file that ends in .toml"
+    )
+
+
+def _read(file: Path, name: str) -> Recipe:
+    """Read a recipe; raises InvalidInputError where it is none."""
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInputError(f"{file}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidInputError(f"{file}: not TOML ({error})") from None
+    model_types = tuple(table.pop("model_types", ()))
+    for key in table:
+        if key not in _SETTINGS:
+            near = get_close_matches(key, _SETTINGS, n=1)
+            raise InvalidInputError(
+                f"{file}: {key} is no setting",
+                hint=f"did you mean {near[0]}?" if near else f"settings: {', '.join(_SETTINGS)}",
+            )
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    return Recipe(name, settings, model_types)

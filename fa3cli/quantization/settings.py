@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
-from fa3cli.errors import InvalidInputError, UnsupportedError, UsageError
+from fa3cli.errors import UnsupportedError, UsageError
 
-__all__ = ["QuantSettings", "matching", "resolve_settings"]
+__all__ = ["QuantSettings", "ResolvedSettings", "resolve_settings"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class QuantSettings:
     disable_names: tuple[str, ...] = ()
     disable_level: str = "L0"
     disable_last_linear: bool = True
+    pr: float = 1.0
+    w_sym: bool = True
     mm_tensor: bool = False
     fa: bool = True
     fa_amp: int = 0
@@ -30,52 +32,90 @@ class QuantSettings:
     numerics: str = "improved"
     target: str = "modelslim"
 
+    @property
+    def reference(self) -> bool:
+        """Whether the results shall be the reference's, bit for bit."""
+        return self.numerics == "reference"
+
+    @property
+    def level(self) -> int:
+        """Number of linears that disable_level leaves float."""
+        return int(self.disable_level[1:])
+
+
+@dataclass(frozen=True)
+class ResolvedSettings:
+    """Settings, and of each whether an option, the recipe or nobody asked for its value."""
+
+    values: QuantSettings
+    origins: Mapping[str, str]
+
 
 # What this version implements of each parameter; anything else is refused before any work.
 _SUPPORTED: dict[str, tuple[object, ...]] = {
     "w_bit": (8,),
     "a_bit": (8,),
-    "act_method": (1,),
-    "anti_method": ("none",),
-    "disable_level": ("L0",),
-    "disable_last_linear": (True,),
-    "mm_tensor": (False,),
-    "fa_score": ("reference",),
-    "numerics": ("improved",),
+    "act_method": (1, 2, 3),
+    "anti_method": ("none", "m1", "m2", "m3", "m4", "m5", "m6"),
+    "pr": (1.0,),
+    "w_sym": (True,),
+    "fa_score": ("reference", "error"),
+    "numerics": ("improved", "reference"),
     "target": ("modelslim",),
 }
+_LEVEL = re.compile(r"L(0|[1-9]\d*)")
 
 
-def resolve_settings(recipe: QuantSettings, options: dict[str, Any]) -> QuantSettings:
-    """Replace the recipe's values by the options that were given (not None); refuse what isn't implemented."""
+def resolve_settings(
+    recipe: Mapping[str, Any], options: Mapping[str, Any], recipe_name: str = "recipe"
+) -> ResolvedSettings:
+    """Put a recipe's values over the defaults and the options that were given (not None) over both.
+
+    Raises UnsupportedError for a value that isn't implemented, UsageError for one that makes no sense.
+    """
     given = {name: value for name, value in options.items() if value is not None}
-    settings = replace(recipe, **given)
-    for field in fields(settings):
-        value, supported = getattr(settings, field.name), _SUPPORTED.get(field.name)
-        if supported and value not in supported:
+    settings = replace(QuantSettings(), **{**recipe, **given})
+    _require_sense(settings)
+    for name, supported in _SUPPORTED.items():
+        value = getattr(settings, name)
+        if value not in supported:
             raise UnsupportedError(
-                f"{field.name}={value} is not supported by this version of fa3",
+                f"{name}={value} is not supported by this version of fa3",
                 hint=f"supported: {', '.join(map(str, supported))}",
             )
+    origins = {
+        field.name: "option" if field.name in given else recipe_name if field.name in recipe else "default"
+        for field in fields(settings)
+    }
+    return ResolvedSettings(settings, origins)
+
+
+def _require_sense(settings: QuantSettings) -> None:
+    """Raise UsageError for a value that no version could take."""
+    for field in fields(settings):
+        value, default = getattr(settings, field.name), field.default
+        kinds = (int, float) if isinstance(default, float) else type(default)
+        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+            raise UsageError(
+                f"{field.name} is {value!r}; expected {_KINDS[type(default)]}, as in {field.name}={default!r}"
+            )
+    if not all(isinstance(name, str) for name in settings.disable_names):
+        raise UsageError(f"disable_names is {settings.disable_names!r}; expected module names or globs")
+    if not _LEVEL.fullmatch(settings.disable_level):
+        raise UsageError(
+            f"disable_level is {settings.disable_level!r}; expected L and a number of linears, without leading zeros",
+            hint="L0 leaves none float, L5 the five whose inputs are hardest to quantize",
+        )
     if settings.fa_amp < 0:
         raise UsageError(
             f"fa_amp is {settings.fa_amp}; expected the number of layers to fall back, 0 or more"
         )
-    return settings
 
 
-def matching(names: Sequence[str], patterns: Sequence[str]) -> set[str]:
-    """Return the module names that `patterns` (exact names or globs) select; one that selects none is an error."""
-    selected: set[str] = set()
-    for pattern in patterns:
-        found = {name for name in names if fnmatchcase(name, pattern)}
-        if not found:
-            from difflib import get_close_matches
-
-            near = get_close_matches(pattern, names, n=3, cutoff=0.4)
-            raise InvalidInputError(
-                f"disable_names: {pattern!r} matches no linear and no attention module of the model",
-                hint=f"the nearest names are {', '.join(near)}" if near else None,
-            )
-        selected |= found
-    return selected
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "several texts",
+}

@@ -16,7 +16,7 @@ __all__ = ["SimulatedLinear", "simulate"]
 class SimulatedLinear(nn.Module):
     """A W8A8 linear whose buffers carry the names of its export; int8 products are summed in float32."""
 
-    def __init__(self, linear: nn.Linear, deq_scale_dtype: torch.dtype) -> None:
+    def __init__(self, linear: nn.Linear, scale_shape: tuple[int, ...], deq_scale_dtype: torch.dtype) -> None:
         super().__init__()
         rows = linear.out_features
         floats = {"device": "meta", "dtype": torch.float32}
@@ -25,8 +25,8 @@ class SimulatedLinear(nn.Module):
             self.register_buffer(
                 "bias", torch.empty(rows, **floats)
             )  # exported; quant_bias holds it for kernels
-        self.register_buffer("weight_scale", torch.empty(rows, 1, **floats))
-        self.register_buffer("weight_offset", torch.empty(rows, 1, **floats))
+        self.register_buffer("weight_scale", torch.empty(scale_shape, **floats))
+        self.register_buffer("weight_offset", torch.empty(scale_shape, **floats))
         self.register_buffer("input_scale", torch.empty(1, **floats))
         self.register_buffer("input_offset", torch.empty(1, **floats))
         self.register_buffer("quant_bias", torch.empty(rows, device="meta", dtype=torch.int32))
@@ -52,15 +52,41 @@ class SimulatedStates(nn.Module):
         return fake_quantize(states.float(), self.scale[:, :, None]).to(states.dtype)
 
 
+class SimulatedNorm(nn.Module):
+    """A norm as AntiOutlier's are stored: the smoothed one with a bias, and its weight and bias once more for engines."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.module = norm
+        for owner in (self, norm):
+            if getattr(owner, "bias", None) is None:
+                owner.register_buffer("bias", torch.empty(norm.weight.shape, device="meta"))
+        self.register_buffer("weight", torch.empty_like(norm.weight))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return the norm of the states plus its bias: `[..., in] -> [..., in]`."""
+        return (self.module(states) + self.module.bias).to(states.dtype)
+
+
 def simulate(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], deq_scale_dtype: torch.dtype) -> None:
-    """Replace a model's linears and attach to its patched attentions where `shapes`, of an export's tensors, say so."""
+    """Make a model compute what an export whose tensors have these `shapes` computes.
+
+    Its linears and norms are replaced, its patched attentions attached to, where the export has tensors for them.
+    """
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and f"{name}.deq_scale" in shapes:
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, SimulatedLinear(module, deq_scale_dtype))
+            scale_shape = shapes[f"{name}.weight_scale"]
+            _replace(model, name, SimulatedLinear(module, scale_shape, deq_scale_dtype))
+        elif f"{name}.module.weight" in shapes:
+            _replace(model, name, SimulatedNorm(module))
         elif hasattr(module, "fa_quantizer") and f"{name}.fa_q.scale" in shapes:
             for role in "qkv":
                 module.add_module(f"fa_{role}", SimulatedStates(shapes[f"{name}.fa_{role}.scale"][0]))
             module.fa_quantizer.transform = lambda states, role, owner=module: getattr(owner, f"fa_{role}")(
                 states
             )
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from fa3cli.calibration.dataset import read_samples
+from fa3cli.calibration.dataset import Sample, read_samples
 from fa3cli.errors import InvalidInputError
 
 from ..conftest import EXAMPLES, copy_model
@@ -25,6 +25,11 @@ CHAT = [{"role": "user", "content": "Who is there?"}]
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "lines.jsonl"
+
+
+def ids(sample: Sample) -> tuple[int, ...]:
+    (row,) = sample.arguments["input_ids"].tolist()
+    return tuple(row)
 
 
 def tokens(text: str) -> tuple[int, ...]:
@@ -46,8 +51,8 @@ def tokens(text: str) -> tuple[int, ...]:
 )
 def test_a_line_of_text(file: Path, record: dict[str, Any], text: str) -> None:
     (sample,) = read_samples(write_lines(file, [record]), MODEL)
-    assert sample.input_ids == tokens(text)
-    assert (sample.line, sample.cut) == (1, False)
+    assert ids(sample) == tokens(text)
+    assert (sample.origin, sample.cut, sample.mask) == (f"{file}, line 1", False, None)
 
 
 def with_template(folder: Path) -> Path:
@@ -59,7 +64,7 @@ def with_template(folder: Path) -> Path:
 
 def test_messages_go_through_the_chat_template(file: Path, tmp_path: Path) -> None:
     (sample,) = read_samples(write_lines(file, [{"messages": CHAT}]), with_template(tmp_path / "chat"))
-    assert sample.input_ids == tokens("<user>Who is there?\n<assistant>")
+    assert ids(sample) == tokens("<user>Who is there?\n<assistant>")
 
 
 @pytest.mark.parametrize("messages", ["hello", [{"content": "no role"}], [1], None, {}])
@@ -78,7 +83,7 @@ def test_messages_without_a_chat_template(file: Path) -> None:
 
 def test_token_ids_need_no_tokenizer(file: Path, tmp_path: Path) -> None:
     (sample,) = read_samples(write_lines(file, [[5, 0, 7]]), tmp_path)
-    assert sample.input_ids == (5, 0, 7)
+    assert ids(sample) == (5, 0, 7)
 
 
 def test_text_without_a_tokenizer(file: Path, tmp_path: Path) -> None:
@@ -123,7 +128,14 @@ def refused(file: Path, line: int, *words: str, folder: Path = MODEL, **options:
         ('{"input_ids": "5 6"}', "whole numbers"),
         ('{"input_ids": [5, 6.0]}', "whole numbers"),
         ('{"input_ids": [true]}', "whole numbers"),
-        ('{"input_ids": [[5, 6]]}', "whole numbers"),
+        ('{"input_ids": [[5, 6], 7]}', "whole numbers"),
+        ('{"input_ids": [[5, 6], [7]]}', "differ in length"),
+        ('{"input_ids": [[]]}', "no tokens"),
+        ('{"input_ids": [5, 6], "attention_mask": [1]}', "as long as"),
+        (
+            '{"input_ids": [5, 6], "attention_mask": [1, "0"]}',
+            "attention_mask is not a list of whole numbers",
+        ),
         ('{"input_ids": []}', "no tokens"),
         ('{"text": ""}', "no tokens"),
     ],
@@ -153,7 +165,7 @@ def test_files_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
 
 def test_line_ends_and_marks_of_other_systems(file: Path) -> None:
     file.write_bytes(b'\xef\xbb\xbf{"input_ids": [5]}\r\n{"input_ids": [6]}\r\n\r\n')
-    assert [sample.input_ids for sample in read_samples(file, MODEL)] == [(5,), (6,)]
+    assert [ids(sample) for sample in read_samples(file, MODEL)] == [(5,), (6,)]
 
 
 def test_a_separator_within_a_text_ends_no_line(file: Path) -> None:
@@ -164,12 +176,14 @@ def test_a_separator_within_a_text_ends_no_line(file: Path) -> None:
 @pytest.mark.parametrize(("count", "lines"), [(1, [1]), (2, [1, 2]), (9, [1, 2, 3]), (None, [1, 2, 3])])
 def test_samples_takes_the_first_lines(file: Path, count: int | None, lines: list[int]) -> None:
     write_lines(file, [[5], [6], [7]])
-    assert [sample.line for sample in read_samples(file, MODEL, count=count)] == lines
+    assert [sample.origin for sample in read_samples(file, MODEL, count=count)] == [
+        f"{file}, line {line}" for line in lines
+    ]
 
 
 def test_max_length_cuts_and_says_so(file: Path) -> None:
     write_lines(file, [[5, 6, 7], [5, 6]])
-    found = [(sample.input_ids, sample.cut) for sample in read_samples(file, MODEL, max_length=2)]
+    found = [(ids(sample), sample.cut) for sample in read_samples(file, MODEL, max_length=2)]
     assert found == [((5, 6), True), ((5, 6), False)]
 
 
@@ -179,7 +193,26 @@ def test_a_sample_longer_than_the_model_takes(file: Path) -> None:
     assert len(read_samples(file, MODEL, longest=8, max_length=8)) == 2
 
 
-@pytest.mark.parametrize("token", [-1, 96, 10**30])
+def test_a_batch_and_its_mask(file: Path, tmp_path: Path) -> None:
+    lines = [
+        {"input_ids": [[5, 6, 7], [8, 9, 10]], "attention_mask": [[1, 1, 1], [0, 1, 1]]},
+        {"input_ids": [5, 6], "attention_mask": [1, 1]},
+    ]
+    batch, single = read_samples(write_lines(file, lines), tmp_path, max_length=2)
+    assert batch.arguments["input_ids"].tolist() == [[5, 6], [8, 9]] and (batch.tokens, batch.cut) == (
+        4,
+        True,
+    )
+    assert batch.mask.tolist() == [[True, True], [False, True]]
+    assert single.mask is None and (single.tokens, single.cut) == (2, False)
+
+
+@pytest.mark.parametrize("number", [2**31, 10**30])
+def test_a_number_no_vocabulary_reaches(file: Path, number: int) -> None:
+    refused(write_lines(file, [[0, 95], [5, number]]), 2, "32 bits", vocab_size=96)
+
+
+@pytest.mark.parametrize("token", [-1, 96])
 def test_a_token_outside_the_vocabulary(file: Path, token: int) -> None:
     write_lines(file, [[0, 95], [5, token]])
     refused(file, 2, "vocabulary of 96", vocab_size=96)

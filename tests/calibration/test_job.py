@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fa3cli import patching
-from fa3cli.calibration.job import open_model, prepare
+from fa3cli.calibration.job import prepare
+from fa3cli.calibration.opening import open_model
 from fa3cli.errors import (
     ConflictError,
     Fa3Error,
@@ -36,9 +37,10 @@ def test_the_whole_job(folder: Path, calib: Path, tmp_path: Path) -> None:
     job = prepare(folder, calib=calib)
     assert job.folder == folder
     assert job.output == tmp_path / f"{folder.name}-w8a8-fa3"
-    assert job.recipe == "default" and job.settings.disable_names == ("*.down_proj",)
+    assert job.recipe == "llama3.1-70b" and job.settings.disable_names == ("*.down_proj",)
+    assert (job.settings.anti_method, job.settings.act_method, job.settings.disable_level) == ("m3", 3, "L5")
     assert job.save_types == ("safe_tensor",) and job.part_bytes is None
-    assert [len(sample.input_ids) for sample in job.samples] == [6, 9]
+    assert [sample.tokens for sample in job.samples] == [6, 9]
     assert len(job.quantized) == 3 * 6 and not any("down_proj" in each for each in job.quantized)
     assert "lm_head" not in job.quantized
     assert job.attentions == {f"model.layers.{index}.self_attn" for index in range(3)}
@@ -74,7 +76,7 @@ def test_options_replace_the_recipe(folder: Path, calib: Path) -> None:
     assert "model.layers.0.mlp.up_proj" not in job.quantized
     assert job.settings.fa_amp == 2 and job.part_bytes == 500_000_000
     assert job.save_types == ("numpy", "safe_tensor")
-    assert [len(sample.input_ids) for sample in job.samples] == [4]
+    assert [sample.tokens for sample in job.samples] == [4]
 
 
 def test_an_attention_module_by_name_loses_fa3_alone(folder: Path, calib: Path) -> None:
@@ -118,13 +120,14 @@ def test_the_attention_implementation_asked_for(folder: Path, calib: Path, imple
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"act_method": 2}, UnsupportedError, "act_method=2"),
-        ({"anti_method": "m3"}, UnsupportedError, "anti_method=m3"),
-        ({"disable_level": "L5"}, UnsupportedError, "disable_level=L5"),
-        ({"disable_last_linear": False}, UnsupportedError, "disable_last_linear"),
-        ({"mm_tensor": True}, UnsupportedError, "mm_tensor"),
-        ({"fa_score": "error"}, UnsupportedError, "fa_score"),
-        ({"numerics": "reference"}, UnsupportedError, "numerics"),
+        ({"act_method": 4}, UnsupportedError, "act_method=4"),
+        ({"anti_method": "m7"}, UnsupportedError, "anti_method=m7"),
+        ({"disable_level": "L05"}, UsageError, "disable_level is 'L05'"),
+        ({"disable_level": "L-1"}, UsageError, "disable_level is 'L-1'"),
+        ({"w_sym": False}, UnsupportedError, "w_sym"),
+        ({"pr": 0.5}, UnsupportedError, "pr=0.5"),
+        ({"fa_score": "nonesuch"}, UnsupportedError, "fa_score"),
+        ({"numerics": "exact"}, UnsupportedError, "numerics"),
         ({"target": "vllm"}, UnsupportedError, "target=vllm"),
         ({"w_bit": 4}, UnsupportedError, "w_bit=4"),
         ({"a_bit": 16}, UnsupportedError, "a_bit=16"),

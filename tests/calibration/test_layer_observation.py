@@ -1,31 +1,46 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fa3cli.calibration.layer_observation import LayerObservation
+from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.fa_quantizer import FAQuantizer
+from fa3cli.numerics.affine import asymmetric_offset, asymmetric_scale, fake_quantize
+from fa3cli.quantization.input_observers import input_observers
+from fa3cli.quantization.reference_linear import fake_quantize_weight
+from fa3cli.quantization.settings import QuantSettings
+
+
+class Attention(nn.Module):
+    """Nothing but a quantizer and what comes of three states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fa_quantizer = FAQuantizer()
+
+    def forward(self, states: Tensor, roles: str = "qkv") -> Tensor:
+        return sum(self.fa_quantizer.quant(states, qkv=role) for role in roles)
 
 
 class Block(nn.Module):
-    """Two linears that share an input, one behind them, and an attention module's quantizer."""
+    """Two linears that share an input, one behind them, and an attention module."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.gate, self.up, self.down = nn.Linear(4, 6), nn.Linear(4, 6, bias=False), nn.Linear(6, 4)
-        self.fa = FAQuantizer()
+        self.attention = Attention()
 
     @torch.no_grad()
     def forward(self, values: Tensor, roles: str = "qkv") -> Tensor:
         hidden = self.gate(values) * self.up(values)
-        states = hidden.view(1, -1, 2, 3).transpose(1, 2)
-        for role in roles:
-            assert self.fa.quant(states, qkv=role) is states
+        self.attention(hidden.view(1, -1, 2, 3).transpose(1, 2), roles)
         return self.down(hidden)
 
 
@@ -34,8 +49,12 @@ def block() -> Block:
     return Block()
 
 
-def watch(block: Block, *, score: bool = False) -> LayerObservation:
-    return LayerObservation(dict(block.named_children()), {"attention": block.fa}, score=score)
+def watch(block: Block, linears: str = "gate up down", **settings: Any) -> LayerObservation:
+    chosen = QuantSettings(**settings)
+    names = linears.split()
+    observers = input_observers(chosen, names, dict.fromkeys(names, 0.0))
+    modules = {name: block.get_submodule(name) for name in names}
+    return LayerObservation(observers, modules, {"attention": block.attention}, chosen)
 
 
 def samples(count: int = 3) -> list[Tensor]:
@@ -43,45 +62,99 @@ def samples(count: int = 3) -> list[Tensor]:
     return [torch.randn(1, 5 + each, 4, generator=generator) * (each + 1) for each in range(count)]
 
 
+def seen(block: Block, values: list[Tensor], **settings: Any) -> LayerParameters:
+    with watch(block, **settings) as observation:
+        for each in values:
+            observation.see(None)
+            block(each)
+    return observation.parameters("block", {})
+
+
 def test_a_shared_input_counts_for_each_linear(block: Block) -> None:
     values = samples()
-    with watch(block) as observation:
-        for each in values:
-            block(each)
+    found = seen(block, values)
     for name in ("gate", "up"):
-        low, high = observation.inputs[name].bounds()
+        low, high = found.linears[name]
         assert low.item() == pytest.approx(sum(each.min().item() for each in values) / 3)
         assert high.item() == pytest.approx(sum(each.max().item() for each in values) / 3)
-        assert observation.inputs[name].tokens == 5 + 6 + 7
-    assert not torch.equal(observation.inputs["down"].bounds()[1], observation.inputs["up"].bounds()[1])
+    assert not torch.equal(found.linears["down"][1], found.linears["up"][1])
 
 
-def test_watching_changes_no_result_and_ends_with_the_block(block: Block) -> None:
+@pytest.mark.parametrize("act_method", [1, 2])
+def test_watching_changes_no_result_and_ends_with_the_block(block: Block, act_method: int) -> None:
     (value,) = samples(1)
     before = block(value)
-    with watch(block) as observation:
+    with watch(block, act_method=act_method) as observation:
         assert torch.equal(block(value), before)
-    seen = observation.inputs["up"].tokens
+    tokens = observation.inputs.observers["up"].tokens
     block(value)
-    assert observation.inputs["up"].tokens == seen == 5
-    assert block.fa.transform is None
+    assert observation.inputs.observers["up"].tokens == tokens == 5
+    assert_left_alone(block)
+
+
+def assert_left_alone(block: Block) -> None:
+    assert block.attention.fa_quantizer.transform is None
     assert not any(module._forward_pre_hooks for module in block.modules())
 
 
-def test_watching_ends_after_an_error(block: Block) -> None:
-    with pytest.raises(ArithmeticError), watch(block):
+@pytest.mark.parametrize("numerics", ["improved", "reference"])
+def test_watching_ends_after_an_error(block: Block, numerics: str) -> None:
+    weights = {name: tensor.clone() for name, tensor in block.state_dict().items()}
+    with pytest.raises(ArithmeticError), watch(block, numerics=numerics):
         raise ArithmeticError
-    assert block.fa.transform is None
-    assert not any(module._forward_pre_hooks for module in block.modules())
+    assert_left_alone(block)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in block.state_dict().items())
 
 
-def test_tensors_by_their_export_names(block: Block) -> None:
-    with watch(block) as observation:
-        block(samples(1)[0])
-    assert observation.linear_tensors("gate", torch.float32)["weight"].dtype == torch.int8
-    tensors = observation.attention_tensors(torch.float32)["attention"]
-    assert {name: list(tensor.shape) for name, tensor in tensors.items()} == {
-        f"fa_{role}.{leaf}": [2, 1] for role in "qkv" for leaf in ("scale", "offset")
+@pytest.mark.parametrize("act_method", [1, 2])
+def test_the_references_linears_run_quantized_in_the_range_known_so_far(
+    block: Block, act_method: int
+) -> None:
+    """Against a loop that quantizes by hand: weights once, each input in the range of the samples up to it."""
+    values, settings = samples(), QuantSettings(numerics="reference", act_method=act_method)
+    linears = {name: block.get_submodule(name) for name in ("gate", "up", "down")}
+    observers = input_observers(settings, list(linears), {})
+
+    def by_hand(name: str, inputs: Tensor) -> Tensor:
+        observers[name] = observers[name].updated(inputs)
+        low, high = observers[name].bounds()
+        scale = asymmetric_scale(low, high)
+        inputs = fake_quantize(inputs, scale, asymmetric_offset(low, scale))
+        weight = fake_quantize_weight(linears[name].weight.detach(), mm_tensor=False)
+        return nn.functional.linear(inputs, weight, linears[name].bias)
+
+    with torch.no_grad():
+        expected = [by_hand("down", by_hand("gate", each) * by_hand("up", each)) for each in values]
+    with watch(block, numerics="reference", act_method=act_method) as observation:
+        for each, output in zip(values, expected):
+            assert torch.equal(block(each), output)
+    found = observation.parameters("block", {}).linears
+    for name, observed in observers.items():
+        assert all(torch.equal(*pair) for pair in zip(found[name], observed.bounds()))
+    assert_left_alone(block)
+
+
+def test_padding_counts_for_nothing(block: Block) -> None:
+    (value,) = samples(1)
+    padded = torch.cat([value, torch.full((1, 3, 4), 99.0)], dim=1)
+    mask = torch.tensor([[True] * 5 + [False] * 3])
+    with watch(block, fa_amp=1) as observation:
+        observation.see(mask)
+        block(padded)
+        observation.see(torch.zeros(1, 8, dtype=torch.bool))  # a sample of padding alone
+        block(padded)
+    found, expected = observation.parameters("block", {}), seen(block, [value], fa_amp=1)
+    assert found.scores == expected.scores
+    for name, bounds in expected.linears.items():
+        assert all(torch.equal(*pair) for pair in zip(found.linears[name], bounds))
+    for role, bounds in expected.attentions["attention"].items():
+        assert all(torch.equal(*pair) for pair in zip(found.attentions["attention"][role], bounds))
+
+
+def test_ranges_by_role_and_head(block: Block) -> None:
+    attentions = seen(block, samples(1)).attentions
+    assert {role: [list(each.shape) for each in ends] for role, ends in attentions["attention"].items()} == {
+        role: [[2], [2]] for role in "qkv"
     }
 
 
@@ -90,65 +163,88 @@ def test_scores_are_the_first_samples_and_only_on_demand(block: Block) -> None:
     stretched = usual.clone()
     stretched[0, 0, 0, 0] = 100.0
     found = {}
-    for name, samples in {"a": [usual], "b": [usual, stretched], "c": [stretched, usual]}.items():
-        with watch(block, score=True) as observation:
-            for states, role in product(samples, "qkv"):
-                block.fa.quant(states, qkv=role)
-        found[name] = observation.scores["attention"]
+    for name, states in {"a": [usual], "b": [usual, stretched], "c": [stretched, usual]}.items():
+        with watch(block, "", fa_amp=1) as observation:
+            for each, role in product(states, "qkv"):
+                block.attention.fa_quantizer.quant(each, qkv=role)
+        found[name] = observation.parameters("block", {}).scores["attention"]
     assert found["c"] < 0.1
     assert found["a"] == found["b"] > 0.5
-    with watch(block) as observation:
-        block.fa.quant(usual, qkv="q")
-    assert observation.scores == {}
+    assert seen(block, samples(1)).scores == {}
 
 
 def test_an_input_without_tokens_says_nothing(block: Block) -> None:
     with watch(block) as observation:
         block.up(torch.empty(0, 4))
         block.up(torch.ones(2, 4))
-    assert observation.inputs["up"].tokens == 2
+    assert observation.inputs.observers["up"].tokens == 2
 
 
 def test_a_linear_that_saw_nothing_is_an_error(block: Block) -> None:
-    with watch(block) as observation:
+    with watch(block, "up down") as observation:
         block.up(torch.ones(2, 4))
     with pytest.raises(InvalidInputError, match="down: no calibration sample reached it") as raised:
-        observation.linear_tensors("down", torch.float32)
+        observation.parameters("block", {})
     assert "--disable-names down" in raised.value.hint
 
 
+def test_an_expert_that_saw_nothing_stays_float_with_a_warning() -> None:
+    expert, settings = nn.Linear(4, 4), QuantSettings()
+    name = "layers.0.mlp.experts.3.up_proj"
+    observers = input_observers(settings, [name], {})
+    with LayerObservation(observers, {name: expert}, {}, settings) as observation:
+        pass
+    found = observation.parameters("layers.0", {})
+    assert found.linears == {} and len(found.warnings) == 1
+    assert name in found.warnings[0] and "stays float" in found.warnings[0]
+
+
+def test_a_range_wider_than_float16_is_said(block: Block) -> None:
+    half = nn.Linear(2, 2).half()
+    settings = QuantSettings(numerics="reference")
+    observers = input_observers(settings, ["half"], {})
+    with torch.no_grad(), LayerObservation(observers, {"half": half}, {}, settings) as observation:
+        assert half(torch.tensor([[-60000.0, 60000.0]], dtype=torch.float16)).isfinite().any()
+    (warning,) = observation.parameters("block", {}).warnings
+    assert "the input of half" in warning and "float16" in warning
+
+
+@pytest.mark.parametrize("numerics", ["improved", "reference"])
+@pytest.mark.parametrize("act_method", [1, 2])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_an_input_that_is_not_finite_is_named(block: Block, value: float) -> None:
-    with watch(block) as observation:
+def test_an_input_that_is_not_finite_is_named(
+    block: Block, value: float, act_method: int, numerics: str
+) -> None:
+    with watch(block, "up", act_method=act_method, numerics=numerics) as observation:
         block.up(torch.tensor([[1.0, value, 2.0, 3.0]]))
         block.up(torch.ones(2, 4))
     with pytest.raises(InvalidInputError, match="the input of up is not finite"):
-        observation.linear_tensors("up", torch.float32)
+        observation.parameters("block", {})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("score", [False, True])
-def test_states_that_are_not_finite_are_named(block: Block, value: float, score: bool) -> None:
+@pytest.mark.parametrize("fa_amp", [0, 1])
+def test_states_that_are_not_finite_are_named(block: Block, value: float, fa_amp: int) -> None:
     states = torch.randn(1, 2, 5, 3)
     spoiled = states.clone()
     spoiled[0, 1, 2, 0] = value
-    with watch(block, score=score) as observation:
+    with watch(block, "", fa_amp=fa_amp) as observation:
         for role in "qkv":
-            block.fa.quant(spoiled if role == "k" else states, qkv=role)
-            block.fa.quant(states, qkv=role)
+            block.attention.fa_quantizer.quant(spoiled if role == "k" else states, qkv=role)
+            block.attention.fa_quantizer.quant(states, qkv=role)
     with pytest.raises(InvalidInputError, match="the k states of attention is not finite"):
-        observation.attention_tensors(torch.float32)
+        observation.parameters("block", {})
 
 
 def test_a_layer_whose_quantizers_are_never_called_is_refused(block: Block) -> None:
     with watch(block) as observation:
         block(samples(1)[0], roles="")
     with pytest.raises(UnsupportedError, match="attention: no q, k or v ever went through"):
-        observation.attention_tensors(torch.float32)
+        observation.parameters("block", {})
 
 
 def test_an_attention_seen_in_part_is_refused(block: Block) -> None:
     with watch(block) as observation:
         block(samples(1)[0], roles="qk")
     with pytest.raises(UnsupportedError, match="attention: its v states never went through"):
-        observation.attention_tensors(torch.float32)
+        observation.parameters("block", {})

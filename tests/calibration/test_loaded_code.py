@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from fa3cli.calibration.job import open_model
 from fa3cli.calibration.loaded_code import check_loaded_code
+from fa3cli.calibration.opening import open_model
 from fa3cli.errors import ConflictError
 
 

@@ -39,6 +39,7 @@ REPORT = "fa3_report.json"
 
 def quantize(folder: Path, calib: Path, name: str = "out", **options: Any) -> tuple[Path, Result]:
     output = folder.parent / name
+    options = {"recipe": "default"} | options
     result = api.quantize(folder, calib=calib, output=output, **options)
     assert result is not None and result.output == output
     return output, result
@@ -358,8 +359,12 @@ def test_progress_counts_layers_and_samples(llama: Path, calib: Path) -> None:
     seen: list[Progress] = []
     quantize(llama, calib, progress=seen.append)
     assert seen == [
-        *(Progress(layer, 3, sample, 3) for layer in range(3) for sample in range(3)),
-        Progress(3, 3, 0, 3),
+        each
+        for layer in range(3)
+        for each in (
+            *(Progress(layer, 3, 3 * layer + sample, 9) for sample in range(3)),
+            Progress(layer + 1, 3, 3 * layer + 3, 9),
+        )
     ]
 
 
@@ -384,7 +389,9 @@ def test_a_model_that_overflows_is_named_by_module(tmp_path: Path, calib: Path, 
     edit_weights(folder, lambda tensors: tensors["model.layers.1.self_attn.v_proj.weight"].fill_(huge))
     before = snapshot(tmp_path)
     with pytest.raises(InvalidInputError, match=r"model\.layers\.1\.self_attn.* is not finite"):
-        api.quantize(folder, calib=calib, output=tmp_path / "out")
+        api.quantize(folder, calib=calib, output=tmp_path / "out", recipe="default")
+    with pytest.raises(InvalidInputError, match=r"the input of model\.layers\.1\.mlp.* is not finite"):
+        api.quantize(folder, calib=calib, output=tmp_path / "out", anti_method="m3")
     assert snapshot(tmp_path) == before
 
 

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from fa3cli.calibration.job import open_model
-from fa3cli.calibration.streamed_model import StreamedModel, _decoder_layers, read_config
+from fa3cli.calibration.layered_model import _decoder_layers
+from fa3cli.calibration.opening import open_model
+from fa3cli.calibration.streamed_model import StreamedModel, read_config
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
 
 from .models import WEIGHTS, edit_config, edit_weights, write_model
@@ -45,10 +46,13 @@ def test_weights_are_gone_after_an_error_too(tmp_path: Path) -> None:
 
 def test_layers_and_the_rest_are_every_tensor_once(tmp_path: Path) -> None:
     model = open_llama(tmp_path)
-    in_layers = [name for names in model.of_layer.values() for name in names]
+    in_layers = [name for layer in model.layers for name in model.of_layer[layer]]
     assert list(model.layers) == [f"model.layers.{index}" for index in range(3)]
     assert sorted(in_layers + model.outside) == sorted(model.names)
     assert set(model.outside) == {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
+    assert (model.head, model.of_layer["lm_head"]) == ("lm_head", ["lm_head.weight"])
+    assert model.needed("lm_head") == model.outside and model.needed(LAYER) == model.of_layer[LAYER]
+    assert set(model.before_layers) == {"model.embed_tokens.weight", "model.norm.weight"}
 
 
 def test_a_patched_model_has_its_quantizers_by_layer(tmp_path: Path) -> None:

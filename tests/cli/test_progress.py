@@ -12,8 +12,8 @@ def test_a_line_a_layer_where_stderr_is_no_terminal(capsys: pytest.CaptureFixtur
     with show_progress("quantize") as report:
         for layer in range(3):
             for sample in range(2):
-                report(Progress(layer, 3, sample, 2))
-        report(Progress(3, 3, 0, 2))
+                report(Progress(layer, 3, 2 * layer + sample, 6))
+        report(Progress(3, 3, 6, 6))
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == "" and len(lines) == 3
@@ -28,8 +28,8 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         module, "Console", lambda **options: Console(force_terminal=True, width=120, **options)
     )
     with show_progress("compare") as report:
-        report(Progress(1, 4, 0, 2))
-        report(Progress(4, 4, 0, 2))
+        report(Progress(1, 4, 2, 8))
+        report(Progress(4, 4, 8, 8))
     out, err = capsys.readouterr()
     assert out == ""
     assert "compare: layer 4/4" in err and "100%" in err and "memory" in err

@@ -107,8 +107,12 @@ def test_plan_reads_no_weight_and_writes_nothing(
     before = snapshot(tmp_path)
     code, out, err = fa3("quantize", llama, *calib, "--plan")
     assert (code, err) == (0, "")
+    rows = [[cell.strip() for cell in row.split("│")[1:-1]] for row in out.splitlines() if "│" in row]
+    assert ["act_method", "3", "recipe"] in [[*row[:2], row[2][:6]] for row in rows]
+    assert ["numerics", "improved", "default"] in rows
+    assert "3 float, for range_param" in " ".join(row[1] for row in rows)
     assert f"{llama}-w8a8-fa3" in "".join(
-        row.split("│")[-2].strip() for row in out.splitlines() if "│" in row
+        row.split("│")[2].strip() for row in out.splitlines() if "│" in row
     )
     assert "3 with 31 tokens" in out and "*.down_proj" in out and "peak memory" in out
     code, out, _ = fa3("quantize", llama, *calib, "--plan", "--json", "--fa-amp", 1)
@@ -121,7 +125,7 @@ def test_plan_reads_no_weight_and_writes_nothing(
 
 
 def test_warnings_come_before_the_work_on_stderr(llama: Path, calib: list[str], fa3: Fa3) -> None:
-    code, out, err = fa3("quantize", llama, *calib, "--plan", "--disable-names", "*.up_proj", "--fa-amp", 9)
+    code, out, err = fa3("quantize", llama, *calib, "--plan", "--disable-names", "*.up_proj", "--fa-amp", 9, "--numerics", "reference")
     assert code == 0 and "half-float" not in out
     assert "half-float group" in err and "3 attention modules; all fall back" in err
 
@@ -226,15 +230,17 @@ WRONG: dict[str, tuple[Callable[[Path], Any], list[str], int, tuple[str, ...]]] 
     "too-long": (line(json.dumps({"input_ids": [5] * 65})), [], 5, ("line 2: 65 tokens", "--max-length 64")),
     "bad-glob": (nothing, ["--disable-names", "*.up_porj"], 5, ("*.up_porj",)),
     "device": (nothing, ["--device", "npu:0"], 6, ("npu:0",)),
-    "act-method": (nothing, ["--act-method", "3"], 3, ("act_method=3",)),
-    "anti-method": (nothing, ["--anti-method", "m4"], 3, ("anti_method=m4",)),
-    "level": (nothing, ["--disable-level", "L5"], 3, ("L5",)),
-    "mm-tensor": (nothing, ["--mm-tensor"], 3, ("mm_tensor",)),
-    "last-linear": (nothing, ["--no-disable-last-linear"], 3, ("disable_last_linear",)),
+    "act-method": (nothing, ["--act-method", "4"], 3, ("act_method=4", "supported: 1, 2, 3")),
+    "anti-method": (nothing, ["--anti-method", "m7"], 3, ("anti_method=m7", "m6")),
+    "level": (nothing, ["--disable-level", "L05"], 2, ("'L05'", "L0 leaves none float")),
+    "negative-level": (nothing, ["--disable-level", "L-1"], 2, ("'L-1'",)),
+    "nearest-name": (nothing, ["--disable-names", "lm_haed"], 5, ("'lm_haed'", "nearest", "lm_head")),
     "bits": (nothing, ["--w-bit", "4"], 3, ("w_bit=4", "supported: 8")),
     "target": (nothing, ["--target", "vllm"], 3, ("target=vllm",)),
     "recipe": (nothing, ["--recipe", "nonesuch"], 3, ("nonesuch", "qwen2.5-72b")),
-    "numerics": (nothing, ["--numerics", "reference"], 3, ("numerics=reference",)),
+    "numerics": (nothing, ["--numerics", "exact"], 3, ("numerics=exact", "reference")),
+    "recipe-file": (nothing, ["--recipe", "mine.toml"], 5, ("mine.toml", "cannot be read")),
+    "fa-score": (nothing, ["--fa-score", "best"], 3, ("fa_score=best",)),
     "negative": (nothing, ["--fa-amp", "-1"], 2, ("fa_amp",)),
     "not-a-number": (nothing, ["--fa-amp", "many"], 2, ("--fa-amp",)),
     "no-samples": (nothing, ["--samples", "0"], 2, ("--samples",)),

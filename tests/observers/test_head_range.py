@@ -13,9 +13,9 @@ from fa3cli.observers.head_range import HeadRange
 
 
 def observe(role: str, samples: list[Tensor]) -> tuple[Tensor, Tensor]:
-    observed = HeadRange(role)
+    observed = HeadRange()
     for states in samples:
-        observed.update(states)
+        observed = observed.updated(states, role)
     low, high = observed.bounds()
     assert low.dtype == high.dtype == torch.float32
     assert low.shape == high.shape == (samples[0].shape[1],)
@@ -56,11 +56,21 @@ def test_only_v_keeps_outliers() -> None:
 
 
 def test_a_batch_counts_all_its_tokens() -> None:
-    observed = HeadRange("v")
-    assert observed.tokens == 0
-    observed.update(torch.ones(2, 4, 5, 8))
-    observed.update(torch.ones(1, 4, 3, 8))
+    assert HeadRange().tokens == 0
+    observed = HeadRange().updated(torch.ones(2, 4, 5, 8), "v").updated(torch.ones(1, 4, 3, 8), "v")
     assert observed.tokens == 13
+
+
+@given(samples=some_samples(), split=st.integers(0, 5), role=st.sampled_from("qkv"))
+def test_merging_shares_is_observing_all(samples: list[Tensor], split: int, role: str) -> None:
+    shares = [HeadRange(), HeadRange(), HeadRange()]
+    for index, states in enumerate(samples):
+        share = 1 + (index < split)
+        shares[share] = shares[share].updated(states, role)
+        shares[0] = shares[0].updated(states, role)
+    merged = shares[1].merged(shares[2])
+    assert merged.tokens == shares[0].tokens
+    assert all(torch.equal(*pair) for pair in zip(merged.bounds(), shares[0].bounds()))
 
 
 @pytest.mark.parametrize("role", ["q", "k", "v"])

@@ -19,8 +19,7 @@ samples = st.lists(st.lists(values, min_size=1, max_size=6), min_size=1, max_siz
 def observe(rows: list[list[float]]) -> tuple[float, float]:
     observed = InputRange()
     for row in rows:
-        sample = torch.tensor(row)
-        observed.update(torch.stack(sample.aminmax()), len(row))
+        observed = observed.updated(torch.tensor(row).view(-1, 1))
     low, high = observed.bounds()
     assert low.shape == high.shape == (1,) and low.dtype == high.dtype == torch.float32
     return low.item(), high.item()
@@ -49,13 +48,21 @@ def test_is_not_the_global_range() -> None:
     assert observe([[-1.0, 1.0], [-3.0, 5.0]]) == (-2.0, 3.0)
 
 
-@given(tokens=st.lists(st.integers(1, 2**40), max_size=9))
-def test_counts_tokens(tokens: list[int]) -> None:
-    observed = InputRange()
-    assert observed.tokens == 0
-    for count in tokens:
-        observed.update(torch.tensor([1.0, 1.0]), count)
-    assert observed.tokens == sum(tokens)
+@given(rows=samples, split=st.integers(0, 9))
+def test_merging_shares_is_observing_all(rows: list[list[float]], split: int) -> None:
+    whole, shares = InputRange(), [InputRange(), InputRange()]
+    for index, row in enumerate(rows):
+        values = torch.tensor(row).view(-1, 1)
+        shares[index < split] = shares[index < split].updated(values)
+        whole = whole.updated(values)
+    merged = shares[0].merged(shares[1])
+    assert merged.tokens == whole.tokens == sum(map(len, rows))
+    assert merged.bounds() == whole.bounds()
+
+
+def test_tokens_are_rows_of_any_shape() -> None:
+    assert InputRange().tokens == 0
+    assert InputRange().updated(torch.ones(2, 3, 8)).updated(torch.ones(5, 8)).tokens == 11
 
 
 @given(rows=samples, data=st.data())
@@ -67,14 +74,14 @@ def test_a_sample_that_is_not_finite_leaves_no_bound(rows: list[list[float]], da
     observed = InputRange()
     for number, row in enumerate(rows):
         ends = [spoiled.get((number, 0), min(row)), spoiled.get((number, 1), max(row))]
-        observed.update(torch.tensor(ends), len(row))
+        observed = observed.updated(torch.tensor(ends).view(-1, 1))
     assert_no_bounds(observed)
 
 
 def test_infinities_of_both_signs_leave_no_bound() -> None:
     observed = InputRange()
     for ends in ([-math.inf, math.inf], [math.inf, -math.inf], [-1.0, 1.0]):
-        observed.update(torch.tensor(ends), 1)
+        observed = observed.updated(torch.tensor(ends).view(-1, 1))
     assert_no_bounds(observed)
 
 

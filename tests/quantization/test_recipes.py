@@ -1,44 +1,88 @@
-"""Recipes: by name, by model type, and a default for every other model."""
+"""Recipes: by name, by model type, from a file, and a default for every other model."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from fa3cli.errors import UnsupportedError
-from fa3cli.quantization.recipes import RECIPES, choose_recipe
-from fa3cli.quantization.settings import QuantSettings, matching, resolve_settings
+from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.quantization.fallback import matching
+from fa3cli.quantization.recipes import choose_recipe, shipped_recipes
+from fa3cli.quantization.settings import QuantSettings, resolve_settings
 
 DECODER = ["model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj", "lm_head"]
 NO_DOWN_PROJ = ["model.decoder.layers.0.fc1", "model.decoder.layers.0.fc2", "lm_head"]
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("name", ["none", "default", "llama3.1-70b", "qwen2.5-72b"])
 def test_every_recipe_can_be_asked_for_and_run(name: str) -> None:
-    found, settings = choose_recipe(name, "anything", DECODER)
-    assert found == name and settings == RECIPES[name]
-    assert resolve_settings(settings, {}) == settings
+    recipe = choose_recipe(name, "anything", DECODER)
+    assert recipe == shipped_recipes()[name] and recipe.name == name
+    resolve_settings(recipe.settings, {})
 
 
-def test_qwen2_has_the_guides() -> None:
-    name, settings = choose_recipe(None, "qwen2", DECODER)
-    assert name == "qwen2.5-72b"
-    assert matching(DECODER, settings.disable_names) == {"model.layers.0.mlp.down_proj"}
-    assert (settings.act_method, settings.disable_level, settings.anti_method) == (1, "L0", "none")
+@pytest.mark.parametrize(
+    ("model_type", "name", "act_method", "level", "anti_method"),
+    [("qwen2", "qwen2.5-72b", 1, "L0", "none"), ("llama", "llama3.1-70b", 3, "L5", "m3")],
+)
+def test_the_guides_models_have_the_guides(
+    model_type: str, name: str, act_method: int, level: str, anti_method: str
+) -> None:
+    recipe = choose_recipe(None, model_type, DECODER)
+    values = resolve_settings(recipe.settings, {}).values
+    assert recipe.name == name
+    assert matching(DECODER, values.disable_names) == {"model.layers.0.mlp.down_proj"}
+    assert (values.act_method, values.disable_level, values.anti_method) == (act_method, level, anti_method)
+    assert values.disable_last_linear and not values.mm_tensor and values.fa and values.fa_amp == 0
 
 
-@pytest.mark.parametrize("model_type", ["llama", "mistral", "no such type"])
+@pytest.mark.parametrize("model_type", ["mistral", "no such type"])
 def test_any_other_model_leaves_down_proj_float(model_type: str) -> None:
-    name, settings = choose_recipe(None, model_type, DECODER)
-    assert name == "default"
-    assert settings == QuantSettings(disable_names=("*.down_proj",))
+    recipe = choose_recipe(None, model_type, DECODER)
+    assert recipe.name == "default"
+    assert resolve_settings(recipe.settings, {}).values == QuantSettings(disable_names=("*.down_proj",))
 
 
 @pytest.mark.parametrize("model_type", ["opt", "qwen2"])
 def test_a_model_without_down_proj_gets_no_names_it_lacks(model_type: str) -> None:
-    assert choose_recipe(None, model_type, NO_DOWN_PROJ) == ("none", QuantSettings())
+    recipe = choose_recipe(None, model_type, NO_DOWN_PROJ)
+    assert (recipe.name, recipe.settings) == ("none", {})
 
 
 def test_no_such_recipe_names_those_there_are() -> None:
     with pytest.raises(UnsupportedError, match="'qwen9'") as error:
         choose_recipe("qwen9", "qwen2", DECODER)
-    assert all(name in error.value.hint for name in RECIPES)
+    assert all(name in error.value.hint for name in shipped_recipes())
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('act_method = 2\ndisable_names = ["lm_head", "*.up_proj"]\nmm_tensor = true\npr = 1.0\n')
+    recipe = choose_recipe(str(file), "llama", DECODER)
+    assert recipe.name == str(file)
+    assert resolve_settings(recipe.settings, {}).values == QuantSettings(
+        act_method=2, disable_names=("lm_head", "*.up_proj"), mm_tensor=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("act_method = ", "not TOML"),
+        ("act_metod = 2", "did you mean act_method?"),
+        ("zzz = 2", "settings: w_bit"),
+        ("\xff", "not TOML"),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InvalidInputError) as error:
+        choose_recipe(str(file), "llama", DECODER)
+    assert str(file) in str(error.value) and words in f"{error.value} {error.value.hint}"
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"nowhere\.toml: cannot be read"):
+        choose_recipe(str(tmp_path / "nowhere.toml"), "llama", DECODER)

@@ -1,28 +1,21 @@
-"""Settings: options win over the recipe, what isn't implemented is refused, names are matched as globs."""
+"""Settings: options win over the recipe, what makes no sense or isn't implemented is refused."""
 
 from __future__ import annotations
 
 from dataclasses import fields
-from fnmatch import translate
-from re import match
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fa3cli.errors import InvalidInputError, UnsupportedError, UsageError
-from fa3cli.quantization.settings import QuantSettings, matching, resolve_settings
-
-NAMES = [
-    f"model.layers.{layer}.{leaf}"
-    for layer in (0, 1, 10)
-    for leaf in ("self_attn", "self_attn.q_proj", "mlp.gate_proj", "mlp.down_proj")
-] + ["lm_head"]
+from fa3cli.errors import UnsupportedError, UsageError
+from fa3cli.quantization.settings import QuantSettings, resolve_settings
 
 
 def test_without_recipe_and_options_it_is_the_guides_tool() -> None:
-    settings = resolve_settings(QuantSettings(), {})
-    assert settings == QuantSettings(
+    resolved = resolve_settings({}, {})
+    assert resolved.values == QuantSettings(
         w_bit=8,
         a_bit=8,
         act_method=1,
@@ -30,23 +23,51 @@ def test_without_recipe_and_options_it_is_the_guides_tool() -> None:
         disable_names=(),
         disable_level="L0",
         disable_last_linear=True,
+        pr=1.0,
+        w_sym=True,
         mm_tensor=False,
         fa=True,
         fa_amp=0,
+        fa_score="reference",
+        numerics="improved",
     )
+    assert set(resolved.origins.values()) == {"default"}
 
 
 def test_an_option_replaces_the_recipes_value_lists_too() -> None:
-    recipe = QuantSettings(disable_names=("*.down_proj",), fa_amp=5)
-    settings = resolve_settings(recipe, {"disable_names": ("lm_head",), "fa": False})
-    assert settings.disable_names == ("lm_head",)
-    assert settings.fa is False and settings.fa_amp == 5
-    assert resolve_settings(recipe, {"fa_amp": 0, "disable_names": ()}) == QuantSettings()
+    recipe = {"disable_names": ("*.down_proj",), "fa_amp": 5}
+    resolved = resolve_settings(recipe, {"disable_names": ("lm_head",), "fa": False}, "recipe mine")
+    assert resolved.values == QuantSettings(disable_names=("lm_head",), fa=False, fa_amp=5)
+    origins = {name: origin for name, origin in resolved.origins.items() if origin != "default"}
+    assert origins == {"disable_names": "option", "fa": "option", "fa_amp": "recipe mine"}
+    assert resolve_settings(recipe, {"fa_amp": 0, "disable_names": ()}).values == QuantSettings()
 
 
 def test_an_option_not_given_keeps_the_recipes_value() -> None:
-    recipe = QuantSettings(disable_names=("*.down_proj",), fa_amp=5, fa=False)
-    assert resolve_settings(recipe, {field.name: None for field in fields(QuantSettings)}) == recipe
+    recipe = {"disable_names": ("*.down_proj",), "fa_amp": 5, "fa": False}
+    none = {field.name: None for field in fields(QuantSettings)}
+    assert resolve_settings(recipe, none).values == QuantSettings(**recipe)
+
+
+ACCEPTED = {
+    "act_method": (1, 2, 3),
+    "anti_method": ("none", "m1", "m2", "m3", "m4", "m5", "m6"),
+    "disable_level": ("L0", "L1", "L5", "L10", "L99"),
+    "disable_last_linear": (True, False),
+    "mm_tensor": (True, False),
+    "fa_score": ("reference", "error"),
+    "numerics": ("improved", "reference"),
+    "fa_amp": (0, 1, 99),
+}
+
+
+@given(data=st.data())
+def test_every_knob_of_the_guide_is_taken(data: st.DataObject) -> None:
+    chosen = {name: data.draw(st.sampled_from(values)) for name, values in ACCEPTED.items()}
+    values = resolve_settings({}, chosen).values
+    assert {name: getattr(values, name) for name in chosen} == chosen
+    assert values.level == int(chosen["disable_level"][1:])
+    assert values.reference == (chosen["numerics"] == "reference")
 
 
 @pytest.mark.parametrize(
@@ -54,70 +75,47 @@ def test_an_option_not_given_keeps_the_recipes_value() -> None:
     [
         ("w_bit", 4, "8"),
         ("a_bit", 16, "8"),
-        ("act_method", 2, "1"),
-        ("anti_method", "m3", "none"),
-        ("disable_level", "L5", "L0"),
-        ("disable_level", "five", "L0"),
-        ("disable_last_linear", False, "True"),
-        ("mm_tensor", True, "False"),
-        ("fa_score", "error", "reference"),
-        ("numerics", "reference", "improved"),
+        ("act_method", 0, "1, 2, 3"),
+        ("anti_method", "m7", "m6"),
+        ("w_sym", False, "True"),
+        ("pr", 0.9, "1.0"),
+        ("fa_score", "best", "reference, error"),
+        ("numerics", "exact", "improved, reference"),
         ("target", "vllm", "modelslim"),
     ],
 )
 def test_a_value_not_implemented_is_refused_with_those_that_are(
     name: str, value: object, supported: str
 ) -> None:
-    with pytest.raises(UnsupportedError, match=f"{name}={value}") as error:
-        resolve_settings(QuantSettings(), {name: value})
-    assert error.value.exit_code == 3
-    assert supported in error.value.hint
+    for recipe, options in (({}, {name: value}), ({name: value}, {})):
+        with pytest.raises(UnsupportedError, match=f"{name}={value}") as error:
+            resolve_settings(recipe, options)
+        assert error.value.exit_code == 3 and supported in error.value.hint
 
 
-def test_a_recipe_is_refused_like_an_option() -> None:
-    with pytest.raises(UnsupportedError, match="act_method=3"):
-        resolve_settings(QuantSettings(act_method=3), {})
-
-
-def test_fa_amp_below_0_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="fa_amp is -1.*0 or more"):
-        resolve_settings(QuantSettings(), {"fa_amp": -1})
+@pytest.mark.parametrize("level", ["L05", "L-1", "5", "L", "l5", "L5 ", "five", "L1.5", ""])
+def test_a_level_of_another_form_is_a_usage_error(level: str) -> None:
+    with pytest.raises(UsageError, match=r"disable_level is .*without leading zeros") as error:
+        resolve_settings({}, {"disable_level": level})
+    assert repr(level) in str(error.value) and error.value.exit_code == 2
 
 
 @pytest.mark.parametrize(
-    ("patterns", "expected"),
+    ("name", "value", "words"),
     [
-        ([], []),
-        (["lm_head"], ["lm_head"]),
-        (["*.down_proj"], [name for name in NAMES if name.endswith("down_proj")]),
-        (["model.layers.1.*"], [name for name in NAMES if ".1." in name]),
-        (["model.layers.?.self_attn"], ["model.layers.0.self_attn", "model.layers.1.self_attn"]),
-        (["lm_head", "*gate*", "lm_*"], [name for name in NAMES if "gate" in name] + ["lm_head"]),
-        (["*"], NAMES),
+        ("fa_amp", -1, "0 or more"),
+        ("fa_amp", "5", "a whole number"),
+        ("fa_amp", True, "a whole number"),
+        ("act_method", 1.0, "a whole number"),
+        ("mm_tensor", 1, "true or false"),
+        ("pr", "1", "a number"),
+        ("anti_method", None, ""),
+        ("disable_names", "*.down_proj", "several texts"),
+        ("disable_names", (1,), "module names or globs"),
+        ("disable_level", 5, "a text"),
     ],
 )
-def test_names_and_globs(patterns: list[str], expected: list[str]) -> None:
-    assert matching(NAMES, patterns) == set(expected)
-
-
-@given(patterns=st.lists(st.sampled_from([*NAMES, "*.q_proj", "model.layers.1*", "*.[01].*"]), max_size=4))
-def test_several_patterns_select_what_each_does(patterns: list[str]) -> None:
-    expected = {name for name in NAMES if any(match(translate(pattern), name) for pattern in patterns)}
-    assert matching(NAMES, patterns) == expected
-
-
-def test_a_pattern_without_a_match_names_the_nearest() -> None:
-    with pytest.raises(InvalidInputError, match="'model.layers.0.mlp.down_prj' matches no") as error:
-        matching(NAMES, ["lm_head", "model.layers.0.mlp.down_prj"])
-    assert "model.layers.0.mlp.down_proj" in error.value.hint
-
-
-def test_upper_case_is_another_name() -> None:
-    with pytest.raises(InvalidInputError, match="LM_HEAD"):
-        matching(NAMES, ["LM_HEAD"])
-
-
-def test_a_pattern_like_no_name_has_no_hint() -> None:
-    with pytest.raises(InvalidInputError) as error:
-        matching(["abc"], ["zzzzzz"])
-    assert error.value.hint is None
+def test_a_value_of_another_kind_is_a_usage_error(name: str, value: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=name) as error:
+        resolve_settings({name: value}, {})
+    assert words in str(error.value)

@@ -29,7 +29,7 @@ def simulated(
 ) -> tuple[SimulatedLinear, dict[str, Tensor]]:
     tensors = quantize_linear(weight, bias, low, high, weight.dtype)
     linear = nn.Linear(*reversed(weight.shape), bias=bias is not None, device="meta")
-    module = SimulatedLinear(linear, tensors["deq_scale"].dtype)
+    module = SimulatedLinear(linear, tensors["weight_scale"].shape, tensors["deq_scale"].dtype)
     load(module, tensors if bias is None else {**tensors, "bias": bias})
     return module, tensors
 

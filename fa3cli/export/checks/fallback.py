@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from fa3cli.export.checks.modules import attentions
 from fa3cli.export.checks.registry import Remark, check, warning
 from fa3cli.export.contents import Contents, modules_around
-from fa3cli.export.layout import FUSED_GROUPS
+from fa3cli.quantization.fallback import FUSED_GROUPS
 
 _READ = ("description", "weights")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")

@@ -1,0 +1,114 @@
+"""A causal LM as a list of decoder layers, wherever its weights are: what a run over the layers works with."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from fa3cli.errors import UnsupportedError
+from fa3cli.fa_quantizer import FAQuantizer
+
+__all__ = ["LayeredModel"]
+
+
+class LayeredModel(ABC):
+    """A model, its decoder layers by name, and the names of its tensors.
+
+    `names` are those of the state dict in module order; `stored` leaves out names tied to an earlier one (`tied`)
+    unless a checkpoint holds them. `of_layer` are the stored tensors of each layer and of the `head`, the linear
+    behind the layers; `outside` those of no layer, `before_layers` those of them that the forwards need up to the
+    first layer.
+    """
+
+    resident = False
+    """Whether the weights stay in the model between visits."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+        self.model, self.dtype, self.device, self.config = model, dtype, device, model.config
+        self.layers = _decoder_layers(model)
+        self.tied = _tied_names(model)
+        self.names = list(model.state_dict())
+        self.head = _name_of(model, model.get_output_embeddings())
+
+    def _sort_names(self, stored: Sequence[str]) -> None:
+        """Share the stored tensors out between the layers, the head and the rest."""
+        self.stored = list(stored)
+        heads = [self.head] if self.head else []
+        self.of_layer = {
+            part: [name for name in stored if name.startswith(f"{part}.")] for part in [*self.layers, *heads]
+        }
+        in_layers = {name for layer in self.layers for name in self.of_layer[layer]}
+        self.outside = [name for name in stored if name not in in_layers]
+        of_head = set(self.of_layer[self.head]) if self.head else set()
+        self.before_layers = [name for name in self.outside if name not in of_head]
+
+    @abstractmethod
+    def loaded(self, names: list[str]) -> AbstractContextManager[None]:
+        """Hold these tensors in the model within the block."""
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a stored tensor, loaded or not."""
+
+    def needed(self, part: str) -> list[str]:
+        """Return the tensors that the forwards need to pass a layer, or from the last layer through the head."""
+        return self.outside if part == self.head else self.of_layer[part]
+
+    @property
+    def tied_modules(self) -> frozenset[str]:
+        """Names of the modules one of whose tensors is another's."""
+        return frozenset(name.rpartition(".")[0] for name in self.tied)
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a tensor that is loaded."""
+        module, _, leaf = name.rpartition(".")
+        return getattr(self.model.get_submodule(module), leaf)
+
+    def attentions(self, part: str = "") -> dict[str, nn.Module]:
+        """Return the patched attention modules, of one layer or all, by name."""
+        return {
+            name: module
+            for name, module in self._modules(part)
+            if isinstance(getattr(module, "fa_quantizer", None), FAQuantizer)
+        }
+
+    def linears(self, part: str = "") -> dict[str, nn.Linear]:
+        """Return the linears, of one layer, of the head or all, by module name in module order."""
+        return {name: module for name, module in self._modules(part) if isinstance(module, nn.Linear)}
+
+    def _modules(self, part: str) -> Iterator[tuple[str, nn.Module]]:
+        return self.model.get_submodule(part).named_modules(prefix=part)
+
+
+def _decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the members of the ModuleList that holds most, by name: the decoder layers.
+
+    Buffers count as well: simulated linears hold nothing else.
+    """
+
+    def size(item: tuple[str, nn.Module]) -> int:
+        return sum(tensor.numel() for tensor in item[1].state_dict().values())
+
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise UnsupportedError(f"{type(model).__name__}: no list of decoder layers found")
+    name, layers = max(lists, key=size)
+    return {f"{name}.{index}": layer for index, layer in enumerate(layers)}
+
+
+def _name_of(model: nn.Module, wanted: nn.Module | None) -> str | None:
+    return next((name for name, module in model.named_modules() if module is wanted), None)
+
+
+def _tied_names(model: nn.Module) -> dict[str, str]:
+    """Return the names that share a parameter with an earlier one: alias -> the first name."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(parameter), name) != name:
+            tied[name] = first[id(parameter)]
+    return tied

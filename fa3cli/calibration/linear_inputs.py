@@ -1,0 +1,75 @@
+"""Watches what flows into linears, and hands it on quantized where calibration runs on quantized inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from fa3cli.calibration.masking import real_rows
+from fa3cli.numerics.affine import fake_quantize
+from fa3cli.observers import Observer
+from fa3cli.quantization.reference_linear import input_parameters
+
+__all__ = ["LinearInputs"]
+
+AnyObserver = TypeVar("AnyObserver", bound=Observer)
+
+
+class LinearInputs(Generic[AnyObserver]):
+    """An observer on each linear's input, within the `with` block.
+
+    Linears that are given the same tensor and know the same (q, k and v; gate and up) share the work. With `fake`, a
+    linear computes with its input as int8 leaves it, in the range known so far.
+    """
+
+    def __init__(
+        self, linears: Mapping[str, nn.Linear], observers: Mapping[str, AnyObserver], *, fake: bool = False
+    ) -> None:
+        self.observers = dict(observers)
+        self.mask: Tensor | None = None
+        self._linears, self._fake = linears, fake
+        self._forget()
+
+    def __enter__(self) -> LinearInputs[AnyObserver]:
+        self._hooks = [
+            linear.register_forward_pre_hook(self._hook(name)) for name, linear in self._linears.items()
+        ]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._forget()
+
+    def see(self, mask: Tensor | None) -> None:
+        """Say that the next sample comes, and which of its tokens are no padding, `[B, S]`; None where all are."""
+        self.mask = mask
+
+    def _forget(self) -> None:
+        self._values = self._before = self._after = self._passed = None
+
+    def _hook(self, name: str) -> Any:
+        def observe(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            values, before = arguments[0], self.observers[name]
+            if values.numel() == 0:  # an expert that got none of this sample's tokens
+                return None
+            if values is not self._values or before is not self._before:
+                self._values, self._before = values, before
+                self._after = self._observed(before, values)
+                self._passed = self._quantized(values) if self._fake else values
+            self.observers[name] = self._after
+            return (self._passed, *arguments[1:]) if self._fake else None
+
+        return observe
+
+    def _observed(self, before: AnyObserver, values: Tensor) -> AnyObserver:
+        real = real_rows(values, self.mask)
+        return before.updated(real) if real.numel() else before
+
+    def _quantized(self, values: Tensor) -> Tensor:
+        return fake_quantize(values, *input_parameters(*self._after.bounds(), values.dtype))

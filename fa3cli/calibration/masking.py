@@ -1,0 +1,24 @@
+"""Leaves padding out of what is observed."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["real_rows", "real_states"]
+
+
+def real_rows(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the rows of the tokens that `mask [B, S]` keeps: `[B, S, C] or [B*S, C] -> [N, C]`.
+
+    Without a mask, or where the rows are other than all tokens (an expert's share), they come back as they are.
+    """
+    if mask is None or values.shape[:-1].numel() != mask.numel():
+        return values
+    return values.flatten(0, -2)[mask.flatten()]
+
+
+def real_states(states: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the states of the tokens that `mask [B, S]` keeps: `[B, H, S, D] -> [1, H, N, D]`; all without a mask."""
+    if mask is None or (states.shape[0], states.shape[2]) != mask.shape:
+        return states
+    return states.transpose(1, 2)[mask].transpose(0, 1).unsqueeze(0)

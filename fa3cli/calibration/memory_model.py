@@ -1,0 +1,43 @@
+"""A model whose weights are in memory already, as a script that calls fa3 has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from fa3cli.calibration.layered_model import LayeredModel
+from fa3cli.errors import UnsupportedError
+
+__all__ = ["MemoryModel"]
+
+
+class MemoryModel(LayeredModel):
+    """A causal LM with its parameters on one device; nothing is loaded or freed.
+
+    Raises UnsupportedError where its parameters are on several devices, or on none yet.
+    """
+
+    resident = True
+
+    def __init__(self, model: nn.Module) -> None:
+        devices = {parameter.device for parameter in model.parameters()}
+        if len(devices) != 1 or devices == {torch.device("meta")}:
+            raise UnsupportedError(
+                f"{type(model).__name__}: its parameters are on {', '.join(sorted(map(str, devices)))}, "
+                "expected one device",
+                hint="load it without device_map, or give fa3 the folder of its weights: it holds a layer at a time",
+            )
+        super().__init__(model, model.dtype, devices.pop())
+        self._sort_names([name for name in self.names if name not in self.tied])
+
+    @contextmanager
+    def loaded(self, names: list[str]) -> Iterator[None]:
+        """Do nothing: the tensors are there."""
+        yield
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor."""
+        return tuple(self.tensor(name).shape)

@@ -1,0 +1,100 @@
+"""Opens a weights folder as a model: the patch's state, config, shard headers and code, before any weight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fa3cli import patching
+from fa3cli.calibration.checkpoint import Checkpoint
+from fa3cli.calibration.loaded_code import check_loaded_code
+from fa3cli.calibration.streamed_model import StreamedModel, build_skeleton, read_config
+from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError
+
+__all__ = ["device_of", "open_model"]
+
+_ATTENTION = ("auto", "eager", "sdpa")
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def open_model(
+    folder: Path,
+    *,
+    fa: bool,
+    device: str = "auto",
+    dtype: str = "auto",
+    attn_implementation: str = "auto",
+    trust_remote_code: bool = False,
+) -> StreamedModel:
+    """Build the model of a weights folder without reading weights; with `fa` it must be a patched one."""
+    if attn_implementation not in _ATTENTION:
+        raise UnsupportedError(
+            f"--attn-implementation {attn_implementation}: expected one of {', '.join(_ATTENTION)}"
+        )
+    status = patching.status(folder)
+    run_folder_code = _may_run_folder_code(folder, status, fa=fa, trusted=trust_remote_code)
+    checkpoint = Checkpoint(folder)
+    config = read_config(folder, run_folder_code=run_folder_code)
+    model_dtype = _model_dtype(folder, config, dtype)
+    implementation = None if attn_implementation == "auto" else attn_implementation
+    skeleton = build_skeleton(config, model_dtype, implementation, run_folder_code=run_folder_code)
+    model = StreamedModel(skeleton, checkpoint, model_dtype, device_of(device))
+    if fa and not model.attentions():
+        raise UnsupportedError(
+            f"{folder}: the patched modeling file is there, but the model that was built does not use it",
+            hint="composite models build their text model elsewhere; quantize its linears alone with --no-fa",
+        )
+    if fa:
+        check_loaded_code(skeleton, status.module)
+    return model
+
+
+def _may_run_folder_code(folder: Path, status: patching.PatchStatus, *, fa: bool, trusted: bool) -> bool:
+    """Decide whether the folder's modeling file is run.
+
+    Without being told to, only a file that patching the installed transformers gives again, byte for byte.
+    """
+    if fa and status.state == "unpatched":
+        patching.attention_of(folder)  # raises where fa3 patch could not help
+        raise InvalidInputError(
+            f"{folder}: not patched, so q, k and v cannot be seen",
+            hint=f"run fa3 patch {folder} (fa3 quantize --no-fa leaves q, k and v alone)",
+        )
+    if fa and status.module and not status.module.is_file():
+        raise ConflictError(
+            f"{status.module}: missing, though config.json names it", hint="run fa3 patch again"
+        )
+    if trusted or status.state == "unpatched" or status.reproducible:
+        return trusted or fa
+    if not fa:
+        return False
+    again = "run fa3 patch again (--force gives up changes made by hand), or "
+    raise ConflictError(
+        f"{status.module or folder}: {status.reason}",
+        hint=again * (status.state in ("stale", "edited"))
+        + "pass --trust-remote-code if you trust the code in the folder",
+    )
+
+
+def _model_dtype(folder: Path, config: Any, dtype: str) -> torch.dtype:
+    if dtype not in ("auto", *_DTYPES):
+        raise UnsupportedError(f"--dtype {dtype}: expected auto, {', '.join(_DTYPES)}")
+    if dtype == "auto":
+        found = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+        dtype = str(found or "float32").removeprefix("torch.")
+    if dtype not in _DTYPES:
+        raise InvalidInputError(
+            f"{folder / 'config.json'}: dtype {dtype}; expected one of {', '.join(_DTYPES)}"
+        )
+    return _DTYPES[dtype]
+
+
+def device_of(device: str) -> torch.device:
+    """Return the device of that name; raises MissingCapabilityError where this version or machine lacks it."""
+    if device not in ("auto", "cpu"):
+        raise MissingCapabilityError(
+            f"--device {device}: this version of fa3 runs on the CPU only", hint="leave --device away"
+        )
+    return torch.device("cpu")

@@ -1,0 +1,29 @@
+"""What calibration finds out: the ranges of everything that is quantized, and what stays float."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+__all__ = ["LayerParameters", "Range"]
+
+Range = tuple[Tensor, Tensor]
+"""Lowest and highest value: `[1]` each for a linear's input, `[H]` each for a role's heads."""
+
+
+@dataclass(frozen=True)
+class LayerParameters:
+    """Parameters of one decoder layer, or of the head behind them.
+
+    `linears` are the inputs' ranges of those that become W8A8; `attentions` the roles' ranges of the modules that can
+    get FA3 parameters, and `scores` what fa_amp chooses between these by.
+    """
+
+    name: str
+    linears: Mapping[str, Range]
+    attentions: Mapping[str, Mapping[str, Range]]
+    scores: Mapping[str, float] = field(default_factory=dict)
+    smoothing: Mapping[str, Tensor] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,143 @@
+"""AntiOutlier on a loaded layer: watches its groups, finds their scales and moves them into the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fa3cli.calibration.checkpoint import is_finite
+from fa3cli.calibration.layered_model import LayeredModel
+from fa3cli.calibration.linear_inputs import LinearInputs
+from fa3cli.calibration.recorded_call import RecordedCall
+from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.observers.channel_statistics import ChannelStatistics
+from fa3cli.quantization.anti_outlier.group import Group, GroupData
+from fa3cli.quantization.anti_outlier.methods import METHODS
+from fa3cli.quantization.settings import QuantSettings
+
+__all__ = ["find_smoothing", "require_groups", "smooth", "wrapped_norms"]
+
+
+def find_smoothing(
+    model: LayeredModel,
+    layer: str,
+    settings: QuantSettings,
+    run_samples: Callable[[Callable[[Tensor | None], None]], None],
+) -> dict[str, Tensor]:
+    """Return the scales of a layer's groups by the name of their source, and smooth the layer with them.
+
+    `run_samples` takes AntiOutlier's samples through the layer. Raises InvalidInputError where an input is not finite,
+    UnsupportedError where the smoothed layer computes something else.
+    """
+    method = METHODS[settings.anti_method]
+    groups = _groups(model, layer, method.groups)
+    linears = {name: model.model.get_submodule(name) for group in groups for name in group.linears}
+    inputs = LinearInputs(linears, dict.fromkeys(linears, ChannelStatistics(method.keep)))
+    with inputs, RecordedCall(model.layers[layer]) as call:
+        run_samples(inputs.see)
+    dtype = model.dtype if settings.reference else torch.float32
+    scales = {}
+    for group in groups:
+        data = _group_data(model, group, inputs.observers[group.linears[0]], dtype)
+        scales[group.source] = method.rule(data).to(model.dtype)
+    smooth(model, layer, settings.anti_method, scales)
+    _require_same(layer, settings.anti_method, call.output, call.again(), model.dtype)
+    return scales
+
+
+def smooth(model: LayeredModel, layer: str, anti_method: str, scales: Mapping[str, Tensor]) -> None:
+    """Multiply the input channels of each group by its scale and divide their source by it; the layer must be loaded."""
+    for group in _groups(model, layer, METHODS[anti_method].groups) if scales else ():
+        scale, source = scales[group.source], model.model.get_submodule(group.source)
+        for name in group.linears:
+            _replace(model.model.get_submodule(name), weight=model.tensor(f"{name}.weight") * scale)
+        if isinstance(source, nn.Linear):
+            heads, repeats = _shared_heads(model, group)
+            scale = scale.view(heads, repeats, -1)[:, 0].reshape(-1)
+        divisor = scale.unsqueeze(1) if source.weight.dim() == 2 else scale
+        _replace(source, weight=source.weight / divisor)
+        if getattr(source, "bias", None) is not None:
+            _replace(source, bias=source.bias / scale)
+
+
+def require_groups(model: LayeredModel, anti_method: str) -> None:
+    """Raise UnsupportedError where AntiOutlier has nothing to smooth in a model."""
+    groups = METHODS[anti_method].groups
+    if not any(_groups(model, layer, groups) for layer in model.layers):
+        sought = "; ".join(f"{group.source} before {', '.join(group.linears)}" for group in groups)
+        raise UnsupportedError(
+            f"AntiOutlier {anti_method}: no decoder layer of {type(model.model).__name__} has what it smooths ({sought})",
+            hint="quantize with --anti-method none",
+        )
+
+
+def wrapped_norms(model: LayeredModel, anti_method: str) -> frozenset[str]:
+    """Return the norms that are exported as the reference's own modules: all of the kind that was smoothed."""
+    if anti_method == "none" or not METHODS[anti_method].wraps_norms:
+        return frozenset()
+    sources = {
+        model.model.get_submodule(group.source)
+        for layer in model.layers
+        for group in _groups(model, layer, METHODS[anti_method].groups)
+    }
+    kinds = {type(source) for source in sources if not isinstance(source, nn.Linear)}
+    return frozenset(name for name, module in model.model.named_modules() if type(module) in kinds)
+
+
+def _groups(model: LayeredModel, layer: str, groups: tuple[Group, ...]) -> list[Group]:
+    """Return the groups that a layer has, with full names."""
+    held = dict(model.layers[layer].named_modules()) if layer in model.layers else {}
+    return [
+        Group(f"{layer}.{group.source}", tuple(f"{layer}.{name}" for name in group.linears))
+        for group in groups
+        if all(name in held for name in (group.source, *group.linears))
+    ]
+
+
+def _group_data(
+    model: LayeredModel, group: Group, observed: ChannelStatistics, dtype: torch.dtype
+) -> GroupData:
+    if not observed.tokens or not is_finite(torch.stack([observed.low, observed.high])):
+        raise InvalidInputError(
+            f"the input of {group.linears[0]} is not finite, or no calibration sample reached it",
+            hint="check the weights and the calibration data, or use a wider --dtype",
+        )
+    linears = [model.model.get_submodule(name) for name in group.linears]
+    return GroupData(
+        observed.to(dtype),
+        [linear.weight.detach().to(dtype) for linear in linears],
+        [None if linear.bias is None else linear.bias.detach().to(dtype) for linear in linears],
+        *_shared_heads(model, group),
+    )
+
+
+def _shared_heads(model: LayeredModel, group: Group) -> tuple[int, int]:
+    """Return the number of the source's heads, and how many of the group's input share each."""
+    source = model.model.get_submodule(group.source)
+    if not isinstance(source, nn.Linear):
+        return 1, 1
+    repeats = model.model.get_submodule(group.linears[0]).in_features // source.out_features
+    if repeats == 1:
+        return 1, 1
+    config = model.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return source.out_features // size, repeats
+
+
+def _require_same(layer: str, anti_method: str, before: Tensor, after: Tensor, dtype: torch.dtype) -> None:
+    """Raise UnsupportedError where a smoothed layer's output differs by more than rounding in `dtype` explains."""
+    difference = ((after - before).norm() / before.norm()).item()
+    if not difference <= math.sqrt(torch.finfo(dtype).eps):
+        raise UnsupportedError(
+            f"{layer}: AntiOutlier {anti_method} would change what it computes, by {difference:.1%} on the first "
+            "sample; its norms are scaled in another way, or feed more than the linears fa3 knows",
+            hint="quantize with --anti-method none",
+        )
+
+
+def _replace(module: nn.Module, **tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        setattr(module, name, nn.Parameter(tensor.detach(), requires_grad=False))

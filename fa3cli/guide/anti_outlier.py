@@ -1,0 +1,58 @@
+"""AntiOutlier: smooths a model before it is calibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fa3cli import logger
+from fa3cli.calibration.job import make_job
+from fa3cli.calibration.passes import find_all_smoothing
+from fa3cli.errors import ConflictError
+from fa3cli.guide.calib_data import samples_of
+from fa3cli.guide.configs import AntiOutlierConfig
+from fa3cli.guide.models import AnyModel, Smoothed, opened, remember_smoothed, smoothed, talk
+from fa3cli.quantization.settings import resolve_settings
+
+__all__ = ["AntiOutlier"]
+
+
+class AntiOutlier:
+    """Moves outlier channels from the inputs of linears into their weights, as the method finds them in `calib_data`.
+
+    `model` is a causal LM in memory, whose weights `process` changes, or the folder of one, whose weights stay as they
+    are and are smoothed when a Calibrator of the same folder reads them.
+    """
+
+    def __init__(
+        self,
+        model: AnyModel,
+        calib_data: Sequence[Any] | None = None,
+        cfg: AntiOutlierConfig | None = None,
+        *,
+        trust_remote_code: bool = False,
+    ) -> None:
+        cfg = cfg or AntiOutlierConfig()
+        resolved = resolve_settings({}, cfg.options)
+        self._model = model
+        layered = opened(
+            model,
+            cfg.dev_type,
+            cfg.dev_id,
+            fa=False,
+            reference=resolved.values.reference,
+            trust_remote_code=trust_remote_code,
+        )
+        self._job = make_job(layered, resolved, samples_of(calib_data, layered.model))
+        talk()
+
+    def process(self) -> None:
+        """Smooth the model; raises ConflictError where that was done before."""
+        method = self._job.settings.anti_method
+        if smoothed(self._model).anti_method != "none":
+            raise ConflictError(
+                "AntiOutlier has smoothed this model already", hint="load it again to smooth it anew"
+            )
+        if method != "none":
+            remember_smoothed(self._model, Smoothed(method, find_all_smoothing(self._job)))
+            logger.info("AntiOutlier %s: %d decoder layers smoothed", method, len(self._job.model.layers))

@@ -1,0 +1,105 @@
+"""Calibrator: finds the quantization parameters of a model, and saves the quantized model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fa3cli import logger
+from fa3cli.calibration.job import make_job, where_to_save
+from fa3cli.calibration.parameters import LayerParameters
+from fa3cli.calibration.passes import calibrate
+from fa3cli.calibration.plan import plan
+from fa3cli.calibration.progress import Progress, each_layer
+from fa3cli.calibration.result import Result
+from fa3cli.calibration.run import replay, write_export
+from fa3cli.errors import UnsupportedError, UsageError
+from fa3cli.guide.calib_data import samples_of
+from fa3cli.guide.configs import QuantConfig
+from fa3cli.guide.models import AnyModel, config_of, folder_of, opened, smoothed, talk
+from fa3cli.quantization.settings import resolve_settings
+
+__all__ = ["Calibrator"]
+
+
+class Calibrator:
+    """Calibrates a causal LM, in memory or the folder of one, on `calib_data`: lists or dicts of forwards' arguments.
+
+    The model is left as it is. Raises the errors of `fa3 quantize` for settings, data or models it can't take.
+    """
+
+    def __init__(
+        self,
+        model: AnyModel,
+        cfg: QuantConfig | None = None,
+        calib_data: Sequence[Any] | None = None,
+        disable_level: str = "L0",
+        *,
+        trust_remote_code: bool = False,
+    ) -> None:
+        cfg, found = cfg or QuantConfig(), smoothed(model)
+        options = {**cfg.options, "disable_level": disable_level, "anti_method": found.anti_method}
+        resolved = resolve_settings({}, options)
+        layered = opened(
+            model,
+            cfg.dev_type,
+            cfg.dev_id,
+            fa=resolved.values.fa,
+            reference=resolved.values.reference,
+            trust_remote_code=trust_remote_code,
+        )
+        samples = samples_of(calib_data, layered.model)
+        self._job = make_job(
+            layered,
+            resolved,
+            samples,
+            smoothing=found.scales,
+            folder=folder_of(model),
+            config=config_of(model),
+        )
+        self._layers: list[LayerParameters] | None = None
+        talk()
+
+    def run(self, int_infer: bool = False) -> None:
+        """Take the samples through the model and find all parameters."""
+        if int_infer:
+            raise UnsupportedError(
+                "int_infer=True is not supported", hint="fa3 verify --against runs the export"
+            )
+
+        def tell(at: Progress, _: float, left: float) -> None:
+            logger.info("calibrated %d/%d layers, about %.0f s left", at.layer, at.layers, left)
+
+        self._layers = list(calibrate(self._job, each_layer(tell)))
+
+    def save(
+        self,
+        output_path: str | Path,
+        safetensors_name: str | None = None,
+        json_name: str | None = None,
+        save_type: Sequence[str] | None = None,
+        part_file_size: float | None = None,
+    ) -> Result:
+        """Write the quantized model to a folder: numpy files unless `save_type` says otherwise, as the guide has it.
+
+        `part_file_size` is in GB. Raises UsageError before `run`, ConflictError where the folder holds something.
+        """
+        if safetensors_name or json_name:
+            raise UnsupportedError(
+                "safetensors_name and json_name are not supported: engines look for the names fa3 gives",
+                hint="leave them away",
+            )
+        if self._layers is None:
+            raise UsageError("nothing is calibrated yet", hint="call run() before save()")
+        save_types = [save_type] if isinstance(save_type, str) else save_type or ["numpy"]
+        destination = where_to_save(save_types, part_file_size)
+        job = replace(self._job, output=Path(output_path).absolute(), **destination)
+        for warning in plan(job).warnings:
+            logger.warning(warning)
+        result = write_export(job, replay(job, self._layers), None)
+        for warning in result.warnings:
+            logger.warning(warning)
+        logger.info("saved %s: %d files", result.output, len(result.files))
+        return result

@@ -1,0 +1,114 @@
+"""QuantConfig and AntiOutlierConfig: the guide's parameters by the guide's names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fa3cli.errors import UnsupportedError
+
+__all__ = ["AntiOutlierConfig", "QuantConfig"]
+
+# Parameters of the guide's tool for other kinds of quantization, with its defaults: taken, if they say nothing else.
+_ELSEWHERE = {
+    "w_method": "MinMax",
+    "fraction": 0.01,
+    "nonuniform": False,
+    "co_sparse": False,
+    "is_lowbit": False,
+    "do_smooth": False,
+    "use_sigma": False,
+    "sigma_factor": 3.0,
+    "use_kvcache_quant": False,
+    "open_outlier": True,
+    "is_dynamic": False,
+    "group_size": 64,
+    "percdamp": 0.01,
+    "pdmix": False,
+    "disable_anti_names": None,
+    "flex_config": None,
+}
+
+
+class QuantConfig:
+    """How linears are quantized, and with `fa_quant` q, k and v too.
+
+    `numerics` and `fa_score` are fa3's own: see `fa3 quantize --help`. Raises UnsupportedError for a parameter of the
+    guide's tool that stands for another kind of quantization.
+    """
+
+    def __init__(
+        self,
+        w_bit: int = 8,
+        a_bit: int = 8,
+        act_method: int = 1,
+        disable_names: Sequence[str] | None = None,
+        pr: float = 1.0,
+        mm_tensor: bool = False,
+        dev_type: str = "cpu",
+        dev_id: int | None = None,
+        w_sym: bool = True,
+        disable_last_linear: bool = True,
+        *,
+        numerics: str = "improved",
+        fa_score: str = "reference",
+        **others: Any,
+    ) -> None:
+        _require_defaults("QuantConfig", others)
+        self.dev_type, self.dev_id = dev_type, dev_id
+        self.options: dict[str, Any] = {
+            "w_bit": w_bit,
+            "a_bit": a_bit,
+            "act_method": act_method,
+            "disable_names": tuple(disable_names or ()),
+            "pr": float(pr),
+            "w_sym": w_sym,
+            "mm_tensor": mm_tensor,
+            "disable_last_linear": disable_last_linear,
+            "numerics": numerics,
+            "fa_score": fa_score,
+            "fa": False,
+        }
+
+    def fa_quant(self, fa_amp: int = 0) -> QuantConfig:
+        """Quantize q, k and v as well, but for the `fa_amp` layers that suffer most; return this config."""
+        self.options |= {"fa": True, "fa_amp": fa_amp}
+        return self
+
+
+class AntiOutlierConfig:
+    """Which AntiOutlier method smooths a model. Raises UnsupportedError as QuantConfig does."""
+
+    def __init__(
+        self,
+        w_bit: int = 8,
+        a_bit: int = 8,
+        anti_method: str = "m2",
+        dev_type: str = "cpu",
+        dev_id: int | None = None,
+        w_sym: bool = True,
+        *,
+        numerics: str = "improved",
+        **others: Any,
+    ) -> None:
+        _require_defaults("AntiOutlierConfig", others)
+        self.dev_type, self.dev_id = dev_type, dev_id
+        self.options: dict[str, Any] = {
+            "w_bit": w_bit,
+            "a_bit": a_bit,
+            "anti_method": anti_method,
+            "w_sym": w_sym,
+            "numerics": numerics,
+            "fa": False,
+        }
+
+
+def _require_defaults(owner: str, others: dict[str, Any]) -> None:
+    for name, value in others.items():
+        if name not in _ELSEWHERE:
+            raise TypeError(f"{owner}() got an unexpected keyword argument {name!r}")
+        if value != _ELSEWHERE[name]:
+            raise UnsupportedError(
+                f"{name}={value!r} is not supported by this version of fa3",
+                hint=f"leave it away, or at {_ELSEWHERE[name]!r}: fa3 does W8A8 and FA3 alone",
+            )

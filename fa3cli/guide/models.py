@@ -1,0 +1,101 @@
+"""A script's model, in memory or a folder, as a layered model; and what AntiOutlier did to it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from fa3cli import logger, patching
+from fa3cli.calibration.layered_model import LayeredModel
+from fa3cli.calibration.memory_model import MemoryModel
+from fa3cli.calibration.opening import open_model
+from fa3cli.errors import UnsupportedError, UsageError
+
+__all__ = ["Smoothed", "config_of", "folder_of", "opened", "remember_smoothed", "smoothed", "talk"]
+
+AnyModel = nn.Module | str | Path
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """AntiOutlier's method and its scales by layer."""
+
+    anti_method: str
+    scales: Mapping[str, Mapping[str, Tensor]]
+
+
+# A model in memory carries its smoothing in its weights; what an export must know besides is kept here, by model.
+# The weights of a folder stay as they are: its scales wait here for the Calibrator that is given the same folder.
+_of_models: WeakKeyDictionary[nn.Module, Smoothed] = WeakKeyDictionary()
+_of_folders: dict[Path, Smoothed] = {}
+
+
+def opened(
+    model: AnyModel, dev_type: str, dev_id: int | None, *, fa: bool, reference: bool, trust_remote_code: bool
+) -> LayeredModel:
+    """Return a script's model ready for a run; raises UsageError where it is on another device than is named."""
+    if isinstance(model, nn.Module):
+        found = MemoryModel(model)
+        if found.device.type != dev_type:
+            raise UsageError(
+                f"the model is on {found.device}, but dev_type is {dev_type!r}",
+                hint="move the model, or name its device",
+            )
+        if fa and not found.attentions():
+            raise UnsupportedError(
+                f"{type(model).__name__}: none of its attention modules has a quantizer of fa3cli",
+                hint="run fa3 patch on its folder and load it with trust_remote_code=True",
+            )
+        return found
+    return open_model(
+        Path(model).absolute(),
+        fa=fa,
+        device=dev_type if dev_id is None or dev_type == "cpu" else f"{dev_type}:{dev_id}",
+        attn_implementation="eager" if reference else "auto",
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def smoothed(model: AnyModel) -> Smoothed:
+    """Return what AntiOutlier did to a model in this process."""
+    if isinstance(model, nn.Module):
+        return _of_models.get(model, Smoothed("none", {}))
+    return _of_folders.get(Path(model).resolve(), Smoothed("none", {}))
+
+
+def remember_smoothed(model: AnyModel, found: Smoothed) -> None:
+    """Keep what AntiOutlier did for the Calibrator."""
+    if isinstance(model, nn.Module):
+        _of_models[model] = found
+    else:
+        _of_folders[Path(model).resolve()] = found
+
+
+def folder_of(model: AnyModel) -> Path | None:
+    """Return the folder of a model's weights, None where it was made without one."""
+    folder = Path(model.config.name_or_path if isinstance(model, nn.Module) else model)
+    return folder.absolute() if (folder / "config.json").is_file() and folder.name else None
+
+
+def config_of(model: AnyModel) -> dict[str, Any]:
+    """Return the config.json of a model as it was before the patch."""
+    folder = folder_of(model)
+    if folder is not None:
+        return patching.unpatched_config(folder)
+    return json.loads(model.config.to_json_string(use_diff=False))
+
+
+def talk() -> None:
+    """Let fa3's log be seen on stderr where a script has set up no logging."""
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s fa3 %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)

@@ -1,0 +1,35 @@
+"""What AntiOutlier looks at: each channel's extremes over the samples, and the samples themselves where a rule wants them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+__all__ = ["ChannelStatistics"]
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Minimum and maximum of each channel, `[in]`, and the first `keep` samples, `[tokens, in]` each."""
+
+    keep: int
+    tokens: int = 0
+    low: Tensor | None = None
+    high: Tensor | None = None
+    samples: tuple[Tensor, ...] = ()
+
+    def updated(self, values: Tensor) -> ChannelStatistics:
+        """Return what is known after another sample, `[..., in]`."""
+        rows = values.flatten(0, -2)
+        low, high = rows.aminmax(dim=0)
+        if self.tokens:
+            low, high = torch.minimum(low, self.low), torch.maximum(high, self.high)
+        samples = (*self.samples, rows) if len(self.samples) < self.keep else self.samples
+        return replace(self, tokens=self.tokens + len(rows), low=low, high=high, samples=samples)
+
+    def to(self, dtype: torch.dtype) -> ChannelStatistics:
+        """Return the same in another dtype."""
+        samples = tuple(sample.to(dtype) for sample in self.samples)
+        return replace(self, low=self.low.to(dtype), high=self.high.to(dtype), samples=samples)

@@ -1,0 +1,39 @@
+"""range_param: how far the largest input of a linear lies from the bulk, by which disable_level chooses linears."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+__all__ = ["RangeParam"]
+
+
+@dataclass(frozen=True)
+class RangeParam:
+    """Largest magnitude and largest standard deviation over the samples of a linear's float inputs."""
+
+    tokens: int = 0
+    largest: Tensor | None = None
+    deviation: Tensor | None = None
+
+    def updated(self, values: Tensor) -> RangeParam:
+        """Return what is known after another sample, `[..., in]`.
+
+        Its deviation is taken around the sum of each channel's minimum and maximum, the reference's formula.
+        """
+        rows = values.flatten(0, -2)
+        low, high = rows.aminmax(dim=0)
+        largest = torch.maximum(high.max().abs(), low.min().abs())
+        deviation = (rows - (high + low)).std()
+        if self.tokens:
+            largest = torch.maximum(self.largest, largest)
+            deviation = torch.maximum(self.deviation, deviation)
+        return replace(self, tokens=self.tokens + len(rows), largest=largest, deviation=deviation)
+
+    def value(self) -> float:
+        """Return the largest magnitude in standard deviations; 0 where no sample reached the linear."""
+        if self.tokens == 0:
+            return 0.0
+        return (self.largest / self.deviation).item()

@@ -1,0 +1,50 @@
+"""The methods m1 to m6 as one table: the groups each smooths, its rule, and what the rule looks at."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from fa3cli.quantization.anti_outlier.awq import searched_scale
+from fa3cli.quantization.anti_outlier.cbq import outlier_scale
+from fa3cli.quantization.anti_outlier.flex_smooth import flexible_scale
+from fa3cli.quantization.anti_outlier.group import Group, Rule
+from fa3cli.quantization.anti_outlier.outlier_suppression import suppressed_scale
+from fa3cli.quantization.anti_outlier.smooth_quant import balanced_scale, migrated_scale
+
+__all__ = ["METHODS", "Method"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One of AntiOutlier's methods."""
+
+    groups: tuple[Group, ...]
+    rule: Rule
+    all_samples: bool = True
+    """Whether the statistics are over all samples, or of the first alone."""
+    keep: int = 0
+    """Number of samples whose inputs the rule wants whole."""
+    wraps_norms: bool = True
+    """Whether every norm is exported with a bias and under a second name."""
+
+    def samples(self, count: int) -> int:
+        """Return how many of `count` samples are needed."""
+        return count if self.all_samples else min(count, 1)
+
+
+_NORMS = (
+    Group("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+    Group("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+)
+_LINEARS = (Group("self_attn.v_proj", ("self_attn.o_proj",)), Group("mlp.up_proj", ("mlp.down_proj",)))
+_EVERY = sys.maxsize
+
+METHODS = {
+    "m1": Method(_NORMS, balanced_scale),
+    "m2": Method(_NORMS, suppressed_scale, keep=_EVERY),
+    "m3": Method(_NORMS, searched_scale, all_samples=False, keep=1),
+    "m4": Method(_NORMS + _LINEARS, migrated_scale),
+    "m5": Method(_NORMS, outlier_scale),
+    "m6": Method(_NORMS + _LINEARS, flexible_scale, keep=_EVERY, wraps_norms=False),
+}

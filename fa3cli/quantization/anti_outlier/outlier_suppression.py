@@ -1,0 +1,94 @@
+"""m2: channels beyond a threshold are scaled down to it, the threshold searched (Outlier Suppression+, without shift)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from fa3cli.numerics.affine import asymmetric_offset, asymmetric_scale, fake_quantize
+from fa3cli.quantization.anti_outlier.group import GroupData
+from fa3cli.quantization.anti_outlier.smooth_quant import balanced_scale, largest_weights
+
+__all__ = ["suppressed_scale"]
+
+_CANDIDATES = 100
+_OUTLYING = 3  # standard deviations
+
+
+def suppressed_scale(group: GroupData) -> Tensor:
+    """Return the scale `[in]` with which int8 inputs, shifted to their middle, change the first sample's output least.
+
+    Weights are not quantized. Without an outlier it is m1's.
+    """
+    spread = _spread(group.inputs.samples)
+    if not spread.top > _OUTLYING * spread.deviation:
+        return balanced_scale(group)
+    values, weights, biases = group.inputs.samples[0], group.weights, group.biases
+    exact = _output(values, weights, biases)
+    # What the shift takes off the inputs the biases bring back.
+    moved = [
+        linear(spread.shift, weight) if bias is None else bias + linear(spread.shift, weight)
+        for weight, bias in zip(weights, biases)
+    ]
+    best, least = torch.ones_like(spread.shift), None
+    for scale in _candidates(spread, largest_weights(group)):
+        shifted = (values - spread.shift) / scale
+        low, high = (bound.view(1) for bound in shifted.aminmax())
+        step = asymmetric_scale(low, high)
+        rounded = fake_quantize(shifted, step, asymmetric_offset(low, step))
+        error = (_output(rounded, [weight * scale for weight in weights], moved) - exact).pow(2).mean()
+        if least is None or error < least:
+            best, least = scale, error
+    return best
+
+
+class _Spread(NamedTuple):
+    """How the inputs lie around their middle."""
+
+    shift: Tensor
+    """`[in]`, the middle of each channel's range."""
+    half: Tensor
+    """`[in]`, how far each channel reaches above it."""
+    top: Tensor
+    deviation: Tensor
+    """The largest standard deviation of a sample."""
+
+
+def _spread(samples: Sequence[Tensor]) -> _Spread:
+    """Measure sample after sample, each around the middle of the ranges known by then."""
+    low, high = samples[0].aminmax(dim=0)
+    half, tops, deviations = torch.full_like(low, -torch.inf), [], []
+    for values in samples:
+        low, high = torch.minimum(low, values.amin(dim=0)), torch.maximum(high, values.amax(dim=0))
+        centered = values - (high + low) / 2
+        half = torch.maximum(half, centered.amax(dim=0))
+        tops.append(centered.max())
+        deviations.append(centered.std())
+    return _Spread((high + low) / 2, half, torch.stack(tops).max(), torch.stack(deviations).max())
+
+
+def _candidates(spread: _Spread, weights: Tensor) -> Iterator[Tensor]:
+    """Yield scales `[in]` for thresholds from the deviation up to the top: 1 for the channels below."""
+    one = torch.ones((), dtype=weights.dtype)
+    for index in range(_CANDIDATES):
+        threshold = spread.deviation + ((spread.top - spread.deviation) * index) / (_CANDIDATES - 1)
+        ratio = spread.half / threshold
+        yield torch.where(ratio > 1, (ratio * threshold).pow(0.5) / weights.pow(0.5), one)
+
+
+def _output(values: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:
+    """Return what is compared: of three linears an attention without mask and rope, else the first one's output.
+
+    q is cut into heads as wide as all of k, which share it: the reference's formula.
+    """
+    if len(weights) != 3:
+        return linear(values, weights[0], biases[0])
+    query, key, value = (linear(values, weight, bias) for weight, bias in zip(weights, biases))
+    width = key.shape[-1]
+    query = query.view(len(values), -1, width).transpose(0, 1)
+    attention = torch.softmax(query @ key.T / width**0.5, dim=-1)
+    return attention @ value

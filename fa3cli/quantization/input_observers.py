@@ -1,0 +1,39 @@
+"""Which observer a linear's input gets: act_method, and numerics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fa3cli.observers import RangeObserver
+from fa3cli.observers.input_range import InputRange
+from fa3cli.observers.mergeable_histogram import MergeableHistogram
+from fa3cli.observers.reference_histogram import HistogramRange
+from fa3cli.observers.reference_range import ReferenceRange
+from fa3cli.quantization.settings import QuantSettings
+
+__all__ = ["input_observers"]
+
+_LARGEST_RANGE_PARAM = 50  # above it a histogram would cut off what act_method 3 wants to keep
+
+
+def input_observers(
+    settings: QuantSettings,
+    linears: Sequence[str],
+    range_params: Mapping[str, float],
+) -> dict[str, RangeObserver]:
+    """Return an observer for each linear; those of one kind are one object, so that shared inputs share its work.
+
+    act_method 1 takes the mean of minima and maxima, 2 a histogram, 3 a histogram where `range_params` allow it.
+    """
+    if settings.reference:
+        mean = ReferenceRange()
+        histogram = HistogramRange()
+    else:
+        mean, histogram = InputRange(), MergeableHistogram()
+    return {
+        name: histogram
+        if settings.act_method == 2
+        or (settings.act_method == 3 and range_params[name] <= _LARGEST_RANGE_PARAM)
+        else mean
+        for name in linears
+    }

@@ -1,0 +1,80 @@
+"""A linear in W8A8 as the reference computes it: in the dtype of the model, step by step as NUMERICS has it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fa3cli.numerics.affine import (
+    INT8_MAX,
+    asymmetric_offset,
+    asymmetric_scale,
+    fake_quantize,
+    quantize,
+    symmetric_scale,
+)
+from fa3cli.numerics.deq_scale import pack_deq_scale
+
+__all__ = ["fake_quantize_weight", "input_parameters", "quantize_reference_linear"]
+
+_INT32_MIN = -(2**31)
+
+
+def fake_quantize_weight(weight: Tensor, *, mm_tensor: bool) -> Tensor:
+    """Return a weight `[out, in]` with int8's error, as calibration runs with it."""
+    return fake_quantize(weight, _weight_scale(weight, mm_tensor=mm_tensor))
+
+
+def input_parameters(low: Tensor, high: Tensor, model_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return scale and offset of a linear's input, `[1]` each, from its range.
+
+    A histogram's range is float32. What is made of it is rounded in a bfloat16 model, and left as it is in a float16
+    one: so does the reference.
+    """
+    scale = asymmetric_scale(low, high)
+    offset = asymmetric_offset(low, scale)
+    if model_dtype == torch.bfloat16:
+        scale, offset = scale.to(model_dtype), offset.to(model_dtype)
+    return scale, offset
+
+
+def quantize_reference_linear(
+    weight: Tensor,
+    bias: Tensor | None,
+    low: Tensor,
+    high: Tensor,
+    model_dtype: torch.dtype,
+    *,
+    mm_tensor: bool,
+) -> dict[str, Tensor]:
+    """Return the tensors of a W8A8 linear by their export names.
+
+    `weight [out, in]`, `bias [out]`, the input's range `low [1]`, `high [1]`. Where deq_scale underflows to 0, as it
+    can in float16, quant_bias is what a CPU makes of the quotient: the smallest int32.
+    """
+    input_scale, input_offset = input_parameters(low, high, model_dtype)
+    weight_scale = _weight_scale(weight, mm_tensor=mm_tensor)
+    int8_weight = quantize(weight, weight_scale).clamp_min_(-INT8_MAX).to(torch.int8)
+    deq_scale = (input_scale * weight_scale.flatten()).float().expand(len(weight))
+    row_sums = int8_weight.sum(dim=1).float()
+    own = torch.zeros_like(deq_scale) if bias is None else bias.float()
+    quant_bias = torch.round(own / deq_scale - row_sums * input_offset.float())
+    fits = quant_bias.isfinite() & (quant_bias.abs() < -_INT32_MIN)
+    return {
+        "weight": int8_weight,
+        "weight_scale": weight_scale,
+        "weight_offset": torch.zeros_like(weight_scale),
+        "input_scale": input_scale,
+        "input_offset": input_offset,
+        "quant_bias": torch.where(fits, quant_bias, _INT32_MIN).to(torch.int32),
+        "deq_scale": pack_deq_scale(deq_scale, model_dtype),
+    }
+
+
+def _weight_scale(weight: Tensor, *, mm_tensor: bool) -> Tensor:
+    """Return a scale a row, `[out, 1]`, or with `mm_tensor` one for all, `[1]`."""
+    if mm_tensor:
+        low, high = (bound.view(1) for bound in weight.aminmax())
+    else:
+        low, high = weight.aminmax(dim=1, keepdim=True)
+    return symmetric_scale(low, high)

@@ -1,0 +1,107 @@
+"""Makes the exports of golden cases anew and says what differs; run where their transformers version is.
+
+python -m tests.calibration.golden_exports FOLDER CASE...    one json object on stdout: case -> what differs
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fa3cli import api, patching
+from fa3cli.export.layout import WEIGHT_FILE
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
+
+
+def manifest() -> dict[str, dict[str, Any]]:
+    """The cases by name."""
+    return {case["name"]: case for case in json.loads((GOLDEN / "MANIFEST.json").read_text())["cases"]}
+
+
+def patched_model(name: str, folder: Path) -> Path:
+    """A writable, patched copy of a golden model."""
+    if not folder.exists():
+        folder.mkdir()
+        for file in (GOLDEN / "models" / name).iterdir():
+            shutil.copyfile(file, folder / file.name)
+        patching.patch(folder)
+    return folder
+
+
+def calibration(name: str, file: Path) -> Path:
+    """The inputs of a case as calibration lines."""
+    arrays = np.load(GOLDEN / "inputs" / f"{name}.npz")
+    count = len(arrays.files) // 2
+    lines = (
+        {"input_ids": arrays[f"ids_{each}"].tolist(), "attention_mask": arrays[f"mask_{each}"].tolist()}
+        for each in range(count)
+    )
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def export(case: dict[str, Any], root: Path) -> Path:
+    """Make the export of a case and return its folder."""
+    output = root / case["name"]
+    api.quantize(
+        patched_model(case["model"], root / case["model"]),
+        calib=calibration(case["inputs"], root / f"{case['inputs']}.jsonl"),
+        output=output,
+        numerics="reference",
+        act_method=case["act_method"],
+        anti_method=case["anti_method"] or "none",
+        fa_amp=case["fa_amp"],
+        disable_level=case["disable_level"],
+        disable_names=tuple(case["disable_names"]),
+        save_types=case["save_type"],
+        part_file_size=case["part_file_size"],
+    )
+    return output
+
+
+def differences(found: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
+    """Names of tensors that are in one alone, or differ in dtype, shape or bits."""
+    return sorted(found.keys() ^ expected.keys()) + sorted(
+        name
+        for name in found.keys() & expected.keys()
+        if found[name].dtype != expected[name].dtype or not torch.equal(found[name], expected[name])
+    )
+
+
+def compare(case: dict[str, Any], output: Path) -> dict[str, Any]:
+    """What differs between an export and the reference's."""
+    folder = GOLDEN / "cases" / case["name"]
+    texts = [
+        (folder / "quant_model_description_w8a8.json").read_text(),
+        (output / "quant_model_description_w8a8.json").read_text(),
+    ]
+    found = {
+        "tensors": differences(load_file(output / WEIGHT_FILE), load_file(folder / WEIGHT_FILE)),
+        "description": list(json.loads(texts[0]).items()) == list(json.loads(texts[1]).items()),
+    }
+    for file in sorted(folder.glob("*.npy")) if "numpy" in case["save_type"] else ():
+        if (output / file.name).is_file():
+            sides = [np.load(side / file.name, allow_pickle=True).item() for side in (output, folder)]
+            found[file.name] = differences(*sides)
+        else:
+            found[file.name] = None
+    return found
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    root, cases = Path(sys.argv[1]), manifest()
+    print(json.dumps({name: compare(cases[name], export(cases[name], root)) for name in sys.argv[2:]}))
+
+
+if __name__ == "__main__":
+    main()

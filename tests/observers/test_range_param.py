@@ -1,0 +1,58 @@
+"""range_param: the largest magnitude in standard deviations around the sum of each channel's ends."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import Tensor
+
+from fa3cli.observers.range_param import RangeParam
+
+from ..golden import ABSENT, case_file, cases
+
+
+def observe(samples: list[Tensor]) -> RangeParam:
+    observed = RangeParam()
+    for sample in samples:
+        observed = observed.updated(sample)
+    return observed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_is_the_references_formula(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    samples = [(torch.randn(1, 9, 4, generator=generator) * scale).to(dtype) for scale in (1, 3, 2)]
+    largest = max(sample.abs().max().item() for sample in samples)
+    deviations = []
+    for sample in samples:
+        shift = sample[0].amax(0) + sample[0].amin(0)
+        deviations.append((sample[0] - shift).std())
+    observed = observe(samples)
+    assert observed.tokens == 27
+    assert observed.value() == (torch.tensor(largest, dtype=dtype) / max(deviations)).item()
+
+
+def test_a_batch_is_more_tokens() -> None:
+    values = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(1))
+    assert observe([values]).value() == observe([values.view(1, 10, 4)]).value()
+
+
+def test_a_linear_that_no_sample_reached_falls_back_last() -> None:
+    assert RangeParam().value() == 0.0
+
+
+@ABSENT
+def test_golden_values_rank_as_their_rollback_says() -> None:
+    """Of the float features the guide's tool kept, the widest are those it left float."""
+    for name, case in cases().items():
+        if case["disable_level"] == "L5":
+            features = json.loads(case_file(name, "debug_features.json").read_text())
+            values = {
+                linear: max(abs(each["t_max"]), abs(each["t_min"])) / each["std"]
+                for linear, each in features.items()
+                if linear not in case["disable_names"] and linear != "lm_head"
+            }
+            fallen = set(case["rollback_names"]) - set(case["disable_names"]) - {"lm_head"}
+            assert fallen == set(sorted(values, key=values.__getitem__, reverse=True)[:5])
