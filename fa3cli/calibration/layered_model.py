@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,15 @@ class LayeredModel(ABC):
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a stored tensor, loaded or not."""
+
+    def nbytes(self, *names: str) -> int:
+        """Return the bytes of stored tensors in the dtype of the run."""
+        return sum(prod(self.shape(name)) for name in names) * self.dtype.itemsize
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of the largest decoder layer."""
+        return max(self.nbytes(*self.of_layer[layer]) for layer in self.layers)
 
     def needed(self, part: str) -> list[str]:
         """Return the tensors that the forwards need to pass a layer, or from the last layer through the head."""

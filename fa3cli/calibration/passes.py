@@ -104,7 +104,8 @@ class _Pass:
 
     def __init__(self, job: Job, streams: Streams, known: _Known, ticks: Ticks) -> None:
         self._job, self._streams, self._known, self._ticks = job, streams, known, ticks
-        self._freed = FreedMemory()
+        self._structures: set[tuple[tuple[str, type], ...]] = set()  # of layers, whose smoothing was checked
+        self._freed = FreedMemory(job.model.layer_bytes)
         features = streams.smoothing + streams.features
         self._stream_of = {
             "smoothing": range(streams.smoothing),
@@ -140,14 +141,18 @@ class _Pass:
         observers = input_observers(job.settings, list(linears), self._known.range_params)
         with LayerObservation(observers, linears, attentions, job.settings) as observation:
             self._advance("calibration", observation.see)
-        self._freed.release()
         return observation.parameters(part, self._known.smoothing.get(part, {}))
 
     def _smooth(self, part: str) -> None:
         known, model = self._known.smoothing, self._job.model
-        if self._streams.smoothing:
-            run = partial(self._advance, "smoothing")
-            known[part] = find_smoothing(model, part, self._job.settings, run)
+        run = partial(self._advance, "smoothing")
+        if part not in model.layers:
+            run(lambda _: None)
+        elif self._streams.smoothing:
+            structure = tuple((name, type(each)) for name, each in model.layers[part].named_modules())
+            new = structure not in self._structures
+            known[part] = find_smoothing(model, part, self._job.settings, run, checked=new)
+            self._structures.add(structure)
         elif not model.resident and part in known:
             smooth(model, part, self._job.settings.anti_method, known[part])
 

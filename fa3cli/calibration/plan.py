@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fa3cli.calibration.job import Job
-from fa3cli.calibration.layered_model import LayeredModel
 from fa3cli.calibration.passes import Streams, passes
 from fa3cli.calibration.smoothing import wrapped_norms
 from fa3cli.calibration.streamed_model import StreamedModel
@@ -54,7 +52,7 @@ def plan(job: Job) -> Plan:
     model, linears, todo = job.model, job.model.linears(), passes(job)
     norms = wrapped_norms(model, job.settings.anti_method)
     written = sum(_written_bytes(job, name) for name in model.stored)
-    written += sum(4 * _nbytes(model, f"{norm}.weight") for norm in norms)
+    written += sum(4 * model.nbytes(f"{norm}.weight") for norm in norms)
     # header, description
     written += len(exported_names(model.names, job.quantized, job.attentions, norms)) * 160
     return Plan(
@@ -71,7 +69,7 @@ def plan(job: Job) -> Plan:
         samples=len(job.samples),
         tokens=sum(sample.tokens for sample in job.samples),
         passes=tuple(todo),
-        bytes_read=len(todo) * sum(_nbytes(model, name) for name in model.stored),
+        bytes_read=len(todo) * model.nbytes(*model.stored),
         # numpy files are made from the safetensors, which go at the end if they were not asked for.
         bytes_written=written * (2 if "numpy" in job.save_types else 1),
         peak_memory=max(_peak(job, todo), written if "numpy" in job.save_types else 0),
@@ -83,7 +81,7 @@ def _peak(job: Job, todo: list[Streams]) -> int:
     """Return the bytes of the largest layer and of all samples' states at its border."""
     model, settings = job.model, job.settings
     held = [*model.of_layer.values(), *([name] for name in model.outside)]
-    largest = max((sum(_nbytes(model, name) for name in names) for names in held), default=0)
+    largest = max(model.nbytes(*names) for names in held)
     # Layers that are smoothed or run quantized are copies beside the mapped ones.
     copies = 1 + (settings.anti_method != "none") + settings.reference
     tokens = sum(sample.tokens for sample in job.samples) / max(len(job.samples), 1)
@@ -121,12 +119,7 @@ def _written_bytes(job: Job, name: str) -> int:
     """Return the bytes that become of a float tensor in the export."""
     module, _, leaf = name.rpartition(".")
     if module not in job.quantized or leaf != "weight":
-        return _nbytes(job.model, name)
+        return job.model.nbytes(name)
     rows, columns = job.model.shape(name)
     deq_scale = 4 if job.model.dtype == torch.bfloat16 else 8
     return rows * (columns + 2 * job.model.dtype.itemsize + 4 + deq_scale) + 2 * job.model.dtype.itemsize
-
-
-def _nbytes(model: LayeredModel, name: str) -> int:
-    """Return a tensor's bytes in the dtype of the run."""
-    return prod(model.shape(name)) * model.dtype.itemsize

@@ -26,7 +26,7 @@ class LayerWriter:
 
     def __init__(self, job: Job, folder: Path) -> None:
         self.warnings: list[str] = []
-        self._job, self._model, self._freed = job, job.model, FreedMemory()
+        self._job, self._model, self._freed = job, job.model, FreedMemory(job.model.layer_bytes)
         self._norms = wrapped_norms(job.model, job.settings.anti_method)
         names = exported_names(job.model.names, job.quantized, job.attentions, self._norms)
         self._export = ModelSlimExport(folder, job.model.names, names, job.part_bytes)

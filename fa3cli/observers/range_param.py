@@ -24,7 +24,7 @@ class RangeParam:
         Its deviation is taken around the sum of each channel's minimum and maximum, the reference's formula.
         """
         rows = values.flatten(0, -2)
-        low, high = rows.aminmax(dim=0)
+        low, high = rows.amin(dim=0), rows.amax(dim=0)
         largest = torch.maximum(high.max().abs(), low.min().abs())
         deviation = (rows - (high + low)).std()
         if self.tokens:

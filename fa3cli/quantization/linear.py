@@ -7,10 +7,10 @@ from torch import Tensor
 
 from fa3cli.numerics.affine import INT8_MAX, INT8_MIN, asymmetric_offset, asymmetric_scale, symmetric_scale
 from fa3cli.numerics.deq_scale import pack_deq_scale
+from fa3cli.numerics.row_blocks import row_blocks
 
 __all__ = ["quantize_linear"]
 
-_BLOCK = 1 << 18  # weight elements brought to float32 at a time
 _LARGEST_BIAS = 2.0**30  # steps of deq_scale: half of int32, the rest is for rowsum * offset
 
 
@@ -61,9 +61,7 @@ def _quantize_rows(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Round `weight [out, in]` to int8 -127..127 by its rows' scales; also return the int64 row sums `[out]`."""
     quantized = torch.empty(weight.shape, dtype=torch.int8)
     row_sums = torch.empty(weight.shape[0], dtype=torch.int64)
-    step = max(1, _BLOCK // weight.shape[1])
-    for start in range(0, weight.shape[0], step):
-        block = slice(start, start + step)
+    for block in row_blocks(weight):
         rounded = torch.div(weight[block].float(), scale[block].float()).round_().clamp_(-INT8_MAX, INT8_MAX)
         quantized[block] = rounded
         row_sums[block] = quantized[block].sum(dim=1)

@@ -111,9 +111,7 @@ def test_plan_reads_no_weight_and_writes_nothing(
     assert ["act_method", "3", "recipe"] in [[*row[:2], row[2][:6]] for row in rows]
     assert ["numerics", "improved", "default"] in rows
     assert "3 float, for range_param" in " ".join(row[1] for row in rows)
-    assert f"{llama}-w8a8-fa3" in "".join(
-        row.split("│")[2].strip() for row in out.splitlines() if "│" in row
-    )
+    assert f"{llama}-w8a8-fa3" in "".join(row.split("│")[2].strip() for row in out.splitlines() if "│" in row)
     assert "3 with 31 tokens" in out and "*.down_proj" in out and "peak memory" in out
     code, out, _ = fa3("quantize", llama, *calib, "--plan", "--json", "--fa-amp", 1)
     planned = json.loads(out)
@@ -125,7 +123,18 @@ def test_plan_reads_no_weight_and_writes_nothing(
 
 
 def test_warnings_come_before_the_work_on_stderr(llama: Path, calib: list[str], fa3: Fa3) -> None:
-    code, out, err = fa3("quantize", llama, *calib, "--plan", "--disable-names", "*.up_proj", "--fa-amp", 9, "--numerics", "reference")
+    code, out, err = fa3(
+        "quantize",
+        llama,
+        *calib,
+        "--plan",
+        "--disable-names",
+        "*.up_proj",
+        "--fa-amp",
+        9,
+        "--numerics",
+        "reference",
+    )
     assert code == 0 and "half-float" not in out
     assert "half-float group" in err and "3 attention modules; all fall back" in err
 
