@@ -22,13 +22,18 @@ class FAQuantizer:
     def __init__(self, config: Any = None, logger: Any = None) -> None:
         self.transform: Callable[[Tensor, str], Tensor] | None = None
 
-    def quant(self, states: Tensor, qkv: Literal["q", "k", "v"]) -> Tensor:
-        """Return `states [B, H, S, D]` as attention shall see them: unchanged, unless a `transform` is attached.
+    def quant(
+        self, states: Tensor, qkv: Literal["q", "k", "v"], layout: Literal["BHSD", "BSHD"] = "BHSD"
+    ) -> Tensor:
+        """Return states as attention shall see them: unchanged, unless a `transform` is attached.
 
-        ValueError if there is one and the states haven't four axes: then the call stands in the wrong place.
+        They are `[B, H, S, D]`, or `[B, S, H, D]` where `layout` says so. ValueError if there is a transform and they
+        haven't four axes: then the call stands in the wrong place.
         """
         if self.transform is None:
             return states
         if states.dim() != 4:
             raise ValueError(f"{qkv} is {tuple(states.shape)} here, expected [batch, heads, positions, size]")
+        if layout == "BSHD":
+            return self.transform(states.transpose(1, 2), qkv).transpose(1, 2)
         return self.transform(states, qkv)

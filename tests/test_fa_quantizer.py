@@ -27,6 +27,17 @@ def test_a_transform_sees_states_and_role_and_decides() -> None:
     assert quantizer.quant(states, "q") is states
 
 
+def test_states_with_positions_before_heads_are_told_apart() -> None:
+    """The reference takes [B, S, H, D] for [B, H, S, D] and makes a scale a position."""
+    quantizer, seen = FAQuantizer(), []
+    quantizer.transform = lambda states, role: seen.append(states.shape) or states * 2
+    states = torch.randn(1, 7, 2, 4)
+    assert torch.equal(quantizer.quant(states, "q", layout="BSHD"), states * 2)
+    assert seen == [(1, 2, 7, 4)]
+    quantizer.transform = None
+    assert quantizer.quant(states, "q", layout="BSHD") is states
+
+
 def test_states_without_an_axis_of_heads_reach_no_transform() -> None:
     quantizer = FAQuantizer()
     quantizer.transform = lambda states, role: states

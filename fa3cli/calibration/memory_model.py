@@ -17,7 +17,7 @@ __all__ = ["MemoryModel"]
 class MemoryModel(LayeredModel):
     """A causal LM with its parameters on one device; nothing is loaded or freed.
 
-    Raises UnsupportedError where its parameters are on several devices, or on none yet.
+    Raises UnsupportedError where its parameters are on several devices, or on none yet, or of several dtypes.
     """
 
     resident = True
@@ -30,6 +30,12 @@ class MemoryModel(LayeredModel):
                 "expected one device",
                 hint="load it without device_map, or give fa3 the folder of its weights: it holds a layer at a time",
             )
+        for name, parameter in model.named_parameters():
+            if parameter.is_floating_point() and parameter.dtype != model.dtype:
+                raise UnsupportedError(
+                    f"{name} is {_name(parameter.dtype)}, other parameters are {_name(model.dtype)}",
+                    hint=f"bring the model to one dtype, as model.to(torch.{_name(model.dtype)}) does",
+                )
         super().__init__(model, model.dtype, devices.pop())
         self._sort_names([name for name in self.names if name not in self.tied])
 
@@ -41,3 +47,7 @@ class MemoryModel(LayeredModel):
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor."""
         return tuple(self.tensor(name).shape)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.layer_observation import LayerObservation
@@ -132,11 +132,7 @@ class _Pass:
     def parameters(self, part: str, float_linears: frozenset[str]) -> LayerParameters:
         """Take the calibration stream through a layer and return what was seen."""
         job, model = self._job, self._job.model
-        linears = {
-            name: linear
-            for name, linear in model.linears(part).items()
-            if name in job.quantized and name not in float_linears
-        }
+        linears = {name: each for name, each in self._linears(part).items() if name not in float_linears}
         attentions = {name: each for name, each in model.attentions(part).items() if name in job.attentions}
         observers = input_observers(job.settings, list(linears), self._known.range_params)
         with LayerObservation(observers, linears, attentions, job.settings) as observation:
@@ -158,12 +154,14 @@ class _Pass:
 
     def _measure(self, part: str) -> None:
         if self._streams.features:
-            linears = {
-                n: each for n, each in self._job.model.linears(part).items() if n in self._job.quantized
-            }
-            with LinearInputs(linears, dict.fromkeys(linears, RangeParam())) as inputs:
+            linears, observer = self._linears(part), RangeParam(in_float32=not self._job.settings.reference)
+            with LinearInputs(linears, dict.fromkeys(linears, observer)) as inputs:
                 self._advance("features", inputs.see)
             self._known.range_params |= {name: seen.value() for name, seen in inputs.observers.items()}
+
+    def _linears(self, part: str) -> dict[str, nn.Linear]:
+        quantized = self._job.quantized
+        return {name: each for name, each in self._job.model.linears(part).items() if name in quantized}
 
     def _advance(self, stream: str, see: Callable[[Tensor | None], None]) -> None:
         """Take a stream through the layer at hand; `see` is told each sample's mask before."""

@@ -45,9 +45,15 @@ def find_smoothing(
     for group in groups:
         data = _group_data(model, group, inputs.observers[group.linears[0]], dtype)
         scales[group.source] = method.rule(data).to(model.dtype)
+    before = [(module, dict(module.named_parameters(recurse=False))) for module in _modules(model, groups)]
     smooth(model, layer, settings.anti_method, scales)
-    if checked:
-        _require_same(layer, settings.anti_method, call.output, call.again(), model.dtype)
+    try:
+        if checked:
+            _require_same(layer, settings.anti_method, call.output, call.again(), model.dtype)
+    except UnsupportedError:
+        for module, tensors in before:  # a model in memory is left as it was
+            _replace(module, **tensors)
+        raise
     return scales
 
 
@@ -98,6 +104,11 @@ def _groups(model: LayeredModel, layer: str, groups: tuple[Group, ...]) -> list[
         for group in groups
         if all(name in held for name in (group.source, *group.linears))
     ]
+
+
+def _modules(model: LayeredModel, groups: list[Group]) -> list[nn.Module]:
+    names = dict.fromkeys(name for group in groups for name in (group.source, *group.linears))
+    return [model.model.get_submodule(name) for name in names]
 
 
 def _group_data(

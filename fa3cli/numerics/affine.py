@@ -18,6 +18,7 @@ __all__ = [
 
 EPS = 2.0**-23
 INT8_MIN, INT8_MAX = -128, 127
+_FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
 def symmetric_scale(low: Tensor, high: Tensor) -> Tensor:
@@ -58,4 +59,7 @@ def fake_quantize(values: Tensor, scale: Tensor, offset: Tensor | None = None) -
     levels = quantize(values, scale, offset)
     if offset is not None:
         levels.sub_(offset)
-    return levels.mul_(scale)
+    levels.mul_(scale)
+    if levels.dtype == torch.float16:  # the end of its range, rounded, may lie beyond the largest float16
+        levels.clamp_(-_FLOAT16_MAX, _FLOAT16_MAX)
+    return levels

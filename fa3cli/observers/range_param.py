@@ -14,6 +14,8 @@ __all__ = ["RangeParam"]
 class RangeParam:
     """Largest magnitude and largest standard deviation over the samples of a linear's float inputs."""
 
+    in_float32: bool = False
+    """Whether values are brought to float32 first; the reference computes in the model's dtype."""
     tokens: int = 0
     largest: Tensor | None = None
     deviation: Tensor | None = None
@@ -24,6 +26,7 @@ class RangeParam:
         Its deviation is taken around the sum of each channel's minimum and maximum, the reference's formula.
         """
         rows = values.flatten(0, -2)
+        rows = rows.float() if self.in_float32 else rows
         low, high = rows.amin(dim=0), rows.amax(dim=0)
         largest = torch.maximum(high.max().abs(), low.min().abs())
         deviation = (rows - (high + low)).std()

@@ -132,6 +132,17 @@ def test_float16_values_with_a_float32_scale_are_divided_in_float32() -> None:
     assert torch.equal(found, expected)
 
 
-def test_float32_holds_the_width_of_the_widest_float16_range() -> None:
-    low, high = torch.tensor([-65504.0]), torch.tensor([65504.0])
-    assert asymmetric_scale(low, high).half().isfinite().all()
+@pytest.mark.parametrize(("low", "high"), [(-65504.0, 65504.0), (-40000.0, 40000.0), (-65504.0, 1.0)])
+def test_a_float16_range_wider_than_float16_has_a_finite_scale(low: float, high: float) -> None:
+    """The reference subtracts in float16 and exports an infinite scale."""
+    ends = torch.tensor([low]).half(), torch.tensor([high]).half()
+    scale = asymmetric_scale(*ends)
+    assert scale.dtype == torch.float16 and scale.isfinite().all()
+    assert scale.item() == torch.tensor((high - low) / 255).half().item()
+    wide = torch.tensor([low, 0.0, high]).half()
+    error = (fake_quantize(wide, scale, asymmetric_offset(ends[0], scale)).float() - wide.float()).abs().max()
+    assert error <= scale.item()
+
+
+def test_an_infinite_range_stays_infinite() -> None:
+    assert asymmetric_scale(torch.tensor([-torch.inf]), torch.tensor([1.0])).isinf().all()

@@ -1,0 +1,81 @@
+"""A module's first call within the block, and what the same call gives after a change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fa3cli.calibration.recorded_call import RecordedCall
+
+
+class Scaled(nn.Module):
+    """Multiplies, and may return more than that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(2.0))
+        self.calls = 0
+
+    def forward(self, values: Tensor, *, shift: float = 0.0, more: bool = False) -> Any:
+        self.calls += 1
+        output = values * self.factor + shift
+        return (output, None) if more else output
+
+
+@pytest.fixture
+def module() -> Scaled:
+    return Scaled()
+
+
+def test_the_first_call_is_kept_with_all_its_arguments(module: Scaled) -> None:
+    with RecordedCall(module) as call:
+        module(torch.ones(2), shift=0.5)
+        module(torch.full((2,), 7.0))
+    assert call.output.tolist() == [2.5, 2.5]
+    assert call.again().tolist() == [2.5, 2.5] and module.calls == 3
+    module.factor.data.fill_(10.0)
+    assert call.again().tolist() == [10.5, 10.5]
+    assert call.output.tolist() == [2.5, 2.5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_outputs_are_float64_and_again_takes_no_gradient(module: Scaled, dtype: torch.dtype) -> None:
+    module.to(dtype)
+    with RecordedCall(module) as call:
+        module(torch.ones(2, dtype=dtype))
+    assert call.output.dtype == call.again().dtype == torch.float64
+    assert not call.again().requires_grad
+
+
+def test_of_several_outputs_it_is_the_first(module: Scaled) -> None:
+    with RecordedCall(module) as call:
+        module(torch.ones(1), more=True)
+    assert call.output.tolist() == call.again().tolist() == [2.0]
+
+
+def test_calls_outside_the_block_are_not_recorded(module: Scaled) -> None:
+    module(torch.zeros(1))
+    with RecordedCall(module) as call:
+        assert len(module._forward_hooks) == 1
+        module(torch.ones(1))
+    module(torch.full((1,), 3.0))
+    assert call.output.tolist() == [2.0] and not module._forward_hooks
+
+
+def test_the_hook_goes_after_an_error_too(module: Scaled) -> None:
+    with pytest.raises(ArithmeticError), RecordedCall(module):
+        raise ArithmeticError
+    assert not module._forward_hooks
+
+
+def test_a_call_that_is_suspended_when_the_block_begins_is_recorded(module: Scaled) -> None:
+    """As the forwards are that stand before a layer."""
+    call = RecordedCall(module)
+    handle = module.register_forward_pre_hook(lambda *_: call.__enter__() and None)
+    module(torch.ones(1), shift=1.0)
+    handle.remove()
+    call.__exit__(None, None, None)
+    assert call.output.tolist() == call.again().tolist() == [3.0]

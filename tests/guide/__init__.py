@@ -1,0 +1,61 @@
+"""What scripts of the guide do, in short, for the tests of its classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import fa3cli
+from fa3cli import Calibrator
+from fa3cli.export.layout import WEIGHT_FILE
+
+from ..calibration.models import token_ids, write_lines
+
+LENGTHS = (9, 17, 5)
+
+
+def load(folder: Path) -> nn.Module:
+    """A model in memory, as the guide's scripts load it."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, torch_dtype="auto")
+
+
+def script_data(*lengths: int) -> list[list[Tensor]]:
+    """calib_data of the samples that `token_ids` gives: input_ids and attention_mask."""
+    ids = [torch.tensor([line]) for line in token_ids(*lengths or LENGTHS)]
+    return [[each, torch.ones_like(each)] for each in ids]
+
+
+def export(calibrator: Calibrator, output: Path) -> dict[str, Tensor]:
+    """Run, save, and return the tensors that were saved."""
+    calibrator.run()
+    return tensors(calibrator.save(output, save_type=["safe_tensor"]).output)
+
+
+def tensors(output: Path) -> dict[str, Tensor]:
+    """The tensors of an export in one file."""
+    return load_file(output / WEIGHT_FILE)
+
+
+def quantized(folder: Path, **options: Any) -> dict[str, Tensor]:
+    """What `fa3 quantize` exports from the samples of `script_data`."""
+    calib = write_lines(folder.parent / "calib.jsonl", token_ids(*LENGTHS))
+    output = folder.parent / "quantized"
+    return tensors(fa3cli.quantize(folder, calib=calib, output=output, recipe="none", **options).output)
+
+
+def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
+    """Names of tensors that are not in both, or not the same bit for bit."""
+    return [
+        name
+        for name in sorted(one.keys() | other.keys())
+        if name not in one
+        or name not in other
+        or one[name].dtype != other[name].dtype
+        or not torch.equal(one[name], other[name])
+    ]

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fa3cli
+from fa3cli import AntiOutlier, AntiOutlierConfig, Calibrator, QuantConfig
+from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError, UsageError
+
+from ..calibration.models import random_model, snapshot, token_ids, write_model
+from . import differing, export, load, quantized, script_data
+
+NORMS = [
+    f"model.layers.{index}.{norm}"
+    for index in range(3)
+    for norm in ("input_layernorm", "post_attention_layernorm")
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_model(tmp_path / f"llama-{tmp_path.name}")
+
+
+def process(model: nn.Module | str | Path, **parameters: Any) -> None:
+    AntiOutlier(model, calib_data=script_data(), cfg=AntiOutlierConfig(**parameters)).process()
+
+
+def calibrated(model: nn.Module | str | Path, output: Path, **parameters: Any) -> dict[str, Tensor]:
+    return export(Calibrator(model, QuantConfig(**parameters).fa_quant(), script_data()), output)
+
+
+@pytest.mark.parametrize("method", ["m1", "m2", "m3", "m4", "m5", "m6"])
+def test_a_model_in_memory_a_folder_and_the_command_agree(folder: Path, method: str) -> None:
+    expected = quantized(folder, anti_method=method)
+    for number, model in enumerate((load(folder), folder)):
+        process(model, anti_method=method)
+        assert differing(calibrated(model, folder.parent / f"out{number}"), expected) == []
+
+
+def test_the_references_numerics(folder: Path) -> None:
+    process(folder, anti_method="m3", numerics="reference")
+    found = calibrated(folder, folder.parent / "out", numerics="reference")
+    assert differing(found, quantized(folder, anti_method="m3", numerics="reference")) == []
+
+
+def test_smoothed_norms_are_exported_as_modules(folder: Path) -> None:
+    model = load(folder)
+    process(model, anti_method="m3")
+    found = calibrated(model, folder.parent / "out")
+    for norm in NORMS:
+        assert torch.equal(found[f"{norm}.module.weight"], model.get_submodule(norm).weight), norm
+        assert not found[f"{norm}.module.bias"].any()
+    assert fa3cli.verify(folder.parent / "out").ok
+
+
+def test_without_anti_outlier_no_norm_is_a_module(folder: Path) -> None:
+    assert not [name for name in calibrated(folder, folder.parent / "out") if ".module." in name]
+
+
+def test_a_model_in_memory_is_smoothed_in_place_and_computes_the_same(folder: Path) -> None:
+    model = load(folder)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    ids = torch.tensor(token_ids(9))
+    with torch.no_grad():
+        logits = model(ids).logits
+        process(model, anti_method="m3")
+        torch.testing.assert_close(model(ids).logits, logits, rtol=1e-3, atol=1e-4)
+    changed = differing(before, dict(model.state_dict()))
+    assert {f"{norm}.weight" for norm in NORMS} <= set(changed)
+    assert not {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"} & set(changed)
+
+
+def test_a_folder_stays_as_it_is(folder: Path) -> None:
+    before = snapshot(folder)
+    process(folder, anti_method="m3")
+    calibrated(folder, folder.parent / "out")
+    assert snapshot(folder) == before
+
+
+def test_a_folder_is_known_again_however_it_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process(str(folder), anti_method="m3")
+    monkeypatch.chdir(folder.parent)
+    found = calibrated(folder.name, folder.parent / "out")
+    assert f"{NORMS[0]}.module.weight" in found
+
+
+def test_smoothing_belongs_to_one_model(folder: Path) -> None:
+    smooth, plain = load(folder), load(folder)
+    process(smooth, anti_method="m3")
+    expected = quantized(folder)
+    assert differing(calibrated(plain, folder.parent / "model"), expected) == []
+    assert differing(calibrated(folder, folder.parent / "folder"), expected) == []
+    assert differing(calibrated(smooth, folder.parent / "smooth"), expected)
+
+
+def test_calibrating_a_smoothed_model_leaves_it_as_it_is(folder: Path) -> None:
+    model = load(folder)
+    process(model, anti_method="m3")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    first = calibrated(model, folder.parent / "first")
+    assert differing(before, dict(model.state_dict())) == []
+    assert differing(calibrated(model, folder.parent / "second"), first) == []
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_model_is_not_smoothed_twice(folder: Path, in_memory: bool) -> None:
+    model = load(folder) if in_memory else folder
+    process(model, anti_method="m3")
+    before = calibrated(model, folder.parent / "before")
+    with pytest.raises(ConflictError, match="already"):
+        process(model, anti_method="m2")
+    assert differing(calibrated(model, folder.parent / "after"), before) == []
+
+
+def test_method_none_does_nothing(folder: Path) -> None:
+    process(folder, anti_method="none")
+    process(folder, anti_method="m3")  # no conflict
+    assert f"{NORMS[0]}.module.weight" in calibrated(folder, folder.parent / "out")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "problem"),
+    [
+        ({"anti_method": "m9"}, UnsupportedError, "anti_method=m9"),
+        ({"w_bit": 4}, UnsupportedError, "w_bit=4"),
+        ({"dev_type": "npu", "dev_id": 0}, UsageError, "the model is on cpu"),
+    ],
+    ids=str,
+)
+def test_what_is_refused(parameters: dict[str, Any], error: type[Exception], problem: str) -> None:
+    model = random_model("llama", num_hidden_layers=1)
+    with pytest.raises(error, match=problem):
+        process(model, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"), [(None, "empty"), ([], "empty"), ([["text"]], r"calib_data\[0\]")]
+)
+def test_data_it_cannot_take(data: Any, problem: str) -> None:
+    with pytest.raises(InvalidInputError, match=problem):
+        AntiOutlier(random_model("llama", num_hidden_layers=1), data, AntiOutlierConfig(anti_method="m3"))
+
+
+def test_the_model_needs_no_quantizers(tmp_path: Path) -> None:
+    model = random_model("llama")
+    process(model, anti_method="m3")
+    found = export(Calibrator(model, QuantConfig(), script_data()), tmp_path / "out")
+    assert f"{NORMS[0]}.module.weight" in found
+
+
+def test_the_default_method_is_m2(folder: Path) -> None:
+    AntiOutlier(folder, script_data()).process()
+    found = calibrated(folder, folder.parent / "out")
+    assert differing(found, quantized(folder, anti_method="m2")) == []

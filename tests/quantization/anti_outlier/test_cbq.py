@@ -1,0 +1,116 @@
+"""m5: channels whose extremes stand out, found as a box plot finds them, and scaled by a power."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fa3cli.quantization.anti_outlier.cbq import outlier_scale
+
+from . import group_of
+
+ORDINARY = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 2.0]
+
+
+def scale(high: list[float], low: list[float] | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The scale of channels with these extremes; without `low` they are symmetric."""
+    values = torch.tensor([high, low or [-each for each in high]]).to(dtype)
+    return outlier_scale(group_of([values], [torch.ones(1, len(high), dtype=dtype)]))
+
+
+def quantile(values: list[float], share: float) -> float:
+    place = share * (len(values) - 1)
+    ordered = sorted(values)
+    lower = ordered[int(place)]
+    return lower + (ordered[min(int(place) + 1, len(values) - 1)] - lower) * (place - int(place))
+
+
+def factors_by_hand(extremes: list[float]) -> list[float]:
+    """Of the upper ends: the threshold, its refinement with several outliers, and the power."""
+    upper, lower = quantile(extremes, 0.8), quantile(extremes, 0.2)
+    threshold = upper + 1.5 * (upper - lower)
+    beyond = sorted((each for each in extremes if each > threshold), reverse=True)
+    if len(beyond) > 1:
+        widest = -1000.0
+        for cut in range(1, len(beyond)):
+            rest = beyond[cut:]
+            gap = abs(beyond[cut - 1] - beyond[cut]) - (statistics.variance(rest) if len(rest) > 1 else 0)
+            if gap > widest:
+                widest, threshold = gap, beyond[cut]
+    ordinary = max(each for each in extremes if each <= threshold)
+    return [(each / ordinary) ** 0.7 if each > threshold else 1.0 for each in extremes]
+
+
+@pytest.mark.parametrize("place", [0, 4, 9])
+@pytest.mark.parametrize("outlier", [4.0, 50.0, 1e6])
+def test_a_lone_outlier_comes_down_to_the_largest_of_the_others(place: int, outlier: float) -> None:
+    high = [*ORDINARY[:place], outlier, *ORDINARY[place:]]
+    expected = torch.ones(11)
+    expected[place] = (outlier / 2.0) ** 0.7
+    torch.testing.assert_close(scale(high), expected, rtol=1e-6, atol=0)
+
+
+def test_without_an_outlier_nothing_is_scaled() -> None:
+    assert scale(ORDINARY).tolist() == [1.0] * 10
+    assert scale([3.0]).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("beyond", [[10.0, 11.0, 100.0], [10.0, 98.0, 100.0], [90.0, 100.0], [9.0, 9.0, 9.5, 30.0]])
+def test_several_outliers_are_cut_at_their_widest_gap(beyond: list[float]) -> None:
+    high = ORDINARY * 2 + beyond
+    torch.testing.assert_close(scale(high), torch.tensor(factors_by_hand(high)), rtol=1e-5, atol=0)
+
+
+def test_what_lies_behind_the_widest_gap_is_ordinary() -> None:
+    high = [*(ORDINARY * 2), 10.0, 10.5, 100.0]
+    found = scale(high)
+    assert found[:-1].tolist() == [1.0] * 22
+    assert found[-1].item() == pytest.approx((100 / 10.5) ** 0.7)
+
+
+@given(extremes=st.lists(st.integers(1, 4000).map(lambda each: each / 16), min_size=2, max_size=24))
+def test_is_the_larger_factor_of_both_ends(extremes: list[float]) -> None:
+    """An end without a spread has no outlier: the factor is the other's."""
+    factors = torch.tensor(factors_by_hand(extremes))
+    flat = [-1.0] * len(extremes)
+    torch.testing.assert_close(scale(extremes, flat), factors, rtol=1e-4, atol=0)
+    torch.testing.assert_close(scale([-each for each in flat], [-each for each in extremes]), factors, rtol=1e-4, atol=0)
+    both = torch.maximum(factors, factors.flip(0))
+    found = scale(extremes, [-each for each in reversed(extremes)])
+    torch.testing.assert_close(found, both, rtol=1e-4, atol=0)
+
+
+# Ordinary values of no channel are so small that a factor would be no float16.
+numbers = st.just(0.0) | st.floats(0.25, 60000, width=16) | st.floats(-60000, -0.25, width=16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@given(ends=st.lists(st.tuples(numbers, numbers), min_size=1, max_size=16))
+def test_is_finite_and_positive_for_whatever_channels(
+    dtype: torch.dtype, ends: list[tuple[float, float]]
+) -> None:
+    high, low = [max(each) for each in ends], [min(each) for each in ends]
+    found = scale(high, low, dtype)
+    assert found.dtype == dtype and found.shape == (len(ends),)
+    assert found.isfinite().all() and (found > 0).all()
+
+
+@given(ends=st.lists(st.tuples(numbers, numbers), min_size=1, max_size=16))
+def test_minima_count_as_maxima_do(ends: list[tuple[float, float]]) -> None:
+    high, low = [max(each) for each in ends], [min(each) for each in ends]
+    assert torch.equal(scale(high, low), scale([-each for each in low], [-each for each in high]))
+
+
+def test_dead_channels_beside_one_that_is_not_smooth_nothing() -> None:
+    assert scale([0.0] * 9 + [5.0]).tolist() == [1.0] * 10
+
+
+def test_weights_play_no_part() -> None:
+    values = torch.tensor([[*ORDINARY, 50.0]])
+    found = [outlier_scale(group_of([values], [weight])) for weight in (torch.zeros(1, 11), torch.ones(3, 11))]
+    assert torch.equal(*found) and found[0][-1] > 1

@@ -1,0 +1,97 @@
+"""The example scripts, each run as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import fa3cli
+from fa3cli.export.layout import FA_TENSORS
+
+from .calibration.models import write_model
+from .conftest import EXAMPLES, ROOT
+
+QUESTIONS = [
+    {"title": "Locust", "passage": "The locusts have no king.", "question": "do the locusts have a king"},
+    {"inputs_pretokenized": "The ear that heareth the reproof of life abideth among the wise."},
+]
+
+
+def run(script: str, model: Path, output: Path, *options: object) -> str:
+    """Run a script on two questions; return its stderr."""
+    calib = output.with_suffix(".jsonl")
+    calib.write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS), encoding="utf-8")
+    arguments = ["--model-path", model, "--save-directory", output, "--calib-file", calib, *options]
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / script, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    return done.stderr
+
+
+def exported(output: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of an export, in one file or several, and its description."""
+    tensors: dict[str, Tensor] = {}
+    for file in output.glob("*.safetensors"):
+        tensors |= load_file(file)
+    return tensors, json.loads((output / "quant_model_description.json").read_text())
+
+
+def float_linears(tensors: dict[str, Tensor]) -> set[str]:
+    names = [name.removesuffix(".weight") for name in tensors if name.endswith("proj.weight")]
+    return {name for name in names if tensors[f"{name}.weight"].dtype != torch.int8}
+
+
+def attentions(tensors: dict[str, Tensor]) -> set[str]:
+    """The attention modules with all their FA3 parameters."""
+    found = {name.partition(".fa_")[0] for name in tensors if ".fa_" in name}
+    return {name for name in found if all(f"{name}.{leaf}" in tensors for leaf in FA_TENSORS)}
+
+
+def downs(layers: int) -> set[str]:
+    return {f"model.layers.{index}.mlp.down_proj" for index in range(layers)}
+
+
+def test_quant_qwen(qwen2_tiny: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    log = run("quant_qwen.py", qwen2_tiny, output)
+    assert "calibrated 4/4 layers" in log
+    tensors, description = exported(output)
+    assert fa3cli.verify(output).ok
+    assert description["fa_quant_type"] == "FAQuant"
+    assert float_linears(tensors) == downs(4)
+    assert attentions(tensors) == {f"model.layers.{index}.self_attn" for index in range(4)}
+    assert not [name for name in tensors if ".module." in name]
+    assert (output / "tokenizer.json").is_file()
+
+
+def test_quant_llama(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / f"llama-{tmp_path.name}", vocab_size=2048, max_position_embeddings=256)
+    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(EXAMPLES / "qwen2-tiny" / file, folder)
+    output = tmp_path / "out"
+    log = run("quant_llama.py", folder, output, "--part-file-size", "0.0004", "--dev-type", "cpu")
+    assert "AntiOutlier m3: 3 decoder layers smoothed" in log
+    tensors, _ = exported(output)
+    assert fa3cli.verify(output).ok
+    assert len(list(output.glob("*.safetensors"))) > 1
+    fallen = float_linears(tensors) - downs(3)
+    assert downs(3) <= float_linears(tensors)
+    assert len(fallen) >= 5  # disable_level, whole groups of fused linears
+    assert len(attentions(tensors)) == 3
+    assert "model.layers.0.input_layernorm.module.weight" in tensors
