@@ -138,15 +138,16 @@ def test_smoothing_goes_with_its_model() -> None:
     assert len(models._of_models) <= before
 
 
+@pytest.mark.parametrize("said", ["{0}/{1}", "{1}", "link", "./{1}/"])
 def test_smoothing_is_kept_by_folder_however_it_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:
     folder = tmp_path / f"model-{tmp_path.name}"
     folder.mkdir()
     (tmp_path / "link").symlink_to(folder)
-    remember_smoothed(str(folder), M3)
     monkeypatch.chdir(tmp_path)
-    for way in (folder, folder.name, Path("link"), os.path.join(".", folder.name, "")):
+    remember_smoothed(said.format(tmp_path, folder.name), M3)
+    for way in (folder, str(folder), folder.name, Path("link"), os.path.join(".", folder.name, "")):
         assert smoothed(way) is M3, way
     assert smoothed(tmp_path) == NONE
 

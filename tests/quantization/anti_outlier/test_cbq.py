@@ -60,7 +60,9 @@ def test_without_an_outlier_nothing_is_scaled() -> None:
     assert scale([3.0]).tolist() == [1.0]
 
 
-@pytest.mark.parametrize("beyond", [[10.0, 11.0, 100.0], [10.0, 98.0, 100.0], [90.0, 100.0], [9.0, 9.0, 9.5, 30.0]])
+@pytest.mark.parametrize(
+    "beyond", [[10.0, 11.0, 100.0], [10.0, 98.0, 100.0], [90.0, 100.0], [9.0, 9.0, 9.5, 30.0]]
+)
 def test_several_outliers_are_cut_at_their_widest_gap(beyond: list[float]) -> None:
     high = ORDINARY * 2 + beyond
     torch.testing.assert_close(scale(high), torch.tensor(factors_by_hand(high)), rtol=1e-5, atol=0)
@@ -79,7 +81,9 @@ def test_is_the_larger_factor_of_both_ends(extremes: list[float]) -> None:
     factors = torch.tensor(factors_by_hand(extremes))
     flat = [-1.0] * len(extremes)
     torch.testing.assert_close(scale(extremes, flat), factors, rtol=1e-4, atol=0)
-    torch.testing.assert_close(scale([-each for each in flat], [-each for each in extremes]), factors, rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        scale([-each for each in flat], [-each for each in extremes]), factors, rtol=1e-4, atol=0
+    )
     both = torch.maximum(factors, factors.flip(0))
     found = scale(extremes, [-each for each in reversed(extremes)])
     torch.testing.assert_close(found, both, rtol=1e-4, atol=0)
@@ -112,5 +116,7 @@ def test_dead_channels_beside_one_that_is_not_smooth_nothing() -> None:
 
 def test_weights_play_no_part() -> None:
     values = torch.tensor([[*ORDINARY, 50.0]])
-    found = [outlier_scale(group_of([values], [weight])) for weight in (torch.zeros(1, 11), torch.ones(3, 11))]
+    found = [
+        outlier_scale(group_of([values], [weight])) for weight in (torch.zeros(1, 11), torch.ones(3, 11))
+    ]
     assert torch.equal(*found) and found[0][-1] > 1

@@ -101,7 +101,9 @@ def test_a_dead_activation_channel_leaves_alpha_at_zero() -> None:
     values, weight = torch.cat(samples).numpy(), torch.cat(list(group.weights)).numpy()
     errors = [error(values, weight, 0, beta) for beta in POWERS]
     beta = POWERS[int(np.argmin(errors))]
-    torch.testing.assert_close(found, torch.cat(list(group.weights)).abs().amax(0) ** -beta, rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        found, torch.cat(list(group.weights)).abs().amax(0) ** -beta, rtol=1e-5, atol=0
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
