@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from math import prod
 
 import torch
@@ -46,6 +46,17 @@ class LayeredModel(ABC):
         self.outside = [name for name in stored if name not in in_layers]
         of_head = set(self.of_layer[self.head]) if self.head else set()
         self.before_layers = [name for name in self.outside if name not in of_head]
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Have the model in evaluation mode within the block: a script may have left it in training."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
 
     @abstractmethod
     def loaded(self, names: list[str]) -> AbstractContextManager[None]:

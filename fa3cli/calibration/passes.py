@@ -77,13 +77,15 @@ def calibrate(job: Job, report: Callable[[Progress], None] = lambda _: None) -> 
 def find_all_smoothing(
     job: Job, report: Callable[[Progress], None] = lambda _: None
 ) -> Mapping[str, Mapping[str, Tensor]]:
-    """Return AntiOutlier's scales by layer. A model in memory is smoothed thereby."""
+    """Return AntiOutlier's scales by layer. A model in memory is smoothed when all of them are found."""
     known = _Known()
     parts = list(job.model.layers)
     streams = Streams(smoothing=_smoothing_samples(job))
     ticks = Ticks(len(parts), len(parts) * streams.forwards, report)
     for _ in _Pass(job, streams, known, ticks).parts(parts):
         pass
+    for layer in parts if job.model.resident else ():
+        smooth(job.model, layer, job.settings.anti_method, known.smoothing[layer])
     return known.smoothing
 
 
@@ -119,7 +121,8 @@ class _Pass:
         inputs = [sample.inputs(model.device) for sample in self._job.samples]
         samples = [inputs[index] for stream in self._stream_of.values() for index in range(len(stream))]
         self._last = len(parts) - 1
-        with LayerSynchronousForwards(model.model, list(model.layers.values()), samples) as self._forwards:
+        forwards = LayerSynchronousForwards(model.model, list(model.layers.values()), samples)
+        with model.evaluating(), forwards as self._forwards:
             with model.loaded(model.before_layers):
                 self._forwards.start()
             for self._index, part in enumerate(parts):
@@ -149,7 +152,7 @@ class _Pass:
             new = structure not in self._structures
             known[part] = find_smoothing(model, part, self._job.settings, run, checked=new)
             self._structures.add(structure)
-        elif not model.resident and part in known:
+        if part in known and not model.resident:
             smooth(model, part, self._job.settings.anti_method, known[part])
 
     def _measure(self, part: str) -> None:

@@ -1,4 +1,4 @@
-"""AntiOutlier on a loaded layer: watches its groups, finds their scales and moves them into the weights."""
+"""AntiOutlier on a loaded layer: finds the scales of its groups, and moves them into the weights."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def find_smoothing(
     *,
     checked: bool,
 ) -> dict[str, Tensor]:
-    """Return the scales of a layer's groups by the name of their source, and smooth the layer with them.
+    """Return the scales of a layer's groups by the name of their source; the layer is left as it is.
 
     `run_samples` takes AntiOutlier's samples through the layer. Raises InvalidInputError where an input is not finite,
-    UnsupportedError where the smoothed layer computes something else, which is looked at if it is to be `checked`.
+    UnsupportedError where the layer smoothed would compute something else, which is looked at if it is to be `checked`.
     """
     method = METHODS[settings.anti_method]
     groups = _groups(model, layer, method.groups)
@@ -45,15 +45,8 @@ def find_smoothing(
     for group in groups:
         data = _group_data(model, group, inputs.observers[group.linears[0]], dtype)
         scales[group.source] = method.rule(data).to(model.dtype)
-    before = [(module, dict(module.named_parameters(recurse=False))) for module in _modules(model, groups)]
-    smooth(model, layer, settings.anti_method, scales)
-    try:
-        if checked:
-            _require_same(layer, settings.anti_method, call.output, call.again(), model.dtype)
-    except UnsupportedError:
-        for module, tensors in before:  # a model in memory is left as it was
-            _replace(module, **tensors)
-        raise
+    if checked:
+        _require_same(model, layer, settings.anti_method, scales, call)
     return scales
 
 
@@ -141,10 +134,17 @@ def _shared_heads(model: LayeredModel, group: Group) -> tuple[int, int]:
     return source.out_features // size, repeats
 
 
-def _require_same(layer: str, anti_method: str, before: Tensor, after: Tensor, dtype: torch.dtype) -> None:
-    """Raise UnsupportedError where a smoothed layer's output differs by more than rounding in `dtype` explains."""
-    difference = ((after - before).norm() / before.norm()).item()
-    if not difference <= math.sqrt(torch.finfo(dtype).eps):
+def _require_same(
+    model: LayeredModel, layer: str, anti_method: str, scales: Mapping[str, Tensor], call: RecordedCall
+) -> None:
+    """Raise UnsupportedError where a smoothed layer's output differs by more than rounding explains."""
+    modules = _modules(model, _groups(model, layer, METHODS[anti_method].groups))
+    kept = [(module, dict(module.named_parameters(recurse=False))) for module in modules]
+    smooth(model, layer, anti_method, scales)
+    difference = ((call.again() - call.output).norm() / call.output.norm()).item()
+    for module, tensors in kept:
+        _replace(module, **tensors)
+    if not difference <= math.sqrt(torch.finfo(model.dtype).eps):
         raise UnsupportedError(
             f"{layer}: AntiOutlier {anti_method} would change what it computes, by {difference:.1%} on the first "
             "sample; its norms are scaled in another way, or feed more than the linears fa3 knows",

@@ -8,7 +8,7 @@ from typing import Any
 from fa3cli import logger
 from fa3cli.calibration.job import make_job
 from fa3cli.calibration.passes import find_all_smoothing
-from fa3cli.errors import ConflictError
+from fa3cli.errors import ConflictError, UnsupportedError
 from fa3cli.guide.calib_data import samples_of
 from fa3cli.guide.configs import AntiOutlierConfig
 from fa3cli.guide.models import AnyModel, Smoothed, opened, remember_smoothed, smoothed, talk
@@ -29,9 +29,12 @@ class AntiOutlier:
         model: AnyModel,
         calib_data: Sequence[Any] | None = None,
         cfg: AntiOutlierConfig | None = None,
+        norm_class_name: str | None = None,
         *,
         trust_remote_code: bool = False,
     ) -> None:
+        if norm_class_name is not None:
+            raise UnsupportedError("norm_class_name is not supported: fa3 finds norms by what they feed")
         cfg = cfg or AntiOutlierConfig()
         resolved = resolve_settings({}, cfg.options)
         self._model = model
@@ -47,9 +50,9 @@ class AntiOutlier:
         talk()
 
     def process(self) -> None:
-        """Smooth the model; raises ConflictError where that was done before."""
+        """Smooth the model; raises ConflictError where the weights of one in memory were smoothed before."""
         method = self._job.settings.anti_method
-        if smoothed(self._model).anti_method != "none":
+        if self._job.model.resident and smoothed(self._model).anti_method != "none":
             raise ConflictError(
                 "AntiOutlier has smoothed this model already", hint="load it again to smooth it anew"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,17 +15,24 @@ from fa3cli.errors import InvalidInputError
 __all__ = ["samples_of"]
 
 
-def samples_of(calib_data: Sequence[Any] | None, model: nn.Module) -> list[Sample]:
+def samples_of(calib_data: Iterable[Any] | None, model: nn.Module) -> list[Sample]:
     """Return the samples of `calib_data`, a list of lists or of dicts (a tokenizer's output is one).
 
     A list's items are the arguments of the model's forward in their order. Raises InvalidInputError where there is
     no data, or an item that no forward could take.
     """
-    if not calib_data:
-        raise InvalidInputError(
-            "calib_data is empty", hint="give a list with the inputs of a forward for each calibration sample"
-        )
-    return [_sample(f"calib_data[{index}]", item, model) for index, item in enumerate(calib_data)]
+    if isinstance(calib_data, (torch.Tensor, Mapping, str)):
+        raise InvalidInputError(f"calib_data is a {type(calib_data).__name__}; {_EXPECTED}")
+    samples = [
+        _sample(f"calib_data[{index}]", item, model)
+        for index, item in enumerate(() if calib_data is None else calib_data)
+    ]
+    if not samples:
+        raise InvalidInputError(f"calib_data is empty; {_EXPECTED}")
+    return samples
+
+
+_EXPECTED = "expected a list with the inputs of a forward for each calibration sample"
 
 
 def _sample(origin: str, item: Any, model: nn.Module) -> Sample:
@@ -38,10 +45,15 @@ def _sample(origin: str, item: Any, model: nn.Module) -> Sample:
             f"{origin} is a {type(item).__name__}; expected a list of a forward's arguments, or a dict of them"
         )
     ids = arguments.get("input_ids")
-    if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or ids.is_floating_point():
+    if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
         raise InvalidInputError(
             f"{origin}: input_ids is {_described(ids)}; expected token ids, a tensor of shape [batch, length]",
             hint='tokenizer(text, return_tensors="pt") makes them',
+        )
+    mask = arguments.get("attention_mask")
+    if mask is not None and not (isinstance(mask, torch.Tensor) and mask.shape[0] == ids.shape[0]):
+        raise InvalidInputError(
+            f"{origin}: attention_mask is {_described(mask)}; expected a tensor for {list(ids.shape)}"
         )
     sample = Sample(origin, {name: value for name, value in arguments.items() if value is not None})
     require_fit(sample, getattr(model.config, "max_position_embeddings", None), model.config.vocab_size)

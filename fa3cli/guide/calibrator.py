@@ -15,7 +15,7 @@ from fa3cli.calibration.plan import plan
 from fa3cli.calibration.progress import Progress, each_layer
 from fa3cli.calibration.result import Result
 from fa3cli.calibration.run import replay, write_export
-from fa3cli.errors import UnsupportedError, UsageError
+from fa3cli.errors import ConflictError, UnsupportedError, UsageError
 from fa3cli.guide.calib_data import samples_of
 from fa3cli.guide.configs import QuantConfig
 from fa3cli.guide.models import AnyModel, config_of, folder_of, opened, smoothed, talk
@@ -36,10 +36,15 @@ class Calibrator:
         cfg: QuantConfig | None = None,
         calib_data: Sequence[Any] | None = None,
         disable_level: str = "L0",
+        all_tensors: Any = None,
+        mix_cfg: Any = None,
         *,
         trust_remote_code: bool = False,
     ) -> None:
+        if all_tensors is not None or mix_cfg is not None:
+            raise UnsupportedError("all_tensors and mix_cfg are not supported", hint="leave them away")
         cfg, found = cfg or QuantConfig(), smoothed(model)
+        self._model, self._smoothed = model, found
         options = {**cfg.options, "disable_level": disable_level, "anti_method": found.anti_method}
         resolved = resolve_settings({}, options)
         layered = opened(
@@ -68,6 +73,7 @@ class Calibrator:
             raise UnsupportedError(
                 "int_infer=True is not supported", hint="fa3 verify --against runs the export"
             )
+        self._require_unchanged()
 
         def tell(at: Progress, _: float, left: float) -> None:
             logger.info("calibrated %d/%d layers, about %.0f s left", at.layer, at.layers, left)
@@ -93,6 +99,7 @@ class Calibrator:
             )
         if self._layers is None:
             raise UsageError("nothing is calibrated yet", hint="call run() before save()")
+        self._require_unchanged()
         save_types = [save_type] if isinstance(save_type, str) else save_type or ["numpy"]
         destination = where_to_save(save_types, part_file_size)
         job = replace(self._job, output=Path(output_path).absolute(), **destination)
@@ -103,3 +110,11 @@ class Calibrator:
             logger.warning(warning)
         logger.info("saved %s: %d files", result.output, len(result.files))
         return result
+
+    def _require_unchanged(self) -> None:
+        """Raise ConflictError where AntiOutlier came in between, whose scales this Calibrator doesn't know."""
+        if smoothed(self._model) is not self._smoothed:
+            raise ConflictError(
+                "AntiOutlier has smoothed the model since this Calibrator was made",
+                hint="make the Calibrator after AntiOutlier's process()",
+            )

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -31,16 +30,25 @@ class Smoothed:
     scales: Mapping[str, Mapping[str, Tensor]]
 
 
-# A model in memory carries its smoothing in its weights; what an export must know besides is kept here, by model.
+# A model in memory carries its smoothing in its weights, and what an export must know besides in this attribute.
+_ATTRIBUTE = "fa3_smoothed"
 # The weights of a folder stay as they are: its scales wait here for the Calibrator that is given the same folder.
-_of_models: WeakKeyDictionary[nn.Module, Smoothed] = WeakKeyDictionary()
 _of_folders: dict[Path, Smoothed] = {}
+_NONE = Smoothed("none", {})
 
 
 def opened(
     model: AnyModel, dev_type: str, dev_id: int | None, *, fa: bool, reference: bool, trust_remote_code: bool
 ) -> LayeredModel:
     """Return a script's model ready for a run; raises UsageError where it is on another device than is named."""
+    if (
+        not isinstance(model, (str, Path, nn.Module))
+        or not hasattr(model, "config")
+        and isinstance(model, nn.Module)
+    ):
+        raise UsageError(
+            f"the model is a {type(model).__name__}; expected a causal LM of transformers, or the folder of one"
+        )
     if isinstance(model, nn.Module):
         found = MemoryModel(model)
         if found.device.type != dev_type:
@@ -66,14 +74,14 @@ def opened(
 def smoothed(model: AnyModel) -> Smoothed:
     """Return what AntiOutlier did to a model in this process."""
     if isinstance(model, nn.Module):
-        return _of_models.get(model, Smoothed("none", {}))
-    return _of_folders.get(Path(model).resolve(), Smoothed("none", {}))
+        return getattr(model, _ATTRIBUTE, _NONE)
+    return _of_folders.get(Path(model).resolve(), _NONE)
 
 
 def remember_smoothed(model: AnyModel, found: Smoothed) -> None:
     """Keep what AntiOutlier did for the Calibrator."""
     if isinstance(model, nn.Module):
-        _of_models[model] = found
+        setattr(model, _ATTRIBUTE, found)
     else:
         _of_folders[Path(model).resolve()] = found
 
@@ -85,11 +93,19 @@ def folder_of(model: AnyModel) -> Path | None:
 
 
 def config_of(model: AnyModel) -> dict[str, Any]:
-    """Return the config.json of a model as it was before the patch."""
+    """Return the config.json of a model as it was before the patch, or as a script has changed it since."""
     folder = folder_of(model)
-    if folder is not None:
-        return patching.unpatched_config(folder)
-    return json.loads(model.config.to_json_string(use_diff=False))
+    stored = None if folder is None else patching.unpatched_config(folder)
+    if not isinstance(model, nn.Module):
+        return stored
+    current = json.loads(model.config.to_json_string(use_diff=False))
+    if stored is not None and all(current.get(key, size) == size for key, size in _sizes(stored).items()):
+        return stored
+    return current
+
+
+def _sizes(config: dict[str, Any]) -> dict[str, int]:
+    return {key: value for key, value in config.items() if type(value) is int}
 
 
 def talk() -> None:

@@ -107,9 +107,8 @@ def test_calibrating_a_smoothed_model_leaves_it_as_it_is(folder: Path) -> None:
     assert differing(calibrated(model, folder.parent / "second"), first) == []
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_a_model_is_not_smoothed_twice(folder: Path, in_memory: bool) -> None:
-    model = load(folder) if in_memory else folder
+def test_a_model_in_memory_is_not_smoothed_twice(folder: Path) -> None:
+    model = load(folder)
     process(model, anti_method="m3")
     before = calibrated(model, folder.parent / "before")
     with pytest.raises(ConflictError, match="already"):
@@ -157,3 +156,42 @@ def test_the_default_method_is_m2(folder: Path) -> None:
     AntiOutlier(folder, script_data()).process()
     found = calibrated(folder, folder.parent / "out")
     assert differing(found, quantized(folder, anti_method="m2")) == []
+
+
+def test_a_folder_is_smoothed_anew_from_the_weights_it_has(folder: Path) -> None:
+    process(folder, anti_method="m3")
+    once = calibrated(folder, folder.parent / "once")
+    process(folder, anti_method="m1")
+    assert differing(calibrated(folder, folder.parent / "other"), once)
+    process(folder, anti_method="m3")
+    assert differing(calibrated(folder, folder.parent / "again"), once) == []
+
+
+def test_a_failure_leaves_a_model_in_memory_as_it_was(folder: Path) -> None:
+    model = load(folder)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    norm = model.model.layers[2].input_layernorm
+    kept = norm.weight.data.clone()
+    norm.weight.data[0] = float("nan")
+    with pytest.raises(InvalidInputError, match="not finite"):
+        process(model, anti_method="m3")
+    norm.weight.data.copy_(kept)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    process(model, anti_method="m3")
+
+
+def test_a_calibrator_made_before_is_refused(folder: Path) -> None:
+    model = load(folder)
+    calibrator = Calibrator(model, QuantConfig(), script_data())
+    process(model, anti_method="m3")
+    with pytest.raises(ConflictError, match="smoothed the model since"):
+        calibrator.run()
+
+
+def test_dropout_plays_no_part_in_a_model_left_in_training(folder: Path) -> None:
+    model = load(folder).train()
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.5
+    process(model, anti_method="m3")  # refused, if the second call of a layer drew other numbers
+    assert all(module.training for module in model.modules())

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import gc
+import copy
 import json
 import logging
 import os
@@ -126,16 +126,27 @@ def test_smoothing_is_kept_by_model(folder: Path) -> None:
     assert smoothed(other) == smoothed(folder) == NONE
 
 
-def test_smoothing_goes_with_its_model() -> None:
-    from fa3cli.guide import models
-
+def test_smoothing_goes_with_its_model_and_its_copies() -> None:
     model = random_model("llama", num_hidden_layers=1)
-    before = len(models._of_models)
+    names = list(model.state_dict())
     remember_smoothed(model, M3)
-    assert len(models._of_models) == before + 1
-    del model
-    gc.collect()
-    assert len(models._of_models) <= before
+    assert smoothed(model) is M3 and smoothed(copy.deepcopy(model)).anti_method == M3.anti_method
+    assert smoothed(random_model("llama", num_hidden_layers=1)).anti_method == "none"
+    assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize("change", [{}, {"num_hidden_layers": 1}, {"vocab_size": 100}])
+def test_the_config_is_the_folders_unless_the_script_changed_its_sizes(
+    tmp_path: Path, change: dict[str, int]
+) -> None:
+    folder = write_model(tmp_path / f"llama-{tmp_path.name}", patched=False)
+    model = load(folder)
+    for key, value in change.items():
+        setattr(model.config, key, value)
+    stored = json.loads((folder / "config.json").read_text())
+    found = config_of(model)
+    assert (found == stored) == (not change)
+    assert all(found[key] == value for key, value in change.items())
 
 
 @pytest.mark.parametrize("said", ["{0}/{1}", "{1}", "link", "./{1}/"])

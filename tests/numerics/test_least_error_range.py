@@ -74,7 +74,7 @@ def test_no_pair_of_bounds_errs_less(below: list[int], above: list[int], share: 
 
 @settings(max_examples=6)
 @given(seed=st.integers(0, 2**32), power=st.sampled_from([1, 2, 6]))
-def test_nor_does_one_of_a_coarse_grid_over_many_bins(seed: int, power: int) -> None:
+def test_nor_does_a_neighbour_or_one_of_a_coarse_grid_over_many_bins(seed: int, power: int) -> None:
     """More bins than the search's strides, with ever longer tails."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(3000, generator=generator)
@@ -84,9 +84,15 @@ def test_nor_does_one_of_a_coarse_grid_over_many_bins(seed: int, power: int) -> 
         torch.histc(magnitudes[chosen], 200, 0, 200).long().tolist() for chosen in (values < 0, values >= 0)
     ]
     limits = [magnitudes[chosen].max().item() for chosen in (values < 0, values >= 0)]
-    found = error(counts, limits, search(counts, limits))
-    for lower in candidates(limits[0])[::23]:
-        for upper in candidates(limits[1])[::23]:
+    best = search(counts, limits)
+    found = error(counts, limits, best)
+    sides = []
+    for bound, limit in zip(best, limits):
+        bounds = candidates(limit)
+        place = bounds.index(bound)
+        sides.append([*bounds[::40], *bounds[max(place - 2, 0) : place + 3]])
+    for lower in sides[0]:
+        for upper in sides[1]:
             assert found <= error(counts, limits, (lower, upper)) * (1 + 1e-9)
 
 
@@ -112,3 +118,11 @@ def test_sides_are_alike() -> None:
 def test_a_side_without_values_reaches_nowhere() -> None:
     assert search([[0] * 4, [7] * 4], [0.0, 4.0]) == (0.0, 4.0)
     assert search([[0] * 4, [0] * 4], [0.0, 0.0]) == (0.0, 0.0)
+
+
+def test_of_a_smooth_tail_every_bin_is_weighed() -> None:
+    """A bound one bin away errs hardly more."""
+    counts = [[0] * 160, [int(1e9 * math.exp(-((place / 24) ** 2) / 2)) for place in range(160)]]
+    limits = [0.0, limit_of(counts[1], 0.5)]
+    errors = {upper: error(counts, limits, (0.0, upper)) for upper in candidates(limits[1])}
+    assert search(counts, limits) == (0.0, min(errors, key=errors.get))

@@ -120,3 +120,17 @@ def test_weights_play_no_part() -> None:
         outlier_scale(group_of([values], [weight])) for weight in (torch.zeros(1, 11), torch.ones(3, 11))
     ]
     assert torch.equal(*found) and found[0][-1] > 1
+
+
+@pytest.mark.parametrize(("largest", "outlying"), [(16.9, False), (17.1, True)])
+def test_the_threshold_is_one_and_a_half_spreads_above_the_upper_quantile(
+    largest: float, outlying: bool
+) -> None:
+    """Of 0..9 and the largest, 8 and 2 are the quantiles."""
+    found = scale([*map(float, range(10)), largest], [-1.0] * 11)
+    assert (found[-1] > 1).item() == outlying and found[:-1].tolist() == [1.0] * 10
+
+
+def test_an_outlier_above_zero_where_all_others_are_below_is_left() -> None:
+    """Its ratio has no power."""
+    assert scale([-5.0] * 9 + [3.0], [-6.0] * 10).tolist() == [1.0] * 10

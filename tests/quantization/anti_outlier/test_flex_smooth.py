@@ -114,9 +114,20 @@ def test_is_finite_and_positive(dtype: torch.dtype, seed: int) -> None:
     assert found.dtype == dtype and found.isfinite().all() and (found > 0).all()
 
 
-def test_inputs_that_never_are_zero_are_rounded_in_their_own_range() -> None:
+@pytest.mark.parametrize("seed", [2, 3, 8])
+def test_inputs_that_never_are_zero_are_rounded_in_their_own_range(seed: int) -> None:
     """Without 0 in the range the steps are finer, and the search ends elsewhere."""
-    generator = torch.Generator().manual_seed(0)
-    sizes = torch.tensor([1.0, 2.0, 4.0, 9.0, 30.0, 1.0, 1.0, 3.0])
-    values = (5 + torch.rand(20, 8, generator=generator)).double() * sizes
-    assert_none_better(group_of([values.float()], [torch.randn(6, 8, generator=generator)]))
+    generator = torch.Generator().manual_seed(seed)
+    sizes = 2 ** torch.randn(8, generator=generator)
+    values = (5 + torch.rand(20, 8, generator=generator)) * sizes
+    assert_none_better(group_of([values], [torch.randn(6, 8, generator=generator)]))
+
+
+def test_a_power_of_one_is_found_where_it_leaves_nothing_to_round() -> None:
+    """alpha alone: smoothed inputs are 0 and 1, weights whole numbers up to 127; then beta, the other way around."""
+    bits = torch.tensor([[0, 1, 0, 1, 1], [1, 0, 1, 0, 1], [1, 1, 0, 0, 0]]).float()
+    sizes = torch.tensor([127.0, 64.0, 9.0, 2.0, 1.0])
+    signs = torch.tensor([[1, -1, 1, 1, -1], [-1, -1, 1, -1, 1]]).float()
+    torch.testing.assert_close(flexible_scale(group_of([bits * sizes], [signs])), sizes)
+    sizes = torch.tensor([255.0, 64.0, 9.0, 2.0, 1.0])
+    torch.testing.assert_close(flexible_scale(group_of([bits], [signs * sizes])), 1 / sizes)

@@ -158,6 +158,42 @@ def test_of_gate_and_up_the_first_alone_is_compared() -> None:
     assert torch.equal(suppressed_scale(group), suppressed_scale(longer))
 
 
+@pytest.mark.parametrize("seed", [1, 2, 5])
+def test_gate_and_up_would_choose_otherwise(seed: int) -> None:
+    """The first of two linears decides, in either order."""
+    group = noisy_group(seed, rows=(5, 5), outliers=(60.0, 25.0, 12.0, 40.0))
+    gate, up = (weight.clone() for weight in group.weights)
+    gate[:, 1:4] *= 0.02
+    up[:, 4:] *= 0.01
+    scales = []
+    for weights in ((gate, up), (up, gate)):
+        search = Search(replace(group, weights=weights))
+        scales.append(suppressed_scale(search.group))
+        assert search.error(scales[-1]) <= min(map(search.error, search.candidates())) * (1 + 1e-4)
+    assert not torch.allclose(*scales)
+
+
+def test_a_channel_far_below_its_middle_is_no_outlier() -> None:
+    """How far a channel reaches is signed: what counts is above the middle."""
+    samples = [sample.clone() for sample in noisy_group(4).inputs.samples]
+    samples[1][:, 5] = -30.0
+    group = group_of(samples, noisy_group(4).weights)
+    assert Search(group).half[5] < 1
+    assert suppressed_scale(group)[5] == 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_deviation_is_the_widest_samples(order: int) -> None:
+    values = torch.ones(40, 2)
+    values[::2] = -1.0
+    outlying, wide = values.clone(), values * 1.3
+    outlying[0, 0], outlying[1, 0] = 3.6, -3.6
+    assert 3 * outlying.std() < 3.6 < 3 * wide.std()
+    aside = torch.tensor([0.0, 0.5])  # which the shift takes off again, and m1 does not
+    group = group_of([outlying + aside, wide + aside][::order], [torch.full((1, 2), 0.5)])
+    assert torch.equal(suppressed_scale(group), balanced_scale(group))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(seed=st.integers(0, 2**32), reach=st.floats(1, 1000))
 @settings(max_examples=8)
