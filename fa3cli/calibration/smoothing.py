@@ -44,7 +44,7 @@ def find_smoothing(
     scales = {}
     for group in groups:
         data = _group_data(model, group, inputs.observers[group.linears[0]], dtype)
-        scales[group.source] = method.rule(data).to(model.dtype)
+        scales[group.source] = _movable(model, group, method.rule(data).to(model.dtype))
     if checked:
         _require_same(model, layer, settings.anti_method, scales, call)
     return scales
@@ -119,6 +119,19 @@ def _group_data(
         [None if linear.bias is None else linear.bias.detach().to(dtype) for linear in linears],
         *_shared_heads(model, group),
     )
+
+
+def _movable(model: LayeredModel, group: Group, scale: Tensor) -> Tensor:
+    """Return the scale with 1 for channels whose weights would leave the dtype: dead ones of float16, far outliers."""
+    heads, repeats = _shared_heads(model, group)
+    weight = model.tensor(f"{group.source}.weight").abs()
+    divided = weight if weight.dim() == 1 else weight.amax(dim=1)
+    divided = divided.view(heads, 1, -1).expand(-1, repeats, -1).reshape(-1) / scale
+    stays = scale.isfinite() & (scale > 0) & divided.isfinite()
+    for name in group.linears:
+        stays &= (model.tensor(f"{name}.weight").abs().amax(dim=0) * scale).isfinite()
+    shared = stays.view(heads, repeats, -1).all(dim=1, keepdim=True).expand(-1, repeats, -1)
+    return torch.where(shared.reshape(-1), scale, 1.0).to(scale.dtype)
 
 
 def _shared_heads(model: LayeredModel, group: Group) -> tuple[int, int]:

@@ -257,3 +257,18 @@ def test_an_input_that_is_not_finite_is_named(value: float) -> None:
         InvalidInputError, match=r"the input of model\.layers\.1\.self_attn\.q_proj is not finite"
     ):
         smooth(model, "m1")
+
+
+@pytest.mark.parametrize("numerics", ["improved", "reference"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_dead_channel_of_float16_stays_as_it_is(method: str, numerics: str) -> None:
+    """Its factor would be tiny, and what comes before it infinite once divided by it."""
+    model = random_model("llama", num_hidden_layers=2)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 5] = 0
+    model.half()
+    weight = model.model.layers[0].input_layernorm.weight[5].item()
+    smooth(model, method, numerics)
+    assert all(tensor.isfinite().all() for tensor in state(model).values())
+    if method in ("m1", "m4"):
+        assert model.model.layers[0].input_layernorm.weight[5].item() == weight
