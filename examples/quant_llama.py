@@ -30,7 +30,7 @@ def parse_args():
 def prompt(record):
     if "inputs_pretokenized" in record:
         return record["inputs_pretokenized"]
-    return f"{record['title']} -- {record['passage']}\nQuestion: {record['question']}?\nAnswer:"
+    return f"{record['title']} -- {record['passage']}\nQuestion:{record['question']}?\nAnswer:"
 
 
 def calibration_data(path, tokenizer, device):

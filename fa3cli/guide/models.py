@@ -40,35 +40,35 @@ _NONE = Smoothed("none", {})
 def opened(
     model: AnyModel, dev_type: str, dev_id: int | None, *, fa: bool, reference: bool, trust_remote_code: bool
 ) -> LayeredModel:
-    """Return a script's model ready for a run; raises UsageError where it is on another device than is named."""
-    if (
-        not isinstance(model, (str, Path, nn.Module))
-        or not hasattr(model, "config")
-        and isinstance(model, nn.Module)
-    ):
+    """Return a script's model ready for a run.
+
+    Raises UsageError where it is no model, or on another device than is named, UnsupportedError where `fa` is asked for
+    and its attention modules have no quantizers.
+    """
+    if isinstance(model, (str, Path)):
+        return open_model(
+            Path(model).absolute(),
+            fa=fa,
+            device=dev_type if dev_id is None or dev_type == "cpu" else f"{dev_type}:{dev_id}",
+            attn_implementation="eager" if reference else "auto",
+            trust_remote_code=trust_remote_code,
+        )
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         raise UsageError(
             f"the model is a {type(model).__name__}; expected a causal LM of transformers, or the folder of one"
         )
-    if isinstance(model, nn.Module):
-        found = MemoryModel(model)
-        if found.device.type != dev_type:
-            raise UsageError(
-                f"the model is on {found.device}, but dev_type is {dev_type!r}",
-                hint="move the model, or name its device",
-            )
-        if fa and not found.attentions():
-            raise UnsupportedError(
-                f"{type(model).__name__}: none of its attention modules has a quantizer of fa3cli",
-                hint="run fa3 patch on its folder and load it with trust_remote_code=True",
-            )
-        return found
-    return open_model(
-        Path(model).absolute(),
-        fa=fa,
-        device=dev_type if dev_id is None or dev_type == "cpu" else f"{dev_type}:{dev_id}",
-        attn_implementation="eager" if reference else "auto",
-        trust_remote_code=trust_remote_code,
-    )
+    found = MemoryModel(model)
+    if found.device.type != dev_type:
+        raise UsageError(
+            f"the model is on {found.device}, but dev_type is {dev_type!r}",
+            hint="move the model, or name its device",
+        )
+    if fa and not found.attentions():
+        raise UnsupportedError(
+            f"{type(model).__name__}: none of its attention modules has a quantizer of fa3cli",
+            hint="run fa3 patch on its folder and load it with trust_remote_code=True",
+        )
+    return found
 
 
 def smoothed(model: AnyModel) -> Smoothed:

@@ -198,3 +198,9 @@ def test_logging_that_was_set_up_is_left_alone(fresh: Callable) -> None:
         talk()
         assert logger.handlers == []
         assert logger.level == logging.NOTSET
+
+
+@pytest.mark.parametrize("thing", [None, 3, torch.nn.Linear(2, 2)])
+def test_what_is_no_model_is_refused(thing: object) -> None:
+    with pytest.raises(UsageError, match="expected a causal LM of transformers"):
+        opened(thing, "cpu", **OPTIONS)
