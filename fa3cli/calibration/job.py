@@ -102,11 +102,10 @@ def prepare(
     """Read and check everything; nothing is written and no weight is read. `options` are QuantSettings."""
     folder = Path(os.path.abspath(folder))
     destination = where_to_save(save_types, part_file_size)
-    reference = options.get("numerics") == "reference"
-    if reference and recipe is None:
-        recipe = "none"
-    if reference and attn_implementation == "auto":
-        attn_implementation = "eager"
+    named = {} if recipe is None else choose_recipe(recipe, "", ()).settings
+    if (options.get("numerics") or named.get("numerics")) == "reference":
+        recipe = recipe or "none"
+        attn_implementation = "eager" if attn_implementation == "auto" else attn_implementation
     model = open_model(
         folder,
         fa=options.get("fa") is not False,

@@ -117,6 +117,17 @@ def test_the_attention_implementation_asked_for(folder: Path, calib: Path, imple
     assert job.model.config._attn_implementation == implementation
 
 
+def test_reference_numerics_are_eager_and_without_a_recipe(folder: Path, calib: Path, tmp_path: Path) -> None:
+    by_option = prepare(folder, calib=calib, numerics="reference")
+    assert (by_option.recipe, by_option.settings.disable_names) == ("none", ())
+    (tmp_path / "mine.toml").write_text('numerics = "reference"\ndisable_names = ["lm_head"]\n')
+    by_recipe = prepare(folder, calib=calib, recipe=str(tmp_path / "mine.toml"))
+    assert by_recipe.settings.reference and by_recipe.settings.disable_names == ("lm_head",)
+    assert {job.model.config._attn_implementation for job in (by_option, by_recipe)} == {"eager"}
+    with_sdpa = prepare(folder, calib=calib, numerics="reference", attn_implementation="sdpa")
+    assert with_sdpa.model.config._attn_implementation == "sdpa"
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
