@@ -74,7 +74,7 @@ def quantize(
     """Calibrate a patched model layer by layer and export W8A8 weights and int8 q, k, v scales."""
     from fa3cli import api
     from fa3cli.cli.progress import show_progress
-    from fa3cli.cli.quantize_tables import print_plan, print_result
+    from fa3cli.cli.quantize_tables import print_plan, print_result, settings_text
 
     job = api.prepare(
         weights_dir,
@@ -110,6 +110,7 @@ def quantize(
         api.require_place(job, planned)
         print_json(planned) if json else print_plan(planned)
         return
+    note(f"settings: {settings_text(planned)}")
     with show_progress("quantize") as progress:
         result = api.run(job, progress)
     if result.already_there:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fa3cli.calibration.plan import Plan
     from fa3cli.calibration.run import Result
 
-__all__ = ["print_plan", "print_result"]
+__all__ = ["print_plan", "print_result", "settings_text"]
 
 
 def print_plan(plan: Plan) -> None:
@@ -22,8 +22,7 @@ def print_plan(plan: Plan) -> None:
     table.add_row("output", str(plan.output))
     table.add_row("recipe", plan.recipe)
     for name, value in plan.settings.items():
-        text = ", ".join(value) or "-" if isinstance(value, tuple) else str(value)
-        table.add_row(name, text, plan.origins[name])
+        table.add_row(name, _text(value), plan.origins[name])
     table.add_row("dtype", plan.dtype)
     table.add_row("decoder layers", str(plan.layers))
     table.add_row("linears to W8A8", str(plan.quantized_linears))
@@ -56,6 +55,20 @@ def print_result(result: Result) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def settings_text(plan: Plan) -> str:
+    """Return the settings that an option or the recipe decided, in one line."""
+    decided = (
+        f"{name}={_text(value)} ({plan.origins[name]})"
+        for name, value in plan.settings.items()
+        if plan.origins[name] != "default"
+    )
+    return ", ".join(decided) or "all at their defaults"
+
+
+def _text(value: object) -> str:
+    return ", ".join(value) or "-" if isinstance(value, tuple) else str(value)
 
 
 def _forwards(streams: Streams) -> str:

@@ -58,6 +58,8 @@ def test_the_default_way(qwen2_tiny: Path, fa3: Fa3) -> None:
     assert "model.layers.3" in out and "mlp.down_proj" in out and "q, k, v" in out
     assert f"{output}: " in out and "2 samples" in out
     assert "layer 1/4 done" in err and "memory" in err and "left" in err
+    assert "settings: act_method=1 (recipe qwen2.5-72b)" in err
+    assert "disable_names=*.down_proj (recipe qwen2.5-72b)" in err
     code, out, err = fa3("quantize", qwen2_tiny, "--samples", 2)
     assert (code, out) == (0, "") and "nothing to do" in err
     assert fa3("verify", output)[0] == 0
