@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -31,10 +32,9 @@ class LayerWriter:
         names = exported_names(job.model.names, job.quantized, job.attentions, self._norms)
         self._export = ModelSlimExport(folder, job.model.names, names, job.part_bytes)
         later = {name for part in job.quantized_head for name in self._model.of_layer[part]}
-        for name in self._model.outside:
-            if name not in later:
-                with self._model.loaded([name]):
-                    self._add(name, {})
+        outside = [name for name in self._model.outside if name not in later]
+        for _, names in groupby(outside, key=lambda name: name.rpartition(".")[0]):
+            self._add_outside(list(names))
 
     def add(self, layer: LayerParameters) -> None:
         """Write a layer that is loaded, its FA3 tensors left aside."""
@@ -52,6 +52,11 @@ class LayerWriter:
                 if name not in fallen:
                     self._export.add_module(name, self._head_tensors(ranges))
         return self._export.close(), fallen
+
+    def _add_outside(self, names: list[str]) -> None:
+        with self._model.loaded(names):
+            for name in names:
+                self._add(name, {})
 
     def _add(self, name: str, linears: dict[str, Range]) -> None:
         """Write a tensor as it is, or all that its module becomes."""

@@ -57,15 +57,17 @@ class SimulatedNorm(nn.Module):
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
-        self.module = norm
-        for owner in (self, norm):
-            if getattr(owner, "bias", None) is None:
-                owner.register_buffer("bias", torch.empty(norm.weight.shape, device="meta"))
+        self.module, self._adds_bias = norm, hasattr(norm, "bias")
+        if getattr(norm, "bias", None) is None:
+            norm._parameters.pop("bias", None)  # a norm of a kind that can have a bias, made without one
+            norm.register_buffer("bias", torch.empty(norm.weight.shape, device="meta"))
+        self.register_buffer("bias", torch.empty(norm.weight.shape, device="meta"))
         self.register_buffer("weight", torch.empty_like(norm.weight))
 
     def forward(self, states: Tensor) -> Tensor:
         """Return the norm of the states plus its bias: `[..., in] -> [..., in]`."""
-        return (self.module(states) + self.module.bias).to(states.dtype)
+        normed = self.module(states)
+        return normed if self._adds_bias else (normed + self.module.bias).to(states.dtype)
 
 
 def simulate(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], deq_scale_dtype: torch.dtype) -> None:

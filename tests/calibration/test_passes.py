@@ -245,3 +245,18 @@ def test_a_float16_reference_export_warns_of_scales_that_vanish(tmp_path: Path) 
     folder = folder.rename(folder.with_name(f"again-{tmp_path.name}"))
     tensors, result = export(folder, token_ids(9), output=tmp_path / "improved")
     assert result.warnings == () and (tensors[f"{name}.quant_bias"] != -(2**31)).all()
+
+
+# ---- AntiOutlier's norms
+
+
+@BOTH
+def test_norms_that_have_a_bias_keep_it_under_both_names(tmp_path: Path, numerics: str) -> None:
+    folder = write_model(tmp_path / f"stablelm-{tmp_path.name}", "stablelm")
+    tensors, _ = export(folder, token_ids(9, 17), anti_method="m1", numerics=numerics)
+    float_norm = load(folder).model.norm
+    for leaf in ("bias", "module.bias"):
+        assert torch.equal(tensors[f"model.norm.{leaf}"], float_norm.bias)
+    smoothed = tensors["model.layers.0.input_layernorm.bias"]
+    assert torch.equal(smoothed, tensors["model.layers.0.input_layernorm.module.bias"])
+    assert not torch.equal(smoothed, load(folder).model.layers[0].input_layernorm.bias)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fa3cli.fa_quantizer import FAQuantizer
 from fa3cli.quantization.attention import quantize_heads
 from fa3cli.quantization.linear import quantize_linear
-from fa3cli.quantization.simulation import SimulatedLinear, simulate
+from fa3cli.quantization.simulation import SimulatedLinear, SimulatedNorm, simulate
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 ROWS, COLUMNS = 10, 24
@@ -158,3 +158,15 @@ def test_states_keep_their_dtype(dtype: torch.dtype) -> None:
     assert found.dtype == dtype
     scales = tensors["layers.0.fa_q.scale"].view(1, 4, 1, 1)
     assert (found.double() - states.double()).abs().le(scales / 2 + torch.finfo(dtype).eps).all()
+
+
+@pytest.mark.parametrize("own_bias", [True, False])
+def test_a_stored_norm_adds_its_bias_once(own_bias: bool) -> None:
+    norm = nn.LayerNorm(4, bias=own_bias)
+    simulated = SimulatedNorm(norm)
+    bias, states = torch.randn(4), torch.randn(2, 4)
+    simulated.load_state_dict(
+        {"weight": norm.weight, "bias": bias, "module.weight": norm.weight, "module.bias": bias}, assign=True
+    )
+    expected = nn.functional.layer_norm(states, (4,), norm.weight.detach()) + bias
+    assert torch.allclose(simulated(states), expected, atol=1e-6)
