@@ -30,7 +30,7 @@ def main() -> None:
         calib = make_samples(Path(scratch, "calib.jsonl"), samples=16, tokens=256)
         subprocess.run([sys.executable, "-m", "fa3cli", "patch", folder], check=True, capture_output=True)
         model = AutoModelForCausalLM.from_pretrained(folder).eval()
-        samples = [torch.tensor([sample.input_ids]) for sample in read_samples(calib, folder)]
+        samples = [sample.arguments["input_ids"] for sample in read_samples(calib, folder)]
 
         @torch.no_grad()
         def forward() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         ratios = []
         for round_ in range(_ROUNDS):
             bare = _cpu_seconds(forward)
-            job = api.prepare(folder, calib=calib, output=Path(scratch, f"out{round_}"))
+            job = api.prepare(folder, calib=calib, output=Path(scratch, f"out{round_}"), recipe="default")
             quantize = _cpu_seconds(lambda: api.run(job))  # noqa: B023
             ratios.append(quantize / bare)
             print(f"bare forward {bare:.2f} s, quantize {quantize:.2f} s, ratio {ratios[-1]:.2f}", flush=True)

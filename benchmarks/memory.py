@@ -36,7 +36,7 @@ torch.set_num_threads(1)
 folder, calib, output = map(Path, sys.argv[1:])
 before = resident()
 threading.Thread(target=sample, daemon=True).start()
-api.quantize(folder, calib=calib, output=output)
+api.quantize(folder, calib=calib, output=output, recipe="default")
 print(peak["sum"] - before["RssAnon"] - before["RssFile"], peak["RssAnon"] - before["RssAnon"])
 """
 

