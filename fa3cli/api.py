@@ -13,23 +13,43 @@ from fa3cli.calibration.plan import Plan, plan
 from fa3cli.calibration.progress import Progress
 from fa3cli.calibration.result import Result, read_result
 from fa3cli.calibration.run import run
-from fa3cli.export.folder import StagedFolder
+from fa3cli.export.folder import RunFolder
 from fa3cli.export.verification import VerificationReport, verify_export
 
-__all__ = ["Comparison", "compare", "plan", "prepare", "quantize", "require_place", "run", "verify"]
+__all__ = [
+    "Comparison",
+    "compare",
+    "left_by",
+    "plan",
+    "prepare",
+    "quantize",
+    "require_place",
+    "run",
+    "verify",
+]
 
 
 def quantize(
-    weights_dir: str | Path, *, progress: Callable[[Progress], None] = lambda _: None, **options: Any
+    weights_dir: str | Path,
+    *,
+    progress: Callable[[Progress], None] = lambda _: None,
+    resume: str = "auto",
+    **options: Any,
 ) -> Result:
     """Calibrate a patched weights folder and export it; `options` are those of `fa3 quantize`."""
-    return run(prepare(weights_dir, **options), progress)
+    return run(prepare(weights_dir, **options), progress, resume=resume)
 
 
 def require_place(job: Job, planned: Plan) -> None:
     """Raise what a run of this job would raise of its output: taken, or no room; a finished one is fine."""
     if read_result(job.output, identity(job)) is None:
-        StagedFolder(job.output, planned.bytes_written).require_place()
+        RunFolder(job.output, planned.bytes_written).require_place()
+
+
+def left_by(job: Job) -> Path | None:
+    """Return the folder from which the same run would go on, if there is one."""
+    folder = RunFolder(job.output).path
+    return folder if folder.is_dir() else None
 
 
 def verify(export_dir: str | Path) -> VerificationReport:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import platform
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fa3cli import __version__
@@ -16,12 +19,11 @@ from fa3cli.calibration.dataset import Sample
 from fa3cli.calibration.job import Job
 from fa3cli.export.folder import companions
 
-__all__ = ["identity"]
+__all__ = ["differing", "identity"]
 
 
 def identity(job: Job) -> dict[str, Any]:
     """Return everything a run's result depends on, as json: hashes, options and versions."""
-    import torch
     import transformers
 
     headers = json.dumps({name: asdict(info) for name, info in job.model.checkpoint.tensors.items()})
@@ -38,12 +40,47 @@ def identity(job: Job) -> dict[str, Any]:
         "attn_implementation": str(job.model.config._attn_implementation),
         "save_types": list(job.save_types),
         "part_bytes": job.part_bytes,
+        # The same sums come out in another order of other kernels, or of another number of threads.
+        "device": _device_kind(job.model.device),
+        "cpu": f"{_cpu_model()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
         "versions": {
             "fa3cli": __version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
     }
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Name the fields in which two identities differ, with their values where these say something."""
+    names = []
+    for field in {**before, **now}:
+        old, new = before.get(field), now.get(field)
+        if isinstance(old, dict) and isinstance(new, dict):
+            names += [f"{field}.{name}" for name in differing(old, new)]
+        elif old != new:
+            told = _is_hash(old) or old is None or new is None
+            names.append(field if told else f"{field} ({old}, now {new})")
+    return names
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _device_kind(device: torch.device) -> str:
+    if device.type == "cpu":
+        return "cpu"
+    return f"{device.type}, {getattr(torch, device.type).get_device_name(device)}"
+
+
+def _cpu_model() -> str:
+    """Return the processor's name, as Linux or Python knows it."""
+    file = Path("/proc/cpuinfo")
+    text = file.read_text(errors="replace") if file.is_file() else ""
+    found = re.search(r"(?m)^(?:model name|CPU part)\s*:\s*(.*)$", text)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _parts(sample: Sample) -> Iterator[str]:

@@ -13,6 +13,7 @@ from fa3cli.calibration.attention_error import signal_to_noise
 from fa3cli.calibration.linear_inputs import LinearInputs
 from fa3cli.calibration.masking import real_states
 from fa3cli.calibration.parameters import LayerParameters, Range
+from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.calibration.recorded_call import RecordedCall
 from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.numerics.fallback_score import fallback_score
@@ -68,13 +69,13 @@ class LayerObservation:
         """Say that the next sample comes, and which of its tokens are no padding, `[B, S]`; None where all are."""
         self.inputs.see(mask)
 
-    def parameters(self, name: str, smoothing: Mapping[str, Tensor]) -> LayerParameters:
-        """Return what was seen; raises InvalidInputError or UnsupportedError where that is nothing, or not finite.
+    def parameters(self, name: str, ranks: Ranks = ALONE) -> LayerParameters:
+        """Return what all ranks saw; raises InvalidInputError or UnsupportedError where that is nothing, or not finite.
 
         An expert that no sample reached is left out, with a warning; so is a cross-attention that no sample used.
         """
         linears, warnings = {}, []
-        for linear, observed in self.inputs.observers.items():
+        for linear, observed in ranks.merged(self.inputs.observers).items():
             if observed.tokens:
                 linears[linear] = self._input_range(linear, observed)
                 warnings += _wide(linear, *linears[linear])
@@ -85,28 +86,17 @@ class LayerObservation:
                     f"{linear}: no calibration sample reached it, so its input has no range",
                     hint=f"add calibration data, or leave it float: --disable-names {linear}",
                 )
+        heads = {module: ranks.merged(roles) for module, roles in self.heads.items()}
         attentions = {
-            module: dict(self._head_ranges(module, roles)) for module, roles in self._seen().items()
+            module: dict(self._head_ranges(module, roles)) for module, roles in _seen(heads).items()
         }
         scores = self._scores | {
             module: signal_to_noise(call, attentions[module])
             for module, call in self._calls.items()
-            if module in attentions
+            if module in attentions and call.made
         }
-        return LayerParameters(name, linears, attentions, scores, smoothing, tuple(warnings))
-
-    def _seen(self) -> dict[str, dict[str, HeadRange]]:
-        seen = {
-            name: roles
-            for name, roles in self.heads.items()
-            if any(observed.tokens for observed in roles.values())
-        }
-        if self.heads and not seen:
-            raise UnsupportedError(
-                f"{', '.join(self.heads)}: no q, k or v ever went through its fa_quantizer",
-                hint="the model does not run the attention class that was patched: see fa3 patch --list",
-            )
-        return seen
+        # fa_amp goes by the first sample, which is the leading rank's.
+        return LayerParameters(name, linears, attentions, ranks.first(scores), warnings=tuple(warnings))
 
     def _input_range(self, name: str, observed: RangeObserver) -> Range:
         low, high = observed.bounds()
@@ -135,6 +125,18 @@ class LayerObservation:
     def _restore(self, weights: Mapping[str, nn.Parameter]) -> None:
         for name, weight in weights.items():
             self._linears[name].weight = weight
+
+
+def _seen(heads: dict[str, dict[str, HeadRange]]) -> dict[str, dict[str, HeadRange]]:
+    seen = {
+        name: roles for name, roles in heads.items() if any(observed.tokens for observed in roles.values())
+    }
+    if heads and not seen:
+        raise UnsupportedError(
+            f"{', '.join(heads)}: no q, k or v ever went through its fa_quantizer",
+            hint="the model does not run the attention class that was patched: see fa3 patch --list",
+        )
+    return seen
 
 
 def _wide(name: str, low: Tensor, high: Tensor) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from greenlet import getcurrent, greenlet
-from torch import nn
+from torch import Tensor, nn
 
 from fa3cli.errors import UnsupportedError
 
@@ -25,17 +25,34 @@ class LayerSynchronousForwards:
     """The suspended forwards of `samples` (keyword arguments of the model), to be used as a context.
 
     `start` brings all of them to the first layer, `advance` takes one through the layer it waits at; after
-    the last layer `finish` lets it run to its end and `stop` ends it there. Raises UnsupportedError where
-    a forward does not visit the layers once each, in order; one that is stopped early shows no more of its way.
+    the last layer `finish` lets it run to its end and `stop` ends it there. `outputs` are what the forwards got from
+    the layer they passed last. The first `skipped` layers are not run: the last of them returns these `outputs`, the
+    others as much NaN, which shows wherever it would matter. `arguments` are those of the layer call that the first
+    forward waits in, if it does. Raises UnsupportedError where a forward does not visit the layers once each, in order; one that is stopped
+    early shows no more of its way.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[nn.Module], samples: Sequence[dict[str, Any]]
+        self,
+        model: nn.Module,
+        layers: Sequence[nn.Module],
+        samples: Sequence[dict[str, Any]],
+        *,
+        skipped: int = 0,
+        outputs: Sequence[Any] = (),
     ) -> None:
-        self._layers = list(layers)
+        self.outputs: list[Any] = list(outputs) or [None] * len(samples)
+        self.arguments: Any = None
+        self._layers, self._skipped, self._running = list(layers), skipped, 0
         self._forwards = [greenlet(partial(model, **sample)) for sample in samples]
-        self._hooks = [layer.register_forward_pre_hook(_meet) for layer in self._layers]
+        self._hooks = [layer.register_forward_hook(self._passed) for layer in self._layers[skipped:]]
+        self._hooks += [
+            layer.register_forward_pre_hook(self._reached, with_kwargs=True)
+            for layer in self._layers[skipped:]
+        ]
         self._hooks.append(self._layers[-1].register_forward_hook(_meet))
+        for index, layer in enumerate(self._layers[:skipped], start=1):
+            layer.forward = partial(self._skip, last=index == skipped)
 
     def __enter__(self) -> LayerSynchronousForwards:
         return self
@@ -47,11 +64,13 @@ class LayerSynchronousForwards:
             self.stop(sample)
         for hook in self._hooks:
             hook.remove()
+        for layer in self._layers[: self._skipped]:
+            del layer.forward
 
     def start(self) -> None:
-        """Run everything before the first layer."""
+        """Run everything before the first layer that is not skipped."""
         for sample in range(len(self._forwards)):
-            self._switch_to(sample, self._layers[0])
+            self._switch_to(sample, self._layers[min(self._skipped, len(self._layers) - 1)])
 
     def advance(self, sample: int, index: int) -> None:
         """Take a sample through layer `index` and up to the next one; the last layer's end stops it too.
@@ -66,6 +85,7 @@ class LayerSynchronousForwards:
     @torch.no_grad()
     def finish(self, sample: int) -> Any:
         """Run what follows the last layer and return the model's output."""
+        self._running = sample
         output = self._forwards[sample].switch()
         if isinstance(output, nn.Module):
             raise _lost(sample, output)
@@ -76,12 +96,30 @@ class LayerSynchronousForwards:
         """End a sample's forward where it is and free what it holds."""
         if self._forwards[sample]:
             self._forwards[sample].throw()
+        self.outputs[sample] = None
+        self.arguments = None if sample == 0 else self.arguments
 
     @torch.no_grad()
     def _switch_to(self, sample: int, expected: nn.Module) -> None:
+        self._running = sample
         reached = self._forwards[sample].switch()
         if reached is not expected:
             raise _lost(sample, reached)
+
+    def _reached(self, layer: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if _is_ours():
+            if self._running == 0:
+                self.arguments = positional, named
+            _meet(layer)
+
+    def _passed(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        if _is_ours():
+            self.outputs[self._running] = output
+            self.arguments = None if self._running == 0 else self.arguments
+
+    def _skip(self, *_: Any, last: bool, **__: Any) -> Any:
+        output = self.outputs[self._running]
+        return output if last else _as_nan(output)
 
 
 def _lost(sample: int, reached: Any) -> UnsupportedError:
@@ -92,8 +130,18 @@ def _lost(sample: int, reached: Any) -> UnsupportedError:
     )
 
 
+def _as_nan(output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return torch.full_like(output, torch.nan) if output.is_floating_point() else output
+    return type(output)(_as_nan(each) for each in output) if isinstance(output, (tuple, list)) else output
+
+
+def _is_ours() -> bool:
+    """Tell whether a forward is running, and not somebody who calls a layer by itself."""
+    return getcurrent().parent is not None
+
+
 def _meet(module: nn.Module, *_: Any) -> None:
     """Suspend the forward that reached `module`, if it is one of ours."""
-    hub = getcurrent().parent
-    if hub is not None:
-        hub.switch(module)
+    if _is_ours():
+        getcurrent().parent.switch(module)

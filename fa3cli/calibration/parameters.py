@@ -15,15 +15,17 @@ Range = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class LayerParameters:
-    """Parameters of one decoder layer, or of the head behind them.
+    """Parameters of one decoder layer, or of the head behind them, as far as a visit of it found them out.
 
     `linears` are the inputs' ranges of those that become W8A8; `attentions` the roles' ranges of the modules that can
-    get FA3 parameters, and `scores` what fa_amp chooses between these by.
+    get FA3 parameters, and `scores` what fa_amp chooses between these by; `smoothing` AntiOutlier's scales by their
+    source; `range_params` what disable_level and act_method 3 choose linears by.
     """
 
     name: str
-    linears: Mapping[str, Range]
-    attentions: Mapping[str, Mapping[str, Range]]
+    linears: Mapping[str, Range] = field(default_factory=dict)
+    attentions: Mapping[str, Mapping[str, Range]] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     smoothing: Mapping[str, Tensor] = field(default_factory=dict)
+    range_params: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

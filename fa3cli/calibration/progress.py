@@ -44,6 +44,12 @@ class Ticks:
         self._report(Progress(self._layer, self._layers, self._sample, self._samples))
         self._sample += 1
 
+    def skip_layer(self, samples: int) -> None:
+        """Say that a layer was done before this run."""
+        self._layer += 1
+        self._sample += samples
+        self._report(Progress(self._layer, self._layers, self._sample, self._samples))
+
     def layer_ends(self) -> None:
         """Say that all samples have gone through the layer at hand."""
         self._layer += 1

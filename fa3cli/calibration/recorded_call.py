@@ -31,6 +31,11 @@ class RecordedCall:
         self._hook.remove()
 
     @property
+    def made(self) -> bool:
+        """Whether there was a call."""
+        return self._call is not None
+
+    @property
     def output(self) -> Tensor:
         """What the module returned, of several outputs the first, in float64."""
         return _first(self._call[2])

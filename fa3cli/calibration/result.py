@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fa3cli.calibration.identity import differing
 from fa3cli.errors import ConflictError
 
 __all__ = ["REPORT_FILE", "LayerResult", "Result", "read_result", "write_report"]
 
 REPORT_FILE = "fa3_report.json"
+_OF_THIS_RUN = ("output", "seconds", "already_there")
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,9 @@ class Result:
 
 
 def write_report(folder: Path, identity: dict[str, Any] | None, recipe: str, result: Result) -> None:
-    """Write what was made, from what, into the export."""
-    report = {"identity": identity, "recipe": recipe, "result": asdict(result)}
+    """Write what was made, from what, into the export: nothing that differs when the same is made again."""
+    made = {name: value for name, value in asdict(result).items() if name not in _OF_THIS_RUN}
+    report = {"identity": identity, "recipe": recipe, "result": made}
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
 
 
@@ -61,13 +64,13 @@ def read_result(output: Path, identity: dict[str, Any]) -> Result | None:
             for layer in stored["layers"]
         )
         lists = {key: tuple(stored[key]) for key in ("files", "warnings")}
-        result = Result(**stored | lists | {"output": output, "layers": layers, "already_there": True})
+        this = {"output": output, "layers": layers, "seconds": 0.0, "already_there": True}
+        result = Result(**stored | lists | this)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    differing = [field for field in identity if made_of.get(field) != identity[field]]
-    if differing:
+    if differs := differing(made_of, identity):
         raise ConflictError(
-            f"{output}: holds an export made from other {', '.join(differing)}",
+            f"{output}: holds an export made from other {', '.join(differs)}",
             hint="remove it, or choose another --output",
         )
     lost = [name for name in result.files if not (output / name).is_file()]

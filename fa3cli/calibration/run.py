@@ -4,70 +4,125 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fa3cli.calibration.identity import identity
+from fa3cli.calibration.identity import differing, identity
 from fa3cli.calibration.job import Job
+from fa3cli.calibration.journal import Journal, open_journal
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.passes import calibrate
 from fa3cli.calibration.plan import plan
 from fa3cli.calibration.progress import Progress
-from fa3cli.calibration.result import LayerResult, Result, read_result, write_report
+from fa3cli.calibration.ranks import Ranks, joined_ranks
+from fa3cli.calibration.result import REPORT_FILE, LayerResult, Result, read_result, write_report
 from fa3cli.calibration.smoothing import smooth
 from fa3cli.calibration.writing import LayerWriter
-from fa3cli.export.folder import StagedFolder, companions, export_config
+from fa3cli.errors import ConflictError, UnsupportedError, UsageError
+from fa3cli.export.folder import RunFolder, companions, export_config
 from fa3cli.export.numpy_files import write_numpy
 
-__all__ = ["replay", "run", "write_export"]
+__all__ = ["RESUME", "export_layers", "run"]
+
+RESUME = ("auto", "required", "never")
 
 
-def run(job: Job, progress: Callable[[Progress], None] = lambda _: None) -> Result:
+def run(
+    job: Job,
+    progress: Callable[[Progress], None] = lambda _: None,
+    *,
+    resume: str = "auto",
+    stop: Callable[[], bool] = lambda: False,
+) -> Result:
     """Calibrate and export; the output folder appears when all of it is there.
 
-    Where the export of the same identity is there already, nothing is done and its result returned.
+    What an earlier run of the same identity left is continued (`resume`: auto, required or never); where its export is
+    complete, nothing is done and its result returned. Raises StoppedError behind the layer at which `stop` says so.
     """
-    made_of = identity(job)
-    if earlier := read_result(job.output, made_of):
-        return earlier
-    job.model.require_tied_alike()
-    with closing(calibrate(job, progress)) as layers:
-        return write_export(job, layers, made_of)
+    if resume not in RESUME:
+        raise UsageError(f"--resume {resume}: expected one of {', '.join(RESUME)}")
+    begin, made_of = time.monotonic(), identity(job)
+    with joined_ranks(job.model.device) as ranks:
+        _require_fit(ranks, job, made_of)
+        if earlier := read_result(job.output, made_of):
+            if ranks.leads:
+                RunFolder(job.output).sweep()
+            return earlier
+        job.model.require_tied_alike()
+        folder = RunFolder(job.output, plan(job).bytes_written)
+        with folder if ranks.leads else nullcontext():
+            if ranks.leads:
+                open_journal(folder, made_of, resume)
+            ranks.gather(None)
+            journal = Journal(folder, ranks)
+            writer = LayerWriter(job, folder, ranks, resumed=bool(journal.visits))
+            layers = calibrate(job, progress, write=writer.add, journal=journal, ranks=ranks, stop=stop)
+            result = (
+                _finish(job, folder, writer, layers, made_of, begin) if ranks.leads else writer.close(layers)
+            )
+            return ranks.first(result)
 
 
-def replay(job: Job, layers: Sequence[LayerParameters]) -> Iterator[LayerParameters]:
-    """Yield parameters that were found before; meanwhile the weights of the layer are loaded and smoothed."""
-    for layer in layers:
-        with job.model.loaded(job.model.needed(layer.name)):
-            if not job.model.resident:
-                smooth(job.model, layer.name, job.settings.anti_method, layer.smoothing)
-            yield layer
-
-
-def write_export(job: Job, layers: Iterable[LayerParameters], made_of: dict[str, Any] | None) -> Result:
-    """Write each layer while it is loaded, and everything that belongs beside the weights."""
+def export_layers(job: Job, layers: Sequence[LayerParameters]) -> Result:
+    """Write the export of a job whose parameters were found before."""
     begin = time.monotonic()
-    with StagedFolder(job.output, plan(job).bytes_written) as folder:
-        _write_companions(job, folder)
+    with RunFolder(job.output, plan(job).bytes_written) as folder:
+        folder.clear()
         writer, written = LayerWriter(job, folder), []
         for layer in layers:
-            writer.add(layer)
-            written.append(layer)
-        weight_files, fallen = writer.close(written)
-        files = _finish(job, folder, weight_files)
-        result = Result(
-            output=job.output,
-            files=tuple(files),
-            bytes_written=sum(files.values()),
-            samples=len(job.samples),
-            tokens=sum(sample.tokens for sample in job.samples),
-            seconds=time.monotonic() - begin,
-            layers=tuple(_layer_result(job, layer, fallen) for layer in written),
-            warnings=(*(text for layer in written for text in layer.warnings), *writer.warnings),
+            with job.model.loaded(job.model.needed(layer.name)):
+                if not job.model.resident:
+                    smooth(job.model, layer.name, job.settings.anti_method, layer.smoothing)
+                warnings = writer.add(layer).values()
+            written.append(replace(layer, warnings=(*layer.warnings, *warnings)))
+        return _finish(job, folder, writer, written, None, begin)
+
+
+def _require_fit(ranks: Ranks, job: Job, made_of: dict[str, Any]) -> None:
+    """Raise UnsupportedError for numerics that more than one rank can't have, ConflictError for ranks that differ."""
+    if ranks.size > 1 and job.settings.reference:
+        raise UnsupportedError(
+            f"numerics=reference on {ranks.size} ranks: the reference's statistics depend on the order of all samples",
+            hint="run it on one rank, or choose --numerics improved",
         )
-        write_report(folder, made_of, job.recipe, result)
+    for rank, other in enumerate(ranks.gather(made_of)):
+        if differs := differing(other, made_of):
+            raise ConflictError(
+                f"rank {rank} and rank {ranks.rank} differ in {', '.join(differs)}",
+                hint="all ranks need the same files, options, versions, processors and threads (OMP_NUM_THREADS)",
+            )
+
+
+def _finish(
+    job: Job,
+    folder: RunFolder,
+    writer: LayerWriter,
+    layers: Sequence[LayerParameters],
+    made_of: dict[str, Any] | None,
+    begin: float,
+) -> Result:
+    """Write the rest of an export and everything that belongs beside the weights."""
+    weight_files, fallen = writer.close(layers)
+    _write_companions(job, folder.export)
+    if "numpy" in job.save_types:
+        write_numpy(folder.export, weight_files)
+    files = {
+        file.name: file.stat().st_size for file in sorted(folder.export.iterdir()) if file.name != REPORT_FILE
+    }
+    result = Result(
+        output=job.output,
+        files=tuple(files),
+        bytes_written=sum(files.values()),
+        samples=len(job.samples),
+        tokens=sum(sample.tokens for sample in job.samples),
+        seconds=time.monotonic() - begin,
+        layers=tuple(_layer_result(job, layer, fallen) for layer in layers),
+        warnings=tuple(text for layer in layers for text in layer.warnings),
+    )
+    write_report(folder.export, made_of, job.recipe, result)
     return result
 
 
@@ -76,16 +131,6 @@ def _write_companions(job: Job, folder: Path) -> None:
         shutil.copyfile(file, folder / file.name)
     config = export_config(job.config, job.model.dtype)
     (folder / "config.json").write_text(config, encoding="utf-8")
-
-
-def _finish(job: Job, folder: Path, weight_files: list[Path]) -> dict[str, int]:
-    """Turn the weight files into the formats that were asked for; return all files with their sizes."""
-    if "numpy" in job.save_types:
-        write_numpy(folder, weight_files)
-    if "safe_tensor" not in job.save_types:
-        for file in folder.glob("*.safetensors*"):
-            file.unlink()
-    return {file.name: file.stat().st_size for file in sorted(folder.glob("[!.]*"))}
 
 
 def _layer_result(job: Job, layer: LayerParameters, fallen: Collection[str]) -> LayerResult:

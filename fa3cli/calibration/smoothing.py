@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fa3cli.calibration.checkpoint import is_finite
 from fa3cli.calibration.layered_model import LayeredModel
 from fa3cli.calibration.linear_inputs import LinearInputs
+from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.calibration.recorded_call import RecordedCall
 from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.observers.channel_statistics import ChannelStatistics
@@ -26,12 +27,13 @@ def find_smoothing(
     layer: str,
     settings: QuantSettings,
     run_samples: Callable[[Callable[[Tensor | None], None]], None],
+    ranks: Ranks = ALONE,
     *,
     checked: bool,
 ) -> dict[str, Tensor]:
     """Return the scales of a layer's groups by the name of their source; the layer is left as it is.
 
-    `run_samples` takes AntiOutlier's samples through the layer. Raises InvalidInputError where an input is not finite,
+    `run_samples` takes this rank's share of AntiOutlier's samples through the layer. Raises InvalidInputError where an input is not finite,
     UnsupportedError where the layer smoothed would compute something else, which is looked at if it is to be `checked`.
     """
     method = METHODS[settings.anti_method]
@@ -40,12 +42,13 @@ def find_smoothing(
     inputs = LinearInputs(linears, dict.fromkeys(linears, ChannelStatistics(method.keep)))
     with inputs, RecordedCall(model.layers[layer]) as call:
         run_samples(inputs.see)
+    observers = ranks.merged(inputs.observers)
     dtype = model.dtype if settings.reference else torch.float32
     scales = {}
     for group in groups:
-        data = _group_data(model, group, inputs.observers[group.linears[0]], dtype)
+        data = _group_data(model, group, observers[group.linears[0]], dtype)
         scales[group.source] = _movable(model, group, method.rule(data).to(model.dtype))
-    if checked:
+    if checked and call.made:
         _require_same(model, layer, settings.anti_method, scales, call)
     return scales
 

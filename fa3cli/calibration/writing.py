@@ -2,89 +2,144 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.memory import FreedMemory
 from fa3cli.calibration.parameters import LayerParameters, Range
+from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.calibration.smoothing import wrapped_norms
+from fa3cli.export.folder import RunFolder
 from fa3cli.export.modelslim import ModelSlimExport, exported_names
 from fa3cli.numerics.deq_scale import unpack_deq_scale
 from fa3cli.quantization.attention import quantize_heads
 from fa3cli.quantization.fallback import fall_back_attentions
-from fa3cli.quantization.linear import quantize_linear
+from fa3cli.quantization.linear import linear_layout, quantize_linear
 from fa3cli.quantization.reference_linear import quantize_reference_linear
 
 __all__ = ["LayerWriter"]
 
 
 class LayerWriter:
-    """Writes weights and description of an export: what lies outside the layers at once, then a layer at a time."""
+    """Writes weights and description of an export: what lies outside the layers at once, then a layer at a time.
 
-    def __init__(self, job: Job, folder: Path) -> None:
-        self.warnings: list[str] = []
-        self._job, self._model, self._freed = job, job.model, FreedMemory(job.model.layer_bytes)
+    What isn't loaded, or another rank's to write, leaves its place free. `resumed`: what lies outside is there already.
+    """
+
+    def __init__(self, job: Job, folder: RunFolder, ranks: Ranks = ALONE, *, resumed: bool = False) -> None:
+        self._job, self._model, self._ranks = job, job.model, ranks
+        self._freed = FreedMemory(job.model.layer_bytes)
         self._norms = wrapped_norms(job.model, job.settings.anti_method)
-        names = exported_names(job.model.names, job.quantized, job.attentions, self._norms)
-        self._export = ModelSlimExport(folder, job.model.names, names, job.part_bytes)
+        self._export = ModelSlimExport(
+            folder.export,
+            job.model.names,
+            exported_names(job.model.names, job.quantized, job.attentions, self._norms),
+            job.part_bytes,
+            # Of numpy files alone they are the source, and go with the run's folder.
+            weights=folder.export if "safe_tensor" in job.save_types else folder.scratch,
+            scratch=folder.scratch,
+        )
         later = {name for part in job.quantized_head for name in self._model.of_layer[part]}
-        outside = [name for name in self._model.outside if name not in later]
-        for _, names in groupby(outside, key=lambda name: name.rpartition(".")[0]):
-            self._add_outside(list(names))
+        self._add_outside([name for name in self._model.outside if name not in later], resumed=resumed)
+        self._export.sync()
 
-    def add(self, layer: LayerParameters) -> None:
-        """Write a layer that is loaded, its FA3 tensors left aside."""
+    def add(self, layer: LayerParameters) -> dict[str, str]:
+        """Write a layer, its FA3 tensors left aside; return warnings by module. It is on the disk then."""
         self._freed.release()
-        for name in self._model.of_layer[layer.name]:
-            self._add(name, layer.linears)
+        names = self._model.of_layer[layer.name]
+        owners, warnings = self._owners(names), {}
+        for name in names:
+            if warning := self._add(name, layer.linears, owners):
+                warnings[_module(name)] = warning
             self._freed.release_if_grown()
+        self._export.sync()
+        return warnings
 
     def close(self, layers: Sequence[LayerParameters]) -> tuple[list[Path], frozenset[str]]:
-        """Write the FA3 tensors of all layers but those that fall back; return the weight files and these modules."""
+        """Write the FA3 tensors of all layers but those that fall back; return the weight files and these modules.
+
+        The leading rank finishes the files, when the others have left them.
+        """
         scores = {name: score for layer in layers for name, score in layer.scores.items()}
         fallen = fall_back_attentions(scores, self._job.settings.fa_amp)
+        if not self._ranks.leads:
+            self._export.suspend()
+        self._ranks.gather(None)
+        if not self._ranks.leads:
+            return [], fallen
         for layer in layers:
             for name, ranges in layer.attentions.items():
                 if name not in fallen:
                     self._export.add_module(name, self._head_tensors(ranges))
         return self._export.close(), fallen
 
-    def _add_outside(self, names: list[str]) -> None:
-        with self._model.loaded(names):
-            for name in names:
-                self._add(name, {})
+    def _add_outside(self, names: list[str], *, resumed: bool) -> None:
+        owners = self._owners(names)
+        for module, group in groupby(names, key=_module):
+            group = list(group)
+            mine = owners[module] == self._ranks.rank and not resumed
+            with self._model.loaded(group) if mine else nullcontext():
+                for name in group:
+                    self._add(name, {}, owners)
 
-    def _add(self, name: str, linears: dict[str, Range]) -> None:
-        """Write a tensor as it is, or all that its module becomes."""
-        module, _, leaf = name.rpartition(".")
+    def _owners(self, names: list[str]) -> dict[str, int]:
+        """Return which rank writes each module."""
+        sizes: dict[str, int] = defaultdict(int)
+        for name in names:
+            sizes[_module(name)] += self._model.nbytes(name)
+        return self._ranks.owners(sizes)
+
+    def _add(self, name: str, linears: Mapping[str, Range], owners: Mapping[str, int]) -> str | None:
+        """Write a tensor as it is, or all that its module becomes; return a warning."""
+        module, leaf = _module(name), name.rpartition(".")[2]
+        tensor = self._model.tensor(name).detach()
+        if owners[module] != self._ranks.rank:
+            tensor = tensor.to("meta")
         if module in self._norms:
             if leaf == "weight":
-                norm = self._model.model.get_submodule(module)
-                self._export.add_norm(module, norm.weight, getattr(norm, "bias", None))
+                bias = getattr(self._model.model.get_submodule(module), "bias", None)
+                self._export.add_norm(module, tensor, None if bias is None else bias.to(tensor.device))
         elif leaf == "weight" and module in linears:
-            linear = self._model.model.get_submodule(module)
-            self._export.add_module(module, self._linear_tensors(module, linear, *linears[module]))
+            tensors, warning = self._linear_tensors(module, tensor, *linears[module])
+            self._export.add_module(module, tensors)
+            return warning
         else:
-            self._export.add(name, self._model.tensor(name))
+            self._export.add(name, tensor)
+        return None
 
-    def _linear_tensors(self, name: str, linear: nn.Linear, low: Tensor, high: Tensor) -> dict[str, Tensor]:
-        settings = self._job.settings
+    def _linear_tensors(
+        self, name: str, weight: Tensor, low: Tensor, high: Tensor
+    ) -> tuple[dict[str, Tensor], str | None]:
+        settings, dtype = self._job.settings, self._model.dtype
+        if weight.is_meta:
+            input_dtype = low.dtype if settings.reference and dtype != torch.bfloat16 else dtype
+            return linear_layout(
+                weight.shape, dtype, mm_tensor=settings.mm_tensor, input_dtype=input_dtype
+            ), None
         quantize = quantize_reference_linear if settings.reference else quantize_linear
-        weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
-        tensors = quantize(weight, bias, low, high, self._model.dtype, mm_tensor=settings.mm_tensor)
-        if not unpack_deq_scale(tensors["deq_scale"]).all():
-            self.warnings.append(
-                f"{name}: its deq_scale underflows to 0 in float16, as the reference's does; engines will "
-                "compute zeros or worse there. Improved numerics, bfloat16 or disable_names avoid it"
-            )
-        return tensors
+        bias = self._model.model.get_submodule(name).bias
+        bias = None if bias is None else bias.detach()
+        tensors = quantize(weight, bias, low, high, dtype, mm_tensor=settings.mm_tensor)
+        if unpack_deq_scale(tensors["deq_scale"]).all():
+            return tensors, None
+        return tensors, (
+            f"{name}: its deq_scale underflows to 0 in float16, as the reference's does; engines will "
+            "compute zeros or worse there. Improved numerics, bfloat16 or disable_names avoid it"
+        )
 
     def _head_tensors(self, ranges: dict[str, Range]) -> dict[str, Tensor]:
         tensors = {}
         for role, (low, high) in ranges.items():
             tensors |= quantize_heads(role, low, high, self._model.dtype)
         return tensors
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]

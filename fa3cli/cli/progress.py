@@ -18,12 +18,8 @@ __all__ = ["show_progress"]
 def show_progress(task: str) -> Iterator[Callable[[Progress], None]]:
     """Yield the function a run reports to."""
     console = Console(stderr=True)
-    try:
-        with _bar(console, task) if console.is_terminal else nullcontext(_lines(console, task)) as report:
-            yield report
-    except KeyboardInterrupt:
-        console.print(f"{task}: interrupted, nothing is left of this run")
-        raise
+    with _bar(console, task) if console.is_terminal else nullcontext(_lines(console, task)) as report:
+        yield report
 
 
 @contextmanager

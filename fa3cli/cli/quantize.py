@@ -63,6 +63,9 @@ def quantize(
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     attn_implementation: Annotated[str, typer.Option(help="auto, eager or sdpa.")] = "auto",
+    resume: Annotated[
+        str, typer.Option(help="Go on where a stopped run was: auto, required or never.")
+    ] = "auto",
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what would be done and needed, then stop.")
     ] = False,
@@ -73,6 +76,7 @@ def quantize(
 ) -> None:
     """Calibrate a patched model layer by layer and export W8A8 weights and int8 q, k, v scales."""
     from fa3cli import api
+    from fa3cli.cli.interrupts import first_interrupt
     from fa3cli.cli.progress import show_progress
     from fa3cli.cli.quantize_tables import print_plan, print_result, settings_text
 
@@ -111,8 +115,13 @@ def quantize(
         print_json(planned) if json else print_plan(planned)
         return
     note(f"settings: {settings_text(planned)}")
-    with show_progress("quantize") as progress:
-        result = api.run(job, progress)
+    try:
+        with show_progress("quantize") as progress, first_interrupt(note) as stop:
+            result = api.run(job, progress, resume=resume, stop=stop)
+    except KeyboardInterrupt:
+        if left := api.left_by(job):
+            note(f"{left}: the same command will go on from there")
+        raise
     if result.already_there:
         note(f"{job.output}: this very export is there already, nothing to do")
     for warning in result.warnings:

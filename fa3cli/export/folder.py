@@ -1,9 +1,10 @@
-"""The export's folder: made beside its final place, and renamed to it when everything is there."""
+"""A run's folder: the export is made beside its final place, and renamed to it when everything is there."""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -11,11 +12,11 @@ from typing import Any
 
 import torch
 
-from fa3cli.errors import ConflictError, MissingCapabilityError
+from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError
 
-__all__ = ["StagedFolder", "companions", "export_config"]
+__all__ = ["RunFolder", "companions", "export_config", "sync_folder"]
 
-_LOCK = ".fa3-run"
+_LOCK, _DISCARDED = "lock", "discarded"
 # What an engine needs beside the weights: tokenizer, generation defaults, the model's own code.
 _COMPANIONS = (
     "generation_config.json",
@@ -32,18 +33,24 @@ _COMPANIONS = (
 )
 
 
-class StagedFolder:
-    """A folder that appears at `output` when the `with` block ends well, and leaves nothing when it does not.
+class RunFolder:
+    """Where an export grows, `<output>.journal` beside its place: `export` appears at `output` when the block ends well.
 
-    A link is followed, so that the export is made on the disk it will lie on; a lock keeps a second run out.
+    A link is followed, so that the export is made on the disk it will lie on; a lock keeps a second run out. `journal`
+    is for records of what is done: while `keep` is set they stay with the rest when the block ends in an error that
+    another try can get past. `scratch` is for what the run alone needs.
 
     Raises ConflictError where `output` holds something already, is a mount point (nothing can be renamed to
     it) or is being written by another run, MissingCapabilityError where the disk has no room for `nbytes`.
     """
 
-    def __init__(self, output: Path, nbytes: int) -> None:
+    def __init__(self, output: Path, nbytes: int = 0) -> None:
         self.output = output.resolve()
-        self.path = self.output.parent / f"{self.output.name}.partial"
+        self.path = self.output.parent / f"{self.output.name}.journal"
+        self.export, self.journal, self.scratch = (
+            self.path / name for name in ("export", "visits", "scratch")
+        )
+        self.keep = False
         self._nbytes = nbytes
 
     def require_place(self) -> None:
@@ -67,44 +74,75 @@ class StagedFolder:
                 hint="make room, or choose an --output on another disk",
             )
 
-    def __enter__(self) -> Path:
+    def __enter__(self) -> RunFolder:
         self.require_place()
         try:
             self._claim()
         except OSError as error:
             raise self._unwritable(error) from error
-        return self.path
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            shutil.rmtree(self.path, ignore_errors=True)
-            if isinstance(error, OSError):
-                raise MissingCapabilityError(
-                    f"{self.path}: the export could not be written ({error})",
-                    hint="make room, or choose another --output",
-                ) from error
-            return
-        (self.path / _LOCK).unlink()
-        for file in self.path.iterdir():
+        if error is None:
+            self._publish()
+        elif not self.keep or isinstance(error, (InvalidInputError, UnsupportedError)):
+            self._remove()
+        self._lock.close()
+        if isinstance(error, OSError):
+            raise MissingCapabilityError(
+                f"{self.path}: the export could not be written ({error})",
+                hint="make room" + ", then run the same command again: it goes on from here" * self.keep,
+            ) from error
+
+    def clear(self) -> None:
+        """Remove what an earlier run left and begin anew; without `export` the rest is worth nothing, whenever it ends."""
+        self.keep = False
+        discarded = self.path / _DISCARDED
+        shutil.rmtree(discarded, ignore_errors=True)
+        if self.export.is_dir():
+            self.export.rename(discarded)
+        for folder in (discarded, self.journal, self.scratch):
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in (self.journal, self.scratch, self.export):
+            folder.mkdir()
+
+    def sweep(self) -> None:
+        """Remove what is left beside an output that is complete: a run was killed at its last step."""
+        if (self.path / _LOCK).is_file() or _is_empty(self.path):
+            self._claim()
+            self._remove()
+            self._lock.close()
+
+    def _publish(self) -> None:
+        for file in self.export.iterdir():
             file.chmod(0o640)
-        self.path.chmod(0o750)
+        self.export.chmod(0o750)
         try:
             if self.output.exists():
                 self.output.rmdir()
-            self.path.rename(self.output)
+            self.export.rename(self.output)
         except OSError as occupied:
+            (self.path / _LOCK).unlink()  # so that no later run takes it for its own
             raise ConflictError(
                 f"{self.output}: something came there during the run ({occupied.strerror})",
-                hint=f"the export is complete in {self.path}: move it where you want it",
+                hint=f"the export is complete in {self.export}: move it where you want it",
             ) from occupied
+        sync_folder(self.output.parent)
+        self._remove()
+
+    def _remove(self) -> None:
+        """Remove the run's folder, its lock last: until then it is known for what it is."""
+        for folder in (self.path / _DISCARDED, self.export, self.journal, self.scratch):
+            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def _leftover(self) -> int:
-        """Bytes a killed run left, which entering frees."""
+        """Bytes of what a stopped run left, which this one continues or replaces."""
         if not (self.path / _LOCK).exists():
             return 0
-        return sum(file.stat().st_size for file in self.path.iterdir())
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
     def _unwritable(self, error: OSError) -> MissingCapabilityError:
         return MissingCapabilityError(
@@ -112,21 +150,32 @@ class StagedFolder:
         )
 
     def _claim(self) -> None:
-        """Make the staging folder, or empty the one a killed run left; its lock dies with the process."""
+        """Make the folder, or take over the one a stopped run left; its lock dies with the process."""
         lock = self.path / _LOCK
-        if self.path.exists() and not lock.exists():
+        if self.path.exists() and not lock.exists() and not _is_empty(self.path):
             raise ConflictError(f"{self.path}: not left by a run that was stopped", hint="move it away")
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = lock.open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self._lock.close()
             raise ConflictError(
                 f"{self.path}: another run is writing it", hint="wait for it, or choose another --output"
             ) from None
-        for file in self.path.iterdir():
-            if file != lock:
-                file.unlink()
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def companions(source: Path) -> list[Path]:

@@ -18,14 +18,24 @@ __all__ = ["ModelSlimExport", "exported_names"]
 class ModelSlimExport:
     """Takes the model's tensors as they become final and writes weights and description into `folder`.
 
-    `names` are the float model's, in module order; `room_for` all that an export can hold.
+    `names` are the float model's, in module order; `room_for` all that an export can hold. The weights go to `weights`,
+    a folder too; `scratch` see SafetensorsWriter, and so for tensors on the meta device.
     """
 
     def __init__(
-        self, folder: Path, names: Sequence[str], room_for: Sequence[str], part_bytes: int | None
+        self,
+        folder: Path,
+        names: Sequence[str],
+        room_for: Sequence[str],
+        part_bytes: int | None,
+        *,
+        weights: Path | None = None,
+        scratch: Path | None = None,
     ) -> None:
         self._folder, self._names = folder, names
-        self._writer = SafetensorsWriter(folder / WEIGHT_FILE, room_for, part_bytes)
+        self._writer = SafetensorsWriter(
+            (weights or folder) / WEIGHT_FILE, room_for, part_bytes, scratch=scratch
+        )
         self._linears: list[str] = []
         self._attentions: list[str] = []
         self._norms: list[str] = []
@@ -43,9 +53,17 @@ class ModelSlimExport:
     def add_norm(self, module: str, weight: Tensor, bias: Tensor | None = None) -> None:
         """Write a norm as AntiOutlier's are stored; one that has no bias gets float32 zeros."""
         self._norms.append(module)
-        bias = torch.zeros(weight.shape) if bias is None else bias
+        bias = torch.zeros(weight.shape, device=weight.device) if bias is None else bias
         for leaf in NORM_TENSORS:
             self._writer.add(f"{module}.{leaf}", weight if leaf.endswith("weight") else bias)
+
+    def sync(self) -> None:
+        """Have everything on the disk that was written so far."""
+        self._writer.sync()
+
+    def suspend(self) -> None:
+        """Leave everything as it is, for the rank that finishes it."""
+        self._writer.suspend()
 
     def close(self) -> list[Path]:
         """Finish the weight files and write the description; return the weight files."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -36,7 +40,7 @@ def write_numpy(folder: Path, weight_files: list[Path]) -> None:
                 held = keys.keys() & shard.keys()
                 values.update({keys[name]: shard.get_tensor(name).clone() for name in held})
         in_order = {key: values[key] for key in keys.values() if key in values}
-        np.save(folder / f"{file}.npy", np.array(in_order, dtype=object), allow_pickle=True)
+        _save(folder / f"{file}.npy", np.array(in_order, dtype=object))
 
 
 def _place(name: str, kind: str, description: Mapping[str, str]) -> tuple[str, str]:
@@ -49,3 +53,19 @@ def _place(name: str, kind: str, description: Mapping[str, str]) -> tuple[str, s
     if f"{module}.module.weight" in description:
         return "anti_fp_norm", name
     return "quant_weight", module if leaf == "weight" else name
+
+
+def _save(file: Path, array: np.ndarray) -> None:
+    """Write what np.save would, but the same bytes each time: torch pickles a tensor with its address."""
+    with file.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+        _TensorPickler(stream, protocol=4).dump(array)
+
+
+class _TensorPickler(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return NotImplemented
+        stored = io.BytesIO()
+        torch.save(value, stored)
+        return torch.storage._load_from_bytes, (stored.getvalue(),)

@@ -14,7 +14,7 @@ from fa3cli.calibration.passes import calibrate
 from fa3cli.calibration.plan import plan
 from fa3cli.calibration.progress import Progress, each_layer
 from fa3cli.calibration.result import Result
-from fa3cli.calibration.run import replay, write_export
+from fa3cli.calibration.run import export_layers
 from fa3cli.errors import ConflictError, UnsupportedError, UsageError
 from fa3cli.guide.calib_data import samples_of
 from fa3cli.guide.configs import QuantConfig
@@ -78,7 +78,7 @@ class Calibrator:
         def tell(at: Progress, _: float, left: float) -> None:
             logger.info("calibrated %d/%d layers, about %.0f s left", at.layer, at.layers, left)
 
-        self._layers = list(calibrate(self._job, each_layer(tell)))
+        self._layers = calibrate(self._job, each_layer(tell))
 
     def save(
         self,
@@ -105,7 +105,7 @@ class Calibrator:
         job = replace(self._job, output=Path(output_path).absolute(), **destination)
         for warning in plan(job).warnings:
             logger.warning(warning)
-        result = write_export(job, replay(job, self._layers), None)
+        result = export_layers(job, self._layers)
         for warning in result.warnings:
             logger.warning(warning)
         logger.info("saved %s: %d files", result.output, len(result.files))

@@ -1,7 +1,7 @@
 """Statistics of what flows through a model.
 
 An observer is a value: `updated(values)` returns what is known after one more sample, so that linears which share an
-input share its statistics. `tokens` counts what was seen. Those of improved numerics also have `merged(other)`, and
+input share its statistics. `tokens` counts what was seen. Those of improved numerics also have `merged(*others)`, and
 give the same bits in whatever order and shares the samples come.
 """
 

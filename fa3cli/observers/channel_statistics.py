@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -28,6 +29,21 @@ class ChannelStatistics:
             low, high = torch.minimum(low, self.low), torch.maximum(high, self.high)
         samples = (*self.samples, rows) if len(self.samples) < self.keep else self.samples
         return replace(self, tokens=self.tokens + len(rows), low=low, high=high, samples=samples)
+
+    def merged(self, *others: ChannelStatistics) -> ChannelStatistics:
+        """Return what is known from all ranks' samples, which they took in turn."""
+        seen = [each for each in (self, *others) if each.tokens]
+        if len(seen) < 2:
+            return seen[0] if seen else self
+        turns = zip_longest(*(each.samples for each in seen))
+        samples = [sample for turn in turns for sample in turn if sample is not None]
+        return ChannelStatistics(
+            self.keep,
+            sum(each.tokens for each in seen),
+            torch.stack([each.low for each in seen]).amin(0),
+            torch.stack([each.high for each in seen]).amax(0),
+            tuple(samples[: self.keep]),
+        )
 
     def to(self, dtype: torch.dtype) -> ChannelStatistics:
         """Return the same in another dtype."""

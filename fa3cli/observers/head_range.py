@@ -28,14 +28,15 @@ class HeadRange:
         low, high = recall_window(states, _RECALL[role])
         return self.merged(HeadRange(states.shape[0] * states.shape[2], low, high))
 
-    def merged(self, other: HeadRange) -> HeadRange:
-        """Return what is known from both sets of samples."""
-        if self.tokens == 0 or other.tokens == 0:
-            return other if self.tokens == 0 else self
+    def merged(self, *others: HeadRange) -> HeadRange:
+        """Return what is known from all sets of samples."""
+        seen = [each for each in (self, *others) if each.tokens]
+        if len(seen) < 2:
+            return seen[0] if seen else self
         return HeadRange(
-            self.tokens + other.tokens,
-            torch.minimum(self.low, other.low),
-            torch.maximum(self.high, other.high),
+            sum(each.tokens for each in seen),
+            torch.stack([each.low for each in seen]).amin(0),
+            torch.stack([each.high for each in seen]).amax(0),
         )
 
     def bounds(self) -> tuple[Tensor, Tensor]:

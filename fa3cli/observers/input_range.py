@@ -23,9 +23,11 @@ class InputRange:
         ends = torch.stack(values.aminmax()).float()
         return InputRange(self.tokens + values.numel() // values.shape[-1], (*self.samples, ends))
 
-    def merged(self, other: InputRange) -> InputRange:
-        """Return what is known from both sets of samples."""
-        return InputRange(self.tokens + other.tokens, self.samples + other.samples)
+    def merged(self, *others: InputRange) -> InputRange:
+        """Return what is known from all sets of samples."""
+        everybody = (self, *others)
+        samples = (sample for each in everybody for sample in each.samples)
+        return InputRange(sum(each.tokens for each in everybody), tuple(samples))
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Return the mean minimum and the mean maximum, float32 `[1]` each; NaN if one is not finite."""

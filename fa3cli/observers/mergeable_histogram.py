@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -44,8 +45,11 @@ class MergeableHistogram:
         exponent = _exponent(max(-low, high))
         return self.merged(MergeableHistogram(tokens, _counts(values, exponent), exponent, low, high))
 
-    def merged(self, other: MergeableHistogram) -> MergeableHistogram:
-        """Return the histogram of the values of both."""
+    def merged(self, *others: MergeableHistogram) -> MergeableHistogram:
+        """Return the histogram of the values of all."""
+        return reduce(MergeableHistogram._with, others, self)
+
+    def _with(self, other: MergeableHistogram) -> MergeableHistogram:
         tokens = self.tokens + other.tokens
         if math.isnan(self.low) or math.isnan(other.low):
             return MergeableHistogram(tokens, low=math.nan, high=math.nan)

@@ -35,6 +35,18 @@ class RangeParam:
             deviation = torch.maximum(self.deviation, deviation)
         return replace(self, tokens=self.tokens + len(rows), largest=largest, deviation=deviation)
 
+    def merged(self, *others: RangeParam) -> RangeParam:
+        """Return what is known from all sets of samples."""
+        seen = [each for each in (self, *others) if each.tokens]
+        if len(seen) < 2:
+            return seen[0] if seen else self
+        return replace(
+            self,
+            tokens=sum(each.tokens for each in seen),
+            largest=torch.stack([each.largest for each in seen]).amax(),
+            deviation=torch.stack([each.deviation for each in seen]).amax(),
+        )
+
     def value(self) -> float:
         """Return the largest magnitude in standard deviations; 0 where no sample reached the linear."""
         if self.tokens == 0:

@@ -9,7 +9,7 @@ from fa3cli.numerics.affine import INT8_MAX, INT8_MIN, asymmetric_offset, asymme
 from fa3cli.numerics.deq_scale import pack_deq_scale
 from fa3cli.numerics.row_blocks import row_blocks
 
-__all__ = ["quantize_linear"]
+__all__ = ["linear_layout", "quantize_linear"]
 
 _LARGEST_BIAS = 2.0**30  # steps of deq_scale: half of int32, the rest is for rowsum * offset
 
@@ -55,6 +55,30 @@ def quantize_linear(
         "quant_bias": quant_bias.int(),
         "deq_scale": pack_deq_scale(deq_scale, model_dtype),
     }
+
+
+def linear_layout(
+    shape: tuple[int, ...],
+    model_dtype: torch.dtype,
+    *,
+    mm_tensor: bool = False,
+    input_dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Return the tensors of a W8A8 linear of weight `[out, in]` on the meta device: names, shapes and dtypes alone.
+
+    The reference keeps the input's scale in the dtype of its range, `input_dtype`.
+    """
+    scale = (1,) if mm_tensor else (shape[0], 1)
+    layouts = {
+        "weight": (shape, torch.int8),
+        "weight_scale": (scale, model_dtype),
+        "weight_offset": (scale, model_dtype),
+        "input_scale": ((1,), input_dtype or model_dtype),
+        "input_offset": ((1,), input_dtype or model_dtype),
+        "quant_bias": ((shape[0],), torch.int32),
+        "deq_scale": ((shape[0],), torch.float32 if model_dtype == torch.bfloat16 else torch.int64),
+    }
+    return {name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in layouts.items()}
 
 
 def _quantize_rows(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,7 @@ def seen(block: Block, values: list[Tensor], **settings: Any) -> LayerParameters
         for each in values:
             observation.see(None)
             block(each)
-    return observation.parameters("block", {})
+    return observation.parameters("block")
 
 
 def test_a_shared_input_counts_for_each_linear(block: Block) -> None:
@@ -128,7 +128,7 @@ def test_the_references_linears_run_quantized_in_the_range_known_so_far(
     with watch(block, numerics="reference", act_method=act_method) as observation:
         for each, output in zip(values, expected):
             assert torch.equal(block(each), output)
-    found = observation.parameters("block", {}).linears
+    found = observation.parameters("block").linears
     for name, observed in observers.items():
         assert all(torch.equal(*pair) for pair in zip(found[name], observed.bounds()))
     assert_left_alone(block)
@@ -143,7 +143,7 @@ def test_padding_counts_for_nothing(block: Block) -> None:
         block(padded)
         observation.see(torch.zeros(1, 8, dtype=torch.bool))  # a sample of padding alone
         block(padded)
-    found, expected = observation.parameters("block", {}), seen(block, [value], fa_amp=1)
+    found, expected = observation.parameters("block"), seen(block, [value], fa_amp=1)
     assert found.scores == expected.scores
     for name, bounds in expected.linears.items():
         assert all(torch.equal(*pair) for pair in zip(found.linears[name], bounds))
@@ -167,7 +167,7 @@ def test_scores_are_the_first_samples_and_only_on_demand(block: Block) -> None:
         with watch(block, "", fa_amp=1) as observation:
             for each, role in product(states, "qkv"):
                 block.attention.fa_quantizer.quant(each, qkv=role)
-        found[name] = observation.parameters("block", {}).scores["attention"]
+        found[name] = observation.parameters("block").scores["attention"]
     assert found["c"] < 0.1
     assert found["a"] == found["b"] > 0.5
     assert seen(block, samples(1)).scores == {}
@@ -184,7 +184,7 @@ def test_a_linear_that_saw_nothing_is_an_error(block: Block) -> None:
     with watch(block, "up down") as observation:
         block.up(torch.ones(2, 4))
     with pytest.raises(InvalidInputError, match="down: no calibration sample reached it") as raised:
-        observation.parameters("block", {})
+        observation.parameters("block")
     assert "--disable-names down" in raised.value.hint
 
 
@@ -194,7 +194,7 @@ def test_an_expert_that_saw_nothing_stays_float_with_a_warning() -> None:
     observers = input_observers(settings, [name], {})
     with LayerObservation(observers, {name: expert}, {}, settings) as observation:
         pass
-    found = observation.parameters("layers.0", {})
+    found = observation.parameters("layers.0")
     assert found.linears == {} and len(found.warnings) == 1
     assert name in found.warnings[0] and "stays float" in found.warnings[0]
 
@@ -205,7 +205,7 @@ def test_a_range_wider_than_float16_is_said(block: Block) -> None:
     observers = input_observers(settings, ["half"], {})
     with torch.no_grad(), LayerObservation(observers, {"half": half}, {}, settings) as observation:
         assert half(torch.tensor([[-60000.0, 60000.0]], dtype=torch.float16)).isfinite().any()
-    (warning,) = observation.parameters("block", {}).warnings
+    (warning,) = observation.parameters("block").warnings
     assert "the input of half" in warning and "float16" in warning
 
 
@@ -219,7 +219,7 @@ def test_an_input_that_is_not_finite_is_named(
         block.up(torch.tensor([[1.0, value, 2.0, 3.0]]))
         block.up(torch.ones(2, 4))
     with pytest.raises(InvalidInputError, match="the input of up is not finite"):
-        observation.parameters("block", {})
+        observation.parameters("block")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -233,18 +233,18 @@ def test_states_that_are_not_finite_are_named(block: Block, value: float, fa_amp
             block.attention.fa_quantizer.quant(spoiled if role == "k" else states, qkv=role)
             block.attention.fa_quantizer.quant(states, qkv=role)
     with pytest.raises(InvalidInputError, match="the k states of attention is not finite"):
-        observation.parameters("block", {})
+        observation.parameters("block")
 
 
 def test_a_layer_whose_quantizers_are_never_called_is_refused(block: Block) -> None:
     with watch(block) as observation:
         block(samples(1)[0], roles="")
     with pytest.raises(UnsupportedError, match="attention: no q, k or v ever went through"):
-        observation.parameters("block", {})
+        observation.parameters("block")
 
 
 def test_an_attention_seen_in_part_is_refused(block: Block) -> None:
     with watch(block) as observation:
         block(samples(1)[0], roles="qk")
     with pytest.raises(UnsupportedError, match="attention: its v states never went through"):
-        observation.parameters("block", {})
+        observation.parameters("block")

@@ -328,20 +328,13 @@ def test_an_empty_output_folder_is_filled(llama: Path, calib: Path, tmp_path: Pa
     quantize(llama, calib)
 
 
-def test_what_a_killed_run_left_is_swept_away(llama: Path, calib: Path, tmp_path: Path) -> None:
-    fresh, _ = quantize(llama, calib, "fresh")
-    (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial" / "old.safetensors").write_text("half")
-    (tmp_path / "out.partial" / ".fa3-run").touch()
-    output, _ = quantize(llama, calib)
-    assert contents(output) == contents(fresh) and not (tmp_path / "out.partial").exists()
-
-
 # ---- stopped
 
 
-@pytest.mark.parametrize("calls", [1, 4, 9, 10])
-def test_an_interrupt_leaves_nothing(llama: Path, calib: Path, tmp_path: Path, calls: int) -> None:
+@pytest.mark.parametrize("calls", [1, 4])
+def test_an_interrupt_in_the_first_layer_leaves_nothing(
+    llama: Path, calib: Path, tmp_path: Path, calls: int
+) -> None:
     before, left = snapshot(tmp_path), iter(range(calls - 1))
 
     def interrupt(_: Progress) -> None:
@@ -351,7 +344,7 @@ def test_an_interrupt_leaves_nothing(llama: Path, calib: Path, tmp_path: Path, c
     with pytest.raises(KeyboardInterrupt):
         api.quantize(llama, calib=calib, output=tmp_path / "out", progress=interrupt)
     assert snapshot(tmp_path) == before
-    assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
+    assert {file.name for file in tmp_path.iterdir()} == {llama.name, calib.name}
     quantize(llama, calib)
 
 
@@ -403,7 +396,7 @@ def test_no_room_on_the_disk(
     before = snapshot(tmp_path)
     with pytest.raises(MissingCapabilityError, match="the export needs .* MB, but .* MB free"):
         api.quantize(llama, calib=calib, output=tmp_path / "out")
-    assert snapshot(tmp_path) == before and not (tmp_path / "out.partial").exists()
+    assert snapshot(tmp_path) == before and not (tmp_path / "out.journal").exists()
 
 
 @pytest.mark.parametrize("save_types", [["safe_tensor"], ["numpy"], ["safe_tensor", "numpy"]])
@@ -412,19 +405,20 @@ def test_the_plan_asks_for_no_less_room_than_is_taken(
 ) -> None:
     calib, output = EXAMPLES / "qwen2-tiny-calib.jsonl", qwen2_tiny.parent / "out"
     job = api.prepare(qwen2_tiny, calib=calib, output=output, samples=1, max_length=8, save_types=save_types)
-    wanted, companions = api.plan(job).bytes_written, 200_000
+    wanted, beside = api.plan(job).bytes_written, 200_000
     most = 0
-    remove = Path.unlink
+    rename = Path.rename
 
-    def measured(file: Path, *args: Any, **kwargs: Any) -> None:
+    def measured(file: Path, *args: Any, **kwargs: Any) -> Path:
         nonlocal most
-        most = max(most, sum(each.stat().st_size for each in file.parent.iterdir()))
-        remove(file, *args, **kwargs)
+        left = output.with_name("out.journal").rglob("*")
+        most = max(most, sum(each.stat().st_size for each in left if each.is_file()))
+        return rename(file, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "unlink", measured)
+    monkeypatch.setattr(Path, "rename", measured)
     result = api.run(job)
-    most = max(most, result.bytes_written)
-    assert most - companions < wanted < 1.1 * most + companions
+    assert most >= result.bytes_written
+    assert most - beside < wanted < 1.1 * most + beside
 
 
 def test_a_model_that_skips_its_quantizer_is_refused(llama: Path, calib: Path, tmp_path: Path) -> None:

@@ -305,7 +305,10 @@ def command(*arguments: object, python: str | Path = sys.executable) -> list[str
     return [str(python), "-m", "fa3cli", *map(str, arguments)]
 
 
-def test_an_interrupt_exits_130_and_leaves_nothing(qwen2_tiny: Path) -> None:
+@pytest.mark.parametrize(("interrupts", "code"), [(1, 75), (2, 130)])
+def test_an_interrupt_ends_the_layer_and_a_second_one_at_once(
+    qwen2_tiny: Path, interrupts: int, code: int
+) -> None:
     lines = write_lines(qwen2_tiny.parent / "calib.jsonl", token_ids(*[400] * 40, vocab=2048))
     before = snapshot(qwen2_tiny.parent)
     run = subprocess.Popen(
@@ -317,14 +320,29 @@ def test_an_interrupt_exits_130_and_leaves_nothing(qwen2_tiny: Path) -> None:
         # A shell's background jobs, such as a CI run, ignore interrupts, and so would what they start.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
-    partial = Path(f"{qwen2_tiny}-w8a8-fa3.partial")
-    while not partial.exists() and run.poll() is None:
-        time.sleep(0.02)
-    run.send_signal(signal.SIGINT)
+    journal = Path(f"{qwen2_tiny}-w8a8-fa3.journal")
+    told = ""
+    while "layer 2/4 done" not in told:
+        told += run.stderr.readline()
+    for _ in range(interrupts):
+        run.send_signal(signal.SIGINT)
+        time.sleep(0.1)
     out, err = run.communicate(timeout=60)
-    assert (run.returncode, out) == (130, ""), err
-    assert "Traceback" not in err
-    assert snapshot(qwen2_tiny.parent) == before
+    assert (run.returncode, out) == (code, ""), told + err
+    assert "Traceback" not in err and "go on" in err
+    assert len(list(journal.glob("visits/visit-*.safetensors"))) == (3 if interrupts == 1 else 2)
+    assert {
+        name: data for name, data in snapshot(qwen2_tiny.parent).items() if "journal" not in name
+    } == before
+    again = subprocess.run(
+        command("quantize", qwen2_tiny, "--calib", lines, "--resume", "required"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 0, again.stderr
+    assert "layer 1/4" not in again.stderr and not journal.exists()
 
 
 @pytest.mark.versions

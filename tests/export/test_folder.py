@@ -7,15 +7,23 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import torch
 
-from fa3cli.errors import ConflictError, MissingCapabilityError
-from fa3cli.export.folder import StagedFolder, companions, export_config
+from fa3cli.errors import (
+    ConflictError,
+    InvalidInputError,
+    MissingCapabilityError,
+    StoppedError,
+    UnsupportedError,
+)
+from fa3cli.export.folder import RunFolder, companions, export_config
 
-LOCK = ".fa3-run"
+LOCK = "lock"
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,11 +39,22 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
     }
 
 
+@contextmanager
+def begun(output: Path) -> Iterator[RunFolder]:
+    """The folder of a run that starts from nothing."""
+    with RunFolder(output) as folder:
+        folder.clear()
+        yield folder
+
+
 def test_appears_when_the_block_ends(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    with StagedFolder(output, 0) as folder:
-        (folder / "weights").write_text("w")
-        (folder / "weights").chmod(0o777)
+    with RunFolder(output) as folder:
+        folder.clear()
+        (folder.export / "weights").write_text("w")
+        (folder.export / "weights").chmod(0o777)
+        (folder.journal / "record").write_text("r")
+        (folder.scratch / "piece").write_text("p")
         assert not output.exists()
     assert list(tmp_path.iterdir()) == [output]
     assert (output / "weights").read_text() == "w"
@@ -45,15 +64,15 @@ def test_appears_when_the_block_ends(tmp_path: Path) -> None:
 def test_an_empty_folder_is_filled_and_parents_are_made(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for output in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):
-        with StagedFolder(output, 0) as folder:
-            (folder / "weights").write_text("w")
+        with begun(output) as folder:
+            (folder.export / "weights").write_text("w")
         assert [path.name for path in output.iterdir()] == ["weights"]
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), SystemExit(75)])
 def test_leaves_nothing_on_an_error(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)) as caught, StagedFolder(tmp_path / "out", 0) as folder:
-        (folder / "half").write_text("w")
+    with pytest.raises(type(error)) as caught, begun(tmp_path / "out") as folder:
+        (folder.export / "half").write_text("w")
         raise error
     assert caught.value is error
     assert list(tmp_path.iterdir()) == []
@@ -61,7 +80,7 @@ def test_leaves_nothing_on_an_error(tmp_path: Path, error: BaseException) -> Non
 
 def test_an_empty_folder_stays_on_an_error(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(ValueError), StagedFolder(tmp_path / "out", 0):
+    with pytest.raises(ValueError), RunFolder(tmp_path / "out"):
         raise ValueError
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
@@ -69,9 +88,9 @@ def test_an_empty_folder_stays_on_an_error(tmp_path: Path) -> None:
 def test_a_write_that_fails_says_where_and_leaves_nothing(tmp_path: Path) -> None:
     with (
         pytest.raises(MissingCapabilityError, match="No space left") as error,
-        StagedFolder(tmp_path / "out", 0) as folder,
+        begun(tmp_path / "out") as folder,
     ):
-        (folder / "half").write_text("w")
+        (folder.export / "half").write_text("w")
         raise OSError(28, "No space left on device")
     assert str(tmp_path / "out") in str(error.value) and error.value.hint
     assert list(tmp_path.iterdir()) == []
@@ -84,134 +103,214 @@ def test_what_is_there_is_never_replaced(tmp_path: Path, occupied: str) -> None:
     mine.parent.mkdir(exist_ok=True)
     mine.write_text("mine")
     with pytest.raises(ConflictError, match="already holds something else") as error:
-        StagedFolder(output, 0).__enter__()
+        RunFolder(output).__enter__()
     assert error.value.exit_code == 4 and str(output) in str(error.value)
     assert mine.read_text() == "mine" and list(tmp_path.iterdir()) == [output]
 
 
 def test_the_root_is_not_replaced() -> None:
     with pytest.raises(ConflictError, match="/: already holds something else"):
-        StagedFolder(Path("/"), 0).__enter__()
+        RunFolder(Path("/")).__enter__()
 
 
 def test_what_came_during_the_run_is_not_replaced_either(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    with pytest.raises(ConflictError, match="came there") as error, StagedFolder(output, 0) as folder:
-        (folder / "weights").write_text("hours of work")
+    with pytest.raises(ConflictError, match="came there") as error, begun(output) as folder:
+        (folder.export / "weights").write_text("hours of work")
         output.mkdir()
         (output / "mine").write_text("mine")
     assert (output / "mine").read_text() == "mine"
-    assert str(folder) in error.value.hint and (folder / "weights").read_text() == "hours of work"
+    assert str(folder.export) in error.value.hint
+    assert (folder.export / "weights").read_text() == "hours of work"
 
 
 def test_no_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1_500_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(MissingCapabilityError, match=r"needs 2,000\.0 MB.*1,500\.0 MB free") as error:
-        StagedFolder(tmp_path / "out", 2_000_000_000).__enter__()
+        RunFolder(tmp_path / "out", 2_000_000_000).__enter__()
     assert error.value.exit_code == 6
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial" / LOCK).touch()
+    (tmp_path / "out.journal").mkdir()
+    (tmp_path / "out.journal" / LOCK).touch()
     with pytest.raises(MissingCapabilityError, match=r"needs 2,000\.0 MB"):
-        StagedFolder(tmp_path / "out", 2_000_000_000).__enter__()
-    with StagedFolder(tmp_path / "out", 1_500_000_000):
-        pass
+        RunFolder(tmp_path / "out", 2_000_000_000).__enter__()
+    with RunFolder(tmp_path / "out", 1_500_000_000) as folder:
+        folder.clear()
 
 
 def test_room_a_killed_run_takes_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial" / LOCK).touch()
-    (tmp_path / "out.partial" / "half").write_text("x" * 300)
+    (tmp_path / "out.journal").mkdir()
+    (tmp_path / "out.journal" / LOCK).touch()
+    (tmp_path / "out.journal" / "export").mkdir()
+    (tmp_path / "out.journal" / "export" / "half").write_text("x" * 300)
     with pytest.raises(MissingCapabilityError):
-        StagedFolder(tmp_path / "out", 401).__enter__()
-    with StagedFolder(tmp_path / "out", 400) as folder:
-        assert not (folder / "half").exists()
+        RunFolder(tmp_path / "out", 401).__enter__()
+    with RunFolder(tmp_path / "out", 400):
+        pass
 
 
-def test_what_a_killed_run_left_is_replaced(tmp_path: Path) -> None:
-    left = tmp_path / "out.partial"
-    left.mkdir()
+def left_by_a_killed_run(output: Path) -> Path:
+    """The folder of a run that wrote something, and was killed."""
+    left = output.with_name("out.journal")
+    for name in ("export", "visits", "scratch"):
+        (left / name).mkdir(parents=True)
+        (left / name / "half").write_text("of an older run")
     (left / LOCK).touch()
-    (left / "half").write_text("of an older run")
-    with StagedFolder(tmp_path / "out", 0) as folder:
-        assert folder == left and [file.name for file in folder.iterdir()] == [LOCK]
-        (folder / "weights").write_text("w")
+    return left
+
+
+def test_what_a_killed_run_left_can_be_continued(tmp_path: Path) -> None:
+    left = left_by_a_killed_run(tmp_path / "out")
+    before = snapshot(left)
+    with RunFolder(tmp_path / "out") as folder:
+        assert folder.path == left and snapshot(left) == before
+        (folder.export / "more").write_text("w")
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"half", "more"}
+
+
+def test_what_a_killed_run_left_can_be_cleared(tmp_path: Path) -> None:
+    left_by_a_killed_run(tmp_path / "out")
+    with begun(tmp_path / "out") as folder:
+        assert set(snapshot(folder.path)) == {"export", "visits", "scratch", LOCK}
+        (folder.export / "weights").write_text("w")
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["weights"]
+
+
+@pytest.mark.parametrize("done", range(12))
+def test_a_run_killed_while_it_clears_leaves_no_export_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    """Whatever a half cleared folder holds, its export is whole or not there, or all of it is new."""
+    left = left_by_a_killed_run(tmp_path / "out")
+    before, calls = snapshot(left / "export"), iter(range(done))
+
+    def killed_after(function: Callable[..., object]) -> Callable[..., object]:
+        def called(*arguments: object, **named: object) -> object:
+            if next(calls, None) is None:
+                raise SystemExit
+            return function(*arguments, **named)
+
+        return called
+
+    for holder, name in ((shutil, "rmtree"), (Path, "rename"), (Path, "mkdir")):
+        monkeypatch.setattr(holder, name, killed_after(getattr(holder, name)))
+    folder = RunFolder(tmp_path / "out")
+    with suppress(SystemExit):
+        folder.clear()
+    monkeypatch.undo()
+    if (left / "export").is_dir():
+        assert snapshot(left / "export") == before or not any((left / "visits").iterdir())
+    with begun(tmp_path / "out"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), OSError(28, "full"), StoppedError("asked"), MissingCapabilityError("lost")]
+)
+def test_what_is_kept_outlives_errors_that_another_try_can_get_past(
+    tmp_path: Path, error: BaseException
+) -> None:
+    with suppress(BaseException), begun(tmp_path / "out") as folder:
+        folder.keep = True
+        (folder.export / "half").write_text("w")
+        raise error
+    with RunFolder(tmp_path / "out") as folder:
+        assert (folder.export / "half").read_text() == "w"
+
+
+@pytest.mark.parametrize("error", [InvalidInputError("NaN"), UnsupportedError("that layer")])
+def test_what_is_kept_goes_where_every_try_would_end_alike(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(type(error)), begun(tmp_path / "out") as folder:
+        folder.keep = True
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_left_beside_a_finished_export_is_swept_away(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "out").sweep()
+    left_by_a_killed_run(tmp_path / "out")
+    RunFolder(tmp_path / "out").sweep()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out.journal").mkdir()
+    (tmp_path / "out.journal" / "mine").touch()
+    RunFolder(tmp_path / "out").sweep()
+    assert (tmp_path / "out.journal" / "mine").exists()
 
 
 RUN = """
 import sys, time
 from pathlib import Path
-from fa3cli.export.folder import StagedFolder
-with StagedFolder(Path(sys.argv[1]), 0) as folder:
-    (folder / "half").write_text("mine")
+from fa3cli.export.folder import RunFolder
+with RunFolder(Path(sys.argv[1])) as folder:
+    folder.clear()
+    (folder.export / "half").write_text("mine")
     print("writing", flush=True)
     time.sleep(600)
 """
 
 
 def test_a_run_keeps_others_out_until_it_is_killed(tmp_path: Path) -> None:
-    left = tmp_path / "out.partial"
+    left = tmp_path / "out.journal"
     command = [sys.executable, "-c", RUN, str(tmp_path / "out")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as run:
         try:
             assert run.stdout.readline() == "writing\n"
             with pytest.raises(ConflictError, match="another run is writing it") as error:
-                StagedFolder(tmp_path / "out", 0).__enter__()
+                RunFolder(tmp_path / "out").__enter__()
             assert error.value.exit_code == 4 and str(left) in str(error.value) and error.value.hint
-            assert (left / "half").read_text() == "mine" and list(tmp_path.iterdir()) == [left]
+            assert (left / "export" / "half").read_text() == "mine" and list(tmp_path.iterdir()) == [left]
         finally:
             run.kill()
-    assert (left / "half").exists()
-    with StagedFolder(tmp_path / "out", 0) as folder:
-        assert [file.name for file in folder.iterdir()] == [LOCK]
+    with RunFolder(tmp_path / "out") as folder:
+        assert (folder.export / "half").exists()
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
 def test_a_held_lock_refuses_and_a_released_one_does_not(tmp_path: Path) -> None:
     """The lock counts, not the file: who was refused has not taken it either."""
-    left = tmp_path / "out.partial"
-    left.mkdir()
+    left = tmp_path / "out.journal"
+    (left / "export").mkdir(parents=True)
     (left / "half").write_text("mine")
     with (left / LOCK).open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         for _ in range(2):
             with pytest.raises(ConflictError, match="another run is writing it"):
-                StagedFolder(tmp_path / "out", 0).__enter__()
-        assert {file.name: file.read_text() for file in left.iterdir()} == {LOCK: "", "half": "mine"}
-    with StagedFolder(tmp_path / "out", 0):
+                RunFolder(tmp_path / "out").__enter__()
+        assert snapshot(left) == {LOCK: b"", "half": b"mine", "export": None}
+    with RunFolder(tmp_path / "out"):
         pass
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
 def test_within_the_block_the_lock_is_held(tmp_path: Path) -> None:
-    with StagedFolder(tmp_path / "out", 0) as folder:
-        (folder / "weights").write_text("w")
-        with (folder / LOCK).open() as other, pytest.raises(BlockingIOError):
+    with begun(tmp_path / "out") as folder:
+        (folder.export / "weights").write_text("w")
+        with (folder.path / LOCK).open() as other, pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with pytest.raises(ConflictError, match="another run is writing it"):
-            StagedFolder(tmp_path / "out", 0).__enter__()
-        assert {file.name for file in folder.iterdir()} == {LOCK, "weights"}
+            RunFolder(tmp_path / "out").__enter__()
+        assert [file.name for file in folder.export.iterdir()] == ["weights"]
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["weights"]
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
 def test_an_error_lets_the_next_run_in(tmp_path: Path, error: BaseException) -> None:
-    first = StagedFolder(tmp_path / "out", 0)  # kept alive, and its lock with it
+    first = RunFolder(tmp_path / "out")  # kept alive, and its lock with it
     with pytest.raises(type(error)), first:
         raise error
-    with StagedFolder(tmp_path / "out", 0) as folder:
-        (folder / "weights").write_text("w")
+    with begun(tmp_path / "out") as folder:
+        (folder.export / "weights").write_text("w")
     assert (tmp_path / "out" / "weights").read_text() == "w"
 
 
-@pytest.mark.parametrize("foreign", ["file", "folder", "empty folder", "folder in a folder"])
+@pytest.mark.parametrize("foreign", ["file", "folder", "folder in a folder"])
 def test_a_partial_folder_that_no_run_left_is_refused(tmp_path: Path, foreign: str) -> None:
-    left = tmp_path / "out.partial"
+    left = tmp_path / "out.journal"
     if foreign == "file":
         left.write_text("mine")
     else:
@@ -222,21 +321,21 @@ def test_a_partial_folder_that_no_run_left_is_refused(tmp_path: Path, foreign: s
         (left / "deep" / LOCK).mkdir(parents=True)
     before = snapshot(tmp_path)
     with pytest.raises(ConflictError, match="not left by a run") as error:
-        StagedFolder(tmp_path / "out", 0).__enter__()
+        RunFolder(tmp_path / "out").__enter__()
     assert error.value.exit_code == 4 and str(left) in str(error.value) and error.value.hint
     assert snapshot(tmp_path) == before
 
 
 def test_a_complete_export_that_could_not_be_moved_is_safe_from_the_next_run(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    with pytest.raises(ConflictError, match="came there"), StagedFolder(output, 0) as folder:
-        (folder / "weights").write_text("hours of work")
+    with pytest.raises(ConflictError, match="came there"), begun(output) as folder:
+        (folder.export / "weights").write_text("hours of work")
         output.write_text("mine")
-    assert snapshot(folder) == {"weights": b"hours of work"}
+    assert snapshot(folder.export) == {"weights": b"hours of work"}
     output.unlink()
-    with pytest.raises(ConflictError, match=r"out\.partial"):
-        StagedFolder(output, 0).__enter__()
-    assert snapshot(folder) == {"weights": b"hours of work"}
+    with pytest.raises(ConflictError, match=r"out\.journal"):
+        RunFolder(output).__enter__()
+    assert snapshot(folder.export) == {"weights": b"hours of work"}
 
 
 @pytest.mark.parametrize("linked", [False, True])
@@ -247,11 +346,11 @@ def test_a_mount_point_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "link").symlink_to(disk)
     monkeypatch.setattr(Path, "is_mount", lambda path: path == disk)
     with pytest.raises(ConflictError, match="a mount point") as error:
-        StagedFolder(tmp_path / "link" if linked else disk, 0).__enter__()
+        RunFolder(tmp_path / "link" if linked else disk).__enter__()
     assert error.value.exit_code == 4 and str(disk) in str(error.value) and "inside" in error.value.hint
     assert not list(disk.iterdir()) and {file.name for file in tmp_path.iterdir()} == {"disk", "link"}
-    with StagedFolder(disk / "out", 0) as folder:
-        (folder / "weights").write_text("w")
+    with begun(disk / "out") as folder:
+        (folder.export / "weights").write_text("w")
     assert (disk / "out" / "weights").read_text() == "w"
 
 
@@ -263,9 +362,9 @@ def test_a_link_is_followed(tmp_path: Path, there: bool) -> None:
     if there:
         (disk / "real").mkdir()
     (tmp_path / "out").symlink_to(disk / "real")
-    with StagedFolder(tmp_path / "out", 0) as folder:
-        assert folder.parent == disk
-        (folder / "weights").write_text("w")
+    with begun(tmp_path / "out") as folder:
+        assert folder.path.parent == disk
+        (folder.export / "weights").write_text("w")
     assert (tmp_path / "out" / "weights").read_text() == "w"
     assert (tmp_path / "out").is_symlink() and list(disk.iterdir()) == [disk / "real"]
 
@@ -273,7 +372,7 @@ def test_a_link_is_followed(tmp_path: Path, there: bool) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MissingCapabilityError, match="cannot be written") as error:
-        StagedFolder(tmp_path / "file" / "out", 0).__enter__()
+        RunFolder(tmp_path / "file" / "out").__enter__()
     assert "--output" in error.value.hint
 
 

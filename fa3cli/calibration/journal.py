@@ -1,0 +1,130 @@
+"""What a run has finished, on the disk: the same command goes on from there after whatever ended it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fa3cli.calibration.identity import differing
+from fa3cli.calibration.parameters import LayerParameters
+from fa3cli.calibration.ranks import ALONE, Ranks
+from fa3cli.calibration.tree_file import read_tree, tensors_of, write_tree
+from fa3cli.errors import ConflictError, UnsupportedError
+from fa3cli.export.folder import RunFolder, sync_folder
+
+__all__ = ["Journal", "open_journal"]
+
+_IDENTITY = "identity.json"
+
+
+class Journal:
+    """The finished visits of layers, one record each, and what every forward had got from the last one visited.
+
+    A record is there when all that the visit made is on the disk. Without a folder, visits are only remembered.
+    """
+
+    def __init__(self, folder: RunFolder | None = None, ranks: Ranks = ALONE) -> None:
+        self._folder, self._ranks = folder, ranks
+        self.visits: list[LayerParameters] = []
+        self._digest = ""
+        while folder is not None and (record := self._record(len(self.visits))).is_file():
+            kept = read_tree(record)
+            self._digest = kept.pop("digest")
+            self.visits.append(LayerParameters(**kept))
+
+    def commit(self, visit: LayerParameters, outputs: Mapping[str, Any], arguments: Any) -> None:
+        """Keep a visit, the layer's `outputs` by forward, and of what comes next the first call's arguments."""
+        number = len(self.visits)
+        self.visits.append(visit)
+        if self._folder is None:
+            return
+        try:
+            write_tree(self._states(number, self._ranks.rank), outputs)
+        except TypeError:  # an output that a file can't hold: such a run is never resumed
+            self._folder = None
+            return
+        self._ranks.gather(None)  # everybody's are there
+        if self._ranks.leads:
+            sync_folder(self._folder.journal)
+            kept = {field.name: getattr(visit, field.name) for field in fields(visit)}
+            write_tree(self._record(number), {**kept, "digest": _digest(arguments)})
+            sync_folder(self._folder.journal)
+            self._folder.keep = True
+        # Not those of the visit before: another rank may get here before the leading one has written the record.
+        self._states(number - 2, self._ranks.rank).unlink(missing_ok=True)
+
+    def outputs(self) -> dict[str, Any]:
+        """Return what each forward had got from the layer of the last visit, on the CPU, whichever rank's it was."""
+        kept: dict[str, Any] = {}
+        for file in self._folder.journal.glob(self._states(len(self.visits) - 1, "*").name):
+            kept |= read_tree(file)
+        return kept
+
+    def require_same(self, arguments: Any) -> None:
+        """Raise UnsupportedError where the next layer would be called with something else than it was."""
+        if _digest(arguments) != self._digest:
+            raise UnsupportedError(
+                f"the layer behind {self.visits[-1].name} is handed more than that layer's output and what the model "
+                "computes beforehand (K and V of other layers, say), which the journal doesn't hold",
+                hint=f"this model's runs cannot be resumed: remove {self._folder.path}, or pass --resume never",
+            )
+
+    def _record(self, number: int) -> Path:
+        return self._folder.journal / f"visit-{number:05d}.safetensors"
+
+    def _states(self, number: int, rank: int | str) -> Path:
+        return self._folder.journal / f"states-{number:05d}.{rank}.safetensors"
+
+
+def open_journal(folder: RunFolder, made_of: dict[str, Any], resume: str) -> None:
+    """Keep or clear what an earlier run left in `folder`, as `resume` (auto, required, never) wants it.
+
+    Raises ConflictError where that was a run of another identity, naming what differs, or where nothing is left of one
+    although it is required.
+    """
+    file = folder.journal / _IDENTITY
+    whole = folder.export.is_dir() and file.is_file() and any(folder.journal.glob("visit-*.safetensors"))
+    if whole and resume != "never":
+        folder.keep = True
+        if differs := differing(_read_identity(file), made_of):
+            raise ConflictError(
+                f"{folder.path}: left by a run that was stopped, but one made from other {', '.join(differs)}",
+                hint="run that command again to finish it; --resume never gives it up and starts over",
+            )
+        return
+    if resume == "required":
+        raise ConflictError(
+            f"{folder.path}: nothing there to resume", hint="without --resume required the run starts anew"
+        )
+    folder.clear()
+    new = file.with_suffix(".new")
+    with new.open("w", encoding="utf-8") as stream:
+        json.dump(made_of, stream, indent=2)
+        stream.flush()
+        os.fsync(stream.fileno())
+    new.rename(file)
+
+
+def _read_identity(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ConflictError(
+            f"{file}: not as fa3 wrote it ({error})", hint="--resume never gives that run up and starts over"
+        ) from error
+
+
+def _digest(arguments: Any) -> str:
+    """Hash the tensors of a call's arguments."""
+    digest = hashlib.sha256()
+    for tensor in tensors_of(arguments):
+        digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+    return digest.hexdigest()

@@ -1,0 +1,116 @@
+"""The processes of one run (torch.distributed): each takes its share of the samples and of the writing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+
+from fa3cli.errors import MissingCapabilityError, UnsupportedError, brief
+
+__all__ = ["ALONE", "Ranks", "joined_ranks", "local_rank"]
+
+Value = TypeVar("Value")
+Observer = TypeVar("Observer")
+_BACKENDS = {"npu": "hccl", "cuda": "nccl"}
+# A rank that is lost closes its connections, which the others see at once; this is for a network that went silent.
+_SILENCE = timedelta(hours=12)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among those of the run, and what they tell each other."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one finishes files and keeps the journal."""
+        return self.rank == 0
+
+    def positions(self, count: int) -> range:
+        """Return which of `count` samples are this rank's: every size-th."""
+        return range(self.rank, count, self.size)
+
+    def gather(self, value: Value) -> list[Value]:
+        """Return every rank's value, in their order; waits for all. Raises MissingCapabilityError if one is lost."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        try:
+            torch.distributed.all_gather_object(values, _on_cpu(value))
+        except RuntimeError as error:
+            raise MissingCapabilityError(
+                f"rank {self.rank}: another rank of this run was lost ({brief(error)})",
+                hint="see what the other rank said; the same command goes on at the first unfinished layer",
+            ) from error
+        return values
+
+    def first(self, value: Value) -> Value:
+        """Return the leading rank's value."""
+        return self.gather(value)[0]
+
+    def merged(self, observers: Mapping[str, Observer]) -> dict[str, Observer]:
+        """Return what all ranks' observers know together."""
+        if self.size == 1:
+            return dict(observers)
+        first, *others = self.gather(dict(observers))
+        return {name: seen.merged(*(other[name] for other in others)) for name, seen in first.items()}
+
+    def owners(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Share work out by its size: the largest first, each to the rank that has least to do."""
+        load = [0] * self.size
+        owners = {}
+        for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
+            owners[name] = load.index(min(load))
+            load[owners[name]] += size
+        return owners
+
+
+ALONE = Ranks()
+
+
+def _on_cpu(value: Any) -> Any:
+    """Return a value whose tensors another process can take."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_on_cpu(each) for each in value)
+    if is_dataclass(value):
+        return replace(value, **{each.name: _on_cpu(getattr(value, each.name)) for each in fields(value)})
+    return value
+
+
+def local_rank() -> int:
+    """Return this process's number among those on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def joined_ranks(device: torch.device) -> Iterator[Ranks]:
+    """Join the other processes that torchrun started, if it did: gloo on the CPU, with hccl or nccl for devices."""
+    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() or os.environ["WORLD_SIZE"] == "1":
+        yield ALONE
+        return
+    if not torch.distributed.is_available():
+        raise UnsupportedError("this torch has no torch.distributed, which more than one rank needs")
+    own = _BACKENDS.get(device.type)
+    backend = f"cpu:gloo,{device.type}:{own}" if own else "gloo"
+    try:
+        torch.distributed.init_process_group(backend, timeout=_SILENCE)
+    except (RuntimeError, ValueError) as error:
+        raise MissingCapabilityError(
+            f"the ranks of this run cannot reach each other ({brief(error)})"
+        ) from error
+    try:
+        yield Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    finally:
+        torch.distributed.destroy_process_group()

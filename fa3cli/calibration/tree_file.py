@@ -1,0 +1,90 @@
+"""Tensors within dicts, lists and tuples, kept in a safetensors file and read back as they were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fa3cli.errors import ConflictError
+from fa3cli.export.safetensors_writer import SafetensorsWriter
+
+__all__ = ["read_tree", "tensors_of", "write_tree"]
+
+_KEY = "tree"
+
+
+def write_tree(file: Path, tree: Any) -> None:
+    """Write a tree of mappings with text keys, lists, tuples, tensors and plain values; the file appears when it is whole.
+
+    Raises TypeError for a value of another kind.
+    """
+    tensors: dict[str, Tensor] = {}
+    described = _described(tree, tensors)
+    writer = SafetensorsWriter(file, list(tensors), metadata={_KEY: json.dumps(described)})
+    for name, tensor in tensors.items():
+        writer.add(name, tensor)
+    writer.close()
+
+
+def read_tree(file: Path) -> Any:
+    """Return what was written; its tensors share memory with the mapped file. Raises ConflictError for a broken file."""
+    try:
+        with safe_open(file, "pt") as opened:
+            return _rebuilt(json.loads(opened.metadata()[_KEY]), opened.get_tensor)
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise ConflictError(
+            f"{file}: not as fa3 wrote it ({error})", hint=f"remove {file.parent}, to start over"
+        ) from error
+
+
+def tensors_of(tree: Any) -> list[Tensor]:
+    """Return the tensors of a tree, also those that objects in it hold, in their order."""
+    found: list[Tensor] = []
+    seen: set[int] = set()
+
+    def visit(value: Any) -> None:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, Mapping):
+                value = list(value.values())
+            elif not isinstance(value, (list, tuple)):
+                value = list(getattr(value, "__dict__", {}).values())
+            for each in value:
+                visit(each)
+
+    visit(tree)
+    return found
+
+
+def _described(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return a value as json and put its tensors into `tensors`."""
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"dict": {str(key): _described(each, tensors) for key, each in value.items()}}
+    if type(value) in (list, tuple):
+        return {type(value).__name__: [_described(each, tensors) for each in value]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"value": value}
+    raise TypeError(f"{type(value).__name__} can't be kept in a file")
+
+
+def _rebuilt(described: Any, tensor: Callable[[str], Tensor]) -> Any:
+    [(kind, value)] = described.items()
+    if kind == "tensor":
+        return tensor(value)
+    if kind == "dict":
+        return {key: _rebuilt(each, tensor) for key, each in value.items()}
+    if kind in ("list", "tuple"):
+        values = [_rebuilt(each, tensor) for each in value]
+        return values if kind == "list" else tuple(values)
+    return value

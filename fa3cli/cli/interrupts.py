@@ -1,0 +1,32 @@
+"""The first Ctrl-C lets a run end the layer it is at; a second one ends it at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["first_interrupt"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def first_interrupt(tell: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether Ctrl-C came, or SIGTERM; `tell` is told once. The next one interrupts."""
+    came = False
+
+    def note_first(_: int, __: FrameType | None) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+        tell("stopping behind this layer, to go on from there another time; Ctrl-C again stops at once")
+
+    before = {number: signal.signal(number, note_first) for number in _SIGNALS}
+    try:
+        yield lambda: came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
