@@ -109,9 +109,9 @@ def _logits(
             for model, side in zip(models, forwards):
                 with model.loaded(model.of_layer[layer]):
                     for sample in range(len(samples)):
-                        ticks.sample_begins()
+                        ticks.sample_begins(inputs[sample]["input_ids"].numel())
                         side.advance(sample, index)
-            ticks.layer_ends()
+            ticks.layer_ends(sum(model.nbytes(*model.of_layer[layer]) for model in models))
         for model in models:
             stack.enter_context(model.loaded(model.outside))
         for sample, tokens in enumerate(inputs):

@@ -80,14 +80,15 @@ def calibrate(
     """
     todo, journal = passes(job), journal or Journal()
     parts, known = [*job.model.layers, *job.quantized_head], _Known(dict(job.smoothing))
-    ticks = Ticks(len(parts) * len(todo), len(parts) * sum(each.forwards for each in todo), report)
+    forwards = sum(len(_shares(streams, ranks)) for streams in todo)
+    ticks = Ticks(len(parts) * len(todo), len(parts) * forwards, report, ranks=ranks.size)
     earlier, calibrated = list(journal.visits), []
     for number, streams in enumerate(todo):
         done, earlier = earlier[: len(parts)], earlier[len(parts) :]
         this = _Pass(job, streams, known, ticks, ranks)
         for layer in done:
             known.learn(layer)
-            ticks.skip_layer(streams.forwards)
+            ticks.skip_layer(len(_shares(streams, ranks)))
             if streams.calibration:
                 write(layer)
                 calibrated.append(layer)
@@ -154,11 +155,7 @@ class _Pass:
         self._job, self._streams, self._known, self._ticks, self._ranks = job, streams, known, ticks, ranks
         self._structures: set[tuple[tuple[str, type], ...]] = set()  # of layers, whose smoothing was checked
         self._freed = FreedMemory(job.model.layer_bytes)
-        self._samples = [
-            (stream, position)
-            for stream in ("smoothing", "features", "calibration")
-            for position in ranks.positions(getattr(streams, stream))
-        ]
+        self._samples = _shares(streams, ranks)
 
     def visits(self, parts: Sequence[str], journal: Journal, done: int) -> Iterator[LayerParameters]:
         """Yield what each layer's visit finds out, but for the first `done`; within the yield its weights are loaded."""
@@ -179,7 +176,7 @@ class _Pass:
             for self._index, part in enumerate(parts[done:], start=done):
                 with model.loaded(model.needed(part)):
                     yield self._visit(part)
-                self._ticks.layer_ends()
+                self._ticks.layer_ends(model.nbytes(*model.needed(part)))
 
     def boundary(self) -> tuple[dict[str, Any], Any]:
         """Return what each forward got from the layer at hand, and the arguments of the first one's next call."""
@@ -240,12 +237,22 @@ class _Pass:
         for forward, (of, position) in enumerate(self._samples):
             if of != stream:
                 continue
-            self._ticks.sample_begins()
-            see(None if self._job.settings.reference else self._job.samples[position].mask)
+            sample = self._job.samples[position]
+            self._ticks.sample_begins(sample.tokens)
+            see(None if self._job.settings.reference else sample.mask)
             self._forwards.advance(forward, self._index)
             if self._index == self._last:
                 self._forwards.stop(forward)
             self._freed.release_if_grown()
+
+
+def _shares(streams: Streams, ranks: Ranks) -> list[tuple[str, int]]:
+    """Return this rank's forwards: the stream of each, and its sample's position."""
+    return [
+        (stream, position)
+        for stream in ("smoothing", "features", "calibration")
+        for position in ranks.positions(getattr(streams, stream))
+    ]
 
 
 def _key(sample: tuple[str, int]) -> str:

@@ -47,7 +47,7 @@ class Ranks:
             torch.distributed.all_gather_object(values, _on_cpu(value))
         except RuntimeError as error:
             raise MissingCapabilityError(
-                f"rank {self.rank}: another rank of this run was lost ({brief(error)})",
+                f"another rank of this run was lost ({brief(error)})",
                 hint="see what the other rank said; the same command goes on at the first unfinished layer",
             ) from error
         return values

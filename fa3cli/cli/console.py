@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from fa3cli.errors import Fa3Error
 
-__all__ = ["note", "print_error", "print_json", "warn"]
+__all__ = ["note", "print_error", "print_event", "print_json", "warn"]
 
 
 def note(message: str) -> None:
@@ -25,7 +26,8 @@ def warn(message: str) -> None:
 
 def print_error(error: Fa3Error) -> None:
     """Print what went wrong and, if the error knows it, what to do next."""
-    note(f"error: {error}")
+    rank = os.environ.get("RANK", "0")
+    note(f"error: {error}" if rank == "0" else f"rank {rank}: error: {error}")
     if error.hint:
         note(f"hint: {error.hint}")
 
@@ -34,6 +36,12 @@ def print_json(result: Any) -> None:
     """Print a result dataclass (or plain data) as json on stdout."""
     data = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
     print(json.dumps(data, indent=2, ensure_ascii=False, default=_plain))
+
+
+def print_event(event: str, result: Any) -> None:
+    """Print a dataclass as json on one line of stdout, and which event it tells of."""
+    data = {"event": event, **dataclasses.asdict(result)}
+    print(json.dumps(data, ensure_ascii=False, default=_plain), flush=True)
 
 
 def _plain(value: Any) -> Any:

@@ -1,66 +1,76 @@
-"""Progress of a run on stderr: a bar with time left and memory on a terminal, a line a layer elsewhere."""
+"""Progress of a run: a bar on a terminal, a line a layer elsewhere, or json objects on stdout."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from fa3cli.cli.console import print_event
+
 if TYPE_CHECKING:
     from fa3cli.calibration.progress import Progress
 
-__all__ = ["show_progress"]
+__all__ = ["duration", "show_progress"]
 
 
-@contextmanager
-def show_progress(task: str) -> Iterator[Callable[[Progress], None]]:
-    """Yield the function a run reports to."""
+def show_progress(
+    task: str, *, as_json: bool = False, quiet: bool = False
+) -> AbstractContextManager[Callable[[Progress], None]]:
+    """Return a context that gives the function a run reports to; `quiet` for all ranks but the leading one."""
+    from fa3cli.calibration.progress import now_and_then
+
+    if quiet:
+        return nullcontext(lambda _: None)
+    if as_json:
+        return nullcontext(now_and_then(partial(print_event, "progress")))
     console = Console(stderr=True)
-    with _bar(console, task) if console.is_terminal else nullcontext(_lines(console, task)) as report:
-        yield report
+    if console.is_terminal:
+        return _bar(console, task)
+
+    def tell(at: Progress) -> None:
+        console.print(f"{task}: {_line(at)}", highlight=False, soft_wrap=True)
+
+    return nullcontext(now_and_then(tell))
 
 
 @contextmanager
 def _bar(console: Console, task: str) -> Iterator[Callable[[Progress], None]]:
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    columns = (
-        TextColumn(f"{task}: layer {{task.fields[layer]}}/{{task.fields[layers]}}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("memory {task.fields[memory]}"),
-    )
+    columns = (TextColumn(f"{task}:"), BarColumn(bar_width=20), TextColumn("{task.fields[line]}"))
     with Bar(*columns, console=console) as bar:
-        shown = bar.add_task(task, total=None, layer=0, layers="?", memory=_memory())
+        shown = bar.add_task(task, total=None, line="")
 
         def report(at: Progress) -> None:
-            counts = {"completed": at.sample, "total": at.samples, "layer": at.layer, "layers": at.layers}
-            bar.update(shown, **counts, memory=_memory())
+            bar.update(shown, completed=at.sample, total=at.samples, line=_line(at))
 
         yield report
 
 
-def _lines(console: Console, task: str) -> Callable[[Progress], None]:
-    from fa3cli.calibration.progress import each_layer
-
-    def tell(at: Progress, passed: float, left: float) -> None:
-        console.print(
-            f"{task}: layer {at.layer}/{at.layers} done, {passed:.0f} s passed, about {left:.0f} s left, "
-            f"memory {_memory()}",
-            highlight=False,
-            soft_wrap=True,
-        )
-
-    return each_layer(tell)
+def _line(at: Progress) -> str:
+    left = "" if at.seconds_left is None else f", about {duration(at.seconds_left)} left"
+    return (
+        f"layer {at.layer}/{at.layers} done, {duration(at.seconds)} passed{left}, "
+        f"{at.tokens_per_second:,.0f} tokens/s, read {_rate(at.read_per_second)}, "
+        f"written {_rate(at.written_per_second)}, "
+        f"memory {at.memory / 1e9:.2f} GB, at most {at.peak_memory / 1e9:.2f} GB"
+    )
 
 
-def _memory() -> str:
-    import psutil
+def duration(seconds: float) -> str:
+    """Return a time as people say it: 42 s, 3 min 5 s, 2 h 7 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
-    return f"{psutil.Process().memory_info().rss / 1e9:.2f} GB"
+
+def _rate(nbytes: float) -> str:
+    return f"{nbytes / 1e6:,.0f} MB/s"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fa3cli.cli.console import note, print_json, warn
+from fa3cli.cli.console import note, print_event, print_json, warn
+from fa3cli.cli.launch import launch, launched_rank
 
 __all__ = ["quantize"]
 
@@ -66,15 +68,21 @@ def quantize(
     resume: Annotated[
         str, typer.Option(help="Go on where a stopped run was: auto, required or never.")
     ] = "auto",
+    nproc: Annotated[int, typer.Option(min=1, metavar="N", help="Run as N processes, as torchrun does.")] = 1,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what would be done and needed, then stop.")
     ] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that lies in the weights folder.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as json.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print progress and result as json, one object a line.")
+    ] = False,
 ) -> None:
     """Calibrate a patched model layer by layer and export W8A8 weights and int8 q, k, v scales."""
+    rank = launched_rank()
+    if nproc > 1 and rank is None and not plan:
+        raise typer.Exit(launch(nproc, [sys.executable, "-m", "fa3cli", *sys.argv[1:]]))
     from fa3cli import api
     from fa3cli.cli.interrupts import first_interrupt
     from fa3cli.cli.progress import show_progress
@@ -107,6 +115,10 @@ def quantize(
         fa_score=fa_score,
         target=target,
     )
+    if rank:  # the leading one says everything
+        with first_interrupt(lambda _: None) as stop:
+            api.run(job, resume=resume, stop=stop)
+        return
     planned = api.plan(job)
     for warning in planned.warnings:
         warn(warning)
@@ -116,7 +128,7 @@ def quantize(
         return
     note(f"settings: {settings_text(planned)}")
     try:
-        with show_progress("quantize") as progress, first_interrupt(note) as stop:
+        with show_progress("quantize", as_json=json) as progress, first_interrupt(note) as stop:
             result = api.run(job, progress, resume=resume, stop=stop)
     except KeyboardInterrupt:
         if left := api.left_by(job):
@@ -127,6 +139,6 @@ def quantize(
     for warning in result.warnings:
         warn(warning)
     if json:
-        print_json(result)
+        print_event("result", result)
     elif not result.already_there:
         print_result(result)

@@ -12,7 +12,7 @@ from fa3cli.calibration.job import make_job, where_to_save
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.passes import calibrate
 from fa3cli.calibration.plan import plan
-from fa3cli.calibration.progress import Progress, each_layer
+from fa3cli.calibration.progress import Progress, now_and_then
 from fa3cli.calibration.result import Result
 from fa3cli.calibration.run import export_layers
 from fa3cli.errors import ConflictError, UnsupportedError, UsageError
@@ -75,10 +75,12 @@ class Calibrator:
             )
         self._require_unchanged()
 
-        def tell(at: Progress, _: float, left: float) -> None:
-            logger.info("calibrated %d/%d layers, about %.0f s left", at.layer, at.layers, left)
+        def tell(at: Progress) -> None:
+            logger.info(
+                "calibrated %d/%d layers, about %.0f s left", at.layer, at.layers, at.seconds_left or 0
+            )
 
-        self._layers = calibrate(self._job, each_layer(tell))
+        self._layers = calibrate(self._job, now_and_then(tell))
 
     def save(
         self,

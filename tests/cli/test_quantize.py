@@ -65,10 +65,14 @@ def test_the_default_way(qwen2_tiny: Path, fa3: Fa3) -> None:
     assert fa3("verify", output)[0] == 0
 
 
-def test_json_is_all_there_is_on_stdout(llama: Path, calib: list[str], fa3: Fa3) -> None:
+def test_json_is_an_object_a_line(llama: Path, calib: list[str], fa3: Fa3) -> None:
     code, out, _ = fa3("quantize", llama, *calib, "--fa-amp", 1, "--json")
-    result = json.loads(out)
+    *events, result = map(json.loads, out.splitlines())
     assert code == 0
+    assert [(event["event"], event["layer"], event["layers"]) for event in events] == [
+        ("progress", layer, 3) for layer in (1, 2, 3)
+    ]
+    assert result["event"] == "result"
     assert result["samples"] == 3 and result["tokens"] == 31
     assert [layer["fa"] for layer in result["layers"]].count(False) == 1
     assert result["output"] == f"{llama}-w8a8-fa3"
@@ -92,7 +96,7 @@ def test_every_option_reaches_the_run(llama: Path, calib: list[str], fa3: Fa3, t
         "--part-file-size", 1.5, "--device", "cpu", "--dtype", "bfloat16", "--attn-implementation", "eager", "--json",
     )  # fmt: skip
     assert code == 0, err
-    result = json.loads(out)
+    result = json.loads(out.splitlines()[-1])
     identity = json.loads((tmp_path / "a" / "b" / "fa3_report.json").read_text())["identity"]
     assert result["tokens"] == 16 and [layer["quantized"] for layer in result["layers"]] == [0, 7, 7]
     assert [layer["fa"] for layer in result["layers"]] == [False, False, False]
