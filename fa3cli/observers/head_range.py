@@ -34,8 +34,8 @@ class HeadRange:
             return other if self.tokens == 0 else self
         return HeadRange(
             self.tokens + other.tokens,
-            torch.minimum(self.low, other.low),
-            torch.maximum(self.high, other.high),
+            torch.minimum(self.low, other.low.to(self.low.device)),
+            torch.maximum(self.high, other.high.to(self.high.device)),
         )
 
     def bounds(self) -> tuple[Tensor, Tensor]:
