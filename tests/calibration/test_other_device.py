@@ -13,7 +13,7 @@ from fa3cli import api
 from fa3cli.calibration.result import REPORT_FILE
 
 from ..device_backend.build import reason_to_skip
-from ..device_backend.process import Call, call_on_device
+from ..device_backend.process import Call, call_apart
 from ..guide import differing, quantized, tensors
 from .models import snapshot, token_ids, write_lines, write_model
 
@@ -88,7 +88,7 @@ def outcomes(place: Path) -> dict[str, str | None]:
             "runs.compare", {"made": export, "folder": llama, "text": text, "expected": expected}
         ),
     }
-    return dict(zip(calls, call_on_device(list(calls.values()), place)))
+    return dict(zip(calls, call_apart(list(calls.values()), place)))
 
 
 def made(output: Path) -> dict[str, bytes]:

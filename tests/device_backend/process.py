@@ -1,4 +1,4 @@
-"""Calls functions in a process where the test device is registered: it stays for good, and other tests run without."""
+"""Calls functions in a process of their own: a device type, once registered, stays, and other tests run without."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .build import library
-
-__all__ = ["Call", "call_on_device"]
+__all__ = ["Call", "call_apart"]
 
 _ROOT = Path(__file__).parents[2]
 
@@ -29,9 +27,8 @@ class Call:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-def call_on_device(calls: Sequence[Call], folder: Path) -> list[str | None]:
+def call_apart(calls: Sequence[Call], folder: Path) -> list[str | None]:
     """Call functions in one process, one after the other; return of each None, or the traceback of what it raised."""
-    library()
     todo, done = folder / "calls.json", folder / "outcomes.json"
     todo.write_text(json.dumps([(call.function, call.arguments) for call in calls]))
     process = subprocess.run(
@@ -58,8 +55,6 @@ def _outcome(function: str, arguments: dict[str, Any]) -> str | None:
 
 if __name__ == "__main__":
     import torch
-
-    from . import testdev  # noqa: F401
 
     torch.set_num_threads(1)
     done = [_outcome(*call) for call in json.loads(Path(sys.argv[1]).read_text())]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from .build import reason_to_skip
-from .process import Call, call_on_device
+from .process import Call, call_apart
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
 
@@ -21,7 +21,7 @@ CHECKS = [
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
     calls = [Call(f"checks.{name}") for name in CHECKS]
-    return dict(zip(CHECKS, call_on_device(calls, tmp_path_factory.mktemp("checks"))))
+    return dict(zip(CHECKS, call_apart(calls, tmp_path_factory.mktemp("checks"))))
 
 
 @pytest.mark.parametrize("name", CHECKS)
