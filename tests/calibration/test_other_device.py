@@ -84,6 +84,7 @@ def outcomes(place: Path) -> dict[str, str | None]:
             f"short-{number}": run("run_out_of_memory", "llama", f"short-{number}", options)
             for number, options in enumerate(SHORT_OF_MEMORY)
         },
+        "observe": Call("runs.observe_samples_of_two_devices"),
         "compare": Call(
             "runs.compare", {"made": export, "folder": llama, "text": text, "expected": expected}
         ),
@@ -118,8 +119,9 @@ def test_a_scripts_model_on_the_device(
     assert differing(tensors(place / name), quantized(folder, anti_method=method)) == []
 
 
-def test_comparison_is_the_cpus(outcomes: dict[str, str | None]) -> None:
-    assert outcomes["compare"] is None, outcomes["compare"]
+@pytest.mark.parametrize("name", ["compare", "observe"])
+def test_on_the_device(name: str, outcomes: dict[str, str | None]) -> None:
+    assert outcomes[name] is None, outcomes[name]
 
 
 @pytest.mark.parametrize("number", range(len(SHORT_OF_MEMORY)))

@@ -48,6 +48,13 @@ def refuses_tensors_of_the_cpu() -> None:
         values.numpy()
 
 
+def has_no_float64() -> None:
+    values = torch.ones(3, device=DEVICE)
+    assert (values * 0.5).dtype == torch.float32
+    with pytest.raises(TypeError, match="float64"):
+        values.double()
+
+
 def takes_numbers() -> None:
     values = torch.arange(4, device=DEVICE)
     assert (2 * values + 1).tolist() == [1, 3, 5, 7]
@@ -59,7 +66,7 @@ def takes_numbers() -> None:
 def copies_between_devices() -> None:
     values = torch.randn(4, 6)[:, ::2].t()
     assert torch.equal(values.to(DEVICE).cpu(), values)
-    assert torch.equal(values.to(DEVICE, torch.float64).cpu(), values.double())
+    assert torch.equal(values.to(DEVICE, torch.float16).cpu(), values.half())
     there = torch.empty(3, 4, dtype=torch.int8, device=DEVICE)
     there.copy_(values * 10)
     assert torch.equal(there.cpu(), (values * 10).to(torch.int8))

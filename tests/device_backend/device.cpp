@@ -1,5 +1,6 @@
 // A second device type for tests. Its memory is the host's, counted and limited; its operators are the CPU's, called on
-// the same memory under another name. A call that mixes it with the CPU raises, as it would on an accelerator.
+// the same memory under another name. A call that mixes it with the CPU raises, as it would on an accelerator, and there
+// is no float64, as on some.
 
 #include <cstdlib>
 #include <unordered_map>
@@ -239,18 +240,24 @@ void on_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   }
 }
 
+at::ScalarType supported(std::optional<at::ScalarType> dtype) {
+  const auto type = c10::dtype_or_default(dtype);
+  TORCH_CHECK_TYPE(type != at::kDouble, "the test device has no float64");
+  return type;
+}
+
 at::Tensor empty(
     at::IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>, std::optional<at::Device>,
     std::optional<bool>, std::optional<at::MemoryFormat> format) {
   return at::detail::empty_generic(
-      size, &memory(), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::dtype_or_default(dtype), format);
+      size, &memory(), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), supported(dtype), format);
 }
 
 at::Tensor empty_strided(
     at::IntArrayRef size, at::IntArrayRef stride, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
     std::optional<at::Device>, std::optional<bool>) {
   return at::detail::empty_strided_generic(
-      size, stride, &memory(), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::dtype_or_default(dtype));
+      size, stride, &memory(), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), supported(dtype));
 }
 
 at::Tensor on_either(HostView& view, const at::Tensor& tensor) {

@@ -13,11 +13,17 @@ import torch
 
 from fa3cli import AntiOutlier, AntiOutlierConfig, Calibrator, QuantConfig, api
 from fa3cli.calibration import opening
+from fa3cli.observers.channel_statistics import ChannelStatistics
+from fa3cli.observers.input_range import InputRange
+from fa3cli.observers.mergeable_histogram import MergeableHistogram
+from fa3cli.observers.range_param import RangeParam
+from fa3cli.observers.reference_histogram import HistogramRange
+from fa3cli.observers.reference_range import ReferenceRange
 
 from ..guide import export, load, script_data
 from .testdev import DEVICE, set_limit
 
-__all__ = ["compare", "export_from_memory", "quantize", "run_out_of_memory"]
+__all__ = ["compare", "export_from_memory", "observe_samples_of_two_devices", "quantize", "run_out_of_memory"]
 
 
 def quantize(folder: str, output: str, calib: str, options: dict[str, Any]) -> None:
@@ -59,6 +65,36 @@ def run_out_of_memory(folder: str, output: str, calib: str, options: dict[str, A
             set_limit(0)
         assert torch.testdev.memory_allocated() == 0
         assert not Path(output).exists()
+
+
+def observe_samples_of_two_devices() -> None:
+    """Give an observer samples of the device and of the CPU in turn: it knows what it would of the CPU's alone."""
+    generator = torch.Generator().manual_seed(0)
+    samples = [torch.randn(5, 8, generator=generator) for _ in range(4)]
+    for observer in (
+        InputRange(),
+        ReferenceRange(),
+        MergeableHistogram(),
+        HistogramRange(),
+        RangeParam(),
+        ChannelStatistics(keep=2),
+    ):
+        for begin in (0, 1):
+            mixed = alone = observer
+            for index, sample in enumerate(samples, start=begin):
+                mixed, alone = (
+                    mixed.updated(sample.to(DEVICE) if index % 2 else sample),
+                    alone.updated(sample),
+                )
+            assert [each.tolist() for each in _known(mixed)] == [each.tolist() for each in _known(alone)]
+
+
+def _known(observer: Any) -> list[torch.Tensor]:
+    """Return what an observer ends in."""
+    if isinstance(observer, ChannelStatistics):
+        assert len({each.device for each in (observer.low, *observer.samples)}) == 1
+        return [observer.low, observer.high, *observer.samples]
+    return [torch.tensor(observer.value())] if isinstance(observer, RangeParam) else list(observer.bounds())
 
 
 @contextmanager
