@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fa3cli import __version__
 from fa3cli.calibration.dataset import Sample
+from fa3cli.calibration.devices import device_kind
 from fa3cli.calibration.job import Job
 from fa3cli.export.folder import companions
 
@@ -41,7 +42,7 @@ def identity(job: Job) -> dict[str, Any]:
         "save_types": list(job.save_types),
         "part_bytes": job.part_bytes,
         # The same sums come out in another order of other kernels, or of another number of threads.
-        "device": _device_kind(job.model.device),
+        "device": device_kind(job.model.device),
         "cpu": f"{_cpu_model()}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "versions": {
@@ -67,12 +68,6 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _is_hash(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
-def _device_kind(device: torch.device) -> str:
-    if device.type == "cpu":
-        return "cpu"
-    return f"{device.type}, {getattr(torch, device.type).get_device_name(device)}"
 
 
 def _cpu_model() -> str:

@@ -46,18 +46,19 @@ class LayerObservation:
         self._calls: dict[str, RecordedCall] = {}
 
     def __enter__(self) -> LayerObservation:
-        self._undo = ExitStack()
-        if self._settings.reference:
-            self._undo.callback(self._restore, {name: each.weight for name, each in self._linears.items()})
-            for linear in self._linears.values():
-                weight = fake_quantize_weight(linear.weight.detach(), mm_tensor=self._settings.mm_tensor)
-                linear.weight = nn.Parameter(weight, requires_grad=False)
-        self._undo.enter_context(self.inputs)
-        for name, module in self._attentions.items():
-            module.fa_quantizer.transform = self._states_hook(name)
-            self._undo.callback(setattr, module.fa_quantizer, "transform", None)
-            if self._settings.fa_amp and self._settings.fa_score == "error":
-                self._calls[name] = self._undo.enter_context(RecordedCall(module))
+        with ExitStack() as undo:  # what raises half-way, as memory that runs out does, is undone as well
+            if self._settings.reference:
+                undo.callback(self._restore, {name: each.weight for name, each in self._linears.items()})
+                for linear in self._linears.values():
+                    weight = fake_quantize_weight(linear.weight.detach(), mm_tensor=self._settings.mm_tensor)
+                    linear.weight = nn.Parameter(weight, requires_grad=False)
+            undo.enter_context(self.inputs)
+            for name, module in self._attentions.items():
+                module.fa_quantizer.transform = self._states_hook(name)
+                undo.callback(setattr, module.fa_quantizer, "transform", None)
+                if self._settings.fa_amp and self._settings.fa_score == "error":
+                    self._calls[name] = undo.enter_context(RecordedCall(module))
+            self._undo = undo.pop_all()
         return self
 
     def __exit__(

@@ -72,4 +72,5 @@ class LinearInputs(Generic[AnyObserver]):
         return before.updated(real) if real.numel() else before
 
     def _quantized(self, values: Tensor) -> Tensor:
-        return fake_quantize(values, *input_parameters(*self._after.bounds(), values.dtype))
+        low, high = (bound.to(values.device) for bound in self._after.bounds())
+        return fake_quantize(values, *input_parameters(low, high, values.dtype))

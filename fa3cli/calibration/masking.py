@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 __all__ = ["real_rows", "real_states"]
@@ -14,11 +15,16 @@ def real_rows(values: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None or values.shape[:-1].numel() != mask.numel():
         return values
-    return values.flatten(0, -2)[mask.flatten()]
+    return values.flatten(0, -2)[_kept(mask.flatten(), values.device)]
 
 
 def real_states(states: Tensor, mask: Tensor | None) -> Tensor:
     """Return the states of the tokens that `mask [B, S]` keeps: `[B, H, S, D] -> [1, H, N, D]`; all without a mask."""
     if mask is None or (states.shape[0], states.shape[2]) != mask.shape:
         return states
-    return states.transpose(1, 2)[mask].transpose(0, 1).unsqueeze(0)
+    return states.transpose(1, 2)[_kept(mask, states.device)].transpose(0, 1).unsqueeze(0)
+
+
+def _kept(mask: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    """Return the places that a mask keeps, an index a dimension: counted where the mask is, so no device is waited for."""
+    return tuple(index.to(device) for index in mask.nonzero(as_tuple=True))

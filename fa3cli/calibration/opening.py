@@ -9,11 +9,12 @@ import torch
 
 from fa3cli import patching
 from fa3cli.calibration.checkpoint import Checkpoint
+from fa3cli.calibration.devices import computes_bfloat16, device_of
 from fa3cli.calibration.loaded_code import check_loaded_code
 from fa3cli.calibration.streamed_model import StreamedModel, build_skeleton, read_config
-from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError
+from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
 
-__all__ = ["device_of", "open_model"]
+__all__ = ["open_model"]
 
 _ATTENTION = ("auto", "eager", "sdpa")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -37,10 +38,11 @@ def open_model(
     run_folder_code = _may_run_folder_code(folder, status, fa=fa, trusted=trust_remote_code)
     checkpoint = Checkpoint(folder)
     config = read_config(folder, run_folder_code=run_folder_code)
-    model_dtype = _model_dtype(folder, config, dtype)
+    place = device_of(device)
+    model_dtype = _model_dtype(folder, config, dtype, place)
     implementation = None if attn_implementation == "auto" else attn_implementation
     skeleton = build_skeleton(config, model_dtype, implementation, run_folder_code=run_folder_code)
-    model = StreamedModel(skeleton, checkpoint, model_dtype, device_of(device))
+    model = StreamedModel(skeleton, checkpoint, model_dtype, place)
     if fa and not model.attentions():
         raise UnsupportedError(
             f"{folder}: the patched modeling file is there, but the model that was built does not use it",
@@ -78,23 +80,17 @@ def _may_run_folder_code(folder: Path, status: patching.PatchStatus, *, fa: bool
     )
 
 
-def _model_dtype(folder: Path, config: Any, dtype: str) -> torch.dtype:
+def _model_dtype(folder: Path, config: Any, dtype: str, device: torch.device) -> torch.dtype:
+    """Return the dtype to compute and export in; by itself never one that the device lacks."""
     if dtype not in ("auto", *_DTYPES):
         raise UnsupportedError(f"--dtype {dtype}: expected auto, {', '.join(_DTYPES)}")
     if dtype == "auto":
         found = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
         dtype = str(found or "float32").removeprefix("torch.")
+        if dtype == "bfloat16" and not computes_bfloat16(device):
+            dtype = "float16"
     if dtype not in _DTYPES:
         raise InvalidInputError(
             f"{folder / 'config.json'}: dtype {dtype}; expected one of {', '.join(_DTYPES)}"
         )
     return _DTYPES[dtype]
-
-
-def device_of(device: str) -> torch.device:
-    """Return the device of that name; raises MissingCapabilityError where this version or machine lacks it."""
-    if device not in ("auto", "cpu"):
-        raise MissingCapabilityError(
-            f"--device {device}: this version of fa3 runs on the CPU only", hint="leave --device away"
-        )
-    return torch.device("cpu")

@@ -13,7 +13,7 @@ import torch
 
 from fa3cli.errors import MissingCapabilityError, UnsupportedError, brief
 
-__all__ = ["ALONE", "Ranks", "joined_ranks", "local_rank"]
+__all__ = ["ALONE", "Ranks", "joined_ranks"]
 
 Value = TypeVar("Value")
 Observer = TypeVar("Observer")
@@ -87,11 +87,6 @@ def _on_cpu(value: Any) -> Any:
     if is_dataclass(value):
         return replace(value, **{each.name: _on_cpu(getattr(value, each.name)) for each in fields(value)})
     return value
-
-
-def local_rank() -> int:
-    """Return this process's number among those on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 @contextmanager

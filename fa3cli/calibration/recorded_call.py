@@ -37,7 +37,7 @@ class RecordedCall:
 
     @property
     def output(self) -> Tensor:
-        """What the module returned, of several outputs the first, in float64."""
+        """What the module returned, of several outputs the first, in float64 on the CPU: not every device has it."""
         return _first(self._call[2])
 
     @torch.no_grad()
@@ -52,4 +52,4 @@ class RecordedCall:
 
 
 def _first(output: Any) -> Tensor:
-    return (output[0] if isinstance(output, tuple) else output).double()
+    return (output[0] if isinstance(output, tuple) else output).cpu().double()

@@ -56,7 +56,8 @@ def find_smoothing(
 def smooth(model: LayeredModel, layer: str, anti_method: str, scales: Mapping[str, Tensor]) -> None:
     """Multiply the input channels of each group by its scale and divide their source by it; the layer must be loaded."""
     for group in _groups(model, layer, METHODS[anti_method].groups) if scales else ():
-        scale, source = scales[group.source], model.model.get_submodule(group.source)
+        source = model.model.get_submodule(group.source)
+        scale = scales[group.source].to(source.weight.device)
         for name in group.linears:
             _replace(model.model.get_submodule(name), weight=model.tensor(f"{name}.weight") * scale)
         if isinstance(source, nn.Linear):

@@ -32,6 +32,7 @@ class StreamedModel(LayeredModel):
         self, model: nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device
     ) -> None:
         super().__init__(model, dtype, device)
+        _move_buffers(model, device)
         self.checkpoint = checkpoint
         self._dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         self._check_names()
@@ -115,6 +116,14 @@ class StreamedModel(LayeredModel):
                     f"computes with {str(expected[name].dtype).removeprefix('torch.')}",
                     hint="fa3 quantizes float checkpoints; one that is quantized already is none",
                 )
+
+
+def _move_buffers(model: nn.Module, device: torch.device) -> None:
+    """Move what a model computes for itself to the device: not all models' forwards do so with what they use."""
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and not buffer.is_meta:
+                module._buffers[name] = buffer.to(device)
 
 
 def read_config(folder: Path, *, run_folder_code: bool) -> Any:

@@ -62,7 +62,7 @@ def quantize(
     save_type: Annotated[list[SaveType] | None, typer.Option(help="File formats [safe_tensor].")] = None,
     target: Annotated[str | None, typer.Option(help="Engine layout: modelslim.")] = None,
     part_file_size: Annotated[float | None, typer.Option(metavar="GB", min=0.001, help="Shard size.")] = None,
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, npu[:N] or cuda[:N].")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     attn_implementation: Annotated[str, typer.Option(help="auto, eager or sdpa.")] = "auto",
     resume: Annotated[

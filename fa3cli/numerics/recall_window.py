@@ -10,7 +10,7 @@ __all__ = ["recall_window"]
 
 
 def recall_window(states: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
-    """Return the bounds of each head's recall window: `[B, H, S, D] -> [H], [H]`, float32.
+    """Return the bounds of each head's recall window: `[B, H, S, D] -> [H], [H]`, float32, on the CPU.
 
     Of all windows of `int(ratio * n)` consecutive values in sorted order, n values a head, it is the
     narrowest by float64 width, the lowest one on a tie. Of a head with a value that is not finite, one of
@@ -19,8 +19,8 @@ def recall_window(states: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     heads, count = states.shape[1], states.numel() // states.shape[1]
     left_out = count - max(int(ratio * count), 1)
     # The i-th window starts at the i-th smallest value; only left_out + 1 values at each end can be bounds.
-    starts = _extremes(states, left_out + 1, largest=False)
-    ends = _extremes(states, left_out + 1, largest=True).flip(1)
+    starts = _extremes(states, left_out + 1, largest=False).cpu()  # where there is float64 for certain
+    ends = _extremes(states, left_out + 1, largest=True).cpu().flip(1)
     widths = ends.double() - starts.double()
     # argmin takes a NaN before any number, and so the window a NaN or an infinity is a bound of.
     narrowest = widths.masked_fill(widths.isinf(), math.nan).argmin(dim=1, keepdim=True)

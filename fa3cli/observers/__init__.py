@@ -2,7 +2,8 @@
 
 An observer is a value: `updated(values)` returns what is known after one more sample, so that linears which share an
 input share its statistics. `tokens` counts what was seen. Those of improved numerics also have `merged(*others)`, and
-give the same bits in whatever order and shares the samples come.
+give the same bits in whatever order and shares the samples come. What is known stays on the device of the first sample;
+later ones may come from another, as those of a layer that had to run elsewhere do.
 """
 
 from __future__ import annotations

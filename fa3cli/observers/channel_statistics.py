@@ -24,6 +24,7 @@ class ChannelStatistics:
     def updated(self, values: Tensor) -> ChannelStatistics:
         """Return what is known after another sample, `[..., in]`."""
         rows = values.flatten(0, -2)
+        rows = rows.to(self.low.device) if self.tokens else rows
         low, high = rows.amin(dim=0), rows.amax(dim=0)
         if self.tokens:
             low, high = torch.minimum(low, self.low), torch.maximum(high, self.high)

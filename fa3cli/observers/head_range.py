@@ -17,7 +17,7 @@ _RECALL = {"q": 0.9999, "k": 0.9999, "v": 1.0}
 
 @dataclass(frozen=True)
 class HeadRange:
-    """Recall windows of one role's states, united over the samples: `low [H]`, `high [H]`, float32."""
+    """Recall windows of one role's states, united over the samples: `low [H]`, `high [H]`, float32, on the CPU."""
 
     tokens: int = 0
     low: Tensor | None = None
@@ -41,4 +41,4 @@ class HeadRange:
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Return the lowest and the highest bound of each head, `[H]` each, on the CPU."""
-        return self.low.cpu(), self.high.cpu()
+        return self.low, self.high

@@ -31,7 +31,7 @@ class InputRange:
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Return the mean minimum and the mean maximum, float32 `[1]` each; NaN if one is not finite."""
-        ends = torch.stack(self.samples).double()
+        ends = torch.stack([each.to(self.samples[0].device) for each in self.samples]).cpu().double()
         if not ends.isfinite().all():
             return torch.full((1,), math.nan), torch.full((1,), math.nan)
         low, high = (

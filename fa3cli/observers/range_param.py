@@ -31,8 +31,8 @@ class RangeParam:
         largest = torch.maximum(high.max().abs(), low.min().abs())
         deviation = (rows - (high + low)).std()
         if self.tokens:
-            largest = torch.maximum(self.largest, largest)
-            deviation = torch.maximum(self.deviation, deviation)
+            largest = torch.maximum(self.largest, largest.to(self.largest.device))
+            deviation = torch.maximum(self.deviation, deviation.to(self.deviation.device))
         return replace(self, tokens=self.tokens + len(rows), largest=largest, deviation=deviation)
 
     def merged(self, *others: RangeParam) -> RangeParam:

@@ -21,6 +21,8 @@ class ReferenceRange:
     def updated(self, values: Tensor) -> ReferenceRange:
         """Return what is known after another sample, `[..., in]`."""
         low, high = (bound.view(1) for bound in values.aminmax())
+        if self.tokens:
+            low, high = low.to(self.lows.device), high.to(self.highs.device)
         return replace(
             self,
             tokens=self.tokens + values.numel() // values.shape[-1],

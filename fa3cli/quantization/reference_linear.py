@@ -58,13 +58,14 @@ def quantize_reference_linear(
     """
     input_scale, input_offset = input_parameters(low, high, model_dtype)
     weight_scale = _weight_scale(weight, mm_tensor=mm_tensor)
-    int8_weight = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    int8_weight = torch.empty(weight.shape, dtype=torch.int8)
     for block in row_blocks(weight):
         levels = quantize(weight[block], weight_scale if mm_tensor else weight_scale[block])
         int8_weight[block] = levels.clamp_min_(-INT8_MAX)
+    weight_scale = weight_scale.cpu()
     deq_scale = (input_scale * weight_scale.flatten()).float().expand(len(weight))
     row_sums = int8_weight.sum(dim=1).float()
-    own = torch.zeros_like(deq_scale) if bias is None else bias.float()
+    own = torch.zeros_like(deq_scale) if bias is None else bias.cpu().float()
     quant_bias = torch.round(own / deq_scale - row_sums * input_offset.float())
     fits = quant_bias.isfinite() & (quant_bias.abs() < -_INT32_MIN)
     return {

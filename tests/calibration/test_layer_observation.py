@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fa3cli.calibration import layer_observation
 from fa3cli.calibration.layer_observation import LayerObservation
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.errors import InvalidInputError, UnsupportedError
@@ -248,3 +249,17 @@ def test_an_attention_seen_in_part_is_refused(block: Block) -> None:
         block(samples(1)[0], roles="qk")
     with pytest.raises(UnsupportedError, match="attention: its v states never went through"):
         observation.parameters("block")
+
+
+def test_an_observation_that_cannot_begin_is_undone(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = {name: linear.weight for name, linear in block.named_children() if name != "attention"}
+
+    def run_out_of_memory(weight: Tensor, *, mm_tensor: bool) -> Tensor:
+        if weight.shape == weights["down"].shape:  # the last one
+            raise torch.OutOfMemoryError
+        return fake_quantize_weight(weight, mm_tensor=mm_tensor)
+
+    monkeypatch.setattr(layer_observation, "fake_quantize_weight", run_out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError), watch(block, numerics="reference"):
+        pass
+    assert all(block.get_submodule(name).weight is weight for name, weight in weights.items())

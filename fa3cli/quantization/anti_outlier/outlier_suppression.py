@@ -73,7 +73,7 @@ def _spread(samples: Sequence[Tensor]) -> _Spread:
 
 def _candidates(spread: _Spread, weights: Tensor) -> Iterator[Tensor]:
     """Yield scales `[in]` for thresholds from the deviation up to the top: 1 for the channels below."""
-    one = torch.ones((), dtype=weights.dtype)
+    one = weights.new_ones(())
     for index in range(_CANDIDATES):
         threshold = spread.deviation + ((spread.top - spread.deviation) * index) / (_CANDIDATES - 1)
         ratio = spread.half / threshold

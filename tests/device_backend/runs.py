@@ -1,0 +1,105 @@
+"""Runs of fa3 on the test device; what they make is compared with the CPU's by the tests that ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fa3cli import AntiOutlier, AntiOutlierConfig, Calibrator, QuantConfig, api
+from fa3cli.calibration import opening
+from fa3cli.observers.channel_statistics import ChannelStatistics
+from fa3cli.observers.input_range import InputRange
+from fa3cli.observers.mergeable_histogram import MergeableHistogram
+from fa3cli.observers.range_param import RangeParam
+from fa3cli.observers.reference_histogram import HistogramRange
+from fa3cli.observers.reference_range import ReferenceRange
+
+from ..guide import export, load, script_data
+from .testdev import DEVICE, set_limit
+
+__all__ = ["compare", "export_from_memory", "observe_samples_of_two_devices", "quantize", "run_out_of_memory"]
+
+
+def quantize(folder: str, output: str, calib: str, options: dict[str, Any]) -> None:
+    """Make an export with the model on the device."""
+    with _opened_on_device():
+        api.quantize(folder, output=output, calib=calib, **options)
+    assert torch.testdev.memory_allocated() == 0
+
+
+def compare(made: str, folder: str, text: str, expected: dict[str, Any]) -> None:
+    """Compare an export with its float model, both on the device."""
+    with _opened_on_device():
+        assert asdict(api.compare(made, folder, text)) == expected
+
+
+def export_from_memory(folder: str, output: str, anti_method: str) -> None:
+    """Make an export as a script does, with its model and data on the device."""
+    model, data = (
+        load(Path(folder)).to(DEVICE),
+        [[each.to(DEVICE) for each in line] for line in script_data()],
+    )
+    config = AntiOutlierConfig(anti_method=anti_method, dev_type=DEVICE.type)
+    AntiOutlier(model, calib_data=data, cfg=config).process()
+    config = QuantConfig(dev_type=DEVICE.type).fa_quant(fa_amp=0)
+    export(Calibrator(model, config, calib_data=data), Path(output))
+
+
+def run_out_of_memory(folder: str, output: str, calib: str, options: dict[str, Any]) -> None:
+    """Give the device less memory than a run needs, in steps: it ends in torch's error and holds nothing."""
+    torch.testdev.reset_peak_memory_stats()
+    quantize(folder, f"{output}-whole", calib, options)
+    peak = torch.testdev.max_memory_allocated()
+    for share in (0.05, 0.6, 0.99):
+        set_limit(int(peak * share))
+        try:
+            with pytest.raises(torch.OutOfMemoryError), _opened_on_device():
+                api.quantize(folder, output=output, calib=calib, **options)
+        finally:
+            set_limit(0)
+        assert torch.testdev.memory_allocated() == 0
+        assert not Path(output).exists()
+
+
+def observe_samples_of_two_devices() -> None:
+    """Give an observer samples of the device and of the CPU in turn: it knows what it would of the CPU's alone."""
+    generator = torch.Generator().manual_seed(0)
+    samples = [torch.randn(5, 8, generator=generator) for _ in range(4)]
+    for observer in (
+        InputRange(),
+        ReferenceRange(),
+        MergeableHistogram(),
+        HistogramRange(),
+        RangeParam(),
+        ChannelStatistics(keep=2),
+    ):
+        for begin in (0, 1):
+            mixed = alone = observer
+            for index, sample in enumerate(samples, start=begin):
+                mixed, alone = (
+                    mixed.updated(sample.to(DEVICE) if index % 2 else sample),
+                    alone.updated(sample),
+                )
+            assert [each.tolist() for each in _known(mixed)] == [each.tolist() for each in _known(alone)]
+
+
+def _known(observer: Any) -> list[torch.Tensor]:
+    """Return what an observer ends in."""
+    if isinstance(observer, ChannelStatistics):
+        assert len({each.device for each in (observer.low, *observer.samples)}) == 1
+        return [observer.low, observer.high, *observer.samples]
+    return [torch.tensor(observer.value())] if isinstance(observer, RangeParam) else list(observer.bounds())
+
+
+@contextmanager
+def _opened_on_device() -> Iterator[None]:
+    """Have models opened on the device within the block, whatever device is asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "device_of", lambda _: DEVICE)
+        yield

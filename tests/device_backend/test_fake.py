@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..calibration.models import write_model
+from .process import Call, call_apart
+
+
+def test_layer_code_stays_on_the_device(tmp_path: Path) -> None:
+    calls = [Call("fake.simulate")]
+    for model in ("llama", "qwen2"):
+        folder = str(write_model(tmp_path / f"{model}-{tmp_path.name}", model))
+        calls += [Call(f"fake.{name}", {"folder": folder}) for name in ("observe_layers", "smooth_layers")]
+    assert call_apart(calls, tmp_path) == [None] * len(calls)
