@@ -1,0 +1,158 @@
+"""One tool's whole run, from a weights folder to an export, for peers.py: started with that tool's own python.
+
+It imports nothing of fa3cli unless fa3 is the tool, so it runs where only the tool is installed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["RUNS"]
+
+_CHUNK = 1 << 20
+
+
+def fa3(folder: Path, calib: Path, output: Path) -> None:
+    from fa3cli import api
+
+    api.quantize(folder, calib=calib, output=output, recipe="none", act_method=1, anti_method="none")
+
+
+def msmodelslim(folder: Path, calib: Path, output: Path) -> None:
+    from msmodelslim.pytorch.llm_ptq.llm_ptq_tools import Calibrator, QuantConfig
+    from transformers import AutoModelForCausalLM
+
+    options = {"trust_remote_code": True, "torch_dtype": "auto", "attn_implementation": "eager"}
+    model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+    data = [[ids, torch.ones_like(ids)] for ids in _samples(calib)]
+    calibrator = Calibrator(model, QuantConfig(act_method=1, mm_tensor=False).fa_quant(), data, "L0")
+    calibrator.run()
+    calibrator.save(str(output), save_type=["safe_tensor"])
+
+
+def llmcompressor(folder: Path, calib: Path, output: Path) -> None:
+    _llmcompressor(folder, calib, output)
+
+
+def llmcompressor_one_pass(folder: Path, calib: Path, output: Path) -> None:
+    """As fa3 calibrates: the next layer sees what the float layer gives, which saves a forward of each."""
+    _llmcompressor(folder, calib, output, propagate_error=False)
+
+
+def _llmcompressor(folder: Path, calib: Path, output: Path, **options: Any) -> None:
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from datasets import Dataset
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    # What fa3 exports: weights per row, inputs per tensor and asymmetric, q, k and v per head.
+    linears = QuantizationScheme(
+        targets=["Linear"],
+        weights=QuantizationArgs(num_bits=8, strategy="channel"),
+        input_activations=QuantizationArgs(num_bits=8, strategy="tensor", symmetric=False),
+    )
+    heads = QuantizationScheme(
+        targets=["LlamaAttention"], input_activations=QuantizationArgs(num_bits=8, strategy="attn_head")
+    )
+    samples = _samples(calib)
+    oneshot(
+        model=model,
+        # There is no tokenizer, and token ids need none: anything but a name or None keeps it from being sought.
+        processor=object(),
+        dataset=Dataset.from_dict({"input_ids": [ids[0].tolist() for ids in samples]}),
+        recipe=QuantizationModifier(config_groups={"linears": linears, "heads": heads}, ignore=["lm_head"]),
+        pipeline="sequential",
+        num_calibration_samples=len(samples),
+        shuffle_calibration_samples=False,
+        **options,
+    )
+    model.save_pretrained(output, save_compressed=True)
+
+
+RUNS = {run.__name__: run for run in (fa3, msmodelslim, llmcompressor, llmcompressor_one_pass)}
+
+
+def main(tool: str, root: Path, output: Path) -> None:
+    """Run the tool on a tiny model, tell so, wait for a line; run it on the model, then the baselines; tell each time.
+
+    The tiny run does every import there is, also those that tools put off.
+    """
+    tell = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what the tools print is not for peers.py
+    torch.set_num_threads(1)
+    calib, run = root / "calib.jsonl", RUNS[tool]
+    run(root / f"tiny-{tool}", root / "tiny.jsonl", output.with_name(f"{output.name}-tiny"))
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    print("imported", file=tell)
+    sys.stdin.readline()
+    seconds = _cpu_seconds(lambda: run(root / f"llama-{tool}", calib, output))
+    print(json.dumps({"seconds": seconds}), file=tell)
+    print(
+        json.dumps({"forward": _forward(root / "llama", calib)} | _files(root / "llama", output)), file=tell
+    )
+
+
+def _forward(folder: Path, calib: Path) -> float:
+    """CPU seconds of the decoder's forwards alone, without lm_head, which calibration does not run either."""
+    from transformers import AutoModelForCausalLM
+
+    model, samples = AutoModelForCausalLM.from_pretrained(folder).eval(), _samples(calib)
+    with torch.no_grad():
+        model.model(samples[0], use_cache=False)  # pages of the weights come in, memory is taken
+        return _cpu_seconds(lambda: [model.model(ids, use_cache=False) for ids in samples])
+
+
+def _files(folder: Path, output: Path) -> dict[str, float]:
+    """CPU seconds of reading the checkpoint's bytes once, and of writing as many as the export holds to the disk."""
+    written = sum(file.stat().st_size for file in output.glob("*.safetensors"))
+    scratch, chunk = output.with_name(f"{output.name}-bytes"), bytearray(_CHUNK)
+
+    def read() -> None:
+        for shard in folder.glob("*.safetensors"):
+            with shard.open("rb", buffering=0) as file:
+                while file.readinto(chunk):
+                    pass
+
+    def write() -> None:
+        with scratch.open("wb", buffering=0) as file:
+            for begin in range(0, written, _CHUNK):
+                file.write(memoryview(chunk)[: written - begin])
+            os.fsync(file.fileno())
+
+    seconds = {"read": _cpu_seconds(read), "write": _cpu_seconds(write)}
+    scratch.unlink()
+    return seconds
+
+
+def _samples(calib: Path) -> list[torch.Tensor]:
+    return [torch.tensor([json.loads(line)["input_ids"]]) for line in calib.open()]
+
+
+def _cpu_seconds(work: Callable[[], object]) -> float:
+    begin = _now()
+    work()
+    return _now() - begin
+
+
+def _now() -> float:
+    """CPU seconds so far, those of finished child processes included."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
