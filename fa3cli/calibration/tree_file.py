@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from fa3cli.errors import ConflictError
 from fa3cli.export.safetensors_writer import SafetensorsWriter
@@ -42,25 +42,19 @@ def read_tree(file: Path) -> Any:
         ) from error
 
 
-def tensors_of(tree: Any) -> list[Tensor]:
-    """Return the tensors of a tree, also those that objects in it hold, in their order."""
-    found: list[Tensor] = []
+def tensors_of(tree: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a tree, also those that objects in it hold (modules aside), always in the same order."""
     seen: set[int] = set()
-
-    def visit(value: Any) -> None:
+    waiting = [tree]
+    while waiting:
+        value = waiting.pop()
         if isinstance(value, Tensor):
-            found.append(value)
-        elif id(value) not in seen:
+            yield value
+        elif not isinstance(value, nn.Module) and id(value) not in seen:
             seen.add(id(value))
             if isinstance(value, Mapping):
                 value = list(value.values())
-            elif not isinstance(value, (list, tuple)):
-                value = list(getattr(value, "__dict__", {}).values())
-            for each in value:
-                visit(each)
-
-    visit(tree)
-    return found
+            waiting += value if isinstance(value, (list, tuple)) else getattr(value, "__dict__", {}).values()
 
 
 def _described(value: Any, tensors: dict[str, Tensor]) -> Any:
