@@ -69,6 +69,12 @@ class LayerObservation:
     def see(self, mask: Tensor | None) -> None:
         """Say that the next sample comes, and which of its tokens are no padding, `[B, S]`; None where all are."""
         self.inputs.see(mask)
+        self._earlier = {name: dict(roles) for name, roles in self.heads.items()}
+
+    def again(self) -> None:
+        """Forget what was seen of the sample at hand: it comes once more."""
+        self.inputs.again()
+        self.heads = self._earlier
 
     def parameters(self, name: str, ranks: Ranks = ALONE) -> LayerParameters:
         """Return what all ranks saw; raises InvalidInputError or UnsupportedError where that is nothing, or not finite.

@@ -59,8 +59,8 @@ class LayeredModel(ABC):
                 module.training = training
 
     @abstractmethod
-    def loaded(self, names: list[str]) -> AbstractContextManager[None]:
-        """Hold these tensors in the model within the block."""
+    def loaded(self, names: list[str], device: torch.device | None = None) -> AbstractContextManager[None]:
+        """Hold these tensors in the model within the block, on its device or another."""
 
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:

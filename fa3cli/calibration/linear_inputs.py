@@ -48,7 +48,12 @@ class LinearInputs(Generic[AnyObserver]):
 
     def see(self, mask: Tensor | None) -> None:
         """Say that the next sample comes, and which of its tokens are no padding, `[B, S]`; None where all are."""
-        self.mask = mask
+        self.mask, self._earlier = mask, dict(self.observers)
+
+    def again(self) -> None:
+        """Forget what was seen of the sample at hand: it comes once more."""
+        self.observers = self._earlier
+        self._forget()
 
     def _forget(self) -> None:
         self._values = self._before = self._after = self._passed = None

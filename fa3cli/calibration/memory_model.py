@@ -40,8 +40,8 @@ class MemoryModel(LayeredModel):
         self._sort_names([name for name in self.names if name not in self.tied])
 
     @contextmanager
-    def loaded(self, names: list[str]) -> Iterator[None]:
-        """Do nothing: the tensors are there."""
+    def loaded(self, names: list[str], device: torch.device | None = None) -> Iterator[None]:
+        """Do nothing: the tensors are where they are."""
         yield
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fa3cli.calibration.job import Job
@@ -22,6 +21,8 @@ from fa3cli.calibration.layer_observation import LayerObservation
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
 from fa3cli.calibration.linear_inputs import LinearInputs
 from fa3cli.calibration.memory import FreedMemory
+from fa3cli.calibration.moving import moved
+from fa3cli.calibration.out_of_memory import PatientLayers
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.progress import Progress, Ticks
 from fa3cli.calibration.ranks import ALONE, Ranks
@@ -163,12 +164,13 @@ class _Pass:
             return
         job, model = self._job, self._job.model
         kept = journal.outputs() if done else {}
-        outputs = [_on(model.device, kept[_key(sample)]) for sample in self._samples] if done else []
+        outputs = [moved(kept[_key(sample)], model.device) for sample in self._samples] if done else []
         inputs = [job.samples[position].inputs(model.device) for _, position in self._samples]
         layers = list(model.layers.values())
         self._last, self._float_linears = len(parts) - 1, self._known.float_linears(job)
         forwards = LayerSynchronousForwards(model.model, layers, inputs, skipped=done, outputs=outputs)
-        with model.evaluating(), forwards as self._forwards:
+        self._patient = PatientLayers(layers[done:], model.device)
+        with model.evaluating(), self._patient, forwards as self._forwards:
             with model.loaded(model.before_layers):
                 self._forwards.start()
             if done and self._ranks.leads:
@@ -198,7 +200,7 @@ class _Pass:
         known, model = self._known.smoothing, self._job.model
         run = partial(self._advance, "smoothing")
         if part not in model.layers:
-            run(lambda _: None)
+            run(None)
         elif self._streams.smoothing:
             structure = tuple((name, type(each)) for name, each in model.layers[part].named_modules())
             new = structure not in self._structures
@@ -213,7 +215,7 @@ class _Pass:
             return {}
         linears, observer = self._linears(part), RangeParam(in_float32=not self._job.settings.reference)
         with LinearInputs(linears, dict.fromkeys(linears, observer)) as inputs:
-            self._advance("features", inputs.see)
+            self._advance("features", inputs)
         return {name: seen.value() for name, seen in self._ranks.merged(inputs.observers).items()}
 
     def _calibrate(self, part: str) -> LayerParameters:
@@ -225,21 +227,23 @@ class _Pass:
         attentions = {name: each for name, each in model.attentions(part).items() if name in job.attentions}
         observers = input_observers(job.settings, list(linears), self._known.range_params)
         with LayerObservation(observers, linears, attentions, job.settings) as observation:
-            self._advance("calibration", observation.see)
+            self._advance("calibration", observation)
         return observation.parameters(part, self._ranks)
 
     def _linears(self, part: str) -> dict[str, nn.Linear]:
         quantized = self._job.quantized
         return {name: each for name, each in self._job.model.linears(part).items() if name in quantized}
 
-    def _advance(self, stream: str, see: Callable[[Tensor | None], None]) -> None:
-        """Take a stream through the layer at hand; `see` is told each sample's mask before."""
+    def _advance(self, stream: str, watcher: LinearInputs | LayerObservation | None) -> None:
+        """Take a stream through the layer at hand; the watcher is told each sample's mask before."""
+        self._patient.again = watcher.again if watcher else lambda: None
         for forward, (of, position) in enumerate(self._samples):
             if of != stream:
                 continue
             sample = self._job.samples[position]
             self._ticks.sample_begins(sample.tokens)
-            see(None if self._job.settings.reference else sample.mask)
+            if watcher:
+                watcher.see(None if self._job.settings.reference else sample.mask)
             self._forwards.advance(forward, self._index)
             if self._index == self._last:
                 self._forwards.stop(forward)
@@ -257,10 +261,3 @@ def _shares(streams: Streams, ranks: Ranks) -> list[tuple[str, int]]:
 
 def _key(sample: tuple[str, int]) -> str:
     return "{}.{}".format(*sample)
-
-
-def _on(device: torch.device, output: Any) -> Any:
-    """Return a layer's output on a device."""
-    if isinstance(output, Tensor):
-        return output.to(device)
-    return type(output)(_on(device, each) for each in output) if isinstance(output, (tuple, list)) else output

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 
+from fa3cli.calibration.moving import CPU, moved
 from fa3cli.errors import MissingCapabilityError, UnsupportedError, brief
 
 __all__ = ["ALONE", "Ranks", "joined_ranks"]
@@ -44,7 +45,7 @@ class Ranks:
             return [value]
         values: list[Any] = [None] * self.size
         try:
-            torch.distributed.all_gather_object(values, _on_cpu(value))
+            torch.distributed.all_gather_object(values, moved(value, CPU))
         except RuntimeError as error:
             raise MissingCapabilityError(
                 f"another rank of this run was lost ({brief(error)})",
@@ -74,19 +75,6 @@ class Ranks:
 
 
 ALONE = Ranks()
-
-
-def _on_cpu(value: Any) -> Any:
-    """Return a value whose tensors another process can take."""
-    if isinstance(value, torch.Tensor):
-        return value.cpu()
-    if isinstance(value, dict):
-        return {key: _on_cpu(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_on_cpu(each) for each in value)
-    if is_dataclass(value):
-        return replace(value, **{each.name: _on_cpu(getattr(value, each.name)) for each in fields(value)})
-    return value
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from fa3cli.calibration.checkpoint import is_finite
 from fa3cli.calibration.layered_model import LayeredModel
 from fa3cli.calibration.linear_inputs import LinearInputs
+from fa3cli.calibration.moving import moved
+from fa3cli.calibration.out_of_memory import or_on_cpu
 from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.calibration.recorded_call import RecordedCall
 from fa3cli.errors import InvalidInputError, UnsupportedError
@@ -26,7 +28,7 @@ def find_smoothing(
     model: LayeredModel,
     layer: str,
     settings: QuantSettings,
-    run_samples: Callable[[Callable[[Tensor | None], None]], None],
+    run_samples: Callable[[LinearInputs], None],
     ranks: Ranks = ALONE,
     *,
     checked: bool,
@@ -41,13 +43,13 @@ def find_smoothing(
     linears = {name: model.model.get_submodule(name) for group in groups for name in group.linears}
     inputs = LinearInputs(linears, dict.fromkeys(linears, ChannelStatistics(method.keep)))
     with inputs, RecordedCall(model.layers[layer]) as call:
-        run_samples(inputs.see)
+        run_samples(inputs)
     observers = ranks.merged(inputs.observers)
     dtype = model.dtype if settings.reference else torch.float32
     scales = {}
     for group in groups:
         data = _group_data(model, group, observers[group.linears[0]], dtype)
-        scales[group.source] = _movable(model, group, method.rule(data).to(model.dtype))
+        scales[group.source] = _movable(model, group, or_on_cpu(method.rule, data))
     if checked and call.made:
         _require_same(model, layer, settings.anti_method, scales, call)
     return scales
@@ -118,7 +120,7 @@ def _group_data(
         )
     linears = [model.model.get_submodule(name) for name in group.linears]
     return GroupData(
-        observed.to(dtype),
+        moved(observed.to(dtype), model.device),  # merged ones are on the CPU
         [linear.weight.detach().to(dtype) for linear in linears],
         [None if linear.bias is None else linear.bias.detach().to(dtype) for linear in linears],
         *_shared_heads(model, group),
@@ -129,6 +131,7 @@ def _movable(model: LayeredModel, group: Group, scale: Tensor) -> Tensor:
     """Return the scale with 1 for channels whose weights would leave the dtype: dead ones of float16, far outliers."""
     heads, repeats = _shared_heads(model, group)
     weight = model.tensor(f"{group.source}.weight").abs()
+    scale = scale.to(weight.device, model.dtype)
     divided = weight if weight.dim() == 1 else weight.amax(dim=1)
     divided = divided.view(heads, 1, -1).expand(-1, repeats, -1).reshape(-1) / scale
     stays = scale.isfinite() & (scale > 0) & divided.isfinite()

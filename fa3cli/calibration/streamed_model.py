@@ -39,14 +39,14 @@ class StreamedModel(LayeredModel):
         self._sort_names([name for name in self.names if name in checkpoint.tensors])
 
     @contextmanager
-    def loaded(self, names: list[str]) -> Iterator[None]:
-        """Hold these tensors in the model within the block.
+    def loaded(self, names: list[str], device: torch.device | None = None) -> Iterator[None]:
+        """Hold these tensors in the model within the block, on its device or another.
 
         They come in the dtype the model was built with. Where that is the checkpoint's, on the CPU, they share
         memory with the mapped file, and only what is used is read.
         """
         read = self.checkpoint.read(names)
-        self._assign({name: self._cast(name, read.pop(name)) for name in names})
+        self._assign({name: self._cast(name, read.pop(name), device or self.device) for name in names})
         try:
             yield
         finally:
@@ -76,9 +76,9 @@ class StreamedModel(LayeredModel):
             and _FLOATS[self.checkpoint.tensors[name].dtype] != self._dtypes[name]
         ]
 
-    def _cast(self, name: str, tensor: Tensor) -> Tensor:
+    def _cast(self, name: str, tensor: Tensor, device: torch.device) -> Tensor:
         wanted = self._dtypes[name]
-        cast = tensor.to(device=self.device, dtype=wanted)
+        cast = tensor.to(device=device, dtype=wanted)
         if tensor.dtype != wanted and not is_finite(cast):
             raise InvalidInputError(
                 f"{self.checkpoint.path(name)}: {name} does not fit {str(wanted).removeprefix('torch.')}, "

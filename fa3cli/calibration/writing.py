@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.memory import FreedMemory
+from fa3cli.calibration.moving import CPU
 from fa3cli.calibration.parameters import LayerParameters, Range
 from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.calibration.smoothing import wrapped_norms
@@ -85,7 +86,7 @@ class LayerWriter:
         for module, group in groupby(names, key=_module):
             group = list(group)
             mine = owners[module] == self._ranks.rank and not resumed
-            with self._model.loaded(group) if mine else nullcontext():
+            with self._model.loaded(group, CPU) if mine else nullcontext():
                 for name in group:
                     self._add(name, {}, owners)
 
