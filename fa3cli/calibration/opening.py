@@ -9,6 +9,7 @@ import torch
 
 from fa3cli import patching
 from fa3cli.calibration.checkpoint import Checkpoint
+from fa3cli.calibration.config_weights import ConfigWeights, has_weights
 from fa3cli.calibration.loaded_code import check_loaded_code
 from fa3cli.calibration.streamed_model import StreamedModel, build_skeleton, read_config
 from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError
@@ -27,19 +28,25 @@ def open_model(
     dtype: str = "auto",
     attn_implementation: str = "auto",
     trust_remote_code: bool = False,
+    only_plan: bool = False,
 ) -> StreamedModel:
-    """Build the model of a weights folder without reading weights; with `fa` it must be a patched one."""
+    """Build the model of a weights folder without reading weights; with `fa` it must be a patched one.
+
+    For a plan there need be no weights files.
+    """
     if attn_implementation not in _ATTENTION:
         raise UnsupportedError(
             f"--attn-implementation {attn_implementation}: expected one of {', '.join(_ATTENTION)}"
         )
     status = patching.status(folder)
     run_folder_code = _may_run_folder_code(folder, status, fa=fa, trusted=trust_remote_code)
-    checkpoint = Checkpoint(folder)
+    checkpoint = Checkpoint(folder) if has_weights(folder) or not only_plan else None
     config = read_config(folder, run_folder_code=run_folder_code)
     model_dtype = _model_dtype(folder, config, dtype)
     implementation = None if attn_implementation == "auto" else attn_implementation
     skeleton = build_skeleton(config, model_dtype, implementation, run_folder_code=run_folder_code)
+    if checkpoint is None:
+        checkpoint = ConfigWeights(folder, skeleton, _model_dtype(folder, config, "auto"))
     model = StreamedModel(skeleton, checkpoint, model_dtype, device_of(device))
     if fa and not model.attentions():
         raise UnsupportedError(

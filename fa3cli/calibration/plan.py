@@ -11,6 +11,7 @@ import torch
 
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.passes import Streams, passes
+from fa3cli.calibration.peak_memory import peak_memory
 from fa3cli.calibration.smoothing import wrapped_norms
 from fa3cli.calibration.streamed_model import StreamedModel
 from fa3cli.export.modelslim import exported_names
@@ -42,9 +43,11 @@ class Plan:
     bytes_read: int
     bytes_written: int
     peak_memory: int
-    """Bytes above the imports: the largest layer or embedding, mapped pages included, with the samples' states;
-    for save type numpy, whose files are pickled whole, all weights."""
+    """Bytes above the imports that are allocated at a time, at most: mapped files, which the system can drop, are not
+    counted. For save type numpy, whose files are pickled whole, all weights."""
     warnings: tuple[str, ...]
+    seconds: float | None = None
+    """About how long the run takes on this machine, from timing a layer; None where none was timed."""
 
 
 def plan(job: Job) -> Plan:
@@ -69,29 +72,28 @@ def plan(job: Job) -> Plan:
         samples=len(job.samples),
         tokens=sum(sample.tokens for sample in job.samples),
         passes=tuple(todo),
-        bytes_read=len(todo) * model.nbytes(*model.stored),
+        bytes_read=_read_bytes(job, len(todo)),
         # numpy files are made from the safetensors, which go at the end if they were not asked for.
         bytes_written=written * (2 if "numpy" in job.save_types else 1),
-        peak_memory=max(_peak(job, todo), written if "numpy" in job.save_types else 0),
+        peak_memory=max(peak_memory(job, todo), written if "numpy" in job.save_types else 0),
         warnings=tuple(_warnings(job)),
     )
 
 
-def _peak(job: Job, todo: list[Streams]) -> int:
-    """Return the bytes of the largest layer and of all samples' states at its border."""
-    model, settings = job.model, job.settings
-    held = [*model.of_layer.values(), *([name] for name in model.outside)]
-    largest = max(model.nbytes(*names) for names in held)
-    # Layers that are smoothed or run quantized are copies beside the mapped ones.
-    copies = 1 + (settings.anti_method != "none") + settings.reference
-    tokens = sum(sample.tokens for sample in job.samples) / max(len(job.samples), 1)
-    states = 3 * tokens * getattr(model.config, "hidden_size", 0) * model.dtype.itemsize
-    return int(copies * largest + max(each.forwards for each in todo) * states)
+def _read_bytes(job: Job, passes: int) -> int:
+    """Return the bytes of all weights, and once more for each further pass those of the parts that it visits."""
+    model = job.model
+    visited = [name for part in [*model.layers, *job.quantized_head] for name in model.of_layer[part]]
+    return model.stored_bytes(*model.stored) + (passes - 1) * model.stored_bytes(*visited)
 
 
 def _warnings(job: Job) -> Iterator[str]:
     """Yield what the user should know before the run: results some engines cannot load."""
     settings, linears = job.settings, job.model.linears()
+    if isinstance(job.model, StreamedModel) and not job.model.has_weights:
+        yield f"{job.folder}: no weights; names and shapes are what config.json says, and a run will need the weights"
+    if any(sample.estimated for sample in job.samples):
+        yield f"{job.folder}: no tokenizer; the number of tokens is estimated from the length of the text"
     if settings.fa and settings.fa_amp > len(job.attentions):
         yield f"fa_amp={settings.fa_amp}: the model has {len(job.attentions)} attention modules; all fall back"
     kept = len(job.attentions) - settings.fa_amp

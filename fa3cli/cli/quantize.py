@@ -102,12 +102,12 @@ def quantize(
         fa_amp=fa_amp,
         fa_score=fa_score,
         target=target,
+        only_plan=plan,
     )
-    planned = api.plan(job)
+    planned = api.full_plan(job) if plan else api.plan(job)
     for warning in planned.warnings:
         warn(warning)
     if plan:
-        api.require_place(job, planned)
         print_json(planned) if json else print_plan(planned)
         return
     note(f"settings: {settings_text(planned)}")
