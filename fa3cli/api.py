@@ -15,11 +15,21 @@ from fa3cli.calibration.plan import Plan, plan
 from fa3cli.calibration.progress import Progress
 from fa3cli.calibration.result import Result, read_result
 from fa3cli.calibration.run import run
-from fa3cli.export.folder import StagedFolder
 from fa3cli.errors import Fa3Error, MissingCapabilityError
+from fa3cli.export.folder import StagedFolder
 from fa3cli.export.verification import VerificationReport, verify_export
 
-__all__ = ["Comparison", "compare", "full_plan", "plan", "prepare", "quantize", "require_place", "run", "verify"]
+__all__ = [
+    "Comparison",
+    "compare",
+    "full_plan",
+    "plan",
+    "prepare",
+    "quantize",
+    "require_place",
+    "run",
+    "verify",
+]
 
 
 def quantize(

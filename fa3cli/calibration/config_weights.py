@@ -47,6 +47,4 @@ def has_weights(folder: Path) -> bool:
 
 def _info(tensor: Tensor, dtype: torch.dtype) -> TensorInfo:
     stored = dtype if tensor.is_floating_point() else tensor.dtype
-    return TensorInfo(
-        "", _NAMES.get(stored, "I64"), tuple(tensor.shape), tensor.numel() * stored.itemsize
-    )
+    return TensorInfo("", _NAMES.get(stored, "I64"), tuple(tensor.shape), tensor.numel() * stored.itemsize)

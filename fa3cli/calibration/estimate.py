@@ -49,9 +49,7 @@ def estimate_seconds(job: Job, planned: Plan) -> float | None:
     if took.once < _SHORT:
         took = _time_layer(job)
     tokens = [sample.tokens for sample in job.samples]
-    streams = [
-        count for each in passes(job) for count in (each.smoothing, each.features, each.calibration)
-    ]
+    streams = [count for each in passes(job) for count in (each.smoothing, each.features, each.calibration)]
     forward = took.token * sum(sum(tokens[:count]) for count in streams)
     names = [name for part in [*model.layers, *job.quantized_head] for name in model.of_layer[part]]
     layers = model.nbytes(*names) / model.layer_bytes
@@ -86,7 +84,9 @@ def _time_layer(job: Job) -> _LayerTime:
 def _trial(job: Job) -> Job:
     """Return the job for the layers up to the largest, with weights made up and two short samples."""
     sizes = {layer: job.model.nbytes(*names) for layer, names in job.model.of_layer.items()}
-    count = 1 + max(range(len(job.model.layers)), key=[sizes[layer] for layer in job.model.layers].__getitem__)
+    count = 1 + max(
+        range(len(job.model.layers)), key=[sizes[layer] for layer in job.model.layers].__getitem__
+    )
     timed = list(islice(job.model.layers, count))
     whole = {name for layer in timed for name in job.model.of_layer[layer]}
     weights = MadeUpWeights(job.folder, job.model.model, job.model.dtype, whole)
@@ -126,9 +126,7 @@ def _quantize(job: Job, layer: LayerParameters) -> None:
     for name, (low, high) in layer.linears.items():
         linear = job.model.model.get_submodule(name)
         bias = None if linear.bias is None else linear.bias.detach()
-        quantize(
-            linear.weight.detach(), bias, low, high, job.model.dtype, mm_tensor=job.settings.mm_tensor
-        )
+        quantize(linear.weight.detach(), bias, low, high, job.model.dtype, mm_tensor=job.settings.mm_tensor)
 
 
 @contextmanager

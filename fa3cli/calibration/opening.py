@@ -40,14 +40,14 @@ def open_model(
         )
     status = patching.status(folder)
     run_folder_code = _may_run_folder_code(folder, status, fa=fa, trusted=trust_remote_code)
-    checkpoint = Checkpoint(folder) if has_weights(folder) or not only_plan else None
+    checkpoint = None if only_plan and not has_weights(folder) else Checkpoint(folder)
     config = read_config(folder, run_folder_code=run_folder_code)
     model_dtype = _model_dtype(folder, config, dtype)
+    config_dtype = None if checkpoint else _model_dtype(folder, config, "auto")  # building changes config's
     implementation = None if attn_implementation == "auto" else attn_implementation
     skeleton = build_skeleton(config, model_dtype, implementation, run_folder_code=run_folder_code)
-    if checkpoint is None:
-        checkpoint = ConfigWeights(folder, skeleton, _model_dtype(folder, config, "auto"))
-    model = StreamedModel(skeleton, checkpoint, model_dtype, device_of(device))
+    weights = checkpoint or ConfigWeights(folder, skeleton, config_dtype)
+    model = StreamedModel(skeleton, weights, model_dtype, device_of(device))
     if fa and not model.attentions():
         raise UnsupportedError(
             f"{folder}: the patched modeling file is there, but the model that was built does not use it",

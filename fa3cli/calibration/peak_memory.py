@@ -17,8 +17,11 @@ from fa3cli.quantization.anti_outlier.methods import METHODS
 __all__ = ["peak_memory"]
 
 _ALWAYS = 32 << 20  # buffers of the math libraries, code that is imported on the way, blocks of rows
-_SLACK = 8  # FreedMemory lets a part of a layer add up
 _FLOAT32 = 4
+# FreedMemory lets an eighth of a layer add up. What glibc keeps within a visit of a layer are holes as large as tensors,
+# as long as these come from its heap: up to 32 MB it may be, when as much was freed before.
+_KEPT_SHARE, _KEPT_TENSORS, _KEPT_MOST = 8, 4, 64 << 20
+_EXPERTS = 8  # that a token goes to, at most as a rule
 
 
 def peak_memory(job: Job, todo: list[Streams]) -> int:
@@ -33,7 +36,25 @@ def peak_memory(job: Job, todo: list[Streams]) -> int:
     if job.quantized_head:
         phases.append(_calibration_phase(job, model.head))
     waiting = max(sum(_waiting_bytes(job, count) for count in _counts(streams)) for streams in todo)
-    return _ALWAYS + model.layer_bytes // _SLACK + max(phases) + waiting
+    return _ALWAYS + max(phases) + waiting + _freed_bytes(job, layer)
+
+
+def _freed_bytes(job: Job, layer: str) -> int:
+    """Return what is free and not given back: holes as large as the largest tensor that comes and goes."""
+    model = job.model
+    copied = job.settings.reference or _smoothed(job, layer) or _cast(job, model.of_layer[layer])
+    weights = max((_weights(job, {name}) for name in model.linears(layer)), default=0)
+    states = max(sample.tokens for sample in job.samples) * max(map(max, _widths(job, layer))) * _FLOAT32
+    largest = max(weights * (_FLOAT32 if copied else 1), states)
+    return model.layer_bytes // _KEPT_SHARE + min(_KEPT_TENSORS * largest, _KEPT_MOST)
+
+
+def _widths(job: Job, part: str) -> list[tuple[int, ...]]:
+    """Return the shapes of the matrices a token is multiplied with: of many experts, only those it goes to."""
+    matrices = [name for name in job.model.of_layer[part] if len(job.model.shape(name)) == 2]
+    experts = [name for name in matrices if ".experts." in name]
+    others = [name for name in matrices if name not in experts]
+    return [job.model.shape(name) for name in others + experts[: 3 * _EXPERTS]] or [(1, 1)]
 
 
 def _counts(streams: Streams) -> tuple[int, int, int]:
@@ -118,8 +139,8 @@ def _forward_bytes(job: Job, part: str) -> int:
     """Return what one sample, the longest, needs on its way: every linear's output, and observers in float32."""
     model, config, itemsize = job.model, job.model.config, job.model.dtype.itemsize
     longest = max(job.samples, key=lambda sample: sample.tokens)
-    widths = [model.shape(f"{name}.weight") for name in model.linears(part)]
-    outputs, widest = sum(rows for rows, _ in widths), max(max(shape) for shape in widths)
+    widths = _widths(job, part)
+    outputs, widest = sum(rows for rows, _ in widths), max(map(max, widths))
     states = longest.tokens * (outputs * itemsize + 3 * widest * _FLOAT32)
     if config._attn_implementation != "eager" or part == model.head:
         return states

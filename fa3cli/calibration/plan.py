@@ -56,6 +56,7 @@ def plan(job: Job) -> Plan:
     norms = wrapped_norms(model, job.settings.anti_method)
     written = sum(_written_bytes(job, name) for name in model.stored)
     written += sum(4 * model.nbytes(f"{norm}.weight") for norm in norms)
+    written += _fallen_bytes(job)
     # header, description
     written += len(exported_names(model.names, job.quantized, job.attentions, norms)) * 160
     return Plan(
@@ -78,6 +79,20 @@ def plan(job: Job) -> Plan:
         peak_memory=max(peak_memory(job, todo), written if "numpy" in job.save_types else 0),
         warnings=tuple(_warnings(job)),
     )
+
+
+def _fallen_bytes(job: Job) -> int:
+    """Return how much larger disable_level makes an export at most: which linears it leaves float is seen later."""
+    groups = [] if job.settings.reference else list(fused_groups(job.quantized))
+    alone = job.quantized - {name for group in groups for name in group}
+    growth = [
+        sum(
+            job.model.nbytes(weight) - _written_bytes(job, weight)
+            for weight in (f"{n}.weight" for n in group)
+        )
+        for group in [*groups, *([name] for name in alone)]
+    ]
+    return sum(sorted(growth, reverse=True)[: job.settings.level])
 
 
 def _read_bytes(job: Job, passes: int) -> int:

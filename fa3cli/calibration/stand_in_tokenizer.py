@@ -8,7 +8,9 @@ from typing import Any
 __all__ = ["StandInTokenizer", "has_tokenizer"]
 
 _FILES = ("tokenizer*", "vocab.*", "merges.txt", "*.model", "*.tiktoken")
-_BYTES_A_TOKEN = 4  # of UTF-8: English has a token to 4 or 5 letters, Chinese one to 1 or 2 characters of 3 bytes
+_BYTES_A_TOKEN = (
+    4  # of UTF-8: English has a token to 4 or 5 letters, Chinese one to 1 or 2 characters of 3 bytes
+)
 
 
 class StandInTokenizer:
