@@ -48,9 +48,9 @@ class MadeUpWeights(ConfigWeights):
         return self._filled(shape, dtype) if name in self._whole else self._windows(shape, dtype)
 
     def _filled(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        tensor = torch.empty(shape, dtype=dtype)
+        tensor, noise = torch.empty(shape, dtype=dtype), self._noise.to(dtype)
         for part in tensor.view(-1).split(_PATTERN):
-            part.copy_(self._noise[: len(part)])
+            part.copy_(noise[: len(part)])
         return tensor
 
     def _windows(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -7,6 +7,7 @@ they are not counted.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.passes import Streams
@@ -20,7 +21,7 @@ _ALWAYS = 32 << 20  # buffers of the math libraries, code that is imported on th
 _FLOAT32 = 4
 # FreedMemory lets an eighth of a layer add up. What glibc keeps within a visit of a layer are holes as large as tensors,
 # as long as these come from its heap: up to 32 MB it may be, when as much was freed before.
-_KEPT_SHARE, _KEPT_TENSORS, _KEPT_MOST = 8, 4, 64 << 20
+_KEPT_SHARE, _KEPT_TENSORS, _KEPT_MOST = 8, 4, 96 << 20
 _EXPERTS = 8  # that a token goes to, at most as a rule
 
 
@@ -43,7 +44,10 @@ def _freed_bytes(job: Job, layer: str) -> int:
     """Return what is free and not given back: holes as large as the largest tensor that comes and goes."""
     model = job.model
     copied = job.settings.reference or _smoothed(job, layer) or _cast(job, model.of_layer[layer])
-    weights = max((_weights(job, {name}) for name in model.linears(layer)), default=0)
+    tensors = [{name} for name in model.linears(layer)]
+    if job.settings.anti_method != "none" and METHODS[job.settings.anti_method].multiplies_all:
+        tensors += [set(group.linears) for group in _smoothed(job, layer)]  # joined into one
+    weights = max(map(partial(_weights, job), tensors), default=0)
     states = max(sample.tokens for sample in job.samples) * max(map(max, _widths(job, layer))) * _FLOAT32
     largest = max(weights * (_FLOAT32 if copied else 1), states)
     return model.layer_bytes // _KEPT_SHARE + min(_KEPT_TENSORS * largest, _KEPT_MOST)

@@ -33,7 +33,9 @@ def print_plan(plan: Plan) -> None:
         table.add_row(f"pass {number} of {len(plan.passes)} over the weights", _forwards(streams))
     table.add_row("read", _size(plan.bytes_read))
     table.add_row("written", _size(plan.bytes_written))
-    table.add_row("peak memory", f"about {_size(plan.peak_memory)} more than its imports")
+    table.add_row(
+        "peak memory", f"at most about {_size(plan.peak_memory)} above the imports, mapped files aside"
+    )
     table.add_row("time", _time(plan))
     _console().print(table)
 
