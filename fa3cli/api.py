@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fa3cli.calibration.estimate import estimate_seconds
 from fa3cli.calibration.evaluation import Comparison, compare
 from fa3cli.calibration.identity import identity
 from fa3cli.calibration.job import Job, prepare
@@ -13,12 +15,14 @@ from fa3cli.calibration.plan import Plan, plan
 from fa3cli.calibration.progress import Progress
 from fa3cli.calibration.result import Result, read_result
 from fa3cli.calibration.run import run
+from fa3cli.errors import Fa3Error, MissingCapabilityError
 from fa3cli.export.folder import RunFolder
 from fa3cli.export.verification import VerificationReport, verify_export
 
 __all__ = [
     "Comparison",
     "compare",
+    "full_plan",
     "left_by",
     "plan",
     "prepare",
@@ -38,6 +42,26 @@ def quantize(
 ) -> Result:
     """Calibrate a patched weights folder and export it; `options` are those of `fa3 quantize`."""
     return run(prepare(weights_dir, **options), progress, resume=resume)
+
+
+def full_plan(job: Job) -> Plan:
+    """Return a job's plan with the time a run takes, a layer having been timed; raises what `require_place` raises.
+
+    Without weights there will be no run on this machine so soon: that the disk lacks room is a warning then.
+    """
+    planned, warnings = plan(job), []
+    try:
+        require_place(job, planned)
+    except MissingCapabilityError as error:
+        if job.model.has_weights:
+            raise
+        warnings.append(str(error))
+    try:
+        seconds = estimate_seconds(job, planned)
+    except Fa3Error as error:
+        seconds = None
+        warnings.append(f"no layer could be timed: {error}")
+    return replace(planned, seconds=seconds, warnings=(*planned.warnings, *warnings))
 
 
 def require_place(job: Job, planned: Plan) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fa3cli.errors import InvalidInputError
 
-__all__ = ["Checkpoint", "TensorInfo", "is_finite"]
+__all__ = ["Checkpoint", "TensorInfo", "is_finite", "no_weights"]
 
+_FILE = "model.safetensors"
 _LFS = b"version https://git-lfs"
 
 
@@ -37,7 +38,7 @@ class Checkpoint:
     shard doesn't hold or a file outside the folder.
     """
 
-    def __init__(self, folder: Path, file: str = "model.safetensors") -> None:
+    def __init__(self, folder: Path, file: str = _FILE) -> None:
         self.folder = folder
         self._finite: set[str] = set()
         index = folder / f"{file}.index.json"
@@ -45,10 +46,7 @@ class Checkpoint:
         if (folder / file).is_file() and file not in shards:
             shards = {file: None}  # which transformers prefers to an index of other files
         if not shards:
-            raise InvalidInputError(
-                f"{folder}: no weights; expected {file} or {index.name}",
-                hint="pickled weights (.bin) are never read: convert them to safetensors first",
-            )
+            raise no_weights(folder, file)
         self.tensors: dict[str, TensorInfo] = {}
         for shard, names in shards.items():
             held = _read_header(folder, shard)
@@ -94,6 +92,14 @@ class Checkpoint:
                 )
         self._finite.update(tensors)
         return tensors
+
+
+def no_weights(folder: Path, file: str = _FILE) -> InvalidInputError:
+    """Return the error for a folder without weights."""
+    return InvalidInputError(
+        f"{folder}: no weights; expected {file} or {file}.index.json",
+        hint="pickled weights (.bin) are never read: convert them to safetensors first",
+    )
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fa3cli.calibration.records import KEYS, LazyTokenizer, token_ids
+from fa3cli.calibration.stand_in_tokenizer import StandInTokenizer, has_tokenizer
 from fa3cli.errors import InvalidInputError
 
 __all__ = ["DEFAULT_CALIBRATION", "Sample", "read_samples", "require_fit"]
@@ -22,11 +24,15 @@ DEFAULT_CALIBRATION = Path(__file__).parent.parent / "data" / "calibration.jsonl
 
 @dataclass(frozen=True)
 class Sample:
-    """What one forward of a causal LM is called with; `origin` says where it stands, `cut` whether it was longer."""
+    """What one forward of a causal LM is called with; `origin` says where it stands, `cut` whether it was longer.
+
+    One that is `estimated` has about as many tokens as its text would have, and none of them is real.
+    """
 
     origin: str
     arguments: Mapping[str, Any]
     cut: bool = False
+    estimated: bool = False
 
     @property
     def tokens(self) -> int:
@@ -59,14 +65,17 @@ def read_samples(
     longest: int | None = None,
     vocab_size: int | None = None,
     trust_remote_code: bool = False,
+    estimate: bool = False,
 ) -> list[Sample]:
     """Read the first `count` lines of a jsonl file as token ids, with the tokenizer of `folder` where needed.
 
     Each is cut to `max_length` tokens. Raises InvalidInputError with the line's number for a broken or
     empty line, a token outside the vocabulary, or a sample longer than `longest`, the model's positions.
+    To `estimate`, a folder need have no tokenizer.
     """
     samples = []
-    tokenizer = LazyTokenizer(folder, trust_remote_code)
+    estimate = estimate and not has_tokenizer(folder)
+    tokenizer = partial(StandInTokenizer, longest) if estimate else LazyTokenizer(folder, trust_remote_code)
     for number, record in islice(_read_records(file), count):
         origin = f"{file}, line {number}"
         try:
@@ -77,7 +86,7 @@ def read_samples(
         arguments = {"input_ids": ids[:, :max_length]}
         if mask is not None:
             arguments["attention_mask"] = mask[:, :max_length]
-        sample = Sample(origin, arguments, cut)
+        sample = Sample(origin, arguments, cut, estimate and "input_ids" not in record)
         require_fit(sample, longest, vocab_size)
         samples.append(sample)
     return samples

@@ -31,7 +31,7 @@ def device_of(name: str) -> torch.device:
         kind = next((each for each in ("npu", "cuda") if _count(each)), "cpu")
     if kind == "cpu":
         return torch.device("cpu")
-    backend = _npu() if kind == "npu" else torch.cuda
+    backend = _npu(name) if kind == "npu" else torch.cuda
     count = backend.device_count() if backend.is_available() else 0
     index = int(number) if number else int(os.environ.get("LOCAL_RANK", "0")) % max(count, 1)
     if index >= count:
@@ -73,19 +73,19 @@ def _count(kind: str) -> int:
     if kind == "npu" and util.find_spec("torch_npu") is None:
         return 0
     try:
-        backend = _npu() if kind == "npu" else torch.cuda
+        backend = _npu(kind) if kind == "npu" else torch.cuda
     except MissingCapabilityError:
         return 0
     return backend.device_count() if backend.is_available() else 0
 
 
-def _npu() -> ModuleType:
+def _npu(name: str) -> ModuleType:
     """Return torch.npu, imported and told to run operators as they are, not to compile each shape anew."""
     try:
         importlib.import_module("torch_npu")
     except Exception as error:  # a driver that does not fit raises what it likes
         raise MissingCapabilityError(
-            f"--device npu: torch_npu cannot be imported ({brief(error)})",
+            f"--device {name}: torch_npu cannot be imported ({brief(error)})",
             hint="pip install 'fa3cli[npu]' in the version of this torch, and source CANN's set_env.sh",
         ) from error
     torch.npu.set_compile_mode(jit_compile=False)

@@ -97,9 +97,13 @@ def prepare(
     dtype: str = "auto",
     attn_implementation: str = "auto",
     trust_remote_code: bool = False,
+    only_plan: bool = False,
     **options: Any,
 ) -> Job:
-    """Read and check everything; nothing is written and no weight is read. `options` are QuantSettings."""
+    """Read and check everything; nothing is written and no weight is read. `options` are QuantSettings.
+
+    With `only_plan` a folder will do that holds neither weights nor a tokenizer; such a job cannot be run.
+    """
     folder = Path(os.path.abspath(folder))
     destination = where_to_save(save_types, part_file_size)
     named = {} if recipe is None else choose_recipe(recipe, "", ()).settings
@@ -113,6 +117,7 @@ def prepare(
         dtype=dtype,
         attn_implementation=attn_implementation,
         trust_remote_code=trust_remote_code,
+        only_plan=only_plan,
     )
     chosen = choose_recipe(recipe, model.config.model_type, list(model.linears()))
     return make_job(
@@ -126,6 +131,7 @@ def prepare(
             longest=getattr(model.config, "max_position_embeddings", None),
             vocab_size=model.config.vocab_size,
             trust_remote_code=trust_remote_code,
+            estimate=not model.has_weights,
         ),
         recipe=chosen.name,
         folder=folder,

@@ -70,6 +70,10 @@ class LayeredModel(ABC):
         """Return the bytes of stored tensors in the dtype of the run."""
         return sum(prod(self.shape(name)) for name in names) * self.dtype.itemsize
 
+    def stored_bytes(self, *names: str) -> int:
+        """Return the bytes of tensors where they are read from."""
+        return self.nbytes(*names)
+
     @property
     def layer_bytes(self) -> int:
         """Bytes of the largest decoder layer."""

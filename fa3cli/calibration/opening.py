@@ -9,6 +9,7 @@ import torch
 
 from fa3cli import patching
 from fa3cli.calibration.checkpoint import Checkpoint
+from fa3cli.calibration.config_weights import ConfigWeights, has_weights
 from fa3cli.calibration.devices import computes_bfloat16, device_of
 from fa3cli.calibration.loaded_code import check_loaded_code
 from fa3cli.calibration.streamed_model import StreamedModel, build_skeleton, read_config
@@ -28,21 +29,29 @@ def open_model(
     dtype: str = "auto",
     attn_implementation: str = "auto",
     trust_remote_code: bool = False,
+    only_plan: bool = False,
 ) -> StreamedModel:
-    """Build the model of a weights folder without reading weights; with `fa` it must be a patched one."""
+    """Build the model of a weights folder without reading weights; with `fa` it must be a patched one.
+
+    For a plan there need be no weights files.
+    """
     if attn_implementation not in _ATTENTION:
         raise UnsupportedError(
             f"--attn-implementation {attn_implementation}: expected one of {', '.join(_ATTENTION)}"
         )
     status = patching.status(folder)
     run_folder_code = _may_run_folder_code(folder, status, fa=fa, trusted=trust_remote_code)
-    checkpoint = Checkpoint(folder)
+    checkpoint = None if only_plan and not has_weights(folder) else Checkpoint(folder)
     config = read_config(folder, run_folder_code=run_folder_code)
     place = device_of(device)
     model_dtype = _model_dtype(folder, config, dtype, place)
+    config_dtype = (
+        None if checkpoint else _model_dtype(folder, config, "auto", place)
+    )  # building changes config's
     implementation = None if attn_implementation == "auto" else attn_implementation
     skeleton = build_skeleton(config, model_dtype, implementation, run_folder_code=run_folder_code)
-    model = StreamedModel(skeleton, checkpoint, model_dtype, place)
+    weights = checkpoint or ConfigWeights(folder, skeleton, config_dtype)
+    model = StreamedModel(skeleton, weights, model_dtype, place)
     if fa and not model.attentions():
         raise UnsupportedError(
             f"{folder}: the patched modeling file is there, but the model that was built does not use it",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -30,17 +31,18 @@ class PatientLayers:
     def __init__(self, layers: Sequence[nn.Module], device: torch.device) -> None:
         self.again: Callable[[], None] = lambda: None
         self._layers, self._device, self._short = list(layers), device, False
+        self._undo = ExitStack()
 
     def __enter__(self) -> PatientLayers:
         for layer in self._layers if self._device != CPU else ():
+            self._undo.callback(_restore, layer, vars(layer).get("forward"))
             layer.forward = partial(self._call, layer, layer.forward)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for layer in self._layers if self._device != CPU else ():
-            del layer.forward
+        self._undo.close()
 
     def _call(self, layer: nn.Module, forward: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         call = partial(self._on, self._device, forward, arguments, named)
@@ -93,6 +95,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def _restore(layer: nn.Module, forward: Callable[..., Any] | None) -> None:
+    if forward is None:
+        del layer.forward
+    else:
+        layer.forward = forward
 
 
 def _tried(work: Callable[[], Result]) -> tuple[bool, Result | None]:

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.passes import Streams, passes
+from fa3cli.calibration.peak_memory import peak_memory
 from fa3cli.calibration.smoothing import wrapped_norms
 from fa3cli.calibration.streamed_model import StreamedModel
 from fa3cli.export.modelslim import exported_names
 from fa3cli.quantization.fallback import fused_groups
+from fa3cli.quantization.linear import linear_layout
 
 __all__ = ["Plan", "plan"]
 
@@ -42,9 +42,11 @@ class Plan:
     bytes_read: int
     bytes_written: int
     peak_memory: int
-    """Bytes above the imports: the largest layer or embedding, mapped pages included, with the samples' states;
-    for save type numpy, whose files are pickled whole, all weights."""
+    """Bytes above the imports that are allocated at a time, at most: mapped files, which the system can drop, are not
+    counted. For save type numpy, whose files are pickled whole, all weights."""
     warnings: tuple[str, ...]
+    seconds: float | None = None
+    """About how long the run takes on this machine, from timing a layer; None where none was timed."""
 
 
 def plan(job: Job) -> Plan:
@@ -53,6 +55,7 @@ def plan(job: Job) -> Plan:
     norms = wrapped_norms(model, job.settings.anti_method)
     written = sum(_written_bytes(job, name) for name in model.stored)
     written += sum(4 * model.nbytes(f"{norm}.weight") for norm in norms)
+    written += _fallen_bytes(job)
     # header, description
     written += len(exported_names(model.names, job.quantized, job.attentions, norms)) * 160
     return Plan(
@@ -69,29 +72,42 @@ def plan(job: Job) -> Plan:
         samples=len(job.samples),
         tokens=sum(sample.tokens for sample in job.samples),
         passes=tuple(todo),
-        bytes_read=len(todo) * model.nbytes(*model.stored),
+        bytes_read=_read_bytes(job, len(todo)),
         # numpy files are made from the safetensors, which go at the end if they were not asked for.
         bytes_written=written * (2 if "numpy" in job.save_types else 1),
-        peak_memory=max(_peak(job, todo), written if "numpy" in job.save_types else 0),
+        peak_memory=max(peak_memory(job, todo), written if "numpy" in job.save_types else 0),
         warnings=tuple(_warnings(job)),
     )
 
 
-def _peak(job: Job, todo: list[Streams]) -> int:
-    """Return the bytes of the largest layer and of all samples' states at its border."""
-    model, settings = job.model, job.settings
-    held = [*model.of_layer.values(), *([name] for name in model.outside)]
-    largest = max(model.nbytes(*names) for names in held)
-    # Layers that are smoothed or run quantized are copies beside the mapped ones.
-    copies = 1 + (settings.anti_method != "none") + settings.reference
-    tokens = sum(sample.tokens for sample in job.samples) / max(len(job.samples), 1)
-    states = 3 * tokens * getattr(model.config, "hidden_size", 0) * model.dtype.itemsize
-    return int(copies * largest + max(each.forwards for each in todo) * states)
+def _fallen_bytes(job: Job) -> int:
+    """Return how much larger disable_level makes an export at most: which linears it leaves float is seen later."""
+    groups = [] if job.settings.reference else list(fused_groups(job.quantized))
+    alone = job.quantized - {name for group in groups for name in group}
+    growth = [
+        sum(
+            job.model.nbytes(weight) - _written_bytes(job, weight)
+            for weight in (f"{n}.weight" for n in group)
+        )
+        for group in [*groups, *([name] for name in alone)]
+    ]
+    return sum(sorted(growth, reverse=True)[: job.settings.level])
+
+
+def _read_bytes(job: Job, passes: int) -> int:
+    """Return the bytes of all weights, and once more for each further pass those of the parts that it visits."""
+    model = job.model
+    visited = [name for part in [*model.layers, *job.quantized_head] for name in model.of_layer[part]]
+    return model.stored_bytes(*model.stored) + (passes - 1) * model.stored_bytes(*visited)
 
 
 def _warnings(job: Job) -> Iterator[str]:
     """Yield what the user should know before the run: results some engines cannot load."""
     settings, linears = job.settings, job.model.linears()
+    if isinstance(job.model, StreamedModel) and not job.model.has_weights:
+        yield f"{job.folder}: no weights; names and shapes are what config.json says, and a run will need the weights"
+    if any(sample.estimated for sample in job.samples):
+        yield f"{job.folder}: no tokenizer; the number of tokens is estimated from the length of the text"
     if settings.fa and settings.fa_amp > len(job.attentions):
         yield f"fa_amp={settings.fa_amp}: the model has {len(job.attentions)} attention modules; all fall back"
     kept = len(job.attentions) - settings.fa_amp
@@ -120,6 +136,5 @@ def _written_bytes(job: Job, name: str) -> int:
     module, _, leaf = name.rpartition(".")
     if module not in job.quantized or leaf != "weight":
         return job.model.nbytes(name)
-    rows, columns = job.model.shape(name)
-    deq_scale = 4 if job.model.dtype == torch.bfloat16 else 8
-    return rows * (columns + 2 * job.model.dtype.itemsize + 4 + deq_scale) + 2 * job.model.dtype.itemsize
+    layout = linear_layout(job.model.shape(name), job.model.dtype, mm_tensor=job.settings.mm_tensor)
+    return sum(tensor.nbytes for tensor in layout.values())

@@ -19,7 +19,7 @@ KEYS = (
 _LARGEST = 2**31
 
 
-def token_ids(record: dict[str, Any], tokenizer: LazyTokenizer) -> tuple[Tensor, Tensor | None]:
+def token_ids(record: dict[str, Any], tokenizer: Callable[[], Any]) -> tuple[Tensor, Tensor | None]:
     """Turn one record into token ids `[B, S]` and, where it has one, their attention mask.
 
     Raises ValueError, TypeError or KeyError for a record of another form.

@@ -8,16 +8,15 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from fa3cli.calibration.checkpoint import is_finite
 from fa3cli.calibration.layered_model import LayeredModel
 from fa3cli.calibration.linear_inputs import LinearInputs
-from fa3cli.calibration.moving import moved
 from fa3cli.calibration.out_of_memory import or_on_cpu
 from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.calibration.recorded_call import RecordedCall
-from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.calibration.smoothing_groups import group_data, groups_of, shared_heads
+from fa3cli.errors import UnsupportedError
 from fa3cli.observers.channel_statistics import ChannelStatistics
-from fa3cli.quantization.anti_outlier.group import Group, GroupData
+from fa3cli.quantization.anti_outlier.group import Group
 from fa3cli.quantization.anti_outlier.methods import METHODS
 from fa3cli.quantization.settings import QuantSettings
 
@@ -39,16 +38,15 @@ def find_smoothing(
     UnsupportedError where the layer smoothed would compute something else, which is looked at if it is to be `checked`.
     """
     method = METHODS[settings.anti_method]
-    groups = _groups(model, layer, method.groups)
+    groups = groups_of(model, layer, method.groups)
     linears = {name: model.model.get_submodule(name) for group in groups for name in group.linears}
     inputs = LinearInputs(linears, dict.fromkeys(linears, ChannelStatistics(method.keep)))
     with inputs, RecordedCall(model.layers[layer]) as call:
         run_samples(inputs)
     observers = ranks.merged(inputs.observers)
-    dtype = model.dtype if settings.reference else torch.float32
     scales = {}
     for group in groups:
-        data = _group_data(model, group, observers[group.linears[0]], dtype)
+        data = group_data(model, group, observers[group.linears[0]], settings)
         scales[group.source] = _movable(model, group, or_on_cpu(method.rule, data))
     if checked and call.made:
         _require_same(model, layer, settings.anti_method, scales, call)
@@ -57,13 +55,13 @@ def find_smoothing(
 
 def smooth(model: LayeredModel, layer: str, anti_method: str, scales: Mapping[str, Tensor]) -> None:
     """Multiply the input channels of each group by its scale and divide their source by it; the layer must be loaded."""
-    for group in _groups(model, layer, METHODS[anti_method].groups) if scales else ():
+    for group in groups_of(model, layer, METHODS[anti_method].groups) if scales else ():
         source = model.model.get_submodule(group.source)
         scale = scales[group.source].to(source.weight.device)
         for name in group.linears:
             _replace(model.model.get_submodule(name), weight=model.tensor(f"{name}.weight") * scale)
         if isinstance(source, nn.Linear):
-            heads, repeats = _shared_heads(model, group)
+            heads, repeats = shared_heads(model, group)
             scale = scale.view(heads, repeats, -1)[:, 0].reshape(-1)
         divisor = scale.unsqueeze(1) if source.weight.dim() == 2 else scale
         _replace(source, weight=source.weight / divisor)
@@ -74,7 +72,7 @@ def smooth(model: LayeredModel, layer: str, anti_method: str, scales: Mapping[st
 def require_groups(model: LayeredModel, anti_method: str) -> None:
     """Raise UnsupportedError where AntiOutlier has nothing to smooth in a model."""
     groups = METHODS[anti_method].groups
-    if not any(_groups(model, layer, groups) for layer in model.layers):
+    if not any(groups_of(model, layer, groups) for layer in model.layers):
         sought = "; ".join(f"{group.source} before {', '.join(group.linears)}" for group in groups)
         raise UnsupportedError(
             f"AntiOutlier {anti_method}: no decoder layer of {type(model.model).__name__} has what it smooths ({sought})",
@@ -89,20 +87,10 @@ def wrapped_norms(model: LayeredModel, anti_method: str) -> frozenset[str]:
     sources = {
         model.model.get_submodule(group.source)
         for layer in model.layers
-        for group in _groups(model, layer, METHODS[anti_method].groups)
+        for group in groups_of(model, layer, METHODS[anti_method].groups)
     }
     kinds = {type(source) for source in sources if not isinstance(source, nn.Linear)}
     return frozenset(name for name, module in model.model.named_modules() if type(module) in kinds)
-
-
-def _groups(model: LayeredModel, layer: str, groups: tuple[Group, ...]) -> list[Group]:
-    """Return the groups that a layer has, with full names."""
-    held = dict(model.layers[layer].named_modules()) if layer in model.layers else {}
-    return [
-        Group(f"{layer}.{group.source}", tuple(f"{layer}.{name}" for name in group.linears))
-        for group in groups
-        if all(name in held for name in (group.source, *group.linears))
-    ]
 
 
 def _modules(model: LayeredModel, groups: list[Group]) -> list[nn.Module]:
@@ -110,26 +98,9 @@ def _modules(model: LayeredModel, groups: list[Group]) -> list[nn.Module]:
     return [model.model.get_submodule(name) for name in names]
 
 
-def _group_data(
-    model: LayeredModel, group: Group, observed: ChannelStatistics, dtype: torch.dtype
-) -> GroupData:
-    if not observed.tokens or not is_finite(torch.stack([observed.low, observed.high])):
-        raise InvalidInputError(
-            f"the input of {group.linears[0]} is not finite, or no calibration sample reached it",
-            hint="check the weights and the calibration data, or use a wider --dtype",
-        )
-    linears = [model.model.get_submodule(name) for name in group.linears]
-    return GroupData(
-        moved(observed.to(dtype), model.device),  # merged ones are on the CPU
-        [linear.weight.detach().to(dtype) for linear in linears],
-        [None if linear.bias is None else linear.bias.detach().to(dtype) for linear in linears],
-        *_shared_heads(model, group),
-    )
-
-
 def _movable(model: LayeredModel, group: Group, scale: Tensor) -> Tensor:
     """Return the scale with 1 for channels whose weights would leave the dtype: dead ones of float16, far outliers."""
-    heads, repeats = _shared_heads(model, group)
+    heads, repeats = shared_heads(model, group)
     weight = model.tensor(f"{group.source}.weight").abs()
     scale = scale.to(weight.device, model.dtype)
     divided = weight if weight.dim() == 1 else weight.amax(dim=1)
@@ -141,24 +112,11 @@ def _movable(model: LayeredModel, group: Group, scale: Tensor) -> Tensor:
     return torch.where(shared.reshape(-1), scale, 1.0).to(scale.dtype)
 
 
-def _shared_heads(model: LayeredModel, group: Group) -> tuple[int, int]:
-    """Return the number of the source's heads, and how many of the group's input share each."""
-    source = model.model.get_submodule(group.source)
-    if not isinstance(source, nn.Linear):
-        return 1, 1
-    repeats = model.model.get_submodule(group.linears[0]).in_features // source.out_features
-    if repeats == 1:
-        return 1, 1
-    config = model.config
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return source.out_features // size, repeats
-
-
 def _require_same(
     model: LayeredModel, layer: str, anti_method: str, scales: Mapping[str, Tensor], call: RecordedCall
 ) -> None:
     """Raise UnsupportedError where a smoothed layer's output differs by more than rounding explains."""
-    modules = _modules(model, _groups(model, layer, METHODS[anti_method].groups))
+    modules = _modules(model, groups_of(model, layer, METHODS[anti_method].groups))
     kept = [(module, dict(module.named_parameters(recurse=False))) for module in modules]
     smooth(model, layer, anti_method, scales)
     difference = ((call.again() - call.output).norm() / call.output.norm()).item()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fa3cli.calibration.checkpoint import Checkpoint, is_finite
+from fa3cli.calibration.config_weights import ConfigWeights
 from fa3cli.calibration.layered_model import LayeredModel
 from fa3cli.errors import InvalidInputError, UnsupportedError, brief
 
@@ -29,7 +30,11 @@ class StreamedModel(LayeredModel):
     """
 
     def __init__(
-        self, model: nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device
+        self,
+        model: nn.Module,
+        checkpoint: Checkpoint | ConfigWeights,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         super().__init__(model, dtype, device)
         _move_buffers(model, device)
@@ -37,6 +42,11 @@ class StreamedModel(LayeredModel):
         self._dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         self._check_names()
         self._sort_names([name for name in self.names if name in checkpoint.tensors])
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are files of weights: without them there can only be a plan."""
+        return bool(self.checkpoint.files)
 
     @contextmanager
     def loaded(self, names: list[str], device: torch.device | None = None) -> Iterator[None]:
@@ -66,6 +76,10 @@ class StreamedModel(LayeredModel):
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a stored tensor, from its header."""
         return self.checkpoint.tensors[name].shape
+
+    def stored_bytes(self, *names: str) -> int:
+        """Return the bytes of tensors in their files."""
+        return sum(self.checkpoint.tensors[name].nbytes for name in names)
 
     def cast_names(self) -> list[str]:
         """Return the float tensors that are stored in another dtype than the model is built with."""

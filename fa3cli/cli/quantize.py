@@ -114,16 +114,16 @@ def quantize(
         fa_amp=fa_amp,
         fa_score=fa_score,
         target=target,
+        only_plan=plan,
     )
     if rank:  # the leading one says everything
         with first_interrupt(lambda _: None) as stop:
             api.run(job, resume=resume, stop=stop)
         return
-    planned = api.plan(job)
+    planned = api.full_plan(job) if plan else api.plan(job)
     for warning in planned.warnings:
         warn(warning)
     if plan:
-        api.require_place(job, planned)
         print_json(planned) if json else print_plan(planned)
         return
     note(f"settings: {settings_text(planned)}")

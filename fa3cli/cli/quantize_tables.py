@@ -33,7 +33,10 @@ def print_plan(plan: Plan) -> None:
         table.add_row(f"pass {number} of {len(plan.passes)} over the weights", _forwards(streams))
     table.add_row("read", _size(plan.bytes_read))
     table.add_row("written", _size(plan.bytes_written))
-    table.add_row("peak memory", f"about {_size(plan.peak_memory)} more than its imports")
+    table.add_row(
+        "peak memory", f"at most about {_size(plan.peak_memory)} above the imports, mapped files aside"
+    )
+    table.add_row("time", _time(plan))
     _console().print(table)
 
 
@@ -88,3 +91,17 @@ def _console() -> Console:
 
 def _size(nbytes: int) -> str:
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"
+
+
+def _time(plan: Plan) -> str:
+    if plan.seconds is None:
+        return "not estimated"
+    return f"about {_duration(plan.seconds)}, estimated from a layer timed on this machine"
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration as exact as an estimate is."""
+    if seconds < 100:
+        return f"{max(seconds, 1):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60 // 10 * 10} min"

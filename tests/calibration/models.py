@@ -103,3 +103,17 @@ def snapshot(folder: Path) -> dict[str, bytes]:
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
+
+
+def write_config(folder: Path, model_type: str = "llama", *, patched: bool = True, **options: Any) -> Path:
+    """Write a config.json alone, and patch the folder."""
+    from transformers import AutoConfig
+
+    from fa3cli import patching
+
+    config = AutoConfig.for_model(model_type, **{**SIZES, **options})
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(folder)
+    if patched:
+        patching.patch(folder)
+    return folder

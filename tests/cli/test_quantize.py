@@ -10,10 +10,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from fa3cli.errors import UnsupportedError
 from tests.calibration.models import (
     WEIGHTS,
     edit_config,
@@ -21,6 +23,7 @@ from tests.calibration.models import (
     snapshot,
     split_weights,
     token_ids,
+    write_config,
     write_index,
     write_lines,
     write_model,
@@ -70,7 +73,7 @@ def test_json_is_an_object_a_line(llama: Path, calib: list[str], fa3: Fa3) -> No
     *events, result = map(json.loads, out.splitlines())
     assert code == 0
     assert [(event["event"], event["layer"], event["layers"]) for event in events] == [
-        ("progress", layer, 3) for layer in (1, 2, 3)
+        ("progress", layer, 6) for layer in range(1, 7)
     ]
     assert result["event"] == "result"
     assert result["samples"] == 3 and result["tokens"] == 31
@@ -408,3 +411,63 @@ def test_a_numpy_export_is_not_called_broken(qwen2_tiny: Path, fa3: Fa3, tmp_pat
     )
     code, out, err = fa3("verify", tmp_path / "o")
     assert (code, out) == (5, "") and "numpy export only" in err
+
+
+# ---- a plan without weights
+
+
+@pytest.fixture
+def weightless(tmp_path: Path) -> Path:
+    return write_config(tmp_path / f"config-{tmp_path.name}")
+
+
+def test_a_plan_needs_neither_weights_nor_a_tokenizer(weightless: Path, fa3: Fa3, tmp_path: Path) -> None:
+    before = snapshot(tmp_path)
+    code, out, err = fa3("quantize", weightless, "--plan")
+    assert code == 0 and "50 with" in out and "about" in out and "timed" in out
+    assert "no weights" in err and "no tokenizer" in err
+    code, out, _ = fa3("quantize", weightless, "--plan", "--json")
+    planned = json.loads(out)
+    assert code == 0 and planned["seconds"] > 0 and planned["tokens"] > 50
+    assert snapshot(tmp_path) == before
+
+
+def test_such_a_folder_unpatched_is_planned_without_fa(tmp_path: Path, fa3: Fa3) -> None:
+    folder = write_config(tmp_path / "config", patched=False)
+    assert fa3("quantize", folder, "--plan", "--no-fa")[0] == 0
+    code, out, err = fa3("quantize", folder, "--plan")
+    assert (code, out) == (5, "") and "not patched" in err
+
+
+@pytest.mark.parametrize("file", [f"{WEIGHTS}.index.json", WEIGHTS, "pytorch_model.bin"])
+def test_weights_that_are_broken_are_no_missing_ones(weightless: Path, fa3: Fa3, file: str) -> None:
+    (weightless / file).write_bytes(b"{}")
+    code, out, err = fa3("quantize", weightless, "--plan")
+    assert (code, out) == (5, "") and "error: " in err
+
+
+def test_the_run_itself_needs_weights(weightless: Path, fa3: Fa3) -> None:
+    code, out, err = fa3("quantize", weightless)
+    assert (code, out) == (5, "") and "no weights" in err
+
+
+@pytest.mark.parametrize(("weights", "expected"), [(False, 0), (True, 6)])
+def test_a_disk_without_room_refuses_a_run_and_not_a_plan_for_elsewhere(
+    llama: Path, weightless: Path, fa3: Fa3, monkeypatch: pytest.MonkeyPatch, weights: bool, expected: int
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
+    calib = llama.parent / "calib.jsonl"
+    code, out, err = fa3("quantize", llama if weights else weightless, "--plan", "--calib", calib)
+    assert code == expected and "the export needs" in err
+    assert bool(out) is not weights
+
+
+def test_a_layer_that_cannot_be_timed_is_a_warning(
+    llama: Path, calib: list[str], fa3: Fa3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> float:
+        raise UnsupportedError("the forward reached its end")
+
+    monkeypatch.setattr("fa3cli.api.estimate_seconds", refuse)
+    code, out, err = fa3("quantize", llama, *calib, "--plan")
+    assert code == 0 and "not estimated" in out and "reached its end" in err

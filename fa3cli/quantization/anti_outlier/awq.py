@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from fa3cli.numerics.row_blocks import row_blocks
 from fa3cli.quantization.anti_outlier.group import GroupData
@@ -23,7 +22,7 @@ def searched_scale(group: GroupData) -> Tensor:
     """
     values = group.inputs.samples[0]
     magnitudes = values.abs().mean(dim=0)
-    errors = [_OutputError(values, weight, bias) for weight, bias in zip(group.weights, group.biases)]
+    errors = [_OutputError(group, values, *each) for each in zip(group.weights, group.biases)]
     best, least = torch.ones_like(magnitudes), torch.inf
     for ratio in _RATIOS:
         scale = magnitudes.pow(ratio).clamp(min=_SMALLEST)
@@ -41,20 +40,27 @@ def searched_scale(group: GroupData) -> Tensor:
 class _OutputError:
     """How far a linear's output is from the float one when its smoothed weight is int8; memory is used again."""
 
-    def __init__(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-        self._values, self._weight, self._bias = values, weight, bias
-        output = linear(values, weight, bias)
-        self._exact, self._output = output.float(), torch.empty_like(output)
-        self._rounded = torch.empty_like(weight)
-        self._difference = torch.empty_like(self._exact)
+    def __init__(self, group: GroupData, values: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        self._group, self._values, self._weight, self._bias = group, values, weight, bias
+        self._exact = group.outputs(values, weight, bias).float()
+        _, block = next(group.blocks(weight))
+        self._rounded, self._output = torch.empty_like(block), values.new_empty(len(values) * len(block))
 
     def with_scale(self, scale: Tensor) -> float:
         """Return the mean squared difference with `scale [in]`."""
-        for block in row_blocks(self._weight):
-            smoothed = fake_quantize_weight(self._weight[block] * scale, mm_tensor=False)
-            torch.div(smoothed, scale, out=self._rounded[block])
+        return sum(
+            self._of_rows(rows, block, scale) * (len(block) / len(self._weight))
+            for rows, block in self._group.blocks(self._weight)
+        )
+
+    def _of_rows(self, rows: slice, weight: Tensor, scale: Tensor) -> float:
+        rounded = self._rounded[: len(weight)]
+        for block in row_blocks(weight):
+            smoothed = fake_quantize_weight(weight[block] * scale, mm_tensor=False)
+            torch.div(smoothed, scale, out=rounded[block])
+        output = self._output[: len(self._values) * len(weight)].view(len(self._values), -1)
         if self._bias is None:
-            torch.mm(self._values, self._rounded.T, out=self._output)
+            torch.mm(self._values, rounded.T, out=output)
         else:
-            torch.addmm(self._bias, self._values, self._rounded.T, out=self._output)
-        return torch.sub(self._exact, self._output, out=self._difference).square_().mean().item()
+            torch.addmm(self._bias[rows], self._values, rounded.T, out=output)
+        return (self._exact[:, rows] - output).square_().mean().item()

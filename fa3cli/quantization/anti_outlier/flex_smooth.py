@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ _POWERS = [round(0.05 * step, 2) for step in range(21)]
 
 def flexible_scale(group: GroupData) -> Tensor:
     """Return `max|x|^alpha / max|W|^beta` with the best powers, `[in]`; heads that share a source their largest."""
-    alpha, beta = _best_powers(torch.cat(group.inputs.samples), torch.cat(list(group.weights)))
+    alpha, beta = _best_powers(group)
     activations, weights = largest_activations(group), largest_weights(group)
     if group.repeats == 1:
         return power_ratio(activations, weights, alpha, beta)
@@ -27,30 +28,50 @@ def flexible_scale(group: GroupData) -> Tensor:
     return scale.unsqueeze(1).expand(-1, group.repeats, -1).reshape(-1)
 
 
-def _best_powers(values: Tensor, weight: Tensor) -> tuple[float, float]:
+def _best_powers(group: GroupData) -> tuple[float, float]:
     """Search alpha with beta = 1 - alpha, then beta; the last of equals wins.
 
     Where the first error is NaN, as a row of zeros makes it, nothing is better, and 0, 0 smooths nothing: so does the
     reference.
     """
-    exact = values @ weight.T
+    search = _Search(group)
     alpha, beta, least = 0.0, 0.0, math.inf
     for candidate in _POWERS:
-        error = _error(values, weight, exact, candidate, 1 - candidate)
+        error = search.error(candidate, 1 - candidate)
         if candidate == _POWERS[0] or error <= least:
             alpha, least = candidate, error
     for candidate in _POWERS:
-        error = _error(values, weight, exact, alpha, candidate)
+        error = search.error(alpha, candidate)
         if error <= least:
             beta, least = candidate, error
     return alpha, beta
 
 
-def _error(values: Tensor, weight: Tensor, exact: Tensor, alpha: float, beta: float) -> float:
-    """Return the error of the product, by its size, with both factors int8: root mean squares."""
-    scale = values.abs().amax(dim=0) ** alpha * weight.abs().amax(dim=0) ** -beta
-    product = _rounded_values(values / scale) @ _rounded_rows(weight * scale).T
-    return (((product - exact) ** 2).mean() ** 0.5 / (exact**2).mean() ** 0.5).item()
+class _Search:
+    """The products of all samples with a group's weights, in blocks of these, and how far int8 takes them off."""
+
+    def __init__(self, group: GroupData) -> None:
+        self._group, self._values = group, torch.cat(group.inputs.samples)
+        # Without blocks as one matrix, as the reference has it.
+        self._weights = [torch.cat(list(group.weights))] if group.block is None else group.weights
+        self._activations = self._values.abs().amax(dim=0)
+        self._largest = torch.stack([block.abs().amax(dim=0) for block in self._blocks()]).amax(dim=0)
+        self._exact = [self._values @ block.T for block in self._blocks()]
+
+    def error(self, alpha: float, beta: float) -> float:
+        """Return the error of the product, by its size, with both factors int8: root mean squares."""
+        scale = self._activations**alpha * self._largest**-beta
+        values, outputs = _rounded_values(self._values / scale), sum(len(weight) for weight in self._weights)
+        squares = []
+        for exact, block in zip(self._exact, self._blocks()):
+            product = values @ _rounded_rows(block * scale).T
+            means = torch.stack([((product - exact) ** 2).mean(), (exact**2).mean()])
+            squares.append(means * (len(block) / outputs))
+        error, size = torch.stack(squares).sum(dim=0)
+        return (error**0.5 / size**0.5).item()
+
+    def _blocks(self) -> Iterator[Tensor]:
+        return (block for weight in self._weights for _, block in self._group.blocks(weight))
 
 
 def _rounded_values(values: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from fa3cli.observers.channel_statistics import ChannelStatistics
 
@@ -25,7 +27,8 @@ class GroupData:
     """The inputs, weights `[out, in]` and biases `[out]` of a group's linears, before any smoothing.
 
     Of the inputs' channels, `[heads, repeats, size]`, those of `repeats` heads come from one of the source's: query
-    heads that share a value head. `repeats` is 1 for every other group.
+    heads that share a value head. `repeats` is 1 for every other group. Rules compute in the dtype of the inputs, with
+    about `block` weights at a time; without one with all of a linear's, as the reference does.
     """
 
     inputs: ChannelStatistics
@@ -33,6 +36,21 @@ class GroupData:
     biases: Sequence[Tensor | None]
     heads: int = 1
     repeats: int = 1
+    block: int | None = None
+
+    def blocks(self, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the rows of a weight `[out, in]` in blocks, in the dtype of the inputs, and which rows they are."""
+        step = len(weight) if self.block is None else max(1, self.block // weight.shape[1])
+        for start in range(0, len(weight), step):
+            rows = slice(start, min(start + step, len(weight)))
+            yield rows, weight[rows].to(self.inputs.low.dtype)
+
+    def outputs(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return a linear's outputs: `[tokens, in] -> [tokens, out]`."""
+        parts = [
+            linear(values, block, None if bias is None else bias[rows]) for rows, block in self.blocks(weight)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 Rule = Callable[[GroupData], Tensor]

@@ -25,6 +25,10 @@ class Method:
     """Whether the statistics are over all samples, or of the first alone."""
     keep: int = 0
     """Number of samples whose inputs the rule wants whole."""
+    copies: int = 1
+    """How many copies of a group's weights the search makes at a time."""
+    multiplies_all: bool = False
+    """Whether it multiplies all of these by the weights, and not the first alone: what the search costs."""
     wraps_norms: bool = True
     """Whether every norm is exported with a bias and under a second name."""
 
@@ -46,5 +50,7 @@ METHODS = {
     "m3": Method(_NORMS, searched_scale, all_samples=False, keep=1),
     "m4": Method(_NORMS + _LINEARS, migrated_scale),
     "m5": Method(_NORMS, outlier_scale),
-    "m6": Method(_NORMS + _LINEARS, flexible_scale, keep=_EVERY, wraps_norms=False),
+    "m6": Method(
+        _NORMS + _LINEARS, flexible_scale, keep=_EVERY, copies=3, multiplies_all=True, wraps_norms=False
+    ),
 }

@@ -27,20 +27,21 @@ def suppressed_scale(group: GroupData) -> Tensor:
     spread = _spread(group.inputs.samples)
     if not spread.top > _OUTLYING * spread.deviation:
         return balanced_scale(group)
-    values, weights, biases = group.inputs.samples[0], group.weights, group.biases
-    exact = _output(values, weights, biases)
+    values, biases = group.inputs.samples[0], group.biases
+    exact = _output(group, values, biases)
     # What the shift takes off the inputs the biases bring back.
-    moved = [
-        linear(spread.shift, weight) if bias is None else bias + linear(spread.shift, weight)
-        for weight, bias in zip(weights, biases)
+    taken = [
+        torch.cat([linear(spread.shift, block) for _, block in group.blocks(weight)])
+        for weight in group.weights
     ]
+    moved = [by if bias is None else bias + by for bias, by in zip(biases, taken)]
     best, least = torch.ones_like(spread.shift), None
     for scale in _candidates(spread, largest_weights(group)):
         shifted = (values - spread.shift) / scale
         low, high = (bound.view(1) for bound in shifted.aminmax())
         step = asymmetric_scale(low, high)
         rounded = fake_quantize(shifted, step, asymmetric_offset(low, step))
-        error = (_output(rounded, [weight * scale for weight in weights], moved) - exact).pow(2).mean()
+        error = (_output(group, rounded, moved, scale) - exact).pow(2).mean()
         if least is None or error < least:
             best, least = scale, error
     return best
@@ -80,14 +81,29 @@ def _candidates(spread: _Spread, weights: Tensor) -> Iterator[Tensor]:
         yield torch.where(ratio > 1, (ratio * threshold).pow(0.5) / weights.pow(0.5), one)
 
 
-def _output(values: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:
+def _output(
+    group: GroupData, values: Tensor, biases: Sequence[Tensor | None], scale: Tensor | None = None
+) -> Tensor:
     """Return what is compared: of three linears an attention without mask and rope, else the first one's output.
 
-    q is cut into heads as wide as all of k, which share it: the reference's formula.
+    Their weights are multiplied with `scale [in]`. q is cut into heads as wide as all of k, which share it: the
+    reference's formula.
     """
-    if len(weights) != 3:
-        return linear(values, weights[0], biases[0])
-    query, key, value = (linear(values, weight, bias) for weight, bias in zip(weights, biases))
+    outputs = [
+        torch.cat(
+            [
+                linear(
+                    values, block if scale is None else block * scale, None if bias is None else bias[rows]
+                )
+                for rows, block in group.blocks(weight)
+            ],
+            dim=1,
+        )
+        for weight, bias in list(zip(group.weights, biases))[: 3 if len(group.weights) == 3 else 1]
+    ]
+    if len(outputs) != 3:
+        return outputs[0]
+    query, key, value = outputs
     width = key.shape[-1]
     query = query.view(len(values), -1, width).transpose(0, 1)
     attention = torch.softmax(query @ key.T / width**0.5, dim=-1)

@@ -34,8 +34,8 @@ def largest_activations(group: GroupData) -> Tensor:
 
 def largest_weights(group: GroupData) -> Tensor:
     """Return the largest |W| of each input channel over the group's linears, `[in]`, at least 1e-5."""
-    largest = torch.stack([weight.abs().amax(dim=0) for weight in group.weights]).amax(dim=0)
-    return _at_least(largest)
+    blocks = (block for weight in group.weights for _, block in group.blocks(weight))
+    return _at_least(torch.stack([block.abs().amax(dim=0) for block in blocks]).amax(dim=0))
 
 
 def power_ratio(activations: Tensor, weights: Tensor, alpha: float, beta: float) -> Tensor:

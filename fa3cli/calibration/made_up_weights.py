@@ -1,0 +1,60 @@
+"""Weights with values from nowhere: for timing a layer before there are any, or without reading them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fa3cli.calibration.checkpoint import is_finite
+from fa3cli.calibration.config_weights import ConfigWeights
+
+__all__ = ["MadeUpWeights"]
+
+_SPREAD = 0.02  # that of most models before training
+_PATTERN = 1 << 20
+
+
+class MadeUpWeights(ConfigWeights):
+    """Reads as noise. Tensors in `whole` have memory of their own, as a layer's have that is timed.
+
+    All others, embeddings above all, are windows into a row or two of noise, whatever their size. `seconds` is what
+    making them up took.
+    """
+
+    def __init__(self, folder: Path, model: nn.Module, dtype: torch.dtype, whole: Collection[str]) -> None:
+        super().__init__(folder, model, dtype)
+        self.seconds = 0.0
+        self._dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        self._whole = frozenset(whole)
+        self._noise = torch.randn(_PATTERN, generator=torch.Generator().manual_seed(0)) * _SPREAD
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return tensors of the model's shapes and dtypes, looked through for NaN as a Checkpoint's are."""
+        begin = time.perf_counter()
+        tensors = {name: self._made_up(name) for name in names}
+        self.seconds += time.perf_counter() - begin
+        for name in self._whole & tensors.keys():
+            is_finite(tensors[name])
+        return tensors
+
+    def _made_up(self, name: str) -> Tensor:
+        shape, dtype = self.tensors[name].shape, self._dtypes[name]
+        if not dtype.is_floating_point:
+            return torch.zeros(shape, dtype=dtype)
+        return self._filled(shape, dtype) if name in self._whole else self._windows(shape, dtype)
+
+    def _filled(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        tensor, noise = torch.empty(shape, dtype=dtype), self._noise.to(dtype)
+        for part in tensor.view(-1).split(_PATTERN):
+            part.copy_(noise[: len(part)])
+        return tensor
+
+    def _windows(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return rows that begin a value apart: all differ, and none has memory of its own."""
+        rows, width = shape[0] if shape else 1, int(torch.Size(shape[1:]).numel())
+        values = self._filled((rows + width,), dtype)
+        return values.as_strided((rows, width), (1, 1)).unflatten(1, shape[1:] or (1,)).reshape(shape)

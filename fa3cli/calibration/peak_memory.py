@@ -1,0 +1,154 @@
+"""How much memory a run allocates at its peak: what a layer needs in each of its phases, and the waiting samples.
+
+Weights that are used as they are stored are pages of mapped files: the system takes them back when it needs them, and
+they are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from fa3cli.calibration.job import Job
+from fa3cli.calibration.passes import Streams
+from fa3cli.calibration.smoothing_groups import BLOCK, groups_of
+from fa3cli.quantization.anti_outlier.group import Group
+from fa3cli.quantization.anti_outlier.methods import METHODS
+
+__all__ = ["peak_memory"]
+
+_ALWAYS = 32 << 20  # buffers of the math libraries, code that is imported on the way, blocks of rows
+_FLOAT32 = 4
+# FreedMemory lets an eighth of a layer add up. What glibc keeps within a visit of a layer are holes as large as tensors,
+# as long as these come from its heap: up to 32 MB it may be, when as much was freed before.
+_KEPT_SHARE, _KEPT_TENSORS, _KEPT_MOST = 8, 4, 96 << 20
+_EXPERTS = 8  # that a token goes to, at most as a rule
+
+
+def peak_memory(job: Job, todo: list[Streams]) -> int:
+    """Return bytes above the imports: an upper bound of what is allocated at a time, mapped files aside."""
+    model = job.model
+    layer = max(model.layers, key=lambda name: model.nbytes(*model.of_layer[name]))
+    phases = [
+        *_smoothing_phases(job, layer),
+        _calibration_phase(job, layer),
+        *(_cast(job, [name]) for name in model.outside),
+    ]
+    if job.quantized_head:
+        phases.append(_calibration_phase(job, model.head))
+    waiting = max(sum(_waiting_bytes(job, count) for count in _counts(streams)) for streams in todo)
+    return _ALWAYS + max(phases) + waiting + _freed_bytes(job, layer)
+
+
+def _freed_bytes(job: Job, layer: str) -> int:
+    """Return what is free and not given back: holes as large as the largest tensor that comes and goes."""
+    model = job.model
+    copied = job.settings.reference or _smoothed(job, layer) or _cast(job, model.of_layer[layer])
+    tensors = [{name} for name in model.linears(layer)]
+    if job.settings.anti_method != "none" and METHODS[job.settings.anti_method].multiplies_all:
+        tensors += [set(group.linears) for group in _smoothed(job, layer)]  # joined into one
+    weights = max(map(partial(_weights, job), tensors), default=0)
+    states = max(sample.tokens for sample in job.samples) * max(map(max, _widths(job, layer))) * _FLOAT32
+    largest = max(weights * (_FLOAT32 if copied else 1), states)
+    return model.layer_bytes // _KEPT_SHARE + min(_KEPT_TENSORS * largest, _KEPT_MOST)
+
+
+def _widths(job: Job, part: str) -> list[tuple[int, ...]]:
+    """Return the shapes of the matrices a token is multiplied with: of many experts, only those it goes to."""
+    matrices = [name for name in job.model.of_layer[part] if len(job.model.shape(name)) == 2]
+    experts = [name for name in matrices if ".experts." in name]
+    others = [name for name in matrices if name not in experts]
+    return [job.model.shape(name) for name in others + experts[: 3 * _EXPERTS]] or [(1, 1)]
+
+
+def _counts(streams: Streams) -> tuple[int, int, int]:
+    return streams.smoothing, streams.features, streams.calibration
+
+
+def _cast(job: Job, names: list[str]) -> int:
+    """Return the bytes of the tensors that are copies, because they are stored in another dtype."""
+    if job.model.resident:
+        return 0
+    cast = set(job.model.cast_names())
+    return job.model.nbytes(*(name for name in names if name in cast))
+
+
+def _waiting_bytes(job: Job, count: int) -> int:
+    """Return what the first `count` samples hold between two layers: two states, rope's two, and eager's mask."""
+    config, itemsize = job.model.config, job.model.dtype.itemsize
+    hidden = getattr(config, "hidden_size", 0)
+    head = getattr(config, "head_dim", None) or hidden // _heads(job)
+    total = 0
+    for sample in job.samples[:count]:
+        length = sample.arguments["input_ids"].shape[-1]
+        masked = config._attn_implementation == "eager" or sample.mask is not None
+        total += sample.tokens * (2 * (hidden + head) * itemsize + 32 + masked * length * itemsize)
+    return total
+
+
+def _heads(job: Job) -> int:
+    return getattr(job.model.config, "num_attention_heads", None) or 1
+
+
+def _smoothed(job: Job, layer: str) -> list[Group]:
+    method = job.settings.anti_method
+    if method == "none" or job.model.resident:  # a model in memory was smoothed where it is
+        return []
+    return groups_of(job.model, layer, METHODS[method].groups)
+
+
+def _weights(job: Job, names: set[str]) -> int:
+    """Return the number of weights of linears."""
+    return job.model.nbytes(*(f"{name}.weight" for name in names)) // job.model.dtype.itemsize
+
+
+def _smoothing_phases(job: Job, layer: str) -> Iterator[int]:
+    """Yield what each group's search needs, and what it takes to compare the smoothed layer with the layer."""
+    model, groups, itemsize = job.model, _smoothed(job, layer), job.model.dtype.itemsize
+    if not groups or job.smoothing:
+        return
+    method = METHODS[job.settings.anti_method]
+    kept = job.samples[: method.keep]
+    tokens = sum(sample.tokens for sample in kept)
+    multiplied = tokens if method.multiplies_all else max((sample.tokens for sample in kept), default=0)
+    loaded = _cast(job, model.of_layer[layer])
+    widths = [model.shape(f"{group.linears[0]}.weight")[1] for group in groups]
+    held = loaded + tokens * sum(widths) * itemsize
+    computes = itemsize if job.settings.reference else _FLOAT32
+    for group, width in zip(groups, widths):
+        weights = _weights(job, set(group.linears))
+        rows, copies = weights // width, method.copies
+        if not job.settings.reference:
+            weights, copies = min(weights, BLOCK), 1 + method.copies
+        values = tokens * width * (computes != itemsize) + multiplied * (3 * width + 4 * rows)
+        yield held + (copies * weights + values) * computes
+    changed = {name for group in groups for name in group.linears}
+    yield loaded + _weights(job, changed) * itemsize + _forward_bytes(job, layer)
+
+
+def _calibration_phase(job: Job, part: str) -> int:
+    """Return what a loaded part needs while samples pass, or while it is quantized: smoothed and fake weights are copies."""
+    model, itemsize = job.model, job.model.dtype.itemsize
+    cast = _cast(job, model.of_layer[part])
+    copied = {name for group in _smoothed(job, part) for name in group.linears}
+    copied -= {name for name in copied if cast}  # a cast tensor goes when its smoothed copy comes
+    linears = set(model.linears(part))
+    loaded = cast + _weights(job, copied) * itemsize
+    fake = _weights(job, linears & job.quantized) * itemsize if job.settings.reference else 0
+    return loaded + max(
+        fake + _forward_bytes(job, part), max((_weights(job, {each}) for each in linears), default=0)
+    )
+
+
+def _forward_bytes(job: Job, part: str) -> int:
+    """Return what one sample, the longest, needs on its way: every linear's output, and observers in float32."""
+    model, config, itemsize = job.model, job.model.config, job.model.dtype.itemsize
+    longest = max(job.samples, key=lambda sample: sample.tokens)
+    widths = _widths(job, part)
+    outputs, widest = sum(rows for rows, _ in widths), max(map(max, widths))
+    states = longest.tokens * (outputs * itemsize + 3 * widest * _FLOAT32)
+    if config._attn_implementation != "eager" or part == model.head:
+        return states
+    # Scores, their softmax in float32, and that in the model's dtype.
+    length = longest.arguments["input_ids"].shape[-1]
+    return states + longest.tokens * length * _heads(job) * (2 * itemsize + _FLOAT32)

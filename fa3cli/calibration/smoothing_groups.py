@@ -1,0 +1,65 @@
+"""The groups of linears that AntiOutlier smooths together, in a layer of a model."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fa3cli.calibration.checkpoint import is_finite
+from fa3cli.calibration.layered_model import LayeredModel
+from fa3cli.calibration.moving import moved
+from fa3cli.errors import InvalidInputError
+from fa3cli.observers.channel_statistics import ChannelStatistics
+from fa3cli.quantization.anti_outlier.group import Group, GroupData
+from fa3cli.quantization.settings import QuantSettings
+
+__all__ = ["BLOCK", "group_data", "groups_of", "shared_heads"]
+
+BLOCK = 1 << 23
+"""Weights that improved numerics search with at a time: 32 MB in float32."""
+
+
+def groups_of(model: LayeredModel, layer: str, groups: tuple[Group, ...]) -> list[Group]:
+    """Return the groups that a layer has, with full names."""
+    held = dict(model.layers[layer].named_modules()) if layer in model.layers else {}
+    return [
+        Group(f"{layer}.{group.source}", tuple(f"{layer}.{name}" for name in group.linears))
+        for group in groups
+        if all(name in held for name in (group.source, *group.linears))
+    ]
+
+
+def group_data(
+    model: LayeredModel, group: Group, observed: ChannelStatistics, settings: QuantSettings
+) -> GroupData:
+    """Return what a rule may look at; raises InvalidInputError where an input is not finite.
+
+    Improved numerics compute in float32, a part of the weights at a time; the reference in the model's dtype, whole.
+    """
+    if not observed.tokens or not is_finite(torch.stack([observed.low, observed.high])):
+        raise InvalidInputError(
+            f"the input of {group.linears[0]} is not finite, or no calibration sample reached it",
+            hint="check the weights and the calibration data, or use a wider --dtype",
+        )
+    dtype = model.dtype if settings.reference else torch.float32
+    linears = [model.model.get_submodule(name) for name in group.linears]
+    return GroupData(
+        moved(observed.to(dtype), model.device),  # merged ones are on the CPU
+        [linear.weight.detach() for linear in linears],
+        [None if linear.bias is None else linear.bias.detach().to(dtype) for linear in linears],
+        *shared_heads(model, group),
+        block=None if settings.reference else BLOCK,
+    )
+
+
+def shared_heads(model: LayeredModel, group: Group) -> tuple[int, int]:
+    """Return the number of the source's heads, and how many of the group's input share each."""
+    source = model.model.get_submodule(group.source)
+    if not isinstance(source, nn.Linear):
+        return 1, 1
+    repeats = model.model.get_submodule(group.linears[0]).in_features // source.out_features
+    if repeats == 1:
+        return 1, 1
+    config = model.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return source.out_features // size, repeats
