@@ -67,7 +67,7 @@ def full_plan(job: Job) -> Plan:
 def require_place(job: Job, planned: Plan) -> None:
     """Raise what a run of this job would raise of its output: taken, or no room; a finished one is fine."""
     if read_result(job.output, identity(job)) is None:
-        RunFolder(job.output, planned.bytes_written).require_place()
+        RunFolder(job.output, planned.bytes_written + planned.journal_bytes).require_place()
 
 
 def left_by(job: Job) -> Path | None:

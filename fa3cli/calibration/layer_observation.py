@@ -74,7 +74,7 @@ class LayerObservation:
     def again(self) -> None:
         """Forget what was seen of the sample at hand: it comes once more."""
         self.inputs.again()
-        self.heads = self._earlier
+        self.heads = {name: dict(roles) for name, roles in self._earlier.items()}
 
     def parameters(self, name: str, ranks: Ranks = ALONE) -> LayerParameters:
         """Return what all ranks saw; raises InvalidInputError or UnsupportedError where that is nothing, or not finite.

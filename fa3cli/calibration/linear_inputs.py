@@ -52,7 +52,7 @@ class LinearInputs(Generic[AnyObserver]):
 
     def again(self) -> None:
         """Forget what was seen of the sample at hand: it comes once more."""
-        self.observers = self._earlier
+        self.observers = dict(self._earlier)
         self._forget()
 
     def _forget(self) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -14,8 +14,9 @@ from torch import nn
 
 from fa3cli.calibration.devices import free_memory
 from fa3cli.calibration.moving import CPU, moved
+from fa3cli.errors import MissingCapabilityError, brief
 
-__all__ = ["PatientLayers", "is_out_of_memory", "or_on_cpu"]
+__all__ = ["PatientLayers", "is_out_of_memory", "memory_errors", "or_on_cpu"]
 
 _logger = logging.getLogger("fa3cli")
 Result = TypeVar("Result")
@@ -52,9 +53,12 @@ class PatientLayers:
             done, output = _tried(call)
         if not done:
             self._prepare_again()
-            _logger.warning(
-                "out of memory on %s: a sample goes through a layer on the CPU, slowly", self._device
-            )
+            if not self._short:
+                _logger.warning(
+                    "out of memory on %s: samples that don't fit go through layers on the CPU, slowly, and all "
+                    "of them wait there",
+                    self._device,
+                )
             self._short = True
             layer.to(CPU)
             try:
@@ -92,6 +96,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
     )
+
+
+@contextmanager
+def memory_errors(device: torch.device) -> Iterator[None]:
+    """Turn what says that memory ran out, here or on the device, into a MissingCapabilityError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MissingCapabilityError(
+            f"not enough memory, here or on {device} ({brief(error)})",
+            hint="take fewer samples or shorter ones (--samples, --max-length), or --device cpu; fa3 quantize --plan "
+            "says what is needed",
+        ) from error
 
 
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory")

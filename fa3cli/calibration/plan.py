@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from fa3cli.quantization.fallback import fused_groups
 from fa3cli.quantization.linear import linear_layout
 
 __all__ = ["Plan", "plan"]
+
+_PICKLED = 2048  # what a tensor in a numpy file takes beside its values
+_RECORD = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Plan:
     """For each pass over the weights, the forwards that run in it and what they are for."""
     bytes_read: int
     bytes_written: int
+    journal_bytes: int
+    """What the run keeps beside the export until it ends, to go on after whatever stops it."""
     peak_memory: int
     """Bytes above the imports that are allocated at a time, at most: mapped files, which the system can drop, are not
     counted. For save type numpy, whose files are pickled whole, all weights."""
@@ -57,7 +62,8 @@ def plan(job: Job) -> Plan:
     written += sum(4 * model.nbytes(f"{norm}.weight") for norm in norms)
     written += _fallen_bytes(job)
     # header, description
-    written += len(exported_names(model.names, job.quantized, job.attentions, norms)) * 160
+    names = exported_names(model.names, job.quantized, job.attentions, norms)
+    written += len(names) * 160
     return Plan(
         folder=job.folder,
         output=job.output,
@@ -74,10 +80,22 @@ def plan(job: Job) -> Plan:
         passes=tuple(todo),
         bytes_read=_read_bytes(job, len(todo)),
         # numpy files are made from the safetensors, which go at the end if they were not asked for.
-        bytes_written=written * (2 if "numpy" in job.save_types else 1),
+        bytes_written=2 * written + _PICKLED * len(names) if "numpy" in job.save_types else written,
+        journal_bytes=_journal_bytes(job, todo),
         peak_memory=max(peak_memory(job, todo), written if "numpy" in job.save_types else 0),
         warnings=tuple(_warnings(job)),
     )
+
+
+def _journal_bytes(job: Job, todo: Sequence[Streams]) -> int:
+    """Return the bytes of the states of all forwards at two borders of layers, and of a record a visit."""
+    hidden = getattr(job.model.config, "hidden_size", 0) * job.model.dtype.itemsize
+    tokens = [sample.tokens for sample in job.samples]
+    states = max(
+        sum(sum(tokens[:count]) for count in (each.smoothing, each.features, each.calibration))
+        for each in todo
+    )
+    return 2 * states * hidden + len(todo) * (len(job.model.layers) + 1) * _RECORD
 
 
 def _fallen_bytes(job: Job) -> int:

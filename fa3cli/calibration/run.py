@@ -13,6 +13,7 @@ from typing import Any
 from fa3cli.calibration.identity import differing, identity
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.journal import Journal, open_journal
+from fa3cli.calibration.out_of_memory import memory_errors
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.passes import calibrate
 from fa3cli.calibration.plan import plan
@@ -52,8 +53,9 @@ def run(
                 RunFolder(job.output).sweep()
             return earlier
         job.model.require_tied_alike()
-        folder = RunFolder(job.output, plan(job).bytes_written)
-        with folder if ranks.leads else nullcontext():
+        planned = plan(job)
+        folder = RunFolder(job.output, planned.bytes_written + planned.journal_bytes)
+        with folder if ranks.leads else nullcontext(), memory_errors(job.model.device):
             if ranks.leads:
                 open_journal(folder, made_of, resume)
             ranks.gather(None)

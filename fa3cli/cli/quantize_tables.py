@@ -33,6 +33,7 @@ def print_plan(plan: Plan) -> None:
         table.add_row(f"pass {number} of {len(plan.passes)} over the weights", _forwards(streams))
     table.add_row("read", _size(plan.bytes_read))
     table.add_row("written", _size(plan.bytes_written))
+    table.add_row("journal", f"{_size(plan.journal_bytes)} on the disk until the run ends")
     table.add_row(
         "peak memory", f"at most about {_size(plan.peak_memory)} above the imports, mapped files aside"
     )
