@@ -16,6 +16,8 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
+from fa3cli.calibration.memory import in_own_memory
+from fa3cli.calibration.moving import each_tensor
 from fa3cli.errors import UnsupportedError
 
 __all__ = ["LayerSynchronousForwards"]
@@ -112,14 +114,16 @@ class LayerSynchronousForwards:
                 self.arguments = positional, named
             _meet(layer)
 
-    def _passed(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        if _is_ours():
-            self.outputs[self._running] = output
-            self.arguments = None if self._running == 0 else self.arguments
+    def _passed(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        if not _is_ours():
+            return output
+        self.arguments = None if self._running == 0 else self.arguments
+        self.outputs[self._running] = output = each_tensor(in_own_memory, output)
+        return output
 
     def _skip(self, *_: Any, last: bool, **__: Any) -> Any:
         output = self.outputs[self._running]
-        return output if last else _as_nan(output)
+        return output if last else each_tensor(_as_nan, output)
 
 
 def _lost(sample: int, reached: Any) -> UnsupportedError:
@@ -130,10 +134,8 @@ def _lost(sample: int, reached: Any) -> UnsupportedError:
     )
 
 
-def _as_nan(output: Any) -> Any:
-    if isinstance(output, Tensor):
-        return torch.full_like(output, torch.nan) if output.is_floating_point() else output
-    return type(output)(_as_nan(each) for each in output) if isinstance(output, (tuple, list)) else output
+def _as_nan(tensor: Tensor) -> Tensor:
+    return torch.full_like(tensor, torch.nan) if tensor.is_floating_point() else tensor
 
 
 def _is_ours() -> bool:

@@ -19,9 +19,9 @@ __all__ = ["peak_memory"]
 
 _ALWAYS = 32 << 20  # buffers of the math libraries, code that is imported on the way, blocks of rows
 _FLOAT32 = 4
-# FreedMemory lets an eighth of a layer add up. What glibc keeps within a visit of a layer are holes as large as tensors,
+# FreedMemory lets a sixteenth of a layer add up. What glibc keeps within a visit of a layer are holes as large as tensors,
 # as long as these come from its heap: up to 32 MB it may be, when as much was freed before.
-_KEPT_SHARE, _KEPT_TENSORS, _KEPT_MOST = 8, 4, 96 << 20
+_KEPT_SHARE, _KEPT_TENSORS, _KEPT_MOST = 16, 4, 96 << 20
 _EXPERTS = 8  # that a token goes to, at most as a rule
 
 
