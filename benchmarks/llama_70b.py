@@ -61,9 +61,7 @@ def main() -> None:
     parser.add_argument("--options", default="{}", help="of api.quantize, as a Python dict")
     arguments = parser.parse_args()
     model = make_model(arguments.folder / f"llama-70b-{arguments.layers}", arguments.layers)
-    calib = make_samples(
-        arguments.folder / "calib.jsonl", samples=arguments.samples, tokens=arguments.tokens
-    )
+    calib = make_samples(arguments.folder / "calib.jsonl", samples=arguments.samples, tokens=arguments.tokens)
     subprocess.run([sys.executable, "-m", "fa3cli", "patch", model], check=True, capture_output=True)
     os.makedirs(_CGROUP, exist_ok=True)
     (_CGROUP / "memory.limit_in_bytes").write_text(str(int(arguments.gib * 2**30)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("reference", help="python of the environment with msmodelslim")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    arguments.reference = os.path.abspath(arguments.reference)  # but not resolved: it may be a link
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         make_samples(root / "calib.jsonl", samples=16, tokens=256)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -28,6 +31,8 @@ class TensorInfo:
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
+    begin: int = 0
+    """Where its values begin in the file."""
 
 
 class Checkpoint:
@@ -93,6 +98,17 @@ class Checkpoint:
         self._finite.update(tensors)
         return tensors
 
+    def read_ahead(self, names: Iterable[str]) -> None:
+        """Have the system read tensors into its page cache, where it can, while something else is done."""
+        if hasattr(os, "posix_fadvise"):
+            Thread(target=self._read_ahead, args=(list(names),), daemon=True).start()
+
+    def _read_ahead(self, names: list[str]) -> None:
+        for name in names:
+            info = self.tensors[name]
+            with suppress(OSError), (self.folder / info.file).open("rb") as shard:
+                os.posix_fadvise(shard.fileno(), info.begin, info.nbytes, os.POSIX_FADV_WILLNEED)
+
 
 def no_weights(folder: Path, file: str = _FILE) -> InvalidInputError:
     """Return the error for a folder without weights."""
@@ -139,7 +155,8 @@ def _read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
         with safe_open(path, "pt"):  # checks the header and that the data is as long as it says
             pass
         with path.open("rb") as stream:
-            header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
+            length = struct.unpack("<Q", stream.read(8))[0]
+            header = json.loads(stream.read(length))
     except FileNotFoundError as error:
         raise InvalidInputError(f"{path}: the shard is missing", hint="fetch the folder again") from error
     except (SafetensorError, OSError) as error:
@@ -155,5 +172,7 @@ def _read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
     tensors = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
-        tensors[name] = TensorInfo(file, entry["dtype"], tuple(entry["shape"]), end - begin)
+        tensors[name] = TensorInfo(
+            file, entry["dtype"], tuple(entry["shape"]), end - begin, 8 + length + begin
+        )
     return tensors

@@ -35,6 +35,9 @@ class ConfigWeights:
         """Return the folder: no file of it holds a tensor."""
         return self.folder
 
+    def read_ahead(self, names: Iterable[str]) -> None:
+        """Do nothing: there is nothing to read."""
+
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Raise InvalidInputError."""
         raise no_weights(self.folder)

@@ -62,6 +62,9 @@ class LayeredModel(ABC):
     def loaded(self, names: list[str], device: torch.device | None = None) -> AbstractContextManager[None]:
         """Hold these tensors in the model within the block, on its device or another."""
 
+    def read_ahead(self, names: list[str]) -> None:
+        """Say that these tensors will be loaded next."""
+
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a stored tensor, loaded or not."""

@@ -177,6 +177,8 @@ class _Pass:
                 journal.require_same(self._forwards.arguments)
             for self._index, part in enumerate(parts[done:], start=done):
                 with model.loaded(model.needed(part)):
+                    for following in parts[self._index + 1 : self._index + 2]:
+                        model.read_ahead(model.needed(following))
                     yield self._visit(part)
                 self._ticks.layer_ends(model.nbytes(*model.needed(part)))
 

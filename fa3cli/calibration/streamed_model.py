@@ -62,6 +62,10 @@ class StreamedModel(LayeredModel):
         finally:
             self._assign({name: self.tensor(name).to("meta") for name in names})
 
+    def read_ahead(self, names: list[str]) -> None:
+        """Have the system read these tensors, to be loaded next, into its page cache."""
+        self.checkpoint.read_ahead(names)
+
     def require_tied_alike(self) -> None:
         """Raise InvalidInputError where the checkpoint holds other values for a tensor that config.json ties."""
         for alias, name in self.tied.items():

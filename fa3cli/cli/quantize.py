@@ -127,6 +127,8 @@ def quantize(
         print_json(planned) if json else print_plan(planned)
         return
     note(f"settings: {settings_text(planned)}")
+    if resume != "never" and (left := api.left_by(job)):
+        note(f"{left}: left by a run that was stopped; going on from there")
     try:
         with show_progress("quantize", as_json=json) as progress, first_interrupt(note) as stop:
             result = api.run(job, progress, resume=resume, stop=stop)
