@@ -47,10 +47,14 @@ class Journal:
             return
         try:
             write_tree(self._states(number, self._ranks.rank), outputs)
-        except TypeError:  # an output that a file can't hold: such a run is never resumed
+            written = True
+        except TypeError:
+            written = False
+        if not all(
+            self._ranks.gather(written)
+        ):  # an output that a file can't hold: such a run is never resumed
             self._folder = None
             return
-        self._ranks.gather(None)  # everybody's are there
         if self._ranks.leads:
             sync_folder(self._folder.journal)
             kept = {field.name: getattr(visit, field.name) for field in fields(visit)}

@@ -405,7 +405,8 @@ def test_the_plan_asks_for_no_less_room_than_is_taken(
 ) -> None:
     calib, output = EXAMPLES / "qwen2-tiny-calib.jsonl", qwen2_tiny.parent / "out"
     job = api.prepare(qwen2_tiny, calib=calib, output=output, samples=1, max_length=8, save_types=save_types)
-    wanted, beside = api.plan(job).bytes_written, 200_000
+    # What lies beside the weights, and around each tensor of a .npy file.
+    wanted, beside = api.plan(job).bytes_written, 500_000 if "numpy" in save_types else 200_000
     most = 0
     rename = Path.rename
 
