@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -64,12 +64,21 @@ class Journal:
         # Not those of the visit before: another rank may get here before the leading one has written the record.
         self._states(number - 2, self._ranks.rank).unlink(missing_ok=True)
 
-    def outputs(self) -> dict[str, Any]:
-        """Return what each forward had got from the layer of the last visit, on the CPU, whichever rank's it was."""
+    def outputs(self, forwards: Sequence[str]) -> list[Any]:
+        """Return what these forwards had got from the layer of the last visit, on the CPU, whichever rank's they were.
+
+        Raises ConflictError where that is gone.
+        """
         kept: dict[str, Any] = {}
-        for file in self._folder.journal.glob(self._states(len(self.visits) - 1, "*").name):
+        states = self._states(len(self.visits) - 1, "*").name
+        for file in self._folder.journal.glob(states):
             kept |= read_tree(file)
-        return kept
+        if not kept.keys() >= set(forwards):
+            raise ConflictError(
+                f"{self._folder.journal}: not all files {states} are here",
+                hint="have all ranks write to the same disk; --resume never starts over",
+            )
+        return [kept[each] for each in forwards]
 
     def require_same(self, arguments: Any) -> None:
         """Raise UnsupportedError where the next layer would be called with something else than it was."""

@@ -162,8 +162,8 @@ class _Pass:
         if done == len(parts):
             return
         job, model = self._job, self._job.model
-        kept = journal.outputs() if done else {}
-        outputs = [_on(model.device, kept[_key(sample)]) for sample in self._samples] if done else []
+        kept = journal.outputs([_key(sample) for sample in self._samples]) if done else []
+        outputs = [_on(model.device, output) for output in kept]
         inputs = [job.samples[position].inputs(model.device) for _, position in self._samples]
         layers = list(model.layers.values())
         self._last, self._float_linears = len(parts) - 1, self._known.float_linears(job)
@@ -260,7 +260,7 @@ def _key(sample: tuple[str, int]) -> str:
 
 
 def _on(device: torch.device, output: Any) -> Any:
-    """Return a layer's output on a device."""
+    """Return a layer's output on a device, in memory that lies as a layer's own would: kernels may go by that."""
     if isinstance(output, Tensor):
-        return output.to(device)
+        return output.to(device, copy=True)
     return type(output)(_on(device, each) for each in output) if isinstance(output, (tuple, list)) else output

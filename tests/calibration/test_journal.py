@@ -77,7 +77,7 @@ def test_visits_come_back_as_they_were(folder: RunFolder) -> None:
         assert [each.name for each in again.visits] == [visit(each).name for each in range(number + 1)]
         for each, found in enumerate(again.visits):
             assert_same(found, visit(each))
-        assert_same(dict(sorted(again.outputs().items())), outputs(number))
+        assert_same(tuple(again.outputs(list(outputs(number)))), tuple(outputs(number).values()))
         again.require_same(arguments)
         assert folder.keep
 
@@ -87,6 +87,14 @@ def test_the_states_of_two_visits_are_kept_at_most(folder: RunFolder) -> None:
     for number in range(6):
         journal.commit(visit(number), outputs(number), None)
         assert len(list(folder.journal.glob("states-*"))) <= 2
+
+
+def test_outputs_that_are_gone_are_a_conflict(folder: RunFolder) -> None:
+    journal = Journal(folder)
+    journal.commit(visit(0), outputs(0), None)
+    with pytest.raises(ConflictError, match="not all files states-00000") as raised:
+        Journal(folder).outputs(["calibration.0", "calibration.1"])
+    assert raised.value.exit_code == 4
 
 
 def test_other_arguments_are_refused(folder: RunFolder) -> None:
@@ -153,7 +161,7 @@ def test_a_commit_killed_anywhere_leaves_the_visit_before_or_this_one(
     again = Journal(folder)
     done = len(again.visits)
     assert done in (3, 4)
-    assert_same(dict(sorted(again.outputs().items())), outputs(done - 1))
+    assert_same(tuple(again.outputs(list(outputs(0)))), tuple(outputs(done - 1).values()))
     for number in range(done, 6):
         again.commit(visit(number), outputs(number), None)
     for number, found in enumerate(Journal(folder).visits):
