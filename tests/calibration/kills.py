@@ -72,7 +72,8 @@ class Kills:
             for again in range(self.random.randint(1, 3)):
                 anew = fresh and not again
                 self.done["fresh"] += anew
-                self._kill(number, self._fresh() if anew else self._forked(number))
+                if not self._kill(number, self._fresh() if anew else self._forked(number)):
+                    break
             self._compare(number)
 
     def _prepare(self, number: int) -> None:
@@ -111,8 +112,20 @@ class Kills:
         run.returncode = 0  # it is ours to wait for
         return run.pid
 
-    def _kill(self, number: int, pid: int) -> None:
-        sights = [sight for sight in SIGHTS if not self._seen(sight)]  # an earlier run may have got further
+    def _kill(self, number: int, pid: int) -> bool:
+        """Kill a run at some moment; tell whether there is more to do for another."""
+        options = OPTIONS[number]
+        never = {
+            ".npy": "numpy" not in options.get("save_types", ()),
+            "-of-": "part_file_size" not in options,
+            "8.safetensors": "part_file_size" in options,
+        }
+        sights = [
+            sight
+            for sight in SIGHTS
+            if not self._seen(sight)  # an earlier run may have got further
+            and not any(never_seen and part in sight for part, never_seen in never.items())
+        ]
         if sights and self.random.random() < 0.6:
             sight = self.random.choice(sights)
             while not self._seen(sight) and _runs(pid):
@@ -126,14 +139,18 @@ class Kills:
             self.done["ended before"] += 1
             if status:
                 self._problem(number, "a run failed")
-            return
+            return False
         self.done["kills"] += 1
         self.done["published"] += self.output.exists()
         self.done["with visits"] += self._seen("out.journal/visits/visit-*")
         self.done["finishing"] += self._seen("out.journal/export/*.json")
+        return not self.output.exists()
 
     def _seen(self, sight: str) -> bool:
-        return any(self.root.glob(sight))
+        try:
+            return any(self.root.glob(sight))
+        except FileNotFoundError:  # a folder went while it was looked through
+            return False
 
     def _end(self, pid: int) -> None:
         _, status = os.waitpid(pid, 0)
