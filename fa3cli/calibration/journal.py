@@ -86,7 +86,7 @@ class Journal:
             raise UnsupportedError(
                 f"the layer behind {self.visits[-1].name} is handed more than that layer's output and what the model "
                 "computes beforehand (K and V of other layers, say), which the journal doesn't hold",
-                hint=f"this model's runs cannot be resumed: remove {self._folder.path}, or pass --resume never",
+                hint="this model's runs cannot be resumed: what was left is removed, the same command starts over",
             )
 
     def _record(self, number: int) -> Path:

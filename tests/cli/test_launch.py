@@ -40,8 +40,8 @@ def apart(code: list[str], nproc: int) -> subprocess.Popen[str]:
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_GRACE", 0.5)
-    monkeypatch.setattr(module, "_NOTICE", 0.3)
+    monkeypatch.setattr(module, "_GRACE", 2.0)
+    monkeypatch.setattr(module, "_NOTICE", 0.5)
 
 
 def test_each_rank_is_told_what_torchrun_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
