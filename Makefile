@@ -1,5 +1,6 @@
 # make demo              patch, quantize and verify the shipped model
 # make test              the tests
+# make kills             the tests that kill hundreds of runs and let them go on
 # make versions          the tests that run models under other transformers versions
 # make supported-models  docs/supported-models.md: every model type under every VERSIONS (or these TYPES only)
 # Each sets up what it needs: Python 3.10 or newer with venv is all that must be there.
@@ -10,7 +11,7 @@ SAMPLED := 4.43.1 4.57.6 5.23.0
 VERSIONS ?= 4.43.1 4.46.3 4.48.3 4.51.3 4.53.3 4.57.6 5.0.0 5.23.0
 DEMO := build/demo/qwen2-tiny
 
-.PHONY: demo test versions supported-models lint clean
+.PHONY: demo test kills versions supported-models lint clean
 
 demo: .venv/ready
 	rm -rf build/demo && mkdir -p build/demo
@@ -21,6 +22,9 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2
+
+kills: .venv/ready
+	$(BIN)/python -m pytest -m kills
 
 versions: .venv/ready $(SAMPLED:%=.venvs/%/ready)
 	$(BIN)/python -m pytest -m versions

@@ -119,6 +119,8 @@ def prepare(
         trust_remote_code=trust_remote_code,
         only_plan=only_plan,
     )
+    # A composite model keeps what its text part goes by in a config of its own.
+    text_config = getattr(model.config, "get_text_config", lambda: model.config)()
     chosen = choose_recipe(recipe, model.config.model_type, list(model.linears()))
     return make_job(
         model,
@@ -128,8 +130,8 @@ def prepare(
             folder,
             count=samples,
             max_length=max_length,
-            longest=getattr(model.config, "max_position_embeddings", None),
-            vocab_size=model.config.vocab_size,
+            longest=getattr(text_config, "max_position_embeddings", None),
+            vocab_size=getattr(text_config, "vocab_size", None),
             trust_remote_code=trust_remote_code,
             estimate=not model.has_weights,
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,13 @@ from fa3cli.calibration.tree_file import read_tree, tensors_of, write_tree
 from fa3cli.errors import ConflictError, UnsupportedError
 from fa3cli.export.folder import RunFolder, sync_folder
 
-__all__ = ["Journal", "open_journal"]
+__all__ = ["Journal", "NotResumableError", "open_journal"]
 
 _IDENTITY = "identity.json"
+
+
+class NotResumableError(UnsupportedError):
+    """A model's forward cannot be taken up again between two layers."""
 
 
 class Journal:
@@ -47,10 +51,12 @@ class Journal:
             return
         try:
             write_tree(self._states(number, self._ranks.rank), outputs)
-        except TypeError:  # an output that a file can't hold: such a run is never resumed
-            self._folder = None
+            written = True
+        except TypeError:
+            written = False
+        if not all(self._ranks.gather(written)):
+            self._folder = None  # an output that a file can't hold: such a run is never resumed
             return
-        self._ranks.gather(None)  # everybody's are there
         if self._ranks.leads:
             sync_folder(self._folder.journal)
             kept = {field.name: getattr(visit, field.name) for field in fields(visit)}
@@ -60,20 +66,29 @@ class Journal:
         # Not those of the visit before: another rank may get here before the leading one has written the record.
         self._states(number - 2, self._ranks.rank).unlink(missing_ok=True)
 
-    def outputs(self) -> dict[str, Any]:
-        """Return what each forward had got from the layer of the last visit, on the CPU, whichever rank's it was."""
+    def outputs(self, forwards: Sequence[str]) -> list[Any]:
+        """Return what these forwards had got from the layer of the last visit, on the CPU, whichever rank's they were.
+
+        Raises ConflictError where that is gone.
+        """
         kept: dict[str, Any] = {}
-        for file in self._folder.journal.glob(self._states(len(self.visits) - 1, "*").name):
+        states = self._states(len(self.visits) - 1, "*").name
+        for file in self._folder.journal.glob(states):
             kept |= read_tree(file)
-        return kept
+        if not kept.keys() >= set(forwards):
+            raise ConflictError(
+                f"{self._folder.journal}: not all files {states} are here",
+                hint="have all ranks write to the same disk; --resume never starts over",
+            )
+        return [kept[each] for each in forwards]
 
     def require_same(self, arguments: Any) -> None:
-        """Raise UnsupportedError where the next layer would be called with something else than it was."""
-        if _digest(arguments) != self._digest:
-            raise UnsupportedError(
+        """Raise NotResumableError where the next layer would be called with something else than it was."""
+        if not self._ranks.first(_digest(arguments) == self._digest):
+            raise NotResumableError(
                 f"the layer behind {self.visits[-1].name} is handed more than that layer's output and what the model "
-                "computes beforehand (K and V of other layers, say), which the journal doesn't hold",
-                hint=f"this model's runs cannot be resumed: remove {self._folder.path}, or pass --resume never",
+                "computes beforehand (K and V of other layers, say), which a journal doesn't hold",
+                hint="runs of this model cannot be resumed",
             )
 
     def _record(self, number: int) -> Path:

@@ -21,7 +21,7 @@ from fa3cli.calibration.layer_observation import LayerObservation
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
 from fa3cli.calibration.linear_inputs import LinearInputs
 from fa3cli.calibration.memory import FreedMemory
-from fa3cli.calibration.moving import moved
+from fa3cli.calibration.moving import each_tensor
 from fa3cli.calibration.out_of_memory import PatientLayers
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.progress import Progress, Ticks
@@ -163,8 +163,9 @@ class _Pass:
         if done == len(parts):
             return
         job, model = self._job, self._job.model
-        kept = journal.outputs() if done else {}
-        outputs = [moved(kept[_key(sample)], model.device) for sample in self._samples] if done else []
+        kept = journal.outputs([_key(sample) for sample in self._samples]) if done else []
+        # Copied out of the file, to lie as a layer's own would: kernels may go by that.
+        outputs = each_tensor(lambda tensor: tensor.to(model.device, copy=True), kept)
         inputs = [job.samples[position].inputs(model.device) for _, position in self._samples]
         layers = list(model.layers.values())
         self._last, self._float_linears = len(parts) - 1, self._known.float_linears(job)
@@ -173,7 +174,7 @@ class _Pass:
         with model.evaluating(), self._patient, forwards as self._forwards:
             with model.loaded(model.before_layers):
                 self._forwards.start()
-            if done and self._ranks.leads:
+            if done:
                 journal.require_same(self._forwards.arguments)
             for self._index, part in enumerate(parts[done:], start=done):
                 with model.loaded(model.needed(part)):

@@ -77,7 +77,7 @@ def _waiting_bytes(job: Job, count: int) -> int:
     """Return what the first `count` samples hold between two layers: two states, rope's two, and eager's mask."""
     config, itemsize = job.model.config, job.model.dtype.itemsize
     hidden = getattr(config, "hidden_size", 0)
-    head = getattr(config, "head_dim", None) or hidden // _heads(job)
+    head = _head_size(job)
     total = 0
     for sample in job.samples[:count]:
         length = sample.arguments["input_ids"].shape[-1]
@@ -90,6 +90,15 @@ def _heads(job: Job) -> int:
     return getattr(job.model.config, "num_attention_heads", None) or 1
 
 
+def _head_size(job: Job) -> int:
+    config = job.model.config
+    try:
+        size = config.head_dim
+    except Exception:  # noqa: BLE001 - not there, or in its own words another one in each layer
+        size = None
+    return size or getattr(config, "hidden_size", 0) // _heads(job)
+
+
 def _smoothed(job: Job, layer: str) -> list[Group]:
     method = job.settings.anti_method
     if method == "none" or job.model.resident:  # a model in memory was smoothed where it is
@@ -99,7 +108,8 @@ def _smoothed(job: Job, layer: str) -> list[Group]:
 
 def _weights(job: Job, names: set[str]) -> int:
     """Return the number of weights of linears."""
-    return job.model.nbytes(*(f"{name}.weight" for name in names)) // job.model.dtype.itemsize
+    stored = {f"{name}.weight" for name in names} & set(job.model.stored)  # one that is shared counts once
+    return job.model.nbytes(*stored) // job.model.dtype.itemsize
 
 
 def _smoothing_phases(job: Job, layer: str) -> Iterator[int]:

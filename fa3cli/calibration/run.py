@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fa3cli import logger
 from fa3cli.calibration.identity import differing, identity
 from fa3cli.calibration.job import Job
-from fa3cli.calibration.journal import Journal, open_journal
+from fa3cli.calibration.journal import Journal, NotResumableError, open_journal
 from fa3cli.calibration.out_of_memory import memory_errors
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.passes import calibrate
@@ -45,7 +46,7 @@ def run(
     """
     if resume not in RESUME:
         raise UsageError(f"--resume {resume}: expected one of {', '.join(RESUME)}")
-    begin, made_of = time.monotonic(), identity(job)
+    made_of = identity(job)
     with joined_ranks(job.model.device) as ranks:
         _require_fit(ranks, job, made_of)
         if earlier := read_result(job.output, made_of):
@@ -53,19 +54,34 @@ def run(
                 RunFolder(job.output).sweep()
             return earlier
         job.model.require_tied_alike()
-        planned = plan(job)
-        folder = RunFolder(job.output, planned.bytes_written + planned.journal_bytes)
-        with folder if ranks.leads else nullcontext(), memory_errors(job.model.device):
-            if ranks.leads:
-                open_journal(folder, made_of, resume)
-            ranks.gather(None)
-            journal = Journal(folder, ranks)
-            writer = LayerWriter(job, folder, ranks, resumed=bool(journal.visits))
-            layers = calibrate(job, progress, write=writer.add, journal=journal, ranks=ranks, stop=stop)
-            result = (
-                _finish(job, folder, writer, layers, made_of, begin) if ranks.leads else writer.close(layers)
-            )
-            return ranks.first(result)
+        try:
+            return _run(job, made_of, ranks, progress, resume, stop)
+        except NotResumableError as error:
+            if resume == "required":
+                raise
+            logger.warning("%s: starting over", error)
+            return _run(job, made_of, ranks, progress, "never", stop)
+
+
+def _run(
+    job: Job,
+    made_of: dict[str, Any],
+    ranks: Ranks,
+    progress: Callable[[Progress], None],
+    resume: str,
+    stop: Callable[[], bool],
+) -> Result:
+    begin, planned = time.monotonic(), plan(job)
+    folder = RunFolder(job.output, planned.bytes_written + planned.journal_bytes)
+    with folder if ranks.leads else nullcontext(), memory_errors(job.model.device):
+        if ranks.leads:
+            open_journal(folder, made_of, resume)
+        ranks.gather(None)
+        journal = Journal(folder, ranks)
+        writer = LayerWriter(job, folder, ranks, resumed=bool(journal.visits))
+        layers = calibrate(job, progress, write=writer.add, journal=journal, ranks=ranks, stop=stop)
+        result = _finish(job, folder, writer, layers, made_of, begin) if ranks.leads else writer.close(layers)
+        return ranks.first(result)
 
 
 def export_layers(job: Job, layers: Sequence[LayerParameters]) -> Result:

@@ -19,7 +19,7 @@ _KEY = "tree"
 
 
 def write_tree(file: Path, tree: Any) -> None:
-    """Write a tree of mappings with text keys, lists, tuples, tensors and plain values; the file appears when it is whole.
+    """Write a tree of dicts with text keys, lists, tuples, tensors and plain values; the file appears when it is whole.
 
     Raises TypeError for a value of another kind.
     """
@@ -36,7 +36,7 @@ def read_tree(file: Path) -> Any:
     try:
         with safe_open(file, "pt") as opened:
             return _rebuilt(json.loads(opened.metadata()[_KEY]), opened.get_tensor)
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConflictError(
             f"{file}: not as fa3 wrote it ({error})", hint=f"remove {file.parent}, to start over"
         ) from error
@@ -63,8 +63,8 @@ def _described(value: Any, tensors: dict[str, Tensor]) -> Any:
         name = str(len(tensors))
         tensors[name] = value
         return {"tensor": name}
-    if isinstance(value, Mapping):
-        return {"dict": {str(key): _described(each, tensors) for key, each in value.items()}}
+    if type(value) is dict and all(isinstance(key, str) for key in value):
+        return {"dict": {key: _described(each, tensors) for key, each in value.items()}}
     if type(value) in (list, tuple):
         return {type(value).__name__: [_described(each, tensors) for each in value]}
     if value is None or isinstance(value, (bool, int, float, str)):

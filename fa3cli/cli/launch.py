@@ -15,15 +15,22 @@ from types import FrameType
 from fa3cli.cli.console import note
 from fa3cli.errors import MissingCapabilityError
 
-__all__ = ["launch", "launched_rank"]
+__all__ = ["launch", "launched_rank", "rank_command"]
 
 _GRACE = 30.0  # seconds in which the other ranks notice by themselves that one is gone
+_NOTICE = 3.0  # seconds in which one that was told to stop does
 _PR_SET_PDEATHSIG = 1
 
 
 def launched_rank() -> int | None:
     """Return this process's rank, where it is one of several."""
     return int(os.environ["RANK"]) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+
+
+def rank_command() -> list[str]:
+    """Return the command of this process for a rank, with this one's sys.path: `-m` would add the current folder."""
+    code = f"import sys; sys.path[:] = {sys.path!r}; from fa3cli.cli import main; main()"
+    return [sys.executable, "-c", code, *sys.argv[1:]]
 
 
 def launch(nproc: int, command: Sequence[str]) -> int:
@@ -67,27 +74,32 @@ def launch(nproc: int, command: Sequence[str]) -> int:
 
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all ranks; those that don't notice that one failed are told to stop."""
-    first: int | None = None
-    deadline = float("inf")
-    while any(rank.poll() is None for rank in ranks):
-        time.sleep(0.05)
-        failed = next((number for number, rank in enumerate(ranks) if rank.poll()), None)
-        if first is None and failed is not None:
-            first, deadline = failed, time.monotonic() + _GRACE
+    """Wait for all ranks; those that don't notice that one failed are told to stop, and killed if they don't hear."""
+    failed: list[int] = []  # by themselves, the first one first
+    deadline, told = float("inf"), 0
+    while True:
+        running = any(rank.poll() is None for rank in ranks)
+        if not told:
+            failed += [number for number, rank in enumerate(ranks) if rank.poll() and number not in failed]
+        if not running:
+            break
+        if failed and deadline == float("inf"):
+            deadline = time.monotonic() + _GRACE
         if time.monotonic() > deadline:
+            # A second SIGTERM stops at once; one that waits for the others within torch hears neither.
             for rank in ranks:
-                rank.terminate()
-            deadline = time.monotonic() + 1  # a second SIGTERM stops at once
-    first = (
-        next((number for number, rank in enumerate(ranks) if rank.poll()), None) if first is None else first
-    )
-    if first is None:
+                rank.kill() if told >= 2 else rank.terminate()
+            told, deadline = told + 1, time.monotonic() + _NOTICE
+        time.sleep(0.05)
+    if not failed:
         return 0
-    code = ranks[first].returncode
+    # Who lost another one fails as well, and may be seen before the one that was lost.
+    lost = MissingCapabilityError.exit_code
+    cause = next((number for number in failed if ranks[number].returncode != lost), failed[0])
+    code = ranks[cause].returncode
     if code < 0:
-        note(f"rank {first} was killed by {signal.Signals(-code).name}; the same command goes on from there")
-        return MissingCapabilityError.exit_code
+        note(f"rank {cause} was killed by {signal.Signals(-code).name}; the same command goes on from there")
+        return lost
     return code
 
 

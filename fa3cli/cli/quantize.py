@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fa3cli.cli.console import note, print_event, print_json, warn
-from fa3cli.cli.launch import launch, launched_rank
+from fa3cli.cli.launch import launch, launched_rank, rank_command
 
 __all__ = ["quantize"]
 
@@ -82,7 +81,7 @@ def quantize(
     """Calibrate a patched model layer by layer and export W8A8 weights and int8 q, k, v scales."""
     rank = launched_rank()
     if nproc > 1 and rank is None and not plan:
-        raise typer.Exit(launch(nproc, [sys.executable, "-m", "fa3cli", *sys.argv[1:]]))
+        raise typer.Exit(launch(nproc, rank_command()))
     from fa3cli import api
     from fa3cli.cli.interrupts import first_interrupt
     from fa3cli.cli.progress import show_progress

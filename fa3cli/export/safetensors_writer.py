@@ -9,6 +9,7 @@ import json
 import os
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -103,7 +104,8 @@ class SafetensorsWriter:
         if self._scratch is not None:  # a run that was killed at its very end had given the file its name
             finished = path.parent.glob(f"{path.stem}-{number + 1:05d}-of-*{path.suffix}")
             for file in [*finished, *([path] if number == 0 and path.is_file() else [])]:
-                file.rename(part)
+                with suppress(FileNotFoundError):  # another rank was first
+                    file.rename(part)
         return _Shard(part, (self._scratch or path.parent) / f"{part.name}.ragged", self._header_room)
 
 

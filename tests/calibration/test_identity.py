@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fa3cli import api
+from fa3cli.calibration.identity import differing
 from fa3cli.errors import ConflictError
 from fa3cli.export.layout import WEIGHT_FILE
 
@@ -88,3 +91,38 @@ def test_a_report_that_is_none_is_a_conflict(llama: Path, calib: Path, text: str
     (output / REPORT).write_text(text)
     with pytest.raises(ConflictError):
         api.quantize(llama, calib=calib, output=output)
+
+
+# ---- what differs
+
+leaves = st.none() | st.integers(-3, 3) | st.text("ab", max_size=2) | st.lists(st.integers(0, 2), max_size=2)
+identities = st.dictionaries(st.sampled_from("abc"), leaves | st.dictionaries(st.sampled_from("xy"), leaves))
+
+
+@given(before=identities, now=identities)
+def test_differing_names_each_field_that_differs_and_no_other(
+    before: dict[str, Any], now: dict[str, Any]
+) -> None:
+    expected = set()
+    for field in before.keys() | now.keys():
+        old, new = before.get(field), now.get(field)
+        if isinstance(old, dict) and isinstance(new, dict):
+            within = old.keys() | new.keys()
+            expected |= {f"{field}.{name}" for name in within if old.get(name) != new.get(name)}
+        elif old != new:
+            expected.add(field)
+    names = differing(before, now)
+    assert {name.partition(" ")[0] for name in names} == expected and len(names) == len(expected)
+
+
+def test_differing_says_values_but_no_hashes() -> None:
+    before = {"weights": "a" * 64, "threads": 2, "device": "cpu", "settings": {"fa": True}}
+    now = {"weights": "b" * 64, "threads": 1, "settings": {"fa": False}, "new": 1}
+    assert differing(before, now) == [
+        "weights",
+        "threads (2, now 1)",
+        "device",
+        "settings.fa (True, now False)",
+        "new",
+    ]
+    assert differing(before, before) == []

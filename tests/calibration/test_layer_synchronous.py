@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
+from fa3cli.calibration.tree_file import tensors_of
 from fa3cli.errors import UnsupportedError
 
 from .models import random_model, token_ids
@@ -219,3 +220,98 @@ def test_an_error_inside_a_layer_reaches_the_caller(error: BaseException) -> Non
     assert hooks(model) == 0
     with torch.no_grad():
         assert model(**samples(5)[0]).logits.isfinite().all()  # the model is as usable as before
+
+
+# ---- layers that are skipped
+
+
+def outputs_behind(model: nn.Module, inputs: list[dict[str, Tensor]], layer: int) -> list[object]:
+    """What each sample got from a layer, as a run that was stopped behind it keeps it."""
+    layers = layers_of(model)
+    with LayerSynchronousForwards(model, layers, inputs) as forwards:
+        forwards.start()
+        for index in range(layer + 1):
+            for sample in range(len(inputs)):
+                forwards.advance(sample, index)
+        return list(forwards.outputs)
+
+
+@pytest.mark.parametrize("skipped", [1, 2, 3])
+@pytest.mark.parametrize("model_type", TYPES)
+def test_what_follows_skipped_layers_is_the_same(model_type: str, skipped: int) -> None:
+    """To the last bit, from the outputs of the last one alone."""
+    model = random_model(model_type, **TYPES[model_type])
+    layers, inputs = layers_of(model), samples(*LENGTHS)
+    with torch.no_grad():
+        wanted = [model(**each, use_cache=False).logits for each in inputs]
+    outputs = outputs_behind(model, inputs, skipped - 1)
+    recorder = Recorder(layers)
+    with LayerSynchronousForwards(model, layers, inputs, skipped=skipped, outputs=outputs) as forwards:
+        forwards.start()
+        assert (forwards.arguments is None) == (skipped == len(layers))
+        for index in range(skipped, len(layers)):
+            for sample in range(len(inputs)):
+                forwards.advance(sample, index)
+        found = [forwards.finish(sample).logits for sample in range(len(inputs))]
+    assert all(map(torch.equal, found, wanted))
+    assert all(len(recorder.states[index]) == len(inputs) for index in range(len(layers)))
+    with torch.no_grad():  # the layers are there again
+        assert torch.equal(model(**inputs[0], use_cache=False).logits, wanted[0])
+
+
+def test_the_first_forwards_arguments_are_those_of_an_uninterrupted_run() -> None:
+    model, inputs = random_model("llama"), [each | {"use_cache": False} for each in samples(5, 6)]
+    layers = layers_of(model)
+
+    def waiting(skipped: int, outputs: list[object]) -> list[Tensor]:
+        with LayerSynchronousForwards(model, layers, inputs, skipped=skipped, outputs=outputs) as forwards:
+            forwards.start()
+            for index in range(skipped, 2):
+                for sample in range(2):
+                    forwards.advance(sample, index)
+            return [tensor.clone() for tensor in tensors_of(forwards.arguments)]
+
+    whole, resumed = waiting(0, []), waiting(2, outputs_behind(model, inputs, 1))
+    assert len(whole) > 1 and all(map(torch.equal, whole, resumed)) and len(whole) == len(resumed)
+
+
+class Remembering(Stack):
+    """A model whose last layer also gets what the first one made."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        first = self.layers[0](states)
+        return self.layers[2](self.layers[1](first) + first)
+
+
+def test_a_model_that_uses_an_earlier_layers_output_shows_nan() -> None:
+    """Behind the first layer alone nothing is missing."""
+    model = Remembering(())
+    inputs = [{"states": torch.ones(1, 2)}] * 2
+    for skipped, finite in ((1, True), (2, False)):
+        with LayerSynchronousForwards(model, model.layers, inputs) as forwards:
+            forwards.start()
+            for index in range(skipped):
+                for sample in range(2):
+                    forwards.advance(sample, index)
+            outputs = list(forwards.outputs)
+            before = [tensor.clone() for tensor in tensors_of(forwards.arguments)]
+        with LayerSynchronousForwards(
+            model, model.layers, inputs, skipped=skipped, outputs=outputs
+        ) as forwards:
+            forwards.start()
+            [(arguments, _)] = [forwards.arguments]
+            assert bool(arguments[0].isfinite().all()) == finite
+            assert torch.equal(arguments[0], before[0]) == finite
+    assert hooks(model) == 0 and not any("forward" in vars(layer) for layer in model.layers)
+
+
+def test_an_error_leaves_no_skipped_layer_behind() -> None:
+    model, inputs = random_model("llama"), samples(5)
+    layers = layers_of(model)
+    outputs = outputs_behind(model, inputs, 0)
+    with (
+        pytest.raises(ArithmeticError),
+        LayerSynchronousForwards(model, layers, inputs, skipped=1, outputs=outputs),
+    ):
+        raise ArithmeticError
+    assert not any("forward" in vars(layer) for layer in layers) and hooks(model) == 0

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -143,3 +147,133 @@ def test_names_announced_but_never_added_leave_no_trace(tmp_path: Path) -> None:
 def test_parameters_are_stored_without_their_gradient(tmp_path: Path) -> None:
     tensors = {"w": torch.nn.Parameter(torch.ones(2, 3))}
     assert_same(load_file(write(tmp_path, tensors)[0]), tensors)
+
+
+# ---- continued, and by several
+
+
+class Killed(Exception):
+    """The end of a run, wherever it was."""
+
+
+@contextmanager
+def killed_after(calls: int) -> Iterator[None]:
+    """Within it the run ends at the call behind so many that name, open or sync a file."""
+    left = iter(range(calls))
+
+    def counted(function: Callable[..., object]) -> Callable[..., object]:
+        def called(*arguments: object, **named: object) -> object:
+            if next(left, None) is None:
+                raise Killed
+            return function(*arguments, **named)
+
+        return called
+
+    with ExitStack() as patches:
+        for holder, name in ((Path, "rename"), (Path, "open"), (Path, "write_text"), (os, "fsync")):
+            patches.enter_context(mock.patch.object(holder, name, counted(getattr(holder, name))))
+        yield
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+def begun(folder: Path, names: list[str], part_bytes: int | None) -> SafetensorsWriter:
+    scratch = folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    return SafetensorsWriter(folder / "w.safetensors", names, part_bytes, scratch=scratch)
+
+
+def fill(writers: list[SafetensorsWriter], tensors: dict[str, Tensor], owners: list[int | None]) -> None:
+    """Add tensors to all writers: where one is not a writer's own, as a gap."""
+    for (name, tensor), owner in zip(tensors.items(), owners):
+        for number, writer in enumerate(writers):
+            writer.add(name, tensor if owner == number else tensor.to("meta"))
+
+
+def close_all(writers: list[SafetensorsWriter]) -> None:
+    for writer in writers[1:]:
+        writer.suspend()
+    writers[0].close()
+
+
+@given(tensors=some_tensors(), part_bytes=st.none() | st.integers(1, 4000), data=st.data())
+def test_killed_anywhere_and_continued_by_any_number_is_the_same(
+    tensors: dict[str, Tensor], part_bytes: int | None, data: st.DataObject
+) -> None:
+    """What had been synced comes as gaps; the rest, written or not, is added again."""
+    names, count = list(tensors), len(tensors)
+    ranks = [data.draw(st.integers(1, 3)) for _ in range(2)]
+    owners = [data.draw(st.lists(st.integers(0, n - 1), min_size=count, max_size=count)) for n in ranks]
+    synced, added = sorted(data.draw(st.tuples(st.integers(0, count), st.integers(0, count))))
+    ending = data.draw(st.none() | st.integers(0, 30))  # calls that get through while it ends
+    with tempfile.TemporaryDirectory() as place:
+        whole, folder = Path(place) / "whole", Path(place) / "folder"
+        whole.mkdir(), folder.mkdir()
+        write(whole, tensors, part_bytes)
+        killed = [begun(folder, names, part_bytes) for _ in range(ranks[0])]  # buffers stay unwritten
+        head, middle = dict(list(tensors.items())[:synced]), dict(list(tensors.items())[synced:added])
+        fill(killed, head, owners[0])
+        for writer in killed:
+            writer.sync()
+        fill(killed, middle, owners[0][synced:])
+        if ending is not None:
+            fill(killed, dict(list(tensors.items())[added:]), owners[0][added:])
+            synced = count if data.draw(st.booleans()) else synced
+            for writer in killed:
+                writer.sync()
+            try:
+                with killed_after(ending):
+                    close_all(killed)
+            except Killed:
+                pass
+            else:
+                assert contents(folder) == contents(whole)
+        again = [begun(folder, names, part_bytes) for _ in range(ranks[1])]
+        fill(again, tensors, [None] * synced + owners[1][synced:])
+        close_all(again)
+        assert contents(folder) == contents(whole)
+
+
+@given(tensors=some_tensors(), part_bytes=st.none() | st.integers(1, 4000), calls=st.integers(0, 30))
+def test_killed_without_scratch_and_written_anew_is_the_same(
+    tensors: dict[str, Tensor], part_bytes: int | None, calls: int
+) -> None:
+    """As the journal's records are: the file has its name when it is whole."""
+    with tempfile.TemporaryDirectory() as place:
+        whole, folder = Path(place) / "whole", Path(place) / "folder"
+        whole.mkdir(), folder.mkdir()
+        write(whole, tensors, part_bytes)
+        try:
+            with killed_after(calls):
+                write(folder, tensors, part_bytes)
+        except Killed:
+            named = {name: data for name, data in contents(folder).items() if ".part" not in name}
+            assert named.items() <= contents(whole).items()
+        write(folder, tensors, part_bytes)
+        found = contents(folder)
+        assert {name: found[name] for name in contents(whole)} == contents(whole)
+
+
+def test_ranks_that_name_back_a_finished_file_do_not_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both find it finished; one is first."""
+    tensors = {"t": torch.arange(9)}
+    writer = begun(tmp_path, list(tensors), None)
+    fill([writer], tensors, [0])
+    writer.close()
+    before, rename = contents(tmp_path), Path.rename
+
+    def other_is_first(file: Path, target: Path) -> Path:
+        if file.suffix == ".safetensors":
+            rename(file, target)
+        return rename(file, target)
+
+    monkeypatch.setattr(Path, "rename", other_is_first)
+    again = begun(tmp_path, list(tensors), None)
+    monkeypatch.undo()
+    fill([again], tensors, [None])
+    again.close()
+    assert contents(tmp_path) == before

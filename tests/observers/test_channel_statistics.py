@@ -65,3 +65,21 @@ def test_another_dtype_changes_all_there_is_and_nothing_else(dtype: torch.dtype)
     assert [torch.equal(a, b.to(dtype)) for a, b in zip(after.samples, before.samples)] == [True, True]
     assert (after.tokens, after.keep) == (before.tokens, before.keep) == (6, 2)
     assert before.low.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(seed=st.integers(0, 2**32), count=st.integers(0, 7), ranks=st.integers(1, 4), keep=st.integers(0, 6))
+def test_ranks_that_take_samples_in_turn_know_together_what_one_does(
+    dtype: torch.dtype, seed: int, count: int, ranks: int, keep: int
+) -> None:
+    """The kept samples in their order too; ranks without any say nothing."""
+    samples = [
+        sample.to(dtype) for sample in random_samples(seed, [(2 + each % 3, 3) for each in range(count)])
+    ]
+    first, *others = (seen(samples[rank::ranks], keep) for rank in range(ranks))
+    merged, whole = first.merged(*others), seen(samples, keep)
+    assert (merged.tokens, merged.keep, len(merged.samples)) == (whole.tokens, keep, len(whole.samples))
+    assert all(map(torch.equal, merged.samples, whole.samples))
+    if samples:
+        assert torch.equal(merged.low, whole.low) and torch.equal(merged.high, whole.high)
+        assert merged.low.dtype == dtype

@@ -81,3 +81,19 @@ def test_a_value_that_is_not_finite_is_not_forgotten(role: str, value: float) ->
     low, high = observe(role, [sound, broken, sound])
     assert low[0].isfinite() and high[0].isfinite()
     assert not (low[1].isfinite() and high[1].isfinite())
+
+
+@given(samples=some_samples(), data=st.data())
+def test_any_shares_are_all_at_once(samples: list[Tensor], data: st.DataObject) -> None:
+    ranks = data.draw(st.integers(1, 4))
+    shares = [HeadRange() for _ in range(ranks)]
+    for states in samples:
+        rank = data.draw(st.integers(0, ranks - 1))
+        shares[rank] = shares[rank].updated(states, "k")
+    merged = shares[0].merged(*shares[1:])
+    assert all(map(torch.equal, merged.bounds(), observe("k", samples)))
+    assert merged.tokens == sum(states.shape[0] * states.shape[2] for states in samples)
+
+
+def test_shares_of_nothing_are_nothing() -> None:
+    assert HeadRange().merged(HeadRange(), HeadRange()).tokens == 0

@@ -48,14 +48,14 @@ def test_is_not_the_global_range() -> None:
     assert observe([[-1.0, 1.0], [-3.0, 5.0]]) == (-2.0, 3.0)
 
 
-@given(rows=samples, split=st.integers(0, 9))
-def test_merging_shares_is_observing_all(rows: list[list[float]], split: int) -> None:
-    whole, shares = InputRange(), [InputRange(), InputRange()]
-    for index, row in enumerate(rows):
-        values = torch.tensor(row).view(-1, 1)
-        shares[index < split] = shares[index < split].updated(values)
+@given(rows=samples, data=st.data())
+def test_merging_shares_is_observing_all(rows: list[list[float]], data: st.DataObject) -> None:
+    whole, shares = InputRange(), [InputRange() for _ in range(data.draw(st.integers(1, 4)))]
+    for row in rows:
+        values, share = torch.tensor(row).view(-1, 1), data.draw(st.integers(0, len(shares) - 1))
+        shares[share] = shares[share].updated(values)
         whole = whole.updated(values)
-    merged = shares[0].merged(shares[1])
+    merged = shares[0].merged(*shares[1:])
     assert merged.tokens == whole.tokens == sum(map(len, rows))
     assert merged.bounds() == whole.bounds()
 

@@ -46,8 +46,9 @@ def test_any_order_and_split_give_the_same(rows: list[list[float]], random) -> N
     at_once = observe([value for row in rows for value in row])
     assert_same(observe(*rows), at_once)
     random.shuffle(rows)
-    middle = random.randint(0, len(rows))
-    assert_same(observe(*rows[:middle]).merged(observe(*rows[middle:])), at_once)
+    ranks = random.randint(1, 4)
+    first, *others = (observe(*rows[rank::ranks]) for rank in range(ranks))
+    assert_same(first.merged(*others), at_once)
 
 
 @settings(deadline=None)

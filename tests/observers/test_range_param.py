@@ -6,6 +6,8 @@ import json
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from fa3cli.observers.range_param import RangeParam
@@ -41,6 +43,26 @@ def test_a_batch_is_more_tokens() -> None:
 
 def test_a_linear_that_no_sample_reached_falls_back_last() -> None:
     assert RangeParam().value() == 0.0
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    lengths=st.lists(st.integers(2, 6), max_size=6),
+    ranks=st.integers(1, 4),
+    in_float32=st.booleans(),
+)
+def test_ranks_know_together_what_one_does(
+    seed: int, lengths: list[int], ranks: int, in_float32: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    samples = [torch.randn(1, length, 3, generator=generator).bfloat16() for length in lengths]
+    shares = [RangeParam(in_float32=in_float32) for _ in range(ranks)]
+    whole = RangeParam(in_float32=in_float32)
+    for number, sample in enumerate(samples):
+        whole = whole.updated(sample)
+        shares[number % ranks] = shares[number % ranks].updated(sample)
+    merged = shares[0].merged(*shares[1:])
+    assert (merged.tokens, merged.value(), merged.in_float32) == (whole.tokens, whole.value(), in_float32)
 
 
 @ABSENT

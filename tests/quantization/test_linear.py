@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fa3cli.numerics.deq_scale import unpack_deq_scale
-from fa3cli.quantization.linear import quantize_linear
+from fa3cli.quantization.linear import linear_layout, quantize_linear
+from fa3cli.quantization.reference_linear import quantize_reference_linear
 
 from ..golden import ABSENT, cases, exported, float_weights, observed_ranges, quantized_linears
 
@@ -203,3 +204,31 @@ def test_a_transposed_weight_is_the_same() -> None:
     there = quantize_linear(weight.T.contiguous().T, bias, low, high, torch.float32)
     here = quantize_linear(weight, bias, low, high, torch.float32)
     assert all(torch.equal(here[leaf], there[leaf]) for leaf in here)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("range_dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(rows=st.integers(1, 5), columns=st.integers(1, 5), bias=st.booleans(), mm_tensor=st.booleans())
+@settings(max_examples=8)
+def test_the_layout_is_that_of_the_tensors(
+    dtype: torch.dtype,
+    range_dtype: torch.dtype,
+    reference: bool,
+    rows: int,
+    columns: int,
+    bias: bool,
+    mm_tensor: bool,
+) -> None:
+    """In order too, since a file's places follow from it; the reference's histogram has float32 ranges in float16."""
+    weight = torch.linspace(-1, 1, rows * columns).view(rows, columns).to(dtype)
+    ends = [torch.tensor([end], dtype=range_dtype) for end in (-1.0, 2.0)]
+    quantize = quantize_reference_linear if reference else quantize_linear
+    made = quantize(
+        weight, torch.ones(rows, dtype=dtype) if bias else None, *ends, dtype, mm_tensor=mm_tensor
+    )
+    input_dtype = range_dtype if reference and dtype != torch.bfloat16 else None
+    layout = linear_layout(weight.shape, dtype, mm_tensor=mm_tensor, input_dtype=input_dtype)
+    assert all(tensor.is_meta for tensor in layout.values())
+    described = [[(name, each.dtype, each.shape) for name, each in all_.items()] for all_ in (made, layout)]
+    assert described[0] == described[1]

@@ -1,0 +1,32 @@
+"""Killed at any moment, a run goes on to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..conftest import ROOT
+
+
+@pytest.mark.parametrize("kills", [12, pytest.param(200, marks=pytest.mark.kills)])
+def test_a_run_killed_anywhere_goes_on_to_the_same_bytes(tmp_path: Path, kills: int) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.calibration.kills", tmp_path, str(kills), "1"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    done = json.loads(run.stdout)
+    assert done["problems"] == [], "\n\n".join(done["problems"])
+    assert kills <= done["kills"] < kills + 3 and done["fresh"] >= kills // 12
+    # Many of them behind the first layer, and at the very end.
+    assert done["with visits"] > kills // 6
+    assert kills < 100 or min(done["finishing"], done["published"]) > 5

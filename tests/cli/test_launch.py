@@ -1,0 +1,175 @@
+"""Ranks as small programs: what they are told, whose exit code counts, and that none is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fa3cli.cli import launch as module
+from fa3cli.cli.launch import launch, launched_rank, rank_command
+
+from ..conftest import ROOT
+
+PYTHON = [sys.executable, "-I", "-S", "-c"]
+
+
+def program(code: str, *arguments: object) -> list[str]:
+    """A rank's program, which knows its rank."""
+    return [
+        *PYTHON,
+        f"import os, signal, sys, time; rank = int(os.environ['RANK']); {code}",
+        *map(str, arguments),
+    ]
+
+
+def apart(code: list[str], nproc: int) -> subprocess.Popen[str]:
+    """A process that launches ranks, and ends with their exit code."""
+    text = f"import sys; from fa3cli.cli.launch import launch; sys.exit(launch({nproc}, {code!r}))"
+    return subprocess.Popen(
+        [sys.executable, "-c", text], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_GRACE", 2.0)
+    monkeypatch.setattr(module, "_NOTICE", 0.5)
+
+
+def test_each_rank_is_told_what_torchrun_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    write = "import json; json.dump(dict(os.environ), open(sys.argv[1] + '/' + str(rank), 'w'))"
+    assert launch(3, program(write, tmp_path)) == 0
+    told = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(3)]
+    for rank, each in enumerate(told):
+        assert each["RANK"] == each["LOCAL_RANK"] == str(rank)
+        assert each["WORLD_SIZE"] == each["LOCAL_WORLD_SIZE"] == "3"
+        assert each["OMP_NUM_THREADS"] == "2"
+        assert each["MASTER_ADDR"] == "127.0.0.1" and each["MASTER_PORT"] == told[0]["MASTER_PORT"]
+        assert each["PATH"] == os.environ["PATH"]
+
+
+def test_threads_that_were_asked_for_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert launch(2, program("sys.exit(os.environ['OMP_NUM_THREADS'] != '5')")) == 0
+
+
+@pytest.mark.parametrize(
+    ("codes", "delays", "expected"),
+    [
+        ([0, 0, 0], [0, 0, 0], 0),
+        ([0, 5, 0], [0, 0, 0], 5),
+        ([75, 75], [0, 0], 75),
+        ([3, 4], [0.4, 0], 4),  # the first in time
+        ([6, 4], [0, 0.3], 4),  # the loss of another one is no cause of its own
+        ([6, 6], [0, 0], 6),
+    ],
+)
+def test_the_exit_code_is_that_of_the_first_that_failed(
+    codes: list[int], delays: list[float], expected: int
+) -> None:
+    code = f"time.sleep({delays}[rank]); sys.exit({codes}[rank])"
+    assert launch(len(codes), program(code)) == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_rank_that_a_signal_ended_is_a_missing_capability(
+    capfd: pytest.CaptureFixture, number: signal.Signals
+) -> None:
+    """Which the others tell of too, and sooner."""
+    assert (
+        launch(2, program(f"rank and (time.sleep(0.2), os.kill(os.getpid(), {int(number)})); sys.exit(6)"))
+        == 6
+    )
+    assert f"rank 1 was killed by {number.name}" in capfd.readouterr().err
+
+
+def test_ranks_that_do_not_notice_are_told_twice(tmp_path: Path) -> None:
+    """The first SIGTERM lets a run end its layer, the second one ends it at once."""
+    wait = (
+        "told = []; signal.signal(signal.SIGTERM, lambda *_: told.append(1)); rank or sys.exit(5)\n"
+        "while len(told) < 2: time.sleep(0.01)\n"
+        "open(sys.argv[1], 'w').close(); sys.exit(75)"
+    )
+    assert launch(2, program(wait, tmp_path / "told")) == 5
+    assert (tmp_path / "told").exists()
+
+
+def test_a_rank_that_hears_nothing_is_killed() -> None:
+    begin = time.monotonic()
+    deaf = "[signal.signal(each, signal.SIG_IGN) for each in (15, 2)]; rank or sys.exit(4); time.sleep(600)"
+    assert launch(2, program(deaf)) == 4
+    assert time.monotonic() - begin < 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_go_to_all_ranks_and_the_handlers_come_back(tmp_path: Path, number: signal.Signals) -> None:
+    """Each time, so that a second one reaches them as well."""
+    code = (
+        "import signal\n"
+        "told = []\n"
+        f"signal.signal({int(number)}, lambda *_: told.append(1))\n"
+        "open(f'{sys.argv[1]}/ready-{rank}-0', 'w').close()\n"
+        "for count in (1, 2):\n"
+        "    while len(told) < count: time.sleep(0.01)\n"
+        "    open(f'{sys.argv[1]}/ready-{rank}-{count}', 'w').close()\n"
+        "sys.exit(75)"
+    )
+    with apart(program(code, tmp_path), 2) as run:
+        for count in range(3):
+            deadline = time.monotonic() + 60
+            while len(list(tmp_path.glob(f"ready-*-{count}"))) < 2:
+                assert time.monotonic() < deadline and (count == 2 or run.poll() is None)
+                time.sleep(0.01)
+            if count < 2:
+                run.send_signal(number)
+        assert run.wait(timeout=60) == 75
+    before = signal.getsignal(number)
+    assert launch(1, program("")) == 0 and signal.getsignal(number) is before
+
+
+def test_ranks_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    if sys.platform != "linux":
+        pytest.skip("no other system can do that")
+    code = "open(f'{sys.argv[1]}/{rank}', 'w').close(); time.sleep(600)"
+    with apart(program(code, tmp_path), 3) as run:
+        while len(list(tmp_path.iterdir())) < 3:
+            assert run.poll() is None
+            time.sleep(0.01)
+        children = psutil.Process(run.pid).children()
+        run.kill()
+        gone, alive = psutil.wait_procs(children, timeout=10)
+    assert len(gone) == 3 and not alive
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank"),
+    [({}, None), ({"WORLD_SIZE": "1", "RANK": "0"}, None), ({"WORLD_SIZE": "2", "RANK": "1"}, 1)],
+)
+def test_a_process_knows_its_rank(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], rank: int | None
+) -> None:
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launched_rank() == rank
+
+
+def test_a_rank_runs_no_code_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is the weights folder, perhaps, and whose code is run when it is trusted alone."""
+    for name in ("typer", "torch", "fa3cli", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(99)")
+    monkeypatch.setattr(sys, "argv", ["fa3", "--help"])
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(tmp_path))])
+    run = subprocess.run(rank_command(), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0 and "fa3" in run.stdout, run.stderr
