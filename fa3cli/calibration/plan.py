@@ -100,13 +100,11 @@ def _journal_bytes(job: Job, todo: Sequence[Streams]) -> int:
 
 def _fallen_bytes(job: Job) -> int:
     """Return how much larger disable_level makes an export at most: which linears it leaves float is seen later."""
-    groups = [] if job.settings.reference else list(fused_groups(job.quantized))
-    alone = job.quantized - {name for group in groups for name in group}
+    stored = {name for name in job.quantized if f"{name}.weight" in job.model.stored}
+    groups = [] if job.settings.reference else list(fused_groups(stored))
+    alone = stored - {name for group in groups for name in group}
     growth = [
-        sum(
-            job.model.nbytes(weight) - _written_bytes(job, weight)
-            for weight in (f"{n}.weight" for n in group)
-        )
+        sum(job.model.nbytes(f"{name}.weight") - _written_bytes(job, f"{name}.weight") for name in group)
         for group in [*groups, *([name] for name in alone)]
     ]
     return sum(sorted(growth, reverse=True)[: job.settings.level])
