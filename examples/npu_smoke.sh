@@ -187,7 +187,7 @@ if wanted oom; then
 fi
 if wanted ranks; then
     if (($(devices) >= 2)); then
-        step "--nproc 2" 0 quantize "${DEVICE%%:*}" ranks --nproc 2
+        step "--nproc 2" 0 quantize "${DEVICE%%:*}" ranks --nproc 2 --dtype "${DTYPES%% *}"
         step "compare: one rank, two" 0 compare "device-${DTYPES%% *}" ranks
     else
         skip "--nproc 2" "needs two devices"
