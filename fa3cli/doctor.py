@@ -167,7 +167,13 @@ def _import(name: str) -> tuple[ModuleType | None, str | None]:
     try:
         return importlib.import_module(name), None
     except Exception as error:  # noqa: BLE001 - a driver that does not fit can raise anything here
-        return None, f"cannot be imported: {type(error).__name__}: {error}"
+        return None, f"cannot be imported: {_said(error)}"
+
+
+def _said(error: BaseException) -> str:
+    """Return what an error says, and what it came from: torch's own hides why a device's package fails."""
+    cause = f" ({_said(error.__cause__)})" if error.__cause__ else ""
+    return f"{type(error).__name__}: {error}{cause}"
 
 
 def _cann() -> str | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import fa3cli
@@ -95,3 +97,81 @@ def test_quant_llama(tmp_path: Path) -> None:
     assert len(fallen) >= 5  # disable_level, whole groups of fused linears
     assert len(attentions(tensors)) == 3
     assert "model.layers.0.input_layernorm.module.weight" in tensors
+
+
+def smoke(folder: Path, steps: str) -> tuple[int, str]:
+    """Run these steps of npu_smoke.sh on the CPU; return its exit code and its report."""
+    settings = {
+        "DEVICE": "cpu",
+        "DTYPES": "bfloat16",
+        "SAMPLES": "2",
+        "STEPS": steps,
+        "PYTHON": sys.executable,
+    }
+    done = subprocess.run(
+        ["bash", EXAMPLES / "npu_smoke.sh"],
+        cwd=folder,
+        env={
+            **os.environ,
+            **settings,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+            "TMPDIR": str(folder),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    (report,) = folder.iterdir()  # its own folder is gone
+    assert report.name.startswith("npu_smoke_") and done.stderr == ""
+    return done.returncode, report.read_text()
+
+
+def test_npu_smoke(tmp_path: Path) -> None:
+    code, report = smoke(tmp_path, "patch cpu device compare")
+    assert code == 0, report
+    assert report.count("---- passed: exit 0") == 4 and "all passed" in report
+    assert "the same names, dtypes and shapes" in report and "0.000% differ" in report
+
+
+def test_npu_smoke_goes_on_behind_a_failure(tmp_path: Path) -> None:
+    """Without a patch."""
+    code, report = smoke(tmp_path, "cpu compare doctor")
+    assert code == 1
+    assert report.count("---- FAILED: exit 5") == 1 and report.count("---- FAILED: exit 1") == 1
+    assert "run fa3 patch" in report and "---- passed: exit 0" in report
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "3 tensors; the same names"),
+        ({"a.input_scale": torch.tensor([1.05])}, "the same names"),
+        ({"a.input_scale": torch.tensor([1.2])}, "input_scale: a scale differs by 0.167"),
+        ({"a.input_scale": torch.tensor([torch.nan])}, "not finite"),
+        ({"a.input_scale": torch.ones(1).half()}, "a.input_scale: (torch.float32, (1,)) and (torch.float16"),
+        ({"a.weight": torch.zeros(3, 3, dtype=torch.int8)}, "int8 weight: 11.111% differ"),
+        ({"a.deq_scale": torch.tensor([2.0]).view(torch.int32).long()}, "deq_scale: a scale differs by 0.5"),
+        ({"b.weight": torch.ones(1)}, "only in one of them: b.weight"),
+    ],
+)
+def test_compare_exports(
+    change: dict[str, Tensor],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    weight = torch.zeros(3, 3, dtype=torch.int8)
+    weight[1, 1] = 5
+    packed = torch.ones(1).view(torch.int32).long()
+    tensors = {"a.weight": weight, "a.input_scale": torch.ones(1), "a.deq_scale": packed}
+    for name, held in (("one", tensors), ("other", tensors | change)):
+        (tmp_path / name).mkdir()
+        save_file(held, tmp_path / name / "model.safetensors")
+    monkeypatch.setattr(sys, "argv", ["compare_exports.py", str(tmp_path / "one"), str(tmp_path / "other")])
+    with pytest.raises(SystemExit) as done:
+        runpy.run_path(str(EXAMPLES / "compare_exports.py"), run_name="__main__")
+    assert bool(done.value.code) == ("the same names" not in said)
+    assert said in capsys.readouterr().out

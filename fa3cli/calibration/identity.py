@@ -8,6 +8,7 @@ import platform
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def identity(job: Job) -> dict[str, Any]:
             "fa3cli": __version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            **({"torch_npu": version("torch_npu")} if job.model.device.type == "npu" else {}),
         },
     }
 

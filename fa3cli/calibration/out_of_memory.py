@@ -113,7 +113,8 @@ def memory_errors(device: torch.device) -> Iterator[None]:
         ) from error
 
 
-_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+# Of torch's allocators; the last one is CANN's (EL0004), where a kernel finds no memory for itself.
+_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "Failed to allocate memory")
 
 
 def _restore(layer: nn.Module, forward: Callable[..., Any] | None) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
-from fa3cli.errors import Fa3Error
+from fa3cli.errors import Fa3Error, MissingCapabilityError, brief
 
 __all__ = ["main"]
 
@@ -14,7 +15,7 @@ def main() -> None:
     from fa3cli.cli.app import app
 
     try:
-        app(prog_name="fa3")
+        _run(app)
     except Fa3Error as error:
         from fa3cli.cli.console import print_error
 
@@ -26,3 +27,16 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _run(app: Callable[..., object]) -> None:
+    """Run the app; that torch cannot load a device's package is an error of this machine."""
+    try:
+        app(prog_name="fa3")
+    except RuntimeError as error:
+        if "Failed to load the backend extension" not in str(error):
+            raise
+        raise MissingCapabilityError(
+            f"torch cannot load a package for another device that is installed here ({brief(error.__cause__ or error)})",
+            hint="for torch_npu, source CANN's set_env.sh; TORCH_DEVICE_BACKEND_AUTOLOAD=0 does without such packages",
+        ) from error

@@ -35,3 +35,34 @@ def test_exit_6_if_something_required_is_too_old(tmp_path: Path) -> None:
     run = fa3_doctor(path=tmp_path)
     assert run.returncode == 6
     assert "too old" in run.stdout
+
+
+def install_broken_torch_npu(folder: Path) -> None:
+    """What `import torch` itself loads, and fails with, where CANN's set_env.sh was not sourced."""
+    info = folder / "torch_npu-2.13.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torch_npu\nVersion: 2.13.0\n")
+    (info / "entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:_autoload\n")
+    (folder / "torch_npu.py").write_text("raise ImportError('libhccl.so: cannot open shared object file')")
+
+
+def test_a_torch_that_cannot_load_torch_npu_is_said_with_the_cause(tmp_path: Path) -> None:
+    install_broken_torch_npu(tmp_path)
+    run = fa3_doctor("--json", path=tmp_path)
+    assert run.returncode == 6, run.stderr
+    problems = [each["problem"] for each in json.loads(run.stdout)["packages"] if each["name"] == "torch"]
+    assert "ImportError: libhccl.so: cannot open" in problems[0]
+
+
+def test_quantize_says_what_to_source(tmp_path: Path) -> None:
+    install_broken_torch_npu(tmp_path)
+    run = subprocess.run(
+        [sys.executable, "-m", "fa3cli", "quantize", str(tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )
+    assert (run.returncode, run.stdout) == (6, "")
+    assert "ImportError: libhccl.so" in run.stderr and "set_env.sh" in run.stderr
+    assert "Traceback" not in run.stderr
