@@ -17,11 +17,12 @@ from fa3cli.calibration.dataset import Sample
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.made_up_weights import MadeUpWeights
 from fa3cli.calibration.parameters import LayerParameters
-from fa3cli.calibration.passes import calibrate, passes
+from fa3cli.calibration.passes import calibrate
 from fa3cli.calibration.plan import Plan
 from fa3cli.calibration.rule_time import rule_seconds
 from fa3cli.calibration.smoothing_groups import groups_of
 from fa3cli.calibration.streamed_model import StreamedModel
+from fa3cli.calibration.streams import passes
 from fa3cli.quantization.anti_outlier.methods import METHODS
 from fa3cli.quantization.linear import quantize_linear
 from fa3cli.quantization.reference_linear import quantize_reference_linear

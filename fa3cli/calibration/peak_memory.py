@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from functools import partial
 
 from fa3cli.calibration.job import Job
-from fa3cli.calibration.passes import Streams
 from fa3cli.calibration.smoothing_groups import BLOCK, groups_of
+from fa3cli.calibration.streams import Streams
 from fa3cli.quantization.anti_outlier.group import Group
 from fa3cli.quantization.anti_outlier.methods import METHODS
 

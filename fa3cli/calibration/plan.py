@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fa3cli.calibration.job import Job
-from fa3cli.calibration.passes import Streams, passes
 from fa3cli.calibration.peak_memory import peak_memory
 from fa3cli.calibration.smoothing import wrapped_norms
 from fa3cli.calibration.streamed_model import StreamedModel
+from fa3cli.calibration.streams import Streams, passes
 from fa3cli.export.modelslim import exported_names
 from fa3cli.quantization.fallback import fused_groups
 from fa3cli.quantization.linear import linear_layout

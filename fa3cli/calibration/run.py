@@ -24,7 +24,8 @@ from fa3cli.calibration.result import REPORT_FILE, LayerResult, Result, read_res
 from fa3cli.calibration.smoothing import smooth
 from fa3cli.calibration.writing import LayerWriter
 from fa3cli.errors import ConflictError, UnsupportedError, UsageError
-from fa3cli.export.folder import RunFolder, companions, export_config
+from fa3cli.export.companions import companions, export_config
+from fa3cli.export.folder import RunFolder
 from fa3cli.export.numpy_files import write_numpy
 
 __all__ = ["RESUME", "export_layers", "run"]

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
-    from fa3cli.calibration.passes import Streams
     from fa3cli.calibration.plan import Plan
     from fa3cli.calibration.run import Result
+    from fa3cli.calibration.streams import Streams
 
 __all__ = ["print_plan", "print_result", "settings_text"]
 

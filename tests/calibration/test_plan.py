@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fa3cli.calibration.job import prepare
-from fa3cli.calibration.passes import Streams
 from fa3cli.calibration.plan import Plan, plan
+from fa3cli.calibration.streams import Streams
 from fa3cli.errors import InvalidInputError
 
 from .models import WEIGHTS, edit_weights, token_ids, write_config, write_lines, write_model

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import errno
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from fa3cli.export.folder import export_config
+from fa3cli.export.companions import export_config
 from fa3cli.export.modelslim import ModelSlimExport, exported_names
 from fa3cli.export.verification import verify_export
 from fa3cli.quantization.attention import quantize_heads

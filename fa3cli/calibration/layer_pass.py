@@ -1,0 +1,157 @@
+"""One pass over the layers: what a layer's visit finds out, and what is kept between two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from fa3cli.calibration.job import Job
+from fa3cli.calibration.journal import Journal
+from fa3cli.calibration.layer_observation import LayerObservation
+from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
+from fa3cli.calibration.linear_inputs import LinearInputs
+from fa3cli.calibration.memory import FreedMemory
+from fa3cli.calibration.moving import each_tensor
+from fa3cli.calibration.out_of_memory import PatientLayers
+from fa3cli.calibration.parameters import LayerParameters
+from fa3cli.calibration.progress import Ticks
+from fa3cli.calibration.ranks import Ranks
+from fa3cli.calibration.smoothing import find_smoothing, smooth
+from fa3cli.calibration.streams import Streams, shares
+from fa3cli.observers.range_param import RangeParam
+from fa3cli.quantization.fallback import fall_back_linears, whole_groups
+from fa3cli.quantization.input_observers import input_observers
+
+__all__ = ["Known", "LayerPass"]
+
+
+@dataclass
+class Known:
+    """What the visits found out so far: AntiOutlier's scales by layer, range_param by linear."""
+
+    smoothing: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    range_params: dict[str, float] = field(default_factory=dict)
+
+    def learn(self, layer: LayerParameters) -> None:
+        """Take over what an earlier run found out in a visit."""
+        if layer.smoothing:
+            self.smoothing[layer.name] = layer.smoothing
+        self.range_params |= layer.range_params
+
+    def float_linears(self, job: Job) -> frozenset[str]:
+        """Return the linears that disable_level leaves float."""
+        fallen = fall_back_linears(self.range_params, job.settings.level)
+        return fallen if job.settings.reference else whole_groups(fallen, job.quantized)
+
+
+class LayerPass:
+    """One pass of some streams over the layers, and this rank's forwards in it."""
+
+    def __init__(self, job: Job, streams: Streams, known: Known, ticks: Ticks, ranks: Ranks) -> None:
+        self._job, self._streams, self._known, self._ticks, self._ranks = job, streams, known, ticks, ranks
+        self._structures: set[tuple[tuple[str, type], ...]] = set()  # of layers, whose smoothing was checked
+        self._freed = FreedMemory(job.model.layer_bytes)
+        self._samples = shares(streams, ranks)
+
+    def visits(self, parts: Sequence[str], journal: Journal, done: int) -> Iterator[LayerParameters]:
+        """Yield what each layer's visit finds out, but for the first `done`; within the yield its weights are loaded."""
+        if done == len(parts):
+            return
+        job, model = self._job, self._job.model
+        kept = journal.outputs([_key(sample) for sample in self._samples]) if done else []
+        # Copied out of the file, to lie as a layer's own would: kernels may go by that.
+        outputs = each_tensor(lambda tensor: tensor.to(model.device, copy=True), kept)
+        inputs = [job.samples[position].inputs(model.device) for _, position in self._samples]
+        layers = list(model.layers.values())
+        self._last, self._float_linears = len(parts) - 1, self._known.float_linears(job)
+        forwards = LayerSynchronousForwards(model.model, layers, inputs, skipped=done, outputs=outputs)
+        del kept, outputs  # theirs now, to be dropped layer by layer
+        self._patient = PatientLayers(layers[done:], model.device)
+        with model.evaluating(), self._patient, forwards as self._forwards:
+            with model.loaded(model.before_layers):
+                self._forwards.start()
+            if done:
+                journal.require_same(self._forwards.arguments)
+            for self._index, part in enumerate(parts[done:], start=done):
+                with model.loaded(model.needed(part)):
+                    for following in parts[self._index + 1 : self._index + 2]:
+                        model.read_ahead(model.needed(following))
+                    yield self._visit(part)
+                self._ticks.layer_ends(model.nbytes(*model.needed(part)))
+
+    def boundary(self) -> tuple[dict[str, Any], Any]:
+        """Return what each forward got from the layer at hand, and the arguments of the first one's next call."""
+        if self._index == self._last:
+            return {}, None
+        outputs = {_key(sample): output for sample, output in zip(self._samples, self._forwards.outputs)}
+        return outputs, self._forwards.arguments
+
+    def _visit(self, part: str) -> LayerParameters:
+        """Take the streams through a layer and return what was seen."""
+        self._smooth(part)
+        range_params, smoothing = self._measure(part), self._known.smoothing.get(part, {})
+        self._known.range_params |= range_params
+        if not self._streams.calibration:
+            return LayerParameters(part, smoothing=smoothing, range_params=range_params)
+        return replace(self._calibrate(part), smoothing=smoothing, range_params=range_params)
+
+    def _smooth(self, part: str) -> None:
+        known, model = self._known.smoothing, self._job.model
+        run = partial(self._advance, "smoothing")
+        if part not in model.layers:
+            run(None)
+        elif self._streams.smoothing:
+            structure = tuple((name, type(each)) for name, each in model.layers[part].named_modules())
+            new = structure not in self._structures
+            known[part] = find_smoothing(model, part, self._job.settings, run, self._ranks, checked=new)
+            self._structures.add(structure)
+        if part in known and not model.resident:
+            smooth(model, part, self._job.settings.anti_method, known[part])
+
+    def _measure(self, part: str) -> dict[str, float]:
+        """Return range_param by linear, where it is asked for."""
+        if not self._streams.features:
+            return {}
+        linears, observer = self._linears(part), RangeParam(in_float32=not self._job.settings.reference)
+        with LinearInputs(linears, dict.fromkeys(linears, observer)) as inputs:
+            self._advance("features", inputs)
+        return {name: seen.value() for name, seen in self._ranks.merged(inputs.observers).items()}
+
+    def _calibrate(self, part: str) -> LayerParameters:
+        """Take the calibration stream through a layer and return its ranges."""
+        job, model = self._job, self._job.model
+        linears = {
+            name: each for name, each in self._linears(part).items() if name not in self._float_linears
+        }
+        attentions = {name: each for name, each in model.attentions(part).items() if name in job.attentions}
+        observers = input_observers(job.settings, list(linears), self._known.range_params)
+        with LayerObservation(observers, linears, attentions, job.settings) as observation:
+            self._advance("calibration", observation)
+        return observation.parameters(part, self._ranks)
+
+    def _linears(self, part: str) -> dict[str, nn.Linear]:
+        quantized = self._job.quantized
+        return {name: each for name, each in self._job.model.linears(part).items() if name in quantized}
+
+    def _advance(self, stream: str, watcher: LinearInputs | LayerObservation | None) -> None:
+        """Take a stream through the layer at hand; the watcher is told each sample's mask before."""
+        self._patient.again = watcher.again if watcher else lambda: None
+        for forward, (of, position) in enumerate(self._samples):
+            if of != stream:
+                continue
+            sample = self._job.samples[position]
+            self._ticks.sample_begins(sample.tokens)
+            if watcher:
+                watcher.see(None if self._job.settings.reference else sample.mask)
+            self._forwards.advance(forward, self._index)
+            if self._index == self._last:
+                self._forwards.stop(forward)
+            self._freed.release_if_grown()
+
+
+def _key(sample: tuple[str, int]) -> str:
+    return "{}.{}".format(*sample)

@@ -1,0 +1,56 @@
+"""What an engine needs beside the weights: the tokenizer's files, and a config.json that says what is there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["companions", "export_config"]
+
+# What an engine needs beside the weights: tokenizer, generation defaults, the model's own code.
+_COMPANIONS = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+    "*.model",
+    "*.tiktoken",
+    "*.py",
+    "LICENSE*",
+)
+
+
+def companions(source: Path) -> list[Path]:
+    """Return the files an engine needs beside the weights; not the modeling file fa3 patched."""
+    found = {file for pattern in _COMPANIONS for file in source.glob(pattern) if file.is_file()}
+    return sorted(file for file in found if not file.name.endswith("_fa3.py"))
+
+
+def export_config(config: dict[str, Any], dtype: torch.dtype) -> str:
+    """Return config.json's text for an export of the model that `config` describes, in `dtype`.
+
+    `quantize` names the format to MindIE; a `quantization_config` would replace the description in
+    vLLM-Ascend, and an auto_map to the patched file would be run by servers that lack fa3cli.
+    """
+    exported = {key: value for key, value in config.items() if key != "quantization_config"}
+    auto_map = {
+        auto_class: reference
+        for auto_class, reference in (exported.pop("auto_map", None) or {}).items()
+        if not _is_patched(reference)
+    }
+    if auto_map:
+        exported["auto_map"] = auto_map
+    for key in {"dtype", "torch_dtype"} & exported.keys() or {"torch_dtype"}:
+        exported[key] = str(dtype).removeprefix("torch.")
+    exported["quantize"] = "w8a8"
+    return json.dumps(exported, indent=2) + "\n"
+
+
+def _is_patched(reference: Any) -> bool:
+    return isinstance(reference, str) and reference.split(".")[0].endswith("_fa3")
