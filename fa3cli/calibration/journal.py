@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,7 +16,7 @@ from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.calibration.tree_file import read_tree, tensors_of, write_tree
 from fa3cli.errors import ConflictError, UnsupportedError
-from fa3cli.export.folder import RunFolder, sync_folder
+from fa3cli.export.folder import RunFolder, to_disk
 
 __all__ = ["Journal", "NotResumableError", "open_journal"]
 
@@ -58,10 +57,10 @@ class Journal:
             self._folder = None  # an output that a file can't hold: such a run is never resumed
             return
         if self._ranks.leads:
-            sync_folder(self._folder.journal)
+            to_disk(self._folder.journal)
             kept = {field.name: getattr(visit, field.name) for field in fields(visit)}
             write_tree(self._record(number), {**kept, "digest": _digest(arguments)})
-            sync_folder(self._folder.journal)
+            to_disk(self._folder.journal)
             self._folder.keep = True
         # Not those of the visit before: another rank may get here before the leading one has written the record.
         self._states(number - 2, self._ranks.rank).unlink(missing_ok=True)
@@ -120,10 +119,8 @@ def open_journal(folder: RunFolder, made_of: dict[str, Any], resume: str) -> Non
         )
     folder.clear()
     new = file.with_suffix(".new")
-    with new.open("w", encoding="utf-8") as stream:
-        json.dump(made_of, stream, indent=2)
-        stream.flush()
-        os.fsync(stream.fileno())
+    new.write_text(json.dumps(made_of, indent=2) + "\n", encoding="utf-8")
+    to_disk(new)
     new.rename(file)
 
 

@@ -17,14 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["duration", "show_progress"]
 
 
-def show_progress(
-    task: str, *, as_json: bool = False, quiet: bool = False
-) -> AbstractContextManager[Callable[[Progress], None]]:
-    """Return a context that gives the function a run reports to; `quiet` for all ranks but the leading one."""
+def show_progress(task: str, *, as_json: bool = False) -> AbstractContextManager[Callable[[Progress], None]]:
+    """Return a context that gives the function a run reports to."""
     from fa3cli.calibration.progress import now_and_then
 
-    if quiet:
-        return nullcontext(lambda _: None)
     if as_json:
         return nullcontext(now_and_then(partial(print_event, "progress")))
     console = Console(stderr=True)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Column, Table
 
+from fa3cli.cli.progress import duration
+
 if TYPE_CHECKING:
     from fa3cli.calibration.plan import Plan
     from fa3cli.calibration.run import Result
@@ -97,12 +99,4 @@ def _size(nbytes: int) -> str:
 def _time(plan: Plan) -> str:
     if plan.seconds is None:
         return "not estimated"
-    return f"about {_duration(plan.seconds)}, estimated from a layer timed on this machine"
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration as exact as an estimate is."""
-    if seconds < 100:
-        return f"{max(seconds, 1):.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60 // 10 * 10} min"
+    return f"about {duration(plan.seconds)}, estimated from a layer timed on this machine"

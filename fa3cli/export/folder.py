@@ -10,7 +10,7 @@ from types import TracebackType
 
 from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError
 
-__all__ = ["RunFolder", "sync_folder"]
+__all__ = ["RunFolder", "to_disk"]
 
 _LOCK, _DISCARDED = "lock", "discarded"
 
@@ -100,7 +100,9 @@ class RunFolder:
     def _publish(self) -> None:
         for file in self.export.iterdir():
             file.chmod(0o640)
+            to_disk(file)
         self.export.chmod(0o750)
+        to_disk(self.export)
         try:
             if self.output.exists():
                 self.output.rmdir()
@@ -111,7 +113,7 @@ class RunFolder:
                 f"{self.output}: something came there during the run ({occupied.strerror})",
                 hint=f"the export is complete in {self.export}: move it where you want it",
             ) from occupied
-        sync_folder(self.output.parent)
+        to_disk(self.output.parent)
         self._remove()
 
     def _remove(self) -> None:
@@ -151,9 +153,9 @@ def _is_empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def to_disk(path: Path) -> None:
+    """Have a file's bytes, or the names in a folder, on the disk when this returns."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -153,7 +153,7 @@ def test_a_commit_killed_anywhere_leaves_the_visit_before_or_this_one(
 
         return called
 
-    for holder, name in ((Path, "rename"), (Path, "unlink"), (Path, "open"), (module, "sync_folder")):
+    for holder, name in ((Path, "rename"), (Path, "unlink"), (Path, "open"), (module, "to_disk")):
         monkeypatch.setattr(holder, name, killed_after(getattr(holder, name)))
     with pytest.raises(SystemExit):
         journal.commit(visit(3), outputs(3), None)

@@ -56,12 +56,6 @@ def test_json_is_an_object_a_line_on_stdout(capsys: pytest.CaptureFixture) -> No
     )
 
 
-def test_other_ranks_say_nothing(capsys: pytest.CaptureFixture) -> None:
-    with show_progress("quantize", as_json=True, quiet=True) as report:
-        report(at(1, 2))
-    assert capsys.readouterr() == ("", "")
-
-
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(
         module, "Console", lambda **options: Console(force_terminal=True, width=250, **options)
