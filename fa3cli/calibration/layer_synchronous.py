@@ -30,8 +30,8 @@ class LayerSynchronousForwards:
     the last layer `finish` lets it run to its end and `stop` ends it there. `outputs` are what the forwards got from
     the layer they passed last. The first `skipped` layers are not run: the last of them returns these `outputs`, the
     others as much NaN, which shows wherever it would matter. `arguments` are those of the layer call that the first
-    forward waits in, if it does. Raises UnsupportedError where a forward does not visit the layers once each, in order; one that is stopped
-    early shows no more of its way.
+    forward waits in, if it does. Raises UnsupportedError where a forward does not visit the layers once each, in order;
+    one that is stopped early shows no more of its way.
     """
 
     def __init__(
