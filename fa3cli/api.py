@@ -72,8 +72,8 @@ def require_place(job: Job, planned: Plan) -> None:
 
 def left_by(job: Job) -> Path | None:
     """Return the folder from which the same run would go on, if there is one."""
-    folder = RunFolder(job.output).path
-    return folder if folder.is_dir() else None
+    folder = RunFolder(job.output)
+    return folder.path if any(folder.journal.glob("visit-*.safetensors")) else None
 
 
 def verify(export_dir: str | Path) -> VerificationReport:

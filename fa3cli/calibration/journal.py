@@ -11,19 +11,20 @@ from typing import Any
 
 import torch
 
+from fa3cli import logger
 from fa3cli.calibration.identity import differing
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.calibration.tree_file import read_tree, tensors_of, write_tree
-from fa3cli.errors import ConflictError, UnsupportedError
+from fa3cli.errors import ConflictError
 from fa3cli.export.folder import RunFolder, to_disk
 
-__all__ = ["Journal", "NotResumableError", "open_journal"]
+__all__ = ["Journal", "NotResumableError", "open_journal", "require_nothing_kept"]
 
 _IDENTITY = "identity.json"
 
 
-class NotResumableError(UnsupportedError):
+class NotResumableError(ConflictError):
     """A model's forward cannot be taken up again between two layers."""
 
 
@@ -54,7 +55,10 @@ class Journal:
         except TypeError:
             written = False
         if not all(self._ranks.gather(written)):
-            self._folder = None  # an output that a file can't hold: such a run is never resumed
+            self._folder = None
+            logger.warning(
+                "%s returns what files can't hold: if this run is stopped, it starts over", visit.name
+            )
             return
         if self._ranks.leads:
             to_disk(self._folder.journal)
@@ -104,8 +108,7 @@ def open_journal(folder: RunFolder, made_of: dict[str, Any], resume: str) -> Non
     although it is required.
     """
     file = folder.journal / _IDENTITY
-    whole = folder.export.is_dir() and file.is_file() and any(folder.journal.glob("visit-*.safetensors"))
-    if whole and resume != "never":
+    if _holds_records(folder) and resume != "never":
         folder.keep = True
         if differs := differing(_read_identity(file), made_of):
             raise ConflictError(
@@ -122,6 +125,21 @@ def open_journal(folder: RunFolder, made_of: dict[str, Any], resume: str) -> Non
     new.write_text(json.dumps(made_of, indent=2) + "\n", encoding="utf-8")
     to_disk(new)
     new.rename(file)
+
+
+def require_nothing_kept(folder: RunFolder) -> None:
+    """Raise ConflictError where a run was stopped that could go on."""
+    if _holds_records(folder):
+        folder.keep = True
+        raise ConflictError(
+            f"{folder.path}: left by a run of fa3 quantize that was stopped",
+            hint="run that command again to finish it, remove the folder, or choose another output",
+        )
+
+
+def _holds_records(folder: RunFolder) -> bool:
+    begun = folder.export.is_dir() and (folder.journal / _IDENTITY).is_file()
+    return begun and any(folder.journal.glob("visit-*.safetensors"))
 
 
 def _read_identity(file: Path) -> dict[str, Any]:

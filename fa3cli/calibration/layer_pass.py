@@ -151,6 +151,7 @@ class LayerPass:
             if self._index == self._last:
                 self._forwards.stop(forward)
             self._freed.release_if_grown()
+        self._patient.again = lambda: None
 
 
 def _key(sample: tuple[str, int]) -> str:

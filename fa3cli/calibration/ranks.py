@@ -80,7 +80,8 @@ ALONE = Ranks()
 @contextmanager
 def joined_ranks(device: torch.device) -> Iterator[Ranks]:
     """Join the other processes that torchrun started, if it did: gloo on the CPU, with hccl or nccl for devices."""
-    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() or os.environ["WORLD_SIZE"] == "1":
+    given = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")]
+    if not all(each.isdigit() for each in given) or "MASTER_ADDR" not in os.environ or int(given[1]) < 2:
         yield ALONE
         return
     if not torch.distributed.is_available():

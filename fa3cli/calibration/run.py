@@ -9,11 +9,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from fa3cli import logger
 from fa3cli.calibration.identity import differing, identity
 from fa3cli.calibration.job import Job
-from fa3cli.calibration.journal import Journal, NotResumableError, open_journal
+from fa3cli.calibration.journal import Journal, NotResumableError, open_journal, require_nothing_kept
 from fa3cli.calibration.out_of_memory import memory_errors
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.passes import calibrate
@@ -79,16 +80,33 @@ def _run(
             open_journal(folder, made_of, resume)
         ranks.gather(None)
         journal = Journal(folder, ranks)
+        _require_one_folder(ranks, folder, journal)
         writer = LayerWriter(job, folder, ranks, resumed=bool(journal.visits))
         layers = calibrate(job, progress, write=writer.add, journal=journal, ranks=ranks, stop=stop)
         result = _finish(job, folder, writer, layers, made_of, begin) if ranks.leads else writer.close(layers)
         return ranks.first(result)
 
 
+def _require_one_folder(ranks: Ranks, folder: RunFolder, journal: Journal) -> None:
+    """Raise ConflictError where ranks write into different folders of the same name."""
+    token = folder.scratch / "run"
+    if ranks.leads:
+        token.write_text(uuid4().hex)
+    ranks.gather(None)
+    seen = token.read_text() if token.is_file() else None
+    for rank, other in enumerate(ranks.gather((seen, len(journal.visits)))):
+        if other != (seen, len(journal.visits)):
+            raise ConflictError(
+                f"{folder.path}: rank {ranks.rank} and rank {rank} don't see the same files there",
+                hint="give all ranks an --output on a disk that they share",
+            )
+
+
 def export_layers(job: Job, layers: Sequence[LayerParameters]) -> Result:
     """Write the export of a job whose parameters were found before."""
     begin = time.monotonic()
     with RunFolder(job.output, plan(job).bytes_written) as folder:
+        require_nothing_kept(folder)
         folder.clear()
         writer, written = LayerWriter(job, folder), []
         for layer in layers:

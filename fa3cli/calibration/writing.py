@@ -61,6 +61,8 @@ class LayerWriter:
                 warnings[_module(name)] = warning
             self._freed.release_if_grown()
         self._export.sync()
+        if self._model.tensor(names[0]).is_meta:  # a layer that an earlier run has written
+            self._export.require_filled()
         return warnings
 
     def close(self, layers: Sequence[LayerParameters]) -> tuple[list[Path], frozenset[str]]:

@@ -12,9 +12,9 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run `fa3`; errors become one message on stderr and the exit code their class carries."""
-    from fa3cli.cli.app import app
-
     try:
+        from fa3cli.cli.app import app
+
         _run(app)
     except Fa3Error as error:
         from fa3cli.cli.console import print_error

@@ -24,7 +24,10 @@ _PR_SET_PDEATHSIG = 1
 
 def launched_rank() -> int | None:
     """Return this process's rank, where it is one of several."""
-    return int(os.environ["RANK"]) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+    given = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")]
+    if not all(each.isdigit() for each in given) or "MASTER_ADDR" not in os.environ or int(given[1]) < 2:
+        return None
+    return int(given[0])
 
 
 def rank_command() -> list[str]:
@@ -97,6 +100,8 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
     lost = MissingCapabilityError.exit_code
     cause = next((number for number in failed if ranks[number].returncode != lost), failed[0])
     code = ranks[cause].returncode
+    if code == -signal.SIGINT:
+        return 130
     if code < 0:
         note(f"rank {cause} was killed by {signal.Signals(-code).name}; the same command goes on from there")
         return lost

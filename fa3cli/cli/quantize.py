@@ -82,6 +82,8 @@ def quantize(
     rank = launched_rank()
     if nproc > 1 and rank is None and not plan:
         raise typer.Exit(launch(nproc, rank_command()))
+    if rank and plan:
+        return
     from fa3cli import api
     from fa3cli.cli.interrupts import first_interrupt
     from fa3cli.cli.progress import show_progress

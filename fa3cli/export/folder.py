@@ -27,7 +27,12 @@ class RunFolder:
     """
 
     def __init__(self, output: Path, nbytes: int = 0) -> None:
-        self.output = output.resolve()
+        try:
+            self.output = output.resolve()
+        except (OSError, RuntimeError) as error:  # a link to itself
+            raise ConflictError(
+                f"{output}: leads nowhere ({error})", hint="choose another --output"
+            ) from error
         self.path = self.output.parent / f"{self.output.name}.journal"
         self.export, self.journal, self.scratch = (
             self.path / name for name in ("export", "visits", "scratch")
@@ -126,7 +131,10 @@ class RunFolder:
         """Bytes of what a stopped run left, which this one continues or replaces."""
         if not (self.path / _LOCK).exists():
             return 0
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        try:
+            return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        except FileNotFoundError:  # a run that is at work, as the lock will tell
+            return 0
 
     def _unwritable(self, error: OSError) -> MissingCapabilityError:
         return MissingCapabilityError(

@@ -61,6 +61,10 @@ class ModelSlimExport:
         """Have everything on the disk that was written so far."""
         self._writer.sync()
 
+    def require_filled(self) -> None:
+        """Raise ConflictError where something of what was written before is gone."""
+        self._writer.require_filled()
+
     def suspend(self) -> None:
         """Leave everything as it is, for the rank that finishes it."""
         self._writer.suspend()

@@ -16,6 +16,9 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from fa3cli.errors import ConflictError
+from fa3cli.export.folder import to_disk
+
 __all__ = ["SafetensorsWriter"]
 
 _DTYPES = {
@@ -56,6 +59,8 @@ class SafetensorsWriter:
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Write one tensor."""
+        if tensor.dtype not in _DTYPES:
+            raise TypeError(f"{name}: {tensor.dtype} can't be kept in a file")
         shard = self._shards[-1]
         if self._part_bytes and shard.entries_bytes and shard.size + tensor.nbytes > self._part_bytes:
             shard.suspend()
@@ -73,8 +78,19 @@ class SafetensorsWriter:
         """Leave the files as they are, for the rank that finishes them."""
         self._shards[-1].suspend()
 
+    def require_filled(self) -> None:
+        """Raise ConflictError where a gap lies beyond the end of its file: what should be in it is gone."""
+        for data in (data for shard in self._shards for data in shard.data):
+            if data.begin < data.end and data.path.stat().st_size < data.end:
+                raise ConflictError(
+                    f"{data.path}: shorter than what was written to it",
+                    hint="something of the run's folder was removed; --resume never starts over",
+                )
+
     def close(self) -> list[Path]:
         """Finish the shards, give them their names, write an index where there are several; return the files."""
+        self.sync()
+        self.require_filled()
         for shard in self._shards:
             shard.finish(self._metadata)
         count, path = len(self._shards), self._path
@@ -106,7 +122,11 @@ class SafetensorsWriter:
             for file in [*finished, *([path] if number == 0 and path.is_file() else [])]:
                 with suppress(FileNotFoundError):  # another rank was first
                     file.rename(part)
-        return _Shard(part, (self._scratch or path.parent) / f"{part.name}.ragged", self._header_room)
+        shard = _Shard(part, (self._scratch or path.parent) / f"{part.name}.ragged", self._header_room)
+        if self._scratch is not None:
+            to_disk(path.parent)
+            to_disk(self._scratch)
+        return shard
 
 
 class _Shard:
@@ -120,7 +140,7 @@ class _Shard:
         self.path, self.ragged = path, ragged
         self.entries_bytes = 0
         self._begin = 8 + header_room
-        self._even, self._odd = _Data(path, self._begin), _Data(ragged, 0)
+        self.data = self._even, self._odd = _Data(path, self._begin), _Data(ragged, 0)
 
     @property
     def size(self) -> int:
@@ -159,7 +179,7 @@ class _Data:
     """A file of tensors one behind the other, gaps included, and where each of them lies."""
 
     def __init__(self, path: Path, begin: int) -> None:
-        self.end = begin
+        self.path, self.begin, self.end = path, begin, begin
         self.entries: list[tuple[str, Tensor, int]] = []
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o640), "r+b")
 
@@ -173,7 +193,8 @@ class _Data:
         self.end += tensor.nbytes
 
     def sync(self) -> None:
-        _to_disk(self._file)
+        if not self._file.closed:
+            _to_disk(self._file)
 
     def suspend(self) -> None:
         if not self._file.closed:

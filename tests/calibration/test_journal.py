@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from fa3cli.calibration import journal as module
-from fa3cli.calibration.journal import Journal, open_journal
+from fa3cli.calibration.journal import Journal, NotResumableError, open_journal
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.ranks import Ranks
-from fa3cli.errors import ConflictError, StoppedError, UnsupportedError
+from fa3cli.errors import ConflictError, StoppedError
 from fa3cli.export.folder import RunFolder
 
 from .models import snapshot
@@ -108,7 +108,7 @@ def test_other_arguments_are_refused(folder: RunFolder) -> None:
         None,
     ):
         with pytest.raises(
-            UnsupportedError, match=r"behind model\.layers\.0 .* which a journal doesn't hold"
+            NotResumableError, match=r"behind model\.layers\.0 .* which a journal doesn't hold"
         ):
             journal.require_same(other)
 

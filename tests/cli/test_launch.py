@@ -153,7 +153,11 @@ def test_ranks_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("environment", "rank"),
-    [({}, None), ({"WORLD_SIZE": "1", "RANK": "0"}, None), ({"WORLD_SIZE": "2", "RANK": "1"}, 1)],
+    [
+        ({}, None),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, None),
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost"}, 1),
+    ],
 )
 def test_a_process_knows_its_rank(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], rank: int | None

@@ -131,6 +131,14 @@ def test_plan_reads_no_weight_and_writes_nothing(
     assert snapshot(tmp_path) == before
 
 
+def test_other_ranks_leave_a_plan_to_the_leading_one(
+    llama: Path, calib: list[str], fa3: Fa3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    assert fa3("quantize", llama, *calib, "--plan") == (0, "", "")
+
+
 def test_warnings_come_before_the_work_on_stderr(llama: Path, calib: list[str], fa3: Fa3) -> None:
     code, out, err = fa3(
         "quantize",
