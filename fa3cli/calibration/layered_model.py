@@ -62,6 +62,9 @@ class LayeredModel(ABC):
     def loaded(self, names: list[str], device: torch.device | None = None) -> AbstractContextManager[None]:
         """Hold these tensors in the model within the block, on its device or another."""
 
+    def reload(self, names: list[str]) -> None:
+        """Give tensors that are loaded their stored values again, where they are stored."""
+
     def read_ahead(self, names: list[str]) -> None:
         """Say that these tensors will be loaded next."""
 

@@ -102,15 +102,20 @@ def _modules(model: LayeredModel, groups: list[Group]) -> list[nn.Module]:
 def _movable(model: LayeredModel, group: Group, scale: Tensor) -> Tensor:
     """Return the scale with 1 for channels whose weights would leave the dtype: dead ones of float16, far outliers."""
     heads, repeats = shared_heads(model, group)
-    weight = model.tensor(f"{group.source}.weight").abs()
+    weight = model.tensor(f"{group.source}.weight")
     scale = scale.to(weight.device, model.dtype)
-    divided = weight if weight.dim() == 1 else weight.amax(dim=1)
+    divided = weight.abs() if weight.dim() == 1 else _largest(weight, dim=1)
     divided = divided.view(heads, 1, -1).expand(-1, repeats, -1).reshape(-1) / scale
     stays = scale.isfinite() & (scale > 0) & divided.isfinite()
     for name in group.linears:
-        stays &= (model.tensor(f"{name}.weight").abs().amax(dim=0) * scale).isfinite()
+        stays &= (_largest(model.tensor(f"{name}.weight"), dim=0) * scale).isfinite()
     shared = stays.view(heads, repeats, -1).all(dim=1, keepdim=True).expand(-1, repeats, -1)
     return torch.where(shared.reshape(-1), scale, 1.0).to(scale.dtype)
+
+
+def _largest(weight: Tensor, dim: int) -> Tensor:
+    """Return the largest magnitudes along a dimension; no copy of the weight is made."""
+    return torch.maximum(weight.amax(dim=dim), -weight.amin(dim=dim))
 
 
 def _require_same(
@@ -118,11 +123,13 @@ def _require_same(
 ) -> None:
     """Raise UnsupportedError where a smoothed layer's output differs by more than rounding explains."""
     modules = _modules(model, groups_of(model, layer, METHODS[anti_method].groups))
-    kept = [(module, dict(module.named_parameters(recurse=False))) for module in modules]
+    # A layer that can be read again is not held twice.
+    kept = [(each, dict(each.named_parameters(recurse=False))) for each in modules if model.resident]
     smooth(model, layer, anti_method, scales)
     difference = ((call.again() - call.output).norm() / call.output.norm()).item()
     for module, tensors in kept:
         _replace(module, **tensors)
+    model.reload(model.of_layer[layer])
     if not difference <= math.sqrt(torch.finfo(model.dtype).eps):
         raise UnsupportedError(
             f"{layer}: AntiOutlier {anti_method} would change what it computes, by {difference:.1%} on the first "

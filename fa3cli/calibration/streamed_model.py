@@ -62,6 +62,11 @@ class StreamedModel(LayeredModel):
         finally:
             self._assign({name: self.tensor(name).to("meta") for name in names})
 
+    def reload(self, names: list[str]) -> None:
+        """Give tensors that are loaded their stored values again, one after the other."""
+        for name in names:
+            self._assign({name: self._cast(name, self.checkpoint.read([name])[name], self.device)})
+
     def read_ahead(self, names: list[str]) -> None:
         """Have the system read these tensors, to be loaded next, into its page cache."""
         self.checkpoint.read_ahead(names)
