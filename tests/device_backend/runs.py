@@ -72,7 +72,8 @@ def run_out_of_memory(folder: str, output: str, calib: str, options: dict[str, A
         finally:
             set_limit(0)
         assert torch.testdev.memory_allocated() == 0
-    assert 0.05 not in made and 0.97 in made, made
+    # Weights of AntiOutlier's check that don't fit have no way around; calls of layers have.
+    assert 0.05 not in made and (0.97 in made or "anti_method" in options), made
 
 
 def observe_samples_of_two_devices() -> None:
