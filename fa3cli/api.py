@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fa3cli.calibration.calibration_folder import Calibration
 from fa3cli.calibration.estimate import estimate_seconds
 from fa3cli.calibration.evaluation import Comparison, compare
+from fa3cli.calibration.exporting import export_layers, prepare_export
 from fa3cli.calibration.identity import identity
-from fa3cli.calibration.job import Job, prepare
-from fa3cli.calibration.plan import Plan, plan
+from fa3cli.calibration.job import Job
+from fa3cli.calibration.plan import Plan, plan, plan_warnings
+from fa3cli.calibration.preparing import prepare
 from fa3cli.calibration.progress import Progress
 from fa3cli.calibration.result import Result, read_result
 from fa3cli.calibration.run import run
@@ -21,11 +24,16 @@ from fa3cli.export.verification import VerificationReport, verify_export
 
 __all__ = [
     "Comparison",
+    "calibrate",
     "compare",
+    "export",
+    "export_calibration",
     "full_plan",
     "left_by",
     "plan",
+    "plan_warnings",
     "prepare",
+    "prepare_export",
     "quantize",
     "require_place",
     "run",
@@ -42,6 +50,36 @@ def quantize(
 ) -> Result:
     """Calibrate a patched weights folder and export it; `options` are those of `fa3 quantize`."""
     return run(prepare(weights_dir, **options), progress, resume=resume)
+
+
+def calibrate(
+    weights_dir: str | Path,
+    output: str | Path,
+    *,
+    progress: Callable[[Progress], None] = lambda _: None,
+    resume: str = "auto",
+    **options: Any,
+) -> Result:
+    """Find every parameter of a patched weights folder and keep them in a small folder, without weights."""
+    return run(prepare(weights_dir, output=output, only_calibrate=True, **options), progress, resume=resume)
+
+
+def export(
+    weights_dir: str | Path,
+    calibration: str | Path,
+    *,
+    progress: Callable[[Progress], None] = lambda _: None,
+    **options: Any,
+) -> Result:
+    """Export a weights folder with the parameters of a calibration of it; `options` are those of `fa3 export`."""
+    return export_calibration(*prepare_export(weights_dir, calibration, **options), progress)
+
+
+def export_calibration(
+    job: Job, found: Calibration, made_of: dict[str, Any], progress: Callable[[Progress], None]
+) -> Result:
+    """Write what `prepare_export` has checked."""
+    return export_layers(job, found.layers, made_of, progress)
 
 
 def full_plan(job: Job) -> Plan:
@@ -66,7 +104,7 @@ def full_plan(job: Job) -> Plan:
 
 def require_place(job: Job, planned: Plan) -> None:
     """Raise what a run of this job would raise of its output: taken, or no room; a finished one is fine."""
-    if read_result(job.output, identity(job)) is None:
+    if read_result(job, identity(job)) is None:
         RunFolder(job.output, planned.bytes_written + planned.journal_bytes).require_place()
 
 

@@ -22,13 +22,29 @@ from fa3cli.calibration.devices import device_kind
 from fa3cli.calibration.job import Job
 from fa3cli.export.companions import companions
 
-__all__ = ["differing", "identity"]
+__all__ = ["differing", "export_identity", "identity", "source_identity"]
 
 
 def identity(job: Job) -> dict[str, Any]:
     """Return everything a run's result depends on, as json: hashes, options and versions."""
-    import transformers
+    return export_identity(_calibration_identity(job), job)
 
+
+def export_identity(calibrated: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """Return the identity of a job's exports, from that of the calibration they are made of."""
+    if not job.targets:
+        return dict(calibrated)
+    return {
+        **calibrated,
+        "targets": [target.name for target in job.targets],
+        "save_types": list(job.save_types),
+        "part_bytes": job.part_bytes,
+        "exported by": {"fa3cli": __version__, "torch": torch.__version__},
+    }
+
+
+def source_identity(job: Job) -> dict[str, str]:
+    """Return the hashes of what lies in a weights folder: its weights, config and code, and the files beside them."""
     headers = json.dumps({name: asdict(info) for name, info in job.model.checkpoint.tensors.items()})
     begins = defaultdict(list)
     for info in job.model.checkpoint.tensors.values():
@@ -40,12 +56,18 @@ def identity(job: Job) -> dict[str, Any]:
         "config": _sha256((job.folder / "config.json").read_bytes()),
         "code": _sha256(*(file.read_bytes() for file in code)),
         "files beside": _sha256(*(part for file in beside for part in (file.name, file.read_bytes()))),
+    }
+
+
+def _calibration_identity(job: Job) -> dict[str, Any]:
+    import transformers
+
+    return {
+        **source_identity(job),
         "calibration": _sha256(*(part for sample in job.samples for part in _parts(sample))),
         "settings": json.loads(json.dumps(asdict(job.settings))),
         "dtype": str(job.model.dtype),
         "attn_implementation": str(job.model.config._attn_implementation),
-        "save_types": list(job.save_types),
-        "part_bytes": job.part_bytes,
         # The same sums come out in another order of other kernels, or of another number of threads.
         "device": device_kind(job.model.device),
         "cpu": f"{_cpu_model()}, {torch.backends.cpu.get_cpu_capability()}",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import groupby
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,11 +17,13 @@ from fa3cli.calibration.moving import CPU
 from fa3cli.calibration.parameters import LayerParameters, Range
 from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.calibration.smoothing import wrapped_norms
+from fa3cli.export.companions import companions, exported_config
 from fa3cli.export.folder import RunFolder
-from fa3cli.export.modelslim import ModelSlimExport, exported_names
+from fa3cli.export.numpy_files import write_numpy
+from fa3cli.export.target_export import TargetExport
+from fa3cli.export.targets.target import Target
 from fa3cli.numerics.deq_scale import unpack_deq_scale
 from fa3cli.quantization.attention import quantize_heads
-from fa3cli.quantization.fallback import fall_back_attentions
 from fa3cli.quantization.linear import linear_layout, quantize_linear
 from fa3cli.quantization.reference_linear import quantize_reference_linear
 
@@ -38,18 +40,24 @@ class LayerWriter:
         self._job, self._model, self._ranks = job, job.model, ranks
         self._freed = FreedMemory(job.model.layer_bytes)
         self._norms = wrapped_norms(job.model, job.settings.anti_method)
-        self._export = ModelSlimExport(
-            folder.export,
-            job.model.names,
-            exported_names(job.model.names, job.quantized, job.attentions, self._norms),
-            job.part_bytes,
-            # Of numpy files alone they are the source, and go with the run's folder.
-            weights=folder.export if "safe_tensor" in job.save_types else folder.scratch,
-            scratch=folder.scratch,
-        )
+        self._exports = [self._export(target, folder) for target in job.targets]
         later = {name for part in job.quantized_head for name in self._model.of_layer[part]}
         self._add_outside([name for name in self._model.outside if name not in later], resumed=resumed)
-        self._export.sync()
+        self._sync()
+
+    def _export(self, target: Target, folder: RunFolder) -> TargetExport:
+        job = self._job
+        place, scratch = (part / job.places[target.name] for part in (folder.export, folder.scratch))
+        return TargetExport(
+            target,
+            place,
+            job.model.names,
+            (job.quantized, job.attentions, self._norms),
+            job.part_bytes,
+            # Of numpy files alone they are the source, and go with the run's folder.
+            weights=place if "safe_tensor" in job.save_types else scratch,
+            scratch=scratch,
+        )
 
     def add(self, layer: LayerParameters) -> dict[str, str]:
         """Write a layer, its FA3 tensors left aside; return warnings by module. It is on the disk then."""
@@ -60,28 +68,39 @@ class LayerWriter:
             if warning := self._add(name, layer.linears, owners):
                 warnings[_module(name)] = warning
             self._freed.release_if_grown()
-        self._export.sync()
+        self._sync()
         if self._model.tensor(names[0]).is_meta:  # a layer that an earlier run has written
-            self._export.require_filled()
+            for export in self._exports:
+                export.require_filled()
         return warnings
 
-    def close(self, layers: Sequence[LayerParameters]) -> tuple[list[Path], frozenset[str]]:
-        """Write the FA3 tensors of all layers but those that fall back; return the weight files and these modules.
+    def close(self, layers: Sequence[LayerParameters], fallen: Collection[str]) -> None:
+        """Write the FA3 parameters of all attention modules but the fallen, and everything beside the weights.
 
-        The leading rank finishes the files, when the others have left them.
+        The leading rank does, when the others have left the files.
         """
-        scores = {name: score for layer in layers for name, score in layer.scores.items()}
-        fallen = fall_back_attentions(scores, self._job.settings.fa_amp)
         if not self._ranks.leads:
-            self._export.suspend()
+            for export in self._exports:
+                export.suspend()
         self._ranks.gather(None)
         if not self._ranks.leads:
-            return [], fallen
+            return
         for layer in layers:
             for name, ranges in layer.attentions.items():
                 if name not in fallen:
-                    self._export.add_module(name, self._head_tensors(ranges))
-        return self._export.close(), fallen
+                    self._add_attention(name, ranges)
+        linears = list(self._model.linears())
+        config = exported_config(self._job.config, self._model.dtype)
+        for export in self._exports:
+            files = export.close(linears, config, mm_tensor=self._job.settings.mm_tensor)
+            for file in companions(self._job.folder) if self._job.folder else ():
+                shutil.copyfile(file, export.folder / file.name)
+            if "numpy" in self._job.save_types:
+                write_numpy(export.folder, files)
+
+    def _sync(self) -> None:
+        for export in self._exports:
+            export.sync()
 
     def _add_outside(self, names: list[str], *, resumed: bool) -> None:
         owners = self._owners(names)
@@ -108,13 +127,17 @@ class LayerWriter:
         if module in self._norms:
             if leaf == "weight":
                 bias = getattr(self._model.model.get_submodule(module), "bias", None)
-                self._export.add_norm(module, tensor, None if bias is None else bias.to(tensor.device))
+                bias = None if bias is None else bias.to(tensor.device)
+                for export in self._exports:
+                    export.add_norm(module, tensor, bias)
         elif leaf == "weight" and module in linears:
             tensors, warning = self._linear_tensors(module, tensor, *linears[module])
-            self._export.add_module(module, tensors)
+            for export in self._exports:
+                export.add_linear(module, tensors)
             return warning
         else:
-            self._export.add(name, tensor)
+            for export in self._exports:
+                export.add(name, tensor)
         return None
 
     def _linear_tensors(
@@ -137,11 +160,14 @@ class LayerWriter:
             "compute zeros or worse there. Improved numerics, bfloat16 or disable_names avoid it"
         )
 
-    def _head_tensors(self, ranges: dict[str, Range]) -> dict[str, Tensor]:
-        tensors = {}
+    def _add_attention(self, name: str, ranges: Mapping[str, Range]) -> None:
+        tensors: dict[str, Tensor] = {}
         for role, (low, high) in ranges.items():
             tensors |= quantize_heads(role, low, high, self._model.dtype)
-        return tensors
+        states = f"{name}.k_proj.weight"
+        rows = self._model.shape(states)[0] if states in self._model.stored else 0
+        for export in self._exports:
+            export.add_attention(name, tensors, head_dim=rows // len(ranges["k"][0]))
 
 
 def _module(name: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from fa3cli.cli.calibrate import calibrate
 from fa3cli.cli.doctor import doctor
+from fa3cli.cli.export import export
 from fa3cli.cli.patch import patch
 from fa3cli.cli.quantize import quantize
 from fa3cli.cli.verify import verify
@@ -18,5 +20,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich would double the time of --help
 )
-for command in (patch, quantize, verify, doctor):
+for command in (patch, quantize, calibrate, export, verify, doctor):
     app.command()(command)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["companions", "export_config"]
+__all__ = ["companions", "exported_config"]
 
 # What an engine needs beside the weights: tokenizer, generation defaults, the model's own code.
 _COMPANIONS = (
@@ -32,13 +32,13 @@ def companions(source: Path) -> list[Path]:
     return sorted(file for file in found if not file.name.endswith("_fa3.py"))
 
 
-def export_config(config: dict[str, Any], dtype: torch.dtype) -> str:
-    """Return config.json's text for an export of the model that `config` describes, in `dtype`.
+def exported_config(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Return what an export's config.json says of the model that `config` describes, in `dtype`.
 
-    `quantize` names the format to MindIE; a `quantization_config` would replace the description in
-    vLLM-Ascend, and an auto_map to the patched file would be run by servers that lack fa3cli.
+    A `quantization_config` of the float model's would replace the export's own, and an auto_map to the patched file
+    would be run by servers that lack fa3cli.
     """
-    exported = {key: value for key, value in config.items() if key != "quantization_config"}
+    exported = {key: value for key, value in config.items() if key not in ("quantization_config", "quantize")}
     auto_map = {
         auto_class: reference
         for auto_class, reference in (exported.pop("auto_map", None) or {}).items()
@@ -48,8 +48,7 @@ def export_config(config: dict[str, Any], dtype: torch.dtype) -> str:
         exported["auto_map"] = auto_map
     for key in {"dtype", "torch_dtype"} & exported.keys() or {"torch_dtype"}:
         exported[key] = str(dtype).removeprefix("torch.")
-    exported["quantize"] = "w8a8"
-    return json.dumps(exported, indent=2) + "\n"
+    return exported
 
 
 def _is_patched(reference: Any) -> bool:

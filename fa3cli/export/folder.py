@@ -103,9 +103,9 @@ class RunFolder:
             self._lock.close()
 
     def _publish(self) -> None:
-        for file in self.export.iterdir():
-            file.chmod(0o640)
-            to_disk(file)
+        for path in sorted(self.export.rglob("*"), reverse=True):  # files before their folder
+            path.chmod(0o750 if path.is_dir() else 0o640)
+            to_disk(path)
         self.export.chmod(0o750)
         to_disk(self.export)
         try:

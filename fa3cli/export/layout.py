@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "C8",
     "DESCRIPTION_FILES",
     "FA_QUANT",
     "FA_TENSORS",
@@ -20,7 +21,7 @@ INDEX_FILE = f"{WEIGHT_FILE}.index.json"
 DESCRIPTION_FILES = ("quant_model_description.json", "quant_model_description_w8a8.json")
 
 # Values of the description, one a tensor.
-FLOAT, W8A8, FA_QUANT = "FLOAT", "W8A8", "FAQuant"
+FLOAT, W8A8, FA_QUANT, C8 = "FLOAT", "W8A8", "FAQuant", "C8"
 
 # What a quantized linear is stored as, in the order of the description. Its own bias, if it has one, comes second.
 W8A8_TENSORS = (

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from fa3cli import logger
-from fa3cli.calibration.job import make_job, where_to_save
+from fa3cli.calibration.destination import where_to_save
+from fa3cli.calibration.exporting import export_layers
+from fa3cli.calibration.job import make_job
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.passes import calibrate
 from fa3cli.calibration.plan import plan
 from fa3cli.calibration.progress import Progress, now_and_then
 from fa3cli.calibration.result import Result
-from fa3cli.calibration.run import export_layers
 from fa3cli.errors import ConflictError, UnsupportedError, UsageError
 from fa3cli.guide.calib_data import samples_of
 from fa3cli.guide.configs import QuantConfig
@@ -103,7 +104,7 @@ class Calibrator:
             raise UsageError("nothing is calibrated yet", hint="call run() before save()")
         self._require_unchanged()
         save_types = [save_type] if isinstance(save_type, str) else save_type or ["numpy"]
-        destination = where_to_save(save_types, part_file_size)
+        destination = where_to_save((), save_types, part_file_size)
         job = replace(self._job, output=Path(output_path).absolute(), **destination)
         for warning in plan(job).warnings:
             logger.warning(warning)

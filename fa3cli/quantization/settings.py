@@ -30,7 +30,6 @@ class QuantSettings:
     fa_amp: int = 0
     fa_score: str = "reference"
     numerics: str = "improved"
-    target: str = "modelslim"
 
     @property
     def reference(self) -> bool:
@@ -61,7 +60,6 @@ _SUPPORTED: dict[str, tuple[object, ...]] = {
     "w_sym": (True,),
     "fa_score": ("reference", "error"),
     "numerics": ("improved", "reference"),
-    "target": ("modelslim",),
 }
 _LEVEL = re.compile(r"L(0|[1-9]\d*)")
 

@@ -8,9 +8,10 @@ import pytest
 
 from fa3cli.calibration import estimate
 from fa3cli.calibration.estimate import BYTES_A_SECOND, estimate_seconds
-from fa3cli.calibration.job import Job, prepare
+from fa3cli.calibration.job import Job
 from fa3cli.calibration.passes import calibrate
 from fa3cli.calibration.plan import plan
+from fa3cli.calibration.preparing import prepare
 
 from .models import token_ids, write_config, write_lines, write_model
 

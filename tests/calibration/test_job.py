@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fa3cli import patching
-from fa3cli.calibration.job import prepare
 from fa3cli.calibration.opening import open_model
+from fa3cli.calibration.preparing import prepare
 from fa3cli.errors import (
     ConflictError,
     Fa3Error,

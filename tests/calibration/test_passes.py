@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fa3cli import api
-from fa3cli.calibration.job import Job, prepare
+from fa3cli.calibration.job import Job
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.passes import calibrate
+from fa3cli.calibration.preparing import prepare
 from fa3cli.errors import UnsupportedError
 from fa3cli.export.layout import WEIGHT_FILE
 from fa3cli.quantization.fallback import fused_groups

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fa3cli.calibration.job import prepare
 from fa3cli.calibration.plan import plan
+from fa3cli.calibration.preparing import prepare
 
 from .models import token_ids, write_config, write_lines
 

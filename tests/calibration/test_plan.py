@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from fa3cli.calibration.job import prepare
 from fa3cli.calibration.plan import Plan, plan
+from fa3cli.calibration.preparing import prepare
 from fa3cli.calibration.streams import Streams
 from fa3cli.errors import InvalidInputError
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from fa3cli.export.modelslim import ModelSlimExport, exported_names
 from safetensors import safe_open
 from torch import Tensor
 
 from fa3cli.export.companions import export_config
-from fa3cli.export.modelslim import ModelSlimExport, exported_names
 from fa3cli.export.verification import verify_export
 from fa3cli.quantization.attention import quantize_heads
 from fa3cli.quantization.linear import quantize_linear

@@ -1,0 +1,46 @@
+"""Where a job's exports go and in what form: targets, save types, sizes of files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fa3cli.errors import UnsupportedError, UsageError
+from fa3cli.export.targets import targets_named
+
+__all__ = ["default_output", "where_to_save"]
+
+_SAVE_TYPES = ("safe_tensor", "numpy")
+
+
+def default_output(folder: Path, output: str | Path | None) -> Path:
+    """Return where an export goes: beside the weights, unless told otherwise."""
+    return Path(os.path.abspath(output or folder.with_name(f"{folder.name}-w8a8-fa3")))
+
+
+def where_to_save(
+    targets: Sequence[str], save_types: Sequence[str], part_file_size: float | None
+) -> dict[str, Any]:
+    """Return a job's targets, save_types and part_bytes; raises UsageError for what cannot be, UnsupportedError for a
+    save type that a target has not.
+    """
+    chosen = targets_named(targets)
+    if unknown := [name for name in save_types if name not in _SAVE_TYPES]:
+        raise UsageError(f"save_type (--save-type) {unknown[0]!r}: expected {' or '.join(_SAVE_TYPES)}")
+    for target in chosen:
+        if other := set(save_types) - set(target.save_types):
+            raise UnsupportedError(
+                f"save_type {min(other)} for target {target.name}: its engine reads {' and '.join(target.save_types)} alone",
+                hint="export it for target modelslim, in a run of its own or with fa3 calibrate and fa3 export",
+            )
+    if part_file_size is not None and not 0 < part_file_size < 1e6:
+        raise UsageError(
+            f"part_file_size (--part-file-size) {part_file_size}: expected gigabytes, more than 0"
+        )
+    return {
+        "targets": chosen,
+        "save_types": tuple(sorted(set(save_types))) or ("safe_tensor",),
+        "part_bytes": None if part_file_size is None else int(part_file_size * 1e9),
+    }

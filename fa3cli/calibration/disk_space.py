@@ -1,0 +1,76 @@
+"""How much of the disk a job needs, from headers alone: for its exports or parameters, and for its journal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fa3cli.calibration.job import Job
+from fa3cli.calibration.smoothing import wrapped_norms
+from fa3cli.calibration.streams import Streams
+from fa3cli.export.targets import TARGETS
+from fa3cli.quantization.fallback import fused_groups
+from fa3cli.quantization.linear import linear_layout
+
+__all__ = ["bytes_written", "export_bytes", "journal_bytes"]
+
+_TENSOR = 160  # bytes of a tensor's entries in header and description
+_PICKLED = 2048  # what a tensor in a numpy file takes beside its values
+_RECORD = 1 << 15
+
+
+def bytes_written(job: Job) -> int:
+    """Return the bytes of all that a job keeps when it is done, and of what it needs to make it."""
+    if not job.targets:
+        smoothing = 8 * sum(job.model.shape(name)[0] for name in job.model.stored)  # a scale a channel
+        return _TENSOR * len(_names(job)) + smoothing * (job.settings.anti_method != "none")
+    # numpy files are made from the safetensors, which go at the end if they were not asked for.
+    export = export_bytes(job)
+    numpy = export + _PICKLED * len(_names(job)) if "numpy" in job.save_types else 0
+    return len(job.targets) * (export + numpy)
+
+
+def export_bytes(job: Job) -> int:
+    """Return the bytes of the safetensors and documents for one target, at most."""
+    model, norms = job.model, wrapped_norms(job.model, job.settings.anti_method)
+    weights = sum(_written_bytes(job, name) for name in model.stored)
+    weights += sum(4 * model.nbytes(f"{norm}.weight") for norm in norms)
+    return weights + _fallen_bytes(job) + _TENSOR * len(_names(job))
+
+
+def journal_bytes(job: Job, todo: Sequence[Streams]) -> int:
+    """Return the bytes of the states of all forwards at two borders of layers, and of a record a visit."""
+    hidden = getattr(job.model.config, "hidden_size", 0) * job.model.dtype.itemsize
+    tokens = [sample.tokens for sample in job.samples]
+    states = max(
+        sum(sum(tokens[:count]) for count in (each.smoothing, each.features, each.calibration))
+        for each in todo
+    )
+    return 2 * states * hidden + len(todo) * (len(job.model.layers) + 1) * _RECORD
+
+
+def _names(job: Job) -> list[str]:
+    """Return the names of every tensor that the largest export can hold."""
+    norms = wrapped_norms(job.model, job.settings.anti_method)
+    modelslim = TARGETS["modelslim"]
+    return modelslim.exported_names(job.model.names, job.quantized, job.attentions, norms)
+
+
+def _fallen_bytes(job: Job) -> int:
+    """Return how much larger disable_level makes an export at most: which linears it leaves float is seen later."""
+    stored = {name for name in job.quantized if f"{name}.weight" in job.model.stored}
+    groups = [] if job.settings.reference else list(fused_groups(stored))
+    alone = stored - {name for group in groups for name in group}
+    growth = [
+        sum(job.model.nbytes(f"{name}.weight") - _written_bytes(job, f"{name}.weight") for name in group)
+        for group in [*groups, *([name] for name in alone)]
+    ]
+    return sum(sorted(growth, reverse=True)[: job.settings.level])
+
+
+def _written_bytes(job: Job, name: str) -> int:
+    """Return the bytes that become of a float tensor in the export."""
+    module, _, leaf = name.rpartition(".")
+    if module not in job.quantized or leaf != "weight":
+        return job.model.nbytes(name)
+    layout = linear_layout(job.model.shape(name), job.model.dtype, mm_tensor=job.settings.mm_tensor)
+    return sum(tensor.nbytes for tensor in layout.values())

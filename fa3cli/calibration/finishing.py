@@ -1,0 +1,73 @@
+"""The end of a run: what fa_amp leaves float, the rest of the files, and the report of what became of each layer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from fa3cli.calibration.calibration_folder import CalibrationWriter
+from fa3cli.calibration.job import Job
+from fa3cli.calibration.parameters import LayerParameters
+from fa3cli.calibration.result import LayerResult, Result, make_result, write_reports
+from fa3cli.calibration.writing import LayerWriter
+from fa3cli.export.folder import RunFolder
+from fa3cli.quantization.fallback import fall_back_attentions
+
+__all__ = ["finish"]
+
+
+def finish(
+    job: Job,
+    folder: RunFolder,
+    writer: LayerWriter | CalibrationWriter,
+    layers: Sequence[LayerParameters],
+    made_of: dict[str, Any] | None,
+    begin: float,
+    *,
+    leads: bool = True,
+) -> Result | None:
+    """Have the writer write the rest, and report what was made since `begin`, if this rank `leads`."""
+    scores = {name: score for layer in layers for name, score in layer.scores.items()}
+    fallen = fall_back_attentions(scores, job.settings.fa_amp)
+    writer.close(layers, fallen)
+    if not leads:
+        return None
+    warnings = [text for layer in layers for text in layer.warnings]
+    made = list(_layer_results(job, layers, fallen))
+    result = make_result(job, folder.export, time.monotonic() - begin, made, warnings)
+    write_reports(job, folder.export, made_of, result)
+    return result
+
+
+def _layer_results(
+    job: Job, layers: Sequence[LayerParameters], fallen: Collection[str]
+) -> Iterator[LayerResult]:
+    for layer in layers:
+        linears, attentions = job.model.linears(layer.name), job.model.attentions(layer.name)
+        kept = layer.attentions.keys() - fallen
+        yield LayerResult(
+            name=layer.name,
+            quantized=len(layer.linears),
+            float_linears={
+                name: _linear_reason(job, layer, name) for name in linears if name not in layer.linears
+            },
+            fa=bool(kept) if attentions else None,
+            fa_reason=_attention_reason(job, attentions, fallen) if attentions and not kept else None,
+            fa_score=min(layer.scores.values(), default=None),
+        )
+
+
+def _linear_reason(job: Job, layer: LayerParameters, name: str) -> str:
+    if name in job.disabled:
+        return job.disabled[name]
+    unseen = any(warning.startswith(f"{name}: no calibration sample") for warning in layer.warnings)
+    return "no calibration sample reached it" if unseen else "disable_level"
+
+
+def _attention_reason(job: Job, attentions: Collection[str], fallen: Collection[str]) -> str:
+    if not job.settings.fa:
+        return "fa is off"
+    if set(attentions) & set(fallen):
+        return "fa_amp"
+    return next((job.disabled[name] for name in attentions if name in job.disabled), "no sample used it")

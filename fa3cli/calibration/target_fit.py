@@ -1,0 +1,60 @@
+"""Asks the targets whether they can load what a job is about to make, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from fa3cli.calibration.job import Job
+from fa3cli.calibration.parameters import LayerParameters
+from fa3cli.errors import UnsupportedError
+from fa3cli.export.targets.selection import Selection
+
+__all__ = ["require_loadable", "target_warnings"]
+
+
+def require_loadable(job: Job, found: Sequence[LayerParameters] | None = None) -> None:
+    """Raise UnsupportedError with every reason why an engine cannot load what the job is about to make.
+
+    `found` are the parameters, where they are known.
+    """
+    selected = _selection(job) if found is None else _exact_selection(job, found)
+    refusals = [(target.name, each) for target in job.targets for each in target.refused(selected)]
+    if refusals:
+        reasons = [f"target {name}: {refusal.reason}" for name, refusal in refusals]
+        hints = dict.fromkeys(refusal.hint for _, refusal in refusals)
+        raise UnsupportedError("; ".join(reasons), hint="; ".join(hints))
+
+
+def target_warnings(job: Job) -> Iterator[str]:
+    """Yield what some engine stumbles over in each target's form."""
+    selected = _selection(job)
+    for target in job.targets:
+        for warning in target.warnings(selected):
+            yield f"target {target.name}: {warning}"
+
+
+def _selection(job: Job) -> Selection:
+    """Return what a job quantizes, as far as it is known before."""
+    settings = job.settings
+    return Selection(
+        config=job.config,
+        names=frozenset(job.model.names),
+        linears=list(job.model.linears()),
+        quantized=job.quantized,
+        attentions=list(job.model.attentions()),
+        fa_layers=max(0, len(job.attentions) - settings.fa_amp),
+        mm_tensor=settings.mm_tensor,
+        may_split=settings.reference and settings.level > 0,
+    )
+
+
+def _exact_selection(job: Job, found: Sequence[LayerParameters]) -> Selection:
+    """Return what a job quantizes, with nothing left to be decided."""
+    seen = sum(len(layer.attentions) for layer in found)
+    return replace(
+        _selection(job),
+        quantized=frozenset(name for layer in found for name in layer.linears),
+        fa_layers=max(0, seen - job.settings.fa_amp),
+        may_split=False,
+    )

@@ -1,0 +1,83 @@
+"""What quantize and calibrate do once their options are read: one process or several, a plan or a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from fa3cli.cli.console import note, print_event, print_json, warn
+from fa3cli.cli.launch import launch, launched_rank, rank_command
+
+if TYPE_CHECKING:
+    from fa3cli.calibration.job import Job
+    from fa3cli.calibration.result import Result
+
+__all__ = ["run_command", "show_result"]
+
+
+def run_command(
+    command: str,
+    weights_dir: Path,
+    options: dict[str, Any],
+    *,
+    resume: str,
+    nproc: int,
+    plan: bool,
+    as_json: bool,
+) -> None:
+    """Prepare a job of these options and run it, or print its plan; of several ranks the leading one says everything."""
+    rank = launched_rank()
+    if nproc > 1 and rank is None and not plan:
+        raise typer.Exit(launch(nproc, rank_command()))
+    if rank and plan:
+        return
+    from fa3cli import api
+    from fa3cli.cli.interrupts import first_interrupt
+    from fa3cli.cli.quantize_tables import print_plan, settings_text
+
+    job = api.prepare(weights_dir, **options, only_plan=plan)
+    if rank:
+        with first_interrupt(lambda _: None) as stop:
+            api.run(job, resume=resume, stop=stop)
+        return
+    planned = api.full_plan(job) if plan else api.plan(job)
+    for warning in planned.warnings:
+        warn(warning)
+    if plan:
+        print_json(planned) if as_json else print_plan(planned)
+        return
+    note(f"settings: {settings_text(planned)}")
+    show_result(_run(command, job, resume, as_json=as_json), as_json=as_json)
+
+
+def _run(command: str, job: Job, resume: str, *, as_json: bool) -> Result:
+    """Run a job, telling where it goes on from, now or next time."""
+    from fa3cli import api
+    from fa3cli.cli.interrupts import first_interrupt
+    from fa3cli.cli.progress import show_progress
+
+    if resume != "never" and (left := api.left_by(job)):
+        note(f"{left}: left by a run that was stopped; going on from there")
+    try:
+        with show_progress(command, as_json=as_json) as progress, first_interrupt(note) as stop:
+            return api.run(job, progress, resume=resume, stop=stop)
+    except KeyboardInterrupt:
+        if left := api.left_by(job):
+            note(f"{left}: the same command will go on from there")
+        raise
+
+
+def show_result(result: Result, *, as_json: bool) -> None:
+    """Print what was made, or say that it is there already."""
+    from fa3cli.cli.quantize_tables import print_result
+
+    if result.already_there:
+        note(f"{result.output}: this very result is there already, nothing to do")
+    for warning in result.warnings:
+        warn(warning)
+    if as_json:
+        print_event("result", result)
+    elif not result.already_there:
+        print_result(result)

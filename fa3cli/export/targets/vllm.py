@@ -1,0 +1,72 @@
+"""Target vllm: compressed-tensors, W8A8 linears in int8 and fp8 scales a head for q, k and v."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fa3cli.export.targets.selection import Selection
+from fa3cli.export.targets.target import Refusal, Target, Written
+
+__all__ = ["Vllm"]
+
+_INT8_MAX, _FP8_MAX = 127.0, 448.0
+
+
+class Vllm(Target):
+    """What vLLM on CUDA and transformers load through the compressed-tensors package."""
+
+    name = "vllm"
+    weight_file = "model.safetensors"
+    linear_tensors = ("weight", "weight_scale", "input_scale", "input_zero_point")
+    attention_tensors = ("q_scale", "k_scale", "v_scale")
+    metadata: Mapping[str, str] = {"format": "pt"}  # transformers opens no file without it
+
+    def linear(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weight, its scale, and the input's scale and zero point `[1]`, int8."""
+        kept = {leaf: tensors[leaf] for leaf in self.linear_tensors[:3]}
+        return {**kept, "input_zero_point": tensors["input_offset"].to(torch.int8)}
+
+    def attention(self, tensors: Mapping[str, Tensor], head_dim: int) -> dict[str, Tensor]:
+        """Return fp8 scales that reach as far as the int8 ones: `[H, 1] -> [H, 1, 1]`, `127 * scale / 448`, float32."""
+        return {
+            f"{role}_scale": (tensors[f"fa_{role}.scale"].float() * _INT8_MAX / _FP8_MAX).unsqueeze(-1)
+            for role in "qkv"
+        }
+
+    def config(self, config: Mapping[str, Any], written: Written) -> dict[str, Any]:
+        """Return the float model's config.json with compressed-tensors' `quantization_config`."""
+        return {**config, "quantization_config": _quantization_config(written)}
+
+    def refused(self, selection: Selection) -> Iterator[Refusal]:
+        """Yield what vLLM cannot load, or loads wrong without a word."""
+        if selection.partly_fa:
+            yield Refusal(
+                "some layers would stay without q, k and v scales, and vLLM computes with 1.0 there without a word",
+                "leave fa_amp at 0 and attention modules out of disable_names, or choose --no-fa",
+            )
+        for group in selection.half_float():
+            yield Refusal(
+                f"{group}; vLLM joins q, k, v and gate, up into one linear and refuses one that is half float",
+                "name the whole group in disable_names, or choose improved numerics, which let whole groups fall back",
+            )
+
+
+def _quantization_config(written: Written) -> dict[str, Any]:
+    int8 = {"num_bits": 8, "type": "int", "dynamic": False}
+    weights = {**int8, "symmetric": True, "strategy": "tensor" if written.mm_tensor else "channel"}
+    inputs = {**int8, "symmetric": False, "strategy": "tensor"}
+    heads = {"num_bits": 8, "type": "float", "strategy": "attn_head", "symmetric": True, "dynamic": False}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {
+            "group_0": {"targets": ["Linear"], "weights": weights, "input_activations": inputs}
+        },
+        "ignore": list(written.float_linears),
+        "kv_cache_scheme": heads if written.attentions else None,
+    }

@@ -1,0 +1,33 @@
+"""How many devices a model can be split over, and which engines stop at a number that others take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fa3cli.export.geometry import Geometry
+
+__all__ = ["SIZES", "head_remarks", "undivided"]
+
+SIZES = (2, 4, 8)
+_TURBO_HEAD_DIM = 128
+
+
+def undivided(geometry: Geometry, size: int) -> list[str]:
+    """Return what of a model doesn't divide by a tensor-parallel size, in words; none where config.json is silent."""
+    parts = {
+        "attention heads": geometry.heads,
+        "channels of the MLP": geometry.intermediate,
+    }
+    return [f"{count} {what}" for what, count in parts.items() if count and count % size]
+
+
+def head_remarks(geometry: Geometry) -> Iterator[str]:
+    """Yield what mindie-turbo, which reads FA3 scales as MindIE does, cannot load of a model of these sizes."""
+    if geometry.head_dim and geometry.head_dim != _TURBO_HEAD_DIM:
+        yield f"head_dim is {geometry.head_dim}: mindie-turbo takes FA3 for {_TURBO_HEAD_DIM} only"
+    few = [str(size) for size in SIZES if geometry.kv_heads and geometry.kv_heads < size]
+    if few:
+        yield (
+            f"{geometry.kv_heads} KV heads: mindie-turbo can't split them at tensor parallel {', '.join(few)}; "
+            "MindIE gives several devices the same head"
+        )
