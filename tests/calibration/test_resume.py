@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from fa3cli import api
+from fa3cli.calibration.exporting import export_layers
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.journal import NotResumableError
 from fa3cli.calibration.result import Result
-from fa3cli.calibration.run import export_layers
 from fa3cli.errors import ConflictError, MissingCapabilityError, StoppedError
 from fa3cli.export import safetensors_writer
 
