@@ -33,9 +33,9 @@ def test_calibrate_needs_an_output(llama: Path, fa3: Fa3) -> None:
 
 
 def test_calibrate_plans_no_export(llama: Path, fa3: Fa3, tmp_path: Path) -> None:
-    plans = {}
+    calib, plans = write_lines(tmp_path / "calib.jsonl", token_ids(9, 17)), {}
     for command in ("calibrate", "quantize"):
-        code, out, _ = fa3(command, llama, "--output", tmp_path / "out", "--samples", 2, "--plan", "--json")
+        code, out, _ = fa3(command, llama, "--output", tmp_path / "out", "--calib", calib, "--plan", "--json")
         assert code == 0
         plans[command] = json.loads(out)
     assert 0 < plans["calibrate"]["bytes_written"] < plans["quantize"]["bytes_written"]
