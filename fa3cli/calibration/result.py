@@ -27,6 +27,8 @@ class LayerResult:
     """Whether its attention got FA3 parameters; None where it could not."""
     fa_score: float | None
     """fa_amp's score, where it was asked for: layers with the lowest fall back."""
+    error: float | None = None
+    """What int8 changes in it, of what it adds to the first sample's states (`layer_error`), before fa_amp chooses."""
 
 
 @dataclass(frozen=True)

@@ -178,4 +178,5 @@ def _layer_result(job: Job, layer: LayerParameters, fallen: Collection[str]) -> 
         float_linears=tuple(name for name in job.model.linears(layer.name) if name not in layer.linears),
         fa=bool(kept) if job.model.attentions(layer.name) else None,
         fa_score=min(layer.scores.values(), default=None),
+        error=layer.error,
     )
