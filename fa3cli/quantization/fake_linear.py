@@ -13,7 +13,7 @@ from fa3cli.numerics.row_blocks import row_blocks
 
 __all__ = ["fake_linear"]
 
-_ELEMENTS = 1 << 21  # of the weight at a time: fewer are multiplied more slowly, more are held
+_ELEMENTS = 1 << 20  # of the weight at a time: fewer are multiplied more slowly, more are held
 
 
 def fake_linear(
@@ -39,7 +39,7 @@ def fake_linear(
     if not output.numel():  # an expert that got no token
         return output
     for rows, steps, block in _quantized_blocks(weight, mm_tensor=mm_tensor, reference=reference):
-        products = linear(levels, block.to(dtype)).float() * (steps.float().flatten() * scale)
+        products = linear(levels, block.to(dtype)).float().mul_(steps.float().flatten() * scale)
         output[..., rows] = products if bias is None else products.add_(bias[rows].float())
     return output
 
@@ -61,7 +61,7 @@ def _quantized_blocks(
             values, steps = block[rows], scales if mm_tensor else scales[rows]
             if not reference:
                 values, steps = values.float(), steps.float()
-            levels[rows] = quantize(values, steps).clamp_min_(-INT8_MAX)
+            levels[rows] = torch.div(values, steps).round_().clamp_(-INT8_MAX, INT8_MAX)
         yield slice(start, start + len(block)), scales, levels
 
 
