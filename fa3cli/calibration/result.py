@@ -40,6 +40,8 @@ class LayerResult:
     """Why it did not, if it could have."""
     fa_score: float | None
     """fa_amp's score, where it was asked for: layers with the lowest fall back."""
+    error: float | None
+    """What int8 changes in it, of what it adds to the first sample's states (`layer_error`), before fa_amp chooses."""
 
 
 @dataclass(frozen=True)
