@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fa3cli import api
-from fa3cli.calibration.job import make_job, prepare
+from fa3cli.calibration.job import make_job
 from fa3cli.calibration.layer_error import layer_error
 from fa3cli.calibration.memory_model import MemoryModel
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.passes import calibrate
+from fa3cli.calibration.preparing import prepare
 from fa3cli.calibration.recorded_call import RecordedCall
 from fa3cli.calibration.result import REPORT_FILE
 from fa3cli.export.layout import WEIGHT_FILE
