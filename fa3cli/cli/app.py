@@ -7,6 +7,7 @@ import typer
 from fa3cli.cli.doctor import doctor
 from fa3cli.cli.patch import patch
 from fa3cli.cli.quantize import quantize
+from fa3cli.cli.report import report
 from fa3cli.cli.verify import verify
 
 __all__ = ["app"]
@@ -18,5 +19,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich would double the time of --help
 )
-for command in (patch, quantize, verify, doctor):
+for command in (patch, quantize, verify, report, doctor):
     app.command()(command)
