@@ -15,7 +15,8 @@ __all__ = ["report"]
 def report(
     export: Annotated[Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize wrote.")],
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write one html page that needs nothing else.")
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write one html page that needs nothing else."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the facts as json.")] = False,
 ) -> None:

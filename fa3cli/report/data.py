@@ -11,7 +11,7 @@ from fa3cli.export.contents import Contents
 from fa3cli.report.facts import Facts, FloatModule, HeadScales, LayerFacts
 from fa3cli.report.head_scales import largest_code, read_head_scales
 from fa3cli.report.names import layer_of, module_order
-from fa3cli.report.recorded import Recorded, RecordedLayer, read_recorded
+from fa3cli.report.recorded import Recorded, read_recorded
 from fa3cli.report.stored import Matrices, Stored, open_stored, read_matrices
 
 __all__ = ["NOT_LINEAR", "gather"]
@@ -51,9 +51,7 @@ def gather(folder: str | Path) -> Facts:
     )
 
 
-def _layers(
-    recorded: Recorded, matrices: Matrices, scales: Iterable[HeadScales]
-) -> tuple[LayerFacts, ...]:
+def _layers(recorded: Recorded, matrices: Matrices, scales: Iterable[HeadScales]) -> tuple[LayerFacts, ...]:
     """Put together what is known of each layer; the tensors have the last word on what is quantized."""
     quantized, left_float = _by_layer(matrices.quantized), _by_layer(matrices.left_float)
     roles: dict[str, set[str]] = defaultdict(set)
@@ -127,9 +125,13 @@ def _unread(stored: Stored) -> list[str]:
         if document.problem
     ]
     if not stored.contents.shards:
-        remarks.append("there are no safetensors files, and pickled ones are not read: the scales are not known")
+        remarks.append(
+            "there are no safetensors files, and pickled ones are not read: the scales are not known"
+        )
     if stored.report.raw is None:
-        remarks.append(f"there is no {REPORT_FILE}, so another tool made this: its reasons and settings are not known")
+        remarks.append(
+            f"there is no {REPORT_FILE}, so another tool made this: its reasons and settings are not known"
+        )
     elif stored.report.problem:
         remarks.append(f"{stored.report.file} {stored.report.problem}: reasons and settings are not known")
     return remarks

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fa3cli.report.colours import LogRange, log_range
 from fa3cli.report.facts import Facts, HeadScales
-from fa3cli.report.names import inside
+from fa3cli.report.names import inside, spans
 from fa3cli.report.wording import labels, significant
 
 __all__ = ["Cell", "HeatMap", "Row", "heat_maps"]
@@ -82,7 +82,7 @@ def _row(label: str, scales: HeadScales, span: LogRange | None) -> Row:
         text = significant(value)
         cells.append(Cell(span.step(value) if sound else None, f"layer {label}, head {head}: {text}", text))
     known = [value for value in scales.values if value is not None]
-    return Row(label, tuple(cells), f"{significant(min(known))} – {significant(max(known))}" if known else "–")
+    return Row(label, tuple(cells), f"{significant(min(known))}–{significant(max(known))}" if known else "–")
 
 
 def _groups(heads: int) -> tuple[tuple[str, int], ...]:
@@ -90,7 +90,7 @@ def _groups(heads: int) -> tuple[tuple[str, int], ...]:
         return tuple((str(head), 1) for head in range(heads))
     starts = range(0, heads, _GROUP)
     return tuple(
-        (f"{start}–{min(start + _GROUP, heads) - 1}", min(_GROUP, heads - start)) for start in starts
+        (spans(range(start, min(start + _GROUP, heads))), min(_GROUP, heads - start)) for start in starts
     )
 
 

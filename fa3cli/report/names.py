@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["inside", "layer_number", "layer_of", "module_order", "spans"]
+__all__ = ["any_number", "inside", "layer_number", "layer_of", "module_order", "spans"]
+
 
 def layer_of(name: str) -> str | None:
     """Return the layer a module or tensor is in: `model.layers.3` of `model.layers.3.mlp.up_proj`."""
@@ -21,6 +22,11 @@ def layer_number(layer: str) -> str:
 def inside(name: str, layer: str) -> str:
     """Return a module's name within its layer."""
     return name.removeprefix(f"{layer}.")
+
+
+def any_number(name: str) -> str:
+    """Return a name with stars for its numbers: `mlp.experts.*.up_proj`."""
+    return ".".join("*" if _is_number(part) else part for part in name.split("."))
 
 
 def module_order(name: str) -> tuple[tuple[int, int, str], ...]:

@@ -42,10 +42,13 @@ def write_page(facts: Facts, file: Path) -> None:
     """
     if not file.parent.is_dir():
         raise InvalidInputError(
-            f"{file}: no such folder as {file.parent}", hint="make the folder, or name a file in one that exists"
+            f"{file}: no such folder as {file.parent}",
+            hint="make the folder, or name a file in one that exists",
         )
     if file.is_dir():
-        raise InvalidInputError(f"{file}: is a folder, expected the name of a file", hint=f"try {file / 'report.html'}")
+        raise InvalidInputError(
+            f"{file}: is a folder, expected the name of a file", hint=f"try {file / 'report.html'}"
+        )
     text = page(facts)
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", errors="replace", dir=file.parent, prefix=f".{file.name}.", delete=False

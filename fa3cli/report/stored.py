@@ -10,7 +10,7 @@ from fa3cli.errors import InvalidInputError
 from fa3cli.export.contents import Contents, read_shard
 from fa3cli.export.documents import Document, read_document
 from fa3cli.export.layout import DESCRIPTION_FILES, INDEX_FILE, W8A8, WEIGHT_FILE
-from fa3cli.report.names import layer_of, module_order
+from fa3cli.report.names import module_order
 
 __all__ = ["Matrices", "Stored", "open_stored", "read_matrices"]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from fa3cli.report.data import NOT_LINEAR
 from fa3cli.report.facts import Accuracy, Facts, FloatModule, LayerFacts, Origin
-from fa3cli.report.names import inside, layer_number, spans
+from fa3cli.report.names import any_number, inside, layer_number, spans
 
 __all__ = [
     "Fallback",
@@ -51,16 +51,16 @@ class Fallback:
 
 
 def fallbacks(facts: Facts) -> list[Fallback]:
-    """Return all that stayed float, modules of many layers in one row; those of the most layers first."""
-    layers: dict[tuple[str, str | None], list[LayerFacts]] = defaultdict(list)
+    """Return all that stayed float, those of the same name in one row, and those of the most layers first."""
+    found: dict[tuple[str, str | None], list[LayerFacts]] = defaultdict(list)
     for layer in facts.layers:
         for linear in layer.float_linears:
-            layers[inside(linear.name, layer.name), linear.reason].append(layer)
+            found[any_number(inside(linear.name, layer.name)), linear.reason].append(layer)
         if facts.with_fa and not layer.fa_roles:
-            layers["q, k and v of the attention", layer.fa_reason].append(layer)
+            found["q, k and v of the attention", layer.fa_reason].append(layer)
     rows = [
-        Fallback(module, _where(found, len(facts.layers)), len(found), reason_text(reason))
-        for (module, reason), found in layers.items()
+        Fallback(module, _where(list(dict.fromkeys(layers)), facts), len(layers), reason_text(reason))
+        for (module, reason), layers in found.items()
     ]
     rows.sort(key=lambda row: -row.count)
     return rows + [_elsewhere(module) for module in facts.float_elsewhere]
@@ -73,11 +73,13 @@ def reason_text(reason: str | None) -> str:
 
 def linears_by_reason(layer: LayerFacts) -> str:
     """Return a layer's float linears in one line, each reason once behind those it is the reason of."""
-    names: dict[str | None, list[str]] = defaultdict(list)
+    names: dict[str | None, Counter[str]] = defaultdict(Counter)
     for linear in layer.float_linears:
-        names[linear.reason].append(inside(linear.name, layer.name))
+        names[linear.reason][linear.name.rpartition(".")[2]] += 1
     told = [
-        ", ".join(linears) + (f" ({reason})" if reason else "") for reason, linears in names.items()
+        ", ".join(name if times == 1 else f"{name} ×{times}" for name, times in counted.items())
+        + (f" ({reason})" if reason else "")
+        for reason, counted in names.items()
     ]
     return "; ".join(told) or "–"
 
@@ -135,7 +137,9 @@ def value_text(value: Any) -> str:
 
 def measured_on(accuracy: Accuracy) -> str:
     """Return how much text the float model was compared on."""
-    cut = f", {accuracy.samples_cut} of them cut to the length the model takes" if accuracy.samples_cut else ""
+    cut = (
+        f", {accuracy.samples_cut} of them cut to the length the model takes" if accuracy.samples_cut else ""
+    )
     return f"{_known(accuracy.tokens, 'predicted token')} in {_known(accuracy.samples, 'sample')}{cut}."
 
 
@@ -149,9 +153,9 @@ def how_to_measure(facts: Facts) -> str:
     return f"fa3 verify {facts.folder} --against WEIGHTS_DIR --eval TEXT.jsonl"
 
 
-def _where(layers: list[LayerFacts], total: int) -> str:
-    if len(layers) == total:
-        return f"all {total} layers"
+def _where(layers: list[LayerFacts], facts: Facts) -> str:
+    if len(layers) == len(facts.layers) > 1:
+        return f"all {len(layers)} layers"
     prefixes = {layer.name.rpartition(".")[0] for layer in layers}
     numbers = [layer_number(layer.name) for layer in layers]
     if len(prefixes) == 1 and all(number.isdecimal() for number in numbers):
