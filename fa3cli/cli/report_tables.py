@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from fa3cli.cli.console import plain, warn
 from fa3cli.cli.report_maps import map_tables
 from fa3cli.report import wording as words
+from fa3cli.report.fallbacks import fallbacks, linears_by_reason
 
 if TYPE_CHECKING:
     from fa3cli.report.facts import Accuracy, Facts, LayerFacts
@@ -46,7 +47,7 @@ def _summary(facts: Facts) -> Table:
         ("target", facts.target or "unknown"),
         ("size", f"{words.size(facts.size)} in {words.count(facts.files, 'file')}"),
         ("W8A8 linears", f"{facts.quantized}, {facts.left_float} in the layers left float"),
-        ("layers with int8 attention", words.fraction(facts.with_fa, len(facts.layers))),
+        ("layers with int8 attention", words.fraction(facts.with_fa, facts.attentions)),
     ]
     if facts.worst:
         names = words.labels(facts.layers)
@@ -64,8 +65,8 @@ def _layers(facts: Facts) -> Table:
     columns = {
         "layer": [names[layer.name] for layer in facts.layers],
         "W8A8": [str(layer.quantized) for layer in facts.layers],
-        "float linears": [words.linears_by_reason(layer) for layer in facts.layers],
-        "FA3": [_attention(layer, facts) for layer in facts.layers],
+        "float linears": [linears_by_reason(layer) for layer in facts.layers],
+        "FA3": [_attention(layer) for layer in facts.layers],
         "error": [words.percent(layer.error) for layer in facts.layers],
         "behind it": [words.percent(layer.accumulated_error) for layer in facts.layers],
         "fa_amp score": [words.significant(layer.fa_score) for layer in facts.layers],
@@ -77,15 +78,15 @@ def _layers(facts: Facts) -> Table:
     return table
 
 
-def _attention(layer: LayerFacts, facts: Facts) -> str:
-    if layer.fa_roles:
+def _attention(layer: LayerFacts) -> str:
+    if layer.fa:
         return ", ".join(layer.fa_roles)
-    return f"float ({layer.fa_reason or 'not recorded'})" if facts.with_fa else "–"
+    return "–" if layer.fa is None else f"float ({layer.fa_reason or 'not recorded'})"
 
 
 def _fallbacks(facts: Facts) -> Table:
     table = Table(Column("float", overflow="fold"), "count", Column("where", overflow="fold"), "why")
-    for row in words.fallbacks(facts):
+    for row in fallbacks(facts):
         table.add_row(plain(row.module), str(row.count), plain(row.where), plain(row.reason))
     return table
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 from fa3cli.calibration.result import REPORT_FILE
 from fa3cli.export.contents import Contents
-from fa3cli.report.facts import Facts, FloatModule, HeadScales, LayerFacts
+from fa3cli.report.facts import NOT_LINEAR, Facts, FloatModule, HeadScales
 from fa3cli.report.head_scales import largest_code, read_head_scales
-from fa3cli.report.names import layer_of, module_order
+from fa3cli.report.layers import gather_layers
+from fa3cli.report.names import layer_of
 from fa3cli.report.recorded import Recorded, read_recorded
 from fa3cli.report.stored import Matrices, Stored, open_stored, read_matrices
 
-__all__ = ["NOT_LINEAR", "gather"]
-
-NOT_LINEAR = "not a linear"
+__all__ = ["gather"]
 
 
 def gather(folder: str | Path) -> Facts:
@@ -39,7 +37,7 @@ def gather(folder: str | Path) -> Facts:
         target=recorded.target or _layout(contents, scales),
         files=stored.files,
         size=stored.size,
-        layers=_layers(recorded, matrices, scales),
+        layers=gather_layers(recorded, matrices, scales, has_tensors=bool(contents.tensors)),
         quantized_elsewhere=tuple(name for name in matrices.quantized if layer_of(name) is None),
         float_elsewhere=_elsewhere(recorded, matrices),
         scales=tuple(scales),
@@ -49,42 +47,6 @@ def gather(folder: str | Path) -> Facts:
         warnings=recorded.warnings,
         remarks=(*_unread(stored), *remarks),
     )
-
-
-def _layers(recorded: Recorded, matrices: Matrices, scales: Iterable[HeadScales]) -> tuple[LayerFacts, ...]:
-    """Put together what is known of each layer; the tensors have the last word on what is quantized."""
-    quantized, left_float = _by_layer(matrices.quantized), _by_layer(matrices.left_float)
-    roles: dict[str, set[str]] = defaultdict(set)
-    for each in scales:
-        roles[each.layer].add(each.role)
-    names = sorted({*recorded.layers, *quantized, *left_float, *roles}, key=module_order)
-    if not (errors := recorded.layer_errors) or len(errors) != len(names):
-        errors = (None,) * len(names)
-    layers = []
-    for name, accumulated in zip(names, errors, strict=True):
-        told = recorded.layers.get(name)
-        unexplained = tuple(FloatModule(linear, None) for linear in left_float.get(name, ()))
-        layers.append(
-            LayerFacts(
-                name=name,
-                quantized=told.quantized if told and not matrices.quantized else len(quantized.get(name, ())),
-                float_linears=told.float_linears if told else unexplained,
-                fa_roles=tuple(role for role in "qkv" if role in roles.get(name, ())),
-                fa_reason=told.fa_reason if told else None,
-                fa_score=told.fa_score if told else None,
-                error=told.error if told else None,
-                accumulated_error=accumulated,
-            )
-        )
-    return tuple(layers)
-
-
-def _by_layer(names: Iterable[str]) -> dict[str, list[str]]:
-    layers: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        if layer := layer_of(name):
-            layers[layer].append(name)
-    return dict(layers)
 
 
 def _elsewhere(recorded: Recorded, matrices: Matrices) -> tuple[FloatModule, ...]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Accuracy", "Facts", "FloatModule", "HeadScales", "LayerFacts", "Origin"]
+__all__ = ["NOT_LINEAR", "Accuracy", "Facts", "FloatModule", "HeadScales", "LayerFacts", "Origin"]
+
+NOT_LINEAR = "not a linear"
+"""The reason for which an embedding stays float."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class LayerFacts:
     quantized: int
     """Number of its linears that are W8A8."""
     float_linears: tuple[FloatModule, ...]
+    fa: bool | None
+    """Whether its attention is int8; None where it has none that could be."""
     fa_roles: tuple[str, ...]
     """Which of q, k and v have scales of their own."""
     fa_reason: str | None
@@ -117,8 +122,13 @@ class Facts:
 
     @property
     def with_fa(self) -> int:
-        """Number of layers whose attention has scales."""
-        return sum(bool(layer.fa_roles) for layer in self.layers)
+        """Number of layers whose attention is int8."""
+        return sum(layer.fa is True for layer in self.layers)
+
+    @property
+    def attentions(self) -> int:
+        """Number of layers whose attention is int8 or float."""
+        return sum(layer.fa is not None for layer in self.layers)
 
     @property
     def worst(self) -> tuple[LayerFacts, ...]:

@@ -64,6 +64,7 @@ def _heat_map(facts: Facts, role: str) -> HeatMap | None:
     for scales in found:
         by_layer.setdefault(scales.layer, []).append(scales)
     names = labels(facts.layers)
+    float_layers = {layer.name for layer in facts.layers if layer.fa is False}
     rows = []
     for layer, modules in by_layer.items():
         label = names.get(layer, layer)
@@ -71,7 +72,7 @@ def _heat_map(facts: Facts, role: str) -> HeatMap | None:
             longer = f"{label} {inside(scales.module, layer)}" if len(modules) > 1 else label
             rows.append(_row(longer, scales, span))
         if not modules:
-            rows.append(Row(label, (), "float"))
+            rows.append(Row(label, (), "float" if layer in float_layers else "–"))
     return HeatMap(role, heads, _groups(heads), heads <= _WRITTEN, tuple(rows), span, _extremes(found, names))
 
 

@@ -15,6 +15,7 @@ from fa3cli.report import wording
 from fa3cli.report.colours import STEPS, shades
 from fa3cli.report.error_chart import error_chart
 from fa3cli.report.facts import Facts
+from fa3cli.report.fallbacks import fallbacks, linears_by_reason
 from fa3cli.report.heat_maps import heat_maps
 
 __all__ = ["page", "write_page"]
@@ -25,7 +26,8 @@ def page(facts: Facts) -> str:
     return _template().render(
         facts=facts,
         labels=wording.labels(facts.layers),
-        fallbacks=wording.fallbacks(facts),
+        fallbacks=fallbacks(facts),
+        linears_by_reason=linears_by_reason,
         maps=heat_maps(facts),
         chart=error_chart(facts),
         shades={"light": shades(dark=False), "dark": shades(dark=True)},

@@ -22,6 +22,7 @@ class RecordedLayer:
     name: str
     quantized: int
     float_linears: tuple[FloatModule, ...]
+    fa: bool | None
     fa_reason: str | None
     fa_score: float | None
     error: float | None
@@ -63,6 +64,7 @@ def _layer(layer: Mapping[str, Any]) -> RecordedLayer:
         name=_text(layer.get("name")) or "",
         quantized=_count(layer.get("quantized")) or 0,
         float_linears=tuple(FloatModule(str(name), _text(reason)) for name, reason in reasons.items()),
+        fa=layer["fa"] if isinstance(layer.get("fa"), bool) else None,
         fa_reason=_text(layer.get("fa_reason")),
         fa_score=_number(layer.get("fa_score")),
         error=_number(layer.get("error")),

@@ -10,7 +10,6 @@ from fa3cli.errors import InvalidInputError
 from fa3cli.export.contents import Contents, read_shard
 from fa3cli.export.documents import Document, read_document
 from fa3cli.export.layout import DESCRIPTION_FILES, INDEX_FILE, W8A8, WEIGHT_FILE
-from fa3cli.report.names import module_order
 
 __all__ = ["Matrices", "Stored", "open_stored", "read_matrices"]
 
@@ -62,7 +61,8 @@ def open_stored(folder: Path) -> Stored:
 def read_matrices(contents: Contents) -> Matrices:
     """Tell the quantized linears from the float ones, by the description or, where it is silent, by the dtype."""
     quantized, left_float = [], []
-    for name in sorted(contents.names, key=module_order):
+    # A description is in the order of the modules; a file's tensors are in that of their names.
+    for name in dict.fromkeys([*contents.description, *contents.tensors]):
         module, _, leaf = name.rpartition(".")
         header = contents.tensors.get(name)
         if leaf != "weight" or module.endswith(".module") or (header and len(header.shape) != 2):
