@@ -57,7 +57,7 @@ def shades(*, dark: bool) -> tuple[Shade, ...]:
         lightness = first + (last - first) * at
         # From blue where it is dark over green to yellow where it is light, palest at the light end.
         hue = 268 - 168 * (lightness - 0.27) / 0.69
-        chroma = 0.045 + 0.075 * math.sin(math.pi * min(1, max(0, (lightness - 0.1) / 0.9)))
+        chroma = 0.04 + 0.058 * math.sin(math.pi * min(1, max(0, (lightness - 0.1) / 0.9)))
         background = _hex(lightness, chroma, hue)
         found.append(
             Shade(background, max(("#000000", "#ffffff"), key=lambda ink: contrast(ink, background)))

@@ -86,7 +86,11 @@ def test_long_names_do_not_overflow(tmp_path: Path) -> None:
     )
     odd = replace(
         facts,
-        name=long, folder=long, architecture=long, target=long, warnings=(long,),
+        name=long,
+        folder=long,
+        architecture=long,
+        target=long,
+        warnings=(long,),
         layers=(*layers, replace(layers[0], name=f"y{long}.0")),
         scales=tuple(replace(each, layer=f"{long}.0") for each in facts.scales),
         origin=replace(facts.origin, settings={long: long}, versions={long: long}, recipe=long),
