@@ -6,8 +6,10 @@ import math
 import re
 from collections.abc import Iterator
 
+from safetensors import SafetensorError
 from torch import Tensor
 
+from fa3cli.errors import brief
 from fa3cli.export.contents import Contents, Header
 from fa3cli.report.facts import HeadScales
 from fa3cli.report.names import layer_of, module_order
@@ -59,7 +61,10 @@ def _per_head(name: str, contents: Contents) -> tuple[tuple[float | None, ...], 
     header = contents.tensors[name]
     if problem := _unreadable(header):
         return (), problem
-    tensor = contents.read(name).flatten().float()
+    try:
+        tensor = contents.read(name).flatten().float()
+    except (SafetensorError, OSError, RuntimeError) as error:
+        return (), f"cannot be read: {brief(error)}"
     if name.endswith("kv_cache_scale"):
         kv_heads = contents.geometry.kv_heads
         if not kv_heads or len(tensor) % kv_heads:

@@ -123,3 +123,14 @@ def test_help_imports_nothing_heavy() -> None:
         [sys.executable, "-c", statement], check=True, capture_output=True, text=True, env=environment
     )
     assert run.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_any_name_on_any_terminal(export: Export, form: tuple[str, ...]) -> None:
+    """Half a surrogate pair in a name, and a terminal that knows ASCII alone."""
+    write_report(export.folder, report_of([layer(0)], recipe="\ud800"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "fa3cli", "report", str(export.folder), *form]
+    run = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert "LlamaForCausalLM" in run.stdout and "Traceback" not in run.stderr

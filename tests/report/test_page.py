@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 from fa3cli.errors import InvalidInputError
 from fa3cli.report.data import gather
@@ -200,3 +201,20 @@ def test_a_place_where_no_file_can_be(export: Export, tmp_path: Path, place: str
 def test_the_same_export_gives_the_same_page(export: Export) -> None:
     assert page(gather(export.folder)) == page(gather(export.folder))
     assert json.loads((export.folder / "fa3_report.json").read_text())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_exports_of_other_targets(tmp_path: Path, dtype: torch.dtype) -> None:
+    export = build_export(tmp_path, dtype)
+    for name in [name for name in export.tensors if ".fa_" in name]:
+        export.drop(name)
+    for number in range(2):
+        for role, scale in (("k", 0.5), ("v", 2.0)):
+            scales = torch.tensor([scale, 2 * scale], dtype=dtype).repeat_interleave(8)
+            export.add(f"model.layers.{number}.self_attn.{role}_proj.kv_cache_scale", scales, "C8")
+    export.save()
+    facts = gather(export.folder)
+    parsed = Page(page(facts))
+    assert facts.target == "vllm-ascend" and "q has no scales in this export" in parsed.text
+    assert parsed.cells()[:2] == ["layer 0, head 0: 0.500", "layer 0, head 1: 1.00"]
+    assert len(parsed.cells()) == 2 * 2 * 2
