@@ -84,7 +84,10 @@ def _no_export(folder: Path, contents: Contents) -> InvalidInputError:
         if contents.tensors
         else "no weights"
     )
+    exports = sorted(path.parent.name for path in folder.glob(f"*/{REPORT_FILE}"))
     return InvalidInputError(
         f"{folder}: holds no export ({found}); expected {REPORT_FILE} or {DESCRIPTION_FILES[0]} beside {WEIGHT_FILE}",
-        hint="name the folder fa3 quantize wrote",
+        hint=f"name one of the exports in it: {', '.join(exports)}"
+        if exports
+        else "name the folder fa3 quantize wrote",
     )

@@ -117,6 +117,12 @@ def test_no_export(tmp_path: Path, kind: str) -> None:
     assert str(folder) in str(error.value) and error.value.hint
 
 
+def test_a_folder_of_several_targets_names_them(export: Export) -> None:
+    with pytest.raises(InvalidInputError) as error:
+        gather(export.folder.parent)
+    assert error.value.hint.endswith(": model-w8a8-fa3")
+
+
 @ABSENT
 @pytest.mark.parametrize(
     ("case", "quantized", "left_float", "with_fa"),
