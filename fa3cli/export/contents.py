@@ -19,7 +19,7 @@ from fa3cli.export.layout import DESCRIPTION_FILES, INDEX_FILE, WEIGHT_FILE
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Contents", "Header", "Shard", "modules_around", "open_contents"]
+__all__ = ["Contents", "Header", "Shard", "modules_around", "open_contents", "read_shard"]
 
 _SHARDS = f"{WEIGHT_FILE.removesuffix('.safetensors')}*.safetensors"
 _DTYPES = {
@@ -121,7 +121,7 @@ def open_contents(folder: Path) -> Contents:
         read_document(folder, "config.json"),
         index,
         descriptions,
-        tuple(_read_shard(folder, f) for f in files),
+        tuple(read_shard(folder, f) for f in files),
     )
 
 
@@ -150,7 +150,8 @@ def _weight_files(folder: Path, index: Document) -> list[str]:
     return sorted(inside | {path.name for path in folder.glob(_SHARDS)})
 
 
-def _read_shard(folder: Path, file: str) -> Shard:
+def read_shard(folder: Path, file: str) -> Shard:
+    """Read the header of one weight file."""
     try:
         with safe_open(folder / file, framework="pt") as opened:
             names = opened.keys()
