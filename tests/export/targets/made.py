@@ -22,6 +22,7 @@ def selection(**changes: Any) -> Selection:
     """Every linear and both attention modules quantized, of a model every engine takes."""
     whole = {
         "config": CONFIG,
+        "dtype": "bfloat16",
         "names": [f"{name}.weight" for name in LINEARS],
         "linears": LINEARS,
         "quantized": frozenset(LINEARS),

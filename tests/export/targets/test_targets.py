@@ -54,6 +54,7 @@ def test_an_engine_refuses_what_it_cannot_load(changes: dict[str, Any], refusing
         ({"fa_layers": 1}, ["MindIE stops"]),
         ({"quantized": without("v_proj")}, ["half-float group"]),
         ({"mm_tensor": True}, ["one weight scale a linear"]),
+        ({"wraps_norms": True}, [".module."]),
         ({"config": CONFIG | {"head_dim": 64}}, ["head_dim is 64"]),
         ({"config": CONFIG | {"head_dim": 64}, "fa_layers": 0}, []),
         ({"config": CONFIG | {"num_key_value_heads": 4}}, ["at tensor parallel 8;"]),
@@ -65,9 +66,19 @@ def test_modelslim_only_warns(changes: dict[str, Any], words: list[str]) -> None
     assert all(word in warning for word, warning in zip(words, found))
 
 
-def test_vllm_ascend_warns_of_versions_that_need_all_layers() -> None:
-    (found,) = TARGETS["vllm-ascend"].warnings(selection(fa_layers=1))
-    assert "0.18" in found
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"fa_layers": 1}, ["0.18"]),
+        ({"dtype": "float32"}, ["--dtype bfloat16"]),
+        ({"dtype": "float16"}, []),
+        ({"config": CONFIG | {"head_dim": 80}}, ["multiples of 32"]),
+    ],
+)
+def test_vllm_ascend_warns_of_versions_that_stumble(changes: dict[str, Any], words: list[str]) -> None:
+    found = list(TARGETS["vllm-ascend"].warnings(selection(**changes)))
+    assert len(found) == len(words) and all(word in warning for word, warning in zip(words, found))
 
 
 def made_linear(dtype: torch.dtype, low: float, high: float) -> dict[str, torch.Tensor]:
@@ -85,6 +96,10 @@ def test_vllm_computes_with_the_same_linear(low: float, high: float, dtype: torc
     tensors = made_linear(dtype, low, high)
     stored = TARGETS["vllm"].linear(tensors)
     assert stored.keys() == set(TARGETS["vllm"].linear_tensors)
+    short, scale = stored["input_scale"].float(), tensors["input_scale"].float()
+    assert stored["input_scale"].dtype == dtype and torch.allclose(short, scale, rtol=2**-15)
+    levels = torch.arange(-128, 128)
+    assert torch.equal((levels * short).double(), levels * short.double())  # exact, as vLLM's kernel needs
     zero_point = stored["input_zero_point"]
     assert zero_point.dtype == torch.int8 and zero_point.shape == (1,)
     assert torch.equal(zero_point.to(dtype), tensors["input_offset"])
