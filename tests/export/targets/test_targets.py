@@ -123,8 +123,9 @@ def test_vllm_keeps_a_scale_a_head() -> None:
         "k_scale": (2, 1, 1),
         "v_scale": (2, 1, 1),
     }
-    reach = 448 * stored["k_scale"].flatten()
-    assert torch.allclose(reach, 127 * heads["fa_k.scale"].float().flatten(), rtol=1e-6)
+    reach = 448 * stored["k_scale"].float().flatten()
+    assert torch.allclose(reach, 127 * heads["fa_k.scale"].float().flatten(), rtol=2**-8)
+    assert stored["k_scale"].dtype == heads["fa_k.scale"].dtype
 
 
 def test_vllm_ascend_repeats_a_heads_scale_over_its_channels() -> None:
