@@ -13,6 +13,7 @@ from fa3cli.calibration.job import Job
 from fa3cli.errors import ConflictError
 
 __all__ = [
+    "PARAMETERS_FILE",
     "REPORT_FILE",
     "LayerResult",
     "Result",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 REPORT_FILE = "fa3_report.json"
+PARAMETERS_FILE = "fa3_parameters.safetensors"
 _OF_THIS_RUN = ("output", "seconds", "already_there")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fa3cli.calibration.result import REPORT_FILE
+from fa3cli.calibration.result import PARAMETERS_FILE, REPORT_FILE
 from fa3cli.errors import InvalidInputError
 from fa3cli.export.contents import Contents, read_shard
 from fa3cli.export.documents import Document, read_document
@@ -40,6 +40,10 @@ def open_stored(folder: Path) -> Stored:
     """
     if not folder.is_dir():
         raise InvalidInputError(f"{folder}: no such folder", hint="name the folder fa3 quantize wrote")
+    if (folder / PARAMETERS_FILE).is_file():
+        raise InvalidInputError(
+            f"{folder}: holds a calibration, no export", hint="fa3 export makes exports of it"
+        )
     descriptions = tuple(
         read_document(folder, name) for name in DESCRIPTION_FILES if (folder / name).is_file()
     )

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from fa3cli import api
-from fa3cli.calibration.calibration_folder import PARAMETERS_FILE
 from fa3cli.calibration.preparing import prepare
+from fa3cli.calibration.result import PARAMETERS_FILE
 from fa3cli.calibration.tree_file import write_tree
 from fa3cli.errors import ConflictError, InvalidInputError, StoppedError, UnsupportedError
 from tests.calibration.models import edit_config, edit_weights, snapshot

@@ -1,0 +1,6 @@
+def test_a_calibration_is_no_export(tmp_path: Path) -> None:
+    (tmp_path / "fa3_parameters.safetensors").touch()
+    (tmp_path / "fa3_report.json").write_text("{}")
+    with pytest.raises(InvalidInputError, match="holds a calibration") as raised:
+        open_stored(tmp_path)
+    assert "fa3 export" in raised.value.hint
