@@ -7,5 +7,9 @@ from fa3cli.export.checks.registry import CHECKS
 __all__ = ["CHECKS"]
 
 # In the order they run: a check comes after those whose findings it heeds.
-for _name in ("files", "config", "description", "shapes", "numbers", "fallback"):
+_MODULES = (
+    *("files", "folder", "config", "description", "compressed_tensors", "attention_shapes", "shapes"),
+    *("numbers", "attention_numbers", "rows", "fallback", "tensor_parallel"),
+)
+for _name in _MODULES:
     import_module(f"{__name__}.{_name}")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from fa3cli.export.checks.registry import Remark, check, error, warning
+from fa3cli.export.checks.registry import ALL, Remark, check, error, error_for
 from fa3cli.export.contents import Contents
+from fa3cli.export.documents import is_file, read_document
 from fa3cli.export.geometry import config_problems
 
-_FILE = "config.json"
+_FILE, _TOKENIZER = "config.json", "tokenizer_config.json"
 
 
-@check("config", "its dtype and sizes decide how every tensor is read")
+@check("config", "its dtype and sizes decide how every tensor is read", targets=ALL)
 def config(contents: Contents) -> Iterator[Remark]:
     if contents.config.data is None:
         yield error(_FILE, contents.config.problem or "is missing")
@@ -21,49 +23,49 @@ def config(contents: Contents) -> Iterator[Remark]:
 
 
 @check(
-    "config-auto-map", "the patched modeling file serves calibration; no engine can run it", needs=("config",)
+    "config-auto-map",
+    "the patched modeling file serves calibration; no engine can run it",
+    targets=ALL,
+    needs=("config",),
 )
 def config_auto_map(contents: Contents) -> Iterator[Remark]:
-    for name, reference in _code_references(contents):
+    for name, reference in _code_references(contents.config.data):
         if _module(reference).endswith("_fa3"):
             yield error(
                 _FILE, f"auto_map sends {name} to {reference}; expected the model's own entry, or none"
             )
 
 
-@check("remote-code", "a model with code of its own loads only with that file beside it", needs=("config",))
+@check(
+    "remote-code",
+    "a model with code of its own loads only with that file beside it",
+    targets=ALL,
+    needs=("config",),
+)
 def remote_code(contents: Contents) -> Iterator[Remark]:
-    for name, reference in _code_references(contents):
-        file = f"{_module(reference)}.py"
-        if not _module(reference).endswith("_fa3") and not (contents.folder / file).is_file():
-            yield error(file, f"is missing; auto_map of {_FILE} sends {name} to it")
+    tokenizer = read_document(contents.folder, _TOKENIZER)
+    for document, data in ((_FILE, contents.config.data), (_TOKENIZER, tokenizer.data or {})):
+        for name, reference in _code_references(data):
+            file = f"{_module(reference)}.py"
+            if not _module(reference).endswith("_fa3") and not is_file(contents.folder / file):
+                yield error(file, f"is missing; auto_map of {document} sends {name} to it")
 
 
 @check(
-    "quantization-config", "vLLM-Ascend reads it instead of the description", needs=("config", "description")
+    "config-quantize",
+    "MindIE takes its W8A8 loader from it",
+    targets=("modelslim", "mindie"),
+    needs=("config",),
 )
-def quantization_config(contents: Contents) -> Iterator[Remark]:
-    own = contents.config.data.get("quantization_config")
-    if own is None:
-        return
-    missing = [name for name in contents.description if not isinstance(own, dict) or name not in own]
-    if missing:
-        yield error(
-            _FILE,
-            f"quantization_config says nothing of {len(missing)} tensors, {missing[0]} first; remove it",
-        )
-
-
-@check("config-quantize", "MindIE takes its W8A8 loader from it", needs=("config",))
 def config_quantize(contents: Contents) -> Iterator[Remark]:
     found = contents.config.data.get("quantize")
     if found != "w8a8":
-        yield warning(_FILE, f"quantize is {found!r}, expected 'w8a8'")
+        yield error_for(("mindie",), contents, _FILE, f"quantize is {found!r}, expected 'w8a8'")
 
 
-def _code_references(contents: Contents) -> Iterator[tuple[str, str]]:
+def _code_references(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The local `module.Class` references of auto_map; `repository--module.Class` lies elsewhere."""
-    auto_map = contents.config.data.get("auto_map")
+    auto_map = data.get("auto_map")
     for name, value in (auto_map if isinstance(auto_map, dict) else {}).items():
         for reference in value if isinstance(value, list) else [value]:
             if isinstance(reference, str) and "--" not in reference:

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from fa3cli.export.contents import Contents
+from fa3cli.export.targets import TARGETS
 
-__all__ = ["CHECKS", "Check", "Remark", "Severity", "check", "error", "warning"]
+__all__ = ["ALL", "ASCEND", "CHECKS", "Check", "Remark", "Severity", "check", "error", "error_for", "warning"]
 
 Severity = Literal["error", "warning"]
+
+ALL = tuple(TARGETS)
+ASCEND = tuple(name for name, target in TARGETS.items() if target.description_files)
 
 
 class Remark(NamedTuple):
@@ -23,7 +27,7 @@ class Remark(NamedTuple):
 
 @dataclass(frozen=True)
 class Check:
-    """One question about an export.
+    """One question about an export for one of `targets`.
 
     `reason` says in a line what goes wrong in an engine otherwise. `over` lists the tensors or modules
     to look at, one call each; without it `run` looks at the whole export once. The check is not run if
@@ -33,6 +37,7 @@ class Check:
     name: str
     reason: str
     run: Callable[..., Iterator[Remark]]
+    targets: tuple[str, ...]
     over: Callable[[Contents], Iterable[str]] | None
     needs: tuple[str, ...]
     after: tuple[str, ...]
@@ -45,6 +50,7 @@ def check(
     name: str,
     reason: str,
     *,
+    targets: tuple[str, ...] = ASCEND,
     over: Callable[[Contents], Iterable[str]] | None = None,
     needs: tuple[str, ...] = (),
     after: tuple[str, ...] = (),
@@ -55,7 +61,7 @@ def check(
         raise ValueError(f"check {name}: registered twice, or before {', '.join(unknown)}")
 
     def register(run: Callable[..., Iterator[Remark]]) -> Callable[..., Iterator[Remark]]:
-        CHECKS[name] = Check(name, reason, run, over, needs, after)
+        CHECKS[name] = Check(name, reason, run, targets, over, needs, after)
         return run
 
     return register
@@ -69,3 +75,8 @@ def error(subject: str, message: str) -> Remark:
 def warning(subject: str, message: str) -> Remark:
     """The export is legal, but some engine refuses it or something is likely to be missed."""
     return Remark("warning", subject, message)
+
+
+def error_for(targets: tuple[str, ...], contents: Contents, subject: str, message: str) -> Remark:
+    """An error for the engines of these targets, a warning for the others."""
+    return Remark("error" if contents.target.name in targets else "warning", subject, message)

@@ -6,30 +6,31 @@ import re
 from collections.abc import Iterator
 from itertools import count
 
-from fa3cli.export.checks.modules import attentions, is_fa, is_norm_extra, linears, stored
-from fa3cli.export.checks.registry import Remark, check, error, warning
+from fa3cli.export.checks.modules import is_attention_tensor, is_norm_extra, leaf_of, linears, stored
+from fa3cli.export.checks.registry import ALL, Remark, check, error, error_for, warning
 from fa3cli.export.contents import Contents
 from fa3cli.export.geometry import DTYPES, Geometry
-from fa3cli.export.layout import FLOAT
+from fa3cli.export.layout import FLOAT, FP8
 
 _READ = ("description", "weights")
 _WITH_CONFIG = (*_READ, "config")
 # Towers of a composite model have sizes of their own.
 _OTHER_TOWER = re.compile(r"(^|\.)(vision|visual|audio|encoder)")
-_LAYER = re.compile(r"^(.*?\b(?:layers|h))\.(\d+)\.")
+_LAYER = re.compile(r"^(.*?\b(?:layers|h))\.([0-9]{1,9})\.")
 
 
 @check(
     "dtypes",
     "kernels read raw bytes: the form of deq_scale and of the scales follows config.json's dtype",
+    targets=ALL,
     over=stored,
     needs=_WITH_CONFIG,
-    after=("values", "linears"),
+    after=("foreign-tensors", "values", "linears"),
 )
 def dtypes(contents: Contents, name: str) -> Iterator[Remark]:
     found, model = contents.tensors[name].dtype, contents.geometry.dtype
     if contents.description[name] != FLOAT:
-        legal = _quantized_dtypes(name, model)
+        legal = _quantized_dtypes(contents, name)
         if found not in legal:
             yield error(name, f"is {found}, expected {' or '.join(legal)} in a {model} model")
     elif found not in DTYPES:
@@ -38,9 +39,12 @@ def dtypes(contents: Contents, name: str) -> Iterator[Remark]:
         yield warning(name, f"is {found} in a {model} model")
 
 
-def _quantized_dtypes(name: str, model: str) -> tuple[str, ...]:
-    if is_fa(name):
-        return ("int8",) if name.endswith(".offset") else (model,)
+def _quantized_dtypes(contents: Contents, name: str) -> tuple[str, ...]:
+    model, leaf = contents.geometry.dtype, leaf_of(name)
+    if is_attention_tensor(name):
+        if contents.description[name] == FP8:
+            return (model, "float32")
+        return ("int8",) if leaf.endswith(".offset") else (model,)
     if is_norm_extra(name):
         return (model, "float32")
     # A histogram's range is float32, and stays so where float16 could not hold it.
@@ -51,31 +55,30 @@ def _quantized_dtypes(name: str, model: str) -> tuple[str, ...]:
         "weight_offset": (model,),
         "input_scale": inputs,
         "input_offset": inputs,
+        "input_zero_point": ("int8",),
         "quant_bias": ("int32",),
         "deq_scale": ("float32",) if model == "bfloat16" else ("int64",),
-    }[name.rpartition(".")[2]]
+    }[leaf]
 
 
 @check(
     "linear-shapes",
     "engines copy into buffers of these shapes",
+    targets=ALL,
     over=linears,
     needs=_READ,
-    after=("described", "linears", "values"),
+    after=("foreign-tensors", "described", "linears", "values"),
 )
 def linear_shapes(contents: Contents, module: str) -> Iterator[Remark]:
     weight = contents.tensors[f"{module}.weight"].shape
-    if len(weight) != 2:
+    if len(weight) != 2 or 0 in weight:
         yield error(f"{module}.weight", f"has shape {list(weight)}, expected [out, in]")
         return
     rows = weight[0]
-    wanted = {
-        "weight_scale": (rows, 1),
-        "weight_offset": (rows, 1),
-        "input_scale": (1,),
-        "input_offset": (1,),
-    }
-    wanted |= {"quant_bias": (rows,), "deq_scale": (rows,), "bias": (rows,)}
+    whole = contents.tensors[f"{module}.weight_scale"].shape == (1,)
+    wanted = dict.fromkeys(("weight_scale", "weight_offset"), (1,) if whole else (rows, 1))
+    wanted |= dict.fromkeys(("input_scale", "input_offset", "input_zero_point"), (1,))
+    wanted |= dict.fromkeys(("quant_bias", "deq_scale", "bias"), (rows,))
     for tensor, shape in wanted.items():
         header = contents.tensors.get(f"{module}.{tensor}")
         if header and header.shape != shape:
@@ -83,33 +86,29 @@ def linear_shapes(contents: Contents, module: str) -> Iterator[Remark]:
 
 
 @check(
-    "fa-shapes",
-    "engines split the scales by head: one row a head, one column",
-    over=attentions,
+    "scale-a-row",
+    "Ascend engines make room for one weight scale a row; mm_tensor makes one a linear",
+    over=linears,
     needs=_READ,
-    after=("described", "attentions", "values"),
+    after=("foreign-tensors", "described", "linears", "values", "linear-shapes"),
 )
-def fa_shapes(contents: Contents, module: str) -> Iterator[Remark]:
-    heads = {name: contents.tensors[f"{module}.fa_{name}.scale"].shape[:1] for name in "qkv"}
-    if heads["k"] != heads["v"]:
-        yield error(f"{module}.fa_v.scale", f"has {list(heads['v'])} heads and fa_k.scale {list(heads['k'])}")
-    for name in "qkv":
-        for tensor in (f"{module}.fa_{name}.scale", f"{module}.fa_{name}.offset"):
-            shape = contents.tensors[tensor].shape
-            if shape != (*heads[name], 1):
-                yield error(tensor, f"has shape {list(shape)}, expected [heads, 1], the same as its scale")
+def scale_a_row(contents: Contents, module: str) -> Iterator[Remark]:
+    name = f"{module}.weight_scale"
+    if contents.tensors[name].shape == (1,):
+        yield error_for(("mindie", "vllm-ascend"), contents, name, "is one for all rows; leave mm_tensor off")
 
 
 @check(
     "config-sizes",
     "the engine builds the model from config.json and then looks for tensors that fit",
+    targets=ALL,
     over=stored,
     needs=_WITH_CONFIG,
-    after=("linear-shapes", "fa-shapes"),
+    after=("linear-shapes", "fa-shapes", "kv-shapes", "fp8-shapes"),
 )
 def config_sizes(contents: Contents, name: str) -> Iterator[Remark]:
-    wanted = None if _OTHER_TOWER.search(name) else _sizes(name, contents.geometry)
     shape = contents.tensors[name].shape
+    wanted = None if _OTHER_TOWER.search(name) else _sizes(name, len(shape), contents.geometry)
     if wanted is not None and (
         len(shape) != len(wanted) or any(size not in (None, found) for size, found in zip(wanted, shape))
     ):
@@ -117,8 +116,8 @@ def config_sizes(contents: Contents, name: str) -> Iterator[Remark]:
         yield error(name, f"has shape {list(shape)}, config.json asks for [{expected}]")
 
 
-def _sizes(name: str, model: Geometry) -> tuple[int | None, ...] | None:
-    """The shape config.json gives a tensor, None for what it does not say."""
+def _sizes(name: str, ndim: int, model: Geometry) -> tuple[int | None, ...] | None:
+    """The shape config.json gives a tensor of so many dimensions, None for what it does not say."""
     queries = model.heads and model.head_dim and model.heads * model.head_dim
     states = model.kv_heads and model.head_dim and model.kv_heads * model.head_dim
     by_suffix: dict[str, tuple[int | None, ...]] = {
@@ -133,24 +132,31 @@ def _sizes(name: str, model: Geometry) -> tuple[int | None, ...] | None:
         ".fa_q.scale": (model.heads, 1),
         ".fa_k.scale": (model.kv_heads, 1),
         ".fa_v.scale": (model.kv_heads, 1),
+        ".kv_cache_scale": (states,),
+        ".kv_cache_offset": (states,),
         "embed_tokens.weight": (model.vocab, model.hidden),
         "lm_head.weight": (model.vocab, model.hidden),
         ".input_layernorm.weight": (model.hidden,),
         ".post_attention_layernorm.weight": (model.hidden,),
         "model.norm.weight": (model.hidden,),
     }
+    if name.endswith("_scale") and ndim == 3:
+        by_suffix |= {
+            ".q_scale": (model.heads, 1, 1),
+            ".k_scale": (model.kv_heads, 1, 1),
+            ".v_scale": (model.kv_heads, 1, 1),
+        }
     return next((shape for suffix, shape in by_suffix.items() if name.endswith(suffix)), None)
 
 
 @check(
-    "layer-count", "a layer config.json promises and the weights lack stays uninitialised", needs=_WITH_CONFIG
+    "layer-count",
+    "a layer config.json promises and the weights lack stays uninitialised",
+    targets=ALL,
+    needs=_WITH_CONFIG,
 )
 def layer_count(contents: Contents) -> Iterator[Remark]:
-    model = contents.geometry
-    numbers: dict[str, set[int]] = {}
-    for name in contents.names:
-        if (layer := _LAYER.match(name)) and not _OTHER_TOWER.search(name):
-            numbers.setdefault(layer[1], set()).add(int(layer[2]))
+    model, numbers = contents.geometry, _layer_numbers(contents)
     if model.layers is None or len(numbers) != 1:
         return
     [(stack, found)] = numbers.items()
@@ -159,3 +165,29 @@ def layer_count(contents: Contents) -> Iterator[Remark]:
         yield error(f"{stack}.{first_missing}", f"is missing; config.json says {model.layers} layers")
     if surplus := sorted(number for number in found if number >= model.layers + model.extra_layers):
         yield error(f"{stack}.{surplus[0]}", f"is one layer too many; config.json says {model.layers} layers")
+
+
+@check(
+    "mtp-layers",
+    "without its multi-token prediction layers a model can't be served with speculative decoding",
+    targets=ALL,
+    needs=_WITH_CONFIG,
+    after=("layer-count",),
+)
+def mtp_layers(contents: Contents) -> Iterator[Remark]:
+    model, numbers = contents.geometry, _layer_numbers(contents)
+    for stack, found in numbers.items() if len(numbers) == 1 and model.layers and model.extra_layers else ():
+        if max(found) < model.layers:
+            yield warning(
+                f"{stack}.{model.layers}",
+                f"is missing; config.json says {model.extra_layers} prediction layers",
+            )
+
+
+def _layer_numbers(contents: Contents) -> dict[str, set[int]]:
+    """The numbers of the layers that are stored or described, by the name of their stack."""
+    numbers: dict[str, set[int]] = {}
+    for name in contents.names:
+        if (layer := _LAYER.match(name)) and not _OTHER_TOWER.search(name):
+            numbers.setdefault(layer[1], set()).add(int(layer[2]))
+    return numbers
