@@ -29,7 +29,7 @@ def export(tmp_path: Path) -> Export:
 def test_a_sound_export(export: Export) -> None:
     run = fa3_verify(export.folder)
     assert run.returncode == 0, run.stderr
-    assert "deq-scale" in run.stdout and "0 errors, 0 warnings" in run.stderr
+    assert "deq-scale" in run.stdout and "0 errors, " in run.stderr
 
 
 def test_every_finding_is_a_line(export: Export) -> None:
@@ -48,7 +48,9 @@ def test_json(export: Export) -> None:
     run = fa3_verify(export.folder, "--json")
     report = json.loads(run.stdout)
     assert run.returncode == 1 and report["ok"] is False
-    assert [finding["check"] for finding in report["findings"]] == ["config"]
+    assert [finding["check"] for finding in report["findings"] if finding["severity"] == "error"] == [
+        "config"
+    ]
     status = {check["name"]: check["status"] for check in report["checks"]}
     assert (status["config"], status["config-sizes"], status["linears"]) == ("found", "not run", "passed")
 

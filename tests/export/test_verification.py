@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fa3cli.errors import InvalidInputError
+from fa3cli.export.targets import TARGETS
 from fa3cli.export.verification import verify_export
 
-from .exports import DESCRIPTION, GOLDEN, INDEX, WEIGHTS, Export, build_export, copy_golden
+from .exports import DESCRIPTION, GOLDEN, INDEX, SMALL, WEIGHTS, Export, build_export, build_for, copy_golden
 
 MANIFEST = GOLDEN / "MANIFEST.json"
 CASES = json.loads(MANIFEST.read_text())["cases"] if MANIFEST.is_file() else []
@@ -31,6 +32,9 @@ def test_golden_exports_pass(case: dict, tmp_path: Path) -> None:
     expected = {
         "tokenizer": True,
         "config-quantize": True,
+        "description-name": True,
+        "tensor-parallel": False,
+        "mindie-turbo": bool(case["fa_layers_exported"]),
         "fa-layers": len(case["fa_layers_exported"]) < 4,
         "fused-groups": _splits_a_group(case["rollback_names"]),
         "deq-scale": case["model"] == "llama_float16",
@@ -54,13 +58,26 @@ def _splits_a_group(float_linears: list[str]) -> bool:
 def test_a_sound_export_has_no_findings(dtype: torch.dtype, shards: int, tmp_path: Path) -> None:
     build_export(tmp_path, dtype).save(shards)
     report = verify_export(tmp_path)
-    assert report.findings == ()
-    assert {check.status for check in report.checks} == {"passed"}
+    assert report.ok
+    assert {finding.check for finding in report.findings} == SMALL
+    assert {check.status for check in report.checks if check.name not in SMALL} == {"passed"}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shards", [1, 3])
+def test_an_export_for_a_target_is_recognised_and_sound(target: str, shards: int, tmp_path: Path) -> None:
+    export = build_for(target, tmp_path)
+    (tmp_path / export.weights).unlink()
+    export.save(shards)
+    report = verify_export(tmp_path, [target])
+    assert {finding.check for finding in report.findings} <= SMALL, report.findings
+    assert all(check.status != "not run" for check in report.checks)
+    assert verify_export(tmp_path).target == ("modelslim" if target == "mindie" else target)
 
 
 def test_a_tied_head_is_stored_once(tmp_path: Path) -> None:
     build_export(tmp_path, tied=True)
-    assert verify_export(tmp_path).findings == ()
+    assert {finding.check for finding in verify_export(tmp_path).findings} == SMALL
 
 
 def test_all_findings_are_reported(export: Export) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from fa3cli.export.checks.registry import ALL, Remark, check, error, error_for
@@ -56,6 +56,20 @@ def weights(contents: Contents) -> Iterator[Remark]:
             yield error(file, f"is missing; {index_file} names it")
 
 
+@check("tensor-once", "of a tensor stored twice the engine takes either", targets=ALL, needs=("weights",))
+def tensor_once(contents: Contents) -> Iterator[Remark]:
+    for name, files in _stored_twice(contents).items():
+        yield error(name, f"is stored in {files[0]} and again in {', '.join(files[1:])}")
+
+
+def _stored_twice(contents: Contents) -> dict[str, list[str]]:
+    files: dict[str, list[str]] = {}
+    for shard in contents.shards:
+        for name in shard.tensors:
+            files.setdefault(name, []).append(shard.file)
+    return {name: found for name, found in files.items() if len(found) > 1}
+
+
 @check("index", "loaders open what the index lists, and nothing else", targets=ALL, needs=("weights",))
 def index(contents: Contents) -> Iterator[Remark]:
     file, weight_file = contents.target.index_file, contents.target.weight_file
@@ -72,27 +86,20 @@ def index(contents: Contents) -> Iterator[Remark]:
     for shard in sorted(listed):
         if not _stays_inside(shard):
             yield error(file, f"lists {shard!r}; expected the name of a file in this folder")
+    twice = _stored_twice(contents)
     for shard in contents.shards if listed else ():
         if shard.file in listed:
-            yield from _compare(file, shard, listed[shard.file])
+            yield from _compare(file, shard, listed[shard.file], twice)
         else:
             yield error(shard.file, f"is not in {file}, so no loader opens it")
 
 
-def _compare(index_file: str, shard: Shard, listed: set[str]) -> Iterator[Remark]:
+def _compare(index_file: str, shard: Shard, listed: set[str], twice: Container[str]) -> Iterator[Remark]:
     for name in sorted(listed - shard.tensors.keys()):
         yield error(name, f"is not in {shard.file}, where {index_file} lists it")
     for name in sorted(shard.tensors.keys() - listed):
-        yield error(name, f"is in {shard.file}, but {index_file} does not list it there")
-
-
-@check("tensor-once", "of a tensor stored twice the engine takes either", targets=ALL, needs=("weights",))
-def tensor_once(contents: Contents) -> Iterator[Remark]:
-    first: dict[str, str] = {}
-    for shard in contents.shards:
-        for name in shard.tensors:
-            if first.setdefault(name, shard.file) != shard.file:
-                yield error(name, f"is stored in {first[name]} and again in {shard.file}")
+        if name not in twice:  # of two places an index can name but one
+            yield error(name, f"is in {shard.file}, but {index_file} does not list it there")
 
 
 @check(

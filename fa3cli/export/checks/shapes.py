@@ -171,8 +171,7 @@ def layer_count(contents: Contents) -> Iterator[Remark]:
     "mtp-layers",
     "without its multi-token prediction layers a model can't be served with speculative decoding",
     targets=ALL,
-    needs=_WITH_CONFIG,
-    after=("layer-count",),
+    needs=(*_WITH_CONFIG, "layer-count"),
 )
 def mtp_layers(contents: Contents) -> Iterator[Remark]:
     model, numbers = contents.geometry, _layer_numbers(contents)
