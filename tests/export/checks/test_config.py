@@ -61,3 +61,12 @@ def test_a_whole_quantization_config_will_do(export: Export) -> None:
     export.config["quantization_config"] = export.description
     export.save()
     assert verify_export(export.folder).ok
+
+
+def test_the_tokenizers_own_code_is_needed_too(found_by: Callable) -> None:
+    def mutation(export: Export) -> None:
+        text = '{"auto_map": {"AutoTokenizer": ["tokenization_own.OwnTokenizer", null]}}'
+        (export.folder / "tokenizer_config.json").write_text(text)
+
+    [finding] = found_by("remote-code", mutation)
+    assert finding.subject == "tokenization_own.py" and "tokenizer_config.json" in finding.message

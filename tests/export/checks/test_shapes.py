@@ -113,3 +113,7 @@ def test_text_config_holds_the_sizes_of_a_composite_model(export: Export) -> Non
         finding.subject for finding in verify_export(export.folder).findings if finding.severity == "error"
     }
     assert subjects == {"model.embed_tokens.weight", "lm_head.weight"}
+
+
+def test_prediction_layers_that_are_not_there_are_warned_of(found_by: Callable) -> None:
+    found_by("mtp-layers", configure(num_nextn_predict_layers=1), "warning")
