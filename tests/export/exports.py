@@ -21,8 +21,8 @@ WEIGHTS = "quant_model_weight_w8a8.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 DESCRIPTION = "quant_model_description_w8a8.json"
 NEW_DESCRIPTION = "quant_model_description.json"
-# Warnings of every small export: few heads, and the description under its older name alone.
-SMALL = {"tensor-parallel", "mindie-turbo", "description-name"}
+# Warnings of every small export: few heads, float32, and the description under its older name alone.
+SMALL = {"tensor-parallel", "mindie-turbo", "description-name", "kernel-dtype", "kv-kernels"}
 
 
 @dataclass
@@ -111,7 +111,7 @@ def _add_layer(export: Export, layer: str, dtype: torch.dtype) -> None:
 
 def _add_linear(export: Export, name: str, out: int, dtype: torch.dtype) -> None:
     weight_scale = (torch.rand(out, 1) * 0.1 + 0.1).to(dtype)
-    input_scale = (torch.rand(1) * 0.1 + 0.1).to(dtype)
+    input_scale = torch.tensor([0.125]).to(dtype)
     deq_scale = (input_scale * weight_scale)[:, 0].float()
     if dtype != torch.bfloat16:
         deq_scale = deq_scale.view(torch.int32).long()

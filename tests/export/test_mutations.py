@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from .exports import GOLDEN, Export, build_for, copy_golden, edited, findings_of
 
@@ -134,6 +135,20 @@ def uneven_head(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def stray(export: Export) -> None:
+    save_file({"a": torch.ones(1)}, export.folder / "adapter.safetensors")
+
+
+def null_fa_quant_type(export: Export) -> None:
+    export.config["quantization_config"] = export.description | {"fa_quant_type": None}
+
+
+def another_scale(export: Export, module: str) -> None:
+    """Double a linear's input_scale, and all that follows from it."""
+    export.tensors[f"{module}.input_scale"] *= 2
+    export.tensors[f"{module}.deq_scale"] *= 2
+
+
 def swapped_deq(export: Export) -> None:
     """Pack deq_scale for the other dtypes."""
     name = f"{Q}.deq_scale"
@@ -195,6 +210,10 @@ MINDIE = [
     ("config-quantize", configure(quantize=None)),
     ("config-quantize", configure(quantize="w8a8s")),
     ("scale-a-row", edited(lambda export: one_scale(export, Q))),
+    ("quant-types", describe(group_size=32)),
+    ("quant-types", describe(reduce_quant_type="per_group")),
+    ("quantization-config", edited(null_fa_quant_type)),
+    ("stale-files", stray),
 ]
 VLLM_ASCEND = [
     ("foreign-tensors", add_described(f"{ATTENTION}.fa_q.scale", "FAQuant", 4, 1)),
@@ -217,6 +236,8 @@ VLLM_ASCEND = [
     ("scale-a-row", edited(lambda export: one_scale(export, Q))),
     ("quantization-config", configure(quantization_config={f"{Q}.weight": "W8A8"})),
     ("quant-bias", change(f"{Q}.weight", flipped_row)),
+    ("kernel-dtype", lambda export: build_for("vllm-ascend", export.folder, torch.float32)),
+    ("fused-inputs", edited(lambda export: another_scale(export, Q))),
 ]
 VLLM = [
     ("quantization-config", configure(quantization_config=None)),
@@ -258,6 +279,12 @@ VLLM = [
     ("weight-range", fill(f"{Q}.weight", -128)),
     ("fused-groups", float_linear(f"{ATTENTION}.v_proj", ignore=True)),
     ("stale-files", lambda export: (export.folder / "quant_model_description.json").write_text("{}")),
+    ("stale-files", stray),
+    ("norm-bias", add(f"{NORM}.bias", 32)),
+    ("fused-inputs", fill(f"{Q}.input_zero_point", 5)),
+    ("quantization-config", quantization("quantization_status", value="frozen")),
+    ("attention-group", quantization("config_groups", "group_1", value={"targets": ["Linear"]})),
+    ("attention-group", quantization("config_groups", "group_1", value={"targets": ["LlamaAttention"]})),
     ("embeddings", drop("model.embed_tokens.weight")),
     ("embeddings", drop("lm_head.weight")),
     ("format", edited(lambda export: setattr(export, "metadata", None))),

@@ -34,6 +34,7 @@ def test_golden_exports_pass(case: dict, tmp_path: Path) -> None:
         "config-quantize": True,
         "description-name": True,
         "tensor-parallel": False,
+        "kernel-dtype": case["model"].endswith("float32"),
         "mindie-turbo": bool(case["fa_layers_exported"]),
         "fa-layers": len(case["fa_layers_exported"]) < 4,
         "fused-groups": _splits_a_group(case["rollback_names"]),
@@ -59,7 +60,7 @@ def test_a_sound_export_has_no_findings(dtype: torch.dtype, shards: int, tmp_pat
     build_export(tmp_path, dtype).save(shards)
     report = verify_export(tmp_path)
     assert report.ok
-    assert {finding.check for finding in report.findings} == SMALL
+    assert {finding.check for finding in report.findings} <= SMALL
     assert {check.status for check in report.checks if check.name not in SMALL} == {"passed"}
 
 
@@ -77,7 +78,7 @@ def test_an_export_for_a_target_is_recognised_and_sound(target: str, shards: int
 
 def test_a_tied_head_is_stored_once(tmp_path: Path) -> None:
     build_export(tmp_path, tied=True)
-    assert {finding.check for finding in verify_export(tmp_path).findings} == SMALL
+    assert {finding.check for finding in verify_export(tmp_path).findings} <= SMALL
 
 
 def test_all_findings_are_reported(export: Export) -> None:

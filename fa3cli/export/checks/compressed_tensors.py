@@ -50,6 +50,11 @@ def _replaced(contents: Contents, own: Any) -> Iterator[Remark]:
     """Say what a quantization_config beside a description leaves out."""
     if own is None:
         return
+    if isinstance(own, dict) and own.get("fa_quant_type", "") is None:
+        yield error(
+            _FILE, "quantization_config has fa_quant_type null, which MindIE takes over the description's"
+        )
+        return
     missing = [name for name in contents.description if not isinstance(own, dict) or name not in own]
     if missing:
         yield error(
@@ -65,6 +70,11 @@ def _wrong_method(own: dict[str, Any]) -> Iterator[Remark]:
         )
     if own.get("format") not in _FORMATS:
         yield error(_FILE, f"format is {_short(own.get('format'))}, expected {' or '.join(_FORMATS)}")
+    if own.get("quantization_status") != "compressed":
+        status = _short(own.get("quantization_status"))
+        yield error(
+            _FILE, f"quantization_status is {status}; transformers takes weights as int8 if 'compressed'"
+        )
     groups = own.get("config_groups")
     if not isinstance(groups, dict) or not all(isinstance(group, dict) for group in groups.values()):
         yield error(_FILE, f"config_groups is {_short(groups)}, expected groups by name")
@@ -77,6 +87,29 @@ def _wrong_method(own: dict[str, Any]) -> Iterator[Remark]:
         targets = group.get("targets")
         if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
             yield error(_FILE, f"config_groups.{name}.targets is {_short(targets)}, expected names")
+
+
+@check(
+    "attention-group",
+    "vLLM skips a group for q, k and v if its one target is the attention's class; transformers needs it for q",
+    targets=_VLLM,
+    needs=(*_NEEDS, "quantization-config"),
+)
+def attention_group(contents: Contents) -> Iterator[Remark]:
+    own = contents.config.data["quantization_config"]
+    scheme = own.get("kv_cache_scheme")
+    for name, group in own["config_groups"].items():
+        if name in _groups(own):
+            continue
+        targets, inputs = group.get("targets"), group.get("input_activations")
+        if not (isinstance(targets, list) and len(targets) == 1 and str(targets[0]).endswith("Attention")):
+            yield error(
+                _FILE, f"config_groups.{name}.targets is {_short(targets)}, expected one class ...Attention"
+            )
+        elif isinstance(scheme, dict) and list(
+            _differences(inputs, {key: scheme.get(key) for key in _SCHEME})
+        ):
+            yield error(_FILE, f"config_groups.{name}.input_activations differs from kv_cache_scheme")
 
 
 @check(

@@ -10,6 +10,8 @@ from fa3cli.export.contents import Contents
 from fa3cli.export.documents import is_file, read_document
 from fa3cli.export.geometry import config_problems
 
+# Models whose norms are all RMSNorm: none has a bias.
+_RMS_NORM_MODELS = ("llama", "mistral", "qwen2", "qwen3", "internlm3")
 _FILE, _TOKENIZER = "config.json", "tokenizer_config.json"
 
 
@@ -61,6 +63,30 @@ def config_quantize(contents: Contents) -> Iterator[Remark]:
     found = contents.config.data.get("quantize")
     if found != "w8a8":
         yield error_for(("mindie",), contents, _FILE, f"quantize is {found!r}, expected 'w8a8'")
+
+
+@check(
+    "kernel-dtype",
+    "Ascend kernels compute in bfloat16 or float16; vLLM-Ascend reads a float32 model's deq_scale as garbage",
+    needs=("config",),
+)
+def kernel_dtype(contents: Contents) -> Iterator[Remark]:
+    if contents.geometry.dtype == "float32":
+        message = "dtype is float32; quantize the model in bfloat16 or float16 (--dtype)"
+        yield error_for(("vllm-ascend",), contents, _FILE, message)
+
+
+@check(
+    "norm-bias",
+    "vLLM stops at a bias of a norm that has none in its model",
+    targets=("vllm",),
+    needs=("config", "weights"),
+)
+def norm_bias(contents: Contents) -> Iterator[Remark]:
+    if contents.config.data.get("model_type") in _RMS_NORM_MODELS:
+        for name in contents.tensors:
+            if name.endswith("norm.bias"):
+                yield error(name, f"is no tensor of a {contents.config.data['model_type']} in vLLM")
 
 
 def _code_references(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

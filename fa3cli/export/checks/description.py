@@ -20,6 +20,7 @@ from fa3cli.export.layout import C8, FA_QUANT, FLOAT, W8A8
 _READ = ("description", "weights")
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
 _HEADS = ("lm_head", "embed_out")
+_GROUP_SIZES = (0, 64, 128, 256)
 # Entries for the whole model, by target; with the FA3 tensors of that target, and not without.
 _MODEL_WIDE: Mapping[str, Mapping[str, str]] = {
     "modelslim": {"fa_quant_type": FA_QUANT},
@@ -45,6 +46,8 @@ def quant_types(contents: Contents) -> Iterator[Remark]:
     settings, own = contents.settings, _MODEL_WIDE[contents.target.name]
     if settings.get("model_quant_type") != W8A8:
         yield error("model_quant_type", f"is {settings.get('model_quant_type')!r}, expected {W8A8!r}")
+    if contents.target.name == "mindie":
+        yield from _refused_by_mindie(settings)
     quantized = bool(attentions(contents))
     for key in dict.fromkeys(key for keys in _MODEL_WIDE.values() for key in keys):
         found, wanted = settings.get(key), own.get(key)
@@ -57,6 +60,16 @@ def quant_types(contents: Contents) -> Iterator[Remark]:
             yield error(key, f"is {found!r}; expected {wanted!r}, or no such entry")
         elif not quantized:
             yield error(key, f"is {found!r}, but no attention module has scales")
+
+
+def _refused_by_mindie(settings: Mapping[str, object]) -> Iterator[Remark]:
+    group_size, reduced = settings.get("group_size", 0), settings.get("reduce_quant_type")
+    if group_size not in _GROUP_SIZES:
+        yield error(
+            "group_size", f"is {group_size!r}, expected {', '.join(map(str, _GROUP_SIZES))} or no such entry"
+        )
+    if reduced not in (None, "per_channel"):
+        yield error("reduce_quant_type", f"is {reduced!r}, expected no such entry")
 
 
 @check("described", "engines look up every tensor: one without an entry is a KeyError at load", needs=_READ)

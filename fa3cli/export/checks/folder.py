@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from fa3cli.export.checks.registry import ALL, Remark, check, error, warning
+from fa3cli.export.checks.registry import ALL, Remark, check, error, error_for, warning
 from fa3cli.export.contents import Contents
 
 _FLOAT_FILES = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
@@ -36,7 +36,12 @@ def stale_files(contents: Contents) -> Iterator[Remark]:
         if any(fnmatch(path.name, pattern) for pattern in patterns):
             yield error(path.name, f"belongs to {whose}; remove it from the export")
         elif path.suffix == ".safetensors" and path.name not in ours:
-            yield warning(path.name, "is not part of the export, but vLLM reads every .safetensors file")
+            # vLLM opens what the index names, and without one everything; MindIE opens everything.
+            reads_it = ("mindie", "vllm") if contents.index.raw is None else ("mindie",)
+            message = (
+                "is not part of the export, but MindIE, and vLLM without an index, read every .safetensors"
+            )
+            yield error_for(reads_it, contents, path.name, message)
 
 
 @check("unfinished", "what a stopped run or copy left may be half of a file", targets=ALL)

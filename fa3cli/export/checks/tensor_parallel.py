@@ -1,4 +1,4 @@
-"""Checks of what an export cannot be split into: never wrong by itself, but known before a server is rented."""
+"""Checks of what an export cannot be split into, or run with: never wrong by itself, but known before a server is rented."""
 
 from __future__ import annotations
 
@@ -25,6 +25,20 @@ def tensor_parallel(contents: Contents) -> Iterator[Remark]:
             parts.setdefault(part, []).append(str(size))
     for part, sizes in parts.items():
         yield warning(_FILE, f"{part}: not to be split at tensor parallel {', '.join(sizes)}")
+
+
+@check(
+    "kv-kernels",
+    "kernels of vLLM-Ascend's int8 KV cache take heads of 32 channels or a multiple, up to 0.18 bfloat16 alone",
+    targets=("vllm-ascend",),
+    needs=("description", "weights", "config"),
+)
+def kv_kernels(contents: Contents) -> Iterator[Remark]:
+    model = contents.geometry
+    if attentions(contents) and model.head_dim and model.head_dim % 32:
+        yield warning(_FILE, f"head_dim is {model.head_dim}: vLLM-Ascend's kernels take multiples of 32")
+    if attentions(contents) and model.dtype == "float16":
+        yield warning(_FILE, "dtype is float16: vLLM-Ascend up to 0.18 casts the scales to bfloat16")
 
 
 @check(

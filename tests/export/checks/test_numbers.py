@@ -94,5 +94,6 @@ def test_both_ways_to_multiply_are_right(tmp_path_factory, dtype, product_in_flo
     export.tensors[f"{Q}.deq_scale"] = (
         deq_scale if dtype == torch.bfloat16 else deq_scale.view(torch.int32).long()
     )
+    export.tensors[f"{Q}.quant_bias"] = export.tensors[f"{Q}.weight"].sum(1, dtype=torch.int32) * 3
     export.save()
     assert verify_export(export.folder).ok
