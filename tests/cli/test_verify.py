@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ..export.exports import Export, build_export
+from ..export.exports import Export, build_export, build_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,3 +67,26 @@ def test_no_export_exits_5(tmp_path: Path) -> None:
     assert run.returncode == 5
     assert run.stdout == "" and str(tmp_path) in run.stderr and "hint: " in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_targets(tmp_path: Path) -> None:
+    export = build_for("mindie", tmp_path)
+    del export.config["quantize"]
+    export.save()
+    assert fa3_verify(tmp_path, "--target", "modelslim").returncode == 0
+    run = fa3_verify(tmp_path, "--target", "mindie", "--target", "modelslim", "--json")
+    report = json.loads(run.stdout)
+    assert run.returncode == 1 and report["target"] == "modelslim, mindie"
+    assert {check["target"] for check in report["checks"]} == {"modelslim", "mindie"}
+    run = fa3_verify(tmp_path, "--target", "mindie", "--target", "modelslim")
+    assert "[mindie: config-quantize]" in run.stdout and "[modelslim: config-quantize]" in run.stdout
+
+
+def test_an_unknown_target_exits_2(export: Export) -> None:
+    assert fa3_verify(export.folder, "--target", "sglang").returncode == 2
+
+
+def test_a_folder_of_several_exports_exits_5(tmp_path: Path) -> None:
+    (tmp_path / "vllm").mkdir()
+    run = fa3_verify(tmp_path)
+    assert run.returncode == 5 and f"fa3 verify {tmp_path}/vllm" in run.stderr

@@ -8,31 +8,45 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fa3cli.errors import InvalidInputError
+from fa3cli.errors import InvalidInputError, UsageError
+from fa3cli.export.recognition import written_for
 from fa3cli.export.targets import TARGETS
 from fa3cli.export.verification import verify_export
 
-from .exports import DESCRIPTION, GOLDEN, INDEX, SMALL, WEIGHTS, Export, build_export, build_for, copy_golden
+from .exports import (
+    DESCRIPTION,
+    GOLDEN,
+    INDEX,
+    NEW_DESCRIPTION,
+    SMALL,
+    WEIGHTS,
+    Export,
+    build_export,
+    build_for,
+    copy_golden,
+)
 
 MANIFEST = GOLDEN / "MANIFEST.json"
 CASES = json.loads(MANIFEST.read_text())["cases"] if MANIFEST.is_file() else []
 
 
 @pytest.mark.skipif(not CASES, reason=f"{GOLDEN} is not here")
+@pytest.mark.parametrize("name", [DESCRIPTION, NEW_DESCRIPTION])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-def test_golden_exports_pass(case: dict, tmp_path: Path) -> None:
+def test_golden_exports_pass(case: dict, name: str, tmp_path: Path) -> None:
     copy_golden(case["name"], case["model"], tmp_path)
-    report = verify_export(tmp_path)
+    (tmp_path / DESCRIPTION).rename(tmp_path / name)
+    report = verify_export(tmp_path, ["modelslim"])
     assert report.ok, report.findings
     assert all(check.status != "not run" for check in report.checks)
     # The cases hold neither tokenizer nor a config.json of an export; the rest is what their options ask for.
     expected = {
         "tokenizer": True,
         "config-quantize": True,
-        "description-name": True,
+        "description-name": name == DESCRIPTION,
         "tensor-parallel": False,
         "kernel-dtype": case["model"].endswith("float32"),
         "mindie-turbo": bool(case["fa_layers_exported"]),
@@ -129,6 +143,38 @@ def test_a_folder_without_an_export(tmp_path: Path) -> None:
         verify_export(tmp_path)
 
 
+def test_a_folder_of_exports_names_them(tmp_path: Path) -> None:
+    for name in ("vllm", "mindie"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InvalidInputError, match="each of mindie, vllm"):
+        verify_export(tmp_path)
+
+
+def test_several_targets_in_one_report(tmp_path: Path) -> None:
+    export = build_for("mindie", tmp_path)
+    del export.config["quantize"]
+    export.save()
+    report = verify_export(tmp_path, ["mindie", "modelslim"])
+    assert report.target == "modelslim, mindie" and not report.ok
+    assert {check.target for check in report.checks} == {"modelslim", "mindie"}
+    severities = {
+        finding.target: finding.severity for finding in report.findings if finding.check == "config-quantize"
+    }
+    assert severities == {"modelslim": "warning", "mindie": "error"}
+
+
+def test_an_unknown_target(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="sglang"):
+        verify_export(tmp_path, ["sglang"])
+
+
+@pytest.mark.parametrize("target", ["mindie", "vllm"])
+def test_an_export_for_another_target(target: str, tmp_path: Path) -> None:
+    build_for("vllm" if target == "mindie" else "mindie", tmp_path)
+    with pytest.raises(InvalidInputError, match=f"no export for target {target}"):
+        verify_export(tmp_path, [target])
+
+
 def test_numpy_only(tmp_path: Path) -> None:
     (tmp_path / "quant_weight.npy").touch()
     with pytest.raises(InvalidInputError, match="numpy export only"):
@@ -151,49 +197,81 @@ JSON = st.recursive(
     ),
     max_leaves=5,
 )
-ENTRIES = {
-    DESCRIPTION: [
+CONFIG_KEYS = [
+    *("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "num_nextn_predict_layers"),
+    *("num_hidden_layers", "intermediate_size", "vocab_size", "torch_dtype", "dtype", "auto_map"),
+    *(
+        "quantization_config",
+        "text_config",
+        "architectures",
+        "tie_word_embeddings",
+        "kv_lora_rank",
+        "quantize",
+    ),
+    *("model_type",),
+]
+DESCRIPTION_KEYS = [
+    *(
         "model_quant_type",
         "fa_quant_type",
+        "kv_cache_type",
+        "group_size",
+        "reduce_quant_type",
         "lm_head.weight",
+    ),
+    *(
         "model.layers.0.self_attn.q_proj.weight",
-    ],
-    INDEX: ["weight_map", "metadata"],
-    "config.json": [
-        *(
-            "hidden_size",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "head_dim",
-            "num_nextn_predict_layers",
-        ),
-        *("torch_dtype", "dtype", "auto_map", "quantization_config", "text_config", "architectures"),
-        *("tie_word_embeddings", "kv_lora_rank"),
-    ],
-}
+        "model.layers.0.self_attn.fa_q.scale",
+        "\ud800\x1b[31m.weight",
+    ),
+]
+QUANTIZATION_KEYS = [
+    *("quant_method", "format", "quantization_status", "config_groups", "ignore", "kv_cache_scheme"),
+]
+GROUP_KEYS = ["targets", "weights", "input_activations", "group_1"]
 
 
-@pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    export = build_export(tmp_path_factory.mktemp("sharded"))
+@pytest.fixture(scope="module", params=TARGETS)
+def sharded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    export = build_for(request.param, tmp_path_factory.mktemp("sharded"))
+    (export.folder / export.weights).unlink()
     export.save(shards=2)
+    (export.folder / "fa3_report.json").write_text(json.dumps({"target": request.param}))
+    (export.folder / "tokenizer_config.json").write_text("{}")
     return export.folder
 
 
-@settings(max_examples=60, deadline=None)
+def places(folder: Path) -> dict[Path, list[list[str]]]:
+    """The entries to spoil, as paths of keys, by file."""
+    [index] = folder.glob("*.index.json")
+    found = {
+        index: [["weight_map"], ["metadata"], ["weight_map", "model.norm.weight"]],
+        folder / "config.json": [[key] for key in CONFIG_KEYS]
+        + [["quantization_config", key] for key in QUANTIZATION_KEYS]
+        + [["quantization_config", "config_groups", "group_0", key] for key in GROUP_KEYS]
+        + [["quantization_config", "config_groups", "group_0", "weights", "strategy"]]
+        + [["quantization_config", "kv_cache_scheme", "strategy"]],
+        folder / "fa3_report.json": [["target"]],
+        folder / "tokenizer_config.json": [["auto_map"]],
+    }
+    return found | {file: [[key] for key in DESCRIPTION_KEYS] for file in folder.glob("*description*")}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_an_entry_holds_there_is_a_report(sharded: Path, data: st.DataObject) -> None:
-    file = data.draw(st.sampled_from(sorted(ENTRIES)))
-    key, value = data.draw(st.sampled_from(ENTRIES[file])), data.draw(JSON)
-    before = (sharded / file).read_text()
-    content = json.loads(before)
-    if file == INDEX and data.draw(st.booleans()):
-        content["weight_map"]["model.norm.weight"] = value
-    else:
-        content[key] = value
-    (sharded / file).write_text(json.dumps(content))
+    file, paths = data.draw(st.sampled_from(sorted(places(sharded).items())))
+    *around, key = data.draw(st.sampled_from(paths))
+    before = file.read_text()
+    content = place = json.loads(before)
+    for part in around:
+        place = place.setdefault(part, {})
+    place[key] = data.draw(JSON)
+    file.write_text(json.dumps(content))
     try:
-        report = verify_export(sharded)
+        reports = [verify_export(sharded), verify_export(sharded, [written_for(sharded).name])]
     finally:
-        (sharded / file).write_text(before)
-    json.dumps(asdict(report))
+        file.write_text(before)
+    for report in reports:
+        json.dumps(asdict(report))
+        assert all(f"{finding.subject}{finding.message}".isprintable() for finding in report.findings)
