@@ -27,6 +27,7 @@ from .exports import (
     build_export,
     build_for,
     copy_golden,
+    findings_of,
 )
 
 MANIFEST = GOLDEN / "MANIFEST.json"
@@ -88,6 +89,15 @@ def test_an_export_for_a_target_is_recognised_and_sound(target: str, shards: int
     assert {finding.check for finding in report.findings} <= SMALL, report.findings
     assert all(check.status != "not run" for check in report.checks)
     assert verify_export(tmp_path).target == ("modelslim" if target == "mindie" else target)
+
+
+def test_what_holds_for_all_linears_is_said_once(tmp_path: Path) -> None:
+    export = build_for("vllm", tmp_path, torch.float32)
+    for name in [name for name in export.tensors if name.endswith(".input_scale")]:
+        export.tensors[name] = torch.tensor([0.1])
+    export.save()
+    [finding] = findings_of(tmp_path, "vllm")
+    assert (finding.check, finding.severity) == ("scale-bits", "warning") and "11 others" in finding.message
 
 
 def test_a_tied_head_is_stored_once(tmp_path: Path) -> None:
@@ -275,3 +285,43 @@ def test_whatever_an_entry_holds_there_is_a_report(sharded: Path, data: st.DataO
     for report in reports:
         json.dumps(asdict(report))
         assert all(f"{finding.subject}{finding.message}".isprintable() for finding in report.findings)
+
+
+DTYPES = [
+    torch.int8,
+    torch.uint8,
+    torch.float8_e4m3fn,
+    torch.bool,
+    torch.int64,
+    torch.bfloat16,
+    torch.float64,
+]
+CHANGES = {
+    "drop": lambda tensor, _: None,
+    "empty": lambda tensor, _: tensor[:0],
+    "scalar": lambda tensor, _: tensor.reshape(-1)[0].clone(),
+    "flat": lambda tensor, _: tensor.reshape(-1),
+    "deep": lambda tensor, _: tensor[None, ..., None],
+    "half": lambda tensor, _: tensor[::2].contiguous(),
+    "cast": lambda tensor, dtype: tensor.to(dtype),
+    "nan": lambda tensor, _: (tensor.double() * torch.nan).to(tensor.dtype),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_a_tensor_holds_there_is_a_report(
+    target: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    export = build_for(target, tmp_path_factory.mktemp("spoilt"))
+    names = st.sampled_from(sorted(export.tensors))
+    for name in data.draw(st.lists(names, min_size=1, max_size=3, unique=True)):
+        change = CHANGES[data.draw(st.sampled_from(sorted(CHANGES)))]
+        export.tensors[name] = change(export.tensors[name], data.draw(st.sampled_from(DTYPES)))
+        if data.draw(st.booleans()):
+            export.description.pop(name, None)
+    export.tensors = {name: tensor for name, tensor in export.tensors.items() if tensor is not None}
+    export.save()
+    report = verify_export(export.folder, [target])
+    assert all(finding.message for finding in report.findings)

@@ -68,14 +68,17 @@ def fused_inputs(contents: Contents, module: str) -> Iterator[Remark]:
     "scale-bits",
     "vLLM's CUTLASS kernel computes the zero point anew and cuts it off: one too low unless the scale is exact",
     targets=("vllm",),
-    over=linears,
-    needs=("weights", "config"),
-    after=("foreign-tensors", "linears", "linear-shapes", "scales"),
+    needs=("weights", "config", "linears", "linear-shapes", "scales"),
 )
-def scale_bits(contents: Contents, module: str) -> Iterator[Remark]:
-    name = f"{module}.input_scale"
-    mantissa, _ = math.frexp(float(contents.read(name)))
-    if not (mantissa * 2**_SIGNIFICANT_BITS).is_integer():
-        yield warning(
-            name, f"has more than {_SIGNIFICANT_BITS} significant bits; round it to bfloat16 or float16"
+def scale_bits(contents: Contents) -> Iterator[Remark]:
+    names = [f"{module}.input_scale" for module in linears(contents)]
+    if long := [name for name in names if not _is_short(float(contents.read(name)))]:
+        others = f", and so do {len(long) - 1} others" if len(long) > 1 else ""
+        message = (
+            f"has more than {_SIGNIFICANT_BITS} significant bits{others}; quantize in bfloat16 or float16"
         )
+        yield warning(long[0], message)
+
+
+def _is_short(value: float) -> bool:
+    return (math.frexp(value)[0] * 2**_SIGNIFICANT_BITS).is_integer()

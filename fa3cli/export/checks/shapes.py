@@ -88,14 +88,14 @@ def linear_shapes(contents: Contents, module: str) -> Iterator[Remark]:
 @check(
     "scale-a-row",
     "Ascend engines make room for one weight scale a row; mm_tensor makes one a linear",
-    over=linears,
-    needs=_READ,
-    after=("foreign-tensors", "described", "linears", "values", "linear-shapes"),
+    needs=(*_READ, "described", "linears", "linear-shapes"),
 )
-def scale_a_row(contents: Contents, module: str) -> Iterator[Remark]:
-    name = f"{module}.weight_scale"
-    if contents.tensors[name].shape == (1,):
-        yield error_for(("mindie", "vllm-ascend"), contents, name, "is one for all rows; leave mm_tensor off")
+def scale_a_row(contents: Contents) -> Iterator[Remark]:
+    names = [f"{module}.weight_scale" for module in linears(contents)]
+    if whole := [name for name in names if contents.tensors[name].shape == (1,)]:
+        others = f", and so are {len(whole) - 1} others" if len(whole) > 1 else ""
+        message = f"is one for all rows{others}; leave mm_tensor off"
+        yield error_for(("mindie", "vllm-ascend"), contents, whole[0], message)
 
 
 @check(
