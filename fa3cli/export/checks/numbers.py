@@ -111,7 +111,7 @@ def deq_scale(contents: Contents, module: str) -> Iterator[Remark]:
     targets=ALL,
     over=_floats,
     needs=_READ,
-    after=("foreign-tensors", "dtypes"),
+    after=("dtypes",),
 )
 def finite(contents: Contents, name: str) -> Iterator[Remark]:
     values = contents.read(name)

@@ -31,7 +31,8 @@ class Check:
 
     `reason` says in a line what goes wrong in an engine otherwise. `over` lists the tensors or modules
     to look at, one call each; without it `run` looks at the whole export once. The check is not run if
-    one of `needs` found an error, and leaves out every item for which one of `after` found one.
+    one of `needs` found an error, and leaves out every item for which one of `after` found one, or
+    one of those that came before these.
     """
 
     name: str
@@ -60,8 +61,11 @@ def check(
     if unknown or name in CHECKS:
         raise ValueError(f"check {name}: registered twice, or before {', '.join(unknown)}")
 
+    # What an earlier check left out is as little to be trusted as what it found.
+    heeded = tuple(dict.fromkeys(part for other in after for part in (other, *CHECKS[other].after)))
+
     def register(run: Callable[..., Iterator[Remark]]) -> Callable[..., Iterator[Remark]]:
-        CHECKS[name] = Check(name, reason, run, targets, over, needs, after)
+        CHECKS[name] = Check(name, reason, run, targets, over, needs, heeded)
         return run
 
     return register
