@@ -11,7 +11,7 @@ import typer
 
 from fa3cli.cli.console import note, print_json
 from fa3cli.cli.options import TargetName, values
-from fa3cli.errors import UsageError
+from fa3cli.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from fa3cli.calibration.evaluation import Comparison
@@ -44,6 +44,11 @@ def verify(
     if (against is None) != (text is None):
         raise UsageError("--against and --eval need each other")
     report = verify_export(export, values(target))
+    if against is not None and not {check.target for check in report.checks} <= {"modelslim", "mindie"}:
+        raise UnsupportedError(
+            f"--against computes with exports for modelslim or mindie, not with one for {report.target}",
+            hint="write one of those from the same calibration too",
+        )
     comparison = None
     if report.ok and against is not None:
         from fa3cli.api import compare

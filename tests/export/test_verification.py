@@ -192,7 +192,19 @@ def test_numpy_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", [WEIGHTS, DESCRIPTION, INDEX, "config.json"])
-@pytest.mark.parametrize("text", [b"", b"[]", b"\xff\xfe", b"[" * 5000, b'{"weight_map": 3}', b"{}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b"\xff\xfe",
+        b"\xff" * 4096,
+        b"\x02" + b"\0" * 7 + b"{}",
+        b"[" * 5000,
+        b'{"weight_map": 3}',
+        b"{}",
+    ],
+)
 def test_broken_files_are_findings(export: Export, file: str, text: bytes) -> None:
     (export.folder / file).write_bytes(text)
     report = verify_export(export.folder)

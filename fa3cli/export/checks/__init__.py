@@ -8,9 +8,9 @@ __all__ = ["CHECKS"]
 
 # In the order they run: a check comes after those whose findings it heeds.
 _MODULES = (
-    *("files", "folder", "config", "description", "whole_modules", "quantization_config"),
-    *("compressed_tensors", "attention_shapes", "shapes", "config_sizes", "numbers", "engine_numbers"),
-    *("rows", "fallback", "tensor_parallel"),
+    *("files", "folder", "config", "remote_code", "description", "whole_modules"),
+    *("quantization_config", "compressed_tensors", "attention_shapes", "shapes", "config_sizes"),
+    *("numbers", "engine_numbers", "rows", "fallback", "tensor_parallel"),
 )
 for _name in _MODULES:
     import_module(f"{__name__}.{_name}")

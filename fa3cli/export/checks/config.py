@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from fa3cli.export.checks.registry import ALL, Remark, check, error, error_for
 from fa3cli.export.contents import Contents
-from fa3cli.export.documents import is_file, read_document
 from fa3cli.export.geometry import config_problems
 
 # Models whose norms are all RMSNorm: none has a bias.
 _RMS_NORM_MODELS = ("llama", "mistral", "qwen2", "qwen3", "internlm3")
-_FILE, _TOKENIZER = "config.json", "tokenizer_config.json"
+_FILE = "config.json"
 
 
 @check("config", "its dtype and sizes decide how every tensor is read", targets=ALL)
@@ -22,35 +20,6 @@ def config(contents: Contents) -> Iterator[Remark]:
         return
     for problem in config_problems(contents.config.data):
         yield error(_FILE, problem)
-
-
-@check(
-    "config-auto-map",
-    "the patched modeling file serves calibration; no engine can run it",
-    targets=ALL,
-    needs=("config",),
-)
-def config_auto_map(contents: Contents) -> Iterator[Remark]:
-    for name, reference in _code_references(contents.config.data):
-        if _module(reference).endswith("_fa3"):
-            yield error(
-                _FILE, f"auto_map sends {name} to {reference}; expected the model's own entry, or none"
-            )
-
-
-@check(
-    "remote-code",
-    "a model with code of its own loads only with that file beside it",
-    targets=ALL,
-    needs=("config",),
-)
-def remote_code(contents: Contents) -> Iterator[Remark]:
-    tokenizer = read_document(contents.folder, _TOKENIZER)
-    for document, data in ((_FILE, contents.config.data), (_TOKENIZER, tokenizer.data or {})):
-        for name, reference in _code_references(data):
-            file = f"{_module(reference)}.py"
-            if not _module(reference).endswith("_fa3") and not is_file(contents.folder / file):
-                yield error(file, f"is missing; auto_map of {document} sends {name} to it")
 
 
 @check(
@@ -87,16 +56,3 @@ def norm_bias(contents: Contents) -> Iterator[Remark]:
         for name in contents.tensors:
             if name.endswith("norm.bias"):
                 yield error(name, f"is no tensor of a {contents.config.data['model_type']} in vLLM")
-
-
-def _code_references(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The local `module.Class` references of auto_map; `repository--module.Class` lies elsewhere."""
-    auto_map = data.get("auto_map")
-    for name, value in (auto_map if isinstance(auto_map, dict) else {}).items():
-        for reference in value if isinstance(value, list) else [value]:
-            if isinstance(reference, str) and "--" not in reference:
-                yield name, reference
-
-
-def _module(reference: str) -> str:
-    return reference.rpartition(".")[0]

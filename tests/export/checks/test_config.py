@@ -70,3 +70,25 @@ def test_the_tokenizers_own_code_is_needed_too(found_by: Callable) -> None:
 
     [finding] = found_by("remote-code", mutation)
     assert finding.subject == "tokenization_own.py" and "tokenizer_config.json" in finding.message
+
+
+def test_what_the_code_imports_is_needed_too(found_by: Callable) -> None:
+    def mutation(export: Export) -> None:
+        own_code_missing(export)
+        export.save()
+        (export.folder / "configuration_own.py").write_text(
+            "from .helpers_own import x\nfrom . import other\n"
+        )
+        (export.folder / "helpers_own.py").write_text(
+            "from .configuration_own import y\nfrom .gone import z\n"
+        )
+
+    [finding] = found_by("remote-code", mutation)
+    assert finding.subject == "gone.py" and "helpers_own.py imports it" in finding.message
+
+
+def test_code_that_cannot_be_parsed_is_passed_over(export: Export) -> None:
+    own_code_missing(export)
+    export.save()
+    (export.folder / "configuration_own.py").write_bytes(b"from \x00\xff")
+    assert verify_export(export.folder).ok
