@@ -236,7 +236,6 @@ VLLM_ASCEND = [
     ("scale-a-row", edited(lambda export: one_scale(export, Q))),
     ("quantization-config", configure(quantization_config={f"{Q}.weight": "W8A8"})),
     ("quant-bias", change(f"{Q}.weight", flipped_row)),
-    ("kernel-dtype", lambda export: build_for("vllm-ascend", export.folder, torch.float32)),
     ("fused-inputs", edited(lambda export: another_scale(export, Q))),
 ]
 VLLM = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fa3cli.export.checks.registry import ALL, Remark, check, error, error_for
+from fa3cli.export.checks.registry import ALL, Remark, check, error, error_for, warning
 from fa3cli.export.contents import Contents
 from fa3cli.export.geometry import config_problems
 
@@ -36,13 +36,14 @@ def config_quantize(contents: Contents) -> Iterator[Remark]:
 
 @check(
     "kernel-dtype",
-    "Ascend kernels compute in bfloat16 or float16; vLLM-Ascend reads a float32 model's deq_scale as garbage",
+    "vLLM serves a float32 model in bfloat16 by itself, whose deq_scale has another form than the export's",
     needs=("config",),
 )
 def kernel_dtype(contents: Contents) -> Iterator[Remark]:
     if contents.geometry.dtype == "float32":
-        message = "dtype is float32; quantize the model in bfloat16 or float16 (--dtype)"
-        yield error_for(("vllm-ascend",), contents, _FILE, message)
+        yield warning(
+            _FILE, "dtype is float32: serve it with --dtype float16, or quantize with --dtype bfloat16"
+        )
 
 
 @check(

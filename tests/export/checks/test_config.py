@@ -3,10 +3,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from fa3cli.export.verification import verify_export
 
-from ..exports import Export, edited
+from ..exports import Export, build_for, edited
 
 
 def no_config(export: Export) -> None:
@@ -92,3 +93,9 @@ def test_code_that_cannot_be_parsed_is_passed_over(export: Export) -> None:
     export.save()
     (export.folder / "configuration_own.py").write_bytes(b"from \x00\xff")
     assert verify_export(export.folder).ok
+
+
+def test_float32_is_warned_of(tmp_path) -> None:
+    build_for("vllm-ascend", tmp_path, torch.float32)
+    found = {finding.check: finding.severity for finding in verify_export(tmp_path).findings}
+    assert found["kernel-dtype"] == "warning" and "error" not in found.values()
