@@ -21,6 +21,7 @@ _MINIMUM = {
     "safetensors": "0.4.3",
     "accelerate": "0.30",
     "greenlet": "3.0",
+    "jinja2": "3.0",
     "numpy": "1.24",
     "packaging": "22",
     "psutil": "5.9",
@@ -32,6 +33,7 @@ _NEEDS = {
     "fa3 patch": ("transformers",),
     "fa3 quantize": ("torch", "transformers", "safetensors", "accelerate", "greenlet", "numpy", "psutil"),
     "fa3 verify": ("torch", "safetensors"),
+    "fa3 report": ("torch", "safetensors", "jinja2"),
 }
 # AVX-512 matters for bit equality with msModelSlim, which was measured with it; the others for speed.
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "asimd", "sve", "bf16")

@@ -10,14 +10,12 @@ from typing import Any
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.ranks import ALONE, Ranks
-from fa3cli.calibration.result import REPORT_FILE, read_report
+from fa3cli.calibration.result import PARAMETERS_FILE, REPORT_FILE, read_report
 from fa3cli.calibration.tree_file import read_tree, write_tree
 from fa3cli.errors import ConflictError, InvalidInputError
 from fa3cli.export.folder import RunFolder
 
 __all__ = ["Calibration", "CalibrationWriter", "read_calibration"]
-
-PARAMETERS_FILE = "fa3_parameters.safetensors"
 
 
 @dataclass(frozen=True)

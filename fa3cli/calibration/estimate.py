@@ -66,7 +66,10 @@ class _LayerTime:
 
 
 def _time_layer(job: Job) -> _LayerTime:
-    """Run the largest layer, and those before it, on two samples: the second finds everything warm."""
+    """Run the largest layer, and those before it, on two samples: the second finds everything warm.
+
+    What the layer's error takes, on a sample as long, is part of what a layer takes once.
+    """
     trial = _trial(job)
     model, weights = trial.model, trial.model.checkpoint
     largest = list(model.layers)[-1]
@@ -79,6 +82,7 @@ def _time_layer(job: Job) -> _LayerTime:
 
     with _timed_calls(model.layers[largest]) as calls:
         calibrate(trial, write=write)
+    calls = calls[: sum(streams.forwards for streams in passes(trial))]
     once = ended[-1] - ended[-2] - sum(calls)
     with model.loaded(model.of_layer[largest]):
         once += rule_seconds(model, largest, job.settings, [sample.tokens for sample in job.samples])

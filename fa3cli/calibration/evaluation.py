@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ class Comparison:
     """Mean over tokens of KL(float || quantized), in nats."""
     top1_agreement: float
     """Share of tokens for which both predict the same one."""
+    layer_errors: tuple[float, ...] = ()
+    """Behind each decoder layer, the norm over all states of quantized - float over that of float: errors add up."""
 
 
 def compare(
@@ -71,10 +74,10 @@ def compare(
     ]  # one token predicts nothing
     if not samples:
         raise InvalidInputError(f"{text}: no line has two tokens, so there is nothing to predict")
-    totals = _Totals()
-    for ids, logits, simulated in _logits(float_model, quantized, samples, progress):
+    totals, states = _Totals(), [_StateTotals() for _ in float_model.layers]
+    for ids, logits, simulated in _logits(float_model, quantized, samples, states, progress):
         totals.add(ids, logits, simulated)
-    return totals.comparison(samples)
+    return totals.comparison(samples, tuple(layer.error() for layer in states))
 
 
 def _open_export(exported: Checkpoint, float_model: StreamedModel) -> StreamedModel:
@@ -91,9 +94,10 @@ def _logits(
     float_model: StreamedModel,
     quantized: StreamedModel,
     samples: list[Sample],
+    states: list[_StateTotals],
     progress: Callable[[Progress], None],
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield each sample's token ids `[S]` and both models' logits `[S, V]`."""
+    """Yield each sample's token ids `[S]` and both models' logits `[S, V]`; before, `states` get what layers return."""
     inputs = [sample.inputs(float_model.device) for sample in samples]
     models = (float_model, quantized)
     with ExitStack() as stack:
@@ -111,11 +115,33 @@ def _logits(
                     for sample in range(len(samples)):
                         ticks.sample_begins(inputs[sample]["input_ids"].numel())
                         side.advance(sample, index)
+            for outputs in zip(*(side.outputs for side in forwards)):
+                states[index].add(*outputs)
             ticks.layer_ends(sum(model.nbytes(*model.of_layer[layer]) for model in models))
         for model in models:
             stack.enter_context(model.loaded(model.outside))
         for sample, tokens in enumerate(inputs):
             yield tokens["input_ids"][0], *(side.finish(sample).logits[0] for side in forwards)
+
+
+class _StateTotals:
+    """Sums of squares over the states behind a layer."""
+
+    def __init__(self) -> None:
+        self.noise = self.signal = 0.0
+
+    def add(self, expected: Any, found: Any) -> None:
+        """Add a sample: what both layers returned, states `[1, S, C]` or a tuple that begins with them."""
+        exact, simulated = (
+            (output[0] if isinstance(output, tuple) else output).cpu().double()
+            for output in (expected, found)
+        )
+        self.signal += exact.square().sum().item()
+        self.noise += simulated.sub_(exact).square().sum().item()
+
+    def error(self) -> float:
+        error = math.sqrt(self.noise / self.signal) if self.signal else math.inf if self.noise else 0.0
+        return math.inf if math.isnan(error) else error  # as broken as can be
 
 
 class _Totals:
@@ -138,7 +164,7 @@ class _Totals:
         self.kl += kl_div(found, expected, log_target=True, reduction="sum").item()
         self.agreed += (expected.argmax(-1) == found.argmax(-1)).sum().item()
 
-    def comparison(self, samples: list[Sample]) -> Comparison:
+    def comparison(self, samples: list[Sample], layer_errors: tuple[float, ...]) -> Comparison:
         return Comparison(
             samples=len(samples),
             samples_cut=sum(sample.cut for sample in samples),
@@ -147,6 +173,7 @@ class _Totals:
             perplexity_quantized=_exp(self.nll_quantized / self.tokens),
             kl_divergence=self.kl / self.tokens,
             top1_agreement=self.agreed / self.tokens,
+            layer_errors=layer_errors,
         )
 
 

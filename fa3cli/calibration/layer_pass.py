@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.journal import Journal
+from fa3cli.calibration.layer_error import layer_error
 from fa3cli.calibration.layer_observation import LayerObservation
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
 from fa3cli.calibration.linear_inputs import LinearInputs
@@ -20,6 +22,7 @@ from fa3cli.calibration.out_of_memory import PatientLayers
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.progress import Ticks
 from fa3cli.calibration.ranks import Ranks
+from fa3cli.calibration.recorded_call import RecordedCall
 from fa3cli.calibration.smoothing import find_smoothing, smooth
 from fa3cli.calibration.streams import Streams, shares
 from fa3cli.observers.range_param import RangeParam
@@ -122,16 +125,23 @@ class LayerPass:
         return {name: seen.value() for name, seen in self._ranks.merged(inputs.observers).items()}
 
     def _calibrate(self, part: str) -> LayerParameters:
-        """Take the calibration stream through a layer and return its ranges."""
+        """Take the calibration stream through a layer and return its ranges, and its error on the first sample."""
         job, model = self._job, self._job.model
         linears = {
             name: each for name, each in self._linears(part).items() if name not in self._float_linears
         }
         attentions = {name: each for name, each in model.attentions(part).items() if name in job.attentions}
         observers = input_observers(job.settings, list(linears), self._known.range_params)
-        with LayerObservation(observers, linears, attentions, job.settings) as observation:
+        # The first sample is the leading rank's.
+        call = RecordedCall(model.layers[part]) if part in model.layers and self._ranks.leads else None
+        with (
+            LayerObservation(observers, linears, attentions, job.settings) as observation,
+            call or nullcontext(),
+        ):
             self._advance("calibration", observation)
-        return observation.parameters(part, self._ranks)
+        found = observation.parameters(part, self._ranks)
+        error = layer_error(call, model.model, found, job.settings, job.samples[0].mask) if call else None
+        return replace(found, error=self._ranks.first(error))
 
     def _linears(self, part: str) -> dict[str, nn.Linear]:
         quantized = self._job.quantized

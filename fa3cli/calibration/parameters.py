@@ -19,7 +19,8 @@ class LayerParameters:
 
     `linears` are the inputs' ranges of those that become W8A8; `attentions` the roles' ranges of the modules that can
     get FA3 parameters, and `scores` what fa_amp chooses between these by; `smoothing` AntiOutlier's scales by their
-    source; `range_params` what disable_level and act_method 3 choose linears by.
+    source; `range_params` what disable_level and act_method 3 choose linears by; `error` how far the layer is off when
+    all of that is quantized (`layer_error`).
     """
 
     name: str
@@ -29,3 +30,4 @@ class LayerParameters:
     smoothing: Mapping[str, Tensor] = field(default_factory=dict)
     range_params: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    error: float | None = None

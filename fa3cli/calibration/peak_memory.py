@@ -145,9 +145,22 @@ def _calibration_phase(job: Job, part: str) -> int:
     linears = set(model.linears(part))
     loaded = cast + _weights(job, copied) * itemsize
     fake = _weights(job, linears & job.quantized) * itemsize if job.settings.reference else 0
-    return loaded + max(
-        fake + _forward_bytes(job, part), max((_weights(job, {each}) for each in linears), default=0)
+    forward, error = _forward_bytes(job, part), _error_bytes(job) if part in model.layers else 0
+    quantizing = max((_weights(job, {each}) for each in linears), default=0)
+    return loaded + max(fake + forward, forward + error, quantizing)
+
+
+def _error_bytes(job: Job) -> int:
+    """Return what is held while the first sample goes through a layer once more, quantized.
+
+    Its states before and behind the layer, copies of what it is called with, and what it is compared with in float64.
+    """
+    sample, config, itemsize = job.samples[0], job.model.config, job.model.dtype.itemsize
+    states = sample.tokens * (
+        getattr(config, "hidden_size", 0) * (3 * itemsize + 8) + 2 * _head_size(job) * itemsize
     )
+    masked = config._attn_implementation == "eager" or sample.mask is not None
+    return states + masked * sample.tokens * sample.arguments["input_ids"].shape[-1] * itemsize
 
 
 def _forward_bytes(job: Job, part: str) -> int:

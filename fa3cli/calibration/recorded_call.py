@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, MutableMapping
 from types import TracebackType
 from typing import Any
 
@@ -40,15 +42,38 @@ class RecordedCall:
         """What the module returned, of several outputs the first, in float64 on the CPU: not every device has it."""
         return _first(self._call[2])
 
-    @torch.no_grad()
-    def again(self) -> Tensor:
-        """Return what the module returns to the same arguments now."""
+    @property
+    def arguments(self) -> list[Any]:
+        """The arguments, those with names last."""
         positional, named, _ = self._call
-        return _first(self.module(*positional, **named))
+        return [*positional, *named.values()]
+
+    @torch.no_grad()
+    def again(self, each: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
+        """Return what the module returns now to the same arguments, what `each` makes of their tensors.
+
+        Containers among them are copies: a layer may leave something in one for the layers behind it.
+        """
+        positional, named, _ = self._call
+        return _first(self.module(*_copied(positional, each), **_copied(named, each)))
 
     def _record(self, _: nn.Module, positional: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         if self._call is None:
             self._call = positional, named, output
+
+
+def _copied(value: Any, each: Callable[[Tensor], Tensor]) -> Any:
+    """Return a copy of tuples, lists and mappings of whatever class, down to what else they hold."""
+    if isinstance(value, Tensor):
+        return each(value)
+    if type(value) in (tuple, list):
+        return type(value)(_copied(item, each) for item in value)
+    if isinstance(value, MutableMapping):
+        copied = copy.copy(value)
+        for key, item in value.items():
+            copied[key] = _copied(item, each)
+        return copied
+    return value
 
 
 def _first(output: Any) -> Tensor:

@@ -13,6 +13,7 @@ from fa3cli.calibration.job import Job
 from fa3cli.errors import ConflictError
 
 __all__ = [
+    "PARAMETERS_FILE",
     "REPORT_FILE",
     "LayerResult",
     "Result",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 REPORT_FILE = "fa3_report.json"
+PARAMETERS_FILE = "fa3_parameters.safetensors"
 _OF_THIS_RUN = ("output", "seconds", "already_there")
 
 
@@ -40,6 +42,8 @@ class LayerResult:
     """Why it did not, if it could have."""
     fa_score: float | None
     """fa_amp's score, where it was asked for: layers with the lowest fall back."""
+    error: float | None
+    """What int8 changes in it, of what it adds to the first sample's states (`layer_error`), before fa_amp chooses."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.parameters import LayerParameters
+from fa3cli.calibration.smoothing import wrapped_norms
 from fa3cli.errors import UnsupportedError
 from fa3cli.export.targets.selection import Selection
 
@@ -39,6 +40,7 @@ def _selection(job: Job) -> Selection:
     settings = job.settings
     return Selection(
         config=job.config,
+        dtype=str(job.model.dtype).removeprefix("torch."),
         names=frozenset(job.model.names),
         linears=list(job.model.linears()),
         quantized=job.quantized,
@@ -46,6 +48,7 @@ def _selection(job: Job) -> Selection:
         fa_layers=max(0, len(job.attentions) - settings.fa_amp),
         mm_tensor=settings.mm_tensor,
         may_split=settings.reference and settings.level > 0,
+        wraps_norms=bool(wrapped_norms(job.model, settings.anti_method)),
     )
 
 

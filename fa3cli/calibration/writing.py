@@ -91,8 +91,11 @@ class LayerWriter:
                     self._add_attention(name, ranges)
         linears = list(self._model.linears())
         config = exported_config(self._job.config, self._model.dtype)
+        classes = {type(module).__name__ for module in self._model.attentions().values()}
         for export in self._exports:
-            files = export.close(linears, config, mm_tensor=self._job.settings.mm_tensor)
+            files = export.close(
+                linears, config, attention_classes=classes, mm_tensor=self._job.settings.mm_tensor
+            )
             for file in companions(self._job.folder) if self._job.folder else ():
                 shutil.copyfile(file, export.folder / file.name)
             if "numpy" in self._job.save_types:

@@ -9,6 +9,7 @@ from fa3cli.cli.doctor import doctor
 from fa3cli.cli.export import export
 from fa3cli.cli.patch import patch
 from fa3cli.cli.quantize import quantize
+from fa3cli.cli.report import report
 from fa3cli.cli.verify import verify
 
 __all__ = ["app"]
@@ -20,5 +21,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich would double the time of --help
 )
-for command in (patch, quantize, calibrate, export, verify, doctor):
+for command in (patch, quantize, calibrate, export, verify, report, doctor):
     app.command()(command)

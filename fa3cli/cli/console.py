@@ -8,10 +8,11 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 from fa3cli.errors import Fa3Error
 
-__all__ = ["note", "print_error", "print_event", "print_json", "warn"]
+__all__ = ["note", "plain", "print_error", "print_event", "print_json", "warn"]
 
 
 def note(message: str) -> None:
@@ -22,6 +23,11 @@ def note(message: str) -> None:
 def warn(message: str) -> None:
     """Warn the user on stderr."""
     note(f"warning: {message}")
+
+
+def plain(text: str) -> str:
+    """Return text that may come from files without what a terminal would take for commands."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if category(char).startswith("C") else char for char in text)
 
 
 def print_error(error: Fa3Error) -> None:

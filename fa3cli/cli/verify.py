@@ -63,6 +63,7 @@ def verify(
                 trust_remote_code=trust_remote_code,
                 progress=progress,
             )
+        _keep(export, comparison, text)
     if json:
         print_json(asdict(report) | ({"comparison": asdict(comparison)} if comparison else {}))
     else:
@@ -93,6 +94,13 @@ def _show(report: VerificationReport) -> None:
     note(
         f"{report.folder}: {errors} errors, {len(report.findings) - errors} warnings for target {report.target}"
     )
+
+
+def _keep(export: Path, comparison: Comparison, text: Path) -> None:
+    from fa3cli.calibration.kept_comparison import keep_comparison
+
+    if problem := keep_comparison(export, comparison, text):
+        note(f"the comparison is not kept in the export: {problem}")
 
 
 def _show_comparison(comparison: Comparison) -> None:

@@ -21,7 +21,7 @@ from fa3cli.export.targets.target import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Contents", "Header", "Shard", "modules_around", "open_contents"]
+__all__ = ["Contents", "Header", "Shard", "modules_around", "open_contents", "read_shard"]
 
 _DTYPES = {
     "I8": "int8",
@@ -146,7 +146,7 @@ def open_contents(folder: Path, target: Target = TARGETS["modelslim"]) -> Conten
         read_document(folder, "config.json"),
         index,
         descriptions,
-        tuple(_read_shard(folder, f) for f in files),
+        tuple(read_shard(folder, f) for f in files),
     )
 
 
@@ -183,7 +183,8 @@ def _weight_files(folder: Path, target: Target, index: Document) -> list[str]:
     return sorted(inside | {path.name for path in folder.glob(pattern)})
 
 
-def _read_shard(folder: Path, file: str) -> Shard:
+def read_shard(folder: Path, file: str) -> Shard:
+    """Read the header of one weight file."""
     if not (folder / file).is_file():  # a pipe would be waited for
         return Shard(file, {}, {}, "is not a file")
     try:

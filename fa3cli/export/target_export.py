@@ -81,7 +81,12 @@ class TargetExport:
         self._writer.suspend()
 
     def close(
-        self, linears: Sequence[str], config: Mapping[str, Any], *, mm_tensor: bool = False
+        self,
+        linears: Sequence[str],
+        config: Mapping[str, Any],
+        *,
+        attention_classes: Collection[str] = (),
+        mm_tensor: bool = False,
     ) -> list[Path]:
         """Finish the weight files, write config.json and the target's documents; return the weight files.
 
@@ -94,6 +99,7 @@ class TargetExport:
             float_linears=_without(linears, self._linears),
             attentions=self._attentions,
             norms=self._norms,
+            attention_classes=attention_classes,
             mm_tensor=mm_tensor,
         )
         documents = self.target.documents(written) | {"config.json": self.target.config(config, written)}

@@ -9,9 +9,15 @@ from fa3cli.numerics.affine import INT8_MAX, INT8_MIN, asymmetric_offset, asymme
 from fa3cli.numerics.deq_scale import pack_deq_scale
 from fa3cli.numerics.row_blocks import row_blocks
 
-__all__ = ["linear_layout", "quantize_linear"]
+__all__ = ["input_parameters", "linear_layout", "quantize_linear"]
 
 _LARGEST_BIAS = 2.0**30  # steps of deq_scale: half of int32, the rest is for rowsum * offset
+
+
+def input_parameters(low: Tensor, high: Tensor, model_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return scale, in the model's dtype, and offset of a linear's input, `[1]` each, from its range."""
+    scale = asymmetric_scale(low, high).to(model_dtype)
+    return scale, asymmetric_offset(low, scale.float()).clamp(INT8_MIN, INT8_MAX)
 
 
 def quantize_linear(
@@ -31,8 +37,7 @@ def quantize_linear(
     what an engine multiplies with. `quant_bias = round(bias / deq_scale) - rowsum(weight) * input_offset`; a row
     whose bias would not fit int32 that way, of nearly dead weights or inputs, gets the scale with which it does.
     """
-    input_scale = asymmetric_scale(low, high).to(model_dtype)
-    input_offset = asymmetric_offset(low, input_scale.float()).clamp(INT8_MIN, INT8_MAX)
+    input_scale, input_offset = input_parameters(low, high, model_dtype)
     row_low, row_high = weight.amin(dim=1, keepdim=True), weight.amax(dim=1, keepdim=True)
     weight_scale = symmetric_scale(row_low.float(), row_high.float())
     if bias is not None:

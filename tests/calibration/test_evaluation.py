@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fa3cli import api, patching
+from fa3cli.calibration import evaluation
 from fa3cli.calibration.evaluation import compare
 from fa3cli.calibration.progress import Progress
 from fa3cli.errors import Fa3Error, InvalidInputError
@@ -112,7 +113,58 @@ def test_nothing_quantized_is_no_difference(llama: Path, text: Path, tmp_path: P
     output = export(llama, tmp_path, disable_names=("*_proj", "*.self_attn"), anti_method="none")
     found = compare(output, llama, text)
     assert (found.kl_divergence, found.top1_agreement) == (0.0, 1.0)
+    assert found.layer_errors == (0.0, 0.0, 0.0)
     assert found.perplexity_quantized == found.perplexity_float
+
+
+@torch.no_grad()
+def states_behind_layers(model: nn.Module, samples: list[list[int]]) -> list[Tensor]:
+    """A layer's outputs on all samples, one behind the other."""
+    found: list[list[Tensor]] = [[] for _ in model.model.layers]
+    for layer, outputs in zip(model.model.layers, found):
+        layer.register_forward_hook(
+            lambda _, __, output, outputs=outputs: outputs.append(
+                (output[0] if isinstance(output, tuple) else output).flatten()
+            )
+        )
+    for ids in samples:
+        model(input_ids=torch.tensor([ids]))
+    return [torch.cat(outputs).double() for outputs in found]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2"])
+def test_errors_add_up_from_layer_to_layer(tmp_path: Path, text: Path, model_type: str) -> None:
+    folder = write_model(tmp_path / f"{model_type}-{tmp_path.name}", model_type)
+    output = export(folder, tmp_path, recipe="none")
+    samples = [ids for ids in token_ids(*EVAL) if len(ids) > 1]
+    exact, quantized = states_behind_layers(load(folder), samples), load_patched(folder)
+    simulate_by_hand(quantized, load_file(output / WEIGHT_FILE))
+    pairs = zip(states_behind_layers(quantized, samples), exact)
+    expected = [((found - wanted).norm() / wanted.norm()).item() for found, wanted in pairs]
+    found = compare(output, folder, text).layer_errors
+    assert found == pytest.approx(expected, rel=0.02) and len(found) == 3
+    assert all(0 < each < 0.5 for each in found)
+
+
+def test_only_what_lies_behind_a_spoiled_layer_is_off(llama: Path, text: Path, tmp_path: Path) -> None:
+    layers = ("model.layers.0.*", "model.layers.1.*")
+    output = export(llama, tmp_path, recipe="none", disable_names=layers)
+    first, second, third = compare(output, llama, text).layer_errors
+    assert first == second == 0 < third
+
+
+def test_states_that_are_no_numbers_are_as_far_off_as_can_be() -> None:
+    one = torch.ones(1, 2, 3)
+    for expected, found, error in (
+        (one, one, 0.0),
+        (one * 0, one * 0, 0.0),
+        (one * 0, one, math.inf),
+        (one, (one * math.nan, None), math.inf),
+        ((one.half(), None), one * 3, 2.0),
+    ):
+        totals = evaluation._StateTotals()
+        totals.add(expected, found)
+        assert totals.error() == error
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

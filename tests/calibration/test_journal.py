@@ -35,6 +35,7 @@ def visit(number: int) -> LayerParameters:
         smoothing={"norm": torch.full((3,), number, dtype=torch.float16)},
         range_params={"q": float("inf"), "k": 0.1 * number},
         warnings=("wide", "low"),
+        error=number / 30 or None,
     )
 
 

@@ -67,6 +67,11 @@ def test_eager_attention_holds_scores_and_masks(folder: Path) -> None:
     assert more[0] - more[1] > 1000 * 1000 * 16 * 3 * 4
 
 
+def test_what_the_layers_error_needs_goes_by_the_first_sample(folder: Path) -> None:
+    longer_first, longer_last = peak(folder, 1000, 64), peak(folder, 64, 1000)
+    assert 900 * 1024 * 8 < longer_first - longer_last < 900 * 1024 * 32
+
+
 def test_methods_that_keep_all_samples_hold_them(folder: Path) -> None:
     lengths = [512] * 8
     m4, m2, m6 = (peak(folder, *lengths, anti_method=name) for name in ("m4", "m2", "m6"))

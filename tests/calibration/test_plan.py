@@ -22,7 +22,17 @@ def folder(tmp_path: Path) -> Path:
 
 def planned(folder: Path, **options: Any) -> Plan:
     calib = write_lines(folder.parent / "calib.jsonl", token_ids(9, 5))
-    return plan(prepare(folder, **{"calib": calib, "recipe": "default"} | options))
+    found = plan(prepare(folder, **{"calib": calib, "recipe": "default"} | options))
+    return replace(found, warnings=tuple(others(found.warnings)))
+
+
+def others(warnings: tuple[str, ...]) -> list[str]:
+    """All but those of the tiny model's sizes, which mindie-turbo takes for no model so small."""
+    return [
+        warning
+        for warning in warnings
+        if "mindie-turbo takes FA3" not in warning and "KV heads" not in warning
+    ]
 
 
 def test_counts_and_bytes(folder: Path) -> None:
@@ -48,7 +58,7 @@ def test_bytes_read_are_those_of_the_files(folder: Path) -> None:
         ({"disable_names": ("*.1.self_attn",)}, ["some layers stay without FA3"]),
         ({"fa": False}, []),
         ({"disable_names": ("*.q_proj",)}, []),  # the whole group falls back
-        ({"disable_names": ("*.q_proj",), "numerics": "reference"}, ["q_proj"] * 3),
+        ({"disable_names": ("*.q_proj",), "numerics": "reference"}, ["q_proj and 2 others"]),
         (
             {"disable_names": ("*.0.mlp.gate_proj",), "numerics": "reference"},
             ["model.layers.0.mlp.gate_proj"],

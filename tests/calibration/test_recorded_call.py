@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, UserDict
 from typing import Any
 
 import pytest
@@ -79,3 +80,30 @@ def test_a_call_that_is_suspended_when_the_block_begins_is_recorded(module: Scal
     handle.remove()
     call.__exit__(None, None, None)
     assert call.output.tolist() == call.again().tolist() == [3.0]
+
+
+class Leaving(nn.Module):
+    """Leaves its values where it is told, and counts who did before it."""
+
+    def forward(self, values: Tensor, places: Any) -> Tensor:
+        places["in"]["one"].append(values)
+        return values * len(places["in"]["one"])
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict, UserDict])
+def test_containers_of_whatever_class_are_left_alone_and_tensors_shared(kind: type) -> None:
+    values = torch.ones(1)
+    places, module = kind({"in": kind({"one": [values]})}), Leaving()
+    with RecordedCall(module) as call:
+        assert module(values, places=places).tolist() == [2.0]
+    assert call.again().tolist() == [3.0] and call.again().tolist() == [3.0]
+    assert len(places["in"]["one"]) == 2
+    assert all(each is values for each in places["in"]["one"])
+
+
+def test_tensors_may_be_handed_on_changed(module: Scaled) -> None:
+    with RecordedCall(module) as call:
+        module(torch.ones(2), shift=1.0)
+    assert call.again(lambda tensor: tensor * 3).tolist() == [7.0, 7.0]
+    first, shift = call.arguments
+    assert first.tolist() == [1.0, 1.0] and shift == 1.0

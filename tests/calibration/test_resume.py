@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from fa3cli import api
+from fa3cli.calibration.exporting import export_layers
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.journal import NotResumableError
 from fa3cli.calibration.result import Result
-from fa3cli.calibration.run import export_layers
 from fa3cli.errors import ConflictError, MissingCapabilityError, StoppedError
 from fa3cli.export import safetensors_writer
 
@@ -38,6 +38,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "head": ("llama", {"disable_last_linear": False, "act_method": 2}),
     "head-two-passes": ("qwen2", {"disable_last_linear": False, "disable_level": "L2", "anti_method": "m2"}),
     "scores": ("llama", {"fa_amp": 1, "fa_score": "error"}),
+    "targets": ("qwen2", {"target": ["modelslim", "vllm-ascend", "vllm"], "part_file_size": 30_000 / 1e9}),
     "windows": ("mistral", {"act_method": 3}),
     "no-norm-before": ("opt", {"recipe": "none"}),
 }

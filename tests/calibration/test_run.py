@@ -188,9 +188,10 @@ def test_named_modules_stay_float(llama: Path, calib: Path) -> None:
         weight = f"model.layers.0.mlp.{name}.weight"
         assert description[weight] == "FLOAT" and torch.equal(tensors[weight], source[weight])
     assert result.layers[1].fa is False and result.layers[0].quantized == 4
-    assert result.layers[0].float_linears == tuple(
-        f"model.layers.0.mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")
-    )
+    assert result.layers[1].fa_reason == "disable_names" and result.layers[0].fa_reason is None
+    assert result.layers[0].float_linears == {
+        f"model.layers.0.mlp.{name}": "disable_names" for name in ("gate_proj", "up_proj", "down_proj")
+    }
     assert not [finding for finding in verify_export(output).findings if finding.severity == "error"]
 
 

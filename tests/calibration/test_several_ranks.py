@@ -27,12 +27,14 @@ RUNS: dict[str, tuple[str, ...]] = {
     "smoothed": ("--anti-method", "m2", "--no-disable-last-linear", "--part-file-size", "0.001"),
     "scores": ("--act-method", "3", "--disable-level", "L3", "--fa-amp", "1", "--fa-score", "error"),
     "numpy": ("--anti-method", "m4", "--act-method", "2", "--mm-tensor", "--save-type", "numpy"),
+    "targets": ("--target", "vllm", "--target", "vllm-ascend", "--anti-method", "m1"),
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "smoothed": {"anti_method": "m2", "disable_last_linear": False, "part_file_size": 0.001},
     "scores": {"act_method": 3, "disable_level": "L3", "fa_amp": 1, "fa_score": "error"},
     "numpy": {"anti_method": "m4", "act_method": 2, "mm_tensor": True, "save_types": ["numpy"]},
+    "targets": {"target": ["vllm", "vllm-ascend"], "anti_method": "m1"},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fa3cli import api
+from fa3cli.calibration.result import REPORT_FILE
 from tests.calibration.models import snapshot, token_ids, write_lines, write_model
 
 Fa3 = Callable[..., tuple[int, str, str]]
@@ -34,10 +36,36 @@ def text(tmp_path: Path) -> Path:
 def test_the_table_ends_with_the_comparison(export: Path, llama: Path, text: Path, fa3: Fa3) -> None:
     before = snapshot(export.parent)
     code, out, err = fa3("verify", export, "--against", llama, "--eval", text)
-    assert code == 0
+    assert code == 0 and "not kept" not in err
     assert "perplexity" in out and "KL divergence" in out and "same most likely token" in out
     assert "82 predicted tokens in 2 samples" in err and "1 of them cut" in err
-    assert snapshot(export.parent) == before
+    report = f"{export.name}/{REPORT_FILE}"
+    before[report], after = b"", snapshot(export.parent) | {report: b""}
+    assert after == before
+
+
+def test_what_was_measured_stays_in_the_report(
+    export: Path, llama: Path, text: Path, tmp_path: Path, fa3: Fa3
+) -> None:
+    before = json.loads((export / REPORT_FILE).read_text())
+    code, out, _ = fa3("verify", export, "--against", llama, "--eval", text, "--json")
+    kept = json.loads((export / REPORT_FILE).read_text())
+    comparison = kept.pop("comparison")
+    digest = hashlib.sha256(text.read_bytes()).hexdigest()
+    measured = json.loads(out)["comparison"]
+    assert code == 0 and kept == before and len(measured["layer_errors"]) == 3
+    assert comparison == measured | {"text": "eval.jsonl", "text_sha256": digest}
+    again = api.quantize(llama, calib=tmp_path / "calib.jsonl", output=export)
+    assert again.already_there and again.layers[0].error is not None
+
+
+def test_an_export_without_a_report_is_compared_all_the_same(
+    export: Path, llama: Path, text: Path, fa3: Fa3
+) -> None:
+    (export / REPORT_FILE).unlink()
+    code, out, err = fa3("verify", export, "--against", llama, "--eval", text)
+    assert code == 0 and "KL divergence" in out and f"has no {REPORT_FILE}" in err
+    assert not (export / REPORT_FILE).exists()
 
 
 def test_json_holds_report_and_comparison(export: Path, llama: Path, text: Path, fa3: Fa3) -> None:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Collection
 
 import pytest
 
-from fa3cli.export.description import describe, write_description
+from fa3cli.export.description import describe as describe_for
 
 from ..golden import ABSENT, case_file, cases, module_order, quantized_linears
 
 LINEAR = ("weight", "weight_scale", "weight_offset", "input_scale", "input_offset", "quant_bias", "deq_scale")
 FA = ("fa_q.scale", "fa_k.scale", "fa_v.scale", "fa_q.offset", "fa_k.offset", "fa_v.offset")
+
+
+def describe(names: list[str], quantized: Collection[str], attentions: Collection[str]) -> dict[str, str]:
+    return describe_for(
+        names,
+        quantized,
+        attentions,
+        attention_settings={"fa_quant_type": "FAQuant"},
+        attention_tensors=dict.fromkeys(FA, "FAQuant"),
+    )
 
 
 @ABSENT
@@ -66,15 +76,3 @@ def test_fa_tensors_come_first_in_their_attention_only(attentions: tuple[str, ..
         first = listed.index(f"{attention}.q_proj.weight")
         assert listed[first - 6 : first] == [f"{attention}.{leaf}" for leaf in FA]
     assert [made[name] for name in listed].count("FAQuant") == 6 * len(attentions)
-
-
-def test_both_names_hold_the_same_text(tmp_path: Path) -> None:
-    description = describe(["lm_head.weight"], (), ())
-    write_description(tmp_path, description)
-    texts = [
-        (tmp_path / name).read_text()
-        for name in ("quant_model_description.json", "quant_model_description_w8a8.json")
-    ]
-    assert texts[0] == texts[1]
-    assert list(json.loads(texts[0]).items()) == list(description.items())
-    assert len(list(tmp_path.iterdir())) == 2

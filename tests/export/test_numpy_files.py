@@ -14,7 +14,7 @@ from torch import Tensor
 from fa3cli.export.numpy_files import write_numpy
 
 from ..golden import ABSENT, case_file, cases
-from .test_modelslim import ATTENTIONS, held, quantizable, write_export
+from .test_target_export import ATTENTIONS, held, quantizable, write_export
 
 WITH_NUMPY = [name for name, case in cases().items() if "numpy" in case["save_type"]]
 LEAVES = ("weight_scale", "weight_offset", "input_scale", "input_offset", "quant_bias", "deq_scale")

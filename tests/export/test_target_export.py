@@ -1,4 +1,4 @@
-"""Target modelslim: an export of any mix of float and W8A8 linears passes our own verification."""
+"""An export of any mix of float and W8A8 linears passes our own verification."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from fa3cli.export.modelslim import ModelSlimExport, exported_names
 from safetensors import safe_open
 from torch import Tensor
 
-from fa3cli.export.companions import export_config
+from fa3cli.export.companions import exported_config
+from fa3cli.export.target_export import TargetExport
+from fa3cli.export.targets import TARGETS
 from fa3cli.export.verification import verify_export
 from fa3cli.quantization.attention import quantize_heads
 from fa3cli.quantization.linear import quantize_linear
 
+from .exports import SMALL
+
+MODELSLIM = TARGETS["modelslim"]
 ATTENTIONS = ["model.layers.0.self_attn", "model.layers.1.self_attn"]
 CONFIG = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -64,23 +68,25 @@ def write_export(
 ) -> tuple[dict[str, Tensor], list[Path]]:
     """Write an export as a run does; return the float tensors and the weight files."""
     tensors = qwen2(dtype)
-    room_for = exported_names(list(tensors), quantizable(tensors), ATTENTIONS)
     quantized = quantizable(tensors) - set(left_float)
-    export = ModelSlimExport(folder, list(tensors), room_for, part_bytes)
+    export = TargetExport(
+        MODELSLIM, folder, list(tensors), (quantizable(tensors), ATTENTIONS, ()), part_bytes
+    )
     low, high = torch.tensor([-2.0]), torch.tensor([3.0])
     for name, tensor in tensors.items():
         module = name.rpartition(".")[0]
         if name == f"{module}.weight" and module in quantized:
             bias = tensors.get(f"{module}.bias")
-            export.add_module(module, quantize_linear(tensor, bias, low, high, dtype))
+            export.add_linear(module, quantize_linear(tensor, bias, low, high, dtype))
         elif not (tied and name == "lm_head.weight"):
             export.add(name, tensor)
     for attention in attentions:
         ranges = {role: torch.rand(heads) + 1 for role, heads in (("q", 4), ("k", 2), ("v", 2))}
         made = [quantize_heads(role, -high, high, dtype) for role, high in ranges.items()]
-        export.add_module(attention, {leaf: tensor for each in made for leaf, tensor in each.items()})
-    files = export.close()
-    (folder / "config.json").write_text(export_config(CONFIG | {"tie_word_embeddings": tied}, dtype))
+        export.add_attention(attention, {leaf: tensor for each in made for leaf, tensor in each.items()}, 4)
+    linears = [name.removesuffix(".weight") for name in tensors if name.endswith("_proj.weight")]
+    config = exported_config(CONFIG | {"tie_word_embeddings": tied}, dtype)
+    files = export.close([*linears, "lm_head"], config)
     (folder / "tokenizer.json").write_text("{}")
     return tensors, files
 
@@ -102,7 +108,7 @@ def test_verification_finds_nothing(
 ) -> None:
     _, files = write_export(tmp_path, dtype, tied=tied, part_bytes=part_bytes)
     report = verify_export(tmp_path)
-    assert report.ok and not report.findings
+    assert report.ok and {finding.check for finding in report.findings} <= SMALL
     assert (len(files) > 1) == bool(part_bytes)
     assert ("lm_head.weight" in held(files)) != tied
 
@@ -157,7 +163,7 @@ def test_a_linear_counts_as_quantized_once_its_int8_tensors_are_there(tmp_path: 
     assert {name for name in found if name.startswith(f"{module}.")} == mine.keys()
     assert all(torch.equal(found[name], tensors[name]) for name in mine)
     assert description.pop("model_quant_type") == "W8A8"
-    others = exported_names([], quantizable(tensors) - {module}, ())
+    others = MODELSLIM.exported_names([], quantizable(tensors) - {module}, (), ())
     assert {name for name, kind in description.items() if kind == "W8A8"} == set(others)
     assert verify_export(tmp_path).ok
 
@@ -167,17 +173,23 @@ def test_the_description_is_in_module_order_whatever_came_first(tmp_path: Path, 
     """Linears, attentions and float tensors become final in an order of their own."""
     names = ["a.q_proj.weight", "a.norm.weight", "b.q_proj.weight", "b.norm.weight"]
     linears, attentions = ["a.q_proj", "b.q_proj"], ["a", "b"]
-    export = ModelSlimExport(tmp_path, names, exported_names(names, linears, attentions), None)
+    export = TargetExport(MODELSLIM, tmp_path, names, (linears, attentions, ()))
     range_, weight = (torch.tensor([-1.0]), torch.tensor([1.0])), torch.ones(2, 3)
     heads = [quantize_heads(role, -torch.ones(2), torch.ones(2), torch.float32) for role in "qkv"]
     steps = [
-        *(("module", name, quantize_linear(weight, None, *range_, torch.float32)) for name in linears),
-        *(("module", name, {leaf: value for each in heads for leaf, value in each.items()}) for name in "ab"),
+        *(("linear", name, quantize_linear(weight, None, *range_, torch.float32)) for name in linears),
+        *(
+            ("attention", name, {leaf: value for each in heads for leaf, value in each.items()})
+            for name in "ab"
+        ),
         *(("tensor", f"{name}.norm.weight", torch.ones(3)) for name in "ab"),
     ]
     for kind, name, value in reversed(steps) if turned else steps:
-        (export.add_module if kind == "module" else export.add)(name, value)
-    files = export.close()
+        if kind == "attention":
+            export.add_attention(name, value, 4)
+        else:
+            (export.add_linear if kind == "linear" else export.add)(name, value)
+    files = export.close(linears, {})
     described = list(json.loads((tmp_path / "quant_model_description.json").read_text()))
     assert described == [
         "model_quant_type",
@@ -186,8 +198,8 @@ def test_the_description_is_in_module_order_whatever_came_first(tmp_path: Path, 
             name
             for layer in "ab"
             for name in (
-                *exported_names([], [], [layer]),
-                *exported_names([], [f"{layer}.q_proj"], []),
+                *MODELSLIM.exported_names([], [], [layer], []),
+                *MODELSLIM.exported_names([], [f"{layer}.q_proj"], [], []),
                 f"{layer}.norm.weight",
             )
         ),
@@ -203,5 +215,5 @@ def test_without_fa_the_description_does_not_mention_it(tmp_path: Path) -> None:
 
 def test_room_is_kept_for_every_name_an_export_can_hold_and_no_other(tmp_path: Path) -> None:
     tensors, files = write_export(tmp_path, torch.float32)
-    names = exported_names(list(tensors), quantizable(tensors), ATTENTIONS)
+    names = MODELSLIM.exported_names(list(tensors), quantizable(tensors), ATTENTIONS, ())
     assert held(files).keys() == set(names)

@@ -81,7 +81,6 @@ def test_every_knob_of_the_guide_is_taken(data: st.DataObject) -> None:
         ("pr", 0.9, "1.0"),
         ("fa_score", "best", "reference, error"),
         ("numerics", "exact", "improved, reference"),
-        ("target", "vllm", "modelslim"),
     ],
 )
 def test_a_value_not_implemented_is_refused_with_those_that_are(

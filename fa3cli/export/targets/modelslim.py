@@ -67,5 +67,7 @@ class ModelSlim(Target):
             yield f"{group}; vLLM-Ascend and the new MindIE runtime refuse a half-float group"
         if selection.mm_tensor:
             yield "mm_tensor stores one weight scale a linear; the engines fa3 knows read one a row, and refuse it"
+        if selection.wraps_norms:
+            yield "AntiOutlier's norms have `.module.` tensors, at which vLLM-Ascend stops; target vllm-ascend has none"
         if selection.fa_layers:
             yield from head_remarks(selection.geometry)

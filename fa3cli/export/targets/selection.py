@@ -15,13 +15,15 @@ __all__ = ["Selection"]
 
 @dataclass(frozen=True)
 class Selection:
-    """The model's config.json and tensor names, its linears and attention modules, and those that are quantized.
+    """The model's config.json, dtype and tensor names, its linears and attention modules, and those that are quantized.
 
     `attentions` are all modules that could get FA3 parameters, `fa_layers` the number of those that do. `may_split` says
-    that linears will fall back one by one, so that fused groups may end half float.
+    that linears will fall back one by one, so that fused groups may end half float; `wraps_norms` that AntiOutlier gives
+    norms more tensors.
     """
 
     config: Mapping[str, Any]
+    dtype: str
     names: Collection[str]
     linears: Collection[str]
     quantized: Collection[str]
@@ -29,6 +31,7 @@ class Selection:
     fa_layers: int
     mm_tensor: bool = False
     may_split: bool = False
+    wraps_norms: bool = False
 
     @cached_property
     def geometry(self) -> Geometry:

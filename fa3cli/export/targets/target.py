@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,6 +23,8 @@ class Written:
     float_linears: Sequence[str]
     attentions: Sequence[str]
     norms: Sequence[str]
+    attention_classes: Collection[str] = ()
+    """Names of the classes of the attention modules."""
     mm_tensor: bool = False
 
 

@@ -27,15 +27,16 @@ class Vllm(Target):
 
     def linear(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weight, its scale, and the input's scale and zero point `[1]`, int8."""
-        kept = {leaf: tensors[leaf] for leaf in self.linear_tensors[:3]}
-        return {**kept, "input_zero_point": tensors["input_offset"].to(torch.int8)}
+        return {
+            "weight": tensors["weight"],
+            "weight_scale": tensors["weight_scale"],
+            "input_scale": _short(tensors["input_scale"]),
+            "input_zero_point": tensors["input_offset"].to(torch.int8),
+        }
 
     def attention(self, tensors: Mapping[str, Tensor], head_dim: int) -> dict[str, Tensor]:
-        """Return fp8 scales that reach as far as the int8 ones: `[H, 1] -> [H, 1, 1]`, `127 * scale / 448`, float32."""
-        return {
-            f"{role}_scale": (tensors[f"fa_{role}.scale"].float() * _INT8_MAX / _FP8_MAX).unsqueeze(-1)
-            for role in "qkv"
-        }
+        """Return fp8 scales that reach as far as the int8 ones, in their dtype: `[H, 1] -> [H, 1, 1]`, `127 * scale / 448`."""
+        return {f"{role}_scale": _fp8_scale(tensors[f"fa_{role}.scale"]) for role in "qkv"}
 
     def config(self, config: Mapping[str, Any], written: Written) -> dict[str, Any]:
         """Return the float model's config.json with compressed-tensors' `quantization_config`."""
@@ -55,18 +56,40 @@ class Vllm(Target):
             )
 
 
+def _fp8_scale(scale: Tensor) -> Tensor:
+    return (scale.float() * _INT8_MAX / _FP8_MAX).to(scale.dtype).unsqueeze(-1)
+
+
+def _short(scale: Tensor) -> Tensor:
+    """Return a float32 scale with the 15 leading bits it has; one of half precision has fewer.
+
+    vLLM's CUTLASS kernel computes the zero point anew from products of it, and truncates: they must be exact.
+    """
+    return (
+        ((scale.view(torch.int32) + 0x100) & ~0x1FF).view(torch.float32)
+        if scale.dtype == torch.float32
+        else scale
+    )
+
+
 def _quantization_config(written: Written) -> dict[str, Any]:
     int8 = {"num_bits": 8, "type": "int", "dynamic": False}
     weights = {**int8, "symmetric": True, "strategy": "tensor" if written.mm_tensor else "channel"}
     inputs = {**int8, "symmetric": False, "strategy": "tensor"}
     heads = {"num_bits": 8, "type": "float", "strategy": "attn_head", "symmetric": True, "dynamic": False}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": inputs}}
+    if written.attentions and len(written.attention_classes) == 1:
+        # transformers loads q_scale for it; vLLM skips a group of one class whose name ends in Attention.
+        groups["group_1"] = {
+            "targets": [*written.attention_classes],
+            "weights": None,
+            "input_activations": heads,
+        }
     return {
         "quant_method": "compressed-tensors",
         "format": "int-quantized",
         "quantization_status": "compressed",
-        "config_groups": {
-            "group_0": {"targets": ["Linear"], "weights": weights, "input_activations": inputs}
-        },
+        "config_groups": groups,
         "ignore": list(written.float_linears),
         "kv_cache_scheme": heads if written.attentions else None,
     }

@@ -15,6 +15,7 @@ from fa3cli.export.targets.target import Refusal, Target
 
 __all__ = ["VllmAscend"]
 
+_HEAD_DIM = 32
 _ROLES = {"k": "k_proj", "v": "v_proj"}
 
 
@@ -58,6 +59,14 @@ class VllmAscend(ModelSlim):
                 return
 
     def warnings(self, selection: Selection) -> Iterator[str]:
-        """Yield which versions of vLLM-Ascend cannot load this."""
+        """Yield which versions of vLLM-Ascend cannot load this, or not as it is meant."""
+        if selection.dtype == "float32":
+            yield (
+                "float32: vLLM serves such a model in bfloat16 by itself, whose deq_scale has another form than this "
+                "export's; serve it with --dtype float16, or quantize with --dtype bfloat16"
+            )
+        head_dim = selection.geometry.head_dim
+        if selection.fa_layers and head_dim and head_dim % _HEAD_DIM:
+            yield f"head_dim is {head_dim}: vLLM-Ascend takes C8 for multiples of {_HEAD_DIM} only, from 0.23 on"
         if selection.partly_fa:
             yield "some layers stay without C8 scales: vLLM-Ascend up to 0.18 needs them in every layer"

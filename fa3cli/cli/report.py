@@ -1,0 +1,42 @@
+"""`fa3 report`: what became of a model, in the terminal or as a page."""
+
+from __future__ import annotations
+
+import sys
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fa3cli.cli.console import note, print_json
+
+__all__ = ["report"]
+
+
+def report(
+    export: Annotated[Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize wrote.")],
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write one html page that needs nothing else."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the facts as json.")] = False,
+) -> None:
+    """Show what an export holds: what is quantized and why not, scales per head, errors, settings, hashes."""
+    from fa3cli.report.data import gather
+
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Names come from files, bars from us: neither need be in the terminal's encoding.
+        sys.stdout.reconfigure(errors="replace")
+    facts = gather(export)
+    if html is not None:
+        from fa3cli.report.page import write_page
+
+        write_page(facts, html)
+        note(f"{html}: written")
+    if json:
+        print_json(facts)
+    elif html is None:
+        from fa3cli.cli.report_tables import print_facts
+
+        print_facts(facts)

@@ -1,0 +1,55 @@
+"""Heat maps for a terminal: a character a head, by height and, where there are colours, by colour."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from fa3cli.cli.console import plain
+from fa3cli.report.colours import STEPS, shades
+from fa3cli.report.heat_maps import HeatMap, Row, heat_maps
+
+if TYPE_CHECKING:
+    from fa3cli.report.facts import Facts
+
+__all__ = ["map_tables"]
+
+_HEIGHTS = "▁▂▃▄▅▆▇█"
+_RANGE = 15  # width of the two numbers before a bar
+_BORDERS = 4  # of a table, and about as many a column
+
+
+def map_tables(facts: Facts, width: int) -> list[Table]:
+    """Return one table of all maps if the terminal is wide enough, else one each; without bars if even that is too wide."""
+    maps = heat_maps(facts)
+    label = max((len(row.label) for each in maps for row in each.rows), default=0)
+    room = width - 2 * _BORDERS - max(label, len("layer"))
+    widths = [each.heads + _RANGE + _BORDERS for each in maps]
+    together = len({tuple(row.label for row in each.rows) for each in maps}) == 1
+    bars = max(widths, default=0) <= room
+    if together and (sum(widths) <= room or not bars):
+        return [_table(maps, bars=bars)]
+    return [_table([each], bars=bars) for each in maps]
+
+
+def _table(maps: list[HeatMap], *, bars: bool) -> Table:
+    table = Table("layer", *(f"{each.role} scales of {each.heads} heads" for each in maps))
+    for rows in zip(*(each.rows for each in maps), strict=True):
+        table.add_row(plain(rows[0].label), *(_cell(row, bars) for row in rows))
+    return table
+
+
+def _cell(row: Row, bars: bool) -> Text:
+    """Return the range of a layer's scales and a bar for each."""
+    if not row.cells or not bars:
+        return Text(row.span)
+    colours = shades(dark=True)
+    text = Text(f"{row.span:{_RANGE}} ", no_wrap=True)
+    for cell in row.cells:
+        if cell.step is None:
+            text.append("?")
+        else:
+            text.append(_HEIGHTS[cell.step * len(_HEIGHTS) // STEPS], colours[cell.step].background)
+    return text

@@ -1,0 +1,108 @@
+"""The terminal's form of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from fa3cli.cli.console import plain, warn
+from fa3cli.cli.report_maps import map_tables
+from fa3cli.report import wording as words
+from fa3cli.report.fallbacks import fallbacks, linears_by_reason
+
+if TYPE_CHECKING:
+    from fa3cli.report.facts import Accuracy, Facts, LayerFacts
+
+__all__ = ["print_facts"]
+
+
+def print_facts(facts: Facts) -> None:
+    """Print what the page shows, as tables; what to beware of goes to stderr."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    tables = [_summary(facts), _layers(facts), *map_tables(facts, console.width), _fallbacks(facts)]
+    tables.append(_accuracy(facts.accuracy) if facts.accuracy else None)
+    if facts.origin:
+        origin = facts.origin
+        tables += [
+            _pairs("setting", origin.settings.items()),
+            _pairs("made with", [*origin.versions.items(), *origin.run.items()]),
+            _pairs("made from", origin.hashes.items(), "sha256"),
+        ]
+    for table in tables:
+        if table is not None and table.row_count:
+            console.print(table)
+    if not facts.accuracy:
+        console.print(plain(f"accuracy not measured: {words.how_to_measure(facts)}"), soft_wrap=True)
+    for text in (*facts.warnings, *facts.remarks):
+        warn(plain(text))
+
+
+def _summary(facts: Facts) -> Table:
+    kind = [facts.architecture or facts.model_type or "model of unknown type", facts.dtype or "unknown dtype"]
+    rows = [
+        (facts.name, ", ".join(kind)),
+        ("target", facts.target or "unknown"),
+        ("size", f"{words.size(facts.size)} in {words.count(facts.files, 'file')}"),
+        ("W8A8 linears", f"{facts.quantized}, {facts.left_float} in the layers left float"),
+        ("layers with int8 attention", words.fraction(facts.with_fa, facts.attentions)),
+    ]
+    if facts.worst:
+        names = words.labels(facts.layers)
+        worst = (f"{names[layer.name]} ({words.percent(layer.error)})" for layer in facts.worst)
+        rows.append(("layers with the largest error", ", ".join(worst)))
+    if facts.origin:
+        rows.append(("recipe", facts.origin.recipe or "unknown"))
+        rows.append(("calibrated on", words.calibrated_on(facts.origin)))
+    return _pairs("export", rows)
+
+
+def _layers(facts: Facts) -> Table:
+    """A row a layer; columns of which nothing is known are left out."""
+    names = words.labels(facts.layers)
+    columns = {
+        "layer": [names[layer.name] for layer in facts.layers],
+        "W8A8": [str(layer.quantized) for layer in facts.layers],
+        "float linears": [linears_by_reason(layer) for layer in facts.layers],
+        "FA3": [_attention(layer) for layer in facts.layers],
+        "error": [words.percent(layer.error) for layer in facts.layers],
+        "behind it": [words.percent(layer.accumulated_error) for layer in facts.layers],
+        "fa_amp score": [words.significant(layer.fa_score) for layer in facts.layers],
+    }
+    known = {name: cells for name, cells in columns.items() if set(cells) - {"–"} or name == "float linears"}
+    table = Table(*(Column(name, overflow="fold") for name in known))
+    for row in zip(*known.values(), strict=True):
+        table.add_row(*map(plain, row))
+    return table
+
+
+def _attention(layer: LayerFacts) -> str:
+    if layer.fa:
+        return ", ".join(layer.fa_roles)
+    return "–" if layer.fa is None else f"float ({layer.fa_reason or 'not recorded'})"
+
+
+def _fallbacks(facts: Facts) -> Table:
+    table = Table(Column("float", overflow="fold"), "count", Column("where", overflow="fold"), "why")
+    for row in fallbacks(facts):
+        table.add_row(plain(row.module), str(row.count), plain(row.where), plain(row.reason))
+    return table
+
+
+def _accuracy(accuracy: Accuracy) -> Table:
+    table = Table("on the text", "float", "quantized", caption=words.measured_on(accuracy))
+    change = words.change(accuracy.perplexity_float, accuracy.perplexity_quantized)
+    quantized = f"{words.exact(accuracy.perplexity_quantized)} ({change})"
+    table.add_row("perplexity", words.exact(accuracy.perplexity_float), quantized)
+    table.add_row("KL divergence from float, nats a token", "", words.significant(accuracy.kl_divergence))
+    table.add_row("same most likely token", "", words.percent(accuracy.top1_agreement))
+    return table
+
+
+def _pairs(title: str, pairs: Iterable[tuple[str, Any]], heading: str = "value") -> Table:
+    table = Table(Column(title, overflow="fold"), Column(heading, overflow="fold"))
+    for name, value in pairs:
+        table.add_row(plain(name), plain(words.value_text(value)))
+    return table

@@ -1,0 +1,69 @@
+"""A float linear computed as its W8A8 export will be, from the float weight: a block of rows is quantized at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from fa3cli.numerics.affine import INT8_MAX, quantize, symmetric_scale
+from fa3cli.numerics.row_blocks import row_blocks
+
+__all__ = ["fake_linear"]
+
+_ELEMENTS = 1 << 20  # of the weight at a time: fewer are multiplied more slowly, more are held
+
+
+def fake_linear(
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    offset: Tensor,
+    *,
+    mm_tensor: bool,
+    reference: bool,
+) -> Tensor:
+    """Return `dq(q(x)) @ dq(q(weight))^T + bias` in the dtype of the states: `[..., in] -> [..., out]`.
+
+    `weight [out, in]`, `bias [out]`, the input's `scale [1]` and `offset [1]`. What is multiplied are whole numbers up
+    to 255, which bfloat16 holds, so its product has no more error than the float model's own; float16 cannot hold
+    their sums, and is multiplied in float32.
+    """
+    dtype = torch.float32 if states.dtype == torch.float16 else states.dtype
+    scale, offset = scale.to(states.device).float(), offset.to(states.device).float()
+    levels = quantize(states.float(), scale, offset).sub_(offset).to(dtype)
+    output = states.new_empty(*states.shape[:-1], len(weight))
+    if not output.numel():  # an expert that got no token
+        return output
+    for rows, steps, block in _quantized_blocks(weight, mm_tensor=mm_tensor, reference=reference):
+        products = linear(levels, block.to(dtype)).float().mul_(steps.float().flatten() * scale)
+        output[..., rows] = products if bias is None else products.add_(bias[rows].float())
+    return output
+
+
+def _quantized_blocks(
+    weight: Tensor, *, mm_tensor: bool, reference: bool
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield blocks of rows, their scales `[rows, 1]` or `[1]`, and their int8 levels in a float dtype.
+
+    The reference divides in the model's dtype, improved numerics in float32.
+    """
+    step = max(1, _ELEMENTS // max(weight.shape[1], 1))
+    whole = _scale(*weight.aminmax()).view(1) if mm_tensor else None
+    for start in range(0, len(weight), step):
+        block = weight[start : start + step]
+        scales = _scale(block.amin(1, keepdim=True), block.amax(1, keepdim=True)) if whole is None else whole
+        levels = torch.empty_like(block)
+        for rows in row_blocks(block):
+            values, steps = block[rows], scales if mm_tensor else scales[rows]
+            if not reference:
+                values, steps = values.float(), steps.float()
+            levels[rows] = torch.div(values, steps).round_().clamp_(-INT8_MAX, INT8_MAX)
+        yield slice(start, start + len(block)), scales, levels
+
+
+def _scale(low: Tensor, high: Tensor) -> Tensor:
+    return symmetric_scale(low.float(), high.float()).to(low.dtype)

@@ -1,0 +1,1 @@
+"""What is to know of an export: gathered as data, written as one html page."""

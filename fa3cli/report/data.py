@@ -1,0 +1,103 @@
+"""Gathers the facts of an export: what its files say, and what the run that made it wrote down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from fa3cli.calibration.result import REPORT_FILE
+from fa3cli.export.contents import Contents
+from fa3cli.report.facts import NOT_LINEAR, Facts, FloatModule, HeadScales
+from fa3cli.report.head_scales import largest_code, read_head_scales
+from fa3cli.report.layers import gather_layers
+from fa3cli.report.names import layer_of
+from fa3cli.report.recorded import Recorded, read_recorded
+from fa3cli.report.stored import Matrices, Stored, open_stored, read_matrices
+
+__all__ = ["gather"]
+
+
+def gather(folder: str | Path) -> Facts:
+    """Read an export of any target, weights aside: headers, documents and the scales of q, k and v.
+
+    Raises InvalidInputError if the folder holds none.
+    """
+    folder = Path(folder)
+    stored = open_stored(folder)
+    contents, recorded = stored.contents, read_recorded(stored.report.data or {})
+    scales, remarks = read_head_scales(contents)
+    matrices, config = read_matrices(contents), contents.config.data or {}
+    architectures = config.get("architectures")
+    return Facts(
+        folder=str(folder),
+        name=folder.resolve().name,
+        model_type=_text(config.get("model_type")),
+        architecture=_text(architectures[0]) if isinstance(architectures, list) and architectures else None,
+        dtype=contents.geometry.dtype,
+        target=recorded.target or _layout(contents, scales),
+        files=stored.files,
+        size=stored.size,
+        layers=gather_layers(recorded, matrices, scales, has_tensors=bool(contents.tensors)),
+        quantized_elsewhere=tuple(name for name in matrices.quantized if layer_of(name) is None),
+        float_elsewhere=_elsewhere(recorded, matrices),
+        scales=tuple(scales),
+        largest_code=largest_code(scales),
+        accuracy=recorded.accuracy,
+        origin=recorded.origin if stored.report.data else None,
+        warnings=recorded.warnings,
+        remarks=(*_unread(stored), *remarks),
+    )
+
+
+def _elsewhere(recorded: Recorded, matrices: Matrices) -> tuple[FloatModule, ...]:
+    """Return the float matrices outside the layers; of a head, the setting that kept it float."""
+    kept = recorded.origin is not None and recorded.origin.settings.get("disable_last_linear") is True
+    return tuple(
+        FloatModule(name, NOT_LINEAR if _is_embedding(name) else "disable_last_linear" if kept else None)
+        for name in matrices.left_float
+        if layer_of(name) is None
+    )
+
+
+def _is_embedding(name: str) -> bool:
+    leaf = name.rpartition(".")[2]
+    return "emb" in leaf or leaf in ("wte", "wpe")
+
+
+def _layout(contents: Contents, scales: Iterable[HeadScales]) -> str | None:
+    """Tell the target by the names of its tensors, where the run did not say for whom it wrote."""
+    leaves = {each.tensor.rpartition(".")[2] for each in scales}
+    if "kv_cache_scale" in leaves:
+        return "vllm-ascend"
+    if "scale" in leaves or contents.description:
+        return "modelslim"
+    return "vllm" if leaves else None
+
+
+def _unread(stored: Stored) -> list[str]:
+    """Say which files were not there or could not be read, and what is not known without them."""
+    remarks = [
+        f"{shard.file} {shard.problem}: what it holds is not counted"
+        for shard in stored.contents.shards
+        if shard.problem
+    ]
+    remarks += [
+        f"{document.file} {document.problem}"
+        for document in (stored.contents.config, *stored.contents.descriptions)
+        if document.problem
+    ]
+    if not stored.contents.shards:
+        remarks.append(
+            "there are no safetensors files, and pickled ones are not read: the scales are not known"
+        )
+    if stored.report.raw is None:
+        remarks.append(
+            f"there is no {REPORT_FILE}, so another tool made this: its reasons and settings are not known"
+        )
+    elif stored.report.problem:
+        remarks.append(f"{stored.report.file} {stored.report.problem}: reasons and settings are not known")
+    return remarks
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -1,0 +1,78 @@
+"""What stayed float, and why, in words."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+from fa3cli.report.facts import NOT_LINEAR, Facts, FloatModule, LayerFacts
+from fa3cli.report.names import any_number, inside, layer_number, spans
+
+__all__ = ["Fallback", "fallbacks", "linears_by_reason", "reason_text"]
+
+_REASONS = {
+    "disable_names": "named by disable_names",
+    "disable_level": "among the hardest to quantize, by disable_level",
+    "disable_last_linear": "the last linear, by disable_last_linear",
+    "fa_amp": "among the lowest scores, by fa_amp",
+    NOT_LINEAR: "not a linear",
+    None: "not recorded",
+}
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """Modules of the same name and reason that stayed float, in one or many layers."""
+
+    module: str
+    where: str
+    count: int
+    reason: str
+
+
+def fallbacks(facts: Facts) -> list[Fallback]:
+    """Return all that stayed float, those of the same name in one row, and those of the most layers first."""
+    found: dict[tuple[str, str | None], list[LayerFacts]] = defaultdict(list)
+    for layer in facts.layers:
+        for linear in layer.float_linears:
+            found[any_number(inside(linear.name, layer.name)), linear.reason].append(layer)
+        if layer.fa is False:
+            found["q, k and v of the attention", layer.fa_reason].append(layer)
+    rows = [
+        Fallback(module, _where(list(dict.fromkeys(layers)), facts), len(layers), reason_text(reason))
+        for (module, reason), layers in found.items()
+    ]
+    rows.sort(key=lambda row: -row.count)
+    return rows + [_elsewhere(module) for module in facts.float_elsewhere]
+
+
+def reason_text(reason: str | None) -> str:
+    """Return why something stayed float, in words; a reason this version does not know as it is."""
+    return _REASONS.get(reason) or str(reason)
+
+
+def linears_by_reason(layer: LayerFacts) -> str:
+    """Return a layer's float linears in one line, each reason once behind those it is the reason of."""
+    names: dict[str | None, Counter[str]] = defaultdict(Counter)
+    for linear in layer.float_linears:
+        names[linear.reason][linear.name.rpartition(".")[2]] += 1
+    told = [
+        ", ".join(name if times == 1 else f"{name} ×{times}" for name, times in counted.items())
+        + (f" ({reason})" if reason else "")
+        for reason, counted in names.items()
+    ]
+    return "; ".join(told) or "–"
+
+
+def _where(layers: list[LayerFacts], facts: Facts) -> str:
+    if len(layers) == len(facts.layers) > 1:
+        return f"all {len(layers)} layers"
+    prefixes = {layer.name.rpartition(".")[0] for layer in layers}
+    numbers = [layer_number(layer.name) for layer in layers]
+    if len(prefixes) == 1 and all(number.isdecimal() for number in numbers):
+        return f"layer{'s' if len(layers) > 1 else ''} {spans(map(int, numbers))}"
+    return ", ".join(layer.name for layer in layers)
+
+
+def _elsewhere(module: FloatModule) -> Fallback:
+    return Fallback(module.name, "outside the layers", 1, reason_text(module.reason))

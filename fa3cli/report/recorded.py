@@ -1,0 +1,122 @@
+"""What the run wrote down in fa3_report.json, read without trust in its form: versions of fa3 differ in it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from fa3cli.report.facts import Accuracy, FloatModule, Origin
+
+__all__ = ["Recorded", "RecordedLayer", "read_recorded"]
+
+_HASH = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class RecordedLayer:
+    """One layer, as the run saw it."""
+
+    name: str
+    quantized: int
+    float_linears: tuple[FloatModule, ...]
+    fa: bool | None
+    fa_reason: str | None
+    fa_score: float | None
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Everything fa3_report.json tells; empty where there is none."""
+
+    layers: dict[str, RecordedLayer] = field(default_factory=dict)
+    layer_errors: tuple[float | None, ...] = ()
+    """Accumulated errors, one a layer."""
+    accuracy: Accuracy | None = None
+    origin: Origin | None = None
+    target: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def read_recorded(report: Mapping[str, Any]) -> Recorded:
+    """Take from the parsed file what has the form it should have, and leave out the rest."""
+    result, comparison = _mapping(report.get("result")), _mapping(report.get("comparison"))
+    layers = [_layer(each) for each in _list(result.get("layers")) if isinstance(each, dict)]
+    origin = _origin(report, result)
+    return Recorded(
+        layers={layer.name: layer for layer in layers if layer.name},
+        layer_errors=tuple(_number(error) for error in _list(comparison.get("layer_errors"))),
+        accuracy=_accuracy(comparison) if comparison else None,
+        origin=origin,
+        target=_text(report.get("target")) or _text(origin.settings.get("target")),
+        warnings=tuple(map(str, _list(result.get("warnings")))),
+    )
+
+
+def _layer(layer: Mapping[str, Any]) -> RecordedLayer:
+    linears = layer.get("float_linears")
+    # Older reports have a list of names, later ones a reason for each.
+    reasons = linears if isinstance(linears, dict) else dict.fromkeys(map(str, _list(linears)))
+    return RecordedLayer(
+        name=_text(layer.get("name")) or "",
+        quantized=_count(layer.get("quantized")) or 0,
+        float_linears=tuple(FloatModule(str(name), _text(reason)) for name, reason in reasons.items()),
+        fa=layer["fa"] if isinstance(layer.get("fa"), bool) else None,
+        fa_reason=_text(layer.get("fa_reason")),
+        fa_score=_number(layer.get("fa_score")),
+        error=_number(layer.get("error")),
+    )
+
+
+def _accuracy(comparison: Mapping[str, Any]) -> Accuracy:
+    whole = ("samples", "samples_cut", "tokens")
+    values = {
+        name: (_count if name in whole else _number)(comparison.get(name))
+        for name in (each.name for each in fields(Accuracy))
+    }
+    return Accuracy(**values)
+
+
+def _origin(report: Mapping[str, Any], result: Mapping[str, Any]) -> Origin:
+    identity = _mapping(report.get("identity"))
+    hashes = {
+        name: value for name, value in identity.items() if isinstance(value, str) and _HASH.fullmatch(value)
+    }
+    shown_apart = {*hashes, "settings", "versions"}
+    return Origin(
+        recipe=_text(report.get("recipe")),
+        settings=_mapping(identity.get("settings")),
+        run={name: value for name, value in identity.items() if name not in shown_apart},
+        versions=_mapping(identity.get("versions")),
+        hashes=hashes,
+        samples=_count(result.get("samples")),
+        tokens=_count(result.get("tokens")),
+    )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _number(value: Any) -> float | None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # json's whole numbers have no bounds
+        return None

@@ -1,0 +1,99 @@
+"""What the files of an export say by themselves: its documents, the headers of its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fa3cli.calibration.result import PARAMETERS_FILE, REPORT_FILE
+from fa3cli.errors import InvalidInputError
+from fa3cli.export.contents import Contents, read_shard
+from fa3cli.export.documents import Document, read_document
+from fa3cli.export.layout import DESCRIPTION_FILES, INDEX_FILE, W8A8, WEIGHT_FILE
+from fa3cli.export.targets import TARGETS
+
+__all__ = ["Matrices", "Stored", "open_stored", "read_matrices"]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An export of any target: its tensors and documents, and the report its run left."""
+
+    contents: Contents
+    report: Document
+    files: int
+    size: int
+    """Bytes of all files."""
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """Names of modules with a weight of two dimensions, by what it is stored as."""
+
+    quantized: tuple[str, ...]
+    left_float: tuple[str, ...]
+
+
+def open_stored(folder: Path) -> Stored:
+    """Open whatever of an export is there.
+
+    Raises InvalidInputError if that is neither a report nor a description nor a readable weight file of a quantized model.
+    """
+    if not folder.is_dir():
+        raise InvalidInputError(f"{folder}: no such folder", hint="name the folder fa3 quantize wrote")
+    if (folder / PARAMETERS_FILE).is_file():
+        raise InvalidInputError(
+            f"{folder}: holds a calibration, no export", hint="fa3 export makes exports of it"
+        )
+    descriptions = tuple(
+        read_document(folder, name) for name in DESCRIPTION_FILES if (folder / name).is_file()
+    )
+    shards = tuple(read_shard(folder, path.name) for path in sorted(folder.glob("*.safetensors")))
+    contents = Contents(
+        folder,
+        TARGETS["modelslim"],  # without a description it says nothing, whatever the tensors show
+        read_document(folder, "config.json"),
+        read_document(folder, INDEX_FILE),
+        descriptions,
+        shards,
+    )
+    report = read_document(folder, REPORT_FILE)
+    if report.raw is None and not descriptions and not read_matrices(contents).quantized:
+        raise _no_export(folder, contents)
+    sizes = [path.stat().st_size for path in folder.iterdir() if path.is_file()]
+    return Stored(contents, report, len(sizes), sum(sizes))
+
+
+def read_matrices(contents: Contents) -> Matrices:
+    """Tell the quantized linears from the float ones, by the description or, where it is silent, by the dtype."""
+    quantized, left_float = [], []
+    # A description is in the order of the modules; a file's tensors are in that of their names.
+    for name in dict.fromkeys([*contents.description, *contents.tensors]):
+        module, _, leaf = name.rpartition(".")
+        header = contents.tensors.get(name)
+        if leaf != "weight" or module.endswith(".module") or (header and len(header.shape) != 2):
+            continue
+        value = contents.description.get(name)
+        if value == W8A8 or (value is None and header and header.dtype == "int8"):
+            quantized.append(module)
+        elif header:
+            left_float.append(module)
+    return Matrices(tuple(quantized), tuple(left_float))
+
+
+def _no_export(folder: Path, contents: Contents) -> InvalidInputError:
+    broken = next((shard for shard in contents.shards if shard.problem), None)
+    found = (
+        f"{broken.file} {broken.problem}"
+        if broken
+        else "weights that are not quantized"
+        if contents.tensors
+        else "no weights"
+    )
+    exports = sorted(path.parent.name for path in folder.glob(f"*/{REPORT_FILE}"))
+    return InvalidInputError(
+        f"{folder}: holds no export ({found}); expected {REPORT_FILE} or {DESCRIPTION_FILES[0]} beside {WEIGHT_FILE}",
+        hint=f"name one of the exports in it: {', '.join(exports)}"
+        if exports
+        else "name the folder fa3 quantize wrote",
+    )

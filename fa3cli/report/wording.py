@@ -1,0 +1,99 @@
+"""How a report puts things: the same words in the terminal and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from fa3cli.report.facts import Accuracy, Facts, LayerFacts, Origin
+from fa3cli.report.names import layer_number
+
+__all__ = [
+    "calibrated_on",
+    "change",
+    "count",
+    "exact",
+    "fraction",
+    "how_to_measure",
+    "labels",
+    "measured_on",
+    "percent",
+    "significant",
+    "size",
+    "value_text",
+]
+
+
+def labels(layers: Iterable[LayerFacts]) -> dict[str, str]:
+    """Return a short label for each layer's name: its number, if that tells it from all others."""
+    names = [layer.name for layer in layers]
+    numbers = [layer_number(name) for name in names]
+    return dict(zip(names, numbers if len(set(numbers)) == len(numbers) else names, strict=True))
+
+
+def count(number: int, noun: str) -> str:
+    """Return `1 linear`, `2 linears`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def fraction(part: int, whole: int) -> str:
+    """Return `all 28`, `27 of 28`, or `none`."""
+    if not part:
+        return "none"
+    return f"all {whole}" if part == whole else f"{part} of {whole}"
+
+
+def significant(number: float | None) -> str:
+    """Return a number with three significant digits."""
+    return "–" if number is None else f"{number:#.3g}".rstrip(".")
+
+
+def exact(number: float | None) -> str:
+    """Return a number with three decimals."""
+    return "–" if number is None else f"{number:.3f}"
+
+
+def percent(ratio: float | None) -> str:
+    """Return a ratio in percent, with three significant digits."""
+    return "–" if ratio is None else f"{significant(100 * ratio)}\N{NO-BREAK SPACE}%"
+
+
+def change(before: float | None, after: float | None) -> str:
+    """Return by how many percent a value changed, with its sign."""
+    return f"{100 * (after / before - 1):+.2f}\N{NO-BREAK SPACE}%" if before and after is not None else "–"
+
+
+def size(nbytes: int) -> str:
+    """Return a number of bytes in MB or GB."""
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"
+
+
+def value_text(value: Any) -> str:
+    """Return a setting's value as text."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(value_text, value)) or "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "–" if value is None else str(value)
+
+
+def measured_on(accuracy: Accuracy) -> str:
+    """Return how much text the float model was compared on."""
+    cut = (
+        f", {accuracy.samples_cut} of them cut to the length the model takes" if accuracy.samples_cut else ""
+    )
+    return f"{_known(accuracy.tokens, 'predicted token')} in {_known(accuracy.samples, 'sample')}{cut}."
+
+
+def calibrated_on(origin: Origin) -> str:
+    """Return how much text the parameters were chosen on."""
+    return f"{_known(origin.samples, 'sample')} with {_known(origin.tokens, 'token')}"
+
+
+def how_to_measure(facts: Facts) -> str:
+    """Return the command that compares an export with the float model."""
+    return f"fa3 verify {facts.folder} --against WEIGHTS_DIR --eval TEXT.jsonl"
+
+
+def _known(number: int | None, noun: str) -> str:
+    return f"an unknown number of {noun}s" if number is None else count(number, noun)

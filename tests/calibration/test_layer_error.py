@@ -1,0 +1,322 @@
+"""A layer's error on the first sample: by hand, and that it moves as it should."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import UserDict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fa3cli import api
+from fa3cli.calibration.job import make_job
+from fa3cli.calibration.layer_error import layer_error
+from fa3cli.calibration.memory_model import MemoryModel
+from fa3cli.calibration.parameters import LayerParameters
+from fa3cli.calibration.passes import calibrate
+from fa3cli.calibration.preparing import prepare
+from fa3cli.calibration.recorded_call import RecordedCall
+from fa3cli.calibration.result import REPORT_FILE
+from fa3cli.export.layout import WEIGHT_FILE
+from fa3cli.fa_quantizer import FAQuantizer
+from fa3cli.quantization.settings import QuantSettings, resolve_settings
+
+from .models import random_model, token_ids, write_lines, write_model
+from .test_evaluation import load_patched, simulate_by_hand
+
+EXACT = QuantSettings()
+
+
+class Layer(nn.Module):
+    """Adds to its states what a linear makes of them, and q, k, v; leaves its states in what it is handed."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.fa_quantizer = nn.Linear(4, 4), FAQuantizer()
+        self.calls, self.error = 0, error
+        self.requires_grad_(False)
+
+    def forward(self, states: Tensor, *, shared: Any = None) -> Tensor:
+        self.calls += 1
+        if self.error and self.calls > 1:
+            raise self.error
+        heads = states.view(1, -1, 2, 2).transpose(1, 2)
+        seen = sum(self.fa_quantizer.quant(heads, qkv=role) for role in "qkv")
+        output = states + self.linear(states) + seen.transpose(1, 2).reshape(states.shape)
+        if shared is not None:
+            shared["states"] = output, self.calls
+        return output
+
+
+def recorded(layer: Layer, states: Tensor, **named: Any) -> RecordedCall:
+    with RecordedCall(layer) as call:
+        layer(states, **named)
+    return call
+
+
+def states(seed: int = 1) -> Tensor:
+    return torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def found(
+    values: Tensor, *, widened: float = 1.0, heads_widened: float = 1.0, fa: bool = True
+) -> LayerParameters:
+    linear = tuple(end.view(1) * widened for end in values.aminmax())
+    heads = values.view(-1, 2, 2).transpose(0, 1).flatten(1)
+    roles = dict.fromkeys("qkv", (heads.amin(1) * heads_widened, heads.amax(1) * heads_widened))
+    return LayerParameters("layer", {"linear": linear}, {"": roles} if fa else {})
+
+
+def error(
+    values: Tensor, parameters: LayerParameters, settings: QuantSettings = EXACT, **how: Any
+) -> float | None:
+    layer = Layer()
+    return layer_error(recorded(layer, values), layer, parameters, settings, **how)
+
+
+def test_by_hand() -> None:
+    values, layer = states(), Layer()
+    (low, high), weight = (end.item() for end in values.aminmax()), layer.linear.weight
+    step = (high - low) / 255
+    offset = round(-low / step) - 128
+    inputs = (((values / step).round() + offset).clamp(-128, 127) - offset) * step
+    steps = weight.abs().amax(1, keepdim=True) / 127
+    noise = nn.functional.linear(inputs, (weight / steps).round() * steps) - nn.functional.linear(
+        values, weight
+    )
+    for head in (slice(0, 2), slice(2, 4)):
+        step = values[..., head].abs().max() / 127
+        noise[..., head] += 3 * ((values[..., head] / step).round() * step - values[..., head])
+    added = layer(values) - values
+    assert error(values, found(values)) == pytest.approx((noise.norm() / added.norm()).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings", [EXACT, replace(EXACT, numerics="reference"), replace(EXACT, mm_tensor=True)]
+)
+def test_wider_ranges_are_worse_for_linears_and_heads(settings: QuantSettings) -> None:
+    values = states()
+    usual = error(values, found(values), settings)
+    assert 0 < usual < 0.05
+    assert error(values, found(values, widened=20), settings) > 3 * usual
+    assert error(values, found(values, heads_widened=20), settings) > 3 * usual
+    assert error(values, found(values, fa=False), settings) < usual
+
+
+def test_an_outlier_is_worse_in_inputs_and_in_weights() -> None:
+    values = states()
+    usual = error(values, found(values, fa=False))
+    outlier = values.clone()
+    outlier[0, 0, 0] = 300
+    layer = Layer()
+    layer.linear.weight[:, 0] = torch.tensor([0.0, 50.0, 50.0, 50.0])
+    values[..., 0] = 1e-3  # what the outliers multiply is hardly there
+    wide = layer_error(recorded(layer, values), layer, found(values, fa=False), EXACT)
+    assert wide > 3 * usual
+    # Rows that the outlier token leaves alone are as coarse as its own.
+    call, mask = recorded(Layer(), outlier), torch.ones(1, 6, dtype=torch.long)
+    mask[0, 0] = 0
+    assert layer_error(call, call.module, found(outlier, fa=False), EXACT, mask) > 3 * usual
+
+
+def test_what_int8_holds_is_no_error() -> None:
+    layer = Layer()
+    layer.linear.weight.copy_(
+        torch.tensor([[127.0, 1, -2, 3], [5, 127, 0, 1], [0, 0, 127, 9], [1, 2, 3, -127]])
+    )
+    values = torch.randint(-127, 128, (1, 6, 4)).float()
+    values[0, 0] = torch.tensor([-128.0, 127, 127, -127])
+    parameters = found(values, fa=False)
+    assert layer_error(recorded(layer, values), layer, parameters, EXACT) < 1e-6
+    assert layer_error(recorded(layer, values), layer, LayerParameters("layer"), EXACT) == 0
+
+
+def test_padding_counts_in_the_references_numerics_alone() -> None:
+    values, mask = states(), torch.tensor([[0, 0, 1, 1, 1, 1]])
+    values[0, :2] *= 100
+    parameters, reference = found(values[:, 2:]), replace(EXACT, numerics="reference")
+    assert error(values, parameters, mask=mask) == pytest.approx(error(values[:, 2:], parameters), rel=1e-6)
+    assert error(values, parameters, reference, mask=mask) == error(values, parameters, reference) > 0.5
+
+
+@pytest.mark.parametrize("spoiled", [0.0, float("nan"), float("inf")])
+def test_what_is_no_number_is_none(spoiled: float) -> None:
+    layer, parameters = Layer(), found(states())
+    layer.linear.bias.zero_()
+    assert layer_error(recorded(layer, states() * spoiled), layer, parameters, EXACT) is None
+    with RecordedCall(layer) as call:
+        pass
+    assert layer_error(call, layer, parameters, EXACT) is None
+
+
+def test_without_an_input_of_its_shape_the_output_is_all_that_counts() -> None:
+    class Squeezed(Layer):
+        def forward(self, states: Tensor) -> tuple[Tensor, None]:
+            return super().forward(states)[0], None
+
+    values, layer = states(), Squeezed()
+    squeezed = layer_error(recorded(layer, values), layer, found(values), EXACT)
+    output, added = Layer()(values), Layer()(values) - values
+    expected = error(values, found(values)) * (added.norm() / output.norm()).item()
+    assert squeezed == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("numerics", ["improved", "reference"])
+@pytest.mark.parametrize("kind", [dict, UserDict])
+def test_nothing_changes_by_it(kind: type, numerics: str) -> None:
+    """What later layers see of this one is what the float layer left, or the run's quantized one."""
+    values, layer, shared = states(), Layer(), kind()
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    call = recorded(layer, values, shared=shared)
+    left, handed, random = shared["states"], values.clone(), torch.random.get_rng_state()
+    settings = replace(EXACT, numerics=numerics)
+    assert layer_error(call, layer, found(values), settings) > 0
+    assert shared["states"] is left and list(shared) == ["states"] and torch.equal(values, handed)
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert_left_alone(layer, before)
+
+
+def assert_left_alone(layer: Layer, weights: dict[str, Tensor]) -> None:
+    assert "forward" not in vars(layer.linear) and layer.fa_quantizer.transform is None
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in layer.state_dict().items())
+
+
+def test_a_layer_that_stands_no_second_call_costs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    layer = Layer(KeyError("gone"))
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    with caplog.at_level(logging.WARNING):
+        assert layer_error(recorded(layer, states()), layer, found(states()), EXACT) is None
+    assert "layer: its error could not be measured (KeyError: 'gone')" in caplog.text
+    assert_left_alone(layer, before)
+
+
+def test_a_layer_that_changes_its_argument_does_not_change_a_forwards() -> None:
+    class Overwriting(Layer):
+        def forward(self, states: Tensor) -> Tensor:
+            return states.add_(self.linear(states))
+
+    values, layer = states(), Overwriting()
+    call = recorded(layer, values)
+    after = values.clone()
+    layer_error(call, layer, found(values, fa=False), EXACT)
+    assert torch.equal(values, after)
+
+
+# ---- whole runs
+
+
+def errors(folder: Path, lines: list[Any], **options: Any) -> list[float | None]:
+    calib = write_lines(folder.parent / "lines.jsonl", lines)
+    job = prepare(folder, calib=calib, **{"recipe": "none"} | options)
+    return [layer.error for layer in calibrate(job)]
+
+
+@torch.no_grad()
+def errors_by_hand(folder: Path, output: Path, ids: list[int]) -> list[float]:
+    """Each layer called with what the float model hands it, once float and once as the export has it."""
+    model, quantized, calls = load_patched(folder), load_patched(folder), []
+    for layer in model.model.layers:
+        layer.register_forward_hook(lambda *call: calls.append(call[1:]), with_kwargs=True)
+    model(input_ids=torch.tensor([ids]), use_cache=False)
+    simulate_by_hand(quantized, load_file(output / WEIGHT_FILE))
+    found = []
+    for layer, (positional, named, exact) in zip(quantized.model.layers, calls):
+        exact, noisy = (
+            each[0] if isinstance(each, tuple) else each for each in (exact, layer(*positional, **named))
+        )
+        before = positional[0] if positional else named["hidden_states"]
+        found.append(((noisy - exact).norm() / (exact - before).norm()).item())
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"fa": False},
+        {"anti_method": "m4"},
+        {"act_method": 3, "disable_level": "L2"},
+        {"disable_names": ("*.mlp.*",)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("model_type", ["llama", "qwen2"])
+def test_is_the_exports(tmp_path: Path, model_type: str, options: dict[str, Any]) -> None:
+    lines, folder = token_ids(17, 30, 9), write_model(tmp_path / f"{model_type}-{tmp_path.name}", model_type)
+    calib, output = write_lines(tmp_path / "calib.jsonl", lines), tmp_path / "out"
+    result = api.quantize(folder, calib=calib, output=output, recipe="none", **options)
+    found = [layer.error for layer in result.layers]
+    assert found == pytest.approx(errors_by_hand(folder, output, lines[0]), rel=2e-2)
+    report = json.loads((output / REPORT_FILE).read_text())
+    assert [layer["error"] for layer in report["result"]["layers"]] == found
+
+
+@pytest.mark.parametrize("numerics", ["improved", "reference"])
+def test_it_is_of_the_first_sample(llama: Path, numerics: str) -> None:
+    first, second = token_ids(20, 9)
+    alone = errors(llama, [first], numerics=numerics)
+    assert errors(llama, [first] * 3, numerics=numerics) == pytest.approx(alone, rel=1e-4)
+    assert errors(llama, [second, first], numerics=numerics) != pytest.approx(alone, rel=1e-2)
+    assert all(0 < each < 0.3 for each in alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("numerics", ["improved", "reference"])
+def test_half_precision_and_a_quantized_head(tmp_path: Path, dtype: torch.dtype, numerics: str) -> None:
+    folders = [
+        write_model(tmp_path / f"{kind}-{tmp_path.name}", dtype=kind_of)
+        for kind, kind_of in (("half", dtype), ("whole", torch.float32))
+    ]
+    half, whole = (
+        errors(each, token_ids(20, 9), numerics=numerics, disable_last_linear=False) for each in folders
+    )
+    assert half[-1] is None and len(half) == 4
+    assert half[:-1] == pytest.approx(whole[:-1], rel=0.25)
+
+
+@pytest.mark.parametrize("numerics", ["improved", "reference"])
+def test_a_model_in_memory_has_the_same(tmp_path: Path, llama: Path, numerics: str) -> None:
+    calib = write_lines(tmp_path / "lines.jsonl", token_ids(12, 9))
+    streamed = prepare(llama, calib=calib, numerics=numerics, recipe="none")
+    model = load_patched(llama)
+    model.config._attn_implementation = streamed.model.config._attn_implementation
+    resolved = resolve_settings({}, {"numerics": numerics}, "")
+    job = make_job(MemoryModel(model), resolved, streamed.samples)
+    found = [layer.error for layer in calibrate(job)]
+    assert found == pytest.approx([layer.error for layer in calibrate(streamed)], rel=1e-3)
+
+
+def test_layers_that_share_k_and_v_export_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer behind gets K and V of the float layer, not those of the one that ran quantized."""
+    layers = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
+    sizes = {"num_hidden_layers": 4, "intermediate_size": [48] * 4, "activation_sparsity_pattern": [0.0] * 4}
+    inputs = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 96, "laurel_rank": 4}
+    try:
+        random_model("gemma3n_text", **layers, **sizes, **inputs)
+    except (ValueError, KeyError):
+        pytest.skip("this transformers version has no gemma3n")
+    folder = write_model(tmp_path / f"gemma-{tmp_path.name}", "gemma3n_text", **layers, **sizes, **inputs)
+    calib = write_lines(tmp_path / "calib.jsonl", token_ids(12, 9))
+    measured = api.quantize(folder, calib=calib, output=tmp_path / "measured", recipe="none")
+    assert all(0 < layer.error < 0.3 for layer in measured.layers)
+    monkeypatch.setattr("fa3cli.calibration.layer_pass.layer_error", lambda *_: None)
+    api.quantize(folder, calib=calib, output=tmp_path / "not", recipe="none")
+    one, other = ((tmp_path / name / WEIGHT_FILE).read_bytes() for name in ("measured", "not"))
+    assert one == other
+
+
+def test_experts_that_are_linears(tmp_path: Path) -> None:
+    options = {"num_local_experts": 4, "num_experts_per_tok": 1}
+    names = [name for name, _ in random_model("mixtral", **options).named_modules()]
+    if not any(name.endswith("experts.0.w1") for name in names):
+        pytest.skip("this transformers version has no linears for experts")
+    folder = write_model(tmp_path / f"mixtral-{tmp_path.name}", "mixtral", **options)
+    found = errors(folder, token_ids(2, 40, 40), disable_names=("*.gate",))
+    assert all(0 < each < 0.3 for each in found)

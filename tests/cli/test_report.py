@@ -1,0 +1,136 @@
+"""`fa3 report` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fa3cli import api
+from fa3cli.report.data import gather
+from fa3cli.report.page import page
+from tests.conftest import ROOT
+from tests.export.exports import Export
+from tests.report.exports import layer, report_of, write_export, write_heads, write_report
+
+Fa3 = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Export:
+    return write_export(tmp_path / "model-w8a8-fa3")
+
+
+def test_tables(export: Export, fa3: Fa3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    code, out, err = fa3("report", export.folder)
+    assert code == 0
+    for told in (
+        "LlamaForCausalLM, float32",
+        "down_proj (disable_names)",
+        "float (fa_amp)",
+        "named by disable_names",
+        "29.484",
+        "64 samples, 2 of them cut",
+        "0123456789abcdef" * 4,
+    ):
+        assert told in out, told
+    assert "warning: MindIE stops at layers without FA3 tensors" in err
+    scales = export.tensors["model.layers.0.self_attn.fa_q.scale"].flatten()
+    assert f"{scales.min():#.3g}–{scales.max():#.3g}" in out
+    [bars] = re.findall(r"│ 0 +│ \S+ +([▁-█]{4}) +│ \S+ +[▁-█]{2} +│ \S+ +[▁-█]{2} +│", out)
+    assert bars[scales.argmax()] == max(bars) and bars[scales.argmin()] == min(bars)
+
+
+@pytest.mark.parametrize(("columns", "tables", "bars"), [(80, 1, False), (100, 3, True), (160, 1, True)])
+def test_heat_maps_take_the_room_there_is(
+    tmp_path: Path, fa3: Fa3, monkeypatch: pytest.MonkeyPatch, columns: int, tables: int, bars: bool
+) -> None:
+    write_heads(tmp_path / "large", layers=3, heads=64, kv_heads=8)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    code, out, _ = fa3("report", tmp_path / "large")
+    assert code == 0 and max(map(len, out.splitlines())) <= columns
+    assert len([line for line in out.splitlines() if "scales of" in line]) == tables
+    assert bool(re.search("[▁-█]{64}", out)) is bars
+
+
+def test_json(export: Export, fa3: Fa3) -> None:
+    code, out, _ = fa3("report", export.folder, "--json")
+    facts = json.loads(out)
+    assert code == 0 and [each["fa"] for each in facts["layers"]] == [True, False]
+    assert facts["accuracy"]["tokens"] == 1021 and facts["origin"]["settings"]["w_bit"] == 8
+    assert {each["tensor"]: each["values"] for each in facts["scales"]} == {
+        name: tensor.flatten().tolist()
+        for name, tensor in export.tensors.items()
+        if ".fa_" in name and name.endswith(".scale")
+    }
+
+
+def test_html(export: Export, tmp_path: Path, fa3: Fa3) -> None:
+    file = tmp_path / "report.html"
+    code, out, err = fa3("report", export.folder, "--html", file)
+    assert (code, out) == (0, "") and str(file) in err
+    assert file.read_text(encoding="utf-8") == page(gather(export.folder))
+    code, out, _ = fa3("report", export.folder, "--html", file, "--json")
+    assert code == 0 and json.loads(out)["name"] == "model-w8a8-fa3"
+
+
+def test_errors(export: Export, tmp_path: Path, fa3: Fa3) -> None:
+    for arguments in (
+        (tmp_path,),
+        (tmp_path / "gone",),
+        (export.folder, "--html", tmp_path / "gone" / "a.html"),
+    ):
+        code, out, err = fa3("report", *arguments)
+        assert (code, out) == (5, "") and str(tmp_path) in err and "hint: " in err
+
+
+def test_a_terminal_takes_no_commands_from_names(export: Export, fa3: Fa3) -> None:
+    name = "\x1b[2J[red]\u202e"
+    write_report(
+        export.folder, report_of([layer(0) | {"float_linears": {name: name}, "fa_reason": name}], recipe=name)
+    )
+    code, out, _ = fa3("report", export.folder)
+    assert code == 0 and "\x1b" not in out and "\u202e" not in out and "[red]" in out
+
+
+def test_what_quantize_makes(qwen2_tiny: Path, tmp_path: Path, fa3: Fa3) -> None:
+    calibration = tmp_path / "calib.jsonl"
+    calibration.write_text('{"text": "It is a truth universally acknowledged."}\n')
+    result = api.quantize(qwen2_tiny, calib=calibration, output=tmp_path / "out", fa_amp=1)
+    code, out, _ = fa3("report", tmp_path / "out", "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["remarks"] == []
+    assert [each["quantized"] for each in facts["layers"]] == [each.quantized for each in result.layers]
+    assert [each["fa"] for each in facts["layers"]] == [each.fa for each in result.layers]
+    assert [len(each["float_linears"]) for each in facts["layers"]] == [
+        len(each.float_linears) for each in result.layers
+    ]
+    assert len(facts["scales"]) == 3 * sum(each.fa is True for each in result.layers)
+    assert facts["origin"]["hashes"].keys() >= {"weights", "config", "calibration"}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    statement = "import sys, fa3cli.cli.app; print({'torch', 'jinja2', 'rich.table', 'safetensors'} & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", statement], check=True, capture_output=True, text=True, env=environment
+    )
+    assert run.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_any_name_on_any_terminal(export: Export, form: tuple[str, ...]) -> None:
+    """Half a surrogate pair in a name, and a terminal that knows ASCII alone."""
+    write_report(export.folder, report_of([layer(0)], recipe="\ud800"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "fa3cli", "report", str(export.folder), *form]
+    run = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert "LlamaForCausalLM" in run.stdout and "Traceback" not in run.stderr

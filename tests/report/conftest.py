@@ -1,0 +1,16 @@
+"""An export to report on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.export.exports import Export
+
+from .exports import write_export
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Export:
+    return write_export(tmp_path / "model-w8a8-fa3")

@@ -1,0 +1,33 @@
+"""Names tell their layer."""
+
+from __future__ import annotations
+
+import pytest
+
+from fa3cli.report.names import any_number, inside, layer_of, module_order, spans
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("model.layers.3.mlp.experts.7.up_proj", "model.layers.3"),
+        ("transformer.h.0", "transformer.h.0"),
+        ("single_transformer_blocks.12.attn.fa_q", "single_transformer_blocks.12"),
+        ("lm_head", None),
+        ("", None),
+    ],
+)
+def test_the_first_number_is_the_layer(name: str, layer: str | None) -> None:
+    assert layer_of(name) == layer
+
+
+def test_numbers_are_ordered_as_numbers() -> None:
+    names = ["a.10.b", "a.9.b", "a.b", "a.9"]
+    assert sorted(names, key=module_order) == ["a.b", "a.9", "a.9.b", "a.10.b"]
+
+
+def test_short_forms() -> None:
+    assert inside("model.layers.3.mlp.up_proj", "model.layers.3") == "mlp.up_proj"
+    assert any_number("mlp.experts.12.up_proj") == "mlp.experts.*.up_proj"
+    assert spans([7, 0, 2, 1, 9, 8]) == "0–2, 7–9"
+    assert spans([]) == ""

@@ -1,0 +1,63 @@
+"""A report of any version, or of none, is read without complaint."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fa3cli.report.facts import FloatModule
+from fa3cli.report.recorded import Recorded, read_recorded
+
+from .exports import layer, report_of
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda parts: st.lists(parts) | st.dictionaries(st.text(), parts),
+)
+
+
+def test_both_forms_of_float_linears() -> None:
+    older = layer(0) | {"float_linears": ["model.layers.0.mlp.down_proj"]}
+    recorded = read_recorded(report_of([older, layer(1)]))
+    assert recorded.layers["model.layers.0"].float_linears == (
+        FloatModule("model.layers.0.mlp.down_proj", None),
+    )
+    assert recorded.layers["model.layers.1"].float_linears == (
+        FloatModule("model.layers.1.mlp.down_proj", "disable_names"),
+    )
+
+
+def test_a_report_of_todays_form() -> None:
+    report = report_of([layer(0)])
+    for name in ("target", "comparison"):
+        del report[name]
+    for name in ("error", "fa_reason"):
+        del report["result"]["layers"][0][name]
+    recorded = read_recorded(report)
+    assert recorded.accuracy is None and recorded.target is None and recorded.layer_errors == ()
+    assert recorded.layers["model.layers.0"].error is None
+    assert recorded.origin.recipe == "qwen2.5-72b"
+
+
+def test_a_script_leaves_no_identity() -> None:
+    recorded = read_recorded(report_of([layer(0)], identity=None))
+    assert recorded.origin.settings == {} and recorded.origin.hashes == {}
+
+
+@settings(max_examples=40)
+@given(JSON)
+def test_any_json_in_any_place(value: object) -> None:
+    report = report_of([layer(0)])
+    for place in ("identity", "recipe", "target", "result", "comparison"):
+        assert isinstance(read_recorded(report | {place: value}), Recorded)
+    for place in report["result"]:
+        assert isinstance(read_recorded(report | {"result": report["result"] | {place: value}}), Recorded)
+    for place in report["result"]["layers"][0]:
+        changed = report["result"] | {"layers": [layer(0) | {place: value}]}
+        assert isinstance(read_recorded(report | {"result": changed}), Recorded)
+
+
+@pytest.mark.parametrize("huge", [10**400, -(10**400), float("nan"), float("inf")])
+def test_numbers_that_are_none(huge: float) -> None:
+    assert read_recorded(report_of([layer(0) | {"error": huge}])).layers["model.layers.0"].error is None
