@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,6 @@ def left_by(job: Job) -> Path | None:
     return folder.path if any(folder.journal.glob("visit-*.safetensors")) else None
 
 
-def verify(export_dir: str | Path) -> VerificationReport:
-    """Check that an export is one an engine can load."""
-    return verify_export(Path(export_dir))
+def verify(export_dir: str | Path, *, targets: Sequence[str] = ()) -> VerificationReport:
+    """Check that an export is one the engines named can load; without any, the one it was written for."""
+    return verify_export(Path(export_dir), targets)

@@ -33,6 +33,7 @@ __all__ = [
     "Resume",
     "Samples",
     "SaveTypes",
+    "TargetName",
     "Targets",
     "TrustRemoteCode",
     "WeightsDir",

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fa3cli.cli.console import note, print_json
-from fa3cli.errors import UsageError
+from fa3cli.cli.options import TargetName, values
+from fa3cli.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from fa3cli.calibration.evaluation import Comparison
@@ -21,6 +22,10 @@ __all__ = ["verify"]
 
 def verify(
     export: Annotated[Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize wrote.")],
+    target: Annotated[
+        list[TargetName] | None,
+        typer.Option(help="Engine that shall load it [the one it was written for]; may be repeated."),
+    ] = None,
     against: Annotated[
         Path | None, typer.Option(metavar="WEIGHTS_DIR", help="Compare with this float model, on --eval.")
     ] = None,
@@ -38,7 +43,12 @@ def verify(
 
     if (against is None) != (text is None):
         raise UsageError("--against and --eval need each other")
-    report = verify_export(export)
+    report = verify_export(export, values(target))
+    if against is not None and not {check.target for check in report.checks} <= {"modelslim", "mindie"}:
+        raise UnsupportedError(
+            f"--against computes with exports for modelslim or mindie, not with one for {report.target}",
+            hint="write one of those from the same calibration too",
+        )
     comparison = None
     if report.ok and against is not None:
         from fa3cli.api import compare
@@ -70,18 +80,20 @@ def _show(report: VerificationReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("check", "result", "why it matters")
-    found = Counter(finding.check for finding in report.findings)
-    for check in report.checks:
-        table.add_row(
-            check.name, _result(check, found[check.name]), check.reason if found[check.name] else ""
-        )
-    Console().print(table)
+    found = Counter((finding.target, finding.check) for finding in report.findings)
+    for target in dict.fromkeys(check.target for check in report.checks):
+        table = Table(f"check for {target}", "result", "why it matters")
+        for check in (check for check in report.checks if check.target == target):
+            count = found[target, check.name]
+            table.add_row(check.name, _result(check, count), check.reason if count else "")
+        Console().print(table)
     # Plain lines: a rich table would cut the names, and logs are searched for them.
     for finding in report.findings:
-        print(f"{finding.severity}: {finding.subject} {finding.message} [{finding.check}]")
+        print(f"{finding.severity}: {finding.subject} {finding.message} [{finding.target}: {finding.check}]")
     errors = sum(finding.severity == "error" for finding in report.findings)
-    note(f"{report.folder}: {errors} errors, {len(report.findings) - errors} warnings")
+    note(
+        f"{report.folder}: {errors} errors, {len(report.findings) - errors} warnings for target {report.target}"
+    )
 
 
 def _keep(export: Path, comparison: Comparison, text: Path) -> None:

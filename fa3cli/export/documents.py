@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Document", "read_document"]
+__all__ = ["Document", "is_file", "read_document"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Document:
 def read_document(folder: Path, name: str) -> Document:
     """Read a json object; one with the same key twice counts as broken, since readers differ in which they take."""
     raw = b""
+    if (folder / name).exists() and not (folder / name).is_file():  # a pipe would be waited for
+        return Document(name, raw, None, "is not a file")
     try:
         raw = (folder / name).read_bytes()
         data = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
@@ -36,6 +38,14 @@ def read_document(folder: Path, name: str) -> Document:
     if not isinstance(data, dict):
         return Document(name, raw, None, f"holds a json {type(data).__name__}, expected an object")
     return Document(name, raw, data, None)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of a name that may come out of a document: too long, or with a zero byte in it."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ __all__ = [
     "FA_QUANT",
     "FA_TENSORS",
     "FLOAT",
+    "FP8",
     "INDEX_FILE",
     "NORM_TENSORS",
     "W8A8",
@@ -20,8 +21,8 @@ INDEX_FILE = f"{WEIGHT_FILE}.index.json"
 # Engines moved from the second name to the first; both are written, with the same text.
 DESCRIPTION_FILES = ("quant_model_description.json", "quant_model_description_w8a8.json")
 
-# Values of the description, one a tensor.
-FLOAT, W8A8, FA_QUANT, C8 = "FLOAT", "W8A8", "FAQuant", "C8"
+# Values of the description, one a tensor. FP8 is ours, for the scales of a target without a description.
+FLOAT, W8A8, FA_QUANT, C8, FP8 = "FLOAT", "W8A8", "FAQuant", "C8", "FP8"
 
 # What a quantized linear is stored as, in the order of the description. Its own bias, if it has one, comes second.
 W8A8_TENSORS = (

@@ -10,6 +10,7 @@ from fa3cli.errors import InvalidInputError
 from fa3cli.export.contents import Contents, read_shard
 from fa3cli.export.documents import Document, read_document
 from fa3cli.export.layout import DESCRIPTION_FILES, INDEX_FILE, W8A8, WEIGHT_FILE
+from fa3cli.export.targets import TARGETS
 
 __all__ = ["Matrices", "Stored", "open_stored", "read_matrices"]
 
@@ -50,6 +51,7 @@ def open_stored(folder: Path) -> Stored:
     shards = tuple(read_shard(folder, path.name) for path in sorted(folder.glob("*.safetensors")))
     contents = Contents(
         folder,
+        TARGETS["modelslim"],  # without a description it says nothing, whatever the tensors show
         read_document(folder, "config.json"),
         read_document(folder, INDEX_FILE),
         descriptions,

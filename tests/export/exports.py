@@ -11,10 +11,18 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from fa3cli.export.layout import FA_TENSORS, W8A8_TENSORS
+from fa3cli.export.targets import TARGETS
+from fa3cli.export.targets.target import Written
+from fa3cli.export.verification import Finding, verify_export
+
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 WEIGHTS = "quant_model_weight_w8a8.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 DESCRIPTION = "quant_model_description_w8a8.json"
+NEW_DESCRIPTION = "quant_model_description.json"
+# Warnings of every small export: few heads, float32, and the description under its older name alone.
+SMALL = {"tensor-parallel", "mindie-turbo", "description-name", "kernel-dtype", "kv-kernels"}
 
 
 @dataclass
@@ -25,22 +33,27 @@ class Export:
     tensors: dict[str, torch.Tensor]
     description: dict[str, object]
     config: dict[str, object]
+    weights: str = WEIGHTS
+    description_files: tuple[str, ...] = (DESCRIPTION,)
+    metadata: dict[str, str] | None = None
 
     def save(self, shards: int = 1) -> None:
         (self.folder / "config.json").write_text(json.dumps(self.config))
-        self.write_description(DESCRIPTION, self.description)
+        for file in self.description_files:
+            self.write_description(file, self.description)
         if shards == 1:
-            save_file(self.tensors, self.folder / WEIGHTS)
+            save_file(self.tensors, self.folder / self.weights, self.metadata)
             return
-        (self.folder / WEIGHTS).unlink(missing_ok=True)
+        (self.folder / self.weights).unlink(missing_ok=True)
         names = sorted(self.tensors)
         weight_map = {}
         for number in range(shards):
-            file = WEIGHTS.replace(".safetensors", f"-{number + 1:05d}-of-{shards:05d}.safetensors")
+            file = self.weights.replace(".safetensors", f"-{number + 1:05d}-of-{shards:05d}.safetensors")
             part = names[number::shards]
-            save_file({name: self.tensors[name] for name in part}, self.folder / file)
+            save_file({name: self.tensors[name] for name in part}, self.folder / file, self.metadata)
             weight_map |= dict.fromkeys(part, file)
-        (self.folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+        index = {"metadata": {}, "weight_map": weight_map}
+        (self.folder / f"{self.weights}.index.json").write_text(json.dumps(index))
 
     def write_description(self, file: str, description: dict[str, object]) -> None:
         (self.folder / file).write_text(json.dumps(description, indent=1))
@@ -98,7 +111,7 @@ def _add_layer(export: Export, layer: str, dtype: torch.dtype) -> None:
 
 def _add_linear(export: Export, name: str, out: int, dtype: torch.dtype) -> None:
     weight_scale = (torch.rand(out, 1) * 0.1 + 0.1).to(dtype)
-    input_scale = (torch.rand(1) * 0.1 + 0.1).to(dtype)
+    input_scale = torch.tensor([0.125]).to(dtype)
     deq_scale = (input_scale * weight_scale)[:, 0].float()
     if dtype != torch.bfloat16:
         deq_scale = deq_scale.view(torch.int32).long()
@@ -108,8 +121,37 @@ def _add_linear(export: Export, name: str, out: int, dtype: torch.dtype) -> None
     export.add(f"{name}.weight_offset", torch.zeros(out, 1, dtype=dtype), "W8A8")
     export.add(f"{name}.input_scale", input_scale, "W8A8")
     export.add(f"{name}.input_offset", torch.tensor([-3.0], dtype=dtype), "W8A8")
-    export.add(f"{name}.quant_bias", torch.zeros(out, dtype=torch.int32), "W8A8")
+    export.add(f"{name}.quant_bias", weight.sum(1, dtype=torch.int32) * 3, "W8A8")
     export.add(f"{name}.deq_scale", deq_scale, "W8A8")
+
+
+def build_for(target: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Export:
+    """Write the export of `build_export` in the form of a target: fused groups whole, head_dim 8."""
+    source, form = build_export(folder, dtype), TARGETS[target]
+    for file in (WEIGHTS, DESCRIPTION):
+        (folder / file).unlink()
+    names = [
+        name for name in source.tensors if source.description[name] == "FLOAT" or name.endswith(".weight")
+    ]
+    tensors: dict[str, torch.Tensor] = {}
+    modules = dict.fromkeys(name.rpartition(".")[0] for name in names)
+    quantized = [module for module in modules if f"{module}.deq_scale" in source.tensors]
+    attentions = [f"model.layers.{layer}.self_attn" for layer in range(2)]
+    for module in modules:
+        own = {leaf: source.tensors.get(f"{module}.{leaf}") for leaf in W8A8_TENSORS}
+        made = form.linear(own) if module in quantized else {"weight": own["weight"]}
+        tensors |= {f"{module}.{leaf}": tensor for leaf, tensor in made.items()}
+    for module in attentions:
+        made = form.attention({leaf: source.tensors[f"{module}.{leaf}"] for leaf in FA_TENSORS}, head_dim=8)
+        tensors |= {f"{module}.{leaf}": tensor for leaf, tensor in made.items()}
+    floats = [module for module in modules if "proj" in module and module not in quantized] + ["lm_head"]
+    written = Written(names, quantized, floats, attentions, [])
+    config = {key: value for key, value in source.config.items() if key != "quantize"}
+    description = next(iter(form.documents(written).values()), {})
+    export = Export(folder, tensors, dict(description), form.config(config, written), form.weight_file)
+    export.description_files, export.metadata = form.description_files, dict(form.metadata) or None
+    export.save()
+    return export
 
 
 def copy_golden(case: str, model: str, folder: Path) -> Export:
@@ -123,6 +165,12 @@ def copy_golden(case: str, model: str, folder: Path) -> Export:
         json.loads((folder / DESCRIPTION).read_text()),
         json.loads((folder / "config.json").read_text()),
     )
+
+
+def findings_of(folder: Path, *targets: str) -> list[Finding]:
+    """Return what is found besides the warnings of every small export."""
+    findings = verify_export(folder, targets).findings
+    return [finding for finding in findings if finding.check not in SMALL or finding.severity == "error"]
 
 
 def edited(mutation: Callable[[Export], object], shards: int = 1) -> Callable[[Export], None]:

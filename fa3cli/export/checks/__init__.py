@@ -7,5 +7,10 @@ from fa3cli.export.checks.registry import CHECKS
 __all__ = ["CHECKS"]
 
 # In the order they run: a check comes after those whose findings it heeds.
-for _name in ("files", "config", "description", "shapes", "numbers", "fallback"):
+_MODULES = (
+    *("files", "folder", "config", "remote_code", "description", "whole_modules"),
+    *("quantization_config", "compressed_tensors", "attention_shapes", "shapes", "config_sizes"),
+    *("numbers", "engine_numbers", "rows", "fallback", "tensor_parallel"),
+)
+for _name in _MODULES:
     import_module(f"{__name__}.{_name}")

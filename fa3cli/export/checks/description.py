@@ -2,32 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from fa3cli.export.checks.modules import attentions, is_fa, is_norm_extra, linears, norms
-from fa3cli.export.checks.registry import Remark, check, error, warning
+from fa3cli.export.checks.modules import (
+    attentions,
+    is_attention_tensor,
+    is_foreign,
+    is_norm_extra,
+    leaf_of,
+)
+from fa3cli.export.checks.registry import ALL, Remark, check, error, warning
 from fa3cli.export.contents import Contents
-from fa3cli.export.layout import FA_QUANT, FA_TENSORS, FLOAT, W8A8, W8A8_TENSORS
+from fa3cli.export.layout import C8, FA_QUANT, FLOAT, W8A8
 
 _READ = ("description", "weights")
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
 _HEADS = ("lm_head", "embed_out")
+_GROUP_SIZES = (0, 64, 128, 256)
+# Entries for the whole model, by target; with the FA3 tensors of that target, and not without.
+_MODEL_WIDE: Mapping[str, Mapping[str, str]] = {
+    "modelslim": {"fa_quant_type": FA_QUANT},
+    "mindie": {"fa_quant_type": FA_QUANT},
+    "vllm-ascend": {"kv_cache_type": C8, "kv_quant_type": C8},
+}
+
+
+@check(
+    "foreign-tensors",
+    "tensors in another engine's form are dropped, or stop the server as unknown",
+    targets=ALL,
+    over=lambda contents: sorted(contents.names),
+    needs=_READ,
+)
+def foreign_tensors(contents: Contents, name: str) -> Iterator[Remark]:
+    if is_foreign(contents, name):
+        yield error(name, f"is no tensor of target {contents.target.name}; is this an export for another?")
 
 
 @check("quant-types", "they choose the loader of the whole model; null is read in opposite ways", needs=_READ)
 def quant_types(contents: Contents) -> Iterator[Remark]:
-    settings = contents.settings
+    settings, own = contents.settings, _MODEL_WIDE[contents.target.name]
     if settings.get("model_quant_type") != W8A8:
         yield error("model_quant_type", f"is {settings.get('model_quant_type')!r}, expected {W8A8!r}")
-    if "fa_quant_type" not in settings:
-        if attentions(contents):
-            yield error("fa_quant_type", f"is missing, but there are FA3 tensors; expected {FA_QUANT!r}")
-    elif settings["fa_quant_type"] != FA_QUANT:
+    if contents.target.name == "mindie":
+        yield from _refused_by_mindie(settings)
+    quantized = bool(attentions(contents))
+    for key in dict.fromkeys(key for keys in _MODEL_WIDE.values() for key in keys):
+        found, wanted = settings.get(key), own.get(key)
+        if key not in settings:
+            if wanted and quantized:
+                yield error(key, f"is missing, but attention modules have scales; expected {wanted!r}")
+        elif wanted is None:
+            yield error(key, f"is {found!r}; target {contents.target.name} has no such entry")
+        elif found != wanted:
+            yield error(key, f"is {found!r}; expected {wanted!r}, or no such entry")
+        elif not quantized:
+            yield error(key, f"is {found!r}, but no attention module has scales")
+
+
+def _refused_by_mindie(settings: Mapping[str, object]) -> Iterator[Remark]:
+    group_size, reduced = settings.get("group_size", 0), settings.get("reduce_quant_type")
+    if group_size not in _GROUP_SIZES:
         yield error(
-            "fa_quant_type", f"is {settings['fa_quant_type']!r}; expected {FA_QUANT!r}, or no such entry"
+            "group_size", f"is {group_size!r}, expected {', '.join(map(str, _GROUP_SIZES))} or no such entry"
         )
-    elif not attentions(contents):
-        yield error("fa_quant_type", f"is {FA_QUANT!r}, but there are no FA3 tensors")
+    if reduced not in (None, "per_channel"):
+        yield error("reduce_quant_type", f"is {reduced!r}, expected no such entry")
 
 
 @check("described", "engines look up every tensor: one without an entry is a KeyError at load", needs=_READ)
@@ -57,12 +97,13 @@ def _not_stored(contents: Contents, name: str) -> Iterator[Remark]:
     "a value the engine does not know, or of another kind of tensor, picks the wrong loader",
     over=lambda contents: contents.description,
     needs=_READ,
+    after=("foreign-tensors",),
 )
 def values(contents: Contents, name: str) -> Iterator[Remark]:
-    value, kind = contents.description[name], name.rpartition(".")[2]
-    if is_fa(name):
-        legal: tuple[str, ...] = (FA_QUANT,)
-    elif is_norm_extra(name) or kind in W8A8_TENSORS[1:]:
+    value, kind = contents.description[name], leaf_of(name)
+    if is_attention_tensor(name):
+        legal: tuple[str, ...] = tuple(set(_MODEL_WIDE[contents.target.name].values()))
+    elif is_norm_extra(name) or kind in contents.target.linear_tensors[1:]:
         legal = (W8A8,)
     else:
         legal = (FLOAT, W8A8) if kind == "weight" else (FLOAT,)
@@ -71,42 +112,17 @@ def values(contents: Contents, name: str) -> Iterator[Remark]:
 
 
 @check(
-    "linears",
-    "a W8A8 linear with a tensor missing, or a FLOAT one with one too many, cannot be built",
-    over=linears,
-    needs=_READ,
-    after=("values",),
+    "embeddings", "an embedding or head that is not there is random numbers", targets=("vllm",), needs=_READ
 )
-def whole_linears(contents: Contents, module: str) -> Iterator[Remark]:
-    there = [tensor for tensor in W8A8_TENSORS if f"{module}.{tensor}" in contents.names]
-    value = contents.description.get(f"{module}.weight")
-    if value == W8A8:
-        if missing := [tensor for tensor in W8A8_TENSORS if tensor not in there]:
-            yield error(module, f"is W8A8 but has no {', '.join(missing)}")
-    else:
-        extras = [tensor for tensor in there if tensor != "weight"]
-        yield error(module, f"has {', '.join(extras)}, but its weight is {value or 'missing'}")
-
-
-@check("attentions", "an attention module has all six FA3 tensors or none", over=attentions, needs=_READ)
-def whole_attentions(contents: Contents, module: str) -> Iterator[Remark]:
-    if missing := [tensor for tensor in FA_TENSORS if f"{module}.{tensor}" not in contents.names]:
-        yield error(module, f"has FA3 tensors but no {', '.join(missing)}")
-
-
-@check(
-    "norms",
-    "a norm AntiOutlier changed is loaded with its weight, bias and both of module.*",
-    over=norms,
-    needs=_READ,
-)
-def whole_norms(contents: Contents, module: str) -> Iterator[Remark]:
-    wanted = [f"{module}.{tensor}" for tensor in ("weight", "bias", "module.weight", "module.bias")]
-    if missing := [name for name in wanted if name not in contents.names]:
-        yield error(module, f"has AntiOutlier's tensors but no {', '.join(missing)}")
-    shapes = {contents.tensors[name].shape for name in wanted if name in contents.tensors}
-    if len(shapes) > 1:
-        yield error(module, f"weight, bias, module.weight and module.bias differ in shape: {sorted(shapes)}")
+def embeddings(contents: Contents) -> Iterator[Remark]:
+    tied = (contents.config.data or {}).get("tie_word_embeddings")
+    for modules, needed in ((_EMBEDDINGS, True), (_HEADS, tied is False)):
+        if _is_causal_lm(contents) and not any(_is(name, modules) for name in contents.tensors):
+            message = "is missing" + (", and config.json does not tie it" if modules is _HEADS else "")
+            if needed:
+                yield error(f"{modules[0]}.weight", message)
+            elif tied is None:
+                yield warning(f"{modules[0]}.weight", message)
 
 
 def _is(name: str, modules: tuple[str, ...]) -> bool:

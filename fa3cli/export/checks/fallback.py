@@ -6,11 +6,17 @@ import re
 from collections.abc import Iterator
 
 from fa3cli.export.checks.modules import attentions
-from fa3cli.export.checks.registry import Remark, check, warning
+from fa3cli.export.checks.registry import ALL, Remark, check, error_for
 from fa3cli.export.contents import Contents, modules_around
 from fa3cli.quantization.fallback import FUSED_GROUPS
 
 _READ = ("description", "weights")
+_NEED_ALL = {
+    "modelslim": "MindIE and mindie-turbo need all",
+    "mindie": "MindIE asserts that all have",
+    "vllm-ascend": "vLLM-Ascend up to 0.18 needs all",
+    "vllm": "vLLM takes 1.0 for their scales without a word",
+}
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -21,10 +27,11 @@ def _fused_parents(contents: Contents) -> list[str]:
 
 @check(
     "fused-groups",
-    "vLLM-Ascend and the new MindIE runtime fuse q, k, v and gate, up into one linear",
+    "vLLM, vLLM-Ascend and the new MindIE runtime fuse q, k, v and gate, up into one linear",
+    targets=ALL,
     over=_fused_parents,
     needs=_READ,
-    after=("values", "linears"),
+    after=("foreign-tensors", "values", "linears"),
 )
 def fused_groups(contents: Contents, module: str) -> Iterator[Remark]:
     for group in FUSED_GROUPS:
@@ -32,14 +39,14 @@ def fused_groups(contents: Contents, module: str) -> Iterator[Remark]:
         kinds = {value for value in values.values() if value is not None}
         if len(kinds) > 1:
             found = ", ".join(f"{member} {value}" for member, value in values.items())
-            yield warning(
-                module, f"{found}: vLLM-Ascend and the new MindIE runtime refuse a half-float group"
-            )
+            message = f"{found}: vLLM, vLLM-Ascend and the new MindIE runtime refuse a half-float group"
+            yield error_for(("mindie", "vllm-ascend", "vllm"), contents, module, message)
 
 
 @check(
     "fa-layers",
-    "MindIE stops at a layer without FA3 tensors, mindie-turbo reads uninitialised memory",
+    "MindIE stops at a layer without FA3 tensors, mindie-turbo reads uninitialised memory, vLLM computes with 1.0",
+    targets=ALL,
     needs=_READ,
 )
 def fa_layers(contents: Contents) -> Iterator[Remark]:
@@ -49,6 +56,5 @@ def fa_layers(contents: Contents) -> Iterator[Remark]:
         part for name in contents.description for part in modules_around(name.rpartition(".")[0])
     ):
         if module not in quantized and _NUMBER.sub("*", f"{module}.", count=1).removesuffix(".") in patterns:
-            yield warning(
-                module, "has no FA3 tensors though other layers have: MindIE and mindie-turbo need all"
-            )
+            message = f"has no FA3 tensors though other layers have: {_NEED_ALL[contents.target.name]}"
+            yield error_for(("mindie", "vllm"), contents, module, message)

@@ -1,17 +1,13 @@
-"""Checks of the folder: which files are there, whole, and say the same."""
+"""Checks of the files that hold the export: there, whole, and saying the same."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from fnmatch import fnmatch
+from collections.abc import Container, Iterator
 from pathlib import Path
 
-from fa3cli.export.checks.registry import Remark, check, error, warning
-from fa3cli.export.contents import Contents
-from fa3cli.export.layout import DESCRIPTION_FILES, INDEX_FILE, WEIGHT_FILE
-
-_FLOAT_FILES = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+from fa3cli.export.checks.registry import ALL, Remark, check, error, error_for
+from fa3cli.export.contents import Contents, Shard
+from fa3cli.export.layout import DESCRIPTION_FILES
 
 
 @check("description", "engines read from it how each tensor is stored")
@@ -35,71 +31,86 @@ def description_copies(contents: Contents) -> Iterator[Remark]:
         )
 
 
-@check("weights", "a truncated or missing weight file stops the server at start")
+@check(
+    "description-name",
+    "vLLM-Ascend never read the older name, and MindIE stops reading it",
+    needs=("description",),
+)
+def description_name(contents: Contents) -> Iterator[Remark]:
+    name, older = DESCRIPTION_FILES
+    if all(document.file != name for document in contents.descriptions):
+        yield error_for(("vllm-ascend",), contents, name, f"is missing; copy {older} to it")
+
+
+@check("weights", "a truncated or missing weight file stops the server at start", targets=ALL)
 def weights(contents: Contents) -> Iterator[Remark]:
+    index_file = contents.target.index_file
     if not contents.shards:
-        yield error(WEIGHT_FILE, f"is missing, and so is every shard of {INDEX_FILE}")
+        yield error(contents.target.weight_file, f"is missing, and so is every shard of {index_file}")
     for shard in contents.shards:
         if shard.problem:
             yield error(shard.file, shard.problem)
     there = {shard.file for shard in contents.shards}
     for file in sorted(set(_weight_map(contents).values()) - there):
         if _stays_inside(file):
-            yield error(file, f"is missing; {INDEX_FILE} names it")
+            yield error(file, f"is missing; {index_file} names it")
 
 
-@check("index", "loaders open what the index lists, and nothing else", needs=("weights",))
-def index(contents: Contents) -> Iterator[Remark]:
-    if contents.index.raw is None and [shard.file for shard in contents.shards] == [WEIGHT_FILE]:
-        return
-    if contents.index.problem:
-        yield error(INDEX_FILE, contents.index.problem)
-        return
-    listed: dict[str, set[str]] = {}
-    for name, file in _weight_map(contents).items():
-        listed.setdefault(file, set()).add(name)
-    if not listed:
-        yield error(INDEX_FILE, "has no weight_map from tensor names to file names")
-    for file in sorted(listed):
-        if not _stays_inside(file):
-            yield error(INDEX_FILE, f"lists {file!r}; expected the name of a file in this folder")
-    for shard in contents.shards if listed else ():
-        if shard.file in listed:
-            yield from _compare(shard.file, set(shard.tensors), listed[shard.file])
-        else:
-            yield error(shard.file, f"is not in {INDEX_FILE}, so no loader opens it")
-
-
-def _compare(file: str, there: set[str], listed: set[str]) -> Iterator[Remark]:
-    for name in sorted(listed - there):
-        yield error(name, f"is not in {file}, where {INDEX_FILE} lists it")
-    for name in sorted(there - listed):
-        yield error(name, f"is in {file}, but {INDEX_FILE} does not list it there")
-
-
-@check("tensor-once", "of a tensor stored twice the engine takes either", needs=("weights",))
+@check("tensor-once", "of a tensor stored twice the engine takes either", targets=ALL, needs=("weights",))
 def tensor_once(contents: Contents) -> Iterator[Remark]:
-    first: dict[str, str] = {}
+    for name, files in _stored_twice(contents).items():
+        yield error(name, f"is stored in {files[0]} and again in {', '.join(files[1:])}")
+
+
+def _stored_twice(contents: Contents) -> dict[str, list[str]]:
+    files: dict[str, list[str]] = {}
     for shard in contents.shards:
         for name in shard.tensors:
-            if first.setdefault(name, shard.file) != shard.file:
-                yield error(name, f"is stored in {first[name]} and again in {shard.file}")
+            files.setdefault(name, []).append(shard.file)
+    return {name: found for name, found in files.items() if len(found) > 1}
 
 
-@check("stale-files", "vLLM drops every weight file that model.safetensors.index.json does not list")
-def stale_files(contents: Contents) -> Iterator[Remark]:
-    ours = {shard.file for shard in contents.shards}
-    for path in sorted(contents.folder.iterdir()):
-        if any(fnmatch(path.name, pattern) for pattern in _FLOAT_FILES):
-            yield error(path.name, "belongs to the float model; remove it from the export")
-        elif path.suffix == ".safetensors" and path.name not in ours:
-            yield warning(path.name, "is not part of the export, but vLLM reads every .safetensors file")
+@check("index", "loaders open what the index lists, and nothing else", targets=ALL, needs=("weights",))
+def index(contents: Contents) -> Iterator[Remark]:
+    file, weight_file = contents.target.index_file, contents.target.weight_file
+    if contents.index.raw is None and [shard.file for shard in contents.shards] == [weight_file]:
+        return
+    if contents.index.problem:
+        yield error(file, contents.index.problem)
+        return
+    listed: dict[str, set[str]] = {}
+    for name, shard in _weight_map(contents).items():
+        listed.setdefault(shard, set()).add(name)
+    if not listed:
+        yield error(file, "has no weight_map from tensor names to file names")
+    for shard in sorted(listed):
+        if not _stays_inside(shard):
+            yield error(file, f"lists {shard!r}; expected the name of a file in this folder")
+    twice = _stored_twice(contents)
+    for shard in contents.shards if listed else ():
+        if shard.file in listed:
+            yield from _compare(file, shard, listed[shard.file], twice)
+        else:
+            yield error(shard.file, f"is not in {file}, so no loader opens it")
 
 
-@check("tokenizer", "servers load the tokenizer from the same folder")
-def tokenizer(contents: Contents) -> Iterator[Remark]:
-    if not any((contents.folder / file).is_file() for file in _TOKENIZER_FILES):
-        yield warning(_TOKENIZER_FILES[0], "is missing; copy the model's tokenizer files here")
+def _compare(index_file: str, shard: Shard, listed: set[str], twice: Container[str]) -> Iterator[Remark]:
+    for name in sorted(listed - shard.tensors.keys()):
+        yield error(name, f"is not in {shard.file}, where {index_file} lists it")
+    for name in sorted(shard.tensors.keys() - listed):
+        if name not in twice:  # of two places an index can name but one
+            yield error(name, f"is in {shard.file}, but {index_file} does not list it there")
+
+
+@check(
+    "format", "transformers opens no weight file that does not say so", targets=("vllm",), needs=("weights",)
+)
+def format_named(contents: Contents) -> Iterator[Remark]:
+    for shard in contents.shards:
+        if shard.metadata.get("format") != "pt":
+            yield error(
+                shard.file, f"says format {shard.metadata.get('format')!r} in its header, expected 'pt'"
+            )
 
 
 def _weight_map(contents: Contents) -> dict[str, str]:

@@ -5,12 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fa3cli.export.contents import Contents
-from fa3cli.export.layout import FA_TENSORS, W8A8, W8A8_TENSORS
+from fa3cli.export.layout import W8A8
+from fa3cli.export.targets import TARGETS
 
-__all__ = ["attentions", "is_fa", "is_norm_extra", "linears", "norms", "owner", "stored"]
+__all__ = [
+    "attentions",
+    "is_attention_tensor",
+    "is_foreign",
+    "is_norm_extra",
+    "leaf_of",
+    "linears",
+    "norms",
+    "owner",
+    "stored",
+]
 
-_NORM_EXTRAS = (".module.weight", ".module.bias")
-_FA_SUFFIXES = tuple(f".{tensor}" for tensor in FA_TENSORS)
+_NORM_EXTRAS = ("module.weight", "module.bias")
+_ATTENTION = tuple(dict.fromkeys(leaf for target in TARGETS.values() for leaf in target.attention_tensors))
+_LEAVES = {
+    name: frozenset(target.linear_tensors + target.attention_tensors + target.norm_tensors)
+    for name, target in TARGETS.items()
+}
 
 
 def stored(contents: Contents) -> list[str]:
@@ -20,23 +35,18 @@ def stored(contents: Contents) -> list[str]:
 
 def linears(contents: Contents) -> list[str]:
     """Modules whose weight is W8A8 or that have any tensor only a W8A8 linear has."""
-    extras = W8A8_TENSORS[1:]
-    return _owners(
-        contents,
-        lambda name: (
-            name.rpartition(".")[2] in extras
-            or (
-                name.endswith(".weight")
-                and contents.description.get(name) == W8A8
-                and not is_norm_extra(name)
-            )
-        ),
-    )
+    extras = contents.target.linear_tensors[1:]
+
+    def quantized(name: str) -> bool:
+        leaf = leaf_of(name)
+        return leaf in extras or (leaf == "weight" and contents.description.get(name) == W8A8)
+
+    return _owners(contents, quantized)
 
 
 def attentions(contents: Contents) -> list[str]:
-    """Modules with any FA3 tensor."""
-    return _owners(contents, is_fa)
+    """Modules with any of the tensors that FA3 gives an attention module for this target."""
+    return _owners(contents, lambda name: leaf_of(name) in contents.target.attention_tensors)
 
 
 def norms(contents: Contents) -> list[str]:
@@ -44,20 +54,31 @@ def norms(contents: Contents) -> list[str]:
     return _owners(contents, is_norm_extra)
 
 
-def is_fa(name: str) -> bool:
-    """Whether this is the name of an FA3 tensor."""
-    return name.endswith(_FA_SUFFIXES)
+def is_attention_tensor(name: str) -> bool:
+    """Whether this is the name of a tensor of FA3, for whichever target."""
+    return leaf_of(name) in _ATTENTION
 
 
 def is_norm_extra(name: str) -> bool:
     """Whether this is the name of a tensor AntiOutlier adds beside a norm's own."""
-    return name.endswith(_NORM_EXTRAS)
+    return leaf_of(name) in _NORM_EXTRAS
+
+
+def is_foreign(contents: Contents, name: str) -> bool:
+    """Whether this is the name of a tensor that other targets have, and this one hasn't."""
+    leaf, own = leaf_of(name), _LEAVES[contents.target.name]
+    return leaf not in own and any(leaf in leaves for leaves in _LEAVES.values())
+
+
+def leaf_of(name: str) -> str:
+    """The part of a tensor's name behind its linear, attention module or norm."""
+    two = ".".join(name.rsplit(".", 2)[1:])
+    return two if two in _ATTENTION + _NORM_EXTRAS else name.rpartition(".")[2]
 
 
 def owner(name: str) -> str:
     """The linear, attention module or norm a tensor belongs to."""
-    depth = 2 if is_fa(name) or is_norm_extra(name) else 1
-    return name.rsplit(".", depth)[0]
+    return name.removesuffix(leaf_of(name)).removesuffix(".")
 
 
 def _owners(contents: Contents, wanted: Callable[[str], bool]) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fa3cli.export.checks.modules import is_fa, is_norm_extra, linears, stored
-from fa3cli.export.checks.registry import Remark, check, error, warning
+from fa3cli.export.checks.modules import is_attention_tensor, is_norm_extra, linears, stored
+from fa3cli.export.checks.registry import ALL, Remark, check, error, warning
 from fa3cli.export.contents import Contents
 from fa3cli.export.layout import FLOAT
 
@@ -14,23 +14,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _READ = ("description", "weights", "config")
-_SOUND = ("dtypes", "linear-shapes", "fa-shapes")
+_SOUND = ("foreign-tensors", "dtypes", "linear-shapes", "fa-shapes", "kv-shapes", "fp8-shapes")
 
 
 def _scales(contents: Contents) -> list[str]:
     kinds = (".weight_scale", ".input_scale")
-    return [
-        name for name in stored(contents) if name.endswith(kinds) or (is_fa(name) and name.endswith(".scale"))
-    ]
+    return [name for name in stored(contents) if name.endswith(kinds) or _is_attention(name, "scale")]
 
 
 def _offsets(contents: Contents) -> list[str]:
     kinds = (".weight_offset", ".input_offset")
-    return [
-        name
-        for name in stored(contents)
-        if name.endswith(kinds) or (is_fa(name) and name.endswith(".offset"))
-    ]
+    return [name for name in stored(contents) if name.endswith(kinds) or _is_attention(name, "offset")]
+
+
+def _is_attention(name: str, kind: str) -> bool:
+    return name.endswith(kind) and is_attention_tensor(name)
 
 
 def _floats(contents: Contents) -> list[str]:
@@ -41,6 +39,7 @@ def _floats(contents: Contents) -> list[str]:
 @check(
     "scales",
     "a scale that is 0, negative, infinite or NaN turns the whole output into noise",
+    targets=ALL,
     over=_scales,
     needs=_READ,
     after=_SOUND,
@@ -89,13 +88,15 @@ def deq_scale(contents: Contents, module: str) -> Iterator[Remark]:
         return
     found = unpack_deq_scale(packed)
     product = (
-        contents.read(f"{module}.input_scale").float() * contents.read(f"{module}.weight_scale").float()[:, 0]
+        contents.read(f"{module}.input_scale").float()
+        * contents.read(f"{module}.weight_scale").float().flatten()
     )
     dtype = getattr(torch, contents.geometry.dtype)
     # The reference multiplies in the model's dtype: one rounding of the product, and float16 may underflow.
     tolerance = torch.finfo(dtype).eps * product
     if dtype == torch.float16:
         tolerance += torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    product = product.expand(found.shape)
     bad = ~((found - product).abs() <= tolerance)
     if bad.any():
         row = int(bad.nonzero()[0])
@@ -104,7 +105,14 @@ def deq_scale(contents: Contents, module: str) -> Iterator[Remark]:
         yield warning(name, f"underflows to 0 in float16 in {zeros} rows, whose outputs will be wrong")
 
 
-@check("finite", "a NaN in a float tensor reaches every token", over=_floats, needs=_READ, after=("dtypes",))
+@check(
+    "finite",
+    "a NaN in a float tensor reaches every token",
+    targets=ALL,
+    over=_floats,
+    needs=_READ,
+    after=("dtypes",),
+)
 def finite(contents: Contents, name: str) -> Iterator[Remark]:
     values = contents.read(name)
     # Both extremes of a tensor with a NaN are NaN; nothing of the tensor's size is made.

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from itertools import count
 
-from fa3cli.export.checks.modules import attentions, is_fa, is_norm_extra, linears, stored
-from fa3cli.export.checks.registry import Remark, check, error, warning
+from fa3cli.export.checks.modules import is_attention_tensor, is_norm_extra, leaf_of, linears, stored
+from fa3cli.export.checks.registry import ALL, Remark, check, error, error_for, warning
 from fa3cli.export.contents import Contents
-from fa3cli.export.geometry import DTYPES, Geometry
-from fa3cli.export.layout import FLOAT
+from fa3cli.export.geometry import DTYPES
+from fa3cli.export.layout import FLOAT, FP8
 
 _READ = ("description", "weights")
 _WITH_CONFIG = (*_READ, "config")
-# Towers of a composite model have sizes of their own.
-_OTHER_TOWER = re.compile(r"(^|\.)(vision|visual|audio|encoder)")
-_LAYER = re.compile(r"^(.*?\b(?:layers|h))\.(\d+)\.")
 
 
 @check(
     "dtypes",
     "kernels read raw bytes: the form of deq_scale and of the scales follows config.json's dtype",
+    targets=ALL,
     over=stored,
     needs=_WITH_CONFIG,
-    after=("values", "linears"),
+    after=("foreign-tensors", "values", "linears"),
 )
 def dtypes(contents: Contents, name: str) -> Iterator[Remark]:
     found, model = contents.tensors[name].dtype, contents.geometry.dtype
     if contents.description[name] != FLOAT:
-        legal = _quantized_dtypes(name, model)
+        legal = _quantized_dtypes(contents, name)
         if found not in legal:
             yield error(name, f"is {found}, expected {' or '.join(legal)} in a {model} model")
     elif found not in DTYPES:
@@ -38,9 +34,12 @@ def dtypes(contents: Contents, name: str) -> Iterator[Remark]:
         yield warning(name, f"is {found} in a {model} model")
 
 
-def _quantized_dtypes(name: str, model: str) -> tuple[str, ...]:
-    if is_fa(name):
-        return ("int8",) if name.endswith(".offset") else (model,)
+def _quantized_dtypes(contents: Contents, name: str) -> tuple[str, ...]:
+    model, leaf = contents.geometry.dtype, leaf_of(name)
+    if is_attention_tensor(name):
+        if contents.description[name] == FP8:
+            return (model, "float32")
+        return ("int8",) if leaf.endswith(".offset") else (model,)
     if is_norm_extra(name):
         return (model, "float32")
     # A histogram's range is float32, and stays so where float16 could not hold it.
@@ -51,31 +50,30 @@ def _quantized_dtypes(name: str, model: str) -> tuple[str, ...]:
         "weight_offset": (model,),
         "input_scale": inputs,
         "input_offset": inputs,
+        "input_zero_point": ("int8",),
         "quant_bias": ("int32",),
         "deq_scale": ("float32",) if model == "bfloat16" else ("int64",),
-    }[name.rpartition(".")[2]]
+    }[leaf]
 
 
 @check(
     "linear-shapes",
     "engines copy into buffers of these shapes",
+    targets=ALL,
     over=linears,
     needs=_READ,
-    after=("described", "linears", "values"),
+    after=("foreign-tensors", "described", "linears", "values"),
 )
 def linear_shapes(contents: Contents, module: str) -> Iterator[Remark]:
     weight = contents.tensors[f"{module}.weight"].shape
-    if len(weight) != 2:
+    if len(weight) != 2 or 0 in weight:
         yield error(f"{module}.weight", f"has shape {list(weight)}, expected [out, in]")
         return
     rows = weight[0]
-    wanted = {
-        "weight_scale": (rows, 1),
-        "weight_offset": (rows, 1),
-        "input_scale": (1,),
-        "input_offset": (1,),
-    }
-    wanted |= {"quant_bias": (rows,), "deq_scale": (rows,), "bias": (rows,)}
+    whole = contents.tensors[f"{module}.weight_scale"].shape == (1,)
+    wanted = dict.fromkeys(("weight_scale", "weight_offset"), (1,) if whole else (rows, 1))
+    wanted |= dict.fromkeys(("input_scale", "input_offset", "input_zero_point"), (1,))
+    wanted |= dict.fromkeys(("quant_bias", "deq_scale", "bias"), (rows,))
     for tensor, shape in wanted.items():
         header = contents.tensors.get(f"{module}.{tensor}")
         if header and header.shape != shape:
@@ -83,79 +81,13 @@ def linear_shapes(contents: Contents, module: str) -> Iterator[Remark]:
 
 
 @check(
-    "fa-shapes",
-    "engines split the scales by head: one row a head, one column",
-    over=attentions,
-    needs=_READ,
-    after=("described", "attentions", "values"),
+    "scale-a-row",
+    "Ascend engines make room for one weight scale a row; mm_tensor makes one a linear",
+    needs=(*_READ, "described", "linears", "linear-shapes"),
 )
-def fa_shapes(contents: Contents, module: str) -> Iterator[Remark]:
-    heads = {name: contents.tensors[f"{module}.fa_{name}.scale"].shape[:1] for name in "qkv"}
-    if heads["k"] != heads["v"]:
-        yield error(f"{module}.fa_v.scale", f"has {list(heads['v'])} heads and fa_k.scale {list(heads['k'])}")
-    for name in "qkv":
-        for tensor in (f"{module}.fa_{name}.scale", f"{module}.fa_{name}.offset"):
-            shape = contents.tensors[tensor].shape
-            if shape != (*heads[name], 1):
-                yield error(tensor, f"has shape {list(shape)}, expected [heads, 1], the same as its scale")
-
-
-@check(
-    "config-sizes",
-    "the engine builds the model from config.json and then looks for tensors that fit",
-    over=stored,
-    needs=_WITH_CONFIG,
-    after=("linear-shapes", "fa-shapes"),
-)
-def config_sizes(contents: Contents, name: str) -> Iterator[Remark]:
-    wanted = None if _OTHER_TOWER.search(name) else _sizes(name, contents.geometry)
-    shape = contents.tensors[name].shape
-    if wanted is not None and (
-        len(shape) != len(wanted) or any(size not in (None, found) for size, found in zip(wanted, shape))
-    ):
-        expected = ", ".join("any" if size is None else str(size) for size in wanted)
-        yield error(name, f"has shape {list(shape)}, config.json asks for [{expected}]")
-
-
-def _sizes(name: str, model: Geometry) -> tuple[int | None, ...] | None:
-    """The shape config.json gives a tensor, None for what it does not say."""
-    queries = model.heads and model.head_dim and model.heads * model.head_dim
-    states = model.kv_heads and model.head_dim and model.kv_heads * model.head_dim
-    by_suffix: dict[str, tuple[int | None, ...]] = {
-        ".q_proj.weight": (queries, model.hidden),
-        ".k_proj.weight": (states, model.hidden),
-        ".v_proj.weight": (states, model.hidden),
-        ".o_proj.weight": (model.hidden, queries),
-        # Experts have a width of their own and sit a level deeper.
-        ".mlp.gate_proj.weight": (model.intermediate, model.hidden),
-        ".mlp.up_proj.weight": (model.intermediate, model.hidden),
-        ".mlp.down_proj.weight": (model.hidden, model.intermediate),
-        ".fa_q.scale": (model.heads, 1),
-        ".fa_k.scale": (model.kv_heads, 1),
-        ".fa_v.scale": (model.kv_heads, 1),
-        "embed_tokens.weight": (model.vocab, model.hidden),
-        "lm_head.weight": (model.vocab, model.hidden),
-        ".input_layernorm.weight": (model.hidden,),
-        ".post_attention_layernorm.weight": (model.hidden,),
-        "model.norm.weight": (model.hidden,),
-    }
-    return next((shape for suffix, shape in by_suffix.items() if name.endswith(suffix)), None)
-
-
-@check(
-    "layer-count", "a layer config.json promises and the weights lack stays uninitialised", needs=_WITH_CONFIG
-)
-def layer_count(contents: Contents) -> Iterator[Remark]:
-    model = contents.geometry
-    numbers: dict[str, set[int]] = {}
-    for name in contents.names:
-        if (layer := _LAYER.match(name)) and not _OTHER_TOWER.search(name):
-            numbers.setdefault(layer[1], set()).add(int(layer[2]))
-    if model.layers is None or len(numbers) != 1:
-        return
-    [(stack, found)] = numbers.items()
-    first_missing = next(number for number in count() if number not in found)
-    if first_missing < model.layers:
-        yield error(f"{stack}.{first_missing}", f"is missing; config.json says {model.layers} layers")
-    if surplus := sorted(number for number in found if number >= model.layers + model.extra_layers):
-        yield error(f"{stack}.{surplus[0]}", f"is one layer too many; config.json says {model.layers} layers")
+def scale_a_row(contents: Contents) -> Iterator[Remark]:
+    names = [f"{module}.weight_scale" for module in linears(contents)]
+    if whole := [name for name in names if contents.tensors[name].shape == (1,)]:
+        others = f", and so are {len(whole) - 1} others" if len(whole) > 1 else ""
+        message = f"is one for all rows{others}; leave mm_tensor off"
+        yield error_for(("mindie", "vllm-ascend"), contents, whole[0], message)

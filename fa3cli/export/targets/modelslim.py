@@ -29,6 +29,7 @@ class ModelSlim(Target):
 
     name = "modelslim"
     weight_file = WEIGHT_FILE
+    description_files = DESCRIPTION_FILES
     linear_tensors = W8A8_TENSORS
     attention_tensors = FA_TENSORS
     norm_tensors = tuple(NORM_TENSORS)
@@ -56,7 +57,7 @@ class ModelSlim(Target):
             attention_settings=self.attention_settings,
             attention_tensors=dict.fromkeys(self.attention_tensors, self.attention_value),
         )
-        return dict.fromkeys(DESCRIPTION_FILES, description)
+        return dict.fromkeys(self.description_files, description)
 
     def warnings(self, selection: Selection) -> Iterator[str]:
         """Yield what MindIE, mindie-turbo or vLLM-Ascend cannot load of this."""

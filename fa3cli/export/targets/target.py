@@ -45,13 +45,19 @@ class Target(ABC):
 
     name: ClassVar[str]
     weight_file: ClassVar[str]
-    documents_written: ClassVar[tuple[str, ...]] = ()
+    description_files: ClassVar[tuple[str, ...]] = ()
+    """Names under which a description of every tensor lies beside the weights; none where config.json says it all."""
     linear_tensors: ClassVar[tuple[str, ...]]
     attention_tensors: ClassVar[tuple[str, ...]]
     norm_tensors: ClassVar[tuple[str, ...]] = ("weight", "bias")
     save_types: ClassVar[tuple[str, ...]] = ("safe_tensor",)
     metadata: ClassVar[Mapping[str, str]] = {}
     """Of the safetensors files."""
+
+    @property
+    def index_file(self) -> str:
+        """Where a sharded export says in which file a tensor lies."""
+        return f"{self.weight_file}.index.json"
 
     def linear(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what is stored of a W8A8 linear, from its tensors as `quantize_linear` names them."""

@@ -9,10 +9,10 @@ import pytest
 from fa3cli.export.checks.registry import Severity
 from fa3cli.export.verification import Finding, verify_export
 
-from ..exports import Export
+from ..exports import SMALL, Export
 
-# A copy of a golden case lacks what only our exports have.
-_BEFORE = {"tokenizer", "config-quantize"}
+# A copy of a golden case lacks what only our exports have, and both models are small.
+_BEFORE = SMALL | {"tokenizer", "config-quantize"}
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from fa3cli.export.verification import verify_export
 
-from ..exports import Export, edited
+from ..exports import Export, build_for, edited
 
 
 def no_config(export: Export) -> None:
@@ -61,3 +62,40 @@ def test_a_whole_quantization_config_will_do(export: Export) -> None:
     export.config["quantization_config"] = export.description
     export.save()
     assert verify_export(export.folder).ok
+
+
+def test_the_tokenizers_own_code_is_needed_too(found_by: Callable) -> None:
+    def mutation(export: Export) -> None:
+        text = '{"auto_map": {"AutoTokenizer": ["tokenization_own.OwnTokenizer", null]}}'
+        (export.folder / "tokenizer_config.json").write_text(text)
+
+    [finding] = found_by("remote-code", mutation)
+    assert finding.subject == "tokenization_own.py" and "tokenizer_config.json" in finding.message
+
+
+def test_what_the_code_imports_is_needed_too(found_by: Callable) -> None:
+    def mutation(export: Export) -> None:
+        own_code_missing(export)
+        export.save()
+        (export.folder / "configuration_own.py").write_text(
+            "from .helpers_own import x\nfrom . import other\n"
+        )
+        (export.folder / "helpers_own.py").write_text(
+            "from .configuration_own import y\nfrom .gone import z\n"
+        )
+
+    [finding] = found_by("remote-code", mutation)
+    assert finding.subject == "gone.py" and "helpers_own.py imports it" in finding.message
+
+
+def test_code_that_cannot_be_parsed_is_passed_over(export: Export) -> None:
+    own_code_missing(export)
+    export.save()
+    (export.folder / "configuration_own.py").write_bytes(b"from \x00\xff")
+    assert verify_export(export.folder).ok
+
+
+def test_float32_is_warned_of(tmp_path) -> None:
+    build_for("vllm-ascend", tmp_path, torch.float32)
+    found = {finding.check: finding.severity for finding in verify_export(tmp_path).findings}
+    assert found["kernel-dtype"] == "warning" and "error" not in found.values()

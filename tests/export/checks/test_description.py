@@ -7,7 +7,7 @@ import torch
 
 from fa3cli.export.verification import verify_export
 
-from ..exports import Export, build_export, edited
+from ..exports import Export, build_export, edited, findings_of
 
 Q = "model.layers.0.self_attn.q_proj"
 DOWN = "model.layers.0.mlp.down_proj"
@@ -121,4 +121,4 @@ def test_anti_outlier_norms_are_legal_in_bfloat16(tmp_path) -> None:
     for name, described in (("bias", "FLOAT"), ("module.weight", "W8A8"), ("module.bias", "W8A8")):
         export.add(f"{NORM}.{name}", torch.zeros(32), described)
     export.save()
-    assert verify_export(export.folder).findings == ()
+    assert findings_of(export.folder) == []

@@ -4,14 +4,12 @@ import json
 from collections.abc import Callable
 
 import pytest
-import torch
 from safetensors.torch import save_file
 
 from fa3cli.export.verification import verify_export
 
-from ..exports import DESCRIPTION, INDEX, WEIGHTS, Export
+from ..exports import DESCRIPTION, INDEX, NEW_DESCRIPTION, WEIGHTS, Export
 
-NEW_DESCRIPTION = "quant_model_description.json"
 SHARD = WEIGHTS.replace(".safetensors", "-00002-of-00003.safetensors")
 NAME = "model.norm.weight"
 
@@ -109,22 +107,6 @@ def stored_twice(export: Export) -> None:
     save_file({name: export.tensors[name] for name in [*names, NAME]}, export.folder / file)
 
 
-def stale_index(export: Export) -> None:
-    (export.folder / "model.safetensors.index.json").write_text("{}")
-
-
-def float_shard(export: Export) -> None:
-    save_file({"a": torch.ones(1)}, export.folder / "model-00001-of-00002.safetensors")
-
-
-def stray_safetensors(export: Export) -> None:
-    save_file({"a": torch.ones(1)}, export.folder / "adapter.safetensors")
-
-
-def no_tokenizer(export: Export) -> None:
-    (export.folder / "tokenizer.json").unlink(missing_ok=True)
-
-
 @pytest.mark.parametrize(
     ("check", "mutation"),
     [
@@ -144,29 +126,11 @@ def no_tokenizer(export: Export) -> None:
         ("index", index_without_map),
         ("index", no_index),
         ("index", shard_outside_the_index),
-        ("stale-files", stale_index),
-        ("stale-files", float_shard),
+        ("tensor-once", stored_twice),
     ],
 )
 def test_found(check: str, mutation: Callable[[Export], None], found_by: Callable) -> None:
     found_by(check, mutation)
-
-
-def test_stored_twice(export: Export) -> None:
-    """The index cannot list a tensor in both places, so its check has a say too."""
-    stored_twice(export)
-    errors = [finding for finding in verify_export(export.folder).findings if finding.severity == "error"]
-    assert {(finding.check, finding.subject) for finding in errors} == {
-        ("tensor-once", NAME),
-        ("index", NAME),
-    }
-
-
-@pytest.mark.parametrize(
-    ("check", "mutation"), [("stale-files", stray_safetensors), ("tokenizer", no_tokenizer)]
-)
-def test_warned_of(check: str, mutation: Callable[[Export], None], found_by: Callable) -> None:
-    found_by(check, mutation, "warning")
 
 
 @pytest.mark.parametrize("names", [[NEW_DESCRIPTION], [DESCRIPTION, NEW_DESCRIPTION]])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fa3cli.export.checks.modules import is_fa, is_norm_extra, owner
+from fa3cli.export.checks.modules import is_attention_tensor, is_norm_extra, owner
 
 
 @pytest.mark.parametrize(
@@ -11,6 +11,8 @@ from fa3cli.export.checks.modules import is_fa, is_norm_extra, owner
         ("model.layers.0.self_attn.fa_q.scale", "model.layers.0.self_attn"),
         ("model.layers.0.self_attn.q_proj.deq_scale", "model.layers.0.self_attn.q_proj"),
         ("model.norm.module.bias", "model.norm"),
+        ("model.layers.0.self_attn.k_proj.kv_cache_scale", "model.layers.0.self_attn"),
+        ("model.layers.0.self_attn.q_scale", "model.layers.0.self_attn"),
         ("model.norm.bias", "model.norm"),
     ],
 )
@@ -19,5 +21,6 @@ def test_owner(name: str, module: str) -> None:
 
 
 def test_kinds_of_names() -> None:
-    assert is_fa("a.fa_k.offset") and not is_fa("a.fa_k.bias") and not is_fa("a.k_proj.weight_offset")
+    assert is_attention_tensor("a.fa_k.offset") and is_attention_tensor("a.k_proj.kv_cache_scale")
+    assert not is_attention_tensor("a.fa_k.bias") and not is_attention_tensor("a.k_proj.weight_offset")
     assert is_norm_extra("a.module.weight") and not is_norm_extra("a.weight")

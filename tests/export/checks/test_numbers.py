@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fa3cli.export.verification import verify_export
 
-from ..exports import Export, build_export, edited
+from ..exports import Export, build_export, edited, findings_of
 
 Q = "model.layers.0.self_attn.q_proj"
 FA = "model.layers.1.self_attn"
@@ -68,8 +68,9 @@ def test_underflow_in_float16_is_a_warning(tmp_path) -> None:
     export = build_export(tmp_path, torch.float16)
     export.tensors[f"{Q}.weight_scale"].fill_(2**-23)
     export.tensors[f"{Q}.deq_scale"].zero_()
+    export.tensors[f"{Q}.quant_bias"].fill_(-(2**31))  # what the reference stores then
     export.save()
-    [finding] = verify_export(tmp_path).findings
+    [finding] = findings_of(tmp_path)
     assert (finding.check, finding.severity) == ("deq-scale", "warning")
 
 
@@ -93,5 +94,6 @@ def test_both_ways_to_multiply_are_right(tmp_path_factory, dtype, product_in_flo
     export.tensors[f"{Q}.deq_scale"] = (
         deq_scale if dtype == torch.bfloat16 else deq_scale.view(torch.int32).long()
     )
+    export.tensors[f"{Q}.quant_bias"] = export.tensors[f"{Q}.weight"].sum(1, dtype=torch.int32) * 3
     export.save()
     assert verify_export(export.folder).ok

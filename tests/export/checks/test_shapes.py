@@ -7,7 +7,7 @@ import torch
 
 from fa3cli.export.verification import verify_export
 
-from ..exports import Export, build_export, edited
+from ..exports import Export, build_export, edited, findings_of
 
 Q = "model.layers.0.self_attn.q_proj"
 FA = "model.layers.0.self_attn"
@@ -83,9 +83,7 @@ def test_deq_scale_is_packed_for_the_model_dtype(dtype: torch.dtype, tmp_path) -
     swapped = export.tensors[name].float() if dtype == torch.float16 else export.tensors[name].long()
     export.tensors[name] = swapped
     export.save()
-    assert [(finding.check, finding.subject) for finding in verify_export(tmp_path).findings] == [
-        ("dtypes", name)
-    ]
+    assert [(finding.check, finding.subject) for finding in findings_of(tmp_path)] == [("dtypes", name)]
 
 
 def test_a_histogram_leaves_float32_inputs_in_a_float16_model(tmp_path) -> None:
@@ -93,7 +91,7 @@ def test_a_histogram_leaves_float32_inputs_in_a_float16_model(tmp_path) -> None:
     for tensor in ("input_scale", "input_offset"):
         export.tensors[f"{Q}.{tensor}"] = export.tensors[f"{Q}.{tensor}"].float()
     export.save()
-    assert verify_export(tmp_path).findings == ()
+    assert findings_of(tmp_path) == []
 
 
 def test_a_weight_in_another_float_dtype_is_warned_of(found_by: Callable) -> None:
@@ -115,3 +113,7 @@ def test_text_config_holds_the_sizes_of_a_composite_model(export: Export) -> Non
         finding.subject for finding in verify_export(export.folder).findings if finding.severity == "error"
     }
     assert subjects == {"model.embed_tokens.weight", "lm_head.weight"}
+
+
+def test_prediction_layers_that_are_not_there_are_warned_of(found_by: Callable) -> None:
+    found_by("mtp-layers", configure(num_nextn_predict_layers=1), "warning")

@@ -1,0 +1,53 @@
+"""Checks of what an export cannot be split into, or run with: never wrong by itself, but known before a server is rented."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fa3cli.export.checks.modules import attentions
+from fa3cli.export.checks.registry import ALL, Remark, check, warning
+from fa3cli.export.contents import Contents
+from fa3cli.export.tensor_parallel import SIZES, head_remarks, undivided
+
+_FILE = "config.json"
+
+
+@check(
+    "tensor-parallel",
+    "engines refuse to split a model over devices that its heads or its MLP don't divide by",
+    targets=ALL,
+    needs=("config",),
+)
+def tensor_parallel(contents: Contents) -> Iterator[Remark]:
+    parts: dict[str, list[str]] = {}
+    for size in SIZES:
+        for part in undivided(contents.geometry, size):
+            parts.setdefault(part, []).append(str(size))
+    for part, sizes in parts.items():
+        yield warning(_FILE, f"{part}: not to be split at tensor parallel {', '.join(sizes)}")
+
+
+@check(
+    "kv-kernels",
+    "kernels of vLLM-Ascend's int8 KV cache take heads of 32 channels or a multiple, up to 0.18 bfloat16 alone",
+    targets=("vllm-ascend",),
+    needs=("description", "weights", "config"),
+)
+def kv_kernels(contents: Contents) -> Iterator[Remark]:
+    model = contents.geometry
+    if attentions(contents) and model.head_dim and model.head_dim % 32:
+        yield warning(_FILE, f"head_dim is {model.head_dim}: vLLM-Ascend's kernels take multiples of 32")
+    if attentions(contents) and model.dtype == "float16":
+        yield warning(_FILE, "dtype is float16: vLLM-Ascend up to 0.18 casts the scales to bfloat16")
+
+
+@check(
+    "mindie-turbo",
+    "it reads the same FA3 tensors as MindIE, for fewer models",
+    targets=("modelslim", "mindie"),
+    needs=("description", "weights", "config"),
+)
+def mindie_turbo(contents: Contents) -> Iterator[Remark]:
+    if attentions(contents):
+        for remark in head_remarks(contents.geometry):
+            yield warning(_FILE, remark)
