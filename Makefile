@@ -1,4 +1,4 @@
-# make demo              patch, quantize and verify the shipped model
+# make demo              patch, quantize, verify and report on the shipped model
 # make test              the tests
 # make kills             the tests that kill hundreds of runs and let them go on
 # make versions          the tests that run models under other transformers versions
@@ -19,6 +19,7 @@ demo: .venv/ready
 	$(BIN)/fa3 patch $(DEMO) --attention Qwen2Attention
 	$(BIN)/fa3 quantize $(DEMO) --calib examples/qwen2-tiny-calib.jsonl --save-type safe_tensor
 	$(BIN)/fa3 verify $(DEMO)-w8a8-fa3 --against $(DEMO) --eval examples/qwen2-tiny-eval.jsonl
+	$(BIN)/fa3 report $(DEMO)-w8a8-fa3 --html build/demo/report.html
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2
