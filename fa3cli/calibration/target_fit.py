@@ -10,6 +10,7 @@ from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.smoothing import wrapped_norms
 from fa3cli.errors import UnsupportedError
 from fa3cli.export.targets.selection import Selection
+from fa3cli.export.tensor_parallel import undivided
 
 __all__ = ["require_loadable", "target_warnings"]
 
@@ -28,11 +29,12 @@ def require_loadable(job: Job, found: Sequence[LayerParameters] | None = None) -
 
 
 def target_warnings(job: Job) -> Iterator[str]:
-    """Yield what some engine stumbles over in each target's form."""
+    """Yield what some engine stumbles over in each target's form, and at which sizes none can split the model."""
     selected = _selection(job)
     for target in job.targets:
         for warning in target.warnings(selected):
             yield f"target {target.name}: {warning}"
+    yield from undivided(selected.geometry) if job.targets else ()
 
 
 def _selection(job: Job) -> Selection:

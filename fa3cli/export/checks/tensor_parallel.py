@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fa3cli.export.checks.modules import attentions
 from fa3cli.export.checks.registry import ALL, Remark, check, warning
 from fa3cli.export.contents import Contents
-from fa3cli.export.tensor_parallel import SIZES, head_remarks, undivided
+from fa3cli.export.tensor_parallel import head_remarks, undivided
 
 _FILE = "config.json"
 
@@ -19,12 +19,8 @@ _FILE = "config.json"
     needs=("config",),
 )
 def tensor_parallel(contents: Contents) -> Iterator[Remark]:
-    parts: dict[str, list[str]] = {}
-    for size in SIZES:
-        for part in undivided(contents.geometry, size):
-            parts.setdefault(part, []).append(str(size))
-    for part, sizes in parts.items():
-        yield warning(_FILE, f"{part}: not to be split at tensor parallel {', '.join(sizes)}")
+    for remark in undivided(contents.geometry):
+        yield warning(_FILE, remark)
 
 
 @check(
