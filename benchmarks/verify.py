@@ -20,9 +20,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fa3cli.export.layout import FA_TENSORS
-from fa3cli.export.targets import TARGETS
-from fa3cli.export.targets.target import Target, Written
+from fa3cli.exports.layout import FA_TENSORS
+from fa3cli.exports.targets import TARGETS
+from fa3cli.exports.targets.target import Target, Written
 
 _HIDDEN, _MIDDLE, _HEADS, _KV_HEADS, _HEAD_DIM, _VOCAB = 4096, 14336, 32, 8, 128, 32000
 _LAYERS_A_SHARD = 5
@@ -47,7 +47,7 @@ _CONFIG = {
     "torch_dtype": "bfloat16",
 }
 _HASH = "import hashlib, sys\nfor name in sys.argv[1:]: hashlib.file_digest(open(name, 'rb'), 'sha256')"
-_IMPORTS = "import fa3cli.cli.app, fa3cli.export.verification, torch, numpy, rich.console, rich.table"
+_IMPORTS = "import fa3cli.cli.app, fa3cli.exports.verification, torch, numpy, rich.console, rich.table"
 _PEAK = """
 import sys, threading, time
 from fa3cli import api

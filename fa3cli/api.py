@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fa3cli.calibration.calibration_folder import Calibration
 from fa3cli.calibration.estimate import estimate_seconds
 from fa3cli.calibration.evaluation import Comparison, compare
-from fa3cli.calibration.exporting import export_layers, prepare_export
+from fa3cli.calibration.exporting import export_calibration, prepare_export
 from fa3cli.calibration.identity import identity
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.plan import Plan, plan, plan_warnings
@@ -19,8 +18,8 @@ from fa3cli.calibration.progress import Progress
 from fa3cli.calibration.result import Result, read_result
 from fa3cli.calibration.run import run
 from fa3cli.errors import Fa3Error, MissingCapabilityError
-from fa3cli.export.folder import RunFolder
-from fa3cli.export.verification import VerificationReport, verify_export
+from fa3cli.exports.folder import RunFolder
+from fa3cli.exports.verification import VerificationReport, verify_export
 
 __all__ = [
     "Comparison",
@@ -73,13 +72,6 @@ def export(
 ) -> Result:
     """Export a weights folder with the parameters of a calibration of it; `options` are those of `fa3 export`."""
     return export_calibration(*prepare_export(weights_dir, calibration, **options), progress)
-
-
-def export_calibration(
-    job: Job, found: Calibration, made_of: dict[str, Any], progress: Callable[[Progress], None]
-) -> Result:
-    """Write what `prepare_export` has checked."""
-    return export_layers(job, found.layers, made_of, progress)
 
 
 def full_plan(job: Job) -> Plan:

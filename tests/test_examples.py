@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import fa3cli
-from fa3cli.export.layout import FA_TENSORS
+from fa3cli.exports.layout import FA_TENSORS
 
 from .calibration.models import write_model
 from .conftest import EXAMPLES, ROOT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from pkgutil import iter_modules
 
 import pytest
 
@@ -14,6 +15,16 @@ import fa3cli
 @pytest.mark.parametrize("name", fa3cli.__all__)
 def test_every_public_name_can_be_imported(name: str) -> None:
     assert getattr(fa3cli, name) is not None
+
+
+def test_no_submodule_takes_a_public_names_place() -> None:
+    """Importing `fa3cli.export.anything` would put that package where the function was."""
+    import fa3cli.exports.layout
+
+    assert not {
+        name for name in fa3cli.__all__ if name in {each.name for each in iter_modules(fa3cli.__path__)}
+    }
+    assert callable(fa3cli.export) and callable(fa3cli.export)
 
 
 def test_the_logger_is_the_packages() -> None:

@@ -10,19 +10,23 @@ from typing import Any
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.ranks import ALONE, Ranks
-from fa3cli.calibration.result import PARAMETERS_FILE, REPORT_FILE, read_report
+from fa3cli.calibration.result import PARAMETERS_FILE, REPORT_FILE, file_sha256, read_report
 from fa3cli.calibration.tree_file import read_tree, write_tree
 from fa3cli.errors import ConflictError, InvalidInputError
-from fa3cli.export.folder import RunFolder
+from fa3cli.exports.folder import RunFolder
+from fa3cli.quantization.settings import QuantSettings, resolve_settings
 
-__all__ = ["Calibration", "CalibrationWriter", "read_calibration"]
+__all__ = ["Calibration", "CalibrationWriter", "read_calibration", "require_complete"]
 
 
 @dataclass(frozen=True)
 class Calibration:
     """The parameters of all layers, the identity and recipe of the run that found them, and what it saw."""
 
+    folder: Path
     identity: Mapping[str, Any]
+    settings: QuantSettings
+    dtype: str
     recipe: str
     samples: int
     tokens: int
@@ -54,16 +58,52 @@ def read_calibration(folder: Path) -> Calibration:
             raise InvalidInputError(f"{needed}: missing", hint="name a folder that fa3 calibrate wrote")
     try:
         report = read_report(folder)
-        seen = report["result"]
+        identity, seen = dict(report["identity"]), report["result"]
+        if report["parameters_sha256"] != file_sha256(file):
+            raise ValueError(f"{REPORT_FILE} was written with other parameters")
         return Calibration(
-            identity=dict(report["identity"]),
+            folder=folder,
+            identity=identity,
+            settings=_settings(identity["settings"]),
+            dtype=identity["dtype"].removeprefix("torch."),
             recipe=str(report["recipe"]),
-            samples=seen["samples"],
-            tokens=seen["tokens"],
+            samples=int(seen["samples"]),
+            tokens=int(seen["tokens"]),
             layers=tuple(LayerParameters(**layer) for layer in read_tree(file)),
         )
-    except (ConflictError, ValueError, KeyError, TypeError) as error:
+    except (ConflictError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInputError(
             f"{folder}: not a calibration as this version of fa3 writes it ({error})",
             hint="run fa3 calibrate again",
         ) from error
+
+
+def require_complete(job: Job, found: Calibration) -> None:
+    """Raise InvalidInputError where a calibration does not speak of the job's layers, or of a range that is no range."""
+    parts = [*job.model.layers, *job.quantized_head]
+    named = [layer.name for layer in found.layers]
+    if named != parts:
+        odd = next(
+            (name for name in (*parts, *named) if named.count(name) != parts.count(name)), "their order"
+        )
+        raise InvalidInputError(
+            f"{found.folder}: its layers are not the model's ({odd})", hint="run fa3 calibrate again"
+        )
+    for layer in found.layers:
+        ranges = dict(layer.linears)
+        for name, roles in layer.attentions.items():
+            ranges |= {f"{role} of {name}": each for role, each in roles.items()}
+        unknown = (layer.linears.keys() - job.quantized) | (layer.attentions.keys() - job.attentions)
+        wrong = [*unknown, *(name for name, each in ranges.items() if not _is_range(*each))]
+        if wrong:
+            raise InvalidInputError(
+                f"{found.folder}: no use as the parameters of {wrong[0]}", hint="run fa3 calibrate again"
+            )
+
+
+def _is_range(low: Any, high: Any) -> bool:
+    return bool(low.isfinite().all() and high.isfinite().all() and (low <= high).all())
+
+
+def _settings(values: Mapping[str, Any]) -> QuantSettings:
+    return resolve_settings({}, {**values, "disable_names": tuple(values["disable_names"])}).values

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fa3cli.errors import UnsupportedError, UsageError
-from fa3cli.export.targets import targets_named
+from fa3cli.exports.targets import targets_named
 
 __all__ = ["default_output", "where_to_save"]
 

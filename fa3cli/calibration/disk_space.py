@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.smoothing import wrapped_norms
 from fa3cli.calibration.streams import Streams
-from fa3cli.export.targets import TARGETS
+from fa3cli.exports.targets import TARGETS
 from fa3cli.quantization.fallback import fused_groups
 from fa3cli.quantization.linear import linear_layout
 
@@ -34,6 +34,9 @@ def export_bytes(job: Job) -> int:
     model, norms = job.model, wrapped_norms(job.model, job.settings.anti_method)
     weights = sum(_written_bytes(job, name) for name in model.stored)
     weights += sum(4 * model.nbytes(f"{norm}.weight") for norm in norms)
+    # A target may store a scale and an offset for each channel of K and V.
+    channels = [f"{name}.{leaf}.weight" for name in job.attentions for leaf in ("k_proj", "v_proj")]
+    weights += sum(2 * model.dtype.itemsize * model.shape(name)[0] for name in channels if name in model.stored)
     return weights + _fallen_bytes(job) + _TENSOR * len(_names(job))
 
 

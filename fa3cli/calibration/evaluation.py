@@ -21,7 +21,7 @@ from fa3cli.calibration.opening import open_model
 from fa3cli.calibration.progress import Progress, Ticks
 from fa3cli.calibration.streamed_model import StreamedModel
 from fa3cli.errors import InvalidInputError
-from fa3cli.export.layout import WEIGHT_FILE
+from fa3cli.exports.layout import WEIGHT_FILE
 from fa3cli.quantization.simulation import simulate
 
 __all__ = ["Comparison", "compare"]

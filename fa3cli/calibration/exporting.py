@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fa3cli import patching
-from fa3cli.calibration.calibration_folder import Calibration, read_calibration
+from fa3cli.calibration.calibration_folder import Calibration, read_calibration, require_complete
 from fa3cli.calibration.destination import default_output, where_to_save
 from fa3cli.calibration.disk_space import bytes_written
 from fa3cli.calibration.finishing import finish
@@ -25,10 +25,10 @@ from fa3cli.calibration.smoothing import smooth
 from fa3cli.calibration.target_fit import require_loadable
 from fa3cli.calibration.writing import LayerWriter
 from fa3cli.errors import ConflictError
-from fa3cli.export.folder import RunFolder
-from fa3cli.quantization.settings import QuantSettings, ResolvedSettings
+from fa3cli.exports.folder import RunFolder
+from fa3cli.quantization.settings import ResolvedSettings
 
-__all__ = ["ExportJob", "export_layers", "prepare_export"]
+__all__ = ["ExportJob", "export_calibration", "export_layers", "prepare_export"]
 
 
 @dataclass(frozen=True)
@@ -48,26 +48,21 @@ def prepare_export(
     save_types: Sequence[str] = (),
     part_file_size: float | None = None,
     trust_remote_code: bool = False,
-) -> tuple[ExportJob, Calibration, dict[str, Any]]:
-    """Read and check everything for exports of a calibration; nothing is written. The last is their identity.
+) -> tuple[ExportJob, Calibration]:
+    """Read and check everything for exports of a calibration; nothing is written.
 
     Raises ConflictError where the weights folder is not the one that was calibrated.
     """
     folder = Path(os.path.abspath(folder))
     destination = where_to_save(target, save_types, part_file_size)
     found = read_calibration(Path(calibration))
-    settings = _settings(found)
     model = open_model(
-        folder,
-        fa=settings.fa,
-        device="cpu",
-        dtype=str(found.identity["dtype"]).removeprefix("torch."),
-        attn_implementation="auto",
-        trust_remote_code=trust_remote_code,
+        folder, fa=found.settings.fa, device="cpu", dtype=found.dtype, trust_remote_code=trust_remote_code
     )
+    origins = {field.name: "calibration" for field in fields(found.settings)}
     job = make_job(
         model,
-        ResolvedSettings(settings, {field.name: "calibration" for field in fields(settings)}),
+        ResolvedSettings(found.settings, origins),
         (),
         kind=ExportJob,
         sample_count=found.samples,
@@ -78,14 +73,21 @@ def prepare_export(
         config=patching.unpatched_config(folder),
         **destination,
     )
-    source = source_identity(job)
-    if differs := differing({name: found.identity.get(name) for name in source}, source):
-        raise ConflictError(
-            f"{folder}: not what {calibration} was calibrated from; other {', '.join(differs)}",
-            hint="name the weights folder that fa3 calibrate ran on, or calibrate this one",
-        )
+    _require_source(job, found)
+    require_complete(job, found)
     require_loadable(job, found.layers)
-    return job, found, export_identity(found.identity, job)
+    return job, found
+
+
+def export_calibration(
+    job: ExportJob, found: Calibration, report: Callable[[Progress], None] = lambda _: None
+) -> Result:
+    """Write what `prepare_export` has checked, if it isn't there already."""
+    made_of = export_identity(found.identity, job)
+    if earlier := read_result(job, made_of):
+        RunFolder(job.output).sweep()
+        return earlier
+    return export_layers(job, found.layers, made_of, report)
 
 
 def export_layers(
@@ -94,11 +96,8 @@ def export_layers(
     made_of: dict[str, Any] | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Result:
-    """Write the exports of a job whose parameters were found before; with an identity, only if they aren't there."""
+    """Write the exports of a job whose parameters were found before."""
     begin = time.monotonic()
-    if made_of and (earlier := read_result(job, made_of)):
-        RunFolder(job.output).sweep()
-        return earlier
     ticks, written = Ticks(len(layers), len(layers), report), []
     with RunFolder(job.output, bytes_written(job)) as folder:
         require_nothing_kept(folder)
@@ -116,6 +115,13 @@ def export_layers(
         return finish(job, folder, writer, written, made_of, begin)
 
 
-def _settings(found: Calibration) -> QuantSettings:
-    values = found.identity["settings"]
-    return QuantSettings(**values | {"disable_names": tuple(values["disable_names"])})
+def _require_source(job: ExportJob, found: Calibration) -> None:
+    """Raise ConflictError where the weights folder is not what was calibrated."""
+    source = source_identity(job)
+    if differs := differing({name: found.identity.get(name) for name in source}, source):
+        with_version = found.identity.get("versions", {}).get("transformers")
+        raise ConflictError(
+            f"{job.folder}: not what {found.folder} was calibrated from; other {', '.join(differs)}",
+            hint="name the weights folder that fa3 calibrate ran on, patched as it was then (under transformers "
+            f"{with_version}), or calibrate this one",
+        )

@@ -11,7 +11,7 @@ from fa3cli.calibration.job import Job
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.result import LayerResult, Result, make_result, write_reports
 from fa3cli.calibration.writing import LayerWriter
-from fa3cli.export.folder import RunFolder
+from fa3cli.exports.folder import RunFolder
 from fa3cli.quantization.fallback import fall_back_attentions
 
 __all__ = ["finish"]
@@ -49,14 +49,19 @@ def _layer_results(
         yield LayerResult(
             name=layer.name,
             quantized=len(layer.linears),
-            float_linears={
-                name: _linear_reason(job, layer, name) for name in linears if name not in layer.linears
-            },
+            float_linears=_joined_experts(job, layer)
+            | {name: _linear_reason(job, layer, name) for name in linears if name not in layer.linears},
             fa=bool(kept) if attentions else None,
             fa_reason=_attention_reason(job, attentions, fallen) if attentions and not kept else None,
             fa_score=min(layer.scores.values(), default=None),
             error=layer.error,
         )
+
+
+def _joined_experts(job: Job, layer: LayerParameters) -> dict[str, str]:
+    """Return the experts of a layer that transformers 5 joins into one tensor, of three dimensions."""
+    joined = (name for name in job.model.of_layer[layer.name] if len(job.model.shape(name)) == 3)
+    return {name: "experts joined in one tensor" for name in joined}
 
 
 def _linear_reason(job: Job, layer: LayerParameters, name: str) -> str:

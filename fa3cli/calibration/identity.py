@@ -20,7 +20,7 @@ from fa3cli import __version__
 from fa3cli.calibration.dataset import Sample
 from fa3cli.calibration.devices import device_kind
 from fa3cli.calibration.job import Job
-from fa3cli.export.companions import companions
+from fa3cli.exports.companions import companions
 
 __all__ = ["differing", "export_identity", "identity", "source_identity"]
 

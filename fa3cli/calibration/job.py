@@ -13,8 +13,8 @@ from fa3cli.calibration.dataset import Sample
 from fa3cli.calibration.layered_model import LayeredModel
 from fa3cli.calibration.smoothing import require_groups
 from fa3cli.errors import UnsupportedError
-from fa3cli.export.targets import targets_named
-from fa3cli.export.targets.target import Target
+from fa3cli.exports.targets import targets_named
+from fa3cli.exports.targets.target import Target
 from fa3cli.quantization.fallback import matching, whole_groups
 from fa3cli.quantization.settings import QuantSettings, ResolvedSettings
 

@@ -17,7 +17,7 @@ from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.calibration.tree_file import read_tree, tensors_of, write_tree
 from fa3cli.errors import ConflictError
-from fa3cli.export.folder import RunFolder, to_disk
+from fa3cli.exports.folder import RunFolder, to_disk
 
 __all__ = ["Journal", "NotResumableError", "open_journal", "require_nothing_kept"]
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from fa3cli.calibration.evaluation import Comparison
 from fa3cli.calibration.result import REPORT_FILE
-from fa3cli.export.folder import to_disk
+from fa3cli.exports.folder import to_disk
 
 __all__ = ["keep_comparison"]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fa3cli.calibration.disk_space import bytes_written, export_bytes, journal_bytes
 from fa3cli.calibration.job import Job
+from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.peak_memory import peak_memory
 from fa3cli.calibration.streamed_model import StreamedModel
 from fa3cli.calibration.streams import Streams, passes
@@ -81,10 +82,12 @@ def _read_bytes(job: Job, passes: int) -> int:
     return model.stored_bytes(*model.stored) + (passes - 1) * model.stored_bytes(*visited)
 
 
-def plan_warnings(job: Job) -> Iterator[str]:
-    """Yield what the user should know before the run: results some engines cannot load."""
+def plan_warnings(job: Job, found: Sequence[LayerParameters] | None = None) -> Iterator[str]:
+    """Yield what the user should know before the run, or before an export of what one `found`."""
     settings = job.settings
-    yield from target_warnings(job)
+    yield from target_warnings(job, found)
+    if not job.quantized:
+        yield "no linear becomes W8A8: fa3 quantizes torch's linears, and all of this model's stay float"
     if isinstance(job.model, StreamedModel) and not job.model.has_weights:
         yield f"{job.folder}: no weights; names and shapes are what config.json says, and a run will need the weights"
     if any(sample.estimated for sample in job.samples):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ __all__ = [
     "REPORT_FILE",
     "LayerResult",
     "Result",
+    "file_sha256",
     "make_result",
     "read_report",
     "read_result",
@@ -90,7 +92,14 @@ def write_reports(job: Job, export: Path, identity: dict[str, Any] | None, resul
         made = {name: value for name, value in asdict(result).items() if name not in _OF_THIS_RUN}
         made |= {"files": list(files), "bytes_written": sum(files.values())}
         report = {"identity": identity, "recipe": job.recipe, "target": target, "result": made}
+        if (folder / PARAMETERS_FILE).is_file():
+            report["parameters_sha256"] = file_sha256(folder / PARAMETERS_FILE)
         (folder / REPORT_FILE).write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def file_sha256(file: Path) -> str:
+    """Return the sha256 of a file's bytes, in hexadecimal."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def read_report(folder: Path) -> dict[str, Any]:

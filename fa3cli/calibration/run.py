@@ -22,7 +22,7 @@ from fa3cli.calibration.ranks import Ranks, joined_ranks
 from fa3cli.calibration.result import Result, read_result
 from fa3cli.calibration.writing import LayerWriter
 from fa3cli.errors import ConflictError, UnsupportedError, UsageError
-from fa3cli.export.folder import RunFolder
+from fa3cli.exports.folder import RunFolder
 
 __all__ = ["RESUME", "run"]
 

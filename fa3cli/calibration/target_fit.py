@@ -9,8 +9,8 @@ from fa3cli.calibration.job import Job
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.smoothing import wrapped_norms
 from fa3cli.errors import UnsupportedError
-from fa3cli.export.targets.selection import Selection
-from fa3cli.export.tensor_parallel import undivided
+from fa3cli.exports.targets.selection import Selection
+from fa3cli.exports.tensor_parallel import undivided
 
 __all__ = ["require_loadable", "target_warnings"]
 
@@ -28,9 +28,9 @@ def require_loadable(job: Job, found: Sequence[LayerParameters] | None = None) -
         raise UnsupportedError("; ".join(reasons), hint="; ".join(hints))
 
 
-def target_warnings(job: Job) -> Iterator[str]:
+def target_warnings(job: Job, found: Sequence[LayerParameters] | None = None) -> Iterator[str]:
     """Yield what some engine stumbles over in each target's form, and at which sizes none can split the model."""
-    selected = _selection(job)
+    selected = _selection(job) if found is None else _exact_selection(job, found)
     for target in job.targets:
         for warning in target.warnings(selected):
             yield f"target {target.name}: {warning}"
@@ -48,6 +48,7 @@ def _selection(job: Job) -> Selection:
         quantized=job.quantized,
         attentions=list(job.model.attentions()),
         fa_layers=max(0, len(job.attentions) - settings.fa_amp),
+        head=job.model.head,
         mm_tensor=settings.mm_tensor,
         may_split=settings.reference and settings.level > 0,
         wraps_norms=bool(wrapped_norms(job.model, settings.anti_method)),

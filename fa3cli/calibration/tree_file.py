@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fa3cli.errors import ConflictError
-from fa3cli.export.safetensors_writer import SafetensorsWriter
+from fa3cli.exports.safetensors_writer import SafetensorsWriter
 
 __all__ = ["read_tree", "tensors_of", "write_tree"]
 

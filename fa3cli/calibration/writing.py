@@ -17,11 +17,11 @@ from fa3cli.calibration.moving import CPU
 from fa3cli.calibration.parameters import LayerParameters, Range
 from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.calibration.smoothing import wrapped_norms
-from fa3cli.export.companions import companions, exported_config
-from fa3cli.export.folder import RunFolder
-from fa3cli.export.numpy_files import write_numpy
-from fa3cli.export.target_export import TargetExport
-from fa3cli.export.targets.target import Target
+from fa3cli.exports.companions import companions, exported_config
+from fa3cli.exports.folder import RunFolder
+from fa3cli.exports.numpy_files import write_numpy
+from fa3cli.exports.target_export import TargetExport
+from fa3cli.exports.targets.target import Target
 from fa3cli.numerics.deq_scale import unpack_deq_scale
 from fa3cli.quantization.attention import quantize_heads
 from fa3cli.quantization.linear import linear_layout, quantize_linear

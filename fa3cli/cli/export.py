@@ -32,7 +32,7 @@ def export(
     from fa3cli import api
     from fa3cli.cli.progress import show_progress
 
-    job, found, made_of = api.prepare_export(
+    job, found = api.prepare_export(
         weights_dir,
         calibration,
         output=output,
@@ -41,9 +41,9 @@ def export(
         part_file_size=part_file_size,
         trust_remote_code=trust_remote_code,
     )
-    for warning in api.plan_warnings(job):
+    for warning in api.plan_warnings(job, found.layers):
         warn(warning)
     note(f"targets: {', '.join(each.name for each in job.targets)}, from {calibration}")
     with show_progress("export", as_json=json) as progress:
-        result = api.export_calibration(job, found, made_of, progress)
+        result = api.export_calibration(job, found, progress)
     show_result(result, as_json=json)

@@ -15,7 +15,9 @@ __all__ = ["report"]
 
 
 def report(
-    export: Annotated[Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize wrote.")],
+    export: Annotated[
+        Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize or fa3 export wrote.")
+    ],
     html: Annotated[
         Path | None,
         typer.Option("--html", metavar="FILE", help="Write one html page that needs nothing else."),

@@ -15,13 +15,15 @@ from fa3cli.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from fa3cli.calibration.evaluation import Comparison
-    from fa3cli.export.verification import CheckResult, VerificationReport
+    from fa3cli.exports.verification import CheckResult, VerificationReport
 
 __all__ = ["verify"]
 
 
 def verify(
-    export: Annotated[Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize wrote.")],
+    export: Annotated[
+        Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize or fa3 export wrote.")
+    ],
     target: Annotated[
         list[TargetName] | None,
         typer.Option(help="Engine that shall load it [the one it was written for]; may be repeated."),
@@ -39,18 +41,14 @@ def verify(
     json: Annotated[bool, typer.Option("--json", help="Print the report as json.")] = False,
 ) -> None:
     """Check an export against what inference engines look for; exit 1 if they would stumble."""
-    from fa3cli.export.verification import verify_export
+    from fa3cli.exports.verification import verify_export
 
     if (against is None) != (text is None):
         raise UsageError("--against and --eval need each other")
     report = verify_export(export, values(target))
-    if against is not None and not {check.target for check in report.checks} <= {"modelslim", "mindie"}:
-        raise UnsupportedError(
-            f"--against computes with exports for modelslim or mindie, not with one for {report.target}",
-            hint="write one of those from the same calibration too",
-        )
+    compares = {check.target for check in report.checks} <= {"modelslim", "mindie"}
     comparison = None
-    if report.ok and against is not None:
+    if report.ok and against is not None and compares:
         from fa3cli.api import compare
         from fa3cli.cli.progress import show_progress
 
@@ -70,6 +68,11 @@ def verify(
         _show(report)
         if comparison:
             _show_comparison(comparison)
+    if against is not None and not compares:
+        raise UnsupportedError(
+            f"--against computes with exports for modelslim or mindie, not with one for {report.target}",
+            hint="make one of those of the same calibration too",
+        )
     if not report.ok:
         if against is not None:
             note("not compared with the float model: the export must be right first")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from fa3cli.calibration.result import REPORT_FILE
-from fa3cli.export.contents import Contents
-from fa3cli.report.facts import NOT_LINEAR, Facts, FloatModule, HeadScales
+from fa3cli.exports.recognition import written_for
+from fa3cli.report.facts import NOT_LINEAR, Facts, FloatModule
 from fa3cli.report.head_scales import largest_code, read_head_scales
 from fa3cli.report.layers import gather_layers
 from fa3cli.report.names import layer_of
@@ -34,7 +33,7 @@ def gather(folder: str | Path) -> Facts:
         model_type=_text(config.get("model_type")),
         architecture=_text(architectures[0]) if isinstance(architectures, list) and architectures else None,
         dtype=contents.geometry.dtype,
-        target=recorded.target or _layout(contents, scales),
+        target=recorded.target or written_for(folder).name,
         files=stored.files,
         size=stored.size,
         layers=gather_layers(recorded, matrices, scales, has_tensors=bool(contents.tensors)),
@@ -62,16 +61,6 @@ def _elsewhere(recorded: Recorded, matrices: Matrices) -> tuple[FloatModule, ...
 def _is_embedding(name: str) -> bool:
     leaf = name.rpartition(".")[2]
     return "emb" in leaf or leaf in ("wte", "wpe")
-
-
-def _layout(contents: Contents, scales: Iterable[HeadScales]) -> str | None:
-    """Tell the target by the names of its tensors, where the run did not say for whom it wrote."""
-    leaves = {each.tensor.rpartition(".")[2] for each in scales}
-    if "kv_cache_scale" in leaves:
-        return "vllm-ascend"
-    if "scale" in leaves or contents.description:
-        return "modelslim"
-    return "vllm" if leaves else None
 
 
 def _unread(stored: Stored) -> list[str]:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fa3cli.errors import brief
-from fa3cli.export.contents import Contents, Header
+from fa3cli.exports.contents import Contents, Header
 from fa3cli.report.facts import HeadScales
 from fa3cli.report.names import layer_of, module_order
 

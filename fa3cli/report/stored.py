@@ -7,10 +7,10 @@ from pathlib import Path
 
 from fa3cli.calibration.result import PARAMETERS_FILE, REPORT_FILE
 from fa3cli.errors import InvalidInputError
-from fa3cli.export.contents import Contents, read_shard
-from fa3cli.export.documents import Document, read_document
-from fa3cli.export.layout import DESCRIPTION_FILES, INDEX_FILE, W8A8, WEIGHT_FILE
-from fa3cli.export.targets import TARGETS
+from fa3cli.exports.contents import Contents, read_shard
+from fa3cli.exports.documents import Document, read_document
+from fa3cli.exports.layout import DESCRIPTION_FILES, INDEX_FILE, W8A8, WEIGHT_FILE
+from fa3cli.exports.targets import TARGETS
 
 __all__ = ["Matrices", "Stored", "open_stored", "read_matrices"]
 

@@ -91,7 +91,9 @@ def calibrated_on(origin: Origin) -> str:
 
 
 def how_to_measure(facts: Facts) -> str:
-    """Return the command that compares an export with the float model."""
+    """Return the command that compares an export with the float model, or of which export it can be had."""
+    if facts.target not in ("modelslim", "mindie"):
+        return "only exports for modelslim and mindie can be compared: make one of the same calibration"
     return f"fa3 verify {facts.folder} --against WEIGHTS_DIR --eval TEXT.jsonl"
 
 

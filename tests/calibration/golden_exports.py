@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fa3cli import api, patching
-from fa3cli.export.layout import WEIGHT_FILE
+from fa3cli.exports.layout import WEIGHT_FILE
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 

@@ -14,7 +14,7 @@ from fa3cli.calibration import evaluation
 from fa3cli.calibration.evaluation import compare
 from fa3cli.calibration.progress import Progress
 from fa3cli.errors import Fa3Error, InvalidInputError
-from fa3cli.export.layout import WEIGHT_FILE
+from fa3cli.exports.layout import WEIGHT_FILE
 
 from ..conftest import SHARED_MODELS, copy_model
 from .models import edit_weights, token_ids, write_lines, write_model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import torch
 
 from fa3cli import api
 from fa3cli.calibration.preparing import prepare
-from fa3cli.calibration.result import PARAMETERS_FILE
-from fa3cli.calibration.tree_file import write_tree
+from fa3cli.calibration.result import PARAMETERS_FILE, file_sha256, read_report
+from fa3cli.calibration.tree_file import read_tree, write_tree
 from fa3cli.errors import ConflictError, InvalidInputError, StoppedError, UnsupportedError
 from tests.calibration.models import edit_config, edit_weights, snapshot
 
+_RANGE = (torch.zeros(1), torch.ones(1))
 ALL = ["modelslim", "mindie", "vllm-ascend", "vllm"]
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -125,6 +127,44 @@ def test_what_was_found_out_decides_whether_an_engine_loads_it(
         assert api.export(llama, tmp_path / "kept", target=["mindie"]).files
 
 
+def test_warnings_are_of_what_was_found(llama: Path, calib: Path, tmp_path: Path) -> None:
+    options = {"calib": calib, "numerics": "reference", "disable_level": "L2"}
+    assert any("may split" in warning for warning in api.plan_warnings(prepare(llama, **options)))
+    api.calibrate(llama, tmp_path / "kept", **options)
+    job, found = api.prepare_export(llama, tmp_path / "kept")
+    assert not any("split fused" in warning for warning in api.plan_warnings(job, found.layers))
+
+
+def rewrite(folder: Path, edit: Callable[[list[dict[str, Any]]], object]) -> None:
+    """Change the parameters of a calibration, and its report with them."""
+    layers = read_tree(folder / PARAMETERS_FILE)
+    edit(layers)
+    (folder / PARAMETERS_FILE).unlink()
+    write_tree(folder / PARAMETERS_FILE, layers)
+    edit_report(folder, parameters_sha256=file_sha256(folder / PARAMETERS_FILE))
+
+
+def edit_report(folder: Path, **changes: Any) -> None:
+    report = read_report(folder)
+    (folder / "fa3_report.json").write_text(json.dumps(report | changes))
+
+
+def edit_identity(folder: Path, **changes: Any) -> None:
+    edit_report(folder, identity=read_report(folder)["identity"] | changes)
+
+
+def not_finite(layers: list[dict[str, Any]]) -> None:
+    name, (low, _) = next(iter(layers[1]["linears"].items()))
+    layers[1]["linears"][name] = (low, torch.tensor([float("nan")]))
+
+
+def of_another_run(folder: Path) -> None:
+    other = folder.with_name("other")
+    shutil.copytree(folder, other)
+    rewrite(other, not_finite)
+    shutil.copyfile(other / PARAMETERS_FILE, folder / PARAMETERS_FILE)
+
+
 def broken_parameters(folder: Path) -> None:
     file = folder / PARAMETERS_FILE
     file.write_bytes(file.read_bytes()[:-40])
@@ -146,6 +186,15 @@ def other_parameters(folder: Path) -> None:
         lambda folder: shutil.rmtree(folder),
         broken_parameters,
         other_parameters,
+        of_another_run,
+        lambda folder: rewrite(folder, lambda layers: layers.pop()),
+        lambda folder: rewrite(folder, lambda layers: layers[0].update(name="model.layers.9")),
+        lambda folder: rewrite(folder, lambda layers: layers[0]["linears"].update(lm_head=_RANGE)),
+        lambda folder: rewrite(folder, not_finite),
+        lambda folder: edit_identity(folder, settings={}),
+        lambda folder: edit_identity(folder, settings={"disable_names": [], "unheard": 1}),
+        lambda folder: edit_identity(folder, dtype=None),
+        lambda folder: edit_report(folder, result={"samples": "many", "tokens": 1}),
     ],
 )
 def test_a_broken_calibration_is_bad_input(damage: Any, llama: Path, calib: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fa3cli import api
 from fa3cli.calibration.identity import differing
 from fa3cli.errors import ConflictError
-from fa3cli.export.layout import WEIGHT_FILE
+from fa3cli.exports.layout import WEIGHT_FILE
 
 from .models import edit_config, edit_weights, snapshot
 

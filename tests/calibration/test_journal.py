@@ -17,7 +17,7 @@ from fa3cli.calibration.journal import Journal, NotResumableError, open_journal
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.ranks import Ranks
 from fa3cli.errors import ConflictError, StoppedError
-from fa3cli.export.folder import RunFolder
+from fa3cli.exports.folder import RunFolder
 
 from .models import snapshot
 

@@ -23,7 +23,7 @@ from fa3cli.calibration.passes import calibrate
 from fa3cli.calibration.preparing import prepare
 from fa3cli.calibration.recorded_call import RecordedCall
 from fa3cli.calibration.result import REPORT_FILE
-from fa3cli.export.layout import WEIGHT_FILE
+from fa3cli.exports.layout import WEIGHT_FILE
 from fa3cli.fa_quantizer import FAQuantizer
 from fa3cli.quantization.settings import QuantSettings, resolve_settings
 

@@ -16,7 +16,7 @@ from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.passes import calibrate
 from fa3cli.calibration.preparing import prepare
 from fa3cli.errors import UnsupportedError
-from fa3cli.export.layout import WEIGHT_FILE
+from fa3cli.exports.layout import WEIGHT_FILE
 from fa3cli.quantization.fallback import fused_groups
 
 from .models import edit_weights, token_ids, write_lines, write_model

@@ -21,7 +21,7 @@ from fa3cli.calibration.job import Job
 from fa3cli.calibration.journal import NotResumableError
 from fa3cli.calibration.result import Result
 from fa3cli.errors import ConflictError, MissingCapabilityError, StoppedError
-from fa3cli.export import safetensors_writer
+from fa3cli.exports import safetensors_writer
 
 from ..conftest import ROOT
 from .models import snapshot, token_ids, write_lines, write_model

@@ -19,8 +19,8 @@ from fa3cli import api, patching
 from fa3cli.calibration.progress import Progress
 from fa3cli.calibration.run import Result
 from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError
-from fa3cli.export.layout import FA_TENSORS, W8A8_TENSORS, WEIGHT_FILE
-from fa3cli.export.verification import verify_export
+from fa3cli.exports.layout import FA_TENSORS, W8A8_TENSORS, WEIGHT_FILE
+from fa3cli.exports.verification import verify_export
 
 from ..conftest import EXAMPLES, SHARED_MODELS, copy_model
 from .models import (

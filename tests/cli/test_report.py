@@ -16,7 +16,7 @@ from fa3cli import api
 from fa3cli.report.data import gather
 from fa3cli.report.page import page
 from tests.conftest import ROOT
-from tests.export.exports import Export
+from tests.exports.exports import Export
 from tests.report.exports import layer, report_of, write_export, write_heads, write_report
 
 Fa3 = Callable[..., tuple[int, str, str]]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ..export.exports import Export, build_export, build_for
+from ..exports.exports import Export, build_export, build_for
 
 ROOT = Path(__file__).parents[2]
 

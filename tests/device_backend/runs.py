@@ -15,7 +15,7 @@ import torch
 from fa3cli import AntiOutlier, AntiOutlierConfig, Calibrator, QuantConfig, api
 from fa3cli.calibration import opening
 from fa3cli.errors import MissingCapabilityError
-from fa3cli.export.layout import WEIGHT_FILE
+from fa3cli.exports.layout import WEIGHT_FILE
 from fa3cli.observers.channel_statistics import ChannelStatistics
 from fa3cli.observers.input_range import InputRange
 from fa3cli.observers.mergeable_histogram import MergeableHistogram

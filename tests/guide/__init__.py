@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fa3cli
 from fa3cli import Calibrator
-from fa3cli.export.layout import WEIGHT_FILE
+from fa3cli.exports.layout import WEIGHT_FILE
 
 from ..calibration.models import token_ids, write_lines
 

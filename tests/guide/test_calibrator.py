@@ -15,7 +15,7 @@ import fa3cli
 from fa3cli import Calibrator, FAQuantizer, QuantConfig
 from fa3cli.calibration.result import REPORT_FILE
 from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError, UsageError
-from fa3cli.export.layout import FA_TENSORS
+from fa3cli.exports.layout import FA_TENSORS
 
 from ..calibration.models import random_model, token_ids, write_model
 from . import LENGTHS, differing, export, load, quantized, script_data, tensors

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.exports import Export
+from tests.exports.exports import Export
 
 from .exports import write_export
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.export.exports import Export, build_export
+from tests.exports.exports import Export, build_export
 
 __all__ = ["LAYERS", "report_of", "write_export", "write_heads", "write_report"]
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from fa3cli.errors import InvalidInputError
 from fa3cli.report.data import gather
 from fa3cli.report.facts import NOT_LINEAR, FloatModule
-from tests.export.exports import WEIGHTS, Export, build_export
+from tests.exports.exports import WEIGHTS, Export, build_export
 from tests.golden import ABSENT, GOLDEN
 
 from .exports import layer, report_of, write_heads, write_report

@@ -8,7 +8,7 @@ import pytest
 
 from fa3cli.report.data import gather
 from fa3cli.report.error_chart import error_chart
-from tests.export.exports import Export
+from tests.exports.exports import Export
 
 
 def test_bars_and_line_share_a_scale(export: Export) -> None:

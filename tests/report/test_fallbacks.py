@@ -7,7 +7,7 @@ from dataclasses import replace
 from fa3cli.report.data import gather
 from fa3cli.report.facts import FloatModule
 from fa3cli.report.fallbacks import Fallback, fallbacks, linears_by_reason, reason_text
-from tests.export.exports import Export
+from tests.exports.exports import Export
 
 
 def test_layers_of_one_name_and_reason_are_one_row(export: Export) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from fa3cli.report.colours import STEPS
 from fa3cli.report.data import gather
 from fa3cli.report.heat_maps import heat_maps
-from tests.export.exports import Export
+from tests.exports.exports import Export
 
 from .exports import write_heads
 

@@ -15,7 +15,7 @@ import torch
 from fa3cli.errors import InvalidInputError
 from fa3cli.report.data import gather
 from fa3cli.report.page import page, write_page
-from tests.export.exports import Export, build_export
+from tests.exports.exports import Export, build_export
 
 from .exports import layer, report_of, write_heads, write_report
 from .html import Page
@@ -212,6 +212,7 @@ def test_exports_of_other_targets(tmp_path: Path, dtype: torch.dtype) -> None:
         for role, scale in (("k", 0.5), ("v", 2.0)):
             scales = torch.tensor([scale, 2 * scale], dtype=dtype).repeat_interleave(8)
             export.add(f"model.layers.{number}.self_attn.{role}_proj.kv_cache_scale", scales, "C8")
+    export.description["kv_cache_type"] = "C8"
     export.save()
     facts = gather(export.folder)
     parsed = Page(page(facts))

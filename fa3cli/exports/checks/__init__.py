@@ -1,0 +1,16 @@
+"""The named checks of `fa3 verify`; importing this package registers all of them."""
+
+from importlib import import_module
+
+from fa3cli.exports.checks.registry import CHECKS
+
+__all__ = ["CHECKS"]
+
+# In the order they run: a check comes after those whose findings it heeds.
+_MODULES = (
+    *("files", "folder", "config", "remote_code", "description", "whole_modules"),
+    *("quantization_config", "compressed_tensors", "attention_shapes", "shapes", "config_sizes"),
+    *("numbers", "engine_numbers", "rows", "fallback", "tensor_parallel"),
+)
+for _name in _MODULES:
+    import_module(f"{__name__}.{_name}")

@@ -1,0 +1,69 @@
+"""Checks of the headers of what FA3 gives attention modules, target by target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fa3cli.exports.checks.modules import attentions
+from fa3cli.exports.checks.registry import Remark, check, error
+from fa3cli.exports.contents import Contents
+
+_READ = ("description", "weights")
+_AFTER = ("foreign-tensors", "described", "attentions", "values")
+_FA3 = ("modelslim", "mindie")
+
+
+@check(
+    "fa-shapes",
+    "engines split the scales by head: one row a head, one column",
+    targets=_FA3,
+    over=attentions,
+    needs=_READ,
+    after=_AFTER,
+)
+def fa_shapes(contents: Contents, module: str) -> Iterator[Remark]:
+    heads = {name: contents.tensors[f"{module}.fa_{name}.scale"].shape[:1] for name in "qkv"}
+    if heads["k"] != heads["v"]:
+        yield error(f"{module}.fa_v.scale", f"has {list(heads['v'])} heads and fa_k.scale {list(heads['k'])}")
+    for name in "qkv":
+        for tensor in (f"{module}.fa_{name}.scale", f"{module}.fa_{name}.offset"):
+            shape = contents.tensors[tensor].shape
+            if shape != (*heads[name], 1):
+                yield error(tensor, f"has shape {list(shape)}, expected [heads, 1], the same as its scale")
+
+
+@check(
+    "kv-shapes",
+    "vLLM-Ascend splits the scales of its KV cache as it splits the rows of k_proj and v_proj",
+    targets=("vllm-ascend",),
+    over=attentions,
+    needs=_READ,
+    after=_AFTER,
+)
+def kv_shapes(contents: Contents, module: str) -> Iterator[Remark]:
+    for leaf in contents.target.attention_tensors:
+        name = f"{module}.{leaf}"
+        linear = contents.tensors.get(f"{name.rpartition('.')[0]}.weight")
+        wanted, shape = linear and linear.shape[:1], contents.tensors[name].shape
+        if len(shape) != 1 or (wanted and shape != wanted):
+            yield error(name, f"has shape {list(shape)}, expected {list(wanted or ['channels'])}")
+
+
+@check(
+    "fp8-shapes",
+    "vLLM makes room for one scale a head or one for all, as kv_cache_scheme says",
+    targets=("vllm",),
+    over=attentions,
+    needs=("weights", "config", "quantization-config", "kv-cache-scheme"),
+    after=_AFTER,
+)
+def fp8_shapes(contents: Contents, module: str) -> Iterator[Remark]:
+    scheme = contents.config.data["quantization_config"]["kv_cache_scheme"]
+    for leaf in contents.target.attention_tensors:
+        shape = contents.tensors[f"{module}.{leaf}"].shape
+        if scheme["strategy"] == "tensor":
+            right, wanted = shape == (1,), "[1]"
+        else:
+            right, wanted = len(shape) == 3 and shape[1:] == (1, 1), "[heads, 1, 1]"
+        if not right:
+            yield error(f"{module}.{leaf}", f"has shape {list(shape)}, expected {wanted}")

@@ -1,0 +1,59 @@
+"""Checks of config.json: what engines read from it, and what must not be left in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fa3cli.exports.checks.registry import ALL, Remark, check, error, error_for, warning
+from fa3cli.exports.contents import Contents
+from fa3cli.exports.geometry import config_problems
+
+# Models whose norms are all RMSNorm: none has a bias.
+_RMS_NORM_MODELS = ("llama", "mistral", "qwen2", "qwen3", "internlm3")
+_FILE = "config.json"
+
+
+@check("config", "its dtype and sizes decide how every tensor is read", targets=ALL)
+def config(contents: Contents) -> Iterator[Remark]:
+    if contents.config.data is None:
+        yield error(_FILE, contents.config.problem or "is missing")
+        return
+    for problem in config_problems(contents.config.data):
+        yield error(_FILE, problem)
+
+
+@check(
+    "config-quantize",
+    "MindIE takes its W8A8 loader from it",
+    targets=("modelslim", "mindie"),
+    needs=("config",),
+)
+def config_quantize(contents: Contents) -> Iterator[Remark]:
+    found = contents.config.data.get("quantize")
+    if found != "w8a8":
+        yield error_for(("mindie",), contents, _FILE, f"quantize is {found!r}, expected 'w8a8'")
+
+
+@check(
+    "kernel-dtype",
+    "vLLM serves a float32 model in bfloat16 by itself, whose deq_scale has another form than the export's",
+    needs=("config",),
+)
+def kernel_dtype(contents: Contents) -> Iterator[Remark]:
+    if contents.geometry.dtype == "float32":
+        yield warning(
+            _FILE, "dtype is float32: serve it with --dtype float16, or quantize with --dtype bfloat16"
+        )
+
+
+@check(
+    "norm-bias",
+    "vLLM stops at a bias of a norm that has none in its model",
+    targets=("vllm",),
+    needs=("config", "weights"),
+)
+def norm_bias(contents: Contents) -> Iterator[Remark]:
+    if contents.config.data.get("model_type") in _RMS_NORM_MODELS:
+        for name in contents.tensors:
+            if name.endswith("norm.bias"):
+                yield error(name, f"is no tensor of a {contents.config.data['model_type']} in vLLM")

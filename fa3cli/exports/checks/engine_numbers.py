@@ -1,0 +1,84 @@
+"""Checks of values that single engines ask for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from fa3cli.exports.checks.modules import attentions, linears
+from fa3cli.exports.checks.registry import ALL, Remark, check, error, error_for, warning
+from fa3cli.exports.contents import Contents
+from fa3cli.quantization.fallback import FUSED_GROUPS
+
+_SIGNIFICANT_BITS = 15
+
+
+@check(
+    "kv-heads",
+    "FA3 measures a scale a head; one that changes within a head was put in the wrong order",
+    targets=("vllm-ascend",),
+    over=attentions,
+    needs=("description", "weights", "config"),
+    after=(
+        "foreign-tensors",
+        "described",
+        "attentions",
+        "values",
+        "kv-shapes",
+        "config-sizes",
+        "dtypes",
+        "scales",
+    ),
+)
+def kv_heads(contents: Contents, module: str) -> Iterator[Remark]:
+    head_dim = contents.geometry.head_dim
+    for leaf in contents.target.attention_tensors:
+        scale = contents.read(f"{module}.{leaf}")
+        if not leaf.endswith("_scale") or head_dim is None or len(scale) % head_dim:
+            continue
+        heads = scale.view(-1, head_dim)
+        if uneven := (heads != heads[:, :1]).any(1).nonzero().flatten().tolist():
+            yield error(f"{module}.{leaf}", f"is not the same for all channels of head {uneven[0]}")
+
+
+def _fused_parents(contents: Contents) -> list[str]:
+    return list(dict.fromkeys(module.rpartition(".")[0] for module in linears(contents)))
+
+
+@check(
+    "fused-inputs",
+    "vLLM and vLLM-Ascend keep one input scale and offset for q, k, v and for gate, up: the last one loaded",
+    targets=ALL,
+    over=_fused_parents,
+    needs=("description", "weights", "config"),
+    after=("foreign-tensors", "described", "linears", "dtypes", "linear-shapes", "scales", "offsets"),
+)
+def fused_inputs(contents: Contents, module: str) -> Iterator[Remark]:
+    for group in FUSED_GROUPS:
+        for leaf in ("input_scale", "input_offset", "input_zero_point"):
+            names = [f"{module}.{member}.{leaf}" for member in group]
+            found = {name: float(contents.read(name)) for name in names if name in contents.tensors}
+            if len(set(found.values())) > 1:
+                *_, other = (name for name in found if found[name] != found[next(iter(found))])
+                message = f"is {found[other]:.6g}, but {found[next(iter(found))]:.6g} in {group[0]}"
+                yield error_for(("vllm", "vllm-ascend"), contents, other, message)
+
+
+@check(
+    "scale-bits",
+    "vLLM's CUTLASS kernel computes the zero point anew and cuts it off: one too low unless the scale is exact",
+    targets=("vllm",),
+    needs=("weights", "config", "linears", "linear-shapes", "scales"),
+)
+def scale_bits(contents: Contents) -> Iterator[Remark]:
+    names = [f"{module}.input_scale" for module in linears(contents)]
+    if long := [name for name in names if not _is_short(float(contents.read(name)))]:
+        others = f", and so do {len(long) - 1} others" if len(long) > 1 else ""
+        message = (
+            f"has more than {_SIGNIFICANT_BITS} significant bits{others}; quantize in bfloat16 or float16"
+        )
+        yield warning(long[0], message)
+
+
+def _is_short(value: float) -> bool:
+    return (math.frexp(value)[0] * 2**_SIGNIFICANT_BITS).is_integer()

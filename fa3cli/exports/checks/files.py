@@ -1,0 +1,122 @@
+"""Checks of the files that hold the export: there, whole, and saying the same."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from pathlib import Path
+
+from fa3cli.exports.checks.registry import ALL, Remark, check, error, error_for
+from fa3cli.exports.contents import Contents, Shard
+from fa3cli.exports.layout import DESCRIPTION_FILES
+
+
+@check("description", "engines read from it how each tensor is stored")
+def description(contents: Contents) -> Iterator[Remark]:
+    if not contents.descriptions:
+        yield error(DESCRIPTION_FILES[0], f"is missing, and so is {DESCRIPTION_FILES[1]}")
+    for document in contents.descriptions:
+        if document.problem:
+            yield error(document.file, document.problem)
+
+
+@check(
+    "description-copies",
+    "which of the two names is read depends on the engine's version",
+    needs=("description",),
+)
+def description_copies(contents: Contents) -> Iterator[Remark]:
+    if len({document.raw for document in contents.descriptions}) > 1:
+        yield error(
+            DESCRIPTION_FILES[1], f"differs from {DESCRIPTION_FILES[0]}; the two must hold the same text"
+        )
+
+
+@check(
+    "description-name",
+    "vLLM-Ascend never read the older name, and MindIE stops reading it",
+    needs=("description",),
+)
+def description_name(contents: Contents) -> Iterator[Remark]:
+    name, older = DESCRIPTION_FILES
+    if all(document.file != name for document in contents.descriptions):
+        yield error_for(("vllm-ascend",), contents, name, f"is missing; copy {older} to it")
+
+
+@check("weights", "a truncated or missing weight file stops the server at start", targets=ALL)
+def weights(contents: Contents) -> Iterator[Remark]:
+    index_file = contents.target.index_file
+    if not contents.shards:
+        yield error(contents.target.weight_file, f"is missing, and so is every shard of {index_file}")
+    for shard in contents.shards:
+        if shard.problem:
+            yield error(shard.file, shard.problem)
+    there = {shard.file for shard in contents.shards}
+    for file in sorted(set(_weight_map(contents).values()) - there):
+        if _stays_inside(file):
+            yield error(file, f"is missing; {index_file} names it")
+
+
+@check("tensor-once", "of a tensor stored twice the engine takes either", targets=ALL, needs=("weights",))
+def tensor_once(contents: Contents) -> Iterator[Remark]:
+    for name, files in _stored_twice(contents).items():
+        yield error(name, f"is stored in {files[0]} and again in {', '.join(files[1:])}")
+
+
+def _stored_twice(contents: Contents) -> dict[str, list[str]]:
+    files: dict[str, list[str]] = {}
+    for shard in contents.shards:
+        for name in shard.tensors:
+            files.setdefault(name, []).append(shard.file)
+    return {name: found for name, found in files.items() if len(found) > 1}
+
+
+@check("index", "loaders open what the index lists, and nothing else", targets=ALL, needs=("weights",))
+def index(contents: Contents) -> Iterator[Remark]:
+    file, weight_file = contents.target.index_file, contents.target.weight_file
+    if contents.index.raw is None and [shard.file for shard in contents.shards] == [weight_file]:
+        return
+    if contents.index.problem:
+        yield error(file, contents.index.problem)
+        return
+    listed: dict[str, set[str]] = {}
+    for name, shard in _weight_map(contents).items():
+        listed.setdefault(shard, set()).add(name)
+    if not listed:
+        yield error(file, "has no weight_map from tensor names to file names")
+    for shard in sorted(listed):
+        if not _stays_inside(shard):
+            yield error(file, f"lists {shard!r}; expected the name of a file in this folder")
+    twice = _stored_twice(contents)
+    for shard in contents.shards if listed else ():
+        if shard.file in listed:
+            yield from _compare(file, shard, listed[shard.file], twice)
+        else:
+            yield error(shard.file, f"is not in {file}, so no loader opens it")
+
+
+def _compare(index_file: str, shard: Shard, listed: set[str], twice: Container[str]) -> Iterator[Remark]:
+    for name in sorted(listed - shard.tensors.keys()):
+        yield error(name, f"is not in {shard.file}, where {index_file} lists it")
+    for name in sorted(shard.tensors.keys() - listed):
+        if name not in twice:  # of two places an index can name but one
+            yield error(name, f"is in {shard.file}, but {index_file} does not list it there")
+
+
+@check(
+    "format", "transformers opens no weight file that does not say so", targets=("vllm",), needs=("weights",)
+)
+def format_named(contents: Contents) -> Iterator[Remark]:
+    for shard in contents.shards:
+        if shard.metadata.get("format") != "pt":
+            yield error(
+                shard.file, f"says format {shard.metadata.get('format')!r} in its header, expected 'pt'"
+            )
+
+
+def _weight_map(contents: Contents) -> dict[str, str]:
+    listed = (contents.index.data or {}).get("weight_map")
+    return {name: str(file) for name, file in listed.items()} if isinstance(listed, dict) else {}
+
+
+def _stays_inside(file: str) -> bool:
+    return Path(file).name == file

@@ -1,0 +1,87 @@
+"""Checks of what else lies in the folder, and who may read it."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+from fa3cli.exports.checks.registry import ALL, Remark, check, error, error_for, warning
+from fa3cli.exports.contents import Contents
+
+_FLOAT_FILES = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+_ASCEND_FILES = ("quant_model_weight*", "quant_model_description*")
+_UNFINISHED = ("*.part", "*.ragged", "*.tmp", "*.journal")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "*.tiktoken",
+)
+
+
+@check(
+    "stale-files",
+    "vLLM drops every weight file that model.safetensors.index.json does not list",
+    targets=ALL,
+)
+def stale_files(contents: Contents) -> Iterator[Remark]:
+    ours = {shard.file for shard in contents.shards}
+    patterns = _FLOAT_FILES if contents.target.description_files else _ASCEND_FILES
+    whose = "the float model" if contents.target.description_files else "an export for Ascend"
+    for path in _entries(contents):
+        if any(fnmatch(path.name, pattern) for pattern in patterns):
+            yield error(path.name, f"belongs to {whose}; remove it from the export")
+        elif path.suffix == ".safetensors" and path.name not in ours:
+            # vLLM opens what the index names, and without one everything; MindIE opens everything.
+            reads_it = ("mindie", "vllm") if contents.index.raw is None else ("mindie",)
+            message = (
+                "is not part of the export, but MindIE, and vLLM without an index, read every .safetensors"
+            )
+            yield error_for(reads_it, contents, path.name, message)
+
+
+@check("unfinished", "what a stopped run or copy left may be half of a file", targets=ALL)
+def unfinished(contents: Contents) -> Iterator[Remark]:
+    for path in _entries(contents):
+        if any(fnmatch(path.name, pattern) for pattern in _UNFINISHED):
+            yield warning(
+                path.name, "was left by a run or a copy that was stopped; remove it, or make it whole"
+            )
+
+
+@check("links", "a link that leads nowhere is a missing file where the server runs", targets=ALL)
+def links(contents: Contents) -> Iterator[Remark]:
+    for path in _entries(contents):
+        if path.is_symlink() and not path.exists():
+            yield warning(path.name, "is a link that leads nowhere; copy the file itself")
+
+
+@check("tokenizer", "servers load the tokenizer from the same folder", targets=ALL)
+def tokenizer(contents: Contents) -> Iterator[Remark]:
+    if not any(fnmatch(path.name, name) for path in _entries(contents) for name in _TOKENIZER_FILES):
+        yield warning(_TOKENIZER_FILES[0], "is missing; copy the model's tokenizer files here")
+
+
+@check(
+    "permissions",
+    "what every user may change is not sure to be what was exported; an unreadable file stops the server",
+    targets=ALL,
+)
+def permissions(contents: Contents) -> Iterator[Remark]:
+    for path in [contents.folder, *_entries(contents)]:
+        if not path.exists():
+            continue
+        mode = path.stat().st_mode
+        name = "." if path == contents.folder else path.name
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            yield warning(name, f"may be changed by every user (mode {stat.S_IMODE(mode):o}); chmod o-w")
+        if not mode & stat.S_IRUSR:
+            yield warning(name, f"may not be read by its owner (mode {stat.S_IMODE(mode):o}); chmod u+r")
+
+
+def _entries(contents: Contents) -> list[Path]:
+    return sorted(contents.folder.iterdir())

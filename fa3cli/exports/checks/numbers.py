@@ -1,0 +1,125 @@
+"""Checks of values. Only small tensors are read: scales, offsets, norms and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fa3cli.exports.checks.modules import is_attention_tensor, is_norm_extra, linears, stored
+from fa3cli.exports.checks.registry import ALL, Remark, check, error, warning
+from fa3cli.exports.contents import Contents
+from fa3cli.exports.layout import FLOAT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_READ = ("description", "weights", "config")
+_SOUND = ("foreign-tensors", "dtypes", "linear-shapes", "fa-shapes", "kv-shapes", "fp8-shapes")
+
+
+def _scales(contents: Contents) -> list[str]:
+    kinds = (".weight_scale", ".input_scale")
+    return [name for name in stored(contents) if name.endswith(kinds) or _is_attention(name, "scale")]
+
+
+def _offsets(contents: Contents) -> list[str]:
+    kinds = (".weight_offset", ".input_offset")
+    return [name for name in stored(contents) if name.endswith(kinds) or _is_attention(name, "offset")]
+
+
+def _is_attention(name: str, kind: str) -> bool:
+    return name.endswith(kind) and is_attention_tensor(name)
+
+
+def _floats(contents: Contents) -> list[str]:
+    """What stayed float: embeddings, norms, biases, linears that fell back."""
+    return [name for name in stored(contents) if contents.description[name] == FLOAT or is_norm_extra(name)]
+
+
+@check(
+    "scales",
+    "a scale that is 0, negative, infinite or NaN turns the whole output into noise",
+    targets=ALL,
+    over=_scales,
+    needs=_READ,
+    after=_SOUND,
+)
+def scales(contents: Contents, name: str) -> Iterator[Remark]:
+    scale = contents.read(name).float()
+    bad = ~(scale.isfinite() & (scale > 0))
+    if bad.any():
+        yield error(name, f"{_first(scale, bad)}; expected finite and above 0")
+
+
+@check(
+    "offsets",
+    "kernels take weights, q, k and v as symmetric, and input_offset as an int8",
+    over=_offsets,
+    needs=_READ,
+    after=_SOUND,
+)
+def offsets(contents: Contents, name: str) -> Iterator[Remark]:
+    offset = contents.read(name).float()
+    if name.endswith(".input_offset"):
+        bad = ~((offset == offset.round()) & (offset >= -128) & (offset <= 127))
+        wanted = "a whole number from -128 to 127"
+    else:
+        bad, wanted = offset != 0, "0"
+    if bad.any():
+        yield error(name, f"{_first(offset, bad)}; expected {wanted}")
+
+
+@check(
+    "deq-scale",
+    "deq_scale is input_scale * weight_scale, packed for the kernels of the model's dtype",
+    over=linears,
+    needs=_READ,
+    after=(*_SOUND, "linears", "described", "scales"),
+)
+def deq_scale(contents: Contents, module: str) -> Iterator[Remark]:
+    import torch
+
+    from fa3cli.numerics.deq_scale import unpack_deq_scale
+
+    name = f"{module}.deq_scale"
+    packed = contents.read(name)
+    if packed.dtype == torch.int64 and not torch.equal(packed, packed.to(torch.int32).long()):
+        yield error(name, "is not the bit pattern of a float32, sign-extended to int64")
+        return
+    found = unpack_deq_scale(packed)
+    product = (
+        contents.read(f"{module}.input_scale").float()
+        * contents.read(f"{module}.weight_scale").float().flatten()
+    )
+    dtype = getattr(torch, contents.geometry.dtype)
+    # The reference multiplies in the model's dtype: one rounding of the product, and float16 may underflow.
+    tolerance = torch.finfo(dtype).eps * product
+    if dtype == torch.float16:
+        tolerance += torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    product = product.expand(found.shape)
+    bad = ~((found - product).abs() <= tolerance)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        yield error(name, f"row {row} decodes to {found[row]:.6g}, expected {product[row]:.6g}")
+    elif zeros := int((found == 0).sum()):
+        yield warning(name, f"underflows to 0 in float16 in {zeros} rows, whose outputs will be wrong")
+
+
+@check(
+    "finite",
+    "a NaN in a float tensor reaches every token",
+    targets=ALL,
+    over=_floats,
+    needs=_READ,
+    after=("dtypes",),
+)
+def finite(contents: Contents, name: str) -> Iterator[Remark]:
+    values = contents.read(name)
+    # Both extremes of a tensor with a NaN are NaN; nothing of the tensor's size is made.
+    if values.numel() and not all(bound.isfinite() for bound in values.aminmax()):
+        yield error(name, f"{_first(values, ~values.isfinite())}; expected finite values")
+
+
+def _first(values: Tensor, bad: Tensor) -> str:
+    place = bad.nonzero()[0].tolist()
+    return f"is {values[tuple(place)]:.6g} at {place}"

@@ -1,0 +1,93 @@
+"""Checks of headers: dtypes and shapes, against each other and against config.json. No tensor is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fa3cli.exports.checks.modules import is_attention_tensor, is_norm_extra, leaf_of, linears, stored
+from fa3cli.exports.checks.registry import ALL, Remark, check, error, error_for, warning
+from fa3cli.exports.contents import Contents
+from fa3cli.exports.geometry import DTYPES
+from fa3cli.exports.layout import FLOAT, FP8
+
+_READ = ("description", "weights")
+_WITH_CONFIG = (*_READ, "config")
+
+
+@check(
+    "dtypes",
+    "kernels read raw bytes: the form of deq_scale and of the scales follows config.json's dtype",
+    targets=ALL,
+    over=stored,
+    needs=_WITH_CONFIG,
+    after=("foreign-tensors", "values", "linears"),
+)
+def dtypes(contents: Contents, name: str) -> Iterator[Remark]:
+    found, model = contents.tensors[name].dtype, contents.geometry.dtype
+    if contents.description[name] != FLOAT:
+        legal = _quantized_dtypes(contents, name)
+        if found not in legal:
+            yield error(name, f"is {found}, expected {' or '.join(legal)} in a {model} model")
+    elif found not in DTYPES:
+        yield error(name, f"is {found}, but described as {FLOAT}")
+    elif found != model and name.endswith(".weight"):
+        yield warning(name, f"is {found} in a {model} model")
+
+
+def _quantized_dtypes(contents: Contents, name: str) -> tuple[str, ...]:
+    model, leaf = contents.geometry.dtype, leaf_of(name)
+    if is_attention_tensor(name):
+        if contents.description[name] == FP8:
+            return (model, "float32")
+        return ("int8",) if leaf.endswith(".offset") else (model,)
+    if is_norm_extra(name):
+        return (model, "float32")
+    # A histogram's range is float32, and stays so where float16 could not hold it.
+    inputs = (model, "float32") if model == "float16" else (model,)
+    return {
+        "weight": ("int8",),
+        "weight_scale": (model,),
+        "weight_offset": (model,),
+        "input_scale": inputs,
+        "input_offset": inputs,
+        "input_zero_point": ("int8",),
+        "quant_bias": ("int32",),
+        "deq_scale": ("float32",) if model == "bfloat16" else ("int64",),
+    }[leaf]
+
+
+@check(
+    "linear-shapes",
+    "engines copy into buffers of these shapes",
+    targets=ALL,
+    over=linears,
+    needs=_READ,
+    after=("foreign-tensors", "described", "linears", "values"),
+)
+def linear_shapes(contents: Contents, module: str) -> Iterator[Remark]:
+    weight = contents.tensors[f"{module}.weight"].shape
+    if len(weight) != 2 or 0 in weight:
+        yield error(f"{module}.weight", f"has shape {list(weight)}, expected [out, in]")
+        return
+    rows = weight[0]
+    whole = contents.tensors[f"{module}.weight_scale"].shape == (1,)
+    wanted = dict.fromkeys(("weight_scale", "weight_offset"), (1,) if whole else (rows, 1))
+    wanted |= dict.fromkeys(("input_scale", "input_offset", "input_zero_point"), (1,))
+    wanted |= dict.fromkeys(("quant_bias", "deq_scale", "bias"), (rows,))
+    for tensor, shape in wanted.items():
+        header = contents.tensors.get(f"{module}.{tensor}")
+        if header and header.shape != shape:
+            yield error(f"{module}.{tensor}", f"has shape {list(header.shape)}, expected {list(shape)}")
+
+
+@check(
+    "scale-a-row",
+    "Ascend engines make room for one weight scale a row; mm_tensor makes one a linear",
+    needs=(*_READ, "described", "linears", "linear-shapes"),
+)
+def scale_a_row(contents: Contents) -> Iterator[Remark]:
+    names = [f"{module}.weight_scale" for module in linears(contents)]
+    if whole := [name for name in names if contents.tensors[name].shape == (1,)]:
+        others = f", and so are {len(whole) - 1} others" if len(whole) > 1 else ""
+        message = f"is one for all rows{others}; leave mm_tensor off"
+        yield error_for(("mindie", "vllm-ascend"), contents, whole[0], message)

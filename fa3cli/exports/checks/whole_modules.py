@@ -1,0 +1,61 @@
+"""Checks that a module has all of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fa3cli.exports.checks.modules import attentions, linears, norms
+from fa3cli.exports.checks.registry import ALL, Remark, check, error
+from fa3cli.exports.contents import Contents
+from fa3cli.exports.layout import W8A8
+
+_READ = ("description", "weights")
+
+
+@check(
+    "linears",
+    "a W8A8 linear with a tensor missing, or a FLOAT one with one too many, cannot be built",
+    targets=ALL,
+    over=linears,
+    needs=_READ,
+    after=("foreign-tensors", "values"),
+)
+def whole_linears(contents: Contents, module: str) -> Iterator[Remark]:
+    tensors = contents.target.linear_tensors
+    there = [tensor for tensor in tensors if f"{module}.{tensor}" in contents.names]
+    value = contents.description.get(f"{module}.weight")
+    if value == W8A8:
+        if missing := [tensor for tensor in tensors if tensor not in there]:
+            yield error(module, f"is W8A8 but has no {', '.join(missing)}")
+    else:
+        extras = [tensor for tensor in there if tensor != "weight"]
+        yield error(module, f"has {', '.join(extras)}, but its weight is {value or 'missing'}")
+
+
+@check(
+    "attentions",
+    "an attention module has all tensors of FA3 or none",
+    targets=ALL,
+    over=attentions,
+    needs=_READ,
+)
+def whole_attentions(contents: Contents, module: str) -> Iterator[Remark]:
+    tensors = contents.target.attention_tensors
+    if missing := [tensor for tensor in tensors if f"{module}.{tensor}" not in contents.names]:
+        yield error(module, f"has FA3 tensors but no {', '.join(missing)}")
+
+
+@check(
+    "norms",
+    "a norm AntiOutlier changed is loaded with its weight, bias and both of module.*",
+    targets=("modelslim", "mindie"),
+    over=norms,
+    needs=_READ,
+)
+def whole_norms(contents: Contents, module: str) -> Iterator[Remark]:
+    wanted = [f"{module}.{tensor}" for tensor in contents.target.norm_tensors]
+    if missing := [name for name in wanted if name not in contents.names]:
+        yield error(module, f"has AntiOutlier's tensors but no {', '.join(missing)}")
+    shapes = {contents.tensors[name].shape for name in wanted if name in contents.tensors}
+    if len(shapes) > 1:
+        yield error(module, f"{', '.join(contents.target.norm_tensors)} differ in shape: {sorted(shapes)}")

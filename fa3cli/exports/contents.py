@@ -1,0 +1,208 @@
+"""An export as it lies on the disk: documents parsed, tensor headers read, problems kept instead of raised."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from fa3cli.errors import InvalidInputError
+from fa3cli.exports.documents import Document, is_file, read_document
+from fa3cli.exports.geometry import Geometry, read_geometry
+from fa3cli.exports.layout import FLOAT, FP8, W8A8
+from fa3cli.exports.targets import TARGETS
+from fa3cli.exports.targets.target import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Contents", "Header", "Shard", "modules_around", "open_contents", "read_shard"]
+
+_DTYPES = {
+    "I8": "int8",
+    "I32": "int32",
+    "I64": "int64",
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "F32": "float32",
+}
+
+_NUMPY_FILE = "quant_weight.npy"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors header says of one tensor."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A weight file that is there; `problem` says why its header could not be read."""
+
+    file: str
+    tensors: dict[str, Header]
+    metadata: Mapping[str, str]
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything the checks look at. Tensors are read one at a time, with `read`."""
+
+    folder: Path
+    target: Target
+    config: Document
+    index: Document
+    descriptions: tuple[Document, ...]
+    shards: tuple[Shard, ...]
+    cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What a check has computed and another will ask for again."""
+    _opened: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def tensors(self) -> dict[str, Header]:
+        """Every stored tensor; one stored twice counts where it comes first."""
+        return {name: header for shard in reversed(self.shards) for name, header in shard.tensors.items()}
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """Tensor name -> value, without the entries that speak of the whole model.
+
+        For a target without a description it is what the tensors show by their names and dtypes.
+        """
+        if not self.target.description_files:
+            return {name: self._shown(name) for name in self.tensors}
+        return {name: value for name, value in self._entries.items() if "." in name or name in self.tensors}
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The description's other entries, `model_quant_type` and its like."""
+        return {name: value for name, value in self._entries.items() if name not in self.description}
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Names of all tensors that are stored or described."""
+        return frozenset(self.tensors) | frozenset(self.description)
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Sizes and dtype of the model; only for a config.json without problems."""
+        return read_geometry(self.config.data or {})
+
+    def read(self, name: str) -> Tensor:
+        """Load one tensor. Only one file stays mapped, so that memory is bounded by a shard."""
+        return self._open(name).get_tensor(name)
+
+    def read_rows(self, name: str, rows: slice) -> Tensor:
+        """Load some rows of a tensor."""
+        return self._open(name).get_slice(name)[rows]
+
+    def _open(self, name: str) -> Any:
+        file = self.tensors[name].file
+        if file not in self._opened:
+            self._opened.clear()
+            self._opened[file] = safe_open(self.folder / file, framework="pt")
+        return self._opened[file]
+
+    def _shown(self, name: str) -> str:
+        leaf = name.rpartition(".")[2]
+        if name.endswith(tuple(f".{tensor}" for tensor in self.target.attention_tensors)):
+            return FP8
+        quantized = leaf in self.target.linear_tensors[1:] or self.tensors[name].dtype == "int8"
+        return W8A8 if quantized else FLOAT
+
+    @property
+    def _entries(self) -> dict[str, Any]:
+        return next((document.data for document in self.descriptions if document.data is not None), {})
+
+
+def open_contents(folder: Path, target: Target = TARGETS["modelslim"]) -> Contents:
+    """Read the documents and headers of an export in the form of `target`.
+
+    Raises InvalidInputError if the folder is missing or holds nothing of such an export; whatever is
+    wrong inside is kept for the checks to report.
+    """
+    if not folder.is_dir():
+        raise InvalidInputError(f"{folder}: no such folder", hint="name the folder fa3 quantize wrote")
+    descriptions = tuple(
+        read_document(folder, name) for name in target.description_files if os.path.lexists(folder / name)
+    )
+    index = read_document(folder, target.index_file)
+    files = _weight_files(folder, target, index)
+    if not files and index.raw is None and (not descriptions or (folder / _NUMPY_FILE).is_file()):
+        raise _no_export(folder, target)
+    return Contents(
+        folder,
+        target,
+        read_document(folder, "config.json"),
+        index,
+        descriptions,
+        tuple(read_shard(folder, f) for f in files),
+    )
+
+
+def _no_export(folder: Path, target: Target) -> InvalidInputError:
+    if several := [name for name in TARGETS if (folder / name).is_dir()]:
+        return InvalidInputError(
+            f"{folder}: holds an export for each of {', '.join(several)}",
+            hint=f"verify one of them: fa3 verify {folder / several[0]}",
+        )
+    if (folder / _NUMPY_FILE).is_file():
+        return InvalidInputError(
+            f"{folder}: holds a numpy export only; fa3 verify checks safe_tensor exports",
+            hint="export with --save-type safe_tensor too",
+        )
+    described = f", and {target.description_files[0]}" if target.description_files else ""
+    return InvalidInputError(
+        f"{folder}: holds no export for target {target.name}; "
+        f"expected {target.weight_file} or {target.index_file}{described}",
+        hint="name the folder fa3 quantize wrote, or its --target",
+    )
+
+
+def _weight_files(folder: Path, target: Target, index: Document) -> list[str]:
+    """Weight files that are there, those no index names as well: a stray shard must be seen."""
+    weight_map = (index.data or {}).get("weight_map")
+    named = (
+        [file for file in weight_map.values() if isinstance(file, str)]
+        if isinstance(weight_map, dict)
+        else []
+    )
+    # A path that leaves the folder is reported by the check of the index and never opened.
+    inside = {file for file in named if Path(file).name == file and is_file(folder / file)}
+    pattern = f"{target.weight_file.removesuffix('.safetensors')}*.safetensors"
+    return sorted(inside | {path.name for path in folder.glob(pattern)})
+
+
+def read_shard(folder: Path, file: str) -> Shard:
+    """Read the header of one weight file."""
+    if not (folder / file).is_file():  # a pipe would be waited for
+        return Shard(file, {}, {}, "is not a file")
+    try:
+        with safe_open(folder / file, framework="pt") as opened:
+            names = opened.keys()
+            headers = {name: _header(file, opened.get_slice(name)) for name in names}
+            return Shard(file, headers, opened.metadata() or {}, None)
+    except (SafetensorError, OSError) as error:
+        return Shard(file, {}, {}, f"cannot be read: {error}")
+
+
+def _header(file: str, part: Any) -> Header:
+    dtype = part.get_dtype()
+    return Header(file, _DTYPES.get(dtype, dtype), tuple(part.get_shape()))
+
+
+def modules_around(name: str) -> Iterator[str]:
+    """Yield the dotted name itself and every module around it."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]

@@ -1,0 +1,44 @@
+"""The description of an export: how every one of its tensors was made."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from fa3cli.exports.layout import FLOAT, NORM_TENSORS, W8A8, W8A8_TENSORS
+
+__all__ = ["describe"]
+
+
+def describe(
+    names: Sequence[str],
+    quantized: Collection[str],
+    attentions: Collection[str],
+    norms: Collection[str] = (),
+    *,
+    attention_settings: Mapping[str, str],
+    attention_tensors: Mapping[str, str],
+) -> dict[str, str]:
+    """Return the description in module order: name -> W8A8, FLOAT or what attention modules have, after the type keys.
+
+    `names` are all tensors of the float model in module order, tied names included; `quantized` the W8A8
+    linears, `attentions` the modules with `attention_tensors` (name -> value), `norms` those that AntiOutlier gave more
+    tensors. Without any attention, `attention_settings` are absent: engines read null in opposite ways.
+    """
+    description = {"model_quant_type": W8A8} | (attention_settings if attentions else {})
+    waiting, known = set(attentions), set(names)
+    for name in names:
+        module, _, leaf = name.rpartition(".")
+        for attention in [attention for attention in waiting if name.startswith(f"{attention}.")]:
+            waiting.remove(attention)
+            description.update({f"{attention}.{leaf}": kind for leaf, kind in attention_tensors.items()})
+        if module in norms:
+            description.update({f"{module}.{tensor}": kind for tensor, kind in NORM_TENSORS.items()})
+        elif module not in quantized:
+            description[name] = FLOAT
+        elif leaf == "weight":
+            first, *others = W8A8_TENSORS
+            description[f"{module}.{first}"] = W8A8
+            if f"{module}.bias" in known:
+                description[f"{module}.bias"] = FLOAT
+            description.update({f"{module}.{tensor}": W8A8 for tensor in others})
+    return description

@@ -1,0 +1,71 @@
+"""Save type numpy: the same parameters as pickled dicts, one .npy file a kind, as the guide lists them."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from fa3cli.exports.layout import DESCRIPTION_FILES, FA_QUANT, W8A8, W8A8_TENSORS
+
+__all__ = ["write_numpy"]
+
+
+def write_numpy(folder: Path, weight_files: list[Path]) -> None:
+    """Write the .npy files of an export whose description and safetensors files are in `folder`.
+
+    Keys are module names, values torch tensors; quant_weight also holds what stayed float, a float tensor that is no
+    weight under its full name; anti_fp_norm the norms, where AntiOutlier gave them more tensors. Read with `np.load(file, allow_pickle=True).item()`.
+    A file's dict is built in memory as a whole: its format allows no less.
+    """
+    description = json.loads((folder / DESCRIPTION_FILES[0]).read_text(encoding="utf-8"))
+    places: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, kind in description.items():
+        if "." in name:
+            file, key = _place(name, kind, description)
+            places[file][name] = key
+    for file, keys in places.items():
+        values: dict[str, Tensor] = {}
+        for weights in weight_files:
+            with safe_open(weights, "pt") as shard:
+                held = keys.keys() & shard.keys()
+                values.update({keys[name]: shard.get_tensor(name).clone() for name in held})
+        in_order = {key: values[key] for key in keys.values() if key in values}
+        _save(folder / f"{file}.npy", np.array(in_order, dtype=object))
+
+
+def _place(name: str, kind: str, description: Mapping[str, str]) -> tuple[str, str]:
+    """Return the file and the key a tensor of the description goes to."""
+    module, _, leaf = name.rpartition(".")
+    if kind == FA_QUANT:
+        return f"fa_quant_{leaf}", name
+    if kind == W8A8 and leaf in W8A8_TENSORS[1:]:
+        return leaf, module
+    if f"{module}.module.weight" in description:
+        return "anti_fp_norm", name
+    return "quant_weight", module if leaf == "weight" else name
+
+
+def _save(file: Path, array: np.ndarray) -> None:
+    """Write what np.save would, but the same bytes each time: torch pickles a tensor with its address."""
+    with file.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+        _TensorPickler(stream, protocol=4).dump(array)
+
+
+class _TensorPickler(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return NotImplemented
+        stored = io.BytesIO()
+        torch.save(value, stored)
+        return torch.storage._load_from_bytes, (stored.getvalue(),)

@@ -1,0 +1,28 @@
+"""Which target a folder's export was written for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fa3cli.exports.documents import read_document
+from fa3cli.exports.targets import TARGETS
+from fa3cli.exports.targets.target import Target
+
+__all__ = ["written_for"]
+
+
+def written_for(folder: Path) -> Target:
+    """Return the target that fa3_report.json names, else the one what is there speaks for; modelslim in doubt."""
+    named = _read(folder, "fa3_report.json").get("target")
+    if isinstance(named, str) and named in TARGETS:
+        return TARGETS[named]
+    quantization = _read(folder, "config.json").get("quantization_config")
+    if isinstance(quantization, dict) and quantization.get("quant_method") == "compressed-tensors":
+        return TARGETS["vllm"]
+    ascend = TARGETS["vllm-ascend"]
+    described = [_read(folder, name) for name in ascend.description_files]
+    return ascend if any("kv_cache_type" in data for data in described) else TARGETS["modelslim"]
+
+
+def _read(folder: Path, name: str) -> dict[str, object]:
+    return read_document(folder, name).data or {}

@@ -1,0 +1,222 @@
+"""Writes safetensors tensor by tensor, into one file or several, with nothing kept in memory.
+
+A tensor on the meta device leaves a gap of its size: a run that resumes has written it before, or another rank does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from fa3cli.errors import ConflictError
+from fa3cli.exports.folder import to_disk
+
+__all__ = ["SafetensorsWriter"]
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int8: "I8",
+    torch.bool: "BOOL",
+}
+_ALIGNMENT = 8
+
+
+class SafetensorsWriter:
+    """Appends tensors to shards that end before they would pass `part_bytes` (None: a single file).
+
+    With a `scratch` folder, which the caller removes, the same tensors added again continue what a run that was killed
+    left, finished or not: gaps keep what is there.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        names: Sequence[str],
+        part_bytes: int | None = None,
+        *,
+        scratch: Path | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.total_bytes = 0
+        self._path, self._part_bytes, self._scratch = path, part_bytes, scratch
+        self._metadata = dict(metadata or {})
+        self._header_room = _header_room(names, self._metadata)
+        self._shards = [self._new_shard(0)]
+        self._weight_map: dict[str, int] = {}
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Write one tensor."""
+        if tensor.dtype not in _DTYPES:
+            raise TypeError(f"{name}: {tensor.dtype} can't be kept in a file")
+        shard = self._shards[-1]
+        if self._part_bytes and shard.entries_bytes and shard.size + tensor.nbytes > self._part_bytes:
+            shard.suspend()
+            shard = self._new_shard(len(self._shards))
+            self._shards.append(shard)
+        shard.add(name, tensor)
+        self.total_bytes += tensor.nbytes
+        self._weight_map[name] = len(self._shards) - 1
+
+    def sync(self) -> None:
+        """Have everything on the disk that was added so far."""
+        self._shards[-1].sync()
+
+    def suspend(self) -> None:
+        """Leave the files as they are, for the rank that finishes them."""
+        self._shards[-1].suspend()
+
+    def require_filled(self) -> None:
+        """Raise ConflictError where a gap lies beyond the end of its file: what should be in it is gone."""
+        for data in (data for shard in self._shards for data in shard.data):
+            if data.begin < data.end and data.path.stat().st_size < data.end:
+                raise ConflictError(
+                    f"{data.path}: shorter than what was written to it",
+                    hint="something of the run's folder was removed; --resume never starts over",
+                )
+
+    def close(self) -> list[Path]:
+        """Finish the shards, give them their names, write an index where there are several; return the files."""
+        self.sync()
+        self.require_filled()
+        for shard in self._shards:
+            shard.finish(self._metadata)
+        count, path = len(self._shards), self._path
+        if count == 1:
+            files = [path]
+        else:
+            files = [
+                path.with_name(f"{path.stem}-{i:05d}-of-{count:05d}{path.suffix}")
+                for i in range(1, count + 1)
+            ]
+            index = {
+                "metadata": {"total_size": self.total_bytes},
+                "weight_map": {name: files[shard].name for name, shard in sorted(self._weight_map.items())},
+            }
+            path.with_name(f"{path.name}.index.json").write_text(
+                json.dumps(index, indent=2) + "\n", encoding="utf-8"
+            )
+        for shard, file in zip(self._shards, files):
+            shard.path.rename(file)
+            if self._scratch is None:
+                shard.ragged.unlink()
+        return files
+
+    def _new_shard(self, number: int) -> _Shard:
+        path = self._path
+        part = path.with_name(f"{path.name}.part{number}")
+        if self._scratch is not None:  # a run that was killed at its very end had given the file its name
+            finished = path.parent.glob(f"{path.stem}-{number + 1:05d}-of-*{path.suffix}")
+            for file in [*finished, *([path] if number == 0 and path.is_file() else [])]:
+                with suppress(FileNotFoundError):  # another rank was first
+                    file.rename(part)
+        shard = _Shard(part, (self._scratch or path.parent) / f"{part.name}.ragged", self._header_room)
+        if self._scratch is not None:
+            to_disk(path.parent)
+            to_disk(self._scratch)
+        return shard
+
+
+class _Shard:
+    """One file: a reserved header, data as it comes, the header filled in at the end.
+
+    Tensors whose size is no multiple of 8 bytes lie in another file until then: they go to the end, widest dtype first,
+    so that all are aligned.
+    """
+
+    def __init__(self, path: Path, ragged: Path, header_room: int) -> None:
+        self.path, self.ragged = path, ragged
+        self.entries_bytes = 0
+        self._begin = 8 + header_room
+        self.data = self._even, self._odd = _Data(path, self._begin), _Data(ragged, 0)
+
+    @property
+    def size(self) -> int:
+        return self._begin + self.entries_bytes
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        self.entries_bytes += tensor.nbytes
+        (self._odd if tensor.nbytes % _ALIGNMENT else self._even).add(name, tensor)
+
+    def sync(self) -> None:
+        self._even.sync()
+        self._odd.sync()
+
+    def suspend(self) -> None:
+        self._even.suspend()
+        self._odd.suspend()
+
+    def finish(self, metadata: dict[str, str]) -> None:
+        self.suspend()
+        header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+        header |= {name: _entry(tensor, place - self._begin) for name, tensor, place in self._even.entries}
+        with self.path.open("r+b") as file, self.ragged.open("rb") as ragged:
+            file.seek(self._even.end)
+            for name, tensor, place in sorted(self._odd.entries, key=lambda entry: -entry[1].element_size()):
+                header[name] = _entry(tensor, file.tell() - self._begin)
+                ragged.seek(place)
+                file.write(ragged.read(tensor.nbytes))
+            file.truncate()
+            file.seek(0)
+            file.write(struct.pack("<Q", self._begin - 8))
+            file.write(json.dumps(header, separators=(",", ":")).encode().ljust(self._begin - 8))
+            _to_disk(file)
+
+
+class _Data:
+    """A file of tensors one behind the other, gaps included, and where each of them lies."""
+
+    def __init__(self, path: Path, begin: int) -> None:
+        self.path, self.begin, self.end = path, begin, begin
+        self.entries: list[tuple[str, Tensor, int]] = []
+        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o640), "r+b")
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        self.entries.append((name, torch.empty_like(tensor, device="meta"), self.end))
+        if not tensor.is_meta:
+            self._file.seek(self.end)
+            self._file.write(
+                memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            )
+        self.end += tensor.nbytes
+
+    def sync(self) -> None:
+        if not self._file.closed:
+            _to_disk(self._file)
+
+    def suspend(self) -> None:
+        if not self._file.closed:
+            self.sync()
+            self._file.close()
+
+
+def _to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _entry(tensor: Tensor, begin: int) -> dict[str, object]:
+    return {
+        "dtype": _DTYPES[tensor.dtype],
+        "shape": list(tensor.shape),
+        "data_offsets": [begin, begin + tensor.nbytes],
+    }
+
+
+def _header_room(names: Sequence[str], metadata: dict[str, str]) -> int:
+    """Return room for the header entries of `names`; what stays empty is filled with spaces, as the format allows."""
+    entry = len('"":{"dtype":"BF16","shape":[,,,],"data_offsets":[,]},') + 6 * len(str(2**48))
+    room = sum(len(json.dumps(name)) + entry for name in names) + len(json.dumps(metadata)) + 64
+    return -(-room // _ALIGNMENT) * _ALIGNMENT

@@ -1,0 +1,117 @@
+"""An export for one target as it grows: the target names its tensors, a writer appends them, documents come last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fa3cli.exports.safetensors_writer import SafetensorsWriter
+from fa3cli.exports.targets.target import Target, Written
+
+__all__ = ["TargetExport"]
+
+
+class TargetExport:
+    """Takes the model's tensors as they become final and writes them into `folder` as `target` has them.
+
+    `names` are the float model's, in module order; `room_for` the linears, attention modules and norms that can be
+    quantized. The weights go to `weights`, a folder too; `scratch` see SafetensorsWriter, and so for tensors on the meta
+    device.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        folder: Path,
+        names: Sequence[str],
+        room_for: tuple[Collection[str], Collection[str], Collection[str]],
+        part_bytes: int | None = None,
+        *,
+        weights: Path | None = None,
+        scratch: Path | None = None,
+    ) -> None:
+        self.target, self.folder, self._names = target, folder, names
+        for each in (folder, weights, scratch):
+            if each is not None:
+                each.mkdir(exist_ok=True)
+        self._writer = SafetensorsWriter(
+            (weights or folder) / target.weight_file,
+            target.exported_names(names, *room_for),
+            part_bytes,
+            scratch=scratch,
+            metadata=target.metadata,
+        )
+        self._linears: list[str] = []
+        self._attentions: list[str] = []
+        self._norms: list[str] = []
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Write a tensor that stays as it is."""
+        self._writer.add(name, tensor)
+
+    def add_linear(self, module: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write a W8A8 linear."""
+        self._linears.append(module)
+        self._add_module(module, self.target.linear(tensors))
+
+    def add_attention(self, module: str, tensors: Mapping[str, Tensor], head_dim: int) -> None:
+        """Write the FA3 parameters of an attention module."""
+        self._attentions.append(module)
+        self._add_module(module, self.target.attention(tensors, head_dim))
+
+    def add_norm(self, module: str, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Write a norm that AntiOutlier changed."""
+        self._norms.append(module)
+        self._add_module(module, self.target.norm(weight, bias))
+
+    def sync(self) -> None:
+        """Have everything on the disk that was written so far."""
+        self._writer.sync()
+
+    def require_filled(self) -> None:
+        """Raise ConflictError where something of what was written before is gone."""
+        self._writer.require_filled()
+
+    def suspend(self) -> None:
+        """Leave everything as it is, for the rank that finishes it."""
+        self._writer.suspend()
+
+    def close(
+        self,
+        linears: Sequence[str],
+        config: Mapping[str, Any],
+        *,
+        attention_classes: Collection[str] = (),
+        mm_tensor: bool = False,
+    ) -> list[Path]:
+        """Finish the weight files, write config.json and the target's documents; return the weight files.
+
+        `linears` are all of the model, `config` what config.json says of the float model.
+        """
+        files = self._writer.close()
+        written = Written(
+            names=self._names,
+            linears=self._linears,
+            float_linears=_without(linears, self._linears),
+            attentions=self._attentions,
+            norms=self._norms,
+            attention_classes=attention_classes,
+            mm_tensor=mm_tensor,
+        )
+        documents = self.target.documents(written) | {"config.json": self.target.config(config, written)}
+        for name, document in documents.items():
+            (self.folder / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        return files
+
+    def _add_module(self, module: str, tensors: Mapping[str, Tensor]) -> None:
+        for leaf, tensor in tensors.items():
+            self._writer.add(f"{module}.{leaf}", tensor)
+
+
+def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
+    left_out = set(others)
+    return [name for name in names if name not in left_out]

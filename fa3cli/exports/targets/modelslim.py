@@ -1,0 +1,73 @@
+"""Target modelslim: the layout msModelSlim writes. MindIE, mindie-turbo and vLLM-Ascend read it, each in part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fa3cli.exports.description import describe
+from fa3cli.exports.layout import (
+    DESCRIPTION_FILES,
+    FA_QUANT,
+    FA_TENSORS,
+    NORM_TENSORS,
+    W8A8_TENSORS,
+    WEIGHT_FILE,
+)
+from fa3cli.exports.targets.selection import Selection
+from fa3cli.exports.targets.target import Target, Written
+from fa3cli.exports.tensor_parallel import head_remarks
+
+__all__ = ["ModelSlim"]
+
+
+class ModelSlim(Target):
+    """W8A8 linears, FA3 scales beside each attention module, and a description that lists every tensor."""
+
+    name = "modelslim"
+    weight_file = WEIGHT_FILE
+    description_files = DESCRIPTION_FILES
+    linear_tensors = W8A8_TENSORS
+    attention_tensors = FA_TENSORS
+    norm_tensors = tuple(NORM_TENSORS)
+    save_types = ("safe_tensor", "numpy")
+    attention_settings: Mapping[str, str] = {"fa_quant_type": FA_QUANT}
+    """What the description says of the whole model where it has FA3 parameters."""
+    attention_value = FA_QUANT
+
+    def norm(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+        """Return the norm as the reference's own module is stored; one that has no bias gets float32 zeros."""
+        bias = torch.zeros(weight.shape, device=weight.device) if bias is None else bias
+        return {leaf: weight if leaf.endswith("weight") else bias for leaf in NORM_TENSORS}
+
+    def config(self, config: Mapping[str, Any], written: Written) -> dict[str, Any]:
+        """Return the float model's config.json, with `quantize`, which names the format to MindIE."""
+        return {**config, "quantize": "w8a8"}
+
+    def documents(self, written: Written) -> dict[str, dict[str, Any]]:
+        """Return the description under the name engines look for now, and the one they looked for before."""
+        description = describe(
+            written.names,
+            written.linears,
+            written.attentions,
+            written.norms if "module.weight" in self.norm_tensors else (),
+            attention_settings=self.attention_settings,
+            attention_tensors=dict.fromkeys(self.attention_tensors, self.attention_value),
+        )
+        return dict.fromkeys(self.description_files, description)
+
+    def warnings(self, selection: Selection) -> Iterator[str]:
+        """Yield what MindIE, mindie-turbo or vLLM-Ascend cannot load of this."""
+        if selection.partly_fa:
+            yield "some layers stay without FA3: MindIE stops at such an export, mindie-turbo reads uninitialised memory"
+        for group in selection.half_float():
+            yield f"{group}; vLLM-Ascend and the new MindIE runtime refuse a half-float group"
+        if selection.mm_tensor:
+            yield "mm_tensor stores one weight scale a linear; the engines fa3 knows read one a row, and refuse it"
+        if selection.wraps_norms:
+            yield "AntiOutlier's norms have `.module.` tensors, at which vLLM-Ascend stops; target vllm-ascend has none"
+        if selection.fa_layers:
+            yield from head_remarks(selection.geometry)

@@ -1,0 +1,128 @@
+"""Static verification: does an export hold what an engine will look for?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fa3cli.exports.checks import CHECKS
+from fa3cli.exports.checks.registry import Check, Severity
+from fa3cli.exports.contents import Contents, modules_around, open_contents
+from fa3cli.exports.recognition import written_for
+from fa3cli.exports.targets import targets_named
+
+__all__ = ["CheckResult", "Finding", "VerificationReport", "verify_export"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with `subject`, a tensor, module or file, for `target`."""
+
+    target: str
+    check: str
+    severity: Severity
+    subject: str
+    message: str
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """How one check ended.
+
+    `checked` counts the tensors or modules looked at (1 for a check of the whole export), `skipped`
+    those left out because an earlier check found them broken, `blocked_by` names the failed checks
+    without which this one could not run at all.
+    """
+
+    target: str
+    name: str
+    reason: str
+    status: Literal["passed", "found", "not run"]
+    checked: int
+    skipped: int
+    blocked_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """All checks in the order they ran, and everything they found; `ok` if nothing of it is an error.
+
+    `target` names the engines asked about, several with a comma between them.
+    """
+
+    folder: str
+    target: str
+    ok: bool
+    checks: tuple[CheckResult, ...]
+    findings: tuple[Finding, ...]
+
+
+def verify_export(folder: Path, targets: Sequence[str] = ()) -> VerificationReport:
+    """Run every check of each of `targets`, one tensor in memory at a time; of the one it was written for without any.
+
+    Raises InvalidInputError if the folder is missing or holds no such export, UsageError for an unknown target.
+    """
+    folder = Path(folder)
+    chosen = targets_named(targets) if targets else (written_for(folder),)
+    results: list[CheckResult] = []
+    findings: list[Finding] = []
+    for contents in [open_contents(folder, target) for target in chosen]:
+        ran, found = _run_all(contents)
+        results += ran
+        findings += found
+    errors = any(finding.severity == "error" for finding in findings)
+    names = ", ".join(target.name for target in chosen)
+    return VerificationReport(str(folder), names, not errors, tuple(results), tuple(findings))
+
+
+def _run_all(contents: Contents) -> tuple[list[CheckResult], list[Finding]]:
+    """Run the checks of one target, in the order they are registered."""
+    results: list[CheckResult] = []
+    findings: list[Finding] = []
+    target = contents.target.name
+    for check in CHECKS.values():
+        if target not in check.targets:
+            continue
+        failed = {finding.check for finding in findings if finding.severity == "error"}
+        failed |= {result.name for result in results if result.status == "not run"}
+        blocked_by = tuple(name for name in check.needs if name in failed)
+        if blocked_by:
+            results.append(CheckResult(target, check.name, check.reason, "not run", 0, 0, blocked_by))
+        else:
+            results.append(_run(check, contents, findings))
+    return results, findings
+
+
+def _run(check: Check, contents: Contents, findings: list[Finding]) -> CheckResult:
+    """Run one check, adding to `findings`."""
+    before, target = len(findings), contents.target.name
+    if check.over is None:
+        checked, skipped = 1, 0
+        remarks = list(check.run(contents))
+    else:
+        items = list(check.over(contents))
+        subjects = {finding.subject for finding in findings if _stops(finding, check)}
+        around = {part for subject in subjects for part in modules_around(subject)}
+        # A broken tensor spoils the modules around it, a broken module the tensors in it.
+        sound = [item for item in items if item not in around and subjects.isdisjoint(modules_around(item))]
+        checked, skipped = len(sound), len(items) - len(sound)
+        remarks = [remark for item in sound for remark in check.run(contents, item)]
+    findings += [
+        Finding(target, check.name, remark.severity, _printable(remark.subject), _printable(remark.message))
+        for remark in remarks
+    ]
+    status = "found" if len(findings) > before else "not run" if skipped and not checked else "passed"
+    return CheckResult(target, check.name, check.reason, status, checked, skipped, ())
+
+
+def _stops(finding: Finding, check: Check) -> bool:
+    return finding.severity == "error" and finding.check in check.after
+
+
+def _printable(text: str) -> str:
+    """Escape what a terminal would act on or no terminal can show; names come from the export."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
+    )

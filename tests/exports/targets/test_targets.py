@@ -1,0 +1,171 @@
+"""What each target refuses, warns of, and stores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fa3cli.errors import UsageError
+from fa3cli.exports.targets import TARGETS, targets_named
+from fa3cli.quantization.attention import quantize_heads
+from fa3cli.quantization.linear import quantize_linear
+
+from .made import CONFIG, LINEARS, selection, without
+
+NAMES = [f"{name}.weight" for name in LINEARS]
+
+
+def test_names() -> None:
+    assert [target.name for target in targets_named(["vllm", "modelslim", "vllm"])] == ["modelslim", "vllm"]
+    assert [target.name for target in targets_named([])] == ["modelslim"]
+    with pytest.raises(UsageError, match=r"'vLLM'.*modelslim, mindie, vllm-ascend, vllm"):
+        targets_named(["vLLM"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusing"),
+    [
+        ({}, set()),
+        ({"fa_layers": 0}, set()),
+        ({"fa_layers": 1}, {"mindie", "vllm"}),
+        ({"quantized": without("v_proj")}, {"mindie", "vllm-ascend", "vllm"}),
+        ({"quantized": without("gate_proj")}, {"mindie", "vllm-ascend", "vllm"}),
+        ({"quantized": without("gate_proj", "up_proj", "down_proj")}, set()),
+        ({"may_split": True}, {"mindie", "vllm-ascend", "vllm"}),
+        ({"mm_tensor": True}, {"mindie", "vllm-ascend"}),
+        ({"names": ["model.layers.0.self_attn.qkv.weight"]}, {"vllm-ascend"}),
+        ({"names": ["model.layers.0.self_attn.qkv.weight"], "fa_layers": 0}, set()),
+        ({"quantized": frozenset(), "fa_layers": 0}, {"vllm"}),
+        ({"names": [*NAMES, "model.layers.0.mlp.experts.gate_up_proj"]}, {"vllm"}),
+        ({"head": LINEARS[-1]}, {"vllm"}),
+        ({"head": "lm_head"}, set()),
+    ],
+)
+def test_an_engine_refuses_what_it_cannot_load(changes: dict[str, Any], refusing: set[str]) -> None:
+    found = {name for name, target in TARGETS.items() if list(target.refused(selection(**changes)))}
+    assert found == refusing
+    for name in found:
+        for refusal in TARGETS[name].refused(selection(**changes)):
+            assert refusal.reason and refusal.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"fa_layers": 1}, ["MindIE stops"]),
+        ({"quantized": without("v_proj")}, ["half-float group"]),
+        ({"mm_tensor": True}, ["one weight scale a linear"]),
+        ({"wraps_norms": True}, [".module."]),
+        ({"config": CONFIG | {"head_dim": 64}}, ["head_dim is 64"]),
+        ({"config": CONFIG | {"head_dim": 64}, "fa_layers": 0}, []),
+        ({"config": CONFIG | {"num_key_value_heads": 4}}, ["at tensor parallel 8;"]),
+    ],
+)
+def test_modelslim_only_warns(changes: dict[str, Any], words: list[str]) -> None:
+    found = list(TARGETS["modelslim"].warnings(selection(**changes)))
+    assert len(found) == len(words)
+    assert all(word in warning for word, warning in zip(words, found))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"fa_layers": 1}, ["0.18"]),
+        ({"dtype": "float32"}, ["--dtype bfloat16"]),
+        ({"dtype": "float16"}, ["casts the scales"]),
+        ({"dtype": "float16", "fa_layers": 0}, []),
+        ({"config": CONFIG | {"head_dim": 80}}, ["multiples of 32"]),
+    ],
+)
+def test_vllm_ascend_warns_of_versions_that_stumble(changes: dict[str, Any], words: list[str]) -> None:
+    found = list(TARGETS["vllm-ascend"].warnings(selection(**changes)))
+    assert len(found) == len(words) and all(word in warning for word, warning in zip(words, found))
+
+
+def made_linear(dtype: torch.dtype, low: float, high: float) -> dict[str, torch.Tensor]:
+    weight = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    return quantize_linear(weight, None, torch.tensor([low]), torch.tensor([high]), dtype)
+
+
+@given(
+    low=st.floats(-50, 0),
+    high=st.floats(0.1, 50),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+)
+def test_vllm_computes_with_the_same_linear(low: float, high: float, dtype: torch.dtype) -> None:
+    """`scale * (q - zero_point)` is the input that `deq_scale * (q @ weight + quant_bias)` stands for."""
+    tensors = made_linear(dtype, low, high)
+    stored = TARGETS["vllm"].linear(tensors)
+    assert stored.keys() == set(TARGETS["vllm"].linear_tensors)
+    short, scale = stored["input_scale"].float(), tensors["input_scale"].float()
+    assert stored["input_scale"].dtype == dtype and torch.allclose(short, scale, rtol=2**-15)
+    levels = torch.arange(-128, 128)
+    assert torch.equal((levels * short).double(), levels * short.double())  # exact, as vLLM's kernel needs
+    zero_point = stored["input_zero_point"]
+    assert zero_point.dtype == torch.int8 and zero_point.shape == (1,)
+    assert torch.equal(zero_point.to(dtype), tensors["input_offset"])
+    rows = stored["weight"].sum(1, dtype=torch.int64)
+    assert torch.equal(tensors["quant_bias"].long(), -rows * zero_point.long())
+
+
+def made_heads(dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
+    made: dict[str, torch.Tensor] = {}
+    for role, heads in (("q", 4), ("k", 2), ("v", 2)):
+        ranges = torch.arange(1.0, heads + 1)
+        made |= quantize_heads(role, -ranges, ranges, dtype)
+    return made
+
+
+def test_vllm_keeps_a_scale_a_head() -> None:
+    heads = made_heads()
+    stored = TARGETS["vllm"].attention(heads, 16)
+    assert {name: tuple(scale.shape) for name, scale in stored.items()} == {
+        "q_scale": (4, 1, 1),
+        "k_scale": (2, 1, 1),
+        "v_scale": (2, 1, 1),
+    }
+    reach = 448 * stored["k_scale"].float().flatten()
+    assert torch.allclose(reach, 127 * heads["fa_k.scale"].float().flatten(), rtol=2**-8)
+    assert stored["k_scale"].dtype == heads["fa_k.scale"].dtype
+
+
+def test_vllm_ascend_repeats_a_heads_scale_over_its_channels() -> None:
+    heads = made_heads()
+    stored = TARGETS["vllm-ascend"].attention(heads, 16)
+    assert stored.keys() == set(TARGETS["vllm-ascend"].attention_tensors)
+    for leaf, role in (("k_proj", "k"), ("v_proj", "v")):
+        scale = stored[f"{leaf}.kv_cache_scale"]
+        assert scale.shape == (32,) and scale.dtype == torch.bfloat16
+        assert torch.equal(scale.view(2, 16), heads[f"fa_{role}.scale"].expand(2, 16))
+        assert not stored[f"{leaf}.kv_cache_offset"].any()
+
+
+@pytest.mark.parametrize("bias", [None, torch.ones(3)])
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_smoothed_norm_is_stored_as_the_engine_knows_it(name: str, bias: torch.Tensor | None) -> None:
+    stored = TARGETS[name].norm(torch.full((3,), 2.0), bias)
+    assert set(stored) <= set(TARGETS[name].norm_tensors)
+    assert torch.equal(stored["weight"], torch.full((3,), 2.0))
+    if name in ("modelslim", "mindie"):
+        assert len(stored) == 4 and stored["bias"].eq(0 if bias is None else 1).all()
+    else:
+        assert ("bias" in stored) == (bias is not None)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_tensors_without_values_have_the_same_form(name: str) -> None:
+    """Gaps that another rank fills: every target must know their sizes."""
+    target, tensors, heads = TARGETS[name], made_linear(torch.bfloat16, -1, 1), made_heads()
+    for form, made in ((target.linear, (tensors,)), (target.attention, (heads, 16))):
+        real = form(*made)
+        empty = form({leaf: tensor.to("meta") for leaf, tensor in made[0].items()}, *made[1:])
+        assert [(leaf, each.shape, each.dtype) for leaf, each in empty.items()] == [
+            (leaf, each.shape, each.dtype) for leaf, each in real.items()
+        ]
+        assert all(each.is_meta for each in empty.values())

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import torch
+
+from fa3cli.exports.contents import Header, open_contents
+
+from .exports import WEIGHTS, build_export
+
+
+def test_headers_and_tensors(tmp_path) -> None:
+    export = build_export(tmp_path, torch.bfloat16)
+    contents = open_contents(tmp_path)
+    assert contents.tensors["model.norm.weight"] == Header(WEIGHTS, "bfloat16", (32,))
+    assert set(contents.tensors) == set(export.tensors)
+    assert all(torch.equal(contents.read(name), tensor) for name, tensor in export.tensors.items())
+
+
+def test_settings_are_no_tensors(tmp_path) -> None:
+    build_export(tmp_path)
+    contents = open_contents(tmp_path)
+    assert contents.settings == {"model_quant_type": "W8A8", "fa_quant_type": "FAQuant"}
+    assert set(contents.description) == set(contents.tensors)
+
+
+def test_one_shard_is_mapped_at_a_time(tmp_path) -> None:
+    export = build_export(tmp_path)
+    export.save(shards=3)
+    contents = open_contents(tmp_path)
+    for name, tensor in export.tensors.items():
+        assert torch.equal(contents.read(name), tensor)
+        assert len(contents._opened) == 1

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from fa3cli.exports.geometry import config_problems, read_geometry
+
+LLAMA = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 4,
+    "vocab_size": 100,
+    "torch_dtype": "bfloat16",
+}
+
+
+def test_plain_decoder() -> None:
+    geometry = read_geometry(LLAMA)
+    assert config_problems(LLAMA) == []
+    assert (geometry.heads, geometry.kv_heads, geometry.head_dim) == (8, 2, 8)
+    assert (geometry.dtype, geometry.layers, geometry.extra_layers) == ("bfloat16", 4, 0)
+
+
+def test_an_explicit_head_dim_counts() -> None:
+    assert read_geometry(LLAMA | {"head_dim": 32}).head_dim == 32
+
+
+def test_without_kv_heads_there_are_as_many_as_heads() -> None:
+    assert read_geometry(LLAMA | {"num_key_value_heads": None}).kv_heads == 8
+
+
+@pytest.mark.parametrize("key", ["kv_lora_rank", "attn_output_gate"])
+def test_unusual_attention_says_nothing_of_heads(key: str) -> None:
+    geometry = read_geometry(LLAMA | {key: 512})
+    assert (geometry.heads, geometry.kv_heads, geometry.head_dim) == (None, None, None)
+
+
+def test_sizes_that_differ_by_layer_are_left_open() -> None:
+    config = LLAMA | {"intermediate_size": [128, 256], "num_key_value_heads": [1, 2]}
+    geometry = read_geometry(config)
+    assert config_problems(config) == []
+    assert (geometry.intermediate, geometry.kv_heads) == (None, None)
+
+
+def test_newer_transformers_write_dtype() -> None:
+    config = {key: value for key, value in LLAMA.items() if key != "torch_dtype"} | {"dtype": "torch.float16"}
+    assert read_geometry(config).dtype == "float16" and config_problems(config) == []
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 2.5, "8", {}])
+def test_a_size_that_is_none_is_a_problem(value: object) -> None:
+    [problem] = config_problems(LLAMA | {"num_attention_heads": value})
+    assert "num_attention_heads" in problem and repr(value) in problem

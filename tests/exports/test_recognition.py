@@ -1,0 +1,45 @@
+"""The target of a folder, from its report or from what lies in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fa3cli.exports.recognition import written_for
+from fa3cli.exports.targets import TARGETS
+
+
+def write(folder: Path, **documents: object) -> None:
+    for name, content in documents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_report_says_it(target: str, tmp_path: Path) -> None:
+    write(tmp_path, fa3_report={"target": target}, config={})
+    assert written_for(tmp_path).name == target
+
+
+@pytest.mark.parametrize("target", ["sglang", None, ["vllm"]])
+def test_a_report_that_says_something_else_is_passed_over(target: object, tmp_path: Path) -> None:
+    write(tmp_path, fa3_report={"target": target}, quant_model_description={"kv_cache_type": None})
+    assert written_for(tmp_path).name == "vllm-ascend"
+
+
+def test_compressed_tensors_is_vllms(tmp_path: Path) -> None:
+    write(tmp_path, config={"quantization_config": {"quant_method": "compressed-tensors"}})
+    assert written_for(tmp_path).name == "vllm"
+
+
+@pytest.mark.parametrize("name", ["quant_model_description", "quant_model_description_w8a8"])
+def test_c8_is_vllm_ascends(name: str, tmp_path: Path) -> None:
+    write(tmp_path, **{name: {"kv_cache_type": "C8"}})
+    assert written_for(tmp_path).name == "vllm-ascend"
+
+
+def test_modelslim_in_doubt(tmp_path: Path) -> None:
+    write(tmp_path, config={"quantization_config": []})
+    assert written_for(tmp_path).name == "modelslim"
+    assert written_for(tmp_path / "nowhere").name == "modelslim"
