@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -62,10 +63,11 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     )
     with show_progress("compare") as report:
         report(at(1, 2))
-        report(at(3, 6))
+        assert "tokens/s" not in capsys.readouterr().err  # an export has none
+        report(replace(at(3, 6), tokens_per_second=20.0))
     out, err = capsys.readouterr()
     assert out == ""
-    assert "compare:" in err and "layer 3/3" in err and "tokens/s" in err and "memory" in err
+    assert "compare:" in err and "layer 3/3" in err and "20 tokens/s" in err and "memory" in err
 
 
 def test_an_error_ends_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
