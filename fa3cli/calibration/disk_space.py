@@ -36,7 +36,9 @@ def export_bytes(job: Job) -> int:
     weights += sum(4 * model.nbytes(f"{norm}.weight") for norm in norms)
     # A target may store a scale and an offset for each channel of K and V.
     channels = [f"{name}.{leaf}.weight" for name in job.attentions for leaf in ("k_proj", "v_proj")]
-    weights += sum(2 * model.dtype.itemsize * model.shape(name)[0] for name in channels if name in model.stored)
+    weights += sum(
+        2 * model.dtype.itemsize * model.shape(name)[0] for name in channels if name in model.stored
+    )
     return weights + _fallen_bytes(job) + _TENSOR * len(_names(job))
 
 
