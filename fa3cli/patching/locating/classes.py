@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.locating.cores import KERNELS, Core
 from fa3cli.patching.locating.final import gives_repeated
+from fa3cli.patching.locating.flat import TURN
 from fa3cli.patching.locating.helpers import all_cores
 from fa3cli.patching.locating.inside import locate_inside
 from fa3cli.patching.locating.kernels import unknown_kernel
@@ -17,7 +18,7 @@ from fa3cli.patching.locating.repeats import mark_calls
 from fa3cli.patching.locating.views import callee
 from fa3cli.patching.source import Source
 
-__all__ = ["AttentionClass", "ClassGraph", "Found", "attention_classes", "listed"]
+__all__ = ["AttentionClass", "ClassGraph", "Found", "attention_classes", "is_processor", "listed"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class AttentionClass:
     """An attention class: its line, the names of q, k, v, the line the calls go below, or why there is none.
 
     With `inside` the states are expressions, that of q in line `place`, and the calls go around them. `rule` is the
-    file of the rule that said so, if one did; what is `idle` is left alone for the reason `problem`.
+    file of the rule that said so, if one did; what is `idle` is left alone for the reason `problem`. `file` is where
+    the lines are counted if the class is taken over from another file.
     """
 
     name: str
@@ -37,6 +39,7 @@ class AttentionClass:
     rule: str | None = None
     idle: bool = False
     inside: bool = False
+    file: str | None = None
 
 
 # The attention classes of a file by name, with the place of the calls.
@@ -107,12 +110,12 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
     # What a class calls of the file's own is looked at where it is defined.
     known = {*graph.functions, *graph.classes, *KERNELS}
     for name, node in graph.classes.items():
-        forward = graph.method(name, "forward", inherited=False)
-        if forward is None:
+        function = _attention_function(graph, name)
+        if function is None:
             continue
         is_flash = False
         try:
-            cores = all_cores(forward[1], partial(graph.method, name), source.refuse)
+            cores = all_cores(function, partial(graph.method, name), source.refuse)
             if kernel := unknown_kernel(node, cores, known):
                 raise source.refuse(
                     kernel, f"{name} calls {callee(kernel)}, which may be attention fa3 doesn't know"
@@ -122,7 +125,7 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
                     raise source.refuse(node, f"{name} computes attention in a way fa3 can't follow")
                 continue
             is_flash = all(core.flash for core in cores)
-            site = _place(forward[1], cores, source)
+            site = _place(function, cores, source)
         except UnsupportedError as error:
             found[name] = AttentionClass(name, node.lineno, problem=str(error), is_flash=is_flash), None
         else:
@@ -130,14 +133,33 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
     return found
 
 
-def _place(forward: ast.FunctionDef, cores: list[Core], source: Source) -> Site:
+def is_processor(graph: ClassGraph, name: str) -> bool:
+    """Whether a class computes attention for the module it is called with, `__call__(self, attn, ...)`."""
+    call = graph.method(name, "__call__")
+    return call is not None and [each.arg for each in call[1].args.args[1:2]] == ["attn"]
+
+
+def _attention_function(graph: ClassGraph, name: str) -> ast.FunctionDef | None:
+    """The function of a class that attention would be computed in."""
+    forward = graph.method(name, "forward", inherited=False)
+    if forward is None and is_processor(graph, name):
+        forward = graph.method(name, "__call__", inherited=False)
+    return forward and forward[1]
+
+
+def _place(function: ast.FunctionDef, cores: list[Core], source: Source) -> Site:
     try:
-        return locate(forward, cores, source.refuse)
+        site = locate(function, cores, source.refuse)
     except UnsupportedError as error:
         try:
-            return locate_inside(forward, cores, source.refuse)
+            site = locate_inside(function, cores, source.refuse)
         except UnsupportedError:
             raise error from None
+    if function.name == "__call__":
+        site = replace(site, owner=function.args.args[1].arg)
+    if all(core.told for core in cores) and [*site.ways.values()] == [TURN] * len(ROLES):
+        site = replace(site, ways={}, layout="BSHD")
+    return site
 
 
 def listed(node: ast.ClassDef, site: Site, is_flash: bool) -> AttentionClass:
