@@ -63,7 +63,9 @@ def quantizer_line(
     if not isinstance(config, str):
         config = f"SimpleNamespace({', '.join(f'{key}={text}' for key, text in config.items())})"
     told = f', layout="{layout}"' if layout else ""
-    return f"{source.indent(beside)}{module}.fa_quantizer = FAQuantizer({config}, logger{told}){source.newline}"
+    return (
+        f"{source.indent(beside)}{module}.fa_quantizer = FAQuantizer({config}, logger{told}){source.newline}"
+    )
 
 
 def _own_config(source: Source, owner: str, init: ast.FunctionDef) -> str:

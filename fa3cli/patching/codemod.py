@@ -73,8 +73,9 @@ def patch_source(
     choice = choose(source, graph, found, architecture, attention, config or {})
     sites = {each: _in_layout(found[each][1], quantizer) for each in choice.patched}
     making = _quantizers(source, graph, sites, architecture, ruled)
-    # The guards first: what goes below a guarded line goes below its `except`.
-    edits = [*guard_imports(source), *absolute_imports(source, package)]
+    # diffusers asks for no package. The guards first: what goes below a guarded line goes below its `except`.
+    guards = [] if (package or "").startswith("diffusers.") else guard_imports(source)
+    edits = [*guards, *absolute_imports(source, package)]
     edits += [*_imports(source, quantizer, making), *making]
     edits += [edit for site in sites.values() for edit in _calls(source, site)]
     edits += _repair(source, graph) if native_class else []
@@ -159,7 +160,9 @@ def _calls(source: Source, site: Site) -> list[Edit]:
     lines = []
     for name, role in zip(site.states, ROLES):
         to, back = site.ways.get(role, ("", ""))
-        lines.append(f'{indent}{name} = {site.owner}.fa_quantizer.quant({name}{to}, qkv="{role}"){back}{newline}')
+        lines.append(
+            f'{indent}{name} = {site.owner}.fa_quantizer.quant({name}{to}, qkv="{role}"){back}{newline}'
+        )
     return [Edit(source.line_end(site.after), "", newline + "".join(lines))]
 
 

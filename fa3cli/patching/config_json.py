@@ -11,7 +11,7 @@ from typing import Any
 from fa3cli.errors import ConflictError, InvalidInputError
 from fa3cli.patching.edits import Edit
 
-__all__ = ["CAUSAL_LM", "Config", "CustomClass", "read_config", "set_auto_map", "take_out"]
+__all__ = ["CAUSAL_LM", "Config", "CustomClass", "members_of", "read_config", "set_auto_map", "take_out"]
 
 CAUSAL_LM = "AutoModelForCausalLM"
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -103,9 +103,9 @@ def set_auto_map(config: Config, target: str) -> list[Edit]:
     if config.auto_map.get(CAUSAL_LM) == target:
         return []
     text, entry = config.text, f'"{CAUSAL_LM}": {json.dumps(target)}'
-    members = _members(text, text.index("{"))
+    members = members_of(text, text.index("{"))
     if config.auto_map:
-        inner = _members(text, members["auto_map"][1])
+        inner = members_of(text, members["auto_map"][1])
         if CAUSAL_LM in inner:
             _, start, end = inner[CAUSAL_LM]
             return [Edit(start, text[start:end], json.dumps(target))]
@@ -139,7 +139,7 @@ def _gap(text: str, key: int) -> str:
     return re.search(r"[ \t\r\n]*\Z", text[:key]).group() or " "
 
 
-def _members(text: str, start: int) -> dict[str, tuple[int, int, int]]:
+def members_of(text: str, start: int) -> dict[str, tuple[int, int, int]]:
     """For each key of the (valid) object at `start`: where the key begins, its value begins and ends."""
     members, at = {}, _SPACE.match(text, start + 1).end()
     while text[at] != "}":

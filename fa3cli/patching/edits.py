@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fa3cli.errors import ConflictError
 
-__all__ = ["Edit", "apply", "reverse"]
+__all__ = ["Edit", "apply", "compose", "reverse"]
 
 
 @dataclass(frozen=True)
@@ -40,3 +40,31 @@ def reverse(text: str, edits: Iterable[Edit]) -> str:
         inverse.append(Edit(edit.offset + shift, edit.inserted, edit.removed))
         shift += len(edit.inserted) - len(edit.removed)
     return apply(text, inverse)
+
+
+def compose(first: Iterable[Edit], second: Iterable[Edit]) -> tuple[Edit, ...]:
+    """The edits that do at once what `first` and then, on the text it made, `second` do.
+
+    An edit of the second lies within what one of the first inserted, or clear of it; ConflictError otherwise.
+    """
+    made, shift = [], 0
+    # Each edit of the first, where what it inserted begins, and the edits of the second within that.
+    for edit in sorted(first, key=lambda edit: edit.offset):
+        made.append((edit, edit.offset + shift, []))
+        shift += len(edit.inserted) - len(edit.removed)
+    found = []
+    for edit in sorted(second, key=lambda edit: edit.offset):
+        end, back = edit.offset + len(edit.removed), 0
+        for old, start, inner in made:
+            stop = start + len(old.inserted)
+            if start < edit.offset and end <= stop and (edit.offset < stop or edit.removed):
+                inner.append(Edit(edit.offset - start, edit.removed, edit.inserted))
+                break
+            if stop <= edit.offset:
+                back += len(old.removed) - len(old.inserted)
+            elif start < end:
+                raise ConflictError(f"two edits overlap (at character {edit.offset})")
+        else:
+            found.append(Edit(edit.offset + back, edit.removed, edit.inserted))
+    found += [Edit(old.offset, old.removed, apply(old.inserted, inner)) for old, _, inner in made]
+    return tuple(sorted(found, key=lambda edit: edit.offset))

@@ -67,7 +67,9 @@ def attach_to_modules(
             makers = _processors(function, call)
             if rule is not None and rule.idle:
                 if makers & set(patched):
-                    raise source.refuse(call, f"{rule.file}: {name} is to be left alone, but uses a processor others do")
+                    raise source.refuse(
+                        call, f"{rule.file}: {name} is to be left alone, but uses a processor others do"
+                    )
                 continue
             _check_processors(source, graph, call, makers, patched, own)
             if call.func.id in own:
@@ -76,9 +78,12 @@ def attach_to_modules(
                 edits.append(_behind(source, function, call, layout))
     inside = [each for each in graph.classes if each in (made or (() if edits else own))]
     if not inside and not edits:
-        raise source.refuse(graph.classes[[*patched][0]], "found no module that its processors are made for")
+        raise source.refuse(
+            graph.classes[next(iter(patched))], "found no module that its processors are made for"
+        )
     edits += [
-        attach(source, graph, owner, rules, layout, _sizes(graph, owner)) for owner in owners(source, graph, tuple(inside))
+        attach(source, graph, owner, rules, layout, _sizes(graph, owner))
+        for owner in owners(source, graph, tuple(inside))
     ]
     return edits
 
@@ -86,7 +91,11 @@ def attach_to_modules(
 def _modules(graph: ClassGraph) -> list[str]:
     """The classes of the file that hand themselves to a processor."""
     forwards = {name: graph.method(name, "forward") for name in graph.classes}
-    return [name for name, found in forwards.items() if found and "self.processor(self" in re.sub(r"\s", "", ast.unparse(found[1]))]
+    return [
+        name
+        for name, found in forwards.items()
+        if found and "self.processor(self" in re.sub(r"\s", "", ast.unparse(found[1]))
+    ]
 
 
 def _made_modules(
@@ -110,7 +119,9 @@ def _processors(function: ast.FunctionDef, call: ast.Call) -> set[str]:
         return set()
     if _is_name(given):
         values = [
-            each.value for each in simple_statements(function.body) if given.id in assigned(each) and each.value
+            each.value
+            for each in simple_statements(function.body)
+            if given.id in assigned(each) and each.value
         ]
         return set().union({given.id} if not values else (), *map(called_names, values))
     return called_names(given) or {ast.unparse(given)}
@@ -140,7 +151,11 @@ def _behind(source: Source, function: ast.FunctionDef, call: ast.Call, layout: s
         if getattr(statement, "value", None) is call and len(targets(statement)) == 1:
             module = ast.unparse(targets(statement)[0])
             has_kv = "kv_heads" in [each.arg for each in call.keywords]
-            kv = f"{module}.inner_kv_dim * {module}.heads // {module}.inner_dim" if has_kv else f"{module}.heads"
+            kv = (
+                f"{module}.inner_kv_dim * {module}.heads // {module}.inner_dim"
+                if has_kv
+                else f"{module}.heads"
+            )
             sizes = {
                 "num_attention_heads": f"{module}.heads",
                 "hidden_size": f"{module}.inner_dim",
@@ -148,7 +163,9 @@ def _behind(source: Source, function: ast.FunctionDef, call: ast.Call, layout: s
             }
             line = quantizer_line(source, statement, module, sizes, layout)
             return Edit(source.line_end(statement), "", line)
-    raise source.refuse(call, f"{call.func.id} is made within an expression, where it can be given no quantizer")
+    raise source.refuse(
+        call, f"{call.func.id} is made within an expression, where it can be given no quantizer"
+    )
 
 
 def _sizes(graph: ClassGraph, owner: str) -> dict[str, str]:

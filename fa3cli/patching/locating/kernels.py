@@ -13,7 +13,9 @@ __all__ = ["unknown_kernel"]
 
 _KERNEL = re.compile(r"attention|attn|flash|sdpa")
 # Masks, questions, and classes, whose own forward is looked at.
-_NO_KERNEL = re.compile(r"mask|^_?(is|get|has|supports?|prepare|create|check|warn)_|^[A-Z]|class|norm|pad")
+_NO_KERNEL = re.compile(
+    r"mask|processor|^_?(is|get|has|supports?|prepare|create|check|warn)_|^[A-Z]|class|norm|pad"
+)
 
 
 def unknown_kernel(node: ast.ClassDef, cores: list[Core], known: set[str]) -> ast.Call | None:
