@@ -77,7 +77,9 @@ def patch_source(
     guards = [] if (package or "").startswith("diffusers.") else guard_imports(source)
     edits = [*guards, *absolute_imports(source, package)]
     edits += [*_imports(source, quantizer, making), *making]
-    edits += [edit for site in sites.values() for edit in _calls(source, site)]
+    edits += [
+        edit for site in sites.values() for each in (site, *site.others) for edit in _calls(source, each)
+    ]
     edits += _repair(source, graph) if native_class else []
     text = apply(source.text, edits)
     compile(text.removeprefix("\ufeff"), name, "exec", dont_inherit=True)
@@ -111,8 +113,8 @@ def _classes(
 def _in_layout(site: Site, quantizer: str) -> Site:
     """A site as a quantizer can take it: msModelSlim's can't be told a layout, so the states are turned for it."""
     if site.layout == "BSHD" and quantizer != "fa3cli":
-        return replace(site, layout="BHSD", ways=dict.fromkeys(ROLES, TURN))
-    return site
+        site = replace(site, layout="BHSD", ways=dict.fromkeys(ROLES, TURN))
+    return replace(site, others=tuple(_in_layout(each, quantizer) for each in site.others))
 
 
 def _quantizers(
@@ -123,7 +125,7 @@ def _quantizers(
     rules: Mapping[str, Rule],
 ) -> list[Edit]:
     """Where the quantizers are made that the calls need."""
-    layouts = {site.layout: name for name, site in sites.items()}
+    layouts = {each.layout: name for name, site in sites.items() for each in (site, *site.others)}
     if len(layouts) > 1:
         first, second = layouts.values()
         raise source.refuse(graph.classes[second], f"{first} and {second} lay out their states differently")

@@ -175,6 +175,8 @@ def _sizes(graph: ClassGraph, owner: str) -> dict[str, str]:
     heads = [f"self.{name}" for name in _HEADS if f"self.{name}" in kept]
     size = [f"self.{name}" for name in _SIZES if f"self.{name}" in kept]
     kv = [name for name in kept if re.fullmatch(r"self\.(num_)?(kv|key_value)_heads", name)]
+    if "self.inner_kv_dim" in kept and "self.inner_dim" in kept and heads:
+        kv.append(f"self.inner_kv_dim * {heads[0]} // self.inner_dim")
     if not heads or not size:
         return {}
     return {

@@ -63,7 +63,7 @@ def vendor(source: Source, library: Diffusers, module: str) -> Vendored:
     if not taken:
         return Vendored((), {})
     _refuse_early_uses(source, taken)
-    return _at_the_end(target, taken, edits)
+    return _at_the_end(library, target, taken, edits)
 
 
 def _imported(source: Source, package: str) -> Iterator[tuple[ast.ImportFrom, ast.alias, str]]:
@@ -116,9 +116,13 @@ def _refuse_early_uses(source: Source, taken: dict[str, _Module]) -> None:
                 raise source.refuse(each, f"uses {each.id} of another file outside any function")
 
 
-def _at_the_end(target: _Module, taken: dict[str, _Module], edits: list[Edit]) -> Vendored:
+def _at_the_end(
+    library: Diffusers, target: _Module, taken: dict[str, _Module], edits: list[Edit]
+) -> Vendored:
     source, newline = target.source, target.source.newline
-    needed = [line for name, home in taken.items() for line in _needed(target, home, name, set(taken))]
+    needed = [
+        line for name, home in taken.items() for line in _needed(library, target, home, name, set(taken))
+    ]
     head = [
         "",
         "",
@@ -151,7 +155,7 @@ def _class_text(target: _Module, home: _Module, node: ast.ClassDef) -> str:
     return apply(source.text[start:end], moved)
 
 
-def _needed(target: _Module, home: _Module, name: str, taken: set[str]) -> list[str]:
+def _needed(library: Diffusers, target: _Module, home: _Module, name: str, taken: set[str]) -> list[str]:
     """The imports a class needs in its new file, of names that it takes from its old one."""
     node = home.graph.classes[name]
     used = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)} - taken - set(dir(builtins))
@@ -162,11 +166,19 @@ def _needed(target: _Module, home: _Module, name: str, taken: set[str]) -> list[
         if each not in here:
             line = f"from {home.name} import {each}"
             lines += [line] if always else ["try:", f"    {line}", "except ImportError:", "    pass"]
-        elif here[each][0] != dotted:
+        elif _origin(library, here[each][0]) != _origin(library, dotted):
             raise home.source.refuse(
                 node, f"{name} takes {each} for {dotted}, {target.name} for {here[each][0]}"
             )
     return ["\n".join(lines)] if lines else []
+
+
+def _origin(library: Diffusers, dotted: str) -> str:
+    """Where a name comes from in the end: modules hand on what they import."""
+    module, _, name = dotted.rpartition(".")
+    home = _read(library, module)
+    found = _bound(home).get(name, (dotted, True))[0] if home else dotted
+    return dotted if found == dotted else _origin(library, found)
 
 
 def _bound(module: _Module) -> dict[str, tuple[str, bool]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, replace
-from functools import partial
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.locating.cores import KERNELS, Core
@@ -110,13 +109,14 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
     # What a class calls of the file's own is looked at where it is defined.
     known = {*graph.functions, *graph.classes, *KERNELS}
     for name, node in graph.classes.items():
-        function = _attention_function(graph, name)
-        if function is None:
+        functions = _attention_functions(graph, name)
+        if not functions:
             continue
         is_flash = False
         try:
-            cores = all_cores(function, partial(graph.method, name), source.refuse)
-            if kernel := unknown_kernel(node, cores, known):
+            cores = _cores(source, graph, name, functions)
+            found_cores = [each for inner in cores.values() for each in inner]
+            if kernel := unknown_kernel(node, found_cores, known):
                 raise source.refuse(
                     kernel, f"{name} calls {callee(kernel)}, which may be attention fa3 doesn't know"
                 )
@@ -124,8 +124,9 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
                 if _looks_like_attention(graph, node):
                     raise source.refuse(node, f"{name} computes attention in a way fa3 can't follow")
                 continue
-            is_flash = all(core.flash for core in cores)
-            site = _place(function, cores, source)
+            is_flash = all(core.flash for core in found_cores)
+            site, *others = [_place(function, inner, source) for function, inner in cores.items()]
+            site = replace(site, others=tuple(others))
         except UnsupportedError as error:
             found[name] = AttentionClass(name, node.lineno, problem=str(error), is_flash=is_flash), None
         else:
@@ -136,15 +137,32 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
 def is_processor(graph: ClassGraph, name: str) -> bool:
     """Whether a class computes attention for the module it is called with, `__call__(self, attn, ...)`."""
     call = graph.method(name, "__call__")
-    return call is not None and [each.arg for each in call[1].args.args[1:2]] == ["attn"]
+    return call is not None and _takes_module(call[1])
 
 
-def _attention_function(graph: ClassGraph, name: str) -> ast.FunctionDef | None:
-    """The function of a class that attention would be computed in."""
+def _attention_functions(graph: ClassGraph, name: str) -> list[ast.FunctionDef]:
+    """The functions of a class that attention would be computed in: a processor may have one for each way to do it."""
     forward = graph.method(name, "forward", inherited=False)
-    if forward is None and is_processor(graph, name):
-        forward = graph.method(name, "__call__", inherited=False)
-    return forward and forward[1]
+    if forward or not is_processor(graph, name):
+        return [forward[1]] if forward else []
+    return [each for each in graph.classes[name].body if _takes_module(each)]
+
+
+def _takes_module(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef) and [each.arg for each in node.args.args[1:2]] == ["attn"]
+
+
+def _cores(
+    source: Source, graph: ClassGraph, name: str, functions: list[ast.FunctionDef]
+) -> dict[ast.FunctionDef, list[Core]]:
+    """The cores of each function that has some; those of a method that is looked at itself count there."""
+
+    def method(wanted: str) -> tuple[str, ast.FunctionDef] | None:
+        found = graph.method(name, wanted)
+        return None if found and found[1] in functions else found
+
+    every = {function: all_cores(function, method, source.refuse) for function in functions}
+    return {function: cores for function, cores in every.items() if cores}
 
 
 def _place(function: ast.FunctionDef, cores: list[Core], source: Source) -> Site:
@@ -155,7 +173,7 @@ def _place(function: ast.FunctionDef, cores: list[Core], source: Source) -> Site
             site = locate_inside(function, cores, source.refuse)
         except UnsupportedError:
             raise error from None
-    if function.name == "__call__":
+    if _takes_module(function):
         site = replace(site, owner=function.args.args[1].arg)
     if all(core.told for core in cores) and [*site.ways.values()] == [TURN] * len(ROLES):
         site = replace(site, ways={}, layout="BSHD")

@@ -17,6 +17,8 @@ _DISPATCHER = re.compile(r"\w+_ATTENTION_FUNCTIONS?|eager_attention_forward")
 _FLASH = {"_flash_attention_forward", "flash_attn_func"}
 # Of diffusion transformers (diffusers, MindIE), which lay states out this way throughout: quantizers are told so.
 _TOLD = {"dispatch_attention_fn": "BSHD", "apply_fa": "BSHD"}
+# Tencent's, which go by the lengths of the sequences; the second is given a module first.
+_BY_LENGTHS = {"attention": 0, "parallel_attention": 1}
 # torch_npu's is told its layout itself.
 _NPU = "npu_fusion_attention"
 _NPU_LAYOUTS = {"BNSD": "BHSD", "BSND": "BSHD"}
@@ -90,10 +92,11 @@ def _called_core(call: ast.Call, statement: ast.stmt, dispatched: set[str]) -> C
     is_dispatch = name in dispatched and not isinstance(call.func, ast.Attribute)
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
     on_npu = name == _NPU and getattr(keywords.get("input_layout"), "value", None) in _NPU_LAYOUTS
-    if not is_dispatch and not on_npu and name not in KERNELS:
+    by_lengths = name in _BY_LENGTHS and "cu_seqlens_q" in keywords
+    if not is_dispatch and not on_npu and not by_lengths and name not in KERNELS:
         return None
     has_module = is_dispatch and call.args and getattr(call.args[0], "id", "") == "self"
-    positional = call.args[1:] if has_module else call.args
+    positional = call.args[1 if has_module else _BY_LENGTHS.get(name, 0) if by_lengths else 0 :]
     operands = {}
     for index, (role, keyword) in enumerate(zip("qkv", ("query", "key", "value"))):
         operand = (
@@ -104,10 +107,10 @@ def _called_core(call: ast.Call, statement: ast.stmt, dispatched: set[str]) -> C
         if operand is None or isinstance(operand, ast.Starred):
             return None
         operands[role] = operand
-    axes = "BSHD" if name in _FLASH else _TOLD.get(name, "BHSD")
+    axes = "BSHD" if name in _FLASH or by_lengths else _TOLD.get(name, "BHSD")
     if on_npu:
         axes = _NPU_LAYOUTS[keywords["input_layout"].value]
-    told = name in _TOLD or on_npu
+    told = name in _TOLD or on_npu or by_lengths
     return Core(dict.fromkeys("qkv", statement), operands, dict.fromkeys("qkv", axes), name in _FLASH, told)
 
 

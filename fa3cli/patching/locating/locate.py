@@ -32,7 +32,7 @@ class Site:
 
     `ways` are those of states that are flat there. Or around the expressions `inside`, each with its role, where no
     such statement exists. `owner` holds the quantizer there: self, or the attention a processor is called with.
-    `layout` is the one the quantizer has to be made for.
+    `layout` is the one the quantizer has to be made for. `others` are the places in other methods of a processor.
     """
 
     after: ast.stmt | None = None
@@ -41,6 +41,7 @@ class Site:
     inside: tuple[tuple[str, ast.expr], ...] = ()
     owner: str = "self"
     layout: str = "BHSD"
+    others: tuple[Site, ...] = ()
 
 
 @dataclass

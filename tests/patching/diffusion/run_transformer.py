@@ -6,6 +6,7 @@ role and head; then the folder is patched and loaded the way model_index.json sa
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from collections import Counter
@@ -115,6 +116,8 @@ def _load(folder: Path, class_name: str) -> nn.Module:
 
 
 def _forward(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+    known = inspect.signature(model.forward).parameters
+    inputs = {name: value for name, value in inputs.items() if name in known}
     with torch.no_grad():
         return model(**inputs, return_dict=False)[0]
 
