@@ -17,7 +17,15 @@ from fa3cli.patching.locating.repeats import mark_calls
 from fa3cli.patching.locating.views import callee
 from fa3cli.patching.source import Source
 
-__all__ = ["AttentionClass", "ClassGraph", "Found", "attention_classes", "is_processor", "listed"]
+__all__ = [
+    "AttentionClass",
+    "ClassGraph",
+    "Found",
+    "attention_classes",
+    "is_processor",
+    "listed",
+    "site_of_core",
+]
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,14 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
         else:
             found[name] = listed(node, site, is_flash), site
     return found
+
+
+def site_of_core(source: Source, graph: ClassGraph, name: str, key: str) -> Site | None:
+    """The place for the attention call of a class whose keys are called `key`; others are left as they are."""
+    for function, cores in _cores(source, graph, name, _attention_functions(graph, name)).items():
+        if wanted := [core for core in cores if ast.unparse(core.operands["k"]) == key]:
+            return _place(function, wanted, source)
+    return None
 
 
 def is_processor(graph: ClassGraph, name: str) -> bool:
