@@ -52,9 +52,10 @@ def compose(first: Iterable[Edit], second: Iterable[Edit]) -> tuple[Edit, ...]:
     for edit in sorted(first, key=lambda edit: edit.offset):
         made.append((edit, edit.offset + shift, []))
         shift += len(edit.inserted) - len(edit.removed)
-    found = []
+    # By the place in the text between; what the second does ahead of an insertion goes before it.
+    found = [(start, 1, old, inner) for old, start, inner in made]
     for edit in sorted(second, key=lambda edit: edit.offset):
-        end, back = edit.offset + len(edit.removed), 0
+        end, back, order = edit.offset + len(edit.removed), 0, 0
         for old, start, inner in made:
             stop = start + len(old.inserted)
             if start < edit.offset and end <= stop and (edit.offset < stop or edit.removed):
@@ -62,9 +63,10 @@ def compose(first: Iterable[Edit], second: Iterable[Edit]) -> tuple[Edit, ...]:
                 break
             if stop <= edit.offset:
                 back += len(old.removed) - len(old.inserted)
+                order = 2 if start == edit.offset else order
             elif start < end:
                 raise ConflictError(f"two edits overlap (at character {edit.offset})")
         else:
-            found.append(Edit(edit.offset + back, edit.removed, edit.inserted))
-    found += [Edit(old.offset, old.removed, apply(old.inserted, inner)) for old, _, inner in made]
-    return tuple(sorted(found, key=lambda edit: edit.offset))
+            found.append((edit.offset, order, Edit(edit.offset + back, edit.removed, edit.inserted), []))
+    found.sort(key=lambda each: each[:2])
+    return tuple(Edit(each.offset, each.removed, apply(each.inserted, inner)) for _, _, each, inner in found)

@@ -71,8 +71,9 @@ class ClassGraph:
         return is_model and self.method(node.name, "forward", inherited=False) is None
 
     def bases(self, name: str) -> list[str]:
-        """The base classes of a class that are in the file."""
-        return [base.id for base in self.classes[name].bases if getattr(base, "id", None) in self.classes]
+        """The base classes of a class that are in the file; one of its own name is imported."""
+        names = [getattr(base, "id", None) for base in self.classes[name].bases]
+        return [each for each in names if each in self.classes and each != name]
 
     def method(self, name: str, method: str, inherited: bool = True) -> tuple[str, ast.FunctionDef] | None:
         """The method a class has, and the class of the file that defines it."""

@@ -95,6 +95,7 @@ def run(class_name: str, folder: Path) -> dict[str, Any]:
         module.fa_quantizer.transform = scaled
     found["powers"] = torch.equal(powers, _forward(model, inputs)) and not torch.equal(powers, plain)
     if image is not None:
+        found["fused"] = _fused(model, inputs, modules)
         found["image"] = torch.equal(image, _images(folder)) and image.std().item() > 0.01
     found["again"] = patching.patch(folder).state
     found["reproducible"] = patching.status(folder).reproducible
@@ -102,6 +103,16 @@ def run(class_name: str, folder: Path) -> dict[str, Any]:
     found["undone"] = _files(folder) == before
     found["attention"] = [each.name for file in result.files for each in file.attention]
     return found
+
+
+def _fused(model: nn.Module, inputs: dict[str, Any], modules: dict[str, nn.Module]) -> bool:
+    """Whether one projection in place of three, which may take other processors, leaves the quantizers in use."""
+    model.fuse_qkv_projections()
+    calls: Counter = Counter()
+    for name, module in modules.items():
+        module.fa_quantizer.transform = lambda states, role, name=name: calls.update([(name, role)]) or states
+    _forward(model, inputs)
+    return calls == Counter((name, role) for name in modules for role in "qkv")
 
 
 def _load(folder: Path, class_name: str) -> nn.Module:
