@@ -111,8 +111,7 @@ def _show_pipeline(result: PipelineResult) -> None:
         origin = f"diffusers {result.diffusers}" if each.origin == "installed" else "--modeling"
         note(f"{each.component or each.source.name}: {each.source} ({origin})")
         for found in each.attention:
-            there = f" of {found.file}" if found.file else ""
-            note(f"{found.name}: {', '.join(found.states)} {_place(found)}{there}")
+            note(f"{found.name}: {', '.join(found.states)} {_place(found)}")
         note(f"wrote {each.module}")
     if loaded:
         note(f"let {' and '.join(loaded)} be loaded from there in {result.folder / 'model_index.json'}")
@@ -145,7 +144,8 @@ def _show_classes(classes: tuple[AttentionClass, ...], json: bool) -> None:
 
 
 def _place(found: AttentionClass) -> str:
-    return f"{'from' if found.inside else 'below'} line {found.place}"
+    there = f" of {Path(found.file).name}" if found.file else ""
+    return f"{'from' if found.inside else 'below'} line {found.place}{there}"
 
 
 def _check(make_plan, json: bool) -> None:

@@ -1,4 +1,4 @@
-"""The diffusers versions that tiny models are run under, each in an environment of its own (`make versions`)."""
+"""The older diffusers versions that tiny models are run under, each in an environment of its own (`make versions`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.patching.matrix.environments import ROOT
 
 __all__ = ["VERSIONS", "python"]
 
-VERSIONS = ("0.31.0", "0.33.1", "0.35.2", "0.42.1")
+VERSIONS = ("0.31.0", "0.33.1", "0.35.2")
 
 
 def python(version: str | None) -> Path | None:
