@@ -38,6 +38,11 @@ class Config:
     def model_type(self) -> str:
         """The model type; InvalidInputError if the file names none."""
         found = self.data.get("model_type")
+        if found is None and "_class_name" in self.data:
+            raise InvalidInputError(
+                f"{self.path} is that of a part of a diffusers pipeline",
+                hint="give the pipeline's folder, the one with model_index.json",
+            )
         if not isinstance(found, str) or not found:
             raise InvalidInputError(f"{self.path}: model_type is {found!r}, expected a name such as 'qwen2'")
         return found
