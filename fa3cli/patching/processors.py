@@ -7,6 +7,7 @@ quantizer belongs to the module, wherever one is made.
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
@@ -113,18 +114,18 @@ def _made_modules(
 
 
 def _processors(function: ast.FunctionDef, call: ast.Call) -> set[str]:
-    """The classes of which the processor may be that a module is made with; None if it is given none."""
-    given = {each.arg: each.value for each in call.keywords}.get("processor")
-    if given is None:
-        return set()
-    if _is_name(given):
-        values = [
-            each.value
-            for each in simple_statements(function.body)
-            if given.id in assigned(each) and each.value
-        ]
-        return set().union({given.id} if not values else (), *map(called_names, values))
-    return called_names(given) or {ast.unparse(given)}
+    """The classes the processor may be of that a module is made with; none if it is given none."""
+    given = [each.value for each in call.keywords if each.arg == "processor"]
+    given += [each for each in call.args if "Processor" in ast.unparse(each)]
+    found: set[str] = set()
+    for each in given:
+        values = [each]
+        if _is_name(each):
+            above = [line for line in simple_statements(function.body) if each.id in assigned(line)]
+            values = [line.value for line in above if line.value] or values
+        for value in values:
+            found |= called_names(value) - set(dir(builtins)) or {ast.unparse(value)}
+    return found
 
 
 def _check_processors(

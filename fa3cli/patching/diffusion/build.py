@@ -131,7 +131,7 @@ def _transformers(library: Diffusers, folder: Path, index: Config) -> list[Compo
 
 def _taken(library: Diffusers, origin: Origin, source: Source) -> Vendored:
     if origin.package != PACKAGE:
-        return Vendored((), {})
+        return Vendored()
     return vendor(source, library, f"{PACKAGE}.{origin.path.stem}")
 
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fa3cli.patching.diffusion.library import Diffusers
+from fa3cli.patching.diffusion.names import Module, bound, origin, read_module
 from fa3cli.patching.edits import Edit, apply
 from fa3cli.patching.imports import absolute_imports, absolute_module
 from fa3cli.patching.locating.classes import ClassGraph, is_processor
-from fa3cli.patching.origin import read_source
 from fa3cli.patching.processors import called_names
-from fa3cli.patching.source import Source, parse
+from fa3cli.patching.source import Source
 
 __all__ = ["Vendored", "vendor"]
 
@@ -28,40 +28,27 @@ class Vendored:
     """The edits that take classes over, and where each was: the file, and its line there less its line now."""
 
     edits: tuple[Edit, ...] = ()
-    places: dict[str, tuple[Path, int]] = None
-
-
-@dataclass(frozen=True)
-class _Module:
-    """A module of diffusers: its name, the package its relative imports start from, its text and its classes."""
-
-    name: str
-    source: Source
-    graph: ClassGraph
-
-    @property
-    def package(self) -> str:
-        return self.name.rpartition(".")[0]
+    places: Mapping[str, tuple[Path, int]] = field(default_factory=dict)
 
 
 def vendor(source: Source, library: Diffusers, module: str) -> Vendored:
     """Take over the processors that a transformer's file, `module`, makes but doesn't define."""
-    target = _Module(module, source, ClassGraph(source))
-    taken: dict[str, _Module] = {}
+    target = Module(module, source, ClassGraph(source))
+    taken: dict[str, Module] = {}
     edits = []
-    modules: dict[str, _Module | None] = {}
+    modules: dict[str, Module | None] = {}
     for node, alias, home in _imported(source, target.package):
         if (alias.asname or alias.name) not in called_names(source.tree):
             continue
         if home not in modules:
-            modules[home] = _read(library, home)
+            modules[home] = read_module(library, home)
         if modules[home] and _computes_attention(modules[home].graph, alias.name):
             if alias.asname:
                 raise source.refuse(node, f"imports {alias.name} under another name, {alias.asname}")
             taken |= dict.fromkeys(_with_bases(modules[home].graph, alias.name), modules[home])
             edits += _no_local_import(source, node)
     if not taken:
-        return Vendored((), {})
+        return Vendored()
     _refuse_early_uses(source, taken)
     return _at_the_end(library, target, taken, edits)
 
@@ -71,14 +58,6 @@ def _imported(source: Source, package: str) -> Iterator[tuple[ast.ImportFrom, as
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 yield node, alias, absolute_module(source, node, package)
-
-
-def _read(library: Diffusers, name: str) -> _Module | None:
-    path = library.module_file(name)
-    if path is None:
-        return None
-    source = parse(read_source(path), str(path))
-    return _Module(name, source, ClassGraph(source))
 
 
 def _computes_attention(graph: ClassGraph, name: str) -> bool:
@@ -102,7 +81,7 @@ def _no_local_import(source: Source, node: ast.ImportFrom) -> list[Edit]:
     return [Edit(start, source.text[start:end], "pass")]
 
 
-def _refuse_early_uses(source: Source, taken: dict[str, _Module]) -> None:
+def _refuse_early_uses(source: Source, taken: dict[str, Module]) -> None:
     """What stands at the end of the file isn't there yet while its classes are made."""
     for node in source.tree.body:
         inner = {
@@ -116,19 +95,14 @@ def _refuse_early_uses(source: Source, taken: dict[str, _Module]) -> None:
                 raise source.refuse(each, f"uses {each.id} of another file outside any function")
 
 
-def _at_the_end(
-    library: Diffusers, target: _Module, taken: dict[str, _Module], edits: list[Edit]
-) -> Vendored:
+def _at_the_end(library: Diffusers, target: Module, taken: dict[str, Module], edits: list[Edit]) -> Vendored:
     source, newline = target.source, target.source.newline
     needed = [
         line for name, home in taken.items() for line in _needed(library, target, home, name, set(taken))
     ]
-    head = [
-        "",
-        "",
-        *(f"# Taken over from {each}" for each in dict.fromkeys(home.name for home in taken.values())),
-    ]
-    text = newline.join([*head, *dict.fromkeys(needed), ""])
+    homes = dict.fromkeys(home.name for home in taken.values())
+    head = ["", "", *(f"# Taken over from {each}" for each in homes)]
+    text = newline.join("\n".join([*head, *dict.fromkeys(needed), ""]).split("\n"))
     if not source.text.endswith(("\n", "\r")):
         text = newline + text
     places, above = {}, len(apply(source.text, edits).splitlines())
@@ -141,7 +115,7 @@ def _at_the_end(
     return Vendored((*edits, Edit(len(source.text), "", text)), places)
 
 
-def _class_text(target: _Module, home: _Module, node: ast.ClassDef) -> str:
+def _class_text(target: Module, home: Module, node: ast.ClassDef) -> str:
     """The text of a class, its imports made absolute; one of the target itself is left out."""
     source = home.source
     start, end = source.line_start(node), source.next_line(node)
@@ -155,55 +129,19 @@ def _class_text(target: _Module, home: _Module, node: ast.ClassDef) -> str:
     return apply(source.text[start:end], moved)
 
 
-def _needed(library: Diffusers, target: _Module, home: _Module, name: str, taken: set[str]) -> list[str]:
+def _needed(library: Diffusers, target: Module, home: Module, name: str, taken: set[str]) -> list[str]:
     """The imports a class needs in its new file, of names that it takes from its old one."""
     node = home.graph.classes[name]
     used = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)} - taken - set(dir(builtins))
-    here, there = _bound(target), _bound(home)
+    here, there = bound(target), bound(home)
     lines = []
     for each in sorted(used & there.keys() - {"logger"}):
         dotted, always = there[each]
         if each not in here:
             line = f"from {home.name} import {each}"
             lines += [line] if always else ["try:", f"    {line}", "except ImportError:", "    pass"]
-        elif _origin(library, here[each][0]) != _origin(library, dotted):
+        elif origin(library, here[each][0]) != origin(library, dotted):
             raise home.source.refuse(
                 node, f"{name} takes {each} for {dotted}, {target.name} for {here[each][0]}"
             )
     return ["\n".join(lines)] if lines else []
-
-
-def _origin(library: Diffusers, dotted: str) -> str:
-    """Where a name comes from in the end: modules hand on what they import."""
-    module, _, name = dotted.rpartition(".")
-    home = _read(library, module)
-    found = _bound(home).get(name, (dotted, True))[0] if home else dotted
-    return dotted if found == dotted else _origin(library, found)
-
-
-def _bound(module: _Module) -> dict[str, tuple[str, bool]]:
-    """The names a module binds, what each of them is, and whether it does so whatever is installed."""
-    found: dict[str, tuple[str, bool]] = {}
-    todo = [(node, True) for node in reversed(module.source.tree.body)]
-    while todo:
-        node, always = todo.pop()
-        names: dict[str, str] = {}
-        if isinstance(node, ast.Import):
-            names = {
-                each.asname or each.name.split(".")[0]: each.name if each.asname else each.name.split(".")[0]
-                for each in node.names
-            }
-        elif isinstance(node, ast.ImportFrom):
-            start = absolute_module(module.source, node, module.package)
-            names = {each.asname or each.name: f"{start}.{each.name}" for each in node.names}
-        elif isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            names = {node.name: f"{module.name}.{node.name}"}
-        elif isinstance(node, ast.Assign):
-            names = {
-                each.id: f"{module.name}.{each.id}" for each in node.targets if isinstance(each, ast.Name)
-            }
-        elif isinstance(node, (ast.If, ast.Try)):
-            todo += [(each, False) for each in reversed([*node.body, *node.orelse])]
-        for name, dotted in names.items():
-            found.setdefault(name, (dotted, always))
-    return found
