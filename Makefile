@@ -3,15 +3,17 @@
 # make kills             the tests that kill hundreds of runs and let them go on
 # make versions          the tests that run models under other transformers versions
 # make supported-models  docs/supported-models.md: every model type under every VERSIONS (or these TYPES only)
+# make supported-transformers  docs/supported-transformers.md: every transformer of every DIFFUSERS and of the newest
 # Each sets up what it needs: Python 3.10 or newer with venv is all that must be there.
 
 PYTHON ?= python3
 BIN := .venv/bin
 SAMPLED := 4.43.1 4.57.6 5.23.0
 VERSIONS ?= 4.43.1 4.46.3 4.48.3 4.51.3 4.53.3 4.57.6 5.0.0 5.23.0
+DIFFUSERS := 0.31.0 0.33.1 0.35.2
 DEMO := build/demo/qwen2-tiny
 
-.PHONY: demo test kills versions supported-models lint clean
+.PHONY: demo test kills versions supported-models supported-transformers lint clean
 
 demo: .venv/ready
 	rm -rf build/demo && mkdir -p build/demo
@@ -27,11 +29,14 @@ test: .venv/ready
 kills: .venv/ready
 	$(BIN)/python -m pytest -m kills
 
-versions: .venv/ready $(SAMPLED:%=.venvs/%/ready)
+versions: .venv/ready $(SAMPLED:%=.venvs/%/ready) $(DIFFUSERS:%=.venvs/diffusers-%/ready)
 	$(BIN)/python -m pytest -m versions
 
 supported-models: .venv/ready $(VERSIONS:%=.venvs/%/ready)
 	$(BIN)/python -m tests.patching.matrix --versions $(VERSIONS) --types $(TYPES)
+
+supported-transformers: .venv/ready $(DIFFUSERS:%=.venvs/diffusers-%/ready)
+	$(BIN)/python -m tests.patching.diffusion
 
 lint: .venv/ready
 	$(BIN)/ruff check fa3cli tests benchmarks
@@ -45,6 +50,12 @@ lint: .venv/ready
 .venvs/%/ready: pyproject.toml
 	$(PYTHON) -m venv .venvs/$*
 	.venvs/$*/bin/pip install --quiet torch==2.13.0 transformers==$* --editable .
+	touch $@
+
+# Of their time: older diffusers need the huggingface_hub that transformers 4 goes with.
+.venvs/diffusers-%/ready: pyproject.toml
+	$(PYTHON) -m venv .venvs/diffusers-$*
+	.venvs/diffusers-$*/bin/pip install --quiet torch==2.13.0 diffusers==$* transformers==4.57.6 --editable .
 	touch $@
 
 clean:

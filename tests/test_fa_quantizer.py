@@ -60,10 +60,19 @@ def test_a_copied_model_has_a_quantizer_of_its_own() -> None:
     assert model.fa_quantizer.transform is None
 
 
-def test_it_takes_the_guides_arguments_and_no_others() -> None:
-    FAQuantizer(config=object(), logger=logger)
-    FAQuantizer(object(), logger)
-    for wrong in ({"layout": "BHSD"}, {"layout": "BSHD"}):
-        with pytest.raises(TypeError, match="layout"):
-            FAQuantizer(object(), logger, **wrong)
-    assert not hasattr(FAQuantizer(), "layout")
+def test_it_takes_the_guides_arguments() -> None:
+    assert FAQuantizer(config=object(), logger=logger).layout == "BHSD"
+    assert FAQuantizer(object(), logger).layout == "BHSD"
+
+
+def test_a_layout_given_to_the_constructor_holds_for_every_call() -> None:
+    quantizer, seen = FAQuantizer(object(), logger, layout="BSHD"), []
+    quantizer.transform = lambda states, role: seen.append(states.shape) or states * 2
+    states = torch.randn(1, 7, 2, 4)
+    assert torch.equal(quantizer.quant(states, "q"), states * 2)
+    assert torch.equal(
+        quantizer.quant(states.transpose(1, 2), "q", layout="BHSD"), states.transpose(1, 2) * 2
+    )
+    assert seen == [(1, 2, 7, 4)] * 2
+    with pytest.raises(ValueError, match="layout is 'BNSD', expected"):
+        FAQuantizer(object(), logger, layout="BNSD")

@@ -14,7 +14,14 @@ from fa3cli.cli.console import note, print_error, print_json, warn
 from fa3cli.errors import ConflictError, UsageError
 
 if TYPE_CHECKING:
-    from fa3cli.patching import AttentionClass, PatchPlan, PatchResult, UndoResult
+    from fa3cli.patching import (
+        AttentionClass,
+        PatchPlan,
+        PatchResult,
+        PipelinePlan,
+        PipelineResult,
+        UndoResult,
+    )
 
 __all__ = ["patch"]
 
@@ -28,7 +35,10 @@ class Quantizer(str, Enum):
 
 def patch(
     weights: Annotated[
-        Path, typer.Argument(metavar="WEIGHTS_DIR", help="Folder with config.json and the weights.")
+        Path,
+        typer.Argument(
+            metavar="WEIGHTS_DIR", help="Folder with config.json and the weights, or a pipeline's folder."
+        ),
     ],
     attention: Annotated[
         list[str] | None, typer.Option(metavar="CLASS", help="Attention class to patch; may be repeated.")
@@ -71,11 +81,13 @@ def patch(
     _show(patching.patch(weights, quantizer=quantizer.value, force=force, **options), json)
 
 
-def _show(result: PatchResult, json: bool) -> None:
+def _show(result: PatchResult | PipelineResult, json: bool) -> None:
     for warning in result.warnings:
         warn(warning)
     if json:
         return print_json(result)
+    if hasattr(result, "files"):
+        return _show_pipeline(result)
     if result.state == "already-patched":
         return note(f"{result.module} is patched already, nothing to do")
     origins = {"installed": f"transformers {result.transformers}", "folder": "came with the weights"}
@@ -89,6 +101,23 @@ def _show(result: PatchResult, json: bool) -> None:
         if result.quantizer == "fa3cli"
         else "load with trust_remote_code=True"
     )
+
+
+def _show_pipeline(result: PipelineResult) -> None:
+    if result.state == "already-patched":
+        return note(f"{', '.join(str(each.module) for each in result.files)}: patched already, nothing to do")
+    loaded = [each.component for each in result.files if each.component]
+    for each in result.files:
+        origin = f"diffusers {result.diffusers}" if each.origin == "installed" else "--modeling"
+        note(f"{each.component or each.source.name}: {each.source} ({origin})")
+        for found in each.attention:
+            note(f"{found.name}: {', '.join(found.states)} {_place(found)}")
+        note(f"wrote {each.module}")
+    if loaded:
+        note(f"let {' and '.join(loaded)} be loaded from there in {result.folder / 'model_index.json'}")
+        note("next: load the pipeline with trust_remote_code=True")
+    else:
+        note("nothing loads this file by itself: use it in place of the one it was made from")
 
 
 def _show_undo(result: UndoResult, json: bool) -> None:
@@ -115,7 +144,8 @@ def _show_classes(classes: tuple[AttentionClass, ...], json: bool) -> None:
 
 
 def _place(found: AttentionClass) -> str:
-    return f"{'from' if found.inside else 'below'} line {found.place}"
+    there = f" of {Path(found.file).name}" if found.file else ""
+    return f"{'from' if found.inside else 'below'} line {found.place}{there}"
 
 
 def _check(make_plan, json: bool) -> None:
@@ -135,15 +165,10 @@ def _check(make_plan, json: bool) -> None:
     sys.exit(0 if done else 1)
 
 
-def _show_diff(plan: PatchPlan, json: bool) -> None:
-    result = plan.result
-    pairs = (
-        (result.source, result.module, plan.source_text, plan.patched_text),
-        (result.folder / "config.json", result.folder / "config.json", plan.config_before, plan.config_after),
-    )
+def _show_diff(plan: PatchPlan | PipelinePlan, json: bool) -> None:
     diff = "".join(
         line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
-        for before, after, old, new in pairs
+        for before, after, old, new in _changes(plan)
         for line in difflib.unified_diff(
             old.splitlines(keepends=True), new.splitlines(keepends=True), str(before), str(after)
         )
@@ -152,3 +177,17 @@ def _show_diff(plan: PatchPlan, json: bool) -> None:
         print_json({"diff": diff})
     else:
         sys.stdout.write(diff)
+
+
+def _changes(plan: PatchPlan | PipelinePlan) -> list[tuple[Path, Path, str, str]]:
+    """The names and texts of every file before and after."""
+    result = plan.result
+    if hasattr(result, "files"):
+        index = result.folder / "model_index.json"
+        pairs = [(each.source, each.module, *texts) for each, texts in zip(result.files, plan.texts)]
+        return pairs + ([(index, index, plan.index_before, plan.index_after)] if plan.receipt.index else [])
+    config = result.folder / "config.json"
+    return [
+        (result.source, result.module, plan.source_text, plan.patched_text),
+        (config, config, plan.config_before, plan.config_after),
+    ]

@@ -5,6 +5,7 @@ Never imports torch or transformers.
 
 from fa3cli.patching.api import attention_of, patch, plan, undo
 from fa3cli.patching.codemod import PatchedSource, list_source, patch_source
+from fa3cli.patching.diffusion.results import PatchedFile, PipelinePlan, PipelineResult
 from fa3cli.patching.folder import unpatched_config
 from fa3cli.patching.locating.classes import AttentionClass
 from fa3cli.patching.results import PatchPlan, PatchResult, UndoResult
@@ -15,7 +16,10 @@ __all__ = [
     "PatchPlan",
     "PatchResult",
     "PatchStatus",
+    "PatchedFile",
     "PatchedSource",
+    "PipelinePlan",
+    "PipelineResult",
     "UndoResult",
     "attention_of",
     "list_source",

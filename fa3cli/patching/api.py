@@ -1,4 +1,4 @@
-"""Plan, write and undo the patch of a weights folder."""
+"""Plan, write and undo the patch of a weights folder; a pipeline of diffusers goes on to `diffusion`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from fa3cli.errors import ConflictError
 from fa3cli.patching.build import build
 from fa3cli.patching.codemod import RULES, list_source
 from fa3cli.patching.config_json import set_auto_map
+from fa3cli.patching.diffusion import api as diffusion
+from fa3cli.patching.diffusion.folder import is_pipeline
+from fa3cli.patching.diffusion.results import PipelinePlan, PipelineResult
 from fa3cli.patching.edits import apply
 from fa3cli.patching.files import make_link, may_fail, remove, write
 from fa3cli.patching.folder import Disk, look, module_name, original_config
@@ -36,9 +39,19 @@ def plan(
     quantizer: str = "fa3cli",
     rules: str | Path | None = None,
     force: bool = False,
-) -> PatchPlan:
+) -> PatchPlan | PipelinePlan:
     """Work out a patch without writing anything; raises what `patch` would raise."""
     folder = Path(folder)
+    if is_pipeline(folder, modeling):
+        return diffusion.plan(
+            folder,
+            attention=attention,
+            modeling=modeling,
+            output=output,
+            quantizer=quantizer,
+            rules=rules,
+            force=force,
+        )
     options = Options(tuple(attention), _absolute(modeling), quantizer, _absolute(rules))
     target = output_folder(folder, output)
     source_disk = look(folder)
@@ -83,14 +96,26 @@ def patch(
     quantizer: str = "fa3cli",
     rules: str | Path | None = None,
     force: bool = False,
-) -> PatchResult:
+) -> PatchResult | PipelineResult:
     """Patch a weights folder: write the modeling file and config.json's auto_map, or nothing at all.
+
+    Of a pipeline of diffusers, the files of its transformers and model_index.json.
 
     `attention` names classes (none: the one the architecture is built of), `modeling` a modeling file other than
     the installed transformers' own, `output` a folder to make instead of changing this one, `quantizer` whose
     FAQuantizer to import (fa3cli or msmodelslim), `rules` a folder of the user's own rules. `force` replaces a patch
     that was changed by hand.
     """
+    if is_pipeline(folder, modeling):
+        return diffusion.patch(
+            Path(folder),
+            attention=attention,
+            modeling=modeling,
+            output=output,
+            quantizer=quantizer,
+            rules=rules,
+            force=force,
+        )
     made = plan(
         folder,
         attention=attention,
@@ -123,6 +148,8 @@ def attention_of(
     folder: str | Path, *, modeling: str | Path | None = None, rules: str | Path | None = None
 ) -> tuple[AttentionClass, ...]:
     """Every attention class of the modeling file a folder would be patched from, patchable or not."""
+    if is_pipeline(folder, modeling):
+        return diffusion.attention_of(Path(folder), modeling=modeling, rules=rules)
     config = original_config(look(Path(folder)))
     path = find_origin(installed_transformers(), config, Path(modeling) if modeling else None).path
     return list_source(read_source(path), name=str(path), rules=checked_rules(rules), config=config.data)
@@ -134,6 +161,8 @@ def undo(folder: str | Path, *, force: bool = False) -> UndoResult:
     ConflictError if the folder's patch isn't fa3's, or was changed by hand and `force` isn't given.
     """
     folder = Path(folder)
+    if is_pipeline(folder):
+        return diffusion.undo(folder, force=force)
     disk = look(folder)
     _refuse_conflicts(disk, force)
     if disk.receipt is None:

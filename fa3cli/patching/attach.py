@@ -11,7 +11,7 @@ from fa3cli.patching.locating.flow import assigned
 from fa3cli.patching.rules.rule import Rule, statements
 from fa3cli.patching.source import Source
 
-__all__ = ["attach", "owners"]
+__all__ = ["attach", "owners", "quantizer_line"]
 
 
 def owners(source: Source, graph: ClassGraph, patched: tuple[str, ...]) -> list[str]:
@@ -32,15 +32,40 @@ def owners(source: Source, graph: ClassGraph, patched: tuple[str, ...]) -> list[
     return found_in
 
 
-def attach(source: Source, graph: ClassGraph, owner: str, rules: Mapping[str, Rule]) -> Edit:
-    """Make the quantizer at the end of an `__init__`, from self.config or the config argument, or as its rule says."""
+def attach(
+    source: Source,
+    graph: ClassGraph,
+    owner: str,
+    rules: Mapping[str, Rule],
+    layout: str | None = None,
+    sizes: Mapping[str, str] | None = None,
+) -> Edit:
+    """Make the quantizer at the end of an `__init__`: as its rule says, from `sizes`, or from the config.
+
+    `layout` is what the quantizer is told of the states it will get, None where it needn't be.
+    """
     init = graph.method(owner, "__init__")[1]
     if any(isinstance(node, ast.Return) for node in ast.walk(init)):
         raise source.refuse(init, f"{owner}.__init__ returns early")
     rule = rules.get(owner)
-    config = _ruled_config(source, init, rule) if rule and rule.attach else _own_config(source, owner, init)
-    line = f"{source.indent(init.body[0])}self.fa_quantizer = FAQuantizer({config}, logger){source.newline}"
+    if rule and rule.attach:
+        config = _ruled_config(source, init, rule)
+    else:
+        config = sizes or _own_config(source, owner, init)
+    line = quantizer_line(source, init.body[0], "self", config, layout)
     return Edit(source.line_end(init.body[-1]), "", line)
+
+
+def quantizer_line(
+    source: Source, beside: ast.stmt, module: str, config: str | Mapping[str, str], layout: str | None
+) -> str:
+    """The line that gives a module its quantizer, indented like the statement `beside`; `config` may be its numbers."""
+    if not isinstance(config, str):
+        config = f"SimpleNamespace({', '.join(f'{key}={text}' for key, text in config.items())})"
+    told = f', layout="{layout}"' if layout else ""
+    return (
+        f"{source.indent(beside)}{module}.fa_quantizer = FAQuantizer({config}, logger{told}){source.newline}"
+    )
 
 
 def _own_config(source: Source, owner: str, init: ast.FunctionDef) -> str:
@@ -56,7 +81,7 @@ def _own_config(source: Source, owner: str, init: ast.FunctionDef) -> str:
     return "config"
 
 
-def _ruled_config(source: Source, init: ast.FunctionDef, rule: Rule) -> str:
+def _ruled_config(source: Source, init: ast.FunctionDef, rule: Rule) -> Mapping[str, str]:
     known = _arguments(init).union(*(assigned(each) for each in statements(init)))
     for key, text in rule.attach.items():
         names = {each.id for each in ast.walk(ast.parse(text)) if isinstance(each, ast.Name)}
@@ -66,7 +91,7 @@ def _ruled_config(source: Source, init: ast.FunctionDef, rule: Rule) -> str:
                 f"{rule.file}: attach.{key} needs {unknown[0]}, which __init__ has not",
                 hint=f"its names: {', '.join(sorted(known))}",
             )
-    return f"SimpleNamespace({', '.join(f'{key}={text}' for key, text in rule.attach.items())})"
+    return rule.attach
 
 
 def _arguments(init: ast.FunctionDef) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from fa3cli.patching.guarded import guard_imports
 from fa3cli.patching.imports import absolute_imports, quantizer_import
 from fa3cli.patching.locating.choice import choose
 from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, Found, attention_classes
+from fa3cli.patching.locating.flat import TURN
 from fa3cli.patching.locating.locate import ROLES, Site
+from fa3cli.patching.processors import attach_to_modules, idle_if_unmade
 from fa3cli.patching.rules.files import load_rules
 from fa3cli.patching.rules.rule import Rule, Rules
 from fa3cli.patching.rules.ruled import apply_rules, rules_of
@@ -69,11 +71,15 @@ def patch_source(
         )
     graph, ruled, found = _classes(source, rules, config or {})
     choice = choose(source, graph, found, architecture, attention, config or {})
-    making = [attach(source, graph, owner, ruled) for owner in owners(source, graph, choice.patched)]
-    # The guards first: what goes below a guarded line goes below its `except`.
-    edits = [*guard_imports(source), *absolute_imports(source, package)]
+    sites = {each: _in_layout(found[each][1], quantizer) for each in choice.patched}
+    making = _quantizers(source, graph, sites, architecture, ruled)
+    # diffusers asks for no package. The guards first: what goes below a guarded line goes below its `except`.
+    guards = [] if (package or "").startswith("diffusers.") else guard_imports(source)
+    edits = [*guards, *absolute_imports(source, package)]
     edits += [*_imports(source, quantizer, making), *making]
-    edits += [edit for each in choice.patched for edit in _calls(source, found[each][1])]
+    edits += [
+        edit for site in sites.values() for each in (site, *site.others) for edit in _calls(source, each)
+    ]
     edits += _repair(source, graph) if native_class else []
     text = apply(source.text, edits)
     compile(text.removeprefix("\ufeff"), name, "exec", dont_inherit=True)
@@ -100,7 +106,37 @@ def _classes(
 ) -> tuple[ClassGraph, dict[str, Rule], Found]:
     graph = ClassGraph(source)
     ruled = rules_of(graph, rules or load_rules())
-    return graph, ruled, apply_rules(source, graph, attention_classes(source, graph), ruled, config)
+    found = apply_rules(source, graph, attention_classes(source, graph), ruled, config)
+    return graph, ruled, idle_if_unmade(source, graph, found)
+
+
+def _in_layout(site: Site, quantizer: str) -> Site:
+    """A site as a quantizer can take it: msModelSlim's can't be told a layout, so the states are turned for it."""
+    if site.layout == "BSHD" and quantizer != "fa3cli":
+        site = replace(site, layout="BHSD", ways=dict.fromkeys(ROLES, TURN))
+    return replace(site, others=tuple(_in_layout(each, quantizer) for each in site.others))
+
+
+def _quantizers(
+    source: Source,
+    graph: ClassGraph,
+    sites: Mapping[str, Site],
+    architecture: str | None,
+    rules: Mapping[str, Rule],
+) -> list[Edit]:
+    """Where the quantizers are made that the calls need."""
+    layouts = {each.layout: name for name, site in sites.items() for each in (site, *site.others)}
+    if len(layouts) > 1:
+        first, second = layouts.values()
+        raise source.refuse(graph.classes[second], f"{first} and {second} lay out their states differently")
+    told = "BSHD" if "BSHD" in layouts else None
+    modules = tuple(name for name, site in sites.items() if site.owner == "self")
+    making = [attach(source, graph, owner, rules, told) for owner in owners(source, graph, modules)]
+    processors = [name for name in sites if name not in modules]
+    if processors:
+        reachable = graph.reachable(architecture) if architecture else set(graph.classes)
+        making += attach_to_modules(source, graph, processors, reachable, rules, told)
+    return making
 
 
 def _imports(source: Source, quantizer: str, making: list[Edit]) -> list[Edit]:
@@ -116,7 +152,7 @@ def _calls(source: Source, site: Site) -> list[Edit]:
         edit
         for role, expression in site.inside
         for edit in (
-            Edit(source.start(expression), "", "self.fa_quantizer.quant("),
+            Edit(source.start(expression), "", f"{site.owner}.fa_quantizer.quant("),
             Edit(source.end(expression), "", f', qkv="{role}")'),
         )
     ]
@@ -126,7 +162,9 @@ def _calls(source: Source, site: Site) -> list[Edit]:
     lines = []
     for name, role in zip(site.states, ROLES):
         to, back = site.ways.get(role, ("", ""))
-        lines.append(f'{indent}{name} = self.fa_quantizer.quant({name}{to}, qkv="{role}"){back}{newline}')
+        lines.append(
+            f'{indent}{name} = {site.owner}.fa_quantizer.quant({name}{to}, qkv="{role}"){back}{newline}'
+        )
     return [Edit(source.line_end(site.after), "", newline + "".join(lines))]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from fa3cli.errors import ConflictError, InvalidInputError
 from fa3cli.patching.edits import Edit
 
-__all__ = ["CAUSAL_LM", "Config", "CustomClass", "read_config", "set_auto_map", "take_out"]
+__all__ = ["CAUSAL_LM", "Config", "CustomClass", "members_of", "read_config", "set_auto_map", "take_out"]
 
 CAUSAL_LM = "AutoModelForCausalLM"
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -38,6 +38,11 @@ class Config:
     def model_type(self) -> str:
         """The model type; InvalidInputError if the file names none."""
         found = self.data.get("model_type")
+        if found is None and "_class_name" in self.data:
+            raise InvalidInputError(
+                f"{self.path} is that of a part of a diffusers pipeline",
+                hint="give the pipeline's folder, the one with model_index.json",
+            )
         if not isinstance(found, str) or not found:
             raise InvalidInputError(f"{self.path}: model_type is {found!r}, expected a name such as 'qwen2'")
         return found
@@ -103,9 +108,9 @@ def set_auto_map(config: Config, target: str) -> list[Edit]:
     if config.auto_map.get(CAUSAL_LM) == target:
         return []
     text, entry = config.text, f'"{CAUSAL_LM}": {json.dumps(target)}'
-    members = _members(text, text.index("{"))
+    members = members_of(text, text.index("{"))
     if config.auto_map:
-        inner = _members(text, members["auto_map"][1])
+        inner = members_of(text, members["auto_map"][1])
         if CAUSAL_LM in inner:
             _, start, end = inner[CAUSAL_LM]
             return [Edit(start, text[start:end], json.dumps(target))]
@@ -139,7 +144,7 @@ def _gap(text: str, key: int) -> str:
     return re.search(r"[ \t\r\n]*\Z", text[:key]).group() or " "
 
 
-def _members(text: str, start: int) -> dict[str, tuple[int, int, int]]:
+def members_of(text: str, start: int) -> dict[str, tuple[int, int, int]]:
     """For each key of the (valid) object at `start`: where the key begins, its value begins and ends."""
     members, at = {}, _SPACE.match(text, start + 1).end()
     while text[at] != "}":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fa3cli.errors import ConflictError
 
-__all__ = ["Edit", "apply", "reverse"]
+__all__ = ["Edit", "apply", "compose", "reverse"]
 
 
 @dataclass(frozen=True)
@@ -40,3 +40,33 @@ def reverse(text: str, edits: Iterable[Edit]) -> str:
         inverse.append(Edit(edit.offset + shift, edit.inserted, edit.removed))
         shift += len(edit.inserted) - len(edit.removed)
     return apply(text, inverse)
+
+
+def compose(first: Iterable[Edit], second: Iterable[Edit]) -> tuple[Edit, ...]:
+    """The edits that do at once what `first` and then, on the text it made, `second` do.
+
+    An edit of the second lies within what one of the first inserted, or clear of it; ConflictError otherwise.
+    """
+    made, shift = [], 0
+    # Each edit of the first, where what it inserted begins, and the edits of the second within that.
+    for edit in sorted(first, key=lambda edit: edit.offset):
+        made.append((edit, edit.offset + shift, []))
+        shift += len(edit.inserted) - len(edit.removed)
+    # By the place in the text between; what the second does ahead of an insertion goes before it.
+    found = [(start, 1, old, inner) for old, start, inner in made]
+    for edit in sorted(second, key=lambda edit: edit.offset):
+        end, back, order = edit.offset + len(edit.removed), 0, 0
+        for old, start, inner in made:
+            stop = start + len(old.inserted)
+            if start < edit.offset and end <= stop and (edit.offset < stop or edit.removed):
+                inner.append(Edit(edit.offset - start, edit.removed, edit.inserted))
+                break
+            if stop <= edit.offset:
+                back += len(old.removed) - len(old.inserted)
+                order = 2 if start == edit.offset else order
+            elif start < end:
+                raise ConflictError(f"two edits overlap (at character {edit.offset})")
+        else:
+            found.append((edit.offset, order, Edit(edit.offset + back, edit.removed, edit.inserted), []))
+    found.sort(key=lambda each: each[:2])
+    return tuple(Edit(each.offset, each.removed, apply(each.inserted, inner)) for _, _, each, inner in found)

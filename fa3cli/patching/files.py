@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fa3cli.errors import ConflictError, MissingCapabilityError
 
-__all__ = ["link_folder", "make_link", "may_fail", "remove", "write"]
+__all__ = ["folder_mode", "link_folder", "make_link", "may_fail", "remove", "write"]
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def link_folder(source: Path, output: Path, config: bytes) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
-        os.chmod(temporary, 0o777 & ~_umask())
+        os.chmod(temporary, folder_mode())
         for entry in sorted(source.iterdir()):
             if entry.name != "config.json" and entry not in (temporary, output):
                 (temporary / entry.name).symlink_to(entry.absolute())
@@ -79,6 +79,11 @@ def link_folder(source: Path, output: Path, config: bytes) -> None:
     except BaseException:
         shutil.rmtree(temporary)
         raise
+
+
+def folder_mode() -> int:
+    """The mode a new folder gets, which mkdtemp doesn't give."""
+    return 0o777 & ~_umask()
 
 
 def _remove_if_empty(folder: Path) -> None:

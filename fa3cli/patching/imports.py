@@ -8,7 +8,7 @@ import re
 from fa3cli.patching.edits import Edit
 from fa3cli.patching.source import Source
 
-__all__ = ["absolute_imports", "quantizer_import"]
+__all__ = ["absolute_imports", "absolute_module", "quantizer_import"]
 
 _IMPORT_LINES = {
     "fa3cli": ("from fa3cli.fa_quantizer import FAQuantizer", "from fa3cli import logger"),
@@ -29,10 +29,7 @@ def absolute_imports(source: Source, package: str | None) -> list[Edit]:
         return edits
     for node in ast.walk(source.tree):
         if isinstance(node, ast.ImportFrom) and node.level:
-            parents = package.split(".")
-            if node.level > len(parents):
-                raise source.refuse(node, f"the import reaches {node.level} levels up, out of {package}")
-            target = ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [node.module])])
+            target = absolute_module(source, node, package)
             start, end = source.start(node), source.end(node)
             # What stands between the two keywords, which may touch the dots: `from..utils import x`, `from .import y`.
             written = re.match(r"from(.*?)\bimport\b", source.text[start:end], re.DOTALL)
@@ -41,6 +38,16 @@ def absolute_imports(source: Source, package: str | None) -> list[Edit]:
                 Edit(start + written.start(1), written.group(1), f"{before or ' '}{target}{after or ' '}")
             )
     return edits
+
+
+def absolute_module(source: Source, node: ast.ImportFrom, package: str) -> str:
+    """The module an import leads to from a file of `package`."""
+    if not node.level:
+        return node.module
+    parents = package.split(".")
+    if node.level > len(parents):
+        raise source.refuse(node, f"the import reaches {node.level} levels up, out of {package}")
+    return ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [node.module])])
 
 
 def quantizer_import(source: Source, quantizer: str) -> Edit:

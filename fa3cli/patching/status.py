@@ -8,6 +8,9 @@ from pathlib import Path
 from fa3cli.errors import ConflictError, Fa3Error
 from fa3cli.patching.api import plan
 from fa3cli.patching.config_json import CAUSAL_LM
+from fa3cli.patching.diffusion import folder as diffusion
+from fa3cli.patching.diffusion.folder import is_pipeline
+from fa3cli.patching.diffusion.index import components
 from fa3cli.patching.folder import look
 
 __all__ = ["PatchStatus", "status"]
@@ -34,6 +37,8 @@ class PatchStatus:
 def status(folder: str | Path) -> PatchStatus:
     """Judge the patch of a folder; broken folders raise as `plan` does, an unreadable receipt is foreign."""
     folder = Path(folder)
+    if is_pipeline(folder):
+        return _of_pipeline(folder)
     try:
         disk = look(folder)
     except ConflictError as error:
@@ -62,3 +67,36 @@ def status(folder: str | Path) -> PatchStatus:
         reason = reason or f"auto_map lets {', '.join(others)} load code too"
     names = tuple(each.name for each in result.attention)
     return PatchStatus(state, reason is None, module, class_name, names, reason)
+
+
+def _of_pipeline(folder: Path) -> PatchStatus:
+    """The same of a pipeline; its module and class are those of the first transformer."""
+    try:
+        disk = diffusion.look(folder)
+    except ConflictError as error:
+        return PatchStatus("foreign", reason=str(error))
+    if disk.receipt is None or disk.edited:
+        return PatchStatus("edited" if disk.edited else "unpatched", reason=disk.edited)
+    options, first = disk.receipt.options, folder / disk.receipt.files[0].module
+    try:
+        result = plan(folder, **vars(options)).result
+    except Fa3Error as error:
+        return PatchStatus("stale", False, first, reason=str(error))
+    reason, given = result.reason, [each for each in result.files if each.origin != "installed"]
+    ours = {each.component for each in result.files}
+    others = [
+        each.name
+        for each in (components(disk.index) if disk.index else [])
+        if each.name not in ours and (folder / each.name / f"{each.library}.py").exists()
+    ]
+    if given:
+        reason = reason or f"made from {given[0].source}, not from the installed diffusers"
+    elif options.quantizer != "fa3cli":
+        reason = reason or f"it takes the quantizer of {options.quantizer}"
+    elif options.rules:
+        reason = reason or f"made by the rules of {options.rules}"
+    elif others:
+        reason = reason or f"model_index.json lets {', '.join(others)} load code too"
+    state = "patched" if result.state == "already-patched" else "stale"
+    names = tuple(dict.fromkeys(each.name for file in result.files for each in file.attention))
+    return PatchStatus(state, reason is None, first, result.files[0].class_name, names, reason)

@@ -6,6 +6,7 @@ import pytest
 from fa3cli.cli import main
 from tests.patching import remote_samples, rule_samples
 from tests.patching.conftest import snapshot, weights  # noqa: F401
+from tests.patching.diffusion.conftest import flux, library  # noqa: F401
 
 
 @pytest.fixture
@@ -150,3 +151,21 @@ def test_a_foreign_patch(fa3, weights) -> None:  # noqa: F811
     assert fa3(weights)[0] == 4
     assert fa3(weights, "--undo")[0] == 4
     assert fa3(weights, "--check")[0] == 1
+
+
+def test_a_pipeline_is_patched_checked_and_taken_back(fa3, flux) -> None:  # noqa: F811
+    before = snapshot(flux)
+    assert fa3(flux, "--check")[0] == 1
+    code, out, err = fa3(flux, "--list")
+    assert code == 0 and "FluxAttnProcessor2_0" in out and "of attention_processor.py" in out
+    code, out, _ = fa3(flux, "--diff")
+    assert code == 0 and '+        query = attn.fa_quantizer.quant(query, qkv="q")' in out
+    assert '-    "diffusers",' in out and '+    "transformer_flux_fa3_' in out
+    assert snapshot(flux) == before
+    code, out, err = fa3(flux)
+    assert (code, out) == (0, "") and "load the pipeline with trust_remote_code=True" in err
+    assert "transformer: " in err and "(diffusers 0.31.0)" in err
+    assert fa3(flux, "--check")[0] == 0 and "patched already" in fa3(flux)[2]
+    assert json.loads(fa3(flux, "--json")[1])["files"][0]["component"] == "transformer"
+    assert "removed" in fa3(flux, "--undo")[2]
+    assert snapshot(flux) == before

@@ -151,3 +151,9 @@ def test_a_field_of_the_wrong_kind_is_invalid(text: str, field: str) -> None:
 def test_no_architectures_is_none() -> None:
     assert read_config(PATH, '{"model_type": "x"}').architecture is None
     assert read_config(PATH, '{"architectures": []}').architecture is None
+
+
+def test_a_part_of_a_pipeline_is_told_from_a_model(tmp_path) -> None:
+    config = read_config(tmp_path / "config.json", '{"_class_name": "FluxTransformer2DModel"}')
+    with pytest.raises(InvalidInputError, match="part of a diffusers pipeline"):
+        _ = config.model_type

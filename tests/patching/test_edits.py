@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fa3cli.errors import ConflictError
-from fa3cli.patching.edits import Edit, apply, reverse
+from fa3cli.patching.edits import Edit, apply, compose, reverse
 
 
 @st.composite
@@ -18,6 +18,33 @@ def texts_and_edits(draw):
 def test_reversing_gives_the_text_back(case):
     text, edits = case
     assert reverse(apply(text, edits), edits) == text
+
+
+@given(texts_and_edits(), st.data())
+def test_two_lists_of_edits_are_one(case, data):
+    text, first = case
+    made = apply(text, first)
+    second, low = [], 0
+    # Clear of what the first inserted, or within it.
+    shift, spans = 0, []
+    for edit in first:
+        spans.append((edit.offset + shift, edit.offset + shift + len(edit.inserted)))
+        shift += len(edit.inserted) - len(edit.removed)
+    for start, end in spans:
+        if end - start > 2 and data.draw(st.booleans()):
+            second.append(Edit(start + 1, made[start + 1 : end - 1], data.draw(st.text(max_size=3))))
+        if start > low and data.draw(st.booleans()):
+            second.append(Edit(low, made[low:start], data.draw(st.text(max_size=3))))
+        low = end
+    expected = apply(made, second)
+    both = compose(first, second)
+    assert apply(text, both) == expected
+    assert reverse(expected, both) == text
+
+
+def test_edits_that_overlap_are_not_one():
+    with pytest.raises(ConflictError, match="overlap"):
+        compose([Edit(1, "", "xy")], [Edit(2, "yb", "")])
 
 
 def test_edits_are_made_where_they_belong():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.locating.cores import KERNELS, Core
 from fa3cli.patching.locating.final import gives_repeated
+from fa3cli.patching.locating.flat import TURN
 from fa3cli.patching.locating.helpers import all_cores
 from fa3cli.patching.locating.inside import locate_inside
 from fa3cli.patching.locating.kernels import unknown_kernel
@@ -17,7 +17,15 @@ from fa3cli.patching.locating.repeats import mark_calls
 from fa3cli.patching.locating.views import callee
 from fa3cli.patching.source import Source
 
-__all__ = ["AttentionClass", "ClassGraph", "Found", "attention_classes", "listed"]
+__all__ = [
+    "AttentionClass",
+    "ClassGraph",
+    "Found",
+    "attention_classes",
+    "is_processor",
+    "listed",
+    "site_of_core",
+]
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,8 @@ class AttentionClass:
     """An attention class: its line, the names of q, k, v, the line the calls go below, or why there is none.
 
     With `inside` the states are expressions, that of q in line `place`, and the calls go around them. `rule` is the
-    file of the rule that said so, if one did; what is `idle` is left alone for the reason `problem`.
+    file of the rule that said so, if one did; what is `idle` is left alone for the reason `problem`. `file` is where
+    the lines are counted if the class is taken over from another file.
     """
 
     name: str
@@ -37,6 +46,7 @@ class AttentionClass:
     rule: str | None = None
     idle: bool = False
     inside: bool = False
+    file: str | None = None
 
 
 # The attention classes of a file by name, with the place of the calls.
@@ -61,8 +71,9 @@ class ClassGraph:
         return is_model and self.method(node.name, "forward", inherited=False) is None
 
     def bases(self, name: str) -> list[str]:
-        """The base classes of a class that are in the file."""
-        return [base.id for base in self.classes[name].bases if getattr(base, "id", None) in self.classes]
+        """The base classes of a class that are in the file; one of its own name is imported."""
+        names = [getattr(base, "id", None) for base in self.classes[name].bases]
+        return [each for each in names if each in self.classes and each != name]
 
     def method(self, name: str, method: str, inherited: bool = True) -> tuple[str, ast.FunctionDef] | None:
         """The method a class has, and the class of the file that defines it."""
@@ -107,13 +118,14 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
     # What a class calls of the file's own is looked at where it is defined.
     known = {*graph.functions, *graph.classes, *KERNELS}
     for name, node in graph.classes.items():
-        forward = graph.method(name, "forward", inherited=False)
-        if forward is None:
+        functions = _attention_functions(graph, name)
+        if not functions:
             continue
         is_flash = False
         try:
-            cores = all_cores(forward[1], partial(graph.method, name), source.refuse)
-            if kernel := unknown_kernel(node, cores, known):
+            cores = _cores(source, graph, name, functions)
+            found_cores = [each for inner in cores.values() for each in inner]
+            if kernel := unknown_kernel(node, found_cores, known):
                 raise source.refuse(
                     kernel, f"{name} calls {callee(kernel)}, which may be attention fa3 doesn't know"
                 )
@@ -121,8 +133,9 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
                 if _looks_like_attention(graph, node):
                     raise source.refuse(node, f"{name} computes attention in a way fa3 can't follow")
                 continue
-            is_flash = all(core.flash for core in cores)
-            site = _place(forward[1], cores, source)
+            is_flash = all(core.flash for core in found_cores)
+            site, *others = [_place(function, inner, source) for function, inner in cores.items()]
+            site = replace(site, others=tuple(others))
         except UnsupportedError as error:
             found[name] = AttentionClass(name, node.lineno, problem=str(error), is_flash=is_flash), None
         else:
@@ -130,14 +143,58 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
     return found
 
 
-def _place(forward: ast.FunctionDef, cores: list[Core], source: Source) -> Site:
+def site_of_core(source: Source, graph: ClassGraph, name: str, key: str) -> Site | None:
+    """The place for the attention call of a class whose keys are called `key`; others are left as they are."""
+    for function, cores in _cores(source, graph, name, _attention_functions(graph, name)).items():
+        if wanted := [core for core in cores if ast.unparse(core.operands["k"]) == key]:
+            return _place(function, wanted, source)
+    return None
+
+
+def is_processor(graph: ClassGraph, name: str) -> bool:
+    """Whether a class computes attention for the module it is called with, `__call__(self, attn, ...)`."""
+    call = graph.method(name, "__call__")
+    return call is not None and _takes_module(call[1])
+
+
+def _attention_functions(graph: ClassGraph, name: str) -> list[ast.FunctionDef]:
+    """The functions of a class that attention would be computed in: a processor may have one for each way to do it."""
+    forward = graph.method(name, "forward", inherited=False)
+    if forward or not is_processor(graph, name):
+        return [forward[1]] if forward else []
+    return [each for each in graph.classes[name].body if _takes_module(each)]
+
+
+def _takes_module(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef) and [each.arg for each in node.args.args[1:2]] == ["attn"]
+
+
+def _cores(
+    source: Source, graph: ClassGraph, name: str, functions: list[ast.FunctionDef]
+) -> dict[ast.FunctionDef, list[Core]]:
+    """The cores of each function that has some; those of a method that is looked at itself count there."""
+
+    def method(wanted: str) -> tuple[str, ast.FunctionDef] | None:
+        found = graph.method(name, wanted)
+        return None if found and found[1] in functions else found
+
+    every = {function: all_cores(function, method, source.refuse) for function in functions}
+    return {function: cores for function, cores in every.items() if cores}
+
+
+def _place(function: ast.FunctionDef, cores: list[Core], source: Source) -> Site:
     try:
-        return locate(forward, cores, source.refuse)
+        site = locate(function, cores, source.refuse)
     except UnsupportedError as error:
         try:
-            return locate_inside(forward, cores, source.refuse)
+            site = locate_inside(function, cores, source.refuse)
         except UnsupportedError:
             raise error from None
+    if _takes_module(function):
+        site = replace(site, owner=function.args.args[1].arg)
+    if all(core.told for core in cores) and [*site.ways.values()] == [TURN] * len(ROLES):
+        site = replace(site, ways={}, layout="BSHD")
+    return site
 
 
 def listed(node: ast.ClassDef, site: Site, is_flash: bool) -> AttentionClass:

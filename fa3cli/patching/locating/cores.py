@@ -15,8 +15,15 @@ __all__ = ["KERNELS", "Core", "find_cores"]
 # ALL_ATTENTION_FUNCTIONS, or up to transformers 4.49 a file's own GPTNEOX_ATTENTION_FUNCTION
 _DISPATCHER = re.compile(r"\w+_ATTENTION_FUNCTIONS?|eager_attention_forward")
 _FLASH = {"_flash_attention_forward", "flash_attn_func"}
+# Of diffusion transformers (diffusers, MindIE), which lay states out this way throughout: quantizers are told so.
+_TOLD = {"dispatch_attention_fn": "BSHD", "apply_fa": "BSHD"}
+# Tencent's, which go by the lengths of the sequences; the second is given a module first.
+_BY_LENGTHS = {"attention": 0, "parallel_attention": 1}
+# torch_npu's is told its layout itself.
+_NPU = "npu_fusion_attention"
+_NPU_LAYOUTS = {"BNSD": "BHSD", "BSND": "BSHD"}
 # What is a core wherever it is called.
-KERNELS = _FLASH | {"scaled_dot_product_attention"}
+KERNELS = _FLASH | {"scaled_dot_product_attention", *_TOLD}
 _PRODUCTS = {"matmul", "bmm", "baddbmm"}
 
 Refuse = Callable[[ast.AST, str], Exception]
@@ -26,13 +33,15 @@ Refuse = Callable[[ast.AST, str], Exception]
 class Core:
     """One core: for each of q, k, v the statement that reads it, the operand and the axes it has there.
 
-    Axes: B batch, H heads, S positions, D head size, N = B*H; None if unknown.
+    Axes: B batch, H heads, S positions, D head size, N = B*H; None if unknown. `told`: where they aren't BHSD, the
+    quantizer is made for them rather than the states be turned for each call.
     """
 
     statements: dict[str, ast.stmt]
     operands: dict[str, ast.expr]
     axes: dict[str, str | None]
     flash: bool = False
+    told: bool = False
 
 
 def find_cores(function: ast.FunctionDef, refuse: Refuse) -> list[Core]:
@@ -81,11 +90,13 @@ def _dispatched_names(function: ast.FunctionDef) -> set[str]:
 def _called_core(call: ast.Call, statement: ast.stmt, dispatched: set[str]) -> Core | None:
     name = _called(call)
     is_dispatch = name in dispatched and not isinstance(call.func, ast.Attribute)
-    if not is_dispatch and name not in KERNELS:
+    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+    on_npu = name == _NPU and getattr(keywords.get("input_layout"), "value", None) in _NPU_LAYOUTS
+    by_lengths = name in _BY_LENGTHS and "cu_seqlens_q" in keywords
+    if not is_dispatch and not on_npu and not by_lengths and name not in KERNELS:
         return None
     has_module = is_dispatch and call.args and getattr(call.args[0], "id", "") == "self"
-    positional = call.args[1:] if has_module else call.args
-    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+    positional = call.args[1 if has_module else _BY_LENGTHS.get(name, 0) if by_lengths else 0 :]
     operands = {}
     for index, (role, keyword) in enumerate(zip("qkv", ("query", "key", "value"))):
         operand = (
@@ -96,8 +107,11 @@ def _called_core(call: ast.Call, statement: ast.stmt, dispatched: set[str]) -> C
         if operand is None or isinstance(operand, ast.Starred):
             return None
         operands[role] = operand
-    axes = "BSHD" if name in _FLASH else "BHSD"
-    return Core(dict.fromkeys("qkv", statement), operands, dict.fromkeys("qkv", axes), name in _FLASH)
+    axes = "BSHD" if name in _FLASH or by_lengths else _TOLD.get(name, "BHSD")
+    if on_npu:
+        axes = _NPU_LAYOUTS[keywords["input_layout"].value]
+    told = name in _TOLD or on_npu or by_lengths
+    return Core(dict.fromkeys("qkv", statement), operands, dict.fromkeys("qkv", axes), name in _FLASH, told)
 
 
 def _called(call: ast.Call) -> str:

@@ -121,7 +121,7 @@ def _asks_only(parent: ast.AST | None) -> bool:
         return parent.attr in _ABOUT_A_TENSOR
     if isinstance(parent, ast.Compare):
         return all(isinstance(each, (ast.Is, ast.IsNot)) for each in parent.ops)
-    return isinstance(parent, ast.Call) and getattr(parent.func, "id", "") in ("isinstance", "len")
+    return isinstance(parent, ast.Call) and callee(parent) in ("isinstance", "len", "type_as")
 
 
 def only_in_training(node: ast.AST, parent_of: dict[ast.AST, ast.AST]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
-from fa3cli.patching.locating.cores import Core
+from fa3cli.patching.locating.cores import KERNELS, Core
 from fa3cli.patching.locating.flow import only_in_training, parents
 from fa3cli.patching.locating.views import callee
 
@@ -13,7 +13,9 @@ __all__ = ["unknown_kernel"]
 
 _KERNEL = re.compile(r"attention|attn|flash|sdpa")
 # Masks, questions, and classes, whose own forward is looked at.
-_NO_KERNEL = re.compile(r"mask|^_?(is|get|has|supports?|prepare|create|check|warn)_|^[A-Z]|class|norm|pad")
+_NO_KERNEL = re.compile(
+    r"mask|processor|^_?(is|get|has|supports?|prepare|create|check|warn)_|^[A-Z]|class|norm|pad"
+)
 
 
 def unknown_kernel(node: ast.ClassDef, cores: list[Core], known: set[str]) -> ast.Call | None:
@@ -22,6 +24,9 @@ def unknown_kernel(node: ast.ClassDef, cores: list[Core], known: set[str]) -> as
     inside = {
         id(each) for core in cores for role in core.statements for each in ast.walk(core.statements[role])
     }
+    # A method that is called as a kernel is one.
+    kernels = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name in KERNELS]
+    inside |= {id(each) for kernel in kernels for each in ast.walk(kernel)}
     for call in ast.walk(node):
         if not isinstance(call, ast.Call) or id(call) in inside:
             continue

@@ -31,13 +31,17 @@ class Site:
     """Where the calls go: below `after`, a statement of the function's own block, for `states`, the names of q, k, v.
 
     `ways` are those of states that are flat there. Or around the expressions `inside`, each with its role, where no
-    such statement exists.
+    such statement exists. `owner` holds the quantizer there: self, or the attention a processor is called with.
+    `layout` is the one the quantizer has to be made for. `others` are the places in other methods of a processor.
     """
 
     after: ast.stmt | None = None
     states: tuple[str, str, str] | tuple[()] = ()
     ways: Mapping[str, Way] = field(default_factory=dict)
     inside: tuple[tuple[str, ast.expr], ...] = ()
+    owner: str = "self"
+    layout: str = "BHSD"
+    others: tuple[Site, ...] = ()
 
 
 @dataclass

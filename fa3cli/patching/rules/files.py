@@ -52,7 +52,7 @@ def read_rule(path: Path) -> Rule:
         raise InvalidInputError(f"{path}: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidInputError(f"{path}: not TOML: {error}", hint=HINT) from None
-    table.only("match", "contains", "refuse", "unless", "idle", "attach", "site", "example")
+    table.only("match", "contains", "refuse", "unless", "idle", "attach", "site", "absent", "example")
     rule = Rule(
         file=str(path),
         digest=sha256(data),
@@ -63,6 +63,7 @@ def read_rule(path: Path) -> Rule:
         idle=table.text("idle"),
         attach=_attach(table),
         site=_site(table),
+        absent=table.texts("absent"),
         examples=tuple(_example(each) for each in table.tables("example")),
     )
     said = [key for key in ("refuse", "idle") if getattr(rule, key)]
@@ -75,6 +76,8 @@ def read_rule(path: Path) -> Rule:
         )
     if rule.unless and not rule.refuse:
         raise table.wrong("unless", "takes back a refusal, but there is no `refuse`")
+    if rule.absent and rule.site is None:
+        raise table.wrong("absent", "says when a `site` holds, but there is none")
     if not rule.examples:
         raise table.wrong("example", "is missing: a rule needs at least one [[example]]")
     return rule
@@ -92,7 +95,11 @@ def _site(table: Table) -> Place | None:
     if "site" not in table.values:
         return None
     inner = table.inner("site")
-    inner.only("method", "after", "q", "k", "v")
+    inner.only("method", "after", "q", "k", "v", "core")
+    if "core" in inner.values:
+        if others := sorted(inner.values.keys() - {"core"}):
+            raise inner.wrong("core", f"lets fa3 find the place, so there can be no {', '.join(others)}")
+        return Place("", None, (), inner.code("core", inner.text("core", required=True), expression))
     after = inner.text("after")
     states = tuple(inner.code(key, inner.text(key, required=True), expression) for key in "qkv")
     if len(set(states)) < len(states):

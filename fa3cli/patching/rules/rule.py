@@ -14,11 +14,15 @@ __all__ = ["Example", "Place", "Rule", "Rules", "statements"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where the calls go in `method`: below the statement `after`, for names; or around three expressions."""
+    """Where the calls go in `method`: below the statement `after`, for names; or around three expressions.
+
+    Or, of several attention calls, where fa3 finds it for the one whose keys are called `core`.
+    """
 
     method: str
     after: str | None
-    states: tuple[str, str, str]
+    states: tuple[str, str, str] | tuple[()]
+    core: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Rule:
 
     `refuse` and `idle` are reasons: the patch would be wrong, or the class is nothing to patch. `unless` are values
     of config.json with which a refused class is never built. `attach` are the attributes of the quantizer's config,
-    expressions of `__init__`.
+    expressions of `__init__`. `absent` are keys of config.json that must have no value, else the class is refused.
     """
 
     file: str
@@ -50,6 +54,7 @@ class Rule:
     idle: str | None = None
     attach: Mapping[str, str] = field(default_factory=dict)
     site: Place | None = None
+    absent: tuple[str, ...] = ()
 
     def matches(self, node: ast.ClassDef) -> bool:
         """Whether a class has one of the names and contains every statement asked for."""

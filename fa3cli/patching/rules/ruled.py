@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, Found, listed
+from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, Found, listed, site_of_core
 from fa3cli.patching.locating.locate import ROLES, Site
 from fa3cli.patching.rules.rule import Place, Rule, Rules, statements
 from fa3cli.patching.source import Source
@@ -56,7 +56,12 @@ def _ruled(
         return AttentionClass(name, node.lineno, problem=rule.idle, rule=file, idle=True), None
     if rule.site is None:
         return found and (replace(found[0], rule=file), found[1])
+    given = [key for key in rule.absent if config.get(key) is not None]
     try:
+        if given:
+            raise source.refuse(
+                node, f"{rule.file}: {name} can only be patched where config.json has no {given[0]}"
+            )
         site = _site(source, graph, name, rule, rule.site)
     except UnsupportedError as error:
         return AttentionClass(name, node.lineno, problem=str(error), rule=file), None
@@ -64,6 +69,13 @@ def _ruled(
 
 
 def _site(source: Source, graph: ClassGraph, name: str, rule: Rule, place: Place) -> Site:
+    if place.core is not None:
+        if (site := site_of_core(source, graph, name, place.core)) is None:
+            raise source.refuse(
+                graph.classes[name],
+                f"{rule.file}: {name} has no attention call with keys called {place.core}",
+            )
+        return site
     method = graph.method(name, place.method, inherited=False)
     if method is None:
         raise source.refuse(

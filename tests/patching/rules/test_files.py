@@ -15,6 +15,8 @@ def test_every_kind_of_rule_is_read(tmp_path) -> None:
     )  # fmt: skip
     site = rule(tmp_path, 'match = "A"\n[site]\nmethod = "go"\nq = "f(a,b)"\nk = "f(c)"\nv = "self.d"\n').site
     assert (site.method, site.after, site.states) == ("go", None, ("f(a, b)", "f(c)", "self.d"))
+    found = rule(tmp_path, 'match = "A"\nabsent = "image_dim"\n[site]\ncore = "key"\n')
+    assert (found.site.core, found.absent) == ("key", ("image_dim",))
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,8 @@ def test_every_kind_of_rule_is_read(tmp_path) -> None:
         (SITE.replace('v = "c"', 'v = "b"'), "site.q, k, v must be three different states, found a, b, b"),
         (SITE.replace('v = "c"', 'v = "c.T"'), "site.after goes with three names"),
         ('match = "A"\n[site]\nafter = "x = 1"\nq = "a"\nk = "b"', "site.v is missing; expected a text"),
+        (SITE + 'core = "key"', "site.core lets fa3 find the place, so there can be no after, k, q, v"),
+        (IDLE + 'absent = "a"', "absent says when a `site` holds, but there is none"),
         (SITE + 'befor = "x"', "site.befor is not a key of a rule; known are"),
     ],
 )  # fmt: skip

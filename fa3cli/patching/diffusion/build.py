@@ -1,0 +1,165 @@
+"""The patch of each file a pipeline's transformers are loaded from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
+from fa3cli.patching.codemod import PatchedSource, list_source, patch_source
+from fa3cli.patching.config_json import Config
+from fa3cli.patching.diffusion.elsewhere import refuse_attention_elsewhere
+from fa3cli.patching.diffusion.index import Component, component_config, components
+from fa3cli.patching.diffusion.library import PACKAGE, Diffusers
+from fa3cli.patching.diffusion.vendor import Vendored, vendor
+from fa3cli.patching.edits import apply, compose
+from fa3cli.patching.locating.classes import AttentionClass
+from fa3cli.patching.origin import read_source
+from fa3cli.patching.receipt import Options
+from fa3cli.patching.rules.examples import checked_rules
+from fa3cli.patching.source import Source, parse
+
+__all__ = ["Build", "Origin", "build", "listed", "origins"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A file to patch: the part it is for and the class it is loaded as (none: nothing loads it by itself).
+
+    `package` is where its relative imports start from. `kind` is installed or given.
+    """
+
+    component: str | None
+    class_name: str | None
+    kind: str
+    path: Path
+    package: str | None
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Build:
+    """Where a file came from, its text, and what became of it."""
+
+    origin: Origin
+    text: str
+    patched: PatchedSource
+
+
+def origins(library: Diffusers, folder: Path, index: Config | None, modeling: Path | None) -> list[Origin]:
+    """The file of every transformer of a pipeline, the given one for those it defines; or the given one alone."""
+    parts = _transformers(library, folder, index) if index else []
+    given = parse(read_source(modeling), str(modeling)) if modeling else None
+    defined = re.findall(r"^class (\w+)", given.text, re.MULTILINE) if given else []
+    if given and not {each.class_name for each in parts}.intersection(defined):
+        return [Origin(None, None, "given", modeling, _package_of(given, modeling), {})]
+    if not parts:
+        raise UnsupportedError(
+            f"{index.path}: names no transformer that diffusers {library.version} has",
+            hint="fa3 patches the transformers of pipelines, no UNets; another diffusers version may have yours",
+        )
+    found = []
+    for part in parts:
+        config = component_config(folder, part)
+        if part.class_name in defined:
+            package = (
+                PACKAGE
+                if _reaches_up(given) or library.folder in modeling.parents
+                else _package_of(given, modeling)
+            )
+            found.append(Origin(part.name, part.class_name, "given", modeling, package, config))
+        else:
+            path = library.transformer_file(part.class_name)
+            found.append(Origin(part.name, part.class_name, "installed", path, PACKAGE, config))
+    return found
+
+
+def build(library: Diffusers, origin: Origin, options: Options) -> Build:
+    """Patch one file, or raise what keeps it from being patched."""
+    source = parse(read_source(origin.path), str(origin.path))
+    if origin.package == PACKAGE:
+        refuse_attention_elsewhere(library, source, origin.class_name)
+    taken = _taken(library, origin, source)
+    patched = patch_source(
+        apply(source.text, taken.edits),
+        name=source.name,
+        package=origin.package,
+        architecture=origin.class_name,
+        attention=options.attention,
+        quantizer=options.quantizer,
+        rules=checked_rules(options.rules),
+        config=origin.config,
+    )
+    attention = tuple(_in_its_file(each, taken) for each in patched.attention)
+    return Build(
+        origin, source.text, replace(patched, edits=compose(taken.edits, patched.edits), attention=attention)
+    )
+
+
+def listed(library: Diffusers, origin: Origin, rules: str | Path | None) -> tuple[AttentionClass, ...]:
+    """Every attention class of a file, those taken over from others among them, patchable or not."""
+    source = parse(read_source(origin.path), str(origin.path))
+    taken = _taken(library, origin, source)
+    text = apply(source.text, taken.edits)
+    classes = list_source(text, name=source.name, rules=checked_rules(rules), config=origin.config)
+    return tuple(_in_its_file(each, taken) for each in classes)
+
+
+def _transformers(library: Diffusers, folder: Path, index: Config) -> list[Component]:
+    found = []
+    for part in components(index):
+        own = folder / part.name / f"{part.library}.py"
+        if own.is_file() and b"fa_quantizer" in own.read_bytes():
+            raise ConflictError(
+                f"{own} has a fa_quantizer already, which fa3 didn't put there",
+                hint="take the other patch back, or start from a fresh copy of the folder",
+            )
+        if own.is_file() and library.defines(part.class_name):
+            raise UnsupportedError(
+                f"{index.path}: {part.name} is loaded from {own.name}, code of its own",
+                hint="let it be loaded from diffusers, and give that file as --modeling if you need it",
+            )
+        if part.library == "diffusers" and library.defines(part.class_name):
+            if not (folder / part.name).is_dir():
+                raise InvalidInputError(f"{folder / part.name} is missing, though {index.path} names it")
+            found.append(part)
+    return found
+
+
+def _taken(library: Diffusers, origin: Origin, source: Source) -> Vendored:
+    if origin.package != PACKAGE:
+        return Vendored()
+    return vendor(source, library, f"{PACKAGE}.{origin.path.stem}")
+
+
+def _in_its_file(each: AttentionClass, taken: Vendored) -> AttentionClass:
+    """A class that was taken over, with the lines it has in its own file."""
+    if each.name not in taken.places:
+        return each
+    path, shift = taken.places[each.name]
+    return replace(each, file=str(path), line=each.line + shift, place=each.place and each.place + shift)
+
+
+def _reaches_up(source: Source) -> bool:
+    return re.search(r"^[ \t]*from[ \t]+\.\.\.", source.text, re.MULTILINE) is not None
+
+
+def _package_of(source: Source, path: Path) -> str | None:
+    """The package a file is in, as its folders show; None for a file without relative imports that is in none."""
+    names, folder = [], path.absolute().parent
+    while (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    if names:
+        return ".".join(names)
+    found = re.search(r"^[ \t]*from[ \t]+\.", source.text, re.MULTILINE)
+    if found:
+        line = source.text[: found.start()].count("\n") + 1
+        raise UnsupportedError(
+            f"{path}:{line}: imports what lies beside it, but {path.absolute().parent} is no package (no __init__.py)",
+            hint="give the file where it lies in its repository",
+        )
+    return None

@@ -1,0 +1,56 @@
+"""Attention that a transformer borrows from other files of diffusers, where fa3 can't patch it."""
+
+from __future__ import annotations
+
+import ast
+
+from fa3cli.patching.diffusion.library import PACKAGE, Diffusers
+from fa3cli.patching.imports import absolute_module
+from fa3cli.patching.locating.classes import ClassGraph
+from fa3cli.patching.locating.cores import KERNELS
+from fa3cli.patching.locating.flow import callee
+from fa3cli.patching.origin import read_source
+from fa3cli.patching.source import Source, parse
+
+__all__ = ["refuse_attention_elsewhere"]
+
+
+def refuse_attention_elsewhere(library: Diffusers, source: Source, class_name: str) -> None:
+    """Refuse a transformer made of another file's blocks that hold attention: those would stay as they are.
+
+    Attention modules themselves and their processors are no such blocks: their place is known.
+    """
+    graph = ClassGraph(source)
+    if class_name not in graph.classes:
+        return
+    made = set().union(
+        *(_made(graph.classes[each]) for each in graph.reachable(class_name) if each in graph.classes)
+    )
+    for node in source.tree.body:
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        for alias in node.names:
+            path = library.module_file(absolute_module(source, node, PACKAGE))
+            is_known = alias.name.endswith("Attention") or "Processor" in alias.name
+            if path is None or is_known or (alias.asname or alias.name) not in made:
+                continue
+            if _holds_attention(parse(read_source(path), str(path)), alias.name):
+                raise source.refuse(
+                    node, f"{class_name} is made of {alias.name}, whose attention is in {path}"
+                )
+
+
+def _made(node: ast.AST) -> set[str]:
+    return {callee(each) for each in ast.walk(node) if isinstance(each, ast.Call)}
+
+
+def _holds_attention(source: Source, name: str) -> bool:
+    graph = ClassGraph(source)
+    parts = [graph.classes[each] for each in graph.reachable(name) if each in graph.classes]
+    called = set().union(*map(_made, parts)) if parts else set()
+    return any(
+        each in KERNELS
+        or each == "softmax"
+        or each.endswith(("Attention", "AttnProcessor2_0", "TransformerBlock"))
+        for each in called
+    )

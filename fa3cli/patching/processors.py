@@ -1,0 +1,191 @@
+"""Attention of diffusion transformers: modules that hold the projections, and the processors they are computed by.
+
+A processor is a class of its own, called with the module (`__call__(self, attn, ...)`), and makes no module; so the
+quantizer belongs to the module, wherever one is made.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+
+from fa3cli.patching.attach import attach, owners, quantizer_line
+from fa3cli.patching.edits import Edit
+from fa3cli.patching.locating.classes import ClassGraph, Found, is_processor
+from fa3cli.patching.locating.flow import assigned, simple_statements, targets
+from fa3cli.patching.rules.rule import Rule
+from fa3cli.patching.source import Source
+
+__all__ = ["attach_to_modules", "called_names", "idle_if_unmade"]
+
+_HEADS = ("heads", "num_heads", "num_attention_heads")
+_SIZES = ("inner_dim", "hidden_size", "query_dim", "dim")
+
+
+def called_names(node: ast.AST) -> set[str]:
+    """The names that are called in a node, or handed on as the class of the default processor."""
+    calls = {each.func.id for each in ast.walk(node) if isinstance(each, ast.Call) and _is_name(each.func)}
+    defaults = [each for each in ast.walk(node) if isinstance(each, ast.Assign)]
+    return calls | {
+        each.value.id
+        for each in defaults
+        if _is_name(each.value) and "_default_processor_cls" in map(ast.unparse, targets(each))
+    }
+
+
+def idle_if_unmade(source: Source, graph: ClassGraph, found: Found) -> Found:
+    """Leave processors alone that nothing in the file makes, if it makes any: others bring them in, from diffusers."""
+    processors = [name for name in found if is_processor(graph, name)]
+    made = called_names(source.tree) & set(graph.classes)
+    made |= {base for name in made for base in graph.bases(name)}
+    if not made.intersection(processors):
+        return found
+    problem = "the model makes no use of it by itself"
+    unmade = [name for name in processors if name not in made and found[name][0].rule is None]
+    return found | {name: (replace(found[name][0], problem=problem, idle=True), None) for name in unmade}
+
+
+def attach_to_modules(
+    source: Source,
+    graph: ClassGraph,
+    patched: Collection[str],
+    reachable: Collection[str],
+    rules: Mapping[str, Rule],
+    layout: str | None,
+) -> list[Edit]:
+    """Give every attention module a quantizer that a patched processor is made for.
+
+    In the module's class if that is in the file, else behind the statement that makes it. UnsupportedError where a
+    module has another processor, or diffusers' default one: its attention would stay as it is, without a word.
+    """
+    own, edits, made = _modules(graph), [], []
+    for name in [each for each in graph.classes if each in reachable]:
+        rule = rules.get(name)
+        for function, call in _made_modules(graph.classes[name], graph, own):
+            makers = _processors(function, call)
+            if rule is not None and rule.idle:
+                if makers & set(patched):
+                    raise source.refuse(
+                        call, f"{rule.file}: {name} is to be left alone, but uses a processor others do"
+                    )
+                continue
+            _check_processors(source, graph, call, makers, patched, own)
+            if call.func.id in own:
+                made.append(call.func.id)
+            else:
+                edits.append(_behind(source, function, call, layout))
+    inside = [each for each in graph.classes if each in (made or (() if edits else own))]
+    if not inside and not edits:
+        raise source.refuse(
+            graph.classes[next(iter(patched))], "found no module that its processors are made for"
+        )
+    edits += [
+        attach(source, graph, owner, rules, layout, _sizes(graph, owner))
+        for owner in owners(source, graph, tuple(inside))
+    ]
+    return edits
+
+
+def _modules(graph: ClassGraph) -> list[str]:
+    """The classes of the file that hand themselves to a processor."""
+    forwards = {name: graph.method(name, "forward") for name in graph.classes}
+    return [
+        name
+        for name, found in forwards.items()
+        if found and "self.processor(self" in re.sub(r"\s", "", ast.unparse(found[1]))
+    ]
+
+
+def _made_modules(
+    node: ast.ClassDef, graph: ClassGraph, own: Collection[str]
+) -> Iterator[tuple[ast.FunctionDef, ast.Call]]:
+    """Every call in a class that makes an attention module, with the method it is in."""
+    for function in [each for each in node.body if isinstance(each, ast.FunctionDef)]:
+        for call in ast.walk(function):
+            if isinstance(call, ast.Call) and _is_name(call.func):
+                foreign = call.func.id not in graph.classes and (
+                    call.func.id.endswith("Attention") or "processor" in [each.arg for each in call.keywords]
+                )
+                if foreign or call.func.id in own:
+                    yield function, call
+
+
+def _processors(function: ast.FunctionDef, call: ast.Call) -> set[str]:
+    """The classes the processor may be of that a module is made with; none if it is given none."""
+    given = [each.value for each in call.keywords if each.arg == "processor"]
+    given += [each for each in call.args if "Processor" in ast.unparse(each)]
+    found: set[str] = set()
+    for each in given:
+        values = [each]
+        if _is_name(each):
+            above = [line for line in simple_statements(function.body) if each.id in assigned(line)]
+            values = [line.value for line in above if line.value] or values
+        for value in values:
+            found |= called_names(value) - set(dir(builtins)) or {ast.unparse(value)}
+    return found
+
+
+def _check_processors(
+    source: Source,
+    graph: ClassGraph,
+    call: ast.Call,
+    makers: set[str],
+    patched: Collection[str],
+    own: Collection[str],
+) -> None:
+    if not makers and call.func.id not in own:
+        raise source.refuse(
+            call, f"{call.func.id} is made with the default processor, whose attention is in another file"
+        )
+    for name in sorted(makers):
+        through = graph.references.get(name, set()) if name in graph.classes else set()
+        if name not in patched and not through & set(patched):
+            raise source.refuse(call, f"{call.func.id} is made with {name}, which can't be patched here")
+
+
+def _behind(source: Source, function: ast.FunctionDef, call: ast.Call, layout: str | None) -> Edit:
+    """The quantizer of a module of another file's class, behind the statement that makes it."""
+    for statement in simple_statements(function.body):
+        if getattr(statement, "value", None) is call and len(targets(statement)) == 1:
+            module = ast.unparse(targets(statement)[0])
+            has_kv = "kv_heads" in [each.arg for each in call.keywords]
+            kv = (
+                f"{module}.inner_kv_dim * {module}.heads // {module}.inner_dim"
+                if has_kv
+                else f"{module}.heads"
+            )
+            sizes = {
+                "num_attention_heads": f"{module}.heads",
+                "hidden_size": f"{module}.inner_dim",
+                "num_key_value_heads": kv,
+            }
+            line = quantizer_line(source, statement, module, sizes, layout)
+            return Edit(source.line_end(statement), "", line)
+    raise source.refuse(
+        call, f"{call.func.id} is made within an expression, where it can be given no quantizer"
+    )
+
+
+def _sizes(graph: ClassGraph, owner: str) -> dict[str, str]:
+    """Where a module keeps its numbers, as its `__init__` shows; empty if it doesn't."""
+    init = graph.method(owner, "__init__")[1]
+    kept = [ast.unparse(each) for each in ast.walk(init) if isinstance(getattr(each, "ctx", None), ast.Store)]
+    heads = [f"self.{name}" for name in _HEADS if f"self.{name}" in kept]
+    size = [f"self.{name}" for name in _SIZES if f"self.{name}" in kept]
+    kv = [name for name in kept if re.fullmatch(r"self\.(num_)?(kv|key_value)_heads", name)]
+    if "self.inner_kv_dim" in kept and "self.inner_dim" in kept and heads:
+        kv.append(f"self.inner_kv_dim * {heads[0]} // self.inner_dim")
+    if not heads or not size:
+        return {}
+    return {
+        "num_attention_heads": heads[0],
+        "hidden_size": size[0],
+        "num_key_value_heads": [*kv, heads[0]][0],
+    }
+
+
+def _is_name(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name)

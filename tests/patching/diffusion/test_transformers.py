@@ -1,0 +1,71 @@
+"""Tiny random transformers, and a whole tiny Flux pipeline, before and after `fa3 patch`: the same bits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.patching.diffusion.environments import VERSIONS, python
+from tests.patching.matrix.environments import ROOT, variables
+
+FLUX, HUNYUAN = "FluxTransformer2DModel", "HunyuanVideoTransformer3DModel"
+OTHERS = ("QwenImageTransformer2DModel", "CogVideoXTransformer3DModel", "WanTransformer3DModel")
+# The versions that have one, and where its quantizers are told another layout than [B, H, S, D].
+SINCE = {
+    "HunyuanVideoTransformer3DModel": "0.33.1",
+    "QwenImageTransformer2DModel": "0.35.2",
+    "WanTransformer3DModel": "0.33.1",
+}
+CASES = [
+    (version, name)
+    for version in VERSIONS
+    for name in (FLUX, HUNYUAN, *OTHERS)
+    if version >= SINCE.get(name, "0.31.0")
+]
+
+
+def run(version: str | None, class_name: str, folder: Path) -> dict[str, Any]:
+    """What `run_transformer` found, in a process of its own."""
+    path = python(version)
+    if path is None:
+        pytest.skip(f"no environment for diffusers {version or ''} (pip install .[diffusion]; make versions)")
+    done = subprocess.run(
+        [str(path), "-m", "tests.patching.diffusion.run_transformer", class_name, str(folder)],
+        cwd=ROOT, env=variables(folder.parent / "modules"), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check(found: dict[str, Any], class_name: str, version: str | None) -> None:
+    assert version in (None, found["diffusers"])
+    assert found["class"] == f"diffusers_modules.{class_name}"
+    wrong = [
+        name
+        for name in ("modules", "plain", "powers", "once", "keys", "undone", "reproducible")
+        if not found[name]
+    ]
+    assert not wrong
+    assert found["again"] == "already-patched"
+    assert found["quantizers"] >= 2
+    if class_name == FLUX:
+        assert found["image"] and found["fused"]
+
+
+@pytest.mark.parametrize("class_name", [FLUX, HUNYUAN, *OTHERS])
+def test_a_tiny_transformer_computes_the_same_bits(tmp_path, class_name: str) -> None:
+    check(run(None, class_name, tmp_path / "pipeline"), class_name, None)
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize(("version", "class_name"), CASES)
+def test_so_it_does_under_other_versions(tmp_path, version: str, class_name: str) -> None:
+    found = run(version, class_name, tmp_path / "pipeline")
+    check(found, class_name, version)
+    old = {FLUX: "0.35", HUNYUAN: "0.36"}.get(class_name)
+    if old:
+        assert found["heads"] == ["BSHD" if version >= old else "BHSD"]
