@@ -39,6 +39,11 @@ def open_model(
         raise UnsupportedError(
             f"--attn-implementation {attn_implementation}: expected one of {', '.join(_ATTENTION)}"
         )
+    if patching.is_pipeline(folder):
+        raise UnsupportedError(
+            f"{folder}: a pipeline of diffusers, whose transformers fa3 patches, but can't quantize yet",
+            hint="quantize a causal language model",
+        )
     status = patching.status(folder)
     run_folder_code = _may_run_folder_code(folder, status, fa=fa, trusted=trust_remote_code)
     checkpoint = None if only_plan and not has_weights(folder) else Checkpoint(folder)

@@ -5,6 +5,7 @@ Never imports torch or transformers.
 
 from fa3cli.patching.api import attention_of, patch, plan, undo
 from fa3cli.patching.codemod import PatchedSource, list_source, patch_source
+from fa3cli.patching.diffusion.folder import is_pipeline
 from fa3cli.patching.diffusion.results import PatchedFile, PipelinePlan, PipelineResult
 from fa3cli.patching.folder import unpatched_config
 from fa3cli.patching.locating.classes import AttentionClass
@@ -22,6 +23,7 @@ __all__ = [
     "PipelineResult",
     "UndoResult",
     "attention_of",
+    "is_pipeline",
     "list_source",
     "patch",
     "patch_source",
