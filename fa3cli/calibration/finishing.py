@@ -60,7 +60,8 @@ def _layer_results(
 
 def _joined_experts(job: Job, layer: LayerParameters) -> dict[str, str]:
     """Return the experts of a layer that transformers 5 joins into one tensor, of three dimensions."""
-    joined = (name for name in job.model.of_layer[layer.name] if len(job.model.shape(name)) == 3)
+    experts = [name for name in job.model.of_layer[layer.name] if ".experts." in name]
+    joined = (name for name in experts if len(job.model.shape(name)) == 3)
     return {name: "experts joined in one tensor" for name in joined}
 
 
