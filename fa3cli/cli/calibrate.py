@@ -69,28 +69,4 @@ def calibrate(
     json: Json = False,
 ) -> None:
     """Find every quantization parameter of a patched model and keep it, for fa3 export."""
-    options = {
-        "output": output,
-        "only_calibrate": True,
-        "calib": calib,
-        "samples": samples,
-        "max_length": max_length,
-        "recipe": recipe,
-        "device": device,
-        "dtype": dtype,
-        "attn_implementation": attn_implementation,
-        "trust_remote_code": trust_remote_code,
-        "numerics": numerics,
-        "w_bit": w_bit,
-        "a_bit": a_bit,
-        "act_method": act_method,
-        "anti_method": anti_method,
-        "disable_names": tuple(disable_names) if disable_names else None,
-        "disable_level": disable_level,
-        "disable_last_linear": disable_last_linear,
-        "mm_tensor": mm_tensor,
-        "fa": fa,
-        "fa_amp": fa_amp,
-        "fa_score": fa_score,
-    }
-    run_command("calibrate", weights_dir, options, resume=resume, nproc=nproc, plan=plan, as_json=json)
+    run_command("calibrate", only_calibrate=True, **locals())

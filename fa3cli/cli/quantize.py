@@ -35,7 +35,6 @@ from fa3cli.cli.options import (
     Targets,
     TrustRemoteCode,
     WeightsDir,
-    values,
 )
 from fa3cli.cli.running import run_command
 
@@ -74,30 +73,4 @@ def quantize(
     json: Json = False,
 ) -> None:
     """Calibrate a patched model layer by layer and export W8A8 weights and int8 q, k, v scales."""
-    options = {
-        "output": output,
-        "calib": calib,
-        "samples": samples,
-        "max_length": max_length,
-        "recipe": recipe,
-        "save_types": values(save_type),
-        "target": values(target),
-        "part_file_size": part_file_size,
-        "device": device,
-        "dtype": dtype,
-        "attn_implementation": attn_implementation,
-        "trust_remote_code": trust_remote_code,
-        "numerics": numerics,
-        "w_bit": w_bit,
-        "a_bit": a_bit,
-        "act_method": act_method,
-        "anti_method": anti_method,
-        "disable_names": tuple(disable_names) if disable_names else None,
-        "disable_level": disable_level,
-        "disable_last_linear": disable_last_linear,
-        "mm_tensor": mm_tensor,
-        "fa": fa,
-        "fa_amp": fa_amp,
-        "fa_score": fa_score,
-    }
-    run_command("quantize", weights_dir, options, resume=resume, nproc=nproc, plan=plan, as_json=json)
+    run_command("quantize", **locals())

@@ -9,6 +9,7 @@ import typer
 
 from fa3cli.cli.console import note, print_event, print_json, warn
 from fa3cli.cli.launch import launch, launched_rank, rank_command
+from fa3cli.cli.options import SaveType, TargetName, values
 
 if TYPE_CHECKING:
     from fa3cli.calibration.job import Job
@@ -19,15 +20,18 @@ __all__ = ["run_command", "show_result"]
 
 def run_command(
     command: str,
-    weights_dir: Path,
-    options: dict[str, Any],
     *,
+    weights_dir: Path,
+    disable_names: list[str] | None,
     resume: str,
     nproc: int,
     plan: bool,
-    as_json: bool,
+    json: bool,
+    save_type: list[SaveType] | None = None,
+    target: list[TargetName] | None = None,
+    **options: Any,
 ) -> None:
-    """Prepare a job of these options and run it, or print its plan; of several ranks the leading one says everything."""
+    """Prepare a job of a command's arguments and run it, or print its plan; of several ranks the leading one says all."""
     rank = launched_rank()
     if nproc > 1 and rank is None and not plan:
         raise typer.Exit(launch(nproc, rank_command()))
@@ -37,7 +41,14 @@ def run_command(
     from fa3cli.cli.interrupts import first_interrupt
     from fa3cli.cli.quantize_tables import print_plan, settings_text
 
-    job = api.prepare(weights_dir, **options, only_plan=plan)
+    job = api.prepare(
+        weights_dir,
+        disable_names=tuple(disable_names) if disable_names else None,
+        save_types=values(save_type),
+        target=values(target),
+        only_plan=plan,
+        **options,
+    )
     if rank:
         with first_interrupt(lambda _: None) as stop:
             api.run(job, resume=resume, stop=stop)
@@ -46,10 +57,10 @@ def run_command(
     for warning in planned.warnings:
         warn(warning)
     if plan:
-        print_json(planned) if as_json else print_plan(planned)
+        print_json(planned) if json else print_plan(planned)
         return
     note(f"settings: {settings_text(planned)}")
-    show_result(_run(command, job, resume, as_json=as_json), as_json=as_json)
+    show_result(_run(command, job, resume, as_json=json), as_json=json)
 
 
 def _run(command: str, job: Job, resume: str, *, as_json: bool) -> Result:

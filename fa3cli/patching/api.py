@@ -12,6 +12,7 @@ from fa3cli.errors import ConflictError
 from fa3cli.patching.build import build
 from fa3cli.patching.codemod import RULES, list_source
 from fa3cli.patching.config_json import set_auto_map
+from fa3cli.patching.difference import difference
 from fa3cli.patching.diffusion import api as diffusion
 from fa3cli.patching.diffusion.folder import is_pipeline
 from fa3cli.patching.diffusion.results import PipelinePlan, PipelineResult
@@ -222,20 +223,8 @@ def _state(target: Path, disk: Disk | None, receipt: Receipt) -> tuple[str, str 
 
 def _difference(old: Receipt, new: Receipt) -> str:
     """What a patch was made of, and what it would be made of now."""
-    for name, before in vars(old.options).items():
-        after = getattr(new.options, name)
-        if before != after:
-            return f"patched with --{name} {_plain(before)}, asked for is {_plain(after)}"
-    if old.transformers != new.transformers:
-        return f"patched with transformers {old.transformers}, installed is {new.transformers}"
-    if old.rules != new.rules:
-        return f"patched by rules {old.rules}, today's are {new.rules}"
-    if changed := sorted(name for name, _ in old.rule_files.items() ^ new.rule_files.items()):
-        return f"the rule {changed[0]} has changed"
+    if found := difference(old, new, "transformers"):
+        return found
     if old.modeling.before != new.modeling.before:
         return f"its source {new.source} has changed"
     return f"another fa3 wrote it: {old.fa3cli}, this is {new.fa3cli}"
-
-
-def _plain(option: str | tuple[str, ...] | None) -> str:
-    return " ".join(option) if isinstance(option, tuple) and option else str(option or "none")

@@ -10,16 +10,18 @@ from pathlib import Path
 from fa3cli import __version__
 from fa3cli.errors import ConflictError
 from fa3cli.patching.codemod import RULES
+from fa3cli.patching.difference import difference
 from fa3cli.patching.diffusion.build import Build, build, listed, origins
 from fa3cli.patching.diffusion.folder import Disk, look, original_index
 from fa3cli.patching.diffusion.index import INDEX, set_modules
 from fa3cli.patching.diffusion.library import installed_diffusers
-from fa3cli.patching.diffusion.output import make_output, output_folder
+from fa3cli.patching.diffusion.output import make_output
 from fa3cli.patching.diffusion.receipt import FileChange, PipelineReceipt
 from fa3cli.patching.diffusion.results import PatchedFile, PipelinePlan, PipelineResult
 from fa3cli.patching.edits import apply
 from fa3cli.patching.files import make_link, may_fail, remove, write
 from fa3cli.patching.locating.classes import AttentionClass
+from fa3cli.patching.output import output_folder
 from fa3cli.patching.receipt import RECEIPT, Change, Options, sha256
 from fa3cli.patching.results import UndoResult
 
@@ -38,7 +40,7 @@ def plan(
 ) -> PipelinePlan:
     """Work out the patch of a pipeline without writing anything; raises what `patch` would raise."""
     options = Options(tuple(attention), _absolute(modeling), quantizer, _absolute(rules))
-    target = output_folder(folder, output)
+    target = output_folder(folder, output, mends=False)
     source_disk = look(folder)
     if target != folder and source_disk.receipt:
         raise ConflictError(f"{folder} is patched itself", hint="undo that first, or leave out --output")
@@ -182,25 +184,13 @@ def _state(target: Path, disk: Disk | None, receipt: PipelineReceipt) -> tuple[s
 
 def _difference(old: PipelineReceipt, new: PipelineReceipt) -> str:
     """What a patch was made of, and what it would be made of now."""
-    for name, before in vars(old.options).items():
-        after = getattr(new.options, name)
-        if before != after:
-            return f"patched with --{name} {_plain(before)}, asked for is {_plain(after)}"
-    if old.diffusers != new.diffusers:
-        return f"patched with diffusers {old.diffusers}, installed is {new.diffusers}"
-    if old.rules != new.rules:
-        return f"patched by rules {old.rules}, today's are {new.rules}"
-    if changed := sorted(name for name, _ in old.rule_files.items() ^ new.rule_files.items()):
-        return f"the rule {changed[0]} has changed"
+    if found := difference(old, new, "diffusers"):
+        return found
     before = {each.component: each.modeling.before for each in old.files}
     for each in new.files:
         if before.get(each.component) != each.modeling.before:
             return f"its source {each.source} has changed"
     return f"another fa3 wrote it: {old.fa3cli}, this is {new.fa3cli}; or a file it takes classes from has changed"
-
-
-def _plain(option: str | tuple[str, ...] | None) -> str:
-    return " ".join(option) if isinstance(option, tuple) and option else str(option or "none")
 
 
 def _absolute(path: str | Path | None) -> str | None:

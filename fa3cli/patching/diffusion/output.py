@@ -8,25 +8,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from fa3cli.errors import ConflictError
 from fa3cli.patching.files import folder_mode, write
 from fa3cli.patching.receipt import RECEIPT
 
-__all__ = ["make_output", "output_folder"]
-
-
-def output_folder(folder: Path, output: str | Path | None) -> Path:
-    """The folder to patch; refuses an output folder that isn't new, empty, or made by us."""
-    if output is None or Path(output).resolve() == folder.resolve():
-        return folder
-    target = Path(output)
-    if target.exists() and not target.is_dir():
-        raise ConflictError(f"{target} is not a folder")
-    if not target.exists() or not any(target.iterdir()) or (target / RECEIPT).exists():
-        return target
-    raise ConflictError(
-        f"{target} already holds something else", hint="give a new or empty folder to --output"
-    )
+__all__ = ["make_output"]
 
 
 def make_output(folder: Path, target: Path, contents: Mapping[str, str]) -> None:
