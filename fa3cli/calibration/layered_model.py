@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from math import prod
 
@@ -19,6 +19,8 @@ __all__ = ["LayeredModel"]
 class LayeredModel(ABC):
     """A model, its decoder layers by name, and the names of its tensors.
 
+    Without `layers` these are the members of the largest ModuleList; of a diffusion transformer they are its blocks.
+
     `names` are those of the state dict in module order; `stored` leaves out names tied to an earlier one (`tied`)
     unless a checkpoint holds them. `of_layer` are the stored tensors of each layer and of the `head`, the linear
     behind the layers; `outside` those of no layer, `before_layers` those of them that the forwards need up to the
@@ -28,12 +30,19 @@ class LayeredModel(ABC):
     resident = False
     """Whether the weights stay in the model between visits."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        device: torch.device,
+        layers: Mapping[str, nn.Module] | None = None,
+    ) -> None:
         self.model, self.dtype, self.device, self.config = model, dtype, device, model.config
-        self.layers = _decoder_layers(model)
+        self.layers = _decoder_layers(model) if layers is None else dict(layers)
         self.tied = _tied_names(model)
         self.names = list(model.state_dict())
-        self.head = _name_of(model, model.get_output_embeddings())
+        head = getattr(model, "get_output_embeddings", None)
+        self.head = _name_of(model, head()) if head else None
 
     def _sort_names(self, stored: Sequence[str]) -> None:
         """Share the stored tensors out between the layers, the head and the rest."""

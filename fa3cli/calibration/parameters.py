@@ -17,14 +17,14 @@ Range = tuple[Tensor, Tensor]
 class LayerParameters:
     """Parameters of one decoder layer, or of the head behind them, as far as a visit of it found them out.
 
-    `linears` are the inputs' ranges of those that become W8A8; `attentions` the roles' ranges of the modules that can
+    `linears` are the inputs' ranges of those that become W8A8, None where inputs are quantized at run time; `attentions` the roles' ranges of the modules that can
     get FA3 parameters, and `scores` what fa_amp chooses between these by; `smoothing` AntiOutlier's scales by their
     source; `range_params` what disable_level and act_method 3 choose linears by; `error` how far the layer is off when
     all of that is quantized (`layer_error`).
     """
 
     name: str
-    linears: Mapping[str, Range] = field(default_factory=dict)
+    linears: Mapping[str, Range | None] = field(default_factory=dict)
     attentions: Mapping[str, Mapping[str, Range]] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     smoothing: Mapping[str, Tensor] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ class StreamedModel(LayeredModel):
         checkpoint: Checkpoint | ConfigWeights,
         dtype: torch.dtype,
         device: torch.device,
+        layers: Mapping[str, nn.Module] | None = None,
     ) -> None:
-        super().__init__(model, dtype, device)
+        super().__init__(model, dtype, device, layers)
         _move_buffers(model, device)
         self.checkpoint = checkpoint
         self._dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}

@@ -12,6 +12,8 @@ __all__ = [
     "INDEX_FILE",
     "NORM_TENSORS",
     "W8A8",
+    "W8A8_DYNAMIC",
+    "W8A8_DYNAMIC_TENSORS",
     "W8A8_TENSORS",
     "WEIGHT_FILE",
 ]
@@ -23,6 +25,7 @@ DESCRIPTION_FILES = ("quant_model_description.json", "quant_model_description_w8
 
 # Values of the description, one a tensor. FP8 is ours, for the scales of a target without a description.
 FLOAT, W8A8, FA_QUANT, C8, FP8 = "FLOAT", "W8A8", "FAQuant", "C8", "FP8"
+W8A8_DYNAMIC = "W8A8_DYNAMIC"
 
 # What a quantized linear is stored as, in the order of the description. Its own bias, if it has one, comes second.
 W8A8_TENSORS = (
@@ -34,6 +37,8 @@ W8A8_TENSORS = (
     "quant_bias",
     "deq_scale",
 )
+# The same of one whose activations are quantized at run time, a token at a time.
+W8A8_DYNAMIC_TENSORS = W8A8_TENSORS[:3]
 # What FA3 adds to an attention module, in the order of the description.
 FA_TENSORS = ("fa_q.scale", "fa_k.scale", "fa_v.scale", "fa_q.offset", "fa_k.offset", "fa_v.offset")
 

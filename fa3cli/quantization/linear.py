@@ -9,7 +9,7 @@ from fa3cli.numerics.affine import INT8_MAX, INT8_MIN, asymmetric_offset, asymme
 from fa3cli.numerics.deq_scale import pack_deq_scale
 from fa3cli.numerics.row_blocks import row_blocks
 
-__all__ = ["input_parameters", "linear_layout", "quantize_linear"]
+__all__ = ["input_parameters", "linear_layout", "quantize_linear", "quantize_rows"]
 
 _LARGEST_BIAS = 2.0**30  # steps of deq_scale: half of int32, the rest is for rowsum * offset
 
@@ -44,7 +44,7 @@ def quantize_linear(
         least = bias.float().abs().unsqueeze(1) / input_scale.to(weight.device).float() / _LARGEST_BIAS
         weight_scale = torch.maximum(weight_scale, least)
     weight_scale = (weight_scale.amax(0) if mm_tensor else weight_scale).to(model_dtype)
-    int8_weight, row_sums = _quantize_rows(weight, weight_scale.expand(len(weight), 1))
+    int8_weight, row_sums = quantize_rows(weight, weight_scale.expand(len(weight), 1))
 
     weight_scale = weight_scale.cpu()
     deq_scale = (input_scale.float() * weight_scale.float().flatten()).expand(len(weight))
@@ -86,7 +86,7 @@ def linear_layout(
     return {name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in layouts.items()}
 
 
-def _quantize_rows(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Round `weight [out, in]` to int8 -127..127 by its rows' scales; also return the int64 row sums `[out]`."""
     quantized = torch.empty(weight.shape, dtype=torch.int8)
     row_sums = torch.empty(weight.shape[0], dtype=torch.int64)

@@ -18,8 +18,10 @@ class QuantSettings:
 
     w_bit: int = 8
     a_bit: int = 8
+    is_dynamic: bool = False
     act_method: int = 1
     anti_method: str = "none"
+    include_names: tuple[str, ...] = ()
     disable_names: tuple[str, ...] = ()
     disable_level: str = "L0"
     disable_last_linear: bool = True
@@ -97,8 +99,10 @@ def _require_sense(settings: QuantSettings) -> None:
             raise UsageError(
                 f"{field.name} is {value!r}; expected {_KINDS[type(default)]}, as in {field.name}={default!r}"
             )
-    if not all(isinstance(name, str) for name in settings.disable_names):
-        raise UsageError(f"disable_names is {settings.disable_names!r}; expected module names or globs")
+    for field in ("include_names", "disable_names"):
+        names = getattr(settings, field)
+        if not all(isinstance(name, str) for name in names):
+            raise UsageError(f"{field} is {names!r}; expected module names or globs")
     if not _LEVEL.fullmatch(settings.disable_level):
         raise UsageError(
             f"disable_level is {settings.disable_level!r}; expected L and a number of linears, without leading zeros",

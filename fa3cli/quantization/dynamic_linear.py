@@ -1,0 +1,34 @@
+"""A linear in W8A8 dynamic: int8 weight per output row; activations are quantized at run time, a token at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fa3cli.numerics.affine import symmetric_scale
+from fa3cli.quantization.linear import quantize_rows
+
+__all__ = ["dynamic_linear_layout", "quantize_dynamic_linear"]
+
+
+def quantize_dynamic_linear(weight: Tensor, model_dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the tensors of a W8A8 dynamic linear by their export names, on the CPU.
+
+    `weight [out, in]` becomes int8 of the same shape, with weight_scale and weight_offset (zeros) `[out, 1]` in the
+    model's dtype: the scale is rounded to that first, since it is what an engine multiplies with.
+    """
+    low, high = weight.amin(dim=1, keepdim=True), weight.amax(dim=1, keepdim=True)
+    scale = symmetric_scale(low.float(), high.float()).to(model_dtype)
+    int8_weight, _ = quantize_rows(weight, scale)
+    scale = scale.cpu()
+    return {"weight": int8_weight, "weight_scale": scale, "weight_offset": torch.zeros_like(scale)}
+
+
+def dynamic_linear_layout(shape: tuple[int, ...], model_dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the tensors of a W8A8 dynamic linear of weight `[out, in]` on the meta device."""
+    scale = torch.empty(shape[0], 1, dtype=model_dtype, device="meta")
+    return {
+        "weight": torch.empty(shape, dtype=torch.int8, device="meta"),
+        "weight_scale": scale,
+        "weight_offset": torch.empty_like(scale),
+    }
