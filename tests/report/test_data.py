@@ -162,3 +162,14 @@ def test_gathering_changes_nothing(export: Export, tmp_path: Path) -> None:
     gather(export.folder)
     for path in copy.iterdir():
         assert (export.folder / path.name).read_bytes() == path.read_bytes()
+
+
+def test_layers_come_in_the_order_of_the_run(export: Export) -> None:
+    """Blocks of both kinds of a diffusion transformer, which their names would turn round."""
+    names = ["transformer_blocks.0", "transformer_blocks.1", "single_transformer_blocks.0"]
+    report = report_of([layer(0) | {"name": name} for name in names], target="mindie-sd")
+    write_report(export.folder, report)
+    facts = gather(export.folder)
+    assert [each.name for each in facts.layers] == [*names, "model.layers.0", "model.layers.1"]
+    # What the run knows nothing of and is float could not have been int8.
+    assert facts.part == "block" and facts.layers[-1].fa is None
