@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,9 @@ from fa3cli.calibration.masking import real_rows
 from fa3cli.calibration.parameters import LayerParameters, Range
 from fa3cli.calibration.recorded_call import RecordedCall
 from fa3cli.errors import brief
+from fa3cli.numerics.row_blocks import row_blocks
 from fa3cli.quantization import linear, reference_linear
-from fa3cli.quantization.fake_linear import fake_linear
+from fa3cli.quantization.fake_linear import fake_dynamic_linear, fake_linear
 from fa3cli.quantization.settings import QuantSettings
 
 __all__ = ["layer_error"]
@@ -34,6 +36,8 @@ def layer_error(
 
     y is the layer's output, y_q that of the layer with the linears and attention states in `found` quantized, all of
     them: fa_amp chooses later. x is the argument of y's shape, whose part of y an error would be lost in; 0 without one.
+    The first output counts, and of others those that an argument has the shape of, each argument taken for one of them:
+    blocks of a diffusion transformer return text and image, layers of a language model caches and attention weights.
     Improved numerics leave padding out, by `mask [B, S]`. The layer is left as it is, whatever happens.
     """
     if not call.made:
@@ -43,16 +47,46 @@ def layer_error(
     try:
         with torch.random.fork_rng(devices=()):
             # The reference's calibration ran on a layer that was quantized, with the ranges known then.
-            exact = call.again(Tensor.clone) if settings.reference else call.output
+            exact = call.outputs_again(Tensor.clone) if settings.reference else call.outputs
             with _quantized(model, found, settings):
-                noise = call.again(Tensor.clone) - exact
+                noisy = call.outputs_again(Tensor.clone)
+            mask = None if settings.reference else mask
+            noise, added = _norms(noisy, exact, call.arguments, mask)
     except Exception as problem:  # noqa: BLE001 - a model's code may not stand a second call, and the run needs none
         logger.warning("%s: its error could not be measured (%s)", found.name, brief(problem))
         return None
-    before = next((each for each in call.arguments if _is_like(each, exact)), None)
-    added = exact if before is None else exact - before.cpu().double()
-    mask = None if settings.reference else mask
-    return _ratio(*(real_rows(each, mask).norm().item() for each in (noise, added)))
+    return _ratio(noise, added)
+
+
+def _norms(
+    noisy: list[Tensor], exact: list[Tensor], arguments: list[Any], mask: Tensor | None
+) -> tuple[float, float]:
+    """Return `||y_q - y||` and `||y - x||` over all outputs that count."""
+    squares = torch.zeros(2, dtype=torch.float64)
+    for position, pair in enumerate(zip(noisy, exact, strict=True)):
+        like = next((place for place, each in enumerate(arguments) if _is_like(each, pair[1])), None)
+        if like is not None:
+            squares += _square_sums(*pair, arguments.pop(like), mask)
+        elif position == 0:
+            squares += _square_sums(*pair, None, mask)
+    noise, added = squares.sqrt().tolist()
+    return noise, added
+
+
+def _square_sums(noisy: Tensor, exact: Tensor, before: Tensor | None, mask: Tensor | None) -> Tensor:
+    """Return the sums of squares of noisy - exact and exact - before, `[2]`, all `[..., C]`.
+
+    Summed in float64 on the CPU, as not every device has it, a block of rows at a time: a video's states are gigabytes.
+    """
+    noisy, exact = (real_rows(each, mask).reshape(-1, each.shape[-1]) for each in (noisy, exact))
+    before = None if before is None else real_rows(before, mask).reshape(exact.shape)
+    sums = torch.zeros(2, dtype=torch.float64)
+    for rows in row_blocks(exact):
+        floats = exact[rows].cpu().double()
+        added = floats if before is None else floats - before[rows].cpu().double()
+        sums[0] += (noisy[rows].cpu().double() - floats).square().sum()
+        sums[1] += added.square().sum()
+    return sums
 
 
 @contextmanager
@@ -68,7 +102,11 @@ def _quantized(model: nn.Module, found: LayerParameters, settings: QuantSettings
         yield
 
 
-def _int8_forward(module: nn.Linear, ranges: Range, settings: QuantSettings) -> Callable[[Tensor], Tensor]:
+def _int8_forward(
+    module: nn.Linear, ranges: Range | None, settings: QuantSettings
+) -> Callable[[Tensor], Tensor]:
+    if ranges is None:
+        return partial(_dynamic_call, module)
     parameters = (reference_linear if settings.reference else linear).input_parameters
     scale, offset = parameters(*ranges, module.weight.dtype)
     return partial(_int8_call, module, scale=scale, offset=offset, settings=settings)
@@ -79,6 +117,10 @@ def _int8_call(
 ) -> Tensor:
     how = {"mm_tensor": settings.mm_tensor, "reference": settings.reference}
     return fake_linear(states, module.weight.detach(), module.bias, scale, offset, **how)
+
+
+def _dynamic_call(module: nn.Linear, states: Tensor) -> Tensor:
+    return fake_dynamic_linear(states, module.weight.detach(), module.bias)
 
 
 @contextmanager

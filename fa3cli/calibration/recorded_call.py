@@ -43,6 +43,11 @@ class RecordedCall:
         return _first(self._call[2])
 
     @property
+    def outputs(self) -> list[Tensor]:
+        """All float tensors that the module returned, as they are."""
+        return _floats(self._call[2])
+
+    @property
     def arguments(self) -> list[Any]:
         """The arguments, those with names last."""
         positional, named, _ = self._call
@@ -54,8 +59,16 @@ class RecordedCall:
 
         Containers among them are copies: a layer may leave something in one for the layers behind it.
         """
+        return _first(self._repeated(each))
+
+    @torch.no_grad()
+    def outputs_again(self, each: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> list[Tensor]:
+        """Return all float tensors that the module returns now, as `again` does the first."""
+        return _floats(self._repeated(each))
+
+    def _repeated(self, each: Callable[[Tensor], Tensor]) -> Any:
         positional, named, _ = self._call
-        return _first(self.module(*_copied(positional, each), **_copied(named, each)))
+        return self.module(*_copied(positional, each), **_copied(named, each))
 
     def _record(self, _: nn.Module, positional: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         if self._call is None:
@@ -78,3 +91,8 @@ def _copied(value: Any, each: Callable[[Tensor], Tensor]) -> Any:
 
 def _first(output: Any) -> Tensor:
     return (output[0] if isinstance(output, tuple) else output).cpu().double()
+
+
+def _floats(output: Any) -> list[Tensor]:
+    several = output if isinstance(output, tuple) else (output,)
+    return [each for each in several if isinstance(each, Tensor) and each.is_floating_point()]

@@ -8,7 +8,7 @@ from torch import Tensor
 from fa3cli.numerics.affine import symmetric_scale
 from fa3cli.quantization.linear import quantize_rows
 
-__all__ = ["dynamic_linear_layout", "quantize_dynamic_linear"]
+__all__ = ["dynamic_linear_layout", "quantize_dynamic_linear", "token_scales"]
 
 
 def quantize_dynamic_linear(weight: Tensor, model_dtype: torch.dtype) -> dict[str, Tensor]:
@@ -22,6 +22,14 @@ def quantize_dynamic_linear(weight: Tensor, model_dtype: torch.dtype) -> dict[st
     int8_weight, _ = quantize_rows(weight, scale)
     scale = scale.cpu()
     return {"weight": int8_weight, "weight_scale": scale, "weight_offset": torch.zeros_like(scale)}
+
+
+def token_scales(states: Tensor) -> Tensor:
+    """Return the scales that inputs get at run time, one a token: `[..., in] -> [..., 1]` in float32.
+
+    A token's largest magnitude becomes 127, as with npu_dynamic_quant; one of zeros gets the smallest scale there is.
+    """
+    return symmetric_scale(*(end.float() for end in states.aminmax(dim=-1, keepdim=True)))
 
 
 def dynamic_linear_layout(shape: tuple[int, ...], model_dtype: torch.dtype) -> dict[str, Tensor]:

@@ -10,8 +10,9 @@ from torch.nn.functional import linear
 
 from fa3cli.numerics.affine import INT8_MAX, quantize, symmetric_scale
 from fa3cli.numerics.row_blocks import row_blocks
+from fa3cli.quantization.dynamic_linear import token_scales
 
-__all__ = ["fake_linear"]
+__all__ = ["fake_dynamic_linear", "fake_linear"]
 
 _ELEMENTS = 1 << 20  # of the weight at a time: fewer are multiplied more slowly, more are held
 
@@ -28,8 +29,8 @@ def fake_linear(
 ) -> Tensor:
     """Return `dq(q(x)) @ dq(q(weight))^T + bias` in the dtype of the states: `[..., in] -> [..., out]`.
 
-    `weight [out, in]`, `bias [out]`, the input's `scale [1]` and `offset [1]`. What is multiplied are whole numbers up
-    to 255, which bfloat16 holds, so its product has no more error than the float model's own; float16 cannot hold
+    `weight [out, in]`, `bias [out]`, the input's `scale` and `offset`, `[1]` or of each token `[..., 1]`. What is
+    multiplied are whole numbers up to 255, which bfloat16 holds, so its product has no more error than the float model's own; float16 cannot hold
     their sums, and is multiplied in float32.
     """
     dtype = torch.float32 if states.dtype == torch.float16 else states.dtype
@@ -42,6 +43,13 @@ def fake_linear(
         products = linear(levels, block.to(dtype)).float().mul_(steps.float().flatten() * scale)
         output[..., rows] = products if bias is None else products.add_(bias[rows].float())
     return output
+
+
+def fake_dynamic_linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the same of a linear whose input is quantized at run time, each token by a scale of its own."""
+    scale = token_scales(states)
+    offset = torch.zeros(1, device=states.device)
+    return fake_linear(states, weight, bias, scale, offset, mm_tensor=False, reference=False)
 
 
 def _quantized_blocks(

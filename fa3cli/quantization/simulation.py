@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from fa3cli.numerics.affine import fake_quantize, quantize
 from fa3cli.numerics.deq_scale import unpack_deq_scale
+from fa3cli.quantization.dynamic_linear import token_scales
 
-__all__ = ["SimulatedLinear", "simulate"]
+__all__ = ["SimulatedDynamicLinear", "SimulatedLinear", "simulate"]
 
 
 class SimulatedLinear(nn.Module):
@@ -37,6 +38,29 @@ class SimulatedLinear(nn.Module):
         values = quantize(states.float(), self.input_scale, self.input_offset)
         sums = nn.functional.linear(values, self.weight.float()) + self.quant_bias
         return (sums * unpack_deq_scale(self.deq_scale)).to(states.dtype)
+
+
+class SimulatedDynamicLinear(nn.Module):
+    """A W8A8 linear that quantizes its input at run time; int8 products are summed in float32."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        rows = linear.out_features
+        floats = {"device": "meta", "dtype": torch.float32}
+        self.register_buffer("weight", torch.empty(rows, linear.in_features, device="meta", dtype=torch.int8))
+        self.register_buffer("bias", None if linear.bias is None else torch.empty(rows, **floats))
+        self.register_buffer("weight_scale", torch.empty(rows, 1, **floats))
+        self.register_buffer("weight_offset", torch.empty(rows, 1, **floats))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return `token_scale * weight_scale * (int8(x) @ weight^T) + bias`: `[..., in] -> [..., out]`.
+
+        That is npu_dynamic_quant, and npu_quant_matmul with a pertoken_scale.
+        """
+        scales = token_scales(states)
+        output = nn.functional.linear(quantize(states.float(), scales), self.weight.float())
+        output.mul_(self.weight_scale.flatten()).mul_(scales)
+        return (output if self.bias is None else output.add_(self.bias)).to(states.dtype)
 
 
 class SimulatedStates(nn.Module):
@@ -79,6 +103,8 @@ def simulate(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], deq_scale_
         if isinstance(module, nn.Linear) and f"{name}.deq_scale" in shapes:
             scale_shape = shapes[f"{name}.weight_scale"]
             _replace(model, name, SimulatedLinear(module, scale_shape, deq_scale_dtype))
+        elif isinstance(module, nn.Linear) and f"{name}.weight_scale" in shapes:
+            _replace(model, name, SimulatedDynamicLinear(module))
         elif f"{name}.module.weight" in shapes:
             _replace(model, name, SimulatedNorm(module))
         elif hasattr(module, "fa_quantizer") and f"{name}.fa_q.scale" in shapes:

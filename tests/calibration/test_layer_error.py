@@ -25,6 +25,7 @@ from fa3cli.calibration.recorded_call import RecordedCall
 from fa3cli.calibration.result import REPORT_FILE
 from fa3cli.exports.layout import WEIGHT_FILE
 from fa3cli.fa_quantizer import FAQuantizer
+from fa3cli.quantization.fake_linear import fake_dynamic_linear
 from fa3cli.quantization.settings import QuantSettings, resolve_settings
 
 from .models import random_model, token_ids, write_lines, write_model
@@ -166,6 +167,66 @@ def test_without_an_input_of_its_shape_the_output_is_all_that_counts() -> None:
     output, added = Layer()(values), Layer()(values) - values
     expected = error(values, found(values)) * (added.norm() / output.norm()).item()
     assert squeezed == pytest.approx(expected, rel=1e-5)
+
+
+def test_dynamic_linears_by_hand() -> None:
+    values, layer = states(), Layer()
+    values[0, 0] *= 50  # other tokens have scales of their own
+    steps = values.abs().amax(-1, keepdim=True) / 127
+    rows = layer.linear.weight.abs().amax(1, keepdim=True) / 127
+    rounded = ((values / steps).round() * steps, (layer.linear.weight / rows).round() * rows)
+    noise = nn.functional.linear(*rounded) - nn.functional.linear(values, layer.linear.weight)
+    expected = (noise.norm() / (layer(values) - values).norm()).item()
+    assert error(values, LayerParameters("layer", {"linear": None})) == pytest.approx(expected, rel=1e-4)
+
+
+class Block(nn.Module):
+    """Takes image and text and returns them in its own order, with whatever else."""
+
+    def __init__(self, order: str, more: tuple[Any, ...] = ()) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.linear, self.order, self.more = nn.Linear(4, 4), order, more
+        self.requires_grad_(False)
+
+    def forward(self, image: Tensor, text: Tensor, temb: Tensor | None = None) -> tuple[Any, ...]:
+        found = {"image": image + self.linear(image), "text": text + 5 * self.linear(text)}
+        return *(found[name] for name in self.order.split()), *self.more
+
+
+def block_error(block: Block, image: Tensor, text: Tensor) -> float | None:
+    with RecordedCall(block) as call:
+        block(image=image, text=text, temb=torch.randn(1, 4))
+    return layer_error(call, block, LayerParameters("block", {"linear": None}), EXACT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("order", ["image text", "text image"])
+def test_a_blocks_outputs_all_count_each_beside_its_own_argument(order: str, dtype: torch.dtype) -> None:
+    image, text = torch.randn(1, 7, 4).to(dtype), (3 * torch.randn(1, 2, 4)).to(dtype)
+    block = Block(order).to(dtype)
+    exact, noisy = block(image, text), []
+    for values, factor in ((image, 1), (text, 5)):
+        noisy.append(values + factor * fake_dynamic_linear(values, block.linear.weight, block.linear.bias))
+    exact = dict(zip(order.split(), exact))
+    noise, added = (
+        torch.cat([(one - other).double().flatten() for one, other in pairs]).norm()
+        for pairs in (
+            ((noisy[0], exact["image"]), (noisy[1], exact["text"])),
+            ((exact["image"], image), (exact["text"], text)),
+        )
+    )
+    assert block_error(block, image, text) == pytest.approx((noise / added).item(), rel=1e-3)
+
+
+def test_outputs_that_no_argument_has_the_shape_of_count_only_first() -> None:
+    """As attention weights and caches of language models."""
+    image, text = torch.randn(1, 7, 4), torch.randn(1, 2, 4)
+    alone = block_error(Block("image"), image, text)
+    assert block_error(Block("image", (torch.randn(1, 7, 7), None, [1])), image, text) == alone
+    # The argument of that shape is the first output's.
+    assert block_error(Block("image", (torch.randn(1, 7, 4),)), image, text) == alone
+    assert block_error(Block("image text"), image, text) != alone
 
 
 @pytest.mark.parametrize("numerics", ["improved", "reference"])

@@ -57,6 +57,15 @@ def test_of_several_outputs_it_is_the_first(module: Scaled) -> None:
     assert call.output.tolist() == call.again().tolist() == [2.0]
 
 
+def test_all_float_outputs_are_kept_as_they_are(module: Scaled) -> None:
+    module.to(torch.float16)
+    with RecordedCall(module) as call:
+        returned, _ = module(torch.ones(1, dtype=torch.float16), more=True)
+    assert len(call.outputs) == 1 and call.outputs[0] is returned
+    (again,) = call.outputs_again(lambda tensor: tensor * 2)
+    assert again.dtype == torch.float16 and again.tolist() == [4.0] and not again.requires_grad
+
+
 def test_calls_outside_the_block_are_not_recorded(module: Scaled) -> None:
     module(torch.zeros(1))
     with RecordedCall(module) as call:

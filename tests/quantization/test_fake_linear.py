@@ -13,7 +13,8 @@ from fa3cli.numerics.affine import fake_quantize
 from fa3cli.quantization import fake_linear as module
 from fa3cli.quantization import linear as improved
 from fa3cli.quantization import reference_linear
-from fa3cli.quantization.fake_linear import fake_linear
+from fa3cli.quantization.dynamic_linear import quantize_dynamic_linear
+from fa3cli.quantization.fake_linear import fake_dynamic_linear, fake_linear
 from fa3cli.quantization.linear import quantize_linear
 from fa3cli.quantization.reference_linear import fake_quantize_weight
 
@@ -95,3 +96,38 @@ def test_long_sums_of_float16_stay_finite() -> None:
 def test_an_expert_without_tokens() -> None:
     states, *rest = made()
     assert run(states[:, :0], *rest).shape == (2, 0, 12)
+
+
+def dynamic_by_hand(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What an engine computes from the export, in float64: a scale a token, one an output row."""
+    made = quantize_dynamic_linear(weight, weight.dtype)
+    values, rows = states.double(), made["weight"].double() * made["weight_scale"].double()
+    scales = (values.abs().amax(-1, keepdim=True) / 127).clamp_min(2.0**-23)
+    return linear((values / scales).round() * scales, rows, bias.double())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_dynamic_one_is_what_the_export_computes(dtype: torch.dtype) -> None:
+    states, weight, bias, *_ = made(dtype=dtype)
+    states[0, 0], states[0, 1] = 0, states[0, 1] * 100
+    exact = dynamic_by_hand(states, weight, bias)
+    found = fake_dynamic_linear(states, weight, bias)
+    assert found.dtype == dtype and found[0, 0].tolist() == bias.tolist()
+    error = (found.double() - exact).norm(dim=-1) / exact.norm(dim=-1)
+    assert error.max() < 2 * torch.finfo(dtype).eps
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32), factor=st.floats(0.01, 1000))
+def test_tokens_of_a_dynamic_one_know_nothing_of_each_other(seed: int, factor: float) -> None:
+    states, weight, *_ = made(seed)
+    louder = states.clone()
+    louder[:, 1:] *= factor
+    found = fake_dynamic_linear(louder, weight, None)
+    assert found[:, 0].tolist() == fake_dynamic_linear(states, weight, None)[:, 0].tolist()
+    torch.testing.assert_close(found[:, 1:], fake_dynamic_linear(states, weight, None)[:, 1:] * factor)
+
+
+def test_a_dynamic_expert_without_tokens() -> None:
+    states, weight, bias, *_ = made()
+    assert fake_dynamic_linear(states[:, :0], weight, bias).shape == (2, 0, 12)

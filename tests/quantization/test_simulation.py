@@ -10,8 +10,14 @@ from torch import Tensor, nn
 
 from fa3cli.fa_quantizer import FAQuantizer
 from fa3cli.quantization.attention import quantize_heads
+from fa3cli.quantization.dynamic_linear import quantize_dynamic_linear
 from fa3cli.quantization.linear import quantize_linear
-from fa3cli.quantization.simulation import SimulatedLinear, SimulatedNorm, simulate
+from fa3cli.quantization.simulation import (
+    SimulatedDynamicLinear,
+    SimulatedLinear,
+    SimulatedNorm,
+    simulate,
+)
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 ROWS, COLUMNS = 10, 24
@@ -82,6 +88,27 @@ def test_it_is_what_an_int8_kernel_computes() -> None:
     torch.testing.assert_close(module(states), expected.float())
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_dynamic_one_is_what_int8_kernels_compute(dtype: torch.dtype, biased: bool) -> None:
+    """As npu_dynamic_quant and npu_quant_matmul do it: int8 levels of each token, summed in whole numbers."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(ROWS, COLUMNS, generator=generator).to(dtype)
+    bias = torch.randn(ROWS, generator=generator).to(dtype) if biased else None
+    states = torch.randn(2, 5, COLUMNS, generator=generator).to(dtype) * torch.tensor([0, 1, 9, 0.1, 70.0])[
+        :, None
+    ].to(dtype)
+    tensors = quantize_dynamic_linear(weight, dtype)
+    module = SimulatedDynamicLinear(nn.Linear(COLUMNS, ROWS, bias=biased, device="meta"))
+    load(module, tensors if bias is None else {**tensors, "bias": bias})
+    scales = (states.float().abs().amax(-1, keepdim=True) / 127).clamp_min(2.0**-23)
+    sums = (states.float() / scales).round().long() @ tensors["weight"].long().T
+    expected = sums.double() * scales.double() * tensors["weight_scale"].double().T
+    found = module(states)
+    assert found.dtype == dtype and found.shape == (2, 5, ROWS)
+    torch.testing.assert_close(found, (expected + (bias.double() if biased else 0)).to(dtype))
+
+
 class Attention(nn.Module):
     """A patched attention as fa3 leaves it, without the attention."""
 
@@ -125,6 +152,25 @@ def test_only_what_the_export_holds_is_replaced() -> None:
     assert set(model.state_dict()) == set(tensors) | kept
     assert all(model.state_dict()[name].shape == tensor.shape for name, tensor in tensors.items())
     assert model.layers[2].fa_quantizer.transform is None
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_linears_without_deq_scale_are_dynamic(biased: bool) -> None:
+    model = nn.Sequential(nn.Linear(8, 6, bias=biased), nn.Linear(6, 4))
+    made = quantize_dynamic_linear(model[0].weight.detach(), torch.float32)
+    tensors = {f"0.{leaf}": tensor for leaf, tensor in made.items()}
+    tensors |= {"0.bias": model[0].bias.detach()} if biased else {}
+    tensors |= {"1.weight": model[1].weight.detach(), "1.bias": model[1].bias.detach()}
+    states = torch.randn(3, 8)
+    exact = model(states).detach()
+    simulate(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, torch.float32)
+    assert isinstance(model[0], SimulatedDynamicLinear) and type(model[1]) is nn.Linear
+    assert {name: value.shape for name, value in model.state_dict().items()} == {
+        name: value.shape for name, value in tensors.items()
+    }
+    load(model, tensors)
+    error = (model(states) - exact).norm() / exact.norm()
+    assert 0 < error < 0.05
 
 
 def test_each_attention_uses_its_own_scales() -> None:
