@@ -94,7 +94,7 @@ def require_complete(job: Job, found: Calibration) -> None:
         for name, roles in layer.attentions.items():
             ranges |= {f"{role} of {name}": each for role, each in roles.items()}
         unknown = (layer.linears.keys() - job.quantized) | (layer.attentions.keys() - job.attentions)
-        wrong = [*unknown, *(name for name, each in ranges.items() if not _is_range(*each))]
+        wrong = [*unknown, *(name for name, each in ranges.items() if each is None or not _is_range(*each))]
         if wrong:
             raise InvalidInputError(
                 f"{found.folder}: no use as the parameters of {wrong[0]}", hint="run fa3 calibrate again"
@@ -106,4 +106,6 @@ def _is_range(low: Any, high: Any) -> bool:
 
 
 def _settings(values: Mapping[str, Any]) -> QuantSettings:
-    return resolve_settings({}, {**values, "disable_names": tuple(values["disable_names"])}).values
+    given = {field.name: values[field.name] for field in fields(QuantSettings)} | dict(values)
+    texts = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    return resolve_settings({}, given | texts).values

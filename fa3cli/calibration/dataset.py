@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Sample:
     arguments: Mapping[str, Any]
     cut: bool = False
     estimated: bool = False
+    timestep: ClassVar[None] = None
 
     @property
     def tokens(self) -> int:

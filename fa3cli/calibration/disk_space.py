@@ -8,6 +8,7 @@ from fa3cli.calibration.job import Job
 from fa3cli.calibration.smoothing import wrapped_norms
 from fa3cli.calibration.streams import Streams
 from fa3cli.exports.targets import TARGETS
+from fa3cli.quantization.dynamic_linear import dynamic_linear_layout
 from fa3cli.quantization.fallback import fused_groups
 from fa3cli.quantization.linear import linear_layout
 
@@ -77,5 +78,9 @@ def _written_bytes(job: Job, name: str) -> int:
     module, _, leaf = name.rpartition(".")
     if module not in job.quantized or leaf != "weight":
         return job.model.nbytes(name)
-    layout = linear_layout(job.model.shape(name), job.model.dtype, mm_tensor=job.settings.mm_tensor)
+    shape, dtype = job.model.shape(name), job.model.dtype
+    if job.settings.is_dynamic:
+        layout = dynamic_linear_layout(shape, dtype)
+    else:
+        layout = linear_layout(shape, dtype, mm_tensor=job.settings.mm_tensor)
     return sum(tensor.nbytes for tensor in layout.values())

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from fa3cli.calibration.dataset import Sample
 from fa3cli.calibration.layered_model import LayeredModel
+from fa3cli.calibration.samples import AnySample
 from fa3cli.calibration.smoothing import require_groups
 from fa3cli.errors import UnsupportedError
 from fa3cli.exports.targets import targets_named
@@ -31,13 +31,15 @@ class Job:
     settings: QuantSettings
     origins: Mapping[str, str]
     """Where each setting's value came from."""
-    samples: Sequence[Sample]
+    samples: Sequence[AnySample]
     quantized: frozenset[str]
     """Names of the linears that become W8A8, before disable_level."""
     attentions: frozenset[str]
     """Names of the attention modules that get FA3 parameters, before fa_amp."""
     disabled: Mapping[str, str]
     """Why each of the other linears and attention modules stays float."""
+    replayed: bool = False
+    """Whether samples are too large to wait in memory between two layers."""
     smoothing: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """AntiOutlier's scales by layer, where they are known already."""
     recipe: str = "none"
@@ -75,7 +77,7 @@ class Job:
 def make_job(
     model: LayeredModel,
     resolved: ResolvedSettings,
-    samples: Sequence[Sample],
+    samples: Sequence[AnySample],
     *,
     kind: type[AnyJob] = Job,
     **where: Any,
@@ -85,6 +87,9 @@ def make_job(
     linears = list(model.linears())
     attentions = [name for layer in model.layers for name in model.attentions(layer)]
     disabled = dict.fromkeys(matching([*linears, *attentions], settings.disable_names), "disable_names")
+    if settings.include_names:
+        included = matching(linears, settings.include_names, "include_names")
+        disabled = dict.fromkeys((name for name in linears if name not in included), "include_names") | disabled
     if settings.disable_last_linear:
         disabled.setdefault(linears[-1], "disable_last_linear")
     elif model.head in model.tied_modules:

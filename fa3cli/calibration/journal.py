@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -84,6 +86,17 @@ class Journal:
                 hint="have all ranks write to the same disk; --resume never starts over",
             )
         return [kept[each] for each in forwards]
+
+    @contextmanager
+    def states(self) -> Iterator[Path]:
+        """Give a folder for states of forwards, which lives as long as the journal; without one, for the block."""
+        if self._folder is None:
+            with TemporaryDirectory() as folder:
+                yield Path(folder)
+            return
+        folder = self._folder.journal / "states"
+        folder.mkdir(exist_ok=True)
+        yield folder
 
     def require_same(self, arguments: Any) -> None:
         """Raise NotResumableError where the next layer would be called with something else than it was."""

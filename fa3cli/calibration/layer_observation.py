@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -29,7 +29,8 @@ class LayerObservation:
     """Observers on the linears and attention modules of a layer, within the `with` block.
 
     Where the settings ask for the reference's numerics, its linears run quantized meanwhile. `see` names the sample
-    on its way; the first one also gives each attention module the score fa_amp wants.
+    on its way; the first one also gives each attention module the score fa_amp wants. Of samples that have a timestep
+    the largest states at each are kept.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class LayerObservation:
         self.heads = {name: {role: HeadRange() for role in "qkv"} for name in attentions}
         self._linears, self._attentions, self._settings = linears, attentions, settings
         self._scores: dict[str, float] = {}
+        self._timestep: float | None = None
+        self._peaks: dict[float, dict[str, float]] = {}
         self._calls: dict[str, RecordedCall] = {}
 
     def __enter__(self) -> LayerObservation:
@@ -66,9 +69,10 @@ class LayerObservation:
     ) -> None:
         self._undo.close()
 
-    def see(self, mask: Tensor | None) -> None:
+    def see(self, mask: Tensor | None, timestep: float | None = None) -> None:
         """Say that the next sample comes, and which of its tokens are no padding, `[B, S]`; None where all are."""
         self.inputs.see(mask)
+        self._timestep = timestep
         self._earlier = {name: dict(roles) for name, roles in self.heads.items()}
 
     def again(self) -> None:
@@ -81,7 +85,8 @@ class LayerObservation:
 
         An expert that no sample reached is left out, with a warning; so is a cross-attention that no sample used.
         """
-        linears, warnings = {}, []
+        linears: dict[str, Range | None] = dict.fromkeys(self._linears if self._settings.is_dynamic else ())
+        warnings: list[str] = []
         for linear, observed in ranks.merged(self.inputs.observers).items():
             if observed.tokens:
                 linears[linear] = self._input_range(linear, observed)
@@ -103,7 +108,14 @@ class LayerObservation:
             if module in attentions and call.made
         }
         # fa_amp goes by the first sample, which is the leading rank's.
-        return LayerParameters(name, linears, attentions, ranks.first(scores), warnings=tuple(warnings))
+        return LayerParameters(
+            name,
+            linears,
+            attentions,
+            ranks.first(scores),
+            warnings=tuple(warnings),
+            timesteps=tuple(_by_timestep(ranks.gather(self._peaks))),
+        )
 
     def _input_range(self, name: str, observed: RangeObserver) -> Range:
         low, high = observed.bounds()
@@ -124,7 +136,11 @@ class LayerObservation:
             if real.numel():
                 if self._settings.fa_amp and self._settings.fa_score == "reference" and before.tokens == 0:
                     self._scores[name] = min(self._scores.get(name, 1.0), fallback_score(real))
-                self.heads[name][role] = before.updated(real, role)
+                seen = HeadRange().updated(real, role)
+                self.heads[name][role] = before.merged(seen)
+                if self._timestep is not None:
+                    peaks = self._peaks.setdefault(self._timestep, {})
+                    peaks[role] = max(peaks.get(role, 0.0), seen.peak)
             return states
 
         return observe
@@ -132,6 +148,13 @@ class LayerObservation:
     def _restore(self, weights: Mapping[str, nn.Parameter]) -> None:
         for name, weight in weights.items():
             self._linears[name].weight = weight
+
+
+def _by_timestep(peaks: Sequence[Mapping[float, Mapping[str, float]]]) -> Iterator[dict[str, float]]:
+    """Yield each timestep, the first of the sampling first, with the largest peak of each role on any rank."""
+    for timestep in sorted({timestep for each in peaks for timestep in each}, reverse=True):
+        roles = [each.get(timestep, {}) for each in peaks]
+        yield {"timestep": timestep} | {role: max(each.get(role, 0.0) for each in roles) for role in "qkv"}
 
 
 def _seen(heads: dict[str, dict[str, HeadRange]]) -> dict[str, dict[str, HeadRange]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.progress import Ticks
 from fa3cli.calibration.ranks import Ranks
 from fa3cli.calibration.recorded_call import RecordedCall
+from fa3cli.calibration.replayed_forwards import ReplayedForwards
 from fa3cli.calibration.smoothing import find_smoothing, smooth
 from fa3cli.calibration.streams import Streams, shares
 from fa3cli.observers.range_param import RangeParam
@@ -64,27 +65,39 @@ class LayerPass:
         """Yield what each layer's visit finds out, but for the first `done`; within the yield its weights are loaded."""
         if done == len(parts):
             return
-        job, model = self._job, self._job.model
-        kept = journal.outputs([_key(sample) for sample in self._samples]) if done else []
-        # Copied out of the file, to lie as a layer's own would: kernels may go by that.
-        outputs = each_tensor(lambda tensor: tensor.to(model.device, copy=True), kept)
-        inputs = [job.samples[position].inputs(model.device) for _, position in self._samples]
-        layers = list(model.layers.values())
-        self._last, self._float_linears = len(parts) - 1, self._known.float_linears(job)
-        forwards = LayerSynchronousForwards(model.model, layers, inputs, skipped=done, outputs=outputs)
-        del kept, outputs  # theirs now, to be dropped layer by layer
-        self._patient = PatientLayers(layers[done:], model.device)
-        with model.evaluating(), self._patient, forwards as self._forwards:
-            with model.loaded(model.before_layers):
-                self._forwards.start()
-            if done:
-                journal.require_same(self._forwards.arguments)
+        model = self._job.model
+        self._last, self._float_linears = len(parts) - 1, self._known.float_linears(self._job)
+        self._patient = PatientLayers(list(model.layers.values())[done:], model.device)
+        with model.evaluating(), self._patient, self._begun(journal, done) as self._forwards:
             for self._index, part in enumerate(parts[done:], start=done):
                 with model.loaded(model.needed(part)):
                     for following in parts[self._index + 1 : self._index + 2]:
                         model.read_ahead(model.needed(following))
                     yield self._visit(part)
                 self._ticks.layer_ends(model.nbytes(*model.needed(part)))
+
+    @contextmanager
+    def _begun(self, journal: Journal, done: int) -> Iterator[LayerSynchronousForwards | ReplayedForwards]:
+        """Have this rank's forwards wait before the first layer that is not done."""
+        job, model = self._job, self._job.model
+        if job.replayed:
+            samples = {_key(sample): job.samples[sample[1]] for sample in self._samples}
+            with model.loaded(model.before_layers), journal.states() as folder:
+                yield ReplayedForwards(model, samples, folder)
+            return
+        kept = journal.outputs([_key(sample) for sample in self._samples]) if done else []
+        # Copied out of the file, to lie as a layer's own would: kernels may go by that.
+        outputs = each_tensor(lambda tensor: tensor.to(model.device, copy=True), kept)
+        inputs = [job.samples[position].inputs(model.device) for _, position in self._samples]
+        layers = list(model.layers.values())
+        forwards = LayerSynchronousForwards(model.model, layers, inputs, skipped=done, outputs=outputs)
+        del kept, outputs  # theirs now, to be dropped layer by layer
+        with forwards:
+            with model.loaded(model.before_layers):
+                forwards.start()
+            if done:
+                journal.require_same(forwards.arguments)
+            yield forwards
 
     def boundary(self) -> tuple[dict[str, Any], Any]:
         """Return what each forward got from the layer at hand, and the arguments of the first one's next call."""
@@ -156,7 +169,7 @@ class LayerPass:
             sample = self._job.samples[position]
             self._ticks.sample_begins(sample.tokens)
             if watcher:
-                watcher.see(None if self._job.settings.reference else sample.mask)
+                watcher.see(None if self._job.settings.reference else sample.mask, sample.timestep)
             self._forwards.advance(forward, self._index)
             if self._index == self._last:
                 self._forwards.stop(forward)

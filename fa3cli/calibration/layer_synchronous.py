@@ -8,6 +8,7 @@ it is, once a sample, and one layer's weights are needed at a time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from fa3cli.calibration.memory import in_own_memory
 from fa3cli.calibration.moving import each_tensor
+from fa3cli.calibration.replaced import replaced
 from fa3cli.errors import UnsupportedError
 
 __all__ = ["LayerSynchronousForwards"]
@@ -29,7 +31,8 @@ class LayerSynchronousForwards:
     `start` brings all of them to the first layer, `advance` takes one through the layer it waits at; after
     the last layer `finish` lets it run to its end and `stop` ends it there. `outputs` are what the forwards got from
     the layer they passed last. The first `skipped` layers are not run: the last of them returns these `outputs`, the
-    others as much NaN, which shows wherever it would matter. `arguments` are those of the layer call that the first
+    others as much NaN, which shows wherever it would matter; `earlier` are what these others return, by layer, where
+    that has another form, and there is one sample then. `arguments` are those of the layer call that the first
     forward waits in, if it does. Raises UnsupportedError where a forward does not visit the layers once each, in order;
     one that is stopped early shows no more of its way.
     """
@@ -42,6 +45,7 @@ class LayerSynchronousForwards:
         *,
         skipped: int = 0,
         outputs: Sequence[Any] = (),
+        earlier: Sequence[Any] = (),
     ) -> None:
         self.outputs: list[Any] = list(outputs) or [None] * len(samples)
         self.arguments: Any = None
@@ -53,8 +57,9 @@ class LayerSynchronousForwards:
             for layer in self._layers[skipped:]
         ]
         self._hooks.append(self._layers[-1].register_forward_hook(_meet))
-        for index, layer in enumerate(self._layers[:skipped], start=1):
-            layer.forward = partial(self._skip, last=index == skipped)
+        self._earlier, self._undo = earlier, ExitStack()
+        for index, layer in enumerate(self._layers[:skipped]):
+            self._undo.enter_context(replaced(layer, "forward", partial(self._skip, index)))
 
     def __enter__(self) -> LayerSynchronousForwards:
         return self
@@ -66,8 +71,7 @@ class LayerSynchronousForwards:
             self.stop(sample)
         for hook in self._hooks:
             hook.remove()
-        for layer in self._layers[: self._skipped]:
-            del layer.forward
+        self._undo.close()
 
     def start(self) -> None:
         """Run everything before the first layer that is not skipped."""
@@ -121,9 +125,11 @@ class LayerSynchronousForwards:
         self.outputs[self._running] = output = each_tensor(in_own_memory, output)
         return output
 
-    def _skip(self, *_: Any, last: bool, **__: Any) -> Any:
+    def _skip(self, index: int, *_: Any, **__: Any) -> Any:
         output = self.outputs[self._running]
-        return output if last else each_tensor(_as_nan, output)
+        if index == self._skipped - 1:
+            return output
+        return self._earlier[index] if self._earlier else each_tensor(_as_nan, output)
 
 
 def _lost(sample: int, reached: Any) -> UnsupportedError:

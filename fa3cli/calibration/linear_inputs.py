@@ -35,7 +35,7 @@ class LinearInputs(Generic[AnyObserver]):
 
     def __enter__(self) -> LinearInputs[AnyObserver]:
         self._hooks = [
-            linear.register_forward_pre_hook(self._hook(name)) for name, linear in self._linears.items()
+            self._linears[name].register_forward_pre_hook(self._hook(name)) for name in self.observers
         ]
         return self
 
@@ -46,7 +46,7 @@ class LinearInputs(Generic[AnyObserver]):
             hook.remove()
         self._forget()
 
-    def see(self, mask: Tensor | None) -> None:
+    def see(self, mask: Tensor | None, timestep: float | None = None) -> None:
         """Say that the next sample comes, and which of its tokens are no padding, `[B, S]`; None where all are."""
         self.mask, self._earlier = mask, dict(self.observers)
 

@@ -10,15 +10,16 @@ import torch
 from fa3cli import patching
 from fa3cli.calibration.checkpoint import Checkpoint
 from fa3cli.calibration.config_weights import ConfigWeights, has_weights
-from fa3cli.calibration.devices import computes_bfloat16, device_of
+from fa3cli.calibration.devices import device_of
 from fa3cli.calibration.loaded_code import check_loaded_code
+from fa3cli.calibration.run_dtype import run_dtype
 from fa3cli.calibration.streamed_model import StreamedModel, build_skeleton, read_config
-from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
+from fa3cli.calibration.trust import may_run_folder_code
+from fa3cli.errors import UnsupportedError
 
 __all__ = ["open_model"]
 
 _ATTENTION = ("auto", "eager", "sdpa")
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def open_model(
@@ -45,7 +46,7 @@ def open_model(
             hint="quantize a causal language model",
         )
     status = patching.status(folder)
-    run_folder_code = _may_run_folder_code(folder, status, fa=fa, trusted=trust_remote_code)
+    run_folder_code = may_run_folder_code(folder, status, fa=fa, trusted=trust_remote_code)
     checkpoint = None if only_plan and not has_weights(folder) else Checkpoint(folder)
     config = read_config(folder, run_folder_code=run_folder_code)
     place = device_of(device)
@@ -67,44 +68,7 @@ def open_model(
     return model
 
 
-def _may_run_folder_code(folder: Path, status: patching.PatchStatus, *, fa: bool, trusted: bool) -> bool:
-    """Decide whether the folder's modeling file is run.
-
-    Without being told to, only a file that patching the installed transformers gives again, byte for byte.
-    """
-    if fa and status.state == "unpatched":
-        patching.attention_of(folder)  # raises where fa3 patch could not help
-        raise InvalidInputError(
-            f"{folder}: not patched, so q, k and v cannot be seen",
-            hint=f"run fa3 patch {folder} (fa3 quantize --no-fa leaves q, k and v alone)",
-        )
-    if fa and status.module and not status.module.is_file():
-        raise ConflictError(
-            f"{status.module}: missing, though config.json names it", hint="run fa3 patch again"
-        )
-    if trusted or status.state == "unpatched" or status.reproducible:
-        return trusted or fa
-    if not fa:
-        return False
-    again = "run fa3 patch again (--force gives up changes made by hand), or "
-    raise ConflictError(
-        f"{status.module or folder}: {status.reason}",
-        hint=again * (status.state in ("stale", "edited"))
-        + "pass --trust-remote-code if you trust the code in the folder",
-    )
-
-
 def _model_dtype(folder: Path, config: Any, dtype: str, device: torch.device) -> torch.dtype:
-    """Return the dtype to compute and export in; by itself never one that the device lacks."""
-    if dtype not in ("auto", *_DTYPES):
-        raise UnsupportedError(f"--dtype {dtype}: expected auto, {', '.join(_DTYPES)}")
-    if dtype == "auto":
-        found = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
-        dtype = str(found or "float32").removeprefix("torch.")
-        if dtype == "bfloat16" and not computes_bfloat16(device):
-            dtype = "float16"
-    if dtype not in _DTYPES:
-        raise InvalidInputError(
-            f"{folder / 'config.json'}: dtype {dtype}; expected one of {', '.join(_DTYPES)}"
-        )
-    return _DTYPES[dtype]
+    """Return the dtype to compute and export in; by itself that which config.json names."""
+    found = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    return run_dtype(dtype, str(found or "float32").removeprefix("torch."), device, folder / "config.json")

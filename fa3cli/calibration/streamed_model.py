@@ -57,8 +57,10 @@ class StreamedModel(LayeredModel):
         memory with the mapped file, and only what is used is read.
         """
         read = self.checkpoint.read(names)
-        self._assign({name: self._cast(name, read.pop(name), device or self.device) for name in names})
+        tensors = {name: self._cast(name, read.pop(name), device or self.device) for name in names}
         try:
+            self._assign(tensors)
+            del tensors
             yield
         finally:
             self._assign({name: self.tensor(name).to("meta") for name in names})

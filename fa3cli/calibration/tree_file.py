@@ -21,7 +21,7 @@ _KEY = "tree"
 def write_tree(file: Path, tree: Any) -> None:
     """Write a tree of dicts with text keys, lists, tuples, tensors and plain values; the file appears when it is whole.
 
-    Raises TypeError for a value of another kind.
+    A tensor's name in it says where it is in the tree. Raises TypeError for a value of another kind, saying the same.
     """
     tensors: dict[str, Tensor] = {}
     described = _described(tree, tensors)
@@ -57,19 +57,20 @@ def tensors_of(tree: Any) -> Iterator[Tensor]:
             waiting += value if isinstance(value, (list, tuple)) else getattr(value, "__dict__", {}).values()
 
 
-def _described(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _described(value: Any, tensors: dict[str, Tensor], place: str = "") -> Any:
     """Return a value as json and put its tensors into `tensors`."""
     if isinstance(value, Tensor):
-        name = str(len(tensors))
+        name = f"{len(tensors)}{place}"  # the number, since keys may have points in them
         tensors[name] = value
         return {"tensor": name}
     if type(value) is dict and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _described(each, tensors) for key, each in value.items()}}
+        return {"dict": {key: _described(each, tensors, f"{place}.{key}") for key, each in value.items()}}
     if type(value) in (list, tuple):
-        return {type(value).__name__: [_described(each, tensors) for each in value]}
+        items = [_described(each, tensors, f"{place}.{index}") for index, each in enumerate(value)]
+        return {type(value).__name__: items}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
-    raise TypeError(f"{type(value).__name__} can't be kept in a file")
+    raise TypeError(f"{place.lstrip('.')}: {type(value).__name__} can't be kept in a file")
 
 
 def _rebuilt(described: Any, tensor: Callable[[str], Tensor]) -> Any:

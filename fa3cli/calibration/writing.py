@@ -24,6 +24,7 @@ from fa3cli.exports.target_export import TargetExport
 from fa3cli.exports.targets.target import Target
 from fa3cli.numerics.deq_scale import unpack_deq_scale
 from fa3cli.quantization.attention import quantize_heads
+from fa3cli.quantization.dynamic_linear import dynamic_linear_layout, quantize_dynamic_linear
 from fa3cli.quantization.linear import linear_layout, quantize_linear
 from fa3cli.quantization.reference_linear import quantize_reference_linear
 
@@ -121,7 +122,7 @@ class LayerWriter:
             sizes[_module(name)] += self._model.nbytes(name)
         return self._ranks.owners(sizes)
 
-    def _add(self, name: str, linears: Mapping[str, Range], owners: Mapping[str, int]) -> str | None:
+    def _add(self, name: str, linears: Mapping[str, Range | None], owners: Mapping[str, int]) -> str | None:
         """Write a tensor as it is, or all that its module becomes; return a warning."""
         module, leaf = _module(name), name.rpartition(".")[2]
         tensor = self._model.tensor(name).detach()
@@ -134,7 +135,7 @@ class LayerWriter:
                 for export in self._exports:
                     export.add_norm(module, tensor, bias)
         elif leaf == "weight" and module in linears:
-            tensors, warning = self._linear_tensors(module, tensor, *linears[module])
+            tensors, warning = self._linear_tensors(module, tensor, linears[module])
             for export in self._exports:
                 export.add_linear(module, tensors)
             return warning
@@ -144,9 +145,14 @@ class LayerWriter:
         return None
 
     def _linear_tensors(
-        self, name: str, weight: Tensor, low: Tensor, high: Tensor
+        self, name: str, weight: Tensor, ranges: Range | None
     ) -> tuple[dict[str, Tensor], str | None]:
         settings, dtype = self._job.settings, self._model.dtype
+        if ranges is None:
+            if weight.is_meta:
+                return dynamic_linear_layout(weight.shape, dtype), None
+            return quantize_dynamic_linear(weight, dtype), None
+        low, high = ranges
         if weight.is_meta:
             input_dtype = low.dtype if settings.reference and dtype != torch.bfloat16 else dtype
             return linear_layout(

@@ -39,6 +39,11 @@ class HeadRange:
             torch.stack([each.high for each in seen]).amax(0),
         )
 
+    @property
+    def peak(self) -> float:
+        """The largest |bound| of all heads."""
+        return max(self.low.abs().max().item(), self.high.abs().max().item())
+
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Return the lowest and the highest bound of each head, `[H]` each, on the CPU."""
         return self.low, self.high

@@ -35,8 +35,5 @@ def token_scales(states: Tensor) -> Tensor:
 def dynamic_linear_layout(shape: tuple[int, ...], model_dtype: torch.dtype) -> dict[str, Tensor]:
     """Return the tensors of a W8A8 dynamic linear of weight `[out, in]` on the meta device."""
     scale = torch.empty(shape[0], 1, dtype=model_dtype, device="meta")
-    return {
-        "weight": torch.empty(shape, dtype=torch.int8, device="meta"),
-        "weight_scale": scale,
-        "weight_offset": torch.empty_like(scale),
-    }
+    weight = torch.empty(shape, dtype=torch.int8, device="meta")
+    return {"weight": weight, "weight_scale": scale, "weight_offset": torch.empty_like(scale)}

@@ -21,7 +21,7 @@ __all__ = [
 FUSED_GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
-def matching(names: Sequence[str], patterns: Sequence[str]) -> set[str]:
+def matching(names: Sequence[str], patterns: Sequence[str], setting: str = "disable_names") -> set[str]:
     """Return the module names that `patterns` (exact names or globs) select; one that selects none is an error."""
     selected: set[str] = set()
     for pattern in patterns:
@@ -29,7 +29,7 @@ def matching(names: Sequence[str], patterns: Sequence[str]) -> set[str]:
         if not found:
             near = get_close_matches(pattern, names, n=3, cutoff=0.4)
             raise InvalidInputError(
-                f"disable_names: {pattern!r} matches no linear and no attention module of the model",
+                f"{setting}: {pattern!r} matches no linear and no attention module of the model",
                 hint=f"the nearest names are {', '.join(near)}" if near else None,
             )
         selected |= found

@@ -23,8 +23,11 @@ def input_observers(
 ) -> dict[str, RangeObserver]:
     """Return an observer for each linear; those of one kind are one object, so that shared inputs share its work.
 
-    act_method 1 takes the mean of minima and maxima, 2 a histogram, 3 a histogram where `range_params` allow it.
+    act_method 1 takes the mean of minima and maxima, 2 a histogram, 3 a histogram where `range_params` allow it. There
+    is nothing to observe where inputs are quantized at run time.
     """
+    if settings.is_dynamic:
+        return {}
     if settings.reference:
         mean = ReferenceRange()
         histogram = HistogramRange()

@@ -12,6 +12,7 @@ __all__ = ["Fallback", "fallbacks", "linears_by_reason", "reason_text"]
 
 _REASONS = {
     "disable_names": "named by disable_names",
+    "include_names": "not named by include_names",
     "disable_level": "among the hardest to quantize, by disable_level",
     "disable_last_linear": "the last linear, by disable_last_linear",
     "fa_amp": "among the lowest scores, by fa_amp",

@@ -1,0 +1,1 @@
+"""Pipelines of diffusers: opening one, its float sampling run, and the records of that."""

@@ -1,0 +1,82 @@
+"""A pipeline loaded by diffusers, but for parts that are there already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from fa3cli.errors import InvalidInputError, brief
+from fa3cli.patching.diffusion.index import INDEX
+
+__all__ = ["from_folder"]
+
+
+def from_folder(
+    pipeline_class: type,
+    folder: Path,
+    index: str,
+    parts: Mapping[str, nn.Module],
+    *,
+    dtype: torch.dtype,
+    trusted: bool,
+) -> Any:
+    """Return the pipeline of a folder, loaded the way `index`, a model_index.json's text, says, with `parts` given.
+
+    Raises InvalidInputError where diffusers can't load it.
+    """
+    import diffusers
+    from packaging.version import Version
+
+    dtype_key = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
+    options = {**parts, dtype_key: dtype, "local_files_only": True}
+    if trusted:
+        options["trust_remote_code"] = True
+    try:
+        with _linked(folder, index) as linked, _quiet():
+            return pipeline_class.from_pretrained(linked, **options)
+    except Exception as error:  # each part's own code: what a file it cannot take raises is up to it
+        raise InvalidInputError(
+            f"{folder}: diffusers {diffusers.__version__} cannot load the pipeline ({brief(error)})"
+        ) from error
+
+
+@contextmanager
+def _linked(folder: Path, index: str) -> Iterator[Path]:
+    """Give a folder with links to everything in this one and another model_index.json.
+
+    diffusers looks up the class of a part that is given, too, and doesn't find that of a patched one.
+    """
+    with TemporaryDirectory(prefix="fa3-pipeline-") as place:
+        linked = Path(place)
+        for each in folder.iterdir():
+            if each.name != INDEX:
+                (linked / each.name).symlink_to(each.absolute())
+        (linked / INDEX).write_text(index, encoding="utf-8")
+        yield linked
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Show no progress of loading within the block, nor diffusers' surprise at a class that is not its own."""
+    import diffusers
+    import transformers
+
+    verbosity = diffusers.utils.logging.get_verbosity()
+    libraries: list[ModuleType] = [diffusers.utils.logging, transformers.utils.logging]
+    shown = [each for each in libraries if each.is_progress_bar_enabled()]
+    diffusers.utils.logging.set_verbosity_error()
+    for each in shown:
+        each.disable_progress_bar()
+    try:
+        yield
+    finally:
+        diffusers.utils.logging.set_verbosity(verbosity)
+        for each in shown:
+            each.enable_progress_bar()

@@ -1,0 +1,123 @@
+"""Opens a pipeline's folder: the patch's state, configs, shard headers and classes, before any weight."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fa3cli import patching
+from fa3cli.calibration.checkpoint import Checkpoint
+from fa3cli.calibration.devices import device_of
+from fa3cli.calibration.diffusion.classes import pipeline_class_of, require_trust, transformer_classes
+from fa3cli.calibration.diffusion.loading import from_folder
+from fa3cli.calibration.diffusion.skeleton import block_names, build_transformer
+from fa3cli.calibration.run_dtype import run_dtype
+from fa3cli.calibration.streamed_model import StreamedModel
+from fa3cli.calibration.trust import may_run_folder_code
+from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.patching.config_json import read_config
+from fa3cli.patching.diffusion.folder import look, original_index
+from fa3cli.patching.diffusion.index import INDEX
+
+__all__ = ["OpenedPipeline", "load_pipeline", "open_pipeline"]
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class OpenedPipeline:
+    """A pipeline whose transformers are without weights and whose other parts aren't loaded.
+
+    `transformers` and `configs`, what their config.json says, are by component, in model_index.json's order; `index` is the
+    text of that file as it was before it was patched.
+    """
+
+    folder: Path
+    pipeline_class: type
+    transformers: Mapping[str, StreamedModel]
+    configs: Mapping[str, dict[str, Any]]
+    index: str
+    dtype: torch.dtype
+    device: torch.device
+    trusted: bool
+
+    @property
+    def pipeline_class_name(self) -> str:
+        """Name of the pipeline's class."""
+        return self.pipeline_class.__name__
+
+
+def open_pipeline(
+    folder: Path, *, fa: bool, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+) -> OpenedPipeline:
+    """Build the transformers of a pipeline's folder without reading weights; with `fa` it must be a patched one.
+
+    Code of the folder is run where patching the installed diffusers gives it again, or where it is trusted.
+    """
+    if not (folder / INDEX).is_file():
+        raise InvalidInputError(f"{folder}: no {INDEX}", hint="give the folder of a pipeline of diffusers")
+    may_run_folder_code(folder, patching.status(folder), fa=fa, trusted=trust_remote_code)
+    disk = look(folder)
+    index = original_index(disk)
+    classes = transformer_classes(folder, index, disk.receipt if fa else None, trusted=trust_remote_code)
+    if not trust_remote_code:
+        require_trust(folder, index, besides=classes)
+    pipeline_class = pipeline_class_of(folder, index)
+    configs = {name: read_config(folder / name / "config.json").data for name in classes}
+    checkpoints = {name: Checkpoint(folder / name, WEIGHTS) for name in classes}
+    place = device_of(device)
+    common = run_dtype(dtype, _stored_dtype(checkpoints), place, folder / next(iter(classes)))
+    transformers = {}
+    for name, transformer_class in classes.items():
+        skeleton = build_transformer(transformer_class, configs[name], common)
+        blocks = {block: skeleton.get_submodule(block) for block in block_names(skeleton)}
+        transformers[name] = StreamedModel(skeleton, checkpoints[name], common, place, blocks)
+        if fa and not transformers[name].attentions():
+            raise UnsupportedError(
+                f"{folder / name}: the patched file is there, but the transformer that was built does not use it",
+                hint="quantize its linears alone with --no-fa",
+            )
+    return OpenedPipeline(
+        folder, pipeline_class, transformers, configs, index.text, common, place, trust_remote_code
+    )
+
+
+def load_pipeline(opened: OpenedPipeline, transformers: Mapping[str, nn.Module]) -> Any:
+    """Return the pipeline with these transformers, by component; everything else is loaded from its folder.
+
+    Raises InvalidInputError where diffusers can't.
+    """
+    pipeline = from_folder(
+        opened.pipeline_class,
+        opened.folder,
+        opened.index,
+        transformers,
+        dtype=opened.dtype,
+        trusted=opened.trusted,
+    )
+    for name, part in pipeline.components.items():
+        if isinstance(part, nn.Module) and name not in transformers:
+            part.to(opened.device)
+    # Pipelines ask their parts where to compute, and the transformers' weights may be nowhere.
+    placed = {"device": opened.device, "_execution_device": opened.device}
+    pipeline.__class__ = type(opened.pipeline_class_name, (type(pipeline),), placed)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _stored_dtype(checkpoints: Mapping[str, Checkpoint]) -> str:
+    """Return the name of the dtype that most float values are stored in: diffusers' configs don't say."""
+    values: Counter[str] = Counter()
+    for checkpoint in checkpoints.values():
+        for info in checkpoint.tensors.values():
+            values[info.dtype] += prod(info.shape) * info.dtype.startswith(("F", "BF"))
+    [(most, _)] = values.most_common(1)
+    return _NAMES.get(most, most)

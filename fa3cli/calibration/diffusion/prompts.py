@@ -1,0 +1,41 @@
+"""Prompts to sample a pipeline with: a text file, or json objects, one prompt a line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fa3cli.errors import InvalidInputError
+
+__all__ = ["read_prompts"]
+
+_HINT = 'a line holds a prompt; in a .jsonl file it is {"prompt": "..."}'
+
+
+def read_prompts(file: Path) -> tuple[str, ...]:
+    """Return the prompts of a file in its order, blank lines left out.
+
+    Raises InvalidInputError, with the line's number where one is to blame, for a file that can't be read or decoded, holds
+    none, or is .jsonl and has a line that is no object with the text "prompt".
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{file}: cannot be read ({error})", hint=_HINT) from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
+    of_line = _of_json if file.suffix == ".jsonl" else lambda line, _: line
+    prompts = tuple(of_line(line, f"{file}, line {number}") for number, line in lines if line)
+    if not prompts:
+        raise InvalidInputError(f"{file}: no prompts", hint=_HINT)
+    return prompts
+
+
+def _of_json(line: str, origin: str) -> str:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{origin}: not json ({error})", hint=_HINT) from error
+    prompt = found.get("prompt") if isinstance(found, dict) else None
+    if not isinstance(prompt, str):
+        raise InvalidInputError(f'{origin}: expected an object with the text "prompt"', hint=_HINT)
+    return prompt

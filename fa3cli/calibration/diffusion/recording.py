@@ -1,0 +1,107 @@
+"""The float sampling run: what the transformers are called with, a file a step of a prompt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fa3cli.calibration.diffusion.choice import chosen
+from fa3cli.calibration.diffusion.opening import OpenedPipeline, load_pipeline
+from fa3cli.calibration.diffusion.sampling import Sampling, require_taken, sample, steps_of
+from fa3cli.calibration.diffusion.step_recorder import StepRecorder, require_timesteps
+from fa3cli.calibration.diffusion.streamed_blocks import blocks_streamed
+from fa3cli.calibration.moving import moved
+from fa3cli.calibration.progress import Progress, Ticks
+from fa3cli.calibration.tree_file import read_tree
+from fa3cli.errors import UnsupportedError
+
+__all__ = ["RecordedSample", "read_records", "record"]
+
+_NAME = re.compile(r"record-(\d{5})-(\d{5})\.safetensors")
+
+
+@dataclass(frozen=True)
+class RecordedSample:
+    """One call of a transformer, in the file of its step."""
+
+    origin: str
+    file: Path
+    call: int
+    timestep: float
+    tokens: int = 0
+    """Not known: what a token is differs by transformer."""
+
+    @property
+    def mask(self) -> None:
+        """None: no token is padding."""
+        return None
+
+    def inputs(self, device: torch.device) -> dict[str, Any]:
+        """Return the keyword arguments of the call, read from the file, on `device`."""
+        return moved(read_tree(self.file)["calls"][self.call]["arguments"], device)
+
+
+def record(
+    opened: OpenedPipeline,
+    sampling: Sampling,
+    folder: Path,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> None:
+    """Sample the prompts with the float pipeline and write the chosen steps of each into `folder`.
+
+    A prompt whose files are there already, from an earlier run, is not sampled again, nor is one without chosen steps. In
+    a report samples are steps, and layers prompts. Raises UnsupportedError where the pipeline takes other arguments or
+    another number of steps, or calls its transformers with what can't be kept.
+    """
+    require_taken(opened.pipeline_class, sampling)
+    modules = {name: model.model for name, model in opened.transformers.items()}
+    require_timesteps(modules)
+    steps = steps_of(opened.pipeline_class, sampling)
+    files: dict[int, dict[int, Path]] = {}
+    for prompt, step in sorted(chosen(len(sampling.prompts), steps, sampling.max_records)):
+        files.setdefault(prompt, {})[step] = folder / f"record-{prompt:05d}-{step:05d}.safetensors"
+    todo = [prompt for prompt, wanted in files.items() if not all(map(Path.is_file, wanted.values()))]
+    if not todo:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    ticks = Ticks(len(files), len(files) * steps, report)
+    for _ in range(len(files) - len(todo)):
+        ticks.skip_layer(steps)
+    with ExitStack() as stack:
+        for model in opened.transformers.values():
+            stack.enter_context(blocks_streamed(model))
+        pipeline = load_pipeline(opened, modules)
+        for prompt in todo:
+            with StepRecorder(modules, files[prompt], ticks.sample_begins) as recorder:
+                sample(pipeline, sampling, prompt)
+            if recorder.steps != steps:
+                raise UnsupportedError(
+                    f"{opened.pipeline_class_name} took {recorder.steps} steps where {steps} were expected",
+                    hint="its scheduler makes another number of them than it is told",
+                )
+            ticks.layer_ends()
+
+
+def read_records(folder: Path) -> dict[str, list[RecordedSample]]:
+    """Return what was recorded in `folder`, by component, in the order of prompts and steps.
+
+    Raises ConflictError for a broken file.
+    """
+    samples: dict[str, list[RecordedSample]] = {}
+    for file in sorted(folder.glob("record-*.safetensors")):
+        if (found := _NAME.fullmatch(file.name)) is None:
+            continue
+        held = read_tree(file)
+        origin = f"prompt {int(found[1]) + 1}, step {int(found[2]) + 1}"
+        for number, call in enumerate(held["calls"]):
+            which = f", call {number + 1}" if len(held["calls"]) > 1 else ""
+            samples.setdefault(held["component"], []).append(
+                RecordedSample(f"{origin}{which}", file, number, call["timestep"])
+            )
+    return samples

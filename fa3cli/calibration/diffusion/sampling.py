@@ -1,0 +1,95 @@
+"""One call of a pipeline a prompt, with the arguments that pipelines have names in common for."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fa3cli.errors import UnsupportedError
+
+__all__ = ["Sampling", "require_taken", "sample", "steps_of"]
+
+# Field of Sampling -> the argument of a pipeline's call.
+_ARGUMENTS = {
+    "steps": "num_inference_steps",
+    "height": "height",
+    "width": "width",
+    "frames": "num_frames",
+    "guidance": "guidance_scale",
+}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the prompts are sampled; what is None is left to the pipeline. At most `max_records` steps are recorded."""
+
+    prompts: tuple[str, ...]
+    steps: int | None = None
+    height: int | None = None
+    width: int | None = None
+    frames: int | None = None
+    guidance: float | None = None
+    seed: int = 0
+    max_records: int | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What is given of the pipeline's arguments, the prompt aside."""
+        given = {argument: getattr(self, field) for field, argument in _ARGUMENTS.items()}
+        return {argument: value for argument, value in given.items() if value is not None}
+
+
+@torch.no_grad()
+def sample(pipeline: Any, sampling: Sampling, number: int, *, output_type: str = "latent") -> Any:
+    """Return what the pipeline makes of prompt `number`: latents, or images or frames of another `output_type`.
+
+    The noise is that of seed + number, drawn on the CPU, the same for every device.
+    """
+    generator = torch.Generator("cpu").manual_seed(sampling.seed + number)
+    return pipeline(
+        prompt=sampling.prompts[number],
+        **sampling.arguments,
+        generator=generator,
+        output_type=output_type,
+        return_dict=False,
+    )[0]
+
+
+def require_taken(pipeline_class: type, sampling: Sampling) -> None:
+    """Raise UnsupportedError where the pipeline takes no prompt or nothing of what is given, or wants more than that."""
+    taken = _parameters(pipeline_class)
+    given = ["prompt", *sampling.arguments, "generator", "output_type", "return_dict"]
+    for name in given:
+        if name not in taken:
+            raise UnsupportedError(
+                f"{pipeline_class.__name__} takes no {name}",
+                hint=f"of what can be given it takes {', '.join(each for each in _ARGUMENTS.values() if each in taken)}",
+            )
+    for name, parameter in taken.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise UnsupportedError(
+                f"{pipeline_class.__name__} asks for {name} as well",
+                hint="a pipeline can be sampled that needs nothing but a prompt",
+            )
+
+
+def steps_of(pipeline_class: type, sampling: Sampling) -> int:
+    """Return how many steps a prompt takes; UnsupportedError where neither `sampling` nor the pipeline says."""
+    parameter = _parameters(pipeline_class).get("num_inference_steps")
+    steps = sampling.steps or getattr(parameter, "default", None)
+    if not isinstance(steps, int):
+        raise UnsupportedError(
+            f"{pipeline_class.__name__} has no number of steps of its own", hint="give --steps"
+        )
+    return steps
+
+
+def _parameters(pipeline_class: type) -> dict[str, inspect.Parameter]:
+    """Return the arguments of a pipeline's call by name, without those that stand for several."""
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = dict(inspect.signature(pipeline_class.__call__).parameters)
+    parameters.pop("self", None)
+    return {name: each for name, each in parameters.items() if each.kind not in several}

@@ -1,0 +1,43 @@
+"""A streamed transformer called as a whole: its blocks are in memory one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from fa3cli.calibration.streamed_model import StreamedModel
+
+__all__ = ["blocks_streamed"]
+
+
+@contextmanager
+def blocks_streamed(model: StreamedModel) -> Iterator[None]:
+    """Let `model.model` be called within the block, of whose layers each is loaded while it runs.
+
+    Everything outside the layers is loaded all the time. Whatever ends the block, nothing stays loaded.
+    """
+    names = list(model.layers)
+    with ExitStack() as outside, ExitStack() as running:
+        outside.enter_context(model.loaded(model.outside))
+
+        def begins(_: nn.Module, __: Any, name: str, after: str) -> None:
+            running.close()
+            running.enter_context(model.loaded(model.of_layer[name]))
+            model.read_ahead(model.of_layer[after])
+
+        def ends(*_: Any) -> None:
+            running.close()
+
+        for name, after in zip(names, [*names[1:], names[0]]):
+            layer = model.layers[name]
+            hooks = (
+                layer.register_forward_pre_hook(partial(begins, name=name, after=after)),
+                layer.register_forward_hook(ends),
+            )
+            for hook in hooks:
+                outside.callback(hook.remove)
+        yield
