@@ -89,7 +89,9 @@ def make_job(
     disabled = dict.fromkeys(matching([*linears, *attentions], settings.disable_names), "disable_names")
     if settings.include_names:
         included = matching(linears, settings.include_names, "include_names")
-        disabled = dict.fromkeys((name for name in linears if name not in included), "include_names") | disabled
+        disabled = (
+            dict.fromkeys((name for name in linears if name not in included), "include_names") | disabled
+        )
     if settings.disable_last_linear:
         disabled.setdefault(linears[-1], "disable_last_linear")
     elif model.head in model.tied_modules:
