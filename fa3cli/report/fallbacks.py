@@ -74,5 +74,8 @@ def _where(layers: list[LayerFacts], facts: Facts) -> str:
     prefixes = {layer.name.rpartition(".")[0] for layer in layers}
     numbers = [layer_number(layer.name) for layer in layers]
     if len(prefixes) == 1 and all(number.isdecimal() for number in numbers):
-        return f"{facts.part}{'s' if len(layers) > 1 else ''} {spans(map(int, numbers))}"
+        [prefix] = prefixes
+        stacks = {layer.name.rpartition(".")[0] for layer in facts.layers}
+        of = f" of {prefix}" if len(stacks) > 1 else ""
+        return f"{facts.part}{'s' if len(layers) > 1 else ''} {spans(map(int, numbers))}{of}"
     return ", ".join(layer.name for layer in layers)
