@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fa3cli.calibration.diffusion.comparison import ImageComparison, compare_images
 from fa3cli.calibration.estimate import estimate_seconds
 from fa3cli.calibration.evaluation import Comparison, compare
 from fa3cli.calibration.exporting import export_calibration, prepare_export
@@ -23,8 +24,10 @@ from fa3cli.exports.verification import VerificationReport, verify_export
 
 __all__ = [
     "Comparison",
+    "ImageComparison",
     "calibrate",
     "compare",
+    "compare_images",
     "export",
     "export_calibration",
     "full_plan",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from fa3cli.calibration.diffusion.comparison import ImageComparison
 from fa3cli.calibration.evaluation import Comparison
 from fa3cli.calibration.result import REPORT_FILE
 from fa3cli.exports.folder import to_disk
@@ -18,8 +19,8 @@ from fa3cli.exports.folder import to_disk
 __all__ = ["keep_comparison"]
 
 
-def keep_comparison(export: Path, comparison: Comparison, text: Path) -> str | None:
-    """Put a comparison and which text it was made on into the export's report, at once; return why, where it can't be.
+def keep_comparison(export: Path, comparison: Comparison | ImageComparison, text: Path) -> str | None:
+    """Put a comparison and which text or prompts it was made on into the export's report, at once; return why, where it can't be.
 
     One that was there is replaced, everything else stays as it is.
     """

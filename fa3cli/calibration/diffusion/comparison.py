@@ -22,11 +22,11 @@ from fa3cli.calibration.diffusion.streamed_blocks import blocks_streamed
 from fa3cli.calibration.progress import Progress, Ticks
 from fa3cli.calibration.streamed_model import StreamedModel
 from fa3cli.errors import InvalidInputError
+from fa3cli.exports.targets import TARGETS
 from fa3cli.quantization.simulation import simulate
 
 __all__ = ["ImageComparison", "compare_images"]
 
-_WEIGHTS = "quant_model_weight_w8a8_dynamic.safetensors"
 _BLOCK = 1 << 20  # values that are brought to float64 at a time: a video has a billion
 
 
@@ -56,7 +56,7 @@ def compare_images(
     How, the export's report says, which has to be there. In a report of progress samples are steps, and layers prompts.
     """
     component, settings = recorded_sampling(Path(export_dir))
-    exported = Checkpoint(Path(export_dir), _WEIGHTS)
+    exported = Checkpoint(Path(export_dir), TARGETS["mindie-sd"].weight_file)
     fa = any(name.endswith(".fa_q.scale") for name in exported.tensors)
     opened = open_pipeline(Path(pipeline_dir), fa=fa, trust_remote_code=trust_remote_code)
     if component not in opened.transformers:

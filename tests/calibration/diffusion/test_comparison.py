@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from fa3cli import patching
 from fa3cli.calibration.diffusion import comparison
 from fa3cli.calibration.diffusion.comparison import ImageComparison, compare_images
-from fa3cli.calibration.diffusion.opening import OpenedPipeline, load_pipeline, open_pipeline
-from fa3cli.calibration.diffusion.sampling import Sampling, sample
-from fa3cli.calibration.diffusion.streamed_blocks import blocks_streamed
+from fa3cli.calibration.diffusion.opening import OpenedPipeline, open_pipeline
 from fa3cli.calibration.progress import Progress
 from fa3cli.calibration.result import REPORT_FILE
 from fa3cli.errors import InvalidInputError
-from fa3cli.quantization.attention import quantize_heads
-from fa3cli.quantization.dynamic_linear import quantize_dynamic_linear
+from fa3cli.exports.targets import TARGETS
 from tests.patching.diffusion.tiny_pipelines import make
 
-SAMPLING = {"steps": 3, "height": 16, "width": 16, "frames": None, "guidance": None, "seed": 7}
-WEIGHTS = "quant_model_weight_w8a8_dynamic.safetensors"
+from .exports import SAMPLING, Heads, block_linears, head_parameters, write_export
 
 
 @pytest.fixture(scope="module")
@@ -43,31 +36,8 @@ def opened(flux: Path) -> OpenedPipeline:
 
 
 @pytest.fixture(scope="module")
-def heads(opened: OpenedPipeline) -> dict[str, Tensor]:
-    """FA3 parameters of every attention, of what one sampling shows."""
-    model, peaks = opened.transformers["transformer"], {}
-
-    def watch(name: str) -> Callable[[Tensor, str], Tensor]:
-        def seen(states: Tensor, role: str) -> Tensor:
-            peak = states.abs().amax((0, 2, 3))
-            peaks[name, role] = torch.maximum(peak, peaks.get((name, role), peak))
-            return states
-
-        return seen
-
-    attentions = model.attentions()
-    for name, module in attentions.items():
-        module.fa_quantizer.transform = watch(name)
-    sampling = Sampling(("cat",), steps=3, height=16, width=16, seed=7)
-    with blocks_streamed(model):
-        sample(load_pipeline(opened, {"transformer": model.model}), sampling, 0)
-    for module in attentions.values():
-        module.fa_quantizer.transform = None
-    return {
-        f"{name}.{leaf}": tensor
-        for (name, role), peak in peaks.items()
-        for leaf, tensor in quantize_heads(role, -peak, peak, torch.float32).items()
-    }
+def heads(opened: OpenedPipeline) -> Heads:
+    return head_parameters(opened)
 
 
 @pytest.fixture
@@ -77,29 +47,10 @@ def prompts(tmp_path: Path) -> Path:
     return file
 
 
-def linears_of(opened: OpenedPipeline) -> dict[str, nn.Linear]:
-    model = opened.transformers["transformer"]
-    return {name: each for block in model.layers for name, each in model.linears(block).items()}
-
-
-def write_export(folder: Path, opened: OpenedPipeline, added: dict[str, Tensor], dynamic: Any = ()) -> Path:
-    """The transformer's weights with these linears made dynamic, and what is `added`."""
-    model = opened.transformers["transformer"]
-    tensors = model.checkpoint.read(model.stored)
-    for name in dynamic:
-        made = quantize_dynamic_linear(tensors[f"{name}.weight"], torch.float32)
-        tensors |= {f"{name}.{leaf}": tensor for leaf, tensor in made.items()}
-    folder.mkdir()
-    save_file(tensors | added, folder / WEIGHTS)
-    identity = {"component": "transformer", "sampling": {**SAMPLING, "max_records": None}}
-    (folder / REPORT_FILE).write_text(json.dumps({"identity": identity}))
-    return folder
-
-
 def test_a_quantized_transformer_paints_nearly_the_same(
-    tmp_path: Path, flux: Path, opened: OpenedPipeline, heads: dict[str, Tensor], prompts: Path
+    tmp_path: Path, flux: Path, opened: OpenedPipeline, heads: Heads, prompts: Path
 ) -> None:
-    export = write_export(tmp_path / "export", opened, heads, linears_of(opened))
+    export = write_export(tmp_path / "export", opened, heads, block_linears(opened))
     told: list[Progress] = []
     found = compare_images(export, flux, prompts, progress=told.append)
     assert found.prompts == len(found.psnr) == 2
@@ -108,7 +59,7 @@ def test_a_quantized_transformer_paints_nearly_the_same(
     assert 0 < found.largest_difference < 0.2
     assert (told[-1].layer, told[-1].sample) == (told[-1].layers, told[-1].samples) == (2, 12)
     assert compare_images(export, flux, prompts) == found
-    linears = write_export(tmp_path / "linears", opened, {}, linears_of(opened))
+    linears = write_export(tmp_path / "linears", opened, {}, block_linears(opened))
     assert compare_images(linears, flux, prompts).psnr != found.psnr
 
 
@@ -120,9 +71,12 @@ def test_a_transformer_that_stays_float_paints_the_same(
 
 
 def test_coarser_scales_are_seen(
-    tmp_path: Path, flux: Path, opened: OpenedPipeline, heads: dict[str, Tensor], prompts: Path
+    tmp_path: Path, flux: Path, opened: OpenedPipeline, heads: Heads, prompts: Path
 ) -> None:
-    coarse = {name: tensor * 40 if name.endswith("scale") else tensor for name, tensor in heads.items()}
+    coarse = {
+        name: {leaf: tensor * 40 if leaf.endswith("scale") else tensor for leaf, tensor in tensors.items()}
+        for name, tensors in heads.items()
+    }
     found, worse = (
         compare_images(write_export(tmp_path / name, opened, added), flux, prompts).mean_psnr
         for name, added in (("export", heads), ("coarse", coarse))
@@ -171,7 +125,7 @@ def test_an_export_without_a_report_or_weights(
     tmp_path: Path, flux: Path, opened: OpenedPipeline, prompts: Path
 ) -> None:
     export = write_export(tmp_path / "export", opened, {})
-    (export / WEIGHTS).unlink()
+    (export / TARGETS["mindie-sd"].weight_file).unlink()
     with pytest.raises(InvalidInputError, match="no weights"):
         compare_images(export, flux, prompts)
     (export / REPORT_FILE).unlink()
