@@ -21,23 +21,36 @@ def default_output(folder: Path, output: str | Path | None) -> Path:
 
 
 def where_to_save(
-    targets: Sequence[str], save_types: Sequence[str], part_file_size: float | None
+    targets: Sequence[str],
+    save_types: Sequence[str],
+    part_file_size: float | None,
+    *,
+    pipelines: bool = False,
 ) -> dict[str, Any]:
-    """Return a job's targets, save_types and part_bytes; raises UsageError for what cannot be, UnsupportedError for a
-    save type that a target has not.
+    """Return a job's targets, save_types and part_bytes, for a language model or a transformer of a pipeline.
+
+    Raises UsageError for what cannot be, UnsupportedError for what a target has not: this kind of model, a save type,
+    several files.
     """
-    chosen = targets_named(targets)
+    chosen = targets_named(targets, pipelines=pipelines)
     if unknown := [name for name in save_types if name not in _SAVE_TYPES]:
         raise UsageError(f"save_type (--save-type) {unknown[0]!r}: expected {' or '.join(_SAVE_TYPES)}")
     for target in chosen:
         if other := set(save_types) - set(target.save_types):
             raise UnsupportedError(
                 f"save_type {min(other)} for target {target.name}: its engine reads {' and '.join(target.save_types)} alone",
-                hint="export it for target modelslim, in a run of its own or with fa3 calibrate and fa3 export",
+                hint=f"leave save_type at {target.save_types[0]}"
+                if pipelines
+                else "export it for target modelslim, in a run of its own or with fa3 calibrate and fa3 export",
             )
     if part_file_size is not None and not 0 < part_file_size < 1e6:
         raise UsageError(
             f"part_file_size (--part-file-size) {part_file_size}: expected gigabytes, more than 0"
+        )
+    if whole := [target.name for target in chosen if part_file_size is not None and not target.sharded]:
+        raise UnsupportedError(
+            f"part_file_size for target {whole[0]}: its engine opens one weight file by its name, and no index",
+            hint="leave part_file_size away",
         )
     return {
         "targets": chosen,

@@ -46,6 +46,8 @@ class LayerResult:
     """fa_amp's score, where it was asked for: layers with the lowest fall back."""
     error: float | None
     """What int8 changes in it, of what it adds to the first sample's states (`layer_error`), before fa_amp chooses."""
+    timesteps: tuple[dict[str, float], ...] = ()
+    """The largest |q|, |k| and |v| at each timestep of the sampling, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def read_result(job: Job, identity: dict[str, Any]) -> Result | None:
             stored = report["result"]
             files += [str(place / name) for name in stored["files"]]
             nbytes += stored["bytes_written"]
-        made_of, layers = dict(report["identity"]), tuple(LayerResult(**layer) for layer in stored["layers"])
+        made_of, layers = dict(report["identity"]), tuple(map(_layer_result, stored["layers"]))
         this = {"output": output, "layers": layers, "seconds": 0.0, "already_there": True}
         lists = {"files": tuple(files), "bytes_written": nbytes, "warnings": tuple(stored["warnings"])}
         result = Result(**stored | lists | this)
@@ -137,6 +139,10 @@ def read_result(job: Job, identity: dict[str, Any]) -> Result | None:
             hint="remove it, to have it made again",
         )
     return result
+
+
+def _layer_result(stored: dict[str, Any]) -> LayerResult:
+    return LayerResult(**stored | {"timesteps": tuple(stored.get("timesteps", ()))})
 
 
 def _within(place: Path, files: Sequence[str]) -> list[str]:

@@ -51,6 +51,7 @@ class TargetName(str, Enum):
     mindie = "mindie"
     vllm_ascend = "vllm-ascend"
     vllm = "vllm"
+    mindie_sd = "mindie-sd"
 
 
 WeightsDir = Annotated[Path, typer.Argument(metavar="[WEIGHTS_DIR]", help="Patched weights folder.")]

@@ -25,8 +25,8 @@ def map_tables(facts: Facts, width: int) -> list[Table]:
     """Return one table of all maps if the terminal is wide enough, else one each; without bars if even that is too wide."""
     maps = heat_maps(facts)
     label = max((len(row.label) for each in maps for row in each.rows), default=0)
-    room = width - 2 * _BORDERS - max(label, len("layer"))
-    widths = [each.heads + _RANGE + _BORDERS for each in maps]
+    room = width - 2 * _BORDERS - max(label, len(facts.part))
+    widths = [each.columns + _RANGE + _BORDERS for each in maps]
     together = len({tuple(row.label for row in each.rows) for each in maps}) == 1
     bars = max(widths, default=0) <= room
     if together and (sum(widths) <= room or not bars):
@@ -35,7 +35,7 @@ def map_tables(facts: Facts, width: int) -> list[Table]:
 
 
 def _table(maps: list[HeatMap], *, bars: bool) -> Table:
-    table = Table("layer", *(f"{each.role} scales of {each.heads} heads" for each in maps))
+    table = Table(maps[0].part, *(f"{each.role} scales of {each.columns} heads" for each in maps))
     for rows in zip(*(each.rows for each in maps), strict=True):
         table.add_row(plain(rows[0].label), *(_cell(row, bars) for row in rows))
     return table

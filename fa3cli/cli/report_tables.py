@@ -12,6 +12,7 @@ from fa3cli.cli.console import plain, warn
 from fa3cli.cli.report_maps import map_tables
 from fa3cli.report import wording as words
 from fa3cli.report.fallbacks import fallbacks, linears_by_reason
+from fa3cli.report.timesteps import spread_of
 
 if TYPE_CHECKING:
     from fa3cli.report.facts import Accuracy, Facts, LayerFacts
@@ -22,7 +23,8 @@ __all__ = ["print_facts"]
 def print_facts(facts: Facts) -> None:
     """Print what the page shows, as tables; what to beware of goes to stderr."""
     console = Console(markup=False, emoji=False, highlight=False)
-    tables = [_summary(facts), _layers(facts), *map_tables(facts, console.width), _fallbacks(facts)]
+    tables = [_summary(facts), _layers(facts), *map_tables(facts, console.width), _timesteps(facts)]
+    tables.append(_fallbacks(facts))
     tables.append(_accuracy(facts.accuracy) if facts.accuracy else None)
     if facts.origin:
         origin = facts.origin
@@ -46,13 +48,13 @@ def _summary(facts: Facts) -> Table:
         (facts.name, ", ".join(kind)),
         ("target", facts.target or "unknown"),
         ("size", f"{words.size(facts.size)} in {words.count(facts.files, 'file')}"),
-        ("W8A8 linears", f"{facts.quantized}, {facts.left_float} in the layers left float"),
-        ("layers with int8 attention", words.fraction(facts.with_fa, facts.attentions)),
+        ("W8A8 linears", f"{facts.quantized}, {facts.left_float} in the {facts.part}s left float"),
+        (f"{facts.part}s with int8 attention", words.fraction(facts.with_fa, facts.attentions)),
     ]
     if facts.worst:
         names = words.labels(facts.layers)
         worst = (f"{names[layer.name]} ({words.percent(layer.error)})" for layer in facts.worst)
-        rows.append(("layers with the largest error", ", ".join(worst)))
+        rows.append((f"{facts.part}s with the largest error", ", ".join(worst)))
     if facts.origin:
         rows.append(("recipe", facts.origin.recipe or "unknown"))
         rows.append(("calibrated on", words.calibrated_on(facts.origin)))
@@ -63,7 +65,7 @@ def _layers(facts: Facts) -> Table:
     """A row a layer; columns of which nothing is known are left out."""
     names = words.labels(facts.layers)
     columns = {
-        "layer": [names[layer.name] for layer in facts.layers],
+        facts.part: [names[layer.name] for layer in facts.layers],
         "W8A8": [str(layer.quantized) for layer in facts.layers],
         "float linears": [linears_by_reason(layer) for layer in facts.layers],
         "FA3": [_attention(layer) for layer in facts.layers],
@@ -82,6 +84,23 @@ def _attention(layer: LayerFacts) -> str:
     if layer.fa:
         return ", ".join(layer.fa_roles)
     return "–" if layer.fa is None else f"float ({layer.fa_reason or 'not recorded'})"
+
+
+def _timesteps(facts: Facts) -> Table | None:
+    """A row a block: how far apart the largest values of q, k and v are over a sampling, and when they are largest."""
+    spreads = {layer.name: [spread_of(layer, role) for role in "qkv"] for layer in facts.layers}
+    known = {name: roles for name, roles in spreads.items() if any(roles)}
+    if not known:
+        return None
+    names = words.labels(facts.layers)
+    table = Table(
+        Column(facts.part, overflow="fold"),
+        *(f"largest {role} over timesteps" for role in "qkv"),
+        caption="the largest over the smallest, and the timestep of the largest",
+    )
+    for name, roles in known.items():
+        table.add_row(plain(names[name]), *("–" if each is None else str(each) for each in roles))
+    return table
 
 
 def _fallbacks(facts: Facts) -> Table:

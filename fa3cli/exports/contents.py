@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from fa3cli.errors import InvalidInputError
 from fa3cli.exports.documents import Document, is_file, read_document
 from fa3cli.exports.geometry import Geometry, read_geometry
-from fa3cli.exports.layout import FLOAT, FP8, W8A8
+from fa3cli.exports.layout import FLOAT, FP8
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Target
 
@@ -118,7 +118,7 @@ class Contents:
         if name.endswith(tuple(f".{tensor}" for tensor in self.target.attention_tensors)):
             return FP8
         quantized = leaf in self.target.linear_tensors[1:] or self.tensors[name].dtype == "int8"
-        return W8A8 if quantized else FLOAT
+        return self.target.linear_value if quantized else FLOAT
 
     @property
     def _entries(self) -> dict[str, Any]:
@@ -161,10 +161,10 @@ def _no_export(folder: Path, target: Target) -> InvalidInputError:
             f"{folder}: holds a numpy export only; fa3 verify checks safe_tensor exports",
             hint="export with --save-type safe_tensor too",
         )
+    weights = f"{target.weight_file} or {target.index_file}" if target.sharded else target.weight_file
     described = f", and {target.description_files[0]}" if target.description_files else ""
     return InvalidInputError(
-        f"{folder}: holds no export for target {target.name}; "
-        f"expected {target.weight_file} or {target.index_file}{described}",
+        f"{folder}: holds no export for target {target.name}; expected {weights}{described}",
         hint="name the folder fa3 quantize wrote, or its --target",
     )
 
@@ -179,8 +179,9 @@ def _weight_files(folder: Path, target: Target, index: Document) -> list[str]:
     )
     # A path that leaves the folder is reported by the check of the index and never opened.
     inside = {file for file in named if Path(file).name == file and is_file(folder / file)}
-    pattern = f"{target.weight_file.removesuffix('.safetensors')}*.safetensors"
-    return sorted(inside | {path.name for path in folder.glob(pattern)})
+    stem = target.weight_file.removesuffix(".safetensors")
+    found = (path.name for pattern in ("", "-*") for path in folder.glob(f"{stem}{pattern}.safetensors"))
+    return sorted(inside | set(found))
 
 
 def read_shard(folder: Path, file: str) -> Shard:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from fa3cli.exports.layout import FLOAT, NORM_TENSORS, W8A8, W8A8_TENSORS
+from fa3cli.exports.layout import FLOAT, NORM_TENSORS
 
 __all__ = ["describe"]
 
@@ -15,16 +15,18 @@ def describe(
     attentions: Collection[str],
     norms: Collection[str] = (),
     *,
+    linear_value: str,
+    linear_tensors: Sequence[str],
     attention_settings: Mapping[str, str],
     attention_tensors: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return the description in module order: name -> W8A8, FLOAT or what attention modules have, after the type keys.
+    """Return the description in module order: name -> FLOAT or what linears and attention modules have, after the type keys.
 
-    `names` are all tensors of the float model in module order, tied names included; `quantized` the W8A8
-    linears, `attentions` the modules with `attention_tensors` (name -> value), `norms` those that AntiOutlier gave more
-    tensors. Without any attention, `attention_settings` are absent: engines read null in opposite ways.
+    `names` are all tensors of the float model in module order, tied names included; `quantized` the linears that have
+    `linear_tensors`, `attentions` the modules with `attention_tensors` (name -> value), `norms` those that AntiOutlier
+    gave more tensors. Without any attention, `attention_settings` are absent: engines read null in opposite ways.
     """
-    description = {"model_quant_type": W8A8} | (attention_settings if attentions else {})
+    description = {"model_quant_type": linear_value} | (attention_settings if attentions else {})
     waiting, known = set(attentions), set(names)
     for name in names:
         module, _, leaf = name.rpartition(".")
@@ -36,9 +38,9 @@ def describe(
         elif module not in quantized:
             description[name] = FLOAT
         elif leaf == "weight":
-            first, *others = W8A8_TENSORS
-            description[f"{module}.{first}"] = W8A8
+            first, *others = linear_tensors
+            description[f"{module}.{first}"] = linear_value
             if f"{module}.bias" in known:
                 description[f"{module}.bias"] = FLOAT
-            description.update({f"{module}.{tensor}": W8A8 for tensor in others})
+            description.update({f"{module}.{tensor}": linear_value for tensor in others})
     return description

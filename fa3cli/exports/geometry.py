@@ -1,4 +1,4 @@
-"""What config.json says about the sizes and the dtype of a decoder."""
+"""What config.json says about the sizes and the dtype of a decoder, or of a transformer of a diffusion pipeline."""
 
 from __future__ import annotations
 
@@ -15,15 +15,20 @@ _SIZES = (
     "num_hidden_layers",
     "num_key_value_heads",
     "head_dim",
+    "attention_head_dim",
     "vocab_size",
 )
-# Keys of attentions whose projections are not heads * head_dim wide: latent, gated, or different from layer to layer.
-_UNUSUAL_ATTENTION = ("kv_lora_rank", "attn_output_gate", "global_head_dim")
+# Keys of attentions whose projections are not heads * head_dim wide: latent, gated, or different from layer to layer;
+# in diffusers from module to module.
+_UNUSUAL_ATTENTION = (
+    *("kv_lora_rank", "attn_output_gate", "global_head_dim"),
+    *("num_cross_attention_heads", "audio_num_attention_heads", "text_num_attention_heads"),
+)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of a decoder; None where config.json is silent or no plain formula holds."""
+    """Sizes of a model; None where config.json is silent or no plain formula holds."""
 
     dtype: str | None
     layers: int | None
@@ -42,6 +47,8 @@ def read_geometry(config: dict[str, Any]) -> Geometry:
     hidden, heads, head_dim = (
         _size(text.get(key)) for key in ("hidden_size", "num_attention_heads", "head_dim")
     )
+    if head_dim is None:  # as diffusers names it
+        head_dim = _size(text.get("attention_head_dim"))
     kv_heads = heads if text.get("num_key_value_heads") is None else _size(text["num_key_value_heads"])
     if head_dim is None and hidden and heads and hidden % heads == 0:
         head_dim = hidden // heads
@@ -70,7 +77,7 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     ]
     dtypes = _dtypes(config)
     if not dtypes:
-        problems.append("neither torch_dtype nor dtype is there; engines choose the form of deq_scale by it")
+        problems.append("neither torch_dtype nor dtype is there; the form of every scale goes by it")
     elif len(dtypes) > 1:
         problems.append(f"torch_dtype and dtype disagree: {', '.join(sorted(dtypes))}")
     problems += [f"dtype {name} is not one of {', '.join(DTYPES)}" for name in dtypes if name not in DTYPES]

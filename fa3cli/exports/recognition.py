@@ -19,6 +19,9 @@ def written_for(folder: Path) -> Target:
     quantization = _read(folder, "config.json").get("quantization_config")
     if isinstance(quantization, dict) and quantization.get("quant_method") == "compressed-tensors":
         return TARGETS["vllm"]
+    pipelines = TARGETS["mindie-sd"]
+    if any((folder / name).is_file() for name in (*pipelines.description_files, pipelines.weight_file)):
+        return pipelines
     ascend = TARGETS["vllm-ascend"]
     described = [_read(folder, name) for name in ascend.description_files]
     return ascend if any("kv_cache_type" in data for data in described) else TARGETS["modelslim"]

@@ -54,7 +54,7 @@ class TargetExport:
         self._writer.add(name, tensor)
 
     def add_linear(self, module: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write a W8A8 linear."""
+        """Write a quantized linear."""
         self._linears.append(module)
         self._add_module(module, self.target.linear(tensors))
 

@@ -11,7 +11,7 @@ from fa3cli.exports.checks import CHECKS
 from fa3cli.exports.checks.registry import Check, Severity
 from fa3cli.exports.contents import Contents, modules_around, open_contents
 from fa3cli.exports.recognition import written_for
-from fa3cli.exports.targets import targets_named
+from fa3cli.exports.targets import known_targets
 
 __all__ = ["CheckResult", "Finding", "VerificationReport", "verify_export"]
 
@@ -65,7 +65,7 @@ def verify_export(folder: Path, targets: Sequence[str] = ()) -> VerificationRepo
     Raises InvalidInputError if the folder is missing or holds no such export, UsageError for an unknown target.
     """
     folder = Path(folder)
-    chosen = targets_named(targets) if targets else (written_for(folder),)
+    chosen = known_targets(targets) if targets else (written_for(folder),)
     results: list[CheckResult] = []
     findings: list[Finding] = []
     for contents in [open_contents(folder, target) for target in chosen]:

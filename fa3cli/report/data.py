@@ -26,7 +26,7 @@ def gather(folder: str | Path) -> Facts:
     contents, recorded = stored.contents, read_recorded(stored.report.data or {})
     scales, remarks = read_head_scales(contents)
     matrices, config = read_matrices(contents), contents.config.data or {}
-    architectures = config.get("architectures")
+    architectures = config.get("architectures") or [config.get("_class_name")]  # the latter in diffusers
     return Facts(
         folder=str(folder),
         name=folder.resolve().name,
@@ -59,7 +59,7 @@ def _elsewhere(recorded: Recorded, matrices: Matrices) -> tuple[FloatModule, ...
 
 
 def _is_embedding(name: str) -> bool:
-    leaf = name.rpartition(".")[2]
+    leaf = name.rpartition(".")[2].removesuffix("embedder")  # those of diffusers are linears
     return "emb" in leaf or leaf in ("wte", "wpe")
 
 

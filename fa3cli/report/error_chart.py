@@ -40,7 +40,7 @@ def error_chart(facts: Facts) -> ErrorChart | None:
     top = max(known) or 1.0
     names = labels(facts.layers)
     bars = [
-        Bar(100 * (layer.error or 0) / top, f"layer {names[layer.name]}: {percent(layer.error)}")
+        Bar(100 * (layer.error or 0) / top, f"{facts.part} {names[layer.name]}: {percent(layer.error)}")
         for layer in facts.layers
     ]
     line = [

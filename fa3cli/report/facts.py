@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["NOT_LINEAR", "Accuracy", "Facts", "FloatModule", "HeadScales", "LayerFacts", "Origin"]
+__all__ = [
+    "NOT_LINEAR",
+    "Accuracy",
+    "Facts",
+    "FloatModule",
+    "HeadScales",
+    "LayerFacts",
+    "Origin",
+    "TimestepPeaks",
+]
 
 NOT_LINEAR = "not a linear"
 """The reason for which an embedding stays float."""
@@ -31,8 +40,18 @@ class HeadScales:
 
 
 @dataclass(frozen=True)
+class TimestepPeaks:
+    """The largest |q|, |k| and |v| of a block at one timestep of the sampling."""
+
+    timestep: float
+    q: float | None
+    k: float | None
+    v: float | None
+
+
+@dataclass(frozen=True)
 class LayerFacts:
-    """What became of one decoder layer."""
+    """What became of one decoder layer, or of one block of a diffusion transformer."""
 
     name: str
     quantized: int
@@ -50,6 +69,8 @@ class LayerFacts:
     """||quantized - float|| / ||what the layer adds to the hidden states||, of this layer alone."""
     accumulated_error: float | None
     """Relative error of the hidden states behind this layer, of all layers so far."""
+    timesteps: tuple[TimestepPeaks, ...]
+    """In the order of the sampling; none where there was no sampling."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +130,11 @@ class Facts:
     """What the run warned of."""
     remarks: tuple[str, ...]
     """What could not be read or is not known, in sentences."""
+
+    @property
+    def part(self) -> str:
+        """What its layers are called: block in a diffusion transformer."""
+        return "block" if self.target == "mindie-sd" else "layer"
 
     @property
     def quantized(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from fa3cli.report.facts import NOT_LINEAR, Facts, FloatModule, LayerFacts
+from fa3cli.report.facts import NOT_LINEAR, Facts, LayerFacts
 from fa3cli.report.names import any_number, inside, layer_number, spans
 
 __all__ = ["Fallback", "fallbacks", "linears_by_reason", "reason_text"]
@@ -44,7 +44,10 @@ def fallbacks(facts: Facts) -> list[Fallback]:
         for (module, reason), layers in found.items()
     ]
     rows.sort(key=lambda row: -row.count)
-    return rows + [_elsewhere(module) for module in facts.float_elsewhere]
+    elsewhere = f"outside the {facts.part}s"
+    return rows + [
+        Fallback(module.name, elsewhere, 1, reason_text(module.reason)) for module in facts.float_elsewhere
+    ]
 
 
 def reason_text(reason: str | None) -> str:
@@ -67,13 +70,12 @@ def linears_by_reason(layer: LayerFacts) -> str:
 
 def _where(layers: list[LayerFacts], facts: Facts) -> str:
     if len(layers) == len(facts.layers) > 1:
-        return f"all {len(layers)} layers"
+        return f"all {len(layers)} {facts.part}s"
     prefixes = {layer.name.rpartition(".")[0] for layer in layers}
     numbers = [layer_number(layer.name) for layer in layers]
     if len(prefixes) == 1 and all(number.isdecimal() for number in numbers):
-        return f"layer{'s' if len(layers) > 1 else ''} {spans(map(int, numbers))}"
+        [prefix] = prefixes
+        stacks = {layer.name.rpartition(".")[0] for layer in facts.layers}
+        of = f" of {prefix}" if len(stacks) > 1 else ""
+        return f"{facts.part}{'s' if len(layers) > 1 else ''} {spans(map(int, numbers))}{of}"
     return ", ".join(layer.name for layer in layers)
-
-
-def _elsewhere(module: FloatModule) -> Fallback:
-    return Fallback(module.name, "outside the layers", 1, reason_text(module.reason))

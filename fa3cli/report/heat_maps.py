@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fa3cli.report.colours import LogRange, log_range
@@ -9,16 +10,16 @@ from fa3cli.report.facts import Facts, HeadScales
 from fa3cli.report.names import inside, spans
 from fa3cli.report.wording import labels, significant
 
-__all__ = ["Cell", "HeatMap", "Row", "heat_maps"]
+__all__ = ["Cell", "HeatMap", "Row", "column_groups", "heat_maps"]
 
-_WRITTEN = 8  # heads up to which a cell has room for its value
-_SINGLE = 16  # heads up to which each has a heading of its own
+_WRITTEN = 8  # columns up to which a cell has room for its value
+_SINGLE = 16  # columns up to which each has a heading of its own
 _GROUP = 8
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One head's scale; `step` of the colour scale is None where the value has no logarithm."""
+    """One head's scale, or another value; `step` of the colour scale is None where the value has no logarithm."""
 
     step: int | None
     title: str
@@ -36,16 +37,26 @@ class Row:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """All scales of q, of k or of v."""
+    """All scales of q, of k or of v, or another value of theirs."""
 
     role: str
-    heads: int
+    part: str
+    """What a row is of: layer or block."""
+    column: str
+    """What a column is of: head or timestep."""
+    columns: int
     groups: tuple[tuple[str, int], ...]
     """Heading and width of each group of columns."""
-    written: bool
     rows: tuple[Row, ...]
+    span: str
+    """What a row's span is, as its heading."""
     range: LogRange | None
     extremes: str
+
+    @property
+    def written(self) -> bool:
+        """Whether the cells have room for their text."""
+        return self.columns <= _WRITTEN
 
 
 def heat_maps(facts: Facts) -> list[HeatMap]:
@@ -70,32 +81,40 @@ def _heat_map(facts: Facts, role: str) -> HeatMap | None:
         label = names.get(layer, layer)
         for scales in modules:
             longer = f"{label} {inside(scales.module, layer)}" if len(modules) > 1 else label
-            rows.append(_row(longer, scales, span))
+            rows.append(_row(f"{facts.part} {longer}", longer, scales, span))
         if not modules:
             rows.append(Row(label, (), "float" if layer in float_layers else "–"))
-    return HeatMap(role, heads, _groups(heads), heads <= _WRITTEN, tuple(rows), span, _extremes(found, names))
+    return HeatMap(
+        role=role,
+        part=facts.part,
+        column="head",
+        columns=heads,
+        groups=column_groups(heads, spans),
+        rows=tuple(rows),
+        span="range",
+        range=span,
+        extremes=_extremes(found, names, facts.part),
+    )
 
 
-def _row(label: str, scales: HeadScales, span: LogRange | None) -> Row:
+def column_groups(columns: int, heading: Callable[[Sequence[int]], str]) -> tuple[tuple[str, int], ...]:
+    """Return heading and width of each group of columns, of which few are groups of one; a heading names its columns."""
+    width = 1 if columns <= _SINGLE else _GROUP
+    groups = (range(start, min(start + width, columns)) for start in range(0, columns, width))
+    return tuple((heading(group), len(group)) for group in groups)
+
+
+def _row(where: str, label: str, scales: HeadScales, span: LogRange | None) -> Row:
     cells = []
     for head, value in enumerate(scales.values):
         sound = value is not None and value > 0 and span is not None
         text = significant(value)
-        cells.append(Cell(span.step(value) if sound else None, f"layer {label}, head {head}: {text}", text))
+        cells.append(Cell(span.step(value) if sound else None, f"{where}, head {head}: {text}", text))
     known = [value for value in scales.values if value is not None]
     return Row(label, tuple(cells), f"{significant(min(known))}–{significant(max(known))}" if known else "–")
 
 
-def _groups(heads: int) -> tuple[tuple[str, int], ...]:
-    if heads <= _SINGLE:
-        return tuple((str(head), 1) for head in range(heads))
-    starts = range(0, heads, _GROUP)
-    return tuple(
-        (spans(range(start, min(start + _GROUP, heads))), min(_GROUP, heads - start)) for start in starts
-    )
-
-
-def _extremes(found: list[HeadScales], names: dict[str, str]) -> str:
+def _extremes(found: list[HeadScales], names: dict[str, str], part: str) -> str:
     """Say where the smallest and the largest scale are."""
     values = [
         (value, names.get(scales.layer, scales.layer), head)
@@ -107,6 +126,6 @@ def _extremes(found: list[HeadScales], names: dict[str, str]) -> str:
         return ""
     (low, low_layer, low_head), (high, high_layer, high_head) = min(values), max(values)
     return (
-        f"Smallest {significant(low)} (layer {low_layer}, head {low_head}), "
-        f"largest {significant(high)} (layer {high_layer}, head {high_head})."
+        f"Smallest {significant(low)} ({part} {low_layer}, head {low_head}), "
+        f"largest {significant(high)} ({part} {high_layer}, head {high_head})."
     )

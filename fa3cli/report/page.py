@@ -17,6 +17,7 @@ from fa3cli.report.error_chart import error_chart
 from fa3cli.report.facts import Facts
 from fa3cli.report.fallbacks import fallbacks, linears_by_reason
 from fa3cli.report.heat_maps import heat_maps
+from fa3cli.report.timesteps import timestep_maps
 
 __all__ = ["page", "write_page"]
 
@@ -29,6 +30,8 @@ def page(facts: Facts) -> str:
         fallbacks=fallbacks(facts),
         linears_by_reason=linears_by_reason,
         maps=heat_maps(facts),
+        timestep_maps=timestep_maps(facts),
+        part=facts.part,
         chart=error_chart(facts),
         shades={"light": shades(dark=False), "dark": shades(dark=True)},
         steps=STEPS,

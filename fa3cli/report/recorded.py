@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from fa3cli.report.facts import Accuracy, FloatModule, Origin
+from fa3cli.report.facts import Accuracy, FloatModule, Origin, TimestepPeaks
 
 __all__ = ["Recorded", "RecordedLayer", "read_recorded"]
 
@@ -26,6 +26,7 @@ class RecordedLayer:
     fa_reason: str | None
     fa_score: float | None
     error: float | None
+    timesteps: tuple[TimestepPeaks, ...]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ def _layer(layer: Mapping[str, Any]) -> RecordedLayer:
         fa_reason=_text(layer.get("fa_reason")),
         fa_score=_number(layer.get("fa_score")),
         error=_number(layer.get("error")),
+        timesteps=tuple(
+            TimestepPeaks(timestep, *(_number(peaks.get(role)) for role in "qkv"))
+            for peaks in _list(layer.get("timesteps"))
+            if isinstance(peaks, dict) and (timestep := _number(peaks.get("timestep"))) is not None
+        ),
     )
 
 

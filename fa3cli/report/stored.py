@@ -9,10 +9,13 @@ from fa3cli.calibration.result import PARAMETERS_FILE, REPORT_FILE
 from fa3cli.errors import InvalidInputError
 from fa3cli.exports.contents import Contents, read_shard
 from fa3cli.exports.documents import Document, read_document
-from fa3cli.exports.layout import DESCRIPTION_FILES, INDEX_FILE, W8A8, WEIGHT_FILE
+from fa3cli.exports.layout import DESCRIPTION_FILES, INDEX_FILE, WEIGHT_FILE
 from fa3cli.exports.targets import TARGETS
 
 __all__ = ["Matrices", "Stored", "open_stored", "read_matrices"]
+
+_DESCRIPTIONS = dict.fromkeys(name for target in TARGETS.values() for name in target.description_files)
+_QUANTIZED = tuple(target.linear_value for target in TARGETS.values())
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,7 @@ def open_stored(folder: Path) -> Stored:
         raise InvalidInputError(
             f"{folder}: holds a calibration, no export", hint="fa3 export makes exports of it"
         )
-    descriptions = tuple(
-        read_document(folder, name) for name in DESCRIPTION_FILES if (folder / name).is_file()
-    )
+    descriptions = tuple(read_document(folder, name) for name in _DESCRIPTIONS if (folder / name).is_file())
     shards = tuple(read_shard(folder, path.name) for path in sorted(folder.glob("*.safetensors")))
     contents = Contents(
         folder,
@@ -74,7 +75,7 @@ def read_matrices(contents: Contents) -> Matrices:
         if leaf != "weight" or module.endswith(".module") or (header and len(header.shape) != 2):
             continue
         value = contents.description.get(name)
-        if value == W8A8 or (value is None and header and header.dtype == "int8"):
+        if value in _QUANTIZED or (value is None and header and header.dtype == "int8"):
             quantized.append(module)
         elif header:
             left_float.append(module)

@@ -17,7 +17,7 @@ from fa3cli.report.data import gather
 from fa3cli.report.page import page
 from tests.conftest import ROOT
 from tests.exports.exports import Export
-from tests.report.exports import layer, report_of, write_export, write_heads, write_report
+from tests.report.exports import layer, report_of, sampled, write_export, write_heads, write_report
 
 Fa3 = Callable[..., tuple[int, str, str]]
 
@@ -58,6 +58,18 @@ def test_heat_maps_take_the_room_there_is(
     assert code == 0 and max(map(len, out.splitlines())) <= columns
     assert len([line for line in out.splitlines() if "scales of" in line]) == tables
     assert bool(re.search("[▁-█]{64}", out)) is bars
+
+
+def test_timesteps(export: Export, fa3: Fa3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert "timestep" not in fa3("report", export.folder)[1]
+    write_report(export.folder, report_of([sampled(0, 5), layer(1)], target="mindie-sd"))
+    code, out, _ = fa3("report", export.folder)
+    assert code == 0 and "layer" not in out
+    assert re.search(r"│ 0 +│ 2.00 at 920 +│ 1.00 at 1000 +│ – +│", out)
+    facts = json.loads(fa3("report", export.folder, "--json")[1])
+    assert facts["layers"][0]["timesteps"][0] == {"timestep": 1000.0, "q": 1.0, "k": 3.0, "v": None}
+    assert facts["layers"][1]["timesteps"] == []
 
 
 def test_json(export: Export, fa3: Fa3) -> None:

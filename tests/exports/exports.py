@@ -16,6 +16,8 @@ from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Written
 from fa3cli.exports.verification import Finding, verify_export
 
+from .pipelines import write_flux
+
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 WEIGHTS = "quant_model_weight_w8a8.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -126,8 +128,14 @@ def _add_linear(export: Export, name: str, out: int, dtype: torch.dtype) -> None
 
 
 def build_for(target: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Export:
-    """Write the export of `build_export` in the form of a target: fused groups whole, head_dim 8."""
-    source, form = build_export(folder, dtype), TARGETS[target]
+    """Write the export of `build_export` in the form of a target: fused groups whole, head_dim 8.
+
+    For mindie-sd it is one of a pipeline's transformer.
+    """
+    form = TARGETS[target]
+    if form.pipelines:
+        return Export(folder, *write_flux(folder, dtype), form.weight_file, form.description_files)
+    source = build_export(folder, dtype)
     for file in (WEIGHTS, DESCRIPTION):
         (folder / file).unlink()
     names = [

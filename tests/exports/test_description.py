@@ -20,6 +20,8 @@ def describe(names: list[str], quantized: Collection[str], attentions: Collectio
         names,
         quantized,
         attentions,
+        linear_value="W8A8",
+        linear_tensors=LINEAR,
         attention_settings={"fa_quant_type": "FAQuant"},
         attention_tensors=dict.fromkeys(FA, "FAQuant"),
     )

@@ -117,6 +117,11 @@ def truncate(export: Export) -> None:
     shard.write_bytes(shard.read_bytes()[:-1])
 
 
+def cut(export: Export) -> None:
+    file = export.folder / export.weights
+    file.write_bytes(file.read_bytes()[:-1])
+
+
 def stale_index(export: Export) -> None:
     listed = dict.fromkeys(export.tensors, export.weights) | {"model.layers.0.gone": export.weights}
     (export.folder / f"{export.weights}.index.json").write_text(json.dumps({"weight_map": listed}))
@@ -291,11 +296,91 @@ VLLM = [
     ("index", stale_index),
     ("layer-count", configure(num_hidden_layers=9)),
 ]
+FLUX = "transformer_blocks.0.attn"
+FLUX_Q = f"{FLUX}.to_q"
+
+
+def a_row_a_token(*roles: str) -> Mutation:
+    def mutation(export: Export) -> None:
+        for name in (f"{FLUX}.fa_{role}" for role in roles):
+            scale, offset = export.tensors[f"{name}.scale"], export.tensors[f"{name}.offset"]
+            export.tensors[f"{name}.scale"], export.tensors[f"{name}.offset"] = (
+                each.repeat(5, 1) for each in (scale, offset)
+            )
+
+    return edited(mutation)
+
+
+def without_flux_attention(export: Export) -> None:
+    drop(*(name for name in export.tensors if name.startswith(f"{FLUX}.fa_")))(export)
+
+
+def float_flux_linear(export: Export) -> None:
+    drop(f"{FLUX_Q}.weight_scale", f"{FLUX_Q}.weight_offset")(export)
+    export.add(f"{FLUX_Q}.weight", export.tensors[f"{FLUX_Q}.weight"].bfloat16(), "FLOAT")
+    export.save()
+
+
+def shards_of_a_whole(export: Export) -> None:
+    part = export.weights.replace(".safetensors", "-00001-of-00002.safetensors")
+    save_file({}, export.folder / part)
+
+
+MINDIE_SD = [
+    ("description", unlink("quant_model_description_w8a8_dynamic.json")),
+    ("weights", unlink("quant_model_weight_w8a8_dynamic.safetensors")),
+    ("one-file", edited(lambda export: None, shards=2)),
+    ("one-file", stale_index),
+    ("one-file", shards_of_a_whole),
+    ("config", configure(torch_dtype=None)),
+    ("config", configure(attention_head_dim=0)),
+    ("config", unlink("config.json")),
+    ("foreign-tensors", add_described(f"{FLUX_Q}.input_scale", "W8A8_DYNAMIC", 1)),
+    ("foreign-tensors", add_described(f"{FLUX_Q}.deq_scale", "W8A8_DYNAMIC", 32)),
+    ("foreign-tensors", add_described(f"{FLUX}.norm_q.module.weight", "FLOAT", 8)),
+    ("quant-types", describe(model_quant_type="W8A8")),
+    ("quant-types", undescribe("model_quant_type")),
+    ("quant-types", undescribe("fa_quant_type")),
+    ("quant-types", describe(fa_quant_type=None)),
+    ("quant-types", describe(kv_cache_type="C8")),
+    ("described", undescribe(f"{FLUX}.norm_q.weight")),
+    ("described", undescribe("scale_shift_table")),
+    ("described", edited(lambda export: export.tensors.pop(f"{FLUX_Q}.bias"))),
+    ("values", describe(**{f"{FLUX_Q}.weight_scale": "W8A8"})),
+    ("values", describe(**{f"{FLUX_Q}.weight": "W8A8"})),
+    ("values", describe(**{f"{FLUX}.fa_q.scale": "FLOAT"})),
+    ("linears", drop(f"{FLUX_Q}.weight_offset")),
+    ("linears", describe(**{f"{FLUX_Q}.weight": "FLOAT"})),
+    ("attentions", drop(f"{FLUX}.fa_v.offset")),
+    ("fa-shapes", change(f"{FLUX}.fa_q.scale", lambda scale: scale.flatten())),
+    ("fa-heads", a_row_a_token("q", "k", "v")),
+    ("fa-heads", a_row_a_token("q")),
+    ("fa-heads", a_row_a_token("k", "v")),
+    ("fa-heads", configure(num_attention_heads=8)),
+    ("fa-heads", configure(attention_head_dim=16)),
+    (
+        "fa-heads",
+        edited(lambda export: [export.config.pop("num_attention_heads"), a_row_a_token("q")(export)]),
+    ),
+    ("dtypes", change(f"{FLUX_Q}.weight_scale", lambda scale: scale.float())),
+    ("dtypes", change(f"{FLUX}.fa_q.offset", lambda offset: offset.bfloat16())),
+    ("linear-shapes", change(f"{FLUX_Q}.weight_scale", lambda scale: scale.flatten())),
+    ("linear-shapes", change(f"{FLUX_Q}.bias", lambda bias: bias[:-1])),
+    ("scale-a-row", edited(lambda export: one_dynamic_scale(export, FLUX_Q))),
+    ("scales", fill(f"{FLUX_Q}.weight_scale", torch.nan)),
+    ("scales", fill(f"{FLUX}.fa_k.scale", torch.inf)),
+    ("offsets", fill(f"{FLUX_Q}.weight_offset", 1)),
+    ("offsets", fill(f"{FLUX}.fa_v.offset", 1)),
+    ("finite", fill("proj_out.weight", torch.nan)),
+    ("weight-range", fill(f"{FLUX_Q}.weight", -128)),
+    ("weights", cut),
+]
 TABLE = {
     "modelslim": FA3,
     "mindie": FA3 + MINDIE,
     "vllm-ascend": VLLM_ASCEND,
     "vllm": VLLM,
+    "mindie-sd": MINDIE_SD,
 }
 ROWS = [(target, *row) for target, rows in TABLE.items() for row in rows]
 
@@ -306,6 +391,12 @@ def one_scale(export: Export, module: str) -> None:
     deq_scale = export.tensors[f"{module}.input_scale"].float() * scale.float()
     export.tensors[f"{module}.weight_scale"], export.tensors[f"{module}.weight_offset"] = scale, scale * 0
     export.tensors[f"{module}.deq_scale"] = deq_scale.repeat(len(export.tensors[f"{module}.deq_scale"]))
+
+
+def one_dynamic_scale(export: Export, module: str) -> None:
+    """Store a linear with one scale for all rows."""
+    scale = export.tensors[f"{module}.weight_scale"].amax(0)
+    export.tensors[f"{module}.weight_scale"], export.tensors[f"{module}.weight_offset"] = scale, scale * 0
 
 
 def errors(folder: Path, target: str) -> set[tuple[str, str]]:
@@ -340,3 +431,41 @@ def test_what_mindie_refuses_is_a_warning_for_modelslim(check: str, tmp_path: Pa
     dict(MINDIE)[check](build_for("modelslim", tmp_path))
     findings = findings_of(tmp_path, "modelslim")
     assert {(finding.check, finding.severity) for finding in findings} == {(check, "warning")}
+
+
+def silent(*keys: str) -> Mutation:
+    return edited(lambda export: [export.config.pop(key) for key in keys])
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        without_flux_attention,
+        float_flux_linear,
+        silent("num_attention_heads"),
+        silent("attention_head_dim"),
+        silent("num_attention_heads", "attention_head_dim"),
+        configure(num_cross_attention_heads=2),
+        configure(num_layers=9),
+        lambda export: save_file({}, export.folder / "diffusion_pytorch_model.safetensors"),
+        lambda export: save_file({}, export.folder / "quant_model_weight_w8a8.safetensors"),
+    ],
+)
+def test_what_mindie_sd_takes(mutation: Mutation, tmp_path: Path) -> None:
+    """Float modules one by one, a config.json that is silent, and files that it does not open."""
+    mutation(build_for("mindie-sd", tmp_path))
+    assert findings_of(tmp_path, "mindie-sd") == []
+
+
+def test_k_and_v_may_have_fewer_heads(tmp_path: Path) -> None:
+    export = build_for("mindie-sd", tmp_path)
+    for name in [
+        name for name in export.tensors if any(f"{FLUX}.{each}" in name for each in ("to_k", "to_v"))
+    ]:
+        export.tensors[name] = export.tensors[name][:16].contiguous()
+    for name in [
+        name for name in export.tensors if any(f"{FLUX}.{each}" in name for each in ("fa_k", "fa_v"))
+    ]:
+        export.tensors[name] = export.tensors[name][:2].contiguous()
+    export.save()
+    assert findings_of(tmp_path, "mindie-sd") == []

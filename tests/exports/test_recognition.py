@@ -39,6 +39,15 @@ def test_c8_is_vllm_ascends(name: str, tmp_path: Path) -> None:
     assert written_for(tmp_path).name == "vllm-ascend"
 
 
+@pytest.mark.parametrize(
+    "file", ["quant_model_description_w8a8_dynamic.json", "quant_model_weight_w8a8_dynamic.safetensors"]
+)
+def test_w8a8_dynamic_is_mindie_sds(file: str, tmp_path: Path) -> None:
+    write(tmp_path, config={"_class_name": "FluxTransformer2DModel"})
+    (tmp_path / file).touch()
+    assert written_for(tmp_path).name == "mindie-sd"
+
+
 def test_modelslim_in_doubt(tmp_path: Path) -> None:
     write(tmp_path, config={"quantization_config": []})
     assert written_for(tmp_path).name == "modelslim"

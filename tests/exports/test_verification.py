@@ -84,7 +84,7 @@ def test_a_sound_export_has_no_findings(dtype: torch.dtype, shards: int, tmp_pat
 def test_an_export_for_a_target_is_recognised_and_sound(target: str, shards: int, tmp_path: Path) -> None:
     export = build_for(target, tmp_path)
     (tmp_path / export.weights).unlink()
-    export.save(shards)
+    export.save(shards if TARGETS[target].sharded else 1)
     report = verify_export(tmp_path, [target])
     assert {finding.check for finding in report.findings} <= SMALL, report.findings
     assert all(check.status != "not run" for check in report.checks)
@@ -178,9 +178,18 @@ def test_an_unknown_target(tmp_path: Path) -> None:
         verify_export(tmp_path, ["sglang"])
 
 
-@pytest.mark.parametrize("target", ["mindie", "vllm"])
-def test_an_export_for_another_target(target: str, tmp_path: Path) -> None:
-    build_for("vllm" if target == "mindie" else "mindie", tmp_path)
+@pytest.mark.parametrize(
+    ("target", "made_for"),
+    [
+        ("mindie", "vllm"),
+        ("vllm", "mindie"),
+        ("mindie-sd", "modelslim"),
+        ("modelslim", "mindie-sd"),
+        ("mindie-sd", "vllm"),
+    ],
+)
+def test_an_export_for_another_target(target: str, made_for: str, tmp_path: Path) -> None:
+    build_for(made_for, tmp_path)
     with pytest.raises(InvalidInputError, match=f"no export for target {target}"):
         verify_export(tmp_path, [target])
 

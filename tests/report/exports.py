@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.exports.exports import Export, build_export
 
-__all__ = ["LAYERS", "report_of", "write_export", "write_heads", "write_report"]
+__all__ = ["LAYERS", "report_of", "sampled", "write_export", "write_heads", "write_report"]
 
 LAYERS = 2
 HASH = "0123456789abcdef" * 4
@@ -69,6 +69,15 @@ def layer(number: int, *, fa: bool = True, error: float | None = 0.02) -> dict[s
         "fa_score": 0.25 * (number + 1),
         "error": error,
     }
+
+
+def sampled(number: int, timesteps: int, **changed: Any) -> dict[str, Any]:
+    """A layer's record with peaks of q and k at each timestep; q's double over them, k's are the same, v has none."""
+    peaks = [
+        {"timestep": 1000.0 - 20 * step, "q": 2 ** (step / (timesteps - 1)), "k": 3.0}
+        for step in range(timesteps)
+    ]
+    return layer(number) | {"timesteps": peaks} | changed
 
 
 def write_report(folder: Path, report: Any) -> None:

@@ -14,6 +14,7 @@ from fa3cli.errors import InvalidInputError
 from fa3cli.report.data import gather
 from fa3cli.report.facts import NOT_LINEAR, FloatModule
 from tests.exports.exports import WEIGHTS, Export, build_export
+from tests.exports.pipelines import write_flux
 from tests.golden import ABSENT, GOLDEN
 
 from .exports import layer, report_of, write_heads, write_report
@@ -54,6 +55,25 @@ def test_without_a_report_the_tensors_speak(tmp_path: Path) -> None:
     assert [each.quantized for each in facts.layers] == [6, 6]
     assert facts.layers[1].float_linears == (FloatModule("model.layers.1.mlp.down_proj", None),)
     assert any("fa3_report.json" in remark for remark in facts.remarks)
+
+
+def test_a_pipelines_transformer(tmp_path: Path) -> None:
+    tensors, *_ = write_flux(tmp_path)
+    facts = gather(tmp_path)
+    assert (facts.target, facts.architecture, facts.dtype) == (
+        "mindie-sd",
+        "FluxTransformer2DModel",
+        "bfloat16",
+    )
+    assert {each.name: (each.quantized, each.fa) for each in facts.layers} == {
+        "transformer_blocks.0": (6, True),
+        "transformer_blocks.1": (6, True),
+        "single_transformer_blocks.0": (5, True),
+    }
+    assert len(facts.scales) == 9 and facts.quantized_elsewhere == ()
+    for scales in facts.scales:
+        assert scales.values == tuple(tensors[scales.tensor].flatten().tolist())
+    assert FloatModule("x_embedder", None) in facts.float_elsewhere  # a linear, unlike an embedding
 
 
 def test_shards_are_one_export(export: Export) -> None:
@@ -162,3 +182,14 @@ def test_gathering_changes_nothing(export: Export, tmp_path: Path) -> None:
     gather(export.folder)
     for path in copy.iterdir():
         assert (export.folder / path.name).read_bytes() == path.read_bytes()
+
+
+def test_layers_come_in_the_order_of_the_run(export: Export) -> None:
+    """Blocks of both kinds of a diffusion transformer, which their names would turn round."""
+    names = ["transformer_blocks.0", "transformer_blocks.1", "single_transformer_blocks.0"]
+    report = report_of([layer(0) | {"name": name} for name in names], target="mindie-sd")
+    write_report(export.folder, report)
+    facts = gather(export.folder)
+    assert [each.name for each in facts.layers] == [*names, "model.layers.0", "model.layers.1"]
+    # What the run knows nothing of and is float could not have been int8.
+    assert facts.part == "block" and facts.layers[-1].fa is None

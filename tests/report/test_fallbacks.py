@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from fa3cli.report.data import gather
 from fa3cli.report.facts import FloatModule
 from fa3cli.report.fallbacks import Fallback, fallbacks, linears_by_reason, reason_text
 from tests.exports.exports import Export
+from tests.exports.pipelines import QUANTIZED, write_flux
 
 
 def test_layers_of_one_name_and_reason_are_one_row(export: Export) -> None:
@@ -17,6 +19,15 @@ def test_layers_of_one_name_and_reason_are_one_row(export: Export) -> None:
         Fallback("model.embed_tokens", "outside the layers", 1, "not a linear"),
         Fallback("lm_head", "outside the layers", 1, "the last linear, by disable_last_linear"),
     ]
+
+
+def test_numbers_of_several_stacks_name_theirs(tmp_path: Path) -> None:
+    write_flux(tmp_path, quantized=QUANTIZED[1:])
+    rows = fallbacks(gather(tmp_path))
+    assert Fallback("norm1.linear", "blocks 0–1 of transformer_blocks", 2, "not recorded") in rows
+    assert Fallback("attn.to_q", "block 0 of transformer_blocks", 1, "not recorded") in rows
+    assert Fallback("norm.linear", "block 0 of single_transformer_blocks", 1, "not recorded") in rows
+    assert Fallback("x_embedder", "outside the blocks", 1, "not recorded") in rows
 
 
 def test_experts_are_one_row(export: Export) -> None:

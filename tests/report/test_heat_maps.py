@@ -15,7 +15,7 @@ from .exports import write_heads
 
 def test_rows_are_layers_and_columns_heads(export: Export) -> None:
     maps = {each.role: each for each in heat_maps(gather(export.folder))}
-    assert {role: each.heads for role, each in maps.items()} == {"q": 4, "k": 2, "v": 2}
+    assert {role: each.columns for role, each in maps.items()} == {"q": 4, "k": 2, "v": 2}
     first, second = maps["q"].rows
     assert (first.label, len(first.cells), second.cells, second.span) == ("0", 4, (), "float")
     scale = export.tensors["model.layers.0.self_attn.fa_q.scale"].flatten()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fa3cli.report.facts import FloatModule
+from fa3cli.report.facts import FloatModule, TimestepPeaks
 from fa3cli.report.recorded import Recorded, read_recorded
 
 from .exports import layer, report_of
@@ -56,6 +56,26 @@ def test_any_json_in_any_place(value: object) -> None:
     for place in report["result"]["layers"][0]:
         changed = report["result"] | {"layers": [layer(0) | {place: value}]}
         assert isinstance(read_recorded(report | {"result": changed}), Recorded)
+
+
+def test_peaks_over_timesteps_as_far_as_they_have_their_form() -> None:
+    timesteps = [
+        {"timestep": 999.0, "q": 4.2, "k": "3", "v": 1},
+        {"timestep": None, "q": 1.0},
+        [],
+        {"q": 2.0},
+    ]
+    recorded = read_recorded(report_of([layer(0) | {"timesteps": timesteps}, layer(1)]))
+    assert recorded.layers["model.layers.0"].timesteps == (TimestepPeaks(999.0, 4.2, None, 1.0),)
+    assert recorded.layers["model.layers.1"].timesteps == ()
+
+
+@settings(max_examples=40)
+@given(JSON, st.sampled_from(["timestep", "q", "k", "v"]))
+def test_any_json_as_peaks(value: object, place: str) -> None:
+    peaks = {"timestep": 999.0, "q": 1.0, "k": 1.0, "v": 1.0} | {place: value}
+    for timesteps in (value, [value], [peaks]):
+        assert isinstance(read_recorded(report_of([layer(0) | {"timesteps": timesteps}])), Recorded)
 
 
 @pytest.mark.parametrize("huge", [10**400, -(10**400), float("nan"), float("inf")])

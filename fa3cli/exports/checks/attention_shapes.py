@@ -10,7 +10,7 @@ from fa3cli.exports.contents import Contents
 
 _READ = ("description", "weights")
 _AFTER = ("foreign-tensors", "described", "attentions", "values")
-_FA3 = ("modelslim", "mindie")
+_FA3 = ("modelslim", "mindie", "mindie-sd")
 
 
 @check(
@@ -30,6 +30,33 @@ def fa_shapes(contents: Contents, module: str) -> Iterator[Remark]:
             shape = contents.tensors[tensor].shape
             if shape != (*heads[name], 1):
                 yield error(tensor, f"has shape {list(shape)}, expected [heads, 1], the same as its scale")
+
+
+@check(
+    "fa-heads",
+    "MindIE-SD takes a row for a head's scale; the guide's tool writes one a token",
+    targets=("mindie-sd",),
+    over=attentions,
+    needs=(*_READ, "config"),
+    after=(*_AFTER, "fa-shapes"),
+)
+def fa_heads(contents: Contents, module: str) -> Iterator[Remark]:
+    heads, width = contents.geometry.heads, contents.geometry.head_dim
+    for role in "qkv":
+        scale, linear = f"{module}.fa_{role}.scale", f"{module}.to_{role}.weight"
+        found, rows = contents.tensors[scale].shape[0], _rows(contents, linear)
+        shared = role != "q" and width and rows == found * width  # k and v of fewer heads than q
+        if heads and found != heads and not shared:
+            yield error(scale, f"has {found} rows, but config.json says {heads} heads")
+        elif rows and not heads and (not found or rows % found):
+            yield error(scale, f"has {found} rows, between which the {rows} of {linear} can't be divided")
+        elif rows and heads and width and role == "q" and rows != heads * width:
+            yield error(scale, f"has {found} rows of {width} channels each, but {linear} has {rows} in all")
+
+
+def _rows(contents: Contents, name: str) -> int | None:
+    header = contents.tensors.get(name)
+    return header.shape[0] if header and header.shape else None
 
 
 @check(

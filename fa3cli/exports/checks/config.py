@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fa3cli.exports.checks.registry import ALL, Remark, check, error, error_for, warning
+from fa3cli.exports.checks.registry import ALL, ASCEND_LANGUAGE, Remark, check, error, error_for, warning
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.geometry import config_problems
 
@@ -37,6 +37,7 @@ def config_quantize(contents: Contents) -> Iterator[Remark]:
 @check(
     "kernel-dtype",
     "vLLM serves a float32 model in bfloat16 by itself, whose deq_scale has another form than the export's",
+    targets=ASCEND_LANGUAGE,
     needs=("config",),
 )
 def kernel_dtype(contents: Contents) -> Iterator[Remark]:

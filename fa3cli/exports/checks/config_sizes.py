@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import count
 
 from fa3cli.exports.checks.modules import stored
-from fa3cli.exports.checks.registry import ALL, Remark, check, error, warning
+from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, error, warning
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.geometry import Geometry
 
@@ -20,7 +20,7 @@ _LAYER = re.compile(r"^(.*?\b(?:layers|h))\.([0-9]{1,9})\.")
 @check(
     "config-sizes",
     "the engine builds the model from config.json and then looks for tensors that fit",
-    targets=ALL,
+    targets=LANGUAGE,
     over=stored,
     needs=_WITH_CONFIG,
     after=("linear-shapes", "fa-shapes", "kv-shapes", "fp8-shapes"),
@@ -71,7 +71,7 @@ def _sizes(name: str, ndim: int, model: Geometry) -> tuple[int | None, ...] | No
 @check(
     "layer-count",
     "a layer config.json promises and the weights lack stays uninitialised",
-    targets=ALL,
+    targets=LANGUAGE,
     needs=_WITH_CONFIG,
 )
 def layer_count(contents: Contents) -> Iterator[Remark]:
@@ -89,7 +89,7 @@ def layer_count(contents: Contents) -> Iterator[Remark]:
 @check(
     "mtp-layers",
     "without its multi-token prediction layers a model can't be served with speculative decoding",
-    targets=ALL,
+    targets=LANGUAGE,
     needs=(*_WITH_CONFIG, "layer-count"),
 )
 def mtp_layers(contents: Contents) -> Iterator[Remark]:

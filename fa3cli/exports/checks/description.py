@@ -13,7 +13,7 @@ from fa3cli.exports.checks.modules import (
 )
 from fa3cli.exports.checks.registry import ALL, Remark, check, error, warning
 from fa3cli.exports.contents import Contents
-from fa3cli.exports.layout import C8, FA_QUANT, FLOAT, W8A8
+from fa3cli.exports.layout import C8, FA_QUANT, FLOAT
 
 _READ = ("description", "weights")
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
@@ -24,6 +24,7 @@ _MODEL_WIDE: Mapping[str, Mapping[str, str]] = {
     "modelslim": {"fa_quant_type": FA_QUANT},
     "mindie": {"fa_quant_type": FA_QUANT},
     "vllm-ascend": {"kv_cache_type": C8, "kv_quant_type": C8},
+    "mindie-sd": {"fa_quant_type": FA_QUANT},
 }
 
 
@@ -42,8 +43,8 @@ def foreign_tensors(contents: Contents, name: str) -> Iterator[Remark]:
 @check("quant-types", "they choose the loader of the whole model; null is read in opposite ways", needs=_READ)
 def quant_types(contents: Contents) -> Iterator[Remark]:
     settings, own = contents.settings, _MODEL_WIDE[contents.target.name]
-    if settings.get("model_quant_type") != W8A8:
-        yield error("model_quant_type", f"is {settings.get('model_quant_type')!r}, expected {W8A8!r}")
+    if (found := settings.get("model_quant_type")) != contents.target.linear_value:
+        yield error("model_quant_type", f"is {found!r}, expected {contents.target.linear_value!r}")
     if contents.target.name == "mindie":
         yield from _refused_by_mindie(settings)
     quantized = bool(attentions(contents))
@@ -101,12 +102,13 @@ def _not_stored(contents: Contents, name: str) -> Iterator[Remark]:
 )
 def values(contents: Contents, name: str) -> Iterator[Remark]:
     value, kind = contents.description[name], leaf_of(name)
+    quantized = contents.target.linear_value
     if is_attention_tensor(name):
         legal: tuple[str, ...] = tuple(set(_MODEL_WIDE[contents.target.name].values()))
     elif is_norm_extra(name) or kind in contents.target.linear_tensors[1:]:
-        legal = (W8A8,)
+        legal = (quantized,)
     else:
-        legal = (FLOAT, W8A8) if kind == "weight" else (FLOAT,)
+        legal = (FLOAT, quantized) if kind == "weight" else (FLOAT,)
     if value not in legal:
         yield error(name, f"is described as {value!r}, expected {' or '.join(legal)}")
 

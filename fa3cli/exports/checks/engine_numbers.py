@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from fa3cli.exports.checks.modules import attentions, linears
-from fa3cli.exports.checks.registry import ALL, Remark, check, error, error_for, warning
+from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, error, error_for, warning
 from fa3cli.exports.contents import Contents
 from fa3cli.quantization.fallback import FUSED_GROUPS
 
@@ -48,7 +48,7 @@ def _fused_parents(contents: Contents) -> list[str]:
 @check(
     "fused-inputs",
     "vLLM and vLLM-Ascend keep one input scale and offset for q, k, v and for gate, up: the last one loaded",
-    targets=ALL,
+    targets=LANGUAGE,
     over=_fused_parents,
     needs=("description", "weights", "config"),
     after=("foreign-tensors", "described", "linears", "dtypes", "linear-shapes", "scales", "offsets"),

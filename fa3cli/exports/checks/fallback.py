@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from fa3cli.exports.checks.modules import attentions
-from fa3cli.exports.checks.registry import ALL, Remark, check, error_for
+from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, error_for
 from fa3cli.exports.contents import Contents, modules_around
 from fa3cli.quantization.fallback import FUSED_GROUPS
 
@@ -28,7 +28,7 @@ def _fused_parents(contents: Contents) -> list[str]:
 @check(
     "fused-groups",
     "vLLM, vLLM-Ascend and the new MindIE runtime fuse q, k, v and gate, up into one linear",
-    targets=ALL,
+    targets=LANGUAGE,
     over=_fused_parents,
     needs=_READ,
     after=("foreign-tensors", "values", "linears"),
@@ -46,7 +46,7 @@ def fused_groups(contents: Contents, module: str) -> Iterator[Remark]:
 @check(
     "fa-layers",
     "MindIE stops at a layer without FA3 tensors, mindie-turbo reads uninitialised memory, vLLM computes with 1.0",
-    targets=ALL,
+    targets=LANGUAGE,
     needs=_READ,
 )
 def fa_layers(contents: Contents) -> Iterator[Remark]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from pathlib import Path
 
-from fa3cli.exports.checks.registry import ALL, Remark, check, error, error_for
+from fa3cli.exports.checks.registry import ALL, ASCEND_LANGUAGE, LANGUAGE, Remark, check, error, error_for
 from fa3cli.exports.contents import Contents, Shard
 from fa3cli.exports.layout import DESCRIPTION_FILES
 
@@ -13,7 +13,8 @@ from fa3cli.exports.layout import DESCRIPTION_FILES
 @check("description", "engines read from it how each tensor is stored")
 def description(contents: Contents) -> Iterator[Remark]:
     if not contents.descriptions:
-        yield error(DESCRIPTION_FILES[0], f"is missing, and so is {DESCRIPTION_FILES[1]}")
+        name, *older = contents.target.description_files
+        yield error(name, "is missing" + "".join(f", and so is {each}" for each in older))
     for document in contents.descriptions:
         if document.problem:
             yield error(document.file, document.problem)
@@ -22,6 +23,7 @@ def description(contents: Contents) -> Iterator[Remark]:
 @check(
     "description-copies",
     "which of the two names is read depends on the engine's version",
+    targets=ASCEND_LANGUAGE,
     needs=("description",),
 )
 def description_copies(contents: Contents) -> Iterator[Remark]:
@@ -34,6 +36,7 @@ def description_copies(contents: Contents) -> Iterator[Remark]:
 @check(
     "description-name",
     "vLLM-Ascend never read the older name, and MindIE stops reading it",
+    targets=ASCEND_LANGUAGE,
     needs=("description",),
 )
 def description_name(contents: Contents) -> Iterator[Remark]:
@@ -44,9 +47,10 @@ def description_name(contents: Contents) -> Iterator[Remark]:
 
 @check("weights", "a truncated or missing weight file stops the server at start", targets=ALL)
 def weights(contents: Contents) -> Iterator[Remark]:
-    index_file = contents.target.index_file
+    target, index_file = contents.target, contents.target.index_file
     if not contents.shards:
-        yield error(contents.target.weight_file, f"is missing, and so is every shard of {index_file}")
+        shards = f", and so is every shard of {index_file}" if target.sharded else ""
+        yield error(target.weight_file, f"is missing{shards}")
     for shard in contents.shards:
         if shard.problem:
             yield error(shard.file, shard.problem)
@@ -70,7 +74,7 @@ def _stored_twice(contents: Contents) -> dict[str, list[str]]:
     return {name: found for name, found in files.items() if len(found) > 1}
 
 
-@check("index", "loaders open what the index lists, and nothing else", targets=ALL, needs=("weights",))
+@check("index", "loaders open what the index lists, and nothing else", targets=LANGUAGE, needs=("weights",))
 def index(contents: Contents) -> Iterator[Remark]:
     file, weight_file = contents.target.index_file, contents.target.weight_file
     if contents.index.raw is None and [shard.file for shard in contents.shards] == [weight_file]:
@@ -94,6 +98,19 @@ def index(contents: Contents) -> Iterator[Remark]:
             yield error(shard.file, f"is not in {file}, so no loader opens it")
 
 
+@check(
+    "one-file",
+    "MindIE-SD opens one file by its name, and no index: what lies in others it never sees",
+    targets=("mindie-sd",),
+)
+def one_file(contents: Contents) -> Iterator[Remark]:
+    weight_file = contents.target.weight_file
+    if contents.index.raw is not None:
+        yield error(contents.target.index_file, f"is an index; expected {weight_file} alone")
+    elif others := [shard.file for shard in contents.shards if shard.file != weight_file]:
+        yield error(others[0], f"is one of several weight files; expected {weight_file} alone")
+
+
 def _compare(index_file: str, shard: Shard, listed: set[str], twice: Container[str]) -> Iterator[Remark]:
     for name in sorted(listed - shard.tensors.keys()):
         yield error(name, f"is not in {shard.file}, where {index_file} lists it")
@@ -114,6 +131,9 @@ def format_named(contents: Contents) -> Iterator[Remark]:
 
 
 def _weight_map(contents: Contents) -> dict[str, str]:
+    """Return in which file the index says a tensor is; nothing for a target that reads none."""
+    if not contents.target.sharded:
+        return {}
     listed = (contents.index.data or {}).get("weight_map")
     return {name: str(file) for name, file in listed.items()} if isinstance(listed, dict) else {}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from fa3cli.exports.checks.registry import ALL, Remark, check, error, error_for, warning
+from fa3cli.exports.checks.registry import ALL, LANGUAGE, Remark, check, error, error_for, warning
 from fa3cli.exports.contents import Contents
 
 _FLOAT_FILES = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
@@ -26,7 +26,7 @@ _TOKENIZER_FILES = (
 @check(
     "stale-files",
     "vLLM drops every weight file that model.safetensors.index.json does not list",
-    targets=ALL,
+    targets=LANGUAGE,
 )
 def stale_files(contents: Contents) -> Iterator[Remark]:
     ours = {shard.file for shard in contents.shards}
@@ -60,7 +60,7 @@ def links(contents: Contents) -> Iterator[Remark]:
             yield warning(path.name, "is a link that leads nowhere; copy the file itself")
 
 
-@check("tokenizer", "servers load the tokenizer from the same folder", targets=ALL)
+@check("tokenizer", "servers load the tokenizer from the same folder", targets=LANGUAGE)
 def tokenizer(contents: Contents) -> Iterator[Remark]:
     if not any(fnmatch(path.name, name) for path in _entries(contents) for name in _TOKENIZER_FILES):
         yield warning(_TOKENIZER_FILES[0], "is missing; copy the model's tokenizer files here")

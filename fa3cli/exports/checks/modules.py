@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fa3cli.exports.contents import Contents
-from fa3cli.exports.layout import W8A8
 from fa3cli.exports.targets import TARGETS
 
 __all__ = [
@@ -34,12 +33,12 @@ def stored(contents: Contents) -> list[str]:
 
 
 def linears(contents: Contents) -> list[str]:
-    """Modules whose weight is W8A8 or that have any tensor only a W8A8 linear has."""
-    extras = contents.target.linear_tensors[1:]
+    """Modules whose weight is quantized or that have any tensor only a quantized linear has."""
+    extras, value = contents.target.linear_tensors[1:], contents.target.linear_value
 
     def quantized(name: str) -> bool:
         leaf = leaf_of(name)
-        return leaf in extras or (leaf == "weight" and contents.description.get(name) == W8A8)
+        return leaf in extras or (leaf == "weight" and contents.description.get(name) == value)
 
     return _owners(contents, quantized)
 

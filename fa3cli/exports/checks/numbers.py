@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fa3cli.exports.checks.modules import is_attention_tensor, is_norm_extra, linears, stored
-from fa3cli.exports.checks.registry import ALL, Remark, check, error, warning
+from fa3cli.exports.checks.registry import ALL, ASCEND_LANGUAGE, Remark, check, error, warning
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.layout import FLOAT
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _READ = ("description", "weights", "config")
-_SOUND = ("foreign-tensors", "dtypes", "linear-shapes", "fa-shapes", "kv-shapes", "fp8-shapes")
+_SOUND = ("foreign-tensors", "dtypes", "linear-shapes", "fa-shapes", "fa-heads", "kv-shapes", "fp8-shapes")
 
 
 def _scales(contents: Contents) -> list[str]:
@@ -72,6 +72,7 @@ def offsets(contents: Contents, name: str) -> Iterator[Remark]:
 @check(
     "deq-scale",
     "deq_scale is input_scale * weight_scale, packed for the kernels of the model's dtype",
+    targets=ASCEND_LANGUAGE,
     over=linears,
     needs=_READ,
     after=(*_SOUND, "linears", "described", "scales"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fa3cli.exports.checks.registry import Remark, check, error
+from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, error
 from fa3cli.exports.compressed_tensors import (
     FORMATS,
     INPUTS,
@@ -23,7 +23,7 @@ _FILE = "config.json"
 @check(
     "quantization-config",
     "vLLM reads from it alone how every linear is stored; vLLM-Ascend reads it instead of the description",
-    targets=("modelslim", "mindie", "vllm-ascend", "vllm"),
+    targets=LANGUAGE,
     needs=("config", "description"),
 )
 def quantization_config(contents: Contents) -> Iterator[Remark]:

@@ -9,12 +9,27 @@ from typing import Any, Literal, NamedTuple
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.targets import TARGETS
 
-__all__ = ["ALL", "ASCEND", "CHECKS", "Check", "Remark", "Severity", "check", "error", "error_for", "warning"]
+__all__ = [
+    "ALL",
+    "ASCEND",
+    "ASCEND_LANGUAGE",
+    "CHECKS",
+    "LANGUAGE",
+    "Check",
+    "Remark",
+    "Severity",
+    "check",
+    "error",
+    "error_for",
+    "warning",
+]
 
 Severity = Literal["error", "warning"]
 
 ALL = tuple(TARGETS)
 ASCEND = tuple(name for name, target in TARGETS.items() if target.description_files)
+LANGUAGE = tuple(name for name, target in TARGETS.items() if not target.pipelines)
+ASCEND_LANGUAGE = tuple(name for name in ASCEND if name in LANGUAGE)
 
 
 class Remark(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fa3cli.exports.checks.registry import ALL, Remark, check, error
+from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, error
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.documents import is_file, read_document
 
@@ -17,7 +17,7 @@ _FILE, _TOKENIZER = "config.json", "tokenizer_config.json"
 @check(
     "config-auto-map",
     "the patched modeling file serves calibration; no engine can run it",
-    targets=ALL,
+    targets=LANGUAGE,
     needs=("config",),
 )
 def config_auto_map(contents: Contents) -> Iterator[Remark]:
@@ -31,7 +31,7 @@ def config_auto_map(contents: Contents) -> Iterator[Remark]:
 @check(
     "remote-code",
     "a model with code of its own loads only with that file beside it",
-    targets=ALL,
+    targets=LANGUAGE,
     needs=("config",),
 )
 def remote_code(contents: Contents) -> Iterator[Remark]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fa3cli.exports.checks.modules import linears
-from fa3cli.exports.checks.registry import ALL, Remark, check, error
+from fa3cli.exports.checks.registry import ALL, ASCEND_LANGUAGE, Remark, check, error
 from fa3cli.exports.contents import Contents
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def weight_range(contents: Contents, module: str) -> Iterator[Remark]:
 @check(
     "quant-bias",
     "it must undo the input's offset for these very weights: else one of the two is damaged or another's",
+    targets=ASCEND_LANGUAGE,
     over=linears,
     needs=("description", "weights", "config"),
     after=(*_AFTER, "scales", "offsets", "deq-scale", "finite", "weight-range"),

@@ -90,4 +90,4 @@ def scale_a_row(contents: Contents) -> Iterator[Remark]:
     if whole := [name for name in names if contents.tensors[name].shape == (1,)]:
         others = f", and so are {len(whole) - 1} others" if len(whole) > 1 else ""
         message = f"is one for all rows{others}; leave mm_tensor off"
-        yield error_for(("mindie", "vllm-ascend"), contents, whole[0], message)
+        yield error_for(("mindie", "vllm-ascend", "mindie-sd"), contents, whole[0], message)

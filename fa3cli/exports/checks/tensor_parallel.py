@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fa3cli.exports.checks.modules import attentions
-from fa3cli.exports.checks.registry import ALL, Remark, check, warning
+from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, warning
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.targets.vllm_ascend import kernel_remarks
 from fa3cli.exports.tensor_parallel import head_remarks, undivided
@@ -16,7 +16,7 @@ _FILE = "config.json"
 @check(
     "tensor-parallel",
     "engines refuse to split a model over devices that its heads or its MLP don't divide by",
-    targets=ALL,
+    targets=LANGUAGE,
     needs=("config",),
 )
 def tensor_parallel(contents: Contents) -> Iterator[Remark]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from fa3cli.exports.checks.modules import attentions, linears, norms
 from fa3cli.exports.checks.registry import ALL, Remark, check, error
 from fa3cli.exports.contents import Contents
-from fa3cli.exports.layout import W8A8
 
 _READ = ("description", "weights")
 
@@ -24,9 +23,9 @@ def whole_linears(contents: Contents, module: str) -> Iterator[Remark]:
     tensors = contents.target.linear_tensors
     there = [tensor for tensor in tensors if f"{module}.{tensor}" in contents.names]
     value = contents.description.get(f"{module}.weight")
-    if value == W8A8:
+    if value == contents.target.linear_value:
         if missing := [tensor for tensor in tensors if tensor not in there]:
-            yield error(module, f"is W8A8 but has no {', '.join(missing)}")
+            yield error(module, f"is {value} but has no {', '.join(missing)}")
     else:
         extras = [tensor for tensor in there if tensor != "weight"]
         yield error(module, f"has {', '.join(extras)}, but its weight is {value or 'missing'}")

@@ -4,20 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fa3cli.errors import UsageError
+from fa3cli.errors import UnsupportedError, UsageError
 from fa3cli.exports.targets.mindie import MindIE
+from fa3cli.exports.targets.mindie_sd import MindIESD
 from fa3cli.exports.targets.modelslim import ModelSlim
 from fa3cli.exports.targets.target import Target
 from fa3cli.exports.targets.vllm import Vllm
 from fa3cli.exports.targets.vllm_ascend import VllmAscend
 
-__all__ = ["TARGETS", "targets_named"]
+__all__ = ["TARGETS", "known_targets", "targets_named"]
 
-TARGETS: dict[str, Target] = {target.name: target for target in (ModelSlim(), MindIE(), VllmAscend(), Vllm())}
+TARGETS: dict[str, Target] = {
+    target.name: target for target in (ModelSlim(), MindIE(), VllmAscend(), Vllm(), MindIESD())
+}
+_KINDS = {False: "language models", True: "transformers of diffusion pipelines"}
 
 
-def targets_named(names: Sequence[str]) -> tuple[Target, ...]:
-    """Return the targets of these names, each once, in the order of `TARGETS`; without any, modelslim."""
+def known_targets(names: Sequence[str]) -> tuple[Target, ...]:
+    """Return the targets of these names, each once, in the order of `TARGETS`; UsageError for an unknown one."""
     if unknown := [name for name in names if name not in TARGETS]:
         raise UsageError(f"target (--target) {unknown[0]!r}: expected one of {', '.join(TARGETS)}")
-    return tuple(target for name, target in TARGETS.items() if name in (names or ("modelslim",)))
+    return tuple(target for name, target in TARGETS.items() if name in names)
+
+
+def targets_named(names: Sequence[str], *, pipelines: bool = False) -> tuple[Target, ...]:
+    """Return the targets to write for, of a language model or of a transformer of a diffusion pipeline.
+
+    Without any names it is modelslim for the first, mindie-sd for the second. Raises UsageError for an unknown name,
+    UnsupportedError for a target that is for the other kind of model.
+    """
+    chosen = known_targets(names or ("mindie-sd" if pipelines else "modelslim",))
+    for target in chosen:
+        if target.pipelines != pipelines:
+            fit = [name for name, other in TARGETS.items() if other.pipelines == pipelines]
+            raise UnsupportedError(
+                f"target {target.name}: takes {_KINDS[target.pipelines]}, not {_KINDS[pipelines]}",
+                hint=f"choose {' or '.join(fit)}",
+            )
+    return chosen

@@ -45,7 +45,7 @@ class ModelSlim(Target):
 
     def config(self, config: Mapping[str, Any], written: Written) -> dict[str, Any]:
         """Return the float model's config.json, with `quantize`, which names the format to MindIE."""
-        return {**config, "quantize": "w8a8"}
+        return {**config, "quantize": self.linear_value.lower()}
 
     def documents(self, written: Written) -> dict[str, dict[str, Any]]:
         """Return the description under the name engines look for now, and the one they looked for before."""
@@ -54,6 +54,8 @@ class ModelSlim(Target):
             written.linears,
             written.attentions,
             written.norms if "module.weight" in self.norm_tensors else (),
+            linear_value=self.linear_value,
+            linear_tensors=self.linear_tensors,
             attention_settings=self.attention_settings,
             attention_tensors=dict.fromkeys(self.attention_tensors, self.attention_value),
         )

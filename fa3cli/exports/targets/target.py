@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from fa3cli.exports.layout import W8A8
 from fa3cli.exports.targets.selection import Selection
 
 __all__ = ["Refusal", "Target", "Written"]
@@ -44,9 +45,15 @@ class Target(ABC):
     """
 
     name: ClassVar[str]
+    pipelines: ClassVar[bool] = False
+    """Whether it takes transformers of diffusion pipelines, and language models otherwise."""
     weight_file: ClassVar[str]
+    sharded: ClassVar[bool] = True
+    """Whether its engine reads weights in several files, by an index."""
     description_files: ClassVar[tuple[str, ...]] = ()
     """Names under which a description of every tensor lies beside the weights; none where config.json says it all."""
+    linear_value: ClassVar[str] = W8A8
+    """What a description says of a quantized linear's tensors."""
     linear_tensors: ClassVar[tuple[str, ...]]
     attention_tensors: ClassVar[tuple[str, ...]]
     norm_tensors: ClassVar[tuple[str, ...]] = ("weight", "bias")
@@ -60,7 +67,7 @@ class Target(ABC):
         return f"{self.weight_file}.index.json"
 
     def linear(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what is stored of a W8A8 linear, from its tensors as `quantize_linear` names them."""
+        """Return what is stored of a quantized linear, from its tensors as `quantize_linear` names them."""
         return dict(tensors)
 
     def attention(self, tensors: Mapping[str, Tensor], head_dim: int) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fa3cli.exports.checks import CHECKS
-from fa3cli.exports.checks.registry import ALL, ASCEND, check
+from fa3cli.exports.checks.registry import ALL, ASCEND, LANGUAGE, check
 
 
 def test_every_check_has_a_name_and_a_one_line_reason() -> None:
@@ -18,7 +18,7 @@ def test_the_documentation_lists_every_check() -> None:
     text = (Path(__file__).parents[3] / "docs" / "verify.md").read_text()
     table = text.split("| check | targets | why it matters |")[1].split("\n\n")[0]
     rows = [line for line in table.splitlines() if line.startswith("| `")]
-    groups = {ALL: "all", ASCEND: "Ascend"}
+    groups = {ALL: "all", ASCEND: "Ascend", LANGUAGE: "language"}
     assert rows == [
         f"| `{entry.name}` | {groups.get(entry.targets, ', '.join(entry.targets))} | {entry.reason} |"
         for entry in CHECKS.values()

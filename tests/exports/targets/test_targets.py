@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fa3cli.errors import UsageError
-from fa3cli.exports.targets import TARGETS, targets_named
+from fa3cli.errors import UnsupportedError, UsageError
+from fa3cli.exports.targets import TARGETS, known_targets, targets_named
 from fa3cli.quantization.attention import quantize_heads
 from fa3cli.quantization.linear import quantize_linear
 
@@ -26,6 +26,18 @@ def test_names() -> None:
         targets_named(["vLLM"])
 
 
+def test_a_pipelines_transformer_has_targets_of_its_own() -> None:
+    assert [target.name for target in targets_named([], pipelines=True)] == ["mindie-sd"]
+    assert [target.name for target in targets_named(["mindie-sd"], pipelines=True)] == ["mindie-sd"]
+    with pytest.raises(UnsupportedError, match="vllm: takes language models, not transformers") as raised:
+        targets_named(["mindie-sd", "vllm"], pipelines=True)
+    assert raised.value.exit_code == 3 and raised.value.hint == "choose mindie-sd"
+    with pytest.raises(UnsupportedError, match="mindie-sd: takes transformers of diffusion") as raised:
+        targets_named(["mindie-sd"])
+    assert raised.value.hint == "choose modelslim or mindie or vllm-ascend or vllm"
+    assert len(known_targets(["mindie-sd", "vllm"])) == 2  # what is there can be verified for any
+
+
 @pytest.mark.parametrize(
     ("changes", "refusing"),
     [
@@ -36,10 +48,11 @@ def test_names() -> None:
         ({"quantized": without("gate_proj")}, {"mindie", "vllm-ascend", "vllm"}),
         ({"quantized": without("gate_proj", "up_proj", "down_proj")}, set()),
         ({"may_split": True}, {"mindie", "vllm-ascend", "vllm"}),
-        ({"mm_tensor": True}, {"mindie", "vllm-ascend"}),
+        ({"mm_tensor": True}, {"mindie", "vllm-ascend", "mindie-sd"}),
         ({"names": ["model.layers.0.self_attn.qkv.weight"]}, {"vllm-ascend"}),
         ({"names": ["model.layers.0.self_attn.qkv.weight"], "fa_layers": 0}, set()),
-        ({"quantized": frozenset(), "fa_layers": 0}, {"vllm"}),
+        ({"quantized": frozenset()}, {"vllm"}),
+        ({"quantized": frozenset(), "fa_layers": 0}, {"vllm", "mindie-sd"}),
         ({"names": [*NAMES, "model.layers.0.mlp.experts.gate_up_proj"]}, {"vllm"}),
         ({"head": LINEARS[-1]}, {"vllm"}),
         ({"head": "lm_head"}, set()),
@@ -86,6 +99,12 @@ def test_modelslim_only_warns(changes: dict[str, Any], words: list[str]) -> None
 def test_vllm_ascend_warns_of_versions_that_stumble(changes: dict[str, Any], words: list[str]) -> None:
     found = list(TARGETS["vllm-ascend"].warnings(selection(**changes)))
     assert len(found) == len(words) and all(word in warning for word, warning in zip(words, found))
+
+
+@pytest.mark.parametrize(("layers", "count"), [(0, 0), (1, 1), (2, 1)])
+def test_mindie_sd_warns_of_versions_without_int8_attention(layers: int, count: int) -> None:
+    found = list(TARGETS["mindie-sd"].warnings(selection(fa_layers=layers)))
+    assert len(found) == count and all("3.x ignores FAQuant" in warning for warning in found)
 
 
 def made_linear(dtype: torch.dtype, low: float, high: float) -> dict[str, torch.Tensor]:

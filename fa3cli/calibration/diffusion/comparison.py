@@ -1,0 +1,124 @@
+"""Compares the images of an export with those of the float pipeline it was made from."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fa3cli.calibration.checkpoint import Checkpoint
+from fa3cli.calibration.diffusion.opening import OpenedPipeline, load_pipeline, open_pipeline
+from fa3cli.calibration.diffusion.prompts import read_prompts
+from fa3cli.calibration.diffusion.recorded_sampling import recorded_sampling
+from fa3cli.calibration.diffusion.sampling import Sampling, require_taken, sample, steps_of
+from fa3cli.calibration.diffusion.step_recorder import StepRecorder
+from fa3cli.calibration.diffusion.streamed_blocks import blocks_streamed
+from fa3cli.calibration.progress import Progress, Ticks
+from fa3cli.calibration.streamed_model import StreamedModel
+from fa3cli.errors import InvalidInputError
+from fa3cli.quantization.simulation import simulate
+
+__all__ = ["ImageComparison", "compare_images"]
+
+_WEIGHTS = "quant_model_weight_w8a8_dynamic.safetensors"
+_BLOCK = 1 << 20  # values that are brought to float64 at a time: a video has a billion
+
+
+@dataclass(frozen=True)
+class ImageComparison:
+    """How far the images, or videos, of the simulated export are from those of the float pipeline, prompt by prompt."""
+
+    prompts: int
+    psnr: tuple[float | None, ...]
+    """Peak signal-to-noise ratio of each in dB, of values from 0 to 1; None where both are the same."""
+    mean_psnr: float | None
+    """The mean over those that differ; None where none does."""
+    largest_difference: float
+    """Of any value of any of them."""
+
+
+def compare_images(
+    export_dir: str | Path,
+    pipeline_dir: str | Path,
+    prompts_file: str | Path,
+    *,
+    trust_remote_code: bool = False,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> ImageComparison:
+    """Sample each prompt of a file twice, float and as the export has it, from the same noise.
+
+    How, the export's report says, which has to be there. In a report of progress samples are steps, and layers prompts.
+    """
+    component, settings = recorded_sampling(Path(export_dir))
+    exported = Checkpoint(Path(export_dir), _WEIGHTS)
+    fa = any(name.endswith(".fa_q.scale") for name in exported.tensors)
+    opened = open_pipeline(Path(pipeline_dir), fa=fa, trust_remote_code=trust_remote_code)
+    if component not in opened.transformers:
+        raise InvalidInputError(
+            f"{pipeline_dir}: has no {component}, which {export_dir} was made of",
+            hint=f"its transformers are {', '.join(opened.transformers)}",
+        )
+    quantized = _open_export(exported, opened.transformers[component])
+    sampling = replace(settings, prompts=read_prompts(Path(prompts_file)))
+    require_taken(opened.pipeline_class, sampling)
+    return _comparison(list(_differences(opened, component, quantized, sampling, progress)))
+
+
+def _open_export(exported: Checkpoint, float_model: StreamedModel) -> StreamedModel:
+    """Return the simulated transformer of an export: the float one's structure with the export's tensors."""
+    skeleton = copy.deepcopy(float_model.model)
+    simulate(skeleton, {name: info.shape for name, info in exported.tensors.items()}, torch.float32)
+    blocks = {name: skeleton.get_submodule(name) for name in float_model.layers}
+    return StreamedModel(skeleton, exported, float_model.dtype, float_model.device, blocks)
+
+
+def _differences(
+    opened: OpenedPipeline,
+    component: str,
+    quantized: StreamedModel,
+    sampling: Sampling,
+    progress: Callable[[Progress], None],
+) -> Iterator[tuple[float, float]]:
+    """Yield the mean square and the largest magnitude of what differs in each prompt's image."""
+    floats = {name: model.model for name, model in opened.transformers.items()}
+    count = len(sampling.prompts)
+    ticks = Ticks(count, 2 * count * steps_of(opened.pipeline_class, sampling), progress)
+    with ExitStack() as stack:
+        for model in (*opened.transformers.values(), quantized):
+            stack.enter_context(blocks_streamed(model))
+        pipeline = load_pipeline(opened, floats)
+        for prompt in range(count):
+            images = []
+            for transformer in (floats[component], quantized.model):
+                setattr(pipeline, component, transformer)
+                with StepRecorder(floats | {component: transformer}, {}, ticks.sample_begins):
+                    images.append(sample(pipeline, sampling, prompt, output_type="pt").cpu())
+            yield _difference(*images)
+            ticks.layer_ends()
+
+
+def _difference(expected: Tensor, found: Tensor) -> tuple[float, float]:
+    """Return the mean square and the largest magnitude of a difference of values in 0..1; NaN is as far off as can be."""
+    squares = largest = 0.0
+    for one, other in zip(expected.flatten().split(_BLOCK), found.flatten().split(_BLOCK), strict=True):
+        difference = (other.double() - one.double()).abs_().nan_to_num_(nan=1.0)
+        squares += difference.square().sum().item()
+        largest = max(largest, difference.max().item())
+    return squares / expected.numel(), largest
+
+
+def _comparison(differences: list[tuple[float, float]]) -> ImageComparison:
+    psnr = tuple(-10 * math.log10(square) if square else None for square, _ in differences)
+    differing = [each for each in psnr if each is not None]
+    return ImageComparison(
+        prompts=len(differences),
+        psnr=psnr,
+        mean_psnr=sum(differing) / len(differing) if differing else None,
+        largest_difference=max(largest for _, largest in differences),
+    )

@@ -1,0 +1,44 @@
+"""How a pipeline was sampled for an export, as the export's report says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fa3cli.calibration.diffusion.sampling import Sampling
+from fa3cli.calibration.result import REPORT_FILE, read_report
+from fa3cli.errors import InvalidInputError
+
+__all__ = ["recorded_sampling"]
+
+
+def recorded_sampling(export: Path) -> tuple[str, Sampling]:
+    """Return which component an export was made of, and its sampling without prompts.
+
+    Raises InvalidInputError where its report doesn't say that, or something else than can be.
+    """
+    try:
+        identity = read_report(export)["identity"]
+        component, settings = identity["component"], dict(identity["sampling"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInputError(
+            f"{export / REPORT_FILE} does not say how the pipeline was sampled ({error!r})",
+            hint="fa3 quantize of a pipeline writes that beside the weights",
+        ) from error
+    allowed: dict[str, Callable[[Any], bool]] = {
+        **dict.fromkeys(("steps", "height", "width", "frames"), _is_count),
+        "guidance": lambda value: isinstance(value, int | float) and math.isfinite(value),
+        "seed": lambda value: isinstance(value, int),
+    }
+    given = {name: settings[name] for name in allowed if settings.get(name) is not None}
+    wrong = [name for name, value in given.items() if isinstance(value, bool) or not allowed[name](value)]
+    if wrong or not isinstance(component, str):
+        name, value = (wrong[0], given[wrong[0]]) if wrong else ("component", component)
+        raise InvalidInputError(f"{export / REPORT_FILE}: {name} is {value!r}, which fa3 never wrote")
+    return component, Sampling((), **given)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value > 0

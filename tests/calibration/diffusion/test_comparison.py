@@ -1,0 +1,179 @@
+"""Images of an export beside those of the float pipeline, on a tiny Flux made here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fa3cli import patching
+from fa3cli.calibration.diffusion import comparison
+from fa3cli.calibration.diffusion.comparison import ImageComparison, compare_images
+from fa3cli.calibration.diffusion.opening import OpenedPipeline, load_pipeline, open_pipeline
+from fa3cli.calibration.diffusion.sampling import Sampling, sample
+from fa3cli.calibration.diffusion.streamed_blocks import blocks_streamed
+from fa3cli.calibration.progress import Progress
+from fa3cli.calibration.result import REPORT_FILE
+from fa3cli.errors import InvalidInputError
+from fa3cli.quantization.attention import quantize_heads
+from fa3cli.quantization.dynamic_linear import quantize_dynamic_linear
+from tests.patching.diffusion.tiny_pipelines import make
+
+SAMPLING = {"steps": 3, "height": 16, "width": 16, "frames": None, "guidance": None, "seed": 7}
+WEIGHTS = "quant_model_weight_w8a8_dynamic.safetensors"
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipelines") / "flux"
+    make("FluxTransformer2DModel", folder)
+    patching.patch(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def opened(flux: Path) -> OpenedPipeline:
+    return open_pipeline(flux, fa=True)
+
+
+@pytest.fixture(scope="module")
+def heads(opened: OpenedPipeline) -> dict[str, Tensor]:
+    """FA3 parameters of every attention, of what one sampling shows."""
+    model, peaks = opened.transformers["transformer"], {}
+
+    def watch(name: str) -> Callable[[Tensor, str], Tensor]:
+        def seen(states: Tensor, role: str) -> Tensor:
+            peak = states.abs().amax((0, 2, 3))
+            peaks[name, role] = torch.maximum(peak, peaks.get((name, role), peak))
+            return states
+
+        return seen
+
+    attentions = model.attentions()
+    for name, module in attentions.items():
+        module.fa_quantizer.transform = watch(name)
+    sampling = Sampling(("cat",), steps=3, height=16, width=16, seed=7)
+    with blocks_streamed(model):
+        sample(load_pipeline(opened, {"transformer": model.model}), sampling, 0)
+    for module in attentions.values():
+        module.fa_quantizer.transform = None
+    return {
+        f"{name}.{leaf}": tensor
+        for (name, role), peak in peaks.items()
+        for leaf, tensor in quantize_heads(role, -peak, peak, torch.float32).items()
+    }
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\na black cat\n")
+    return file
+
+
+def linears_of(opened: OpenedPipeline) -> dict[str, nn.Linear]:
+    model = opened.transformers["transformer"]
+    return {name: each for block in model.layers for name, each in model.linears(block).items()}
+
+
+def write_export(folder: Path, opened: OpenedPipeline, added: dict[str, Tensor], dynamic: Any = ()) -> Path:
+    """The transformer's weights with these linears made dynamic, and what is `added`."""
+    model = opened.transformers["transformer"]
+    tensors = model.checkpoint.read(model.stored)
+    for name in dynamic:
+        made = quantize_dynamic_linear(tensors[f"{name}.weight"], torch.float32)
+        tensors |= {f"{name}.{leaf}": tensor for leaf, tensor in made.items()}
+    folder.mkdir()
+    save_file(tensors | added, folder / WEIGHTS)
+    identity = {"component": "transformer", "sampling": {**SAMPLING, "max_records": None}}
+    (folder / REPORT_FILE).write_text(json.dumps({"identity": identity}))
+    return folder
+
+
+def test_a_quantized_transformer_paints_nearly_the_same(
+    tmp_path: Path, flux: Path, opened: OpenedPipeline, heads: dict[str, Tensor], prompts: Path
+) -> None:
+    export = write_export(tmp_path / "export", opened, heads, linears_of(opened))
+    told: list[Progress] = []
+    found = compare_images(export, flux, prompts, progress=told.append)
+    assert found.prompts == len(found.psnr) == 2
+    assert all(30 < each < 100 for each in found.psnr)
+    assert found.mean_psnr == pytest.approx(sum(found.psnr) / 2)
+    assert 0 < found.largest_difference < 0.2
+    assert (told[-1].layer, told[-1].sample) == (told[-1].layers, told[-1].samples) == (2, 12)
+    assert compare_images(export, flux, prompts) == found
+    linears = write_export(tmp_path / "linears", opened, {}, linears_of(opened))
+    assert compare_images(linears, flux, prompts).psnr != found.psnr
+
+
+def test_a_transformer_that_stays_float_paints_the_same(
+    tmp_path: Path, flux: Path, opened: OpenedPipeline, prompts: Path
+) -> None:
+    export = write_export(tmp_path / "export", opened, {})
+    assert compare_images(export, flux, prompts) == ImageComparison(2, (None, None), None, 0.0)
+
+
+def test_coarser_scales_are_seen(
+    tmp_path: Path, flux: Path, opened: OpenedPipeline, heads: dict[str, Tensor], prompts: Path
+) -> None:
+    coarse = {name: tensor * 40 if name.endswith("scale") else tensor for name, tensor in heads.items()}
+    found, worse = (
+        compare_images(write_export(tmp_path / name, opened, added), flux, prompts).mean_psnr
+        for name, added in (("export", heads), ("coarse", coarse))
+    )
+    assert worse < found - 10
+
+
+def test_psnr_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "_BLOCK", 5)
+    expected = torch.rand(1, 3, 4, 4)
+    found = expected.clone()
+    found[0, 0, 0, 0] += 0.5
+    found[0, 2, 3, 3] -= 0.25
+    found[0, 1, 1, 1] = torch.nan  # as far off as can be
+    square, largest = comparison._difference(expected, found)
+    assert square == pytest.approx((0.25 + 0.0625 + 1) / 48) and largest == 1
+    one_tenth, *_ = comparison._comparison([(0.01, 0.1), (0.0, 0.0)]).psnr
+    assert one_tenth == pytest.approx(20)
+    assert comparison._comparison([(0.01, 0.1), (0.0, 0.0)]).mean_psnr == one_tenth
+
+
+@pytest.mark.parametrize(
+    ("identity", "words"),
+    [
+        (None, "does not say how the pipeline was sampled"),
+        ({}, "does not say how the pipeline was sampled"),
+        ({"component": "transformer"}, "sampling"),
+        ({"component": "transformer", "sampling": 3}, "does not say"),
+        ({"component": None, "sampling": {}}, "component is None"),
+        ({"component": "transformer", "sampling": SAMPLING | {"steps": "3"}}, "steps is '3'"),
+        ({"component": "transformer", "sampling": SAMPLING | {"height": True}}, "height is True"),
+        ({"component": "transformer", "sampling": SAMPLING | {"guidance": float("nan")}}, "guidance is nan"),
+        ({"component": "transformer_2", "sampling": SAMPLING}, "has no transformer_2"),
+    ],
+)
+def test_reports_that_do_not_say_how(
+    tmp_path: Path, flux: Path, opened: OpenedPipeline, prompts: Path, identity: Any, words: str
+) -> None:
+    export = write_export(tmp_path / "export", opened, {})
+    (export / REPORT_FILE).write_text(json.dumps({"identity": identity}))
+    with pytest.raises(InvalidInputError, match=words):
+        compare_images(export, flux, prompts)
+
+
+def test_an_export_without_a_report_or_weights(
+    tmp_path: Path, flux: Path, opened: OpenedPipeline, prompts: Path
+) -> None:
+    export = write_export(tmp_path / "export", opened, {})
+    (export / WEIGHTS).unlink()
+    with pytest.raises(InvalidInputError, match="no weights"):
+        compare_images(export, flux, prompts)
+    (export / REPORT_FILE).unlink()
+    with pytest.raises(InvalidInputError, match="does not say how"):
+        compare_images(export, flux, prompts)
