@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from packaging.version import Version
 
 from fa3cli import patching
 from fa3cli.calibration.diffusion.sampling import Sampling
@@ -28,6 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Path
     folders: dict[tuple[str, bool], Path] = {}
 
     def folder_of(name: str, patched: bool = False) -> Path:
+        _require(name)
         if (name, patched) not in folders:
             folder = tmp_path_factory.mktemp("pipeline") / name
             if patched:
@@ -56,10 +61,27 @@ def sampling_of(name: str, **others: Any) -> Sampling:
     return Sampling(**{"prompts": PROMPTS, "steps": 4, "seed": 3, **_MAKERS[name][1], **others})
 
 
-def plain_pipeline(folder: Path, **options: Any) -> Any:
+def plain_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """The pipeline as diffusers loads it."""
     import diffusers
 
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, **options)
+    key = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, **{key: dtype})
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _require(name: str) -> None:
+    """Skip the test where the installed diffusers has no such pipeline, or it wants a package that is not here."""
+    import diffusers
+
+    wan = getattr(diffusers, "WanPipeline", object)
+    there = {
+        "flux": True,
+        "hunyuan": hasattr(diffusers, "HunyuanVideoPipeline"),
+        "wan": "transformer_2" in inspect.signature(wan.__init__).parameters,
+    }
+    if not there[name]:
+        pytest.skip(f"diffusers {diffusers.__version__} has no such pipeline")
+    if name == "wan" and Version(diffusers.__version__) < Version("0.42") and not find_spec("ftfy"):
+        pytest.skip("its prompts need ftfy")

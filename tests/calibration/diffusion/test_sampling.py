@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fa3cli.calibration.diffusion.sampling import Sampling, require_taken, sample, steps_of
-from fa3cli.errors import UnsupportedError
+from fa3cli.errors import MissingCapabilityError, UnsupportedError
 
 
 class Pipeline:
@@ -51,6 +51,22 @@ def test_noise_is_of_the_seed_and_the_prompt() -> None:
     assert torch.equal(second, sample(Pipeline(), replace(SAMPLING, seed=6), 0)["noise"])
 
 
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (ValueError("height has to be divisible by 16"), UnsupportedError),
+        (NameError("name 'ftfy' is not defined"), MissingCapabilityError),
+        (ImportError("sentencepiece"), MissingCapabilityError),
+    ],
+)
+def test_what_a_pipeline_complains_of(raised: Exception, expected: type[Exception]) -> None:
+    def complain(**_: Any) -> None:
+        raise raised
+
+    with pytest.raises(expected, match=f"prompt 1: function .*{raised}"):
+        sample(complain, SAMPLING, 0)
+
+
 def test_what_is_taken() -> None:
     require_taken(Pipeline, SAMPLING)
     with pytest.raises(UnsupportedError, match="Pipeline takes no num_frames") as raised:
@@ -73,5 +89,5 @@ def test_pipelines_of_diffusers() -> None:
     require_taken(diffusers.FluxPipeline, replace(SAMPLING, height=8, width=8))
     with pytest.raises(UnsupportedError, match="FluxPipeline takes no num_frames"):
         require_taken(diffusers.FluxPipeline, replace(SAMPLING, frames=5))
-    with pytest.raises(UnsupportedError, match="WanImageToVideoPipeline asks for image"):
-        require_taken(diffusers.WanImageToVideoPipeline, SAMPLING)
+    with pytest.raises(UnsupportedError, match="CogVideoXImageToVideoPipeline asks for image"):
+        require_taken(diffusers.CogVideoXImageToVideoPipeline, SAMPLING)
