@@ -13,6 +13,7 @@ from fa3cli.calibration.evaluation import Comparison, compare
 from fa3cli.calibration.exporting import export_calibration, prepare_export
 from fa3cli.calibration.identity import identity
 from fa3cli.calibration.job import Job
+from fa3cli.calibration.journal import has_records
 from fa3cli.calibration.plan import Plan, plan, plan_warnings
 from fa3cli.calibration.preparing import prepare
 from fa3cli.calibration.progress import Progress
@@ -106,7 +107,7 @@ def require_place(job: Job, planned: Plan) -> None:
 def left_by(job: Job) -> Path | None:
     """Return the folder from which the same run would go on, if there is one."""
     folder = RunFolder(job.output)
-    return folder.path if any(folder.journal.glob("visit-*.safetensors")) else None
+    return folder.path if has_records(folder) else None
 
 
 def verify(export_dir: str | Path, *, targets: Sequence[str] = ()) -> VerificationReport:

@@ -17,12 +17,16 @@ import torch
 from torch import Tensor
 
 from fa3cli import __version__
-from fa3cli.calibration.dataset import Sample
 from fa3cli.calibration.devices import device_kind
+from fa3cli.calibration.diffusion.job import TransformerJob
 from fa3cli.calibration.job import Job
+from fa3cli.calibration.samples import AnySample
 from fa3cli.exports.companions import companions
 
 __all__ = ["differing", "export_identity", "identity", "source_identity"]
+
+_READ = (".json", ".jinja", ".model", ".py", ".safetensors", ".txt")
+"""How the names of files end that a pipeline is loaded from."""
 
 
 def identity(job: Job) -> dict[str, Any]:
@@ -64,10 +68,10 @@ def _calibration_identity(job: Job) -> dict[str, Any]:
 
     return {
         **source_identity(job),
-        "calibration": _sha256(*(part for sample in job.samples for part in _parts(sample))),
+        **(_sampled_identity(job) if isinstance(job, TransformerJob) else _text_identity(job.samples)),
         "settings": json.loads(json.dumps(asdict(job.settings))),
         "dtype": str(job.model.dtype),
-        "attn_implementation": str(job.model.config._attn_implementation),
+        "attn_implementation": str(getattr(job.model.config, "_attn_implementation", None)),
         # The same sums come out in another order of other kernels, or of another number of threads.
         "device": device_kind(job.model.device),
         "cpu": f"{_cpu_model()}, {torch.backends.cpu.get_cpu_capability()}",
@@ -76,9 +80,32 @@ def _calibration_identity(job: Job) -> dict[str, Any]:
             "fa3cli": __version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            **({"diffusers": version("diffusers")} if isinstance(job, TransformerJob) else {}),
             **({"torch_npu": version("torch_npu")} if job.model.device.type == "npu" else {}),
         },
     }
+
+
+def _text_identity(samples: Sequence[AnySample]) -> dict[str, str]:
+    return {"calibration": _sha256(*(part for sample in samples for part in _parts(sample)))}
+
+
+def _sampled_identity(job: TransformerJob) -> dict[str, Any]:
+    """Return what the records of a pipeline's float sampling run depend on, this transformer aside."""
+    sampling = asdict(job.sampling)
+    return {
+        "calibration": _sha256(*sampling.pop("prompts")),
+        "sampling": sampling,
+        "component": job.component,
+        "pipeline": _sha256(*_files_of(job.pipeline.folder)),
+    }
+
+
+def _files_of(folder: Path) -> Iterator[str]:
+    """Yield names and fingerprints of everything in a pipeline's folder that diffusers reads."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.suffix in _READ and ".fa3" not in file.parts:
+            yield from (str(file.relative_to(folder)), _fingerprint(file, ()))
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -106,7 +133,7 @@ def _cpu_model() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def _parts(sample: Sample) -> Iterator[str]:
+def _parts(sample: AnySample) -> Iterator[str]:
     """Yield a sample's arguments as text."""
     for name, value in sorted(sample.arguments.items()):
         yield f"{name}={value.tolist() if isinstance(value, Tensor) else value}"

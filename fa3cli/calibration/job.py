@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,9 +10,12 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from fa3cli.calibration.layered_model import LayeredModel
+from fa3cli.calibration.progress import Progress
+from fa3cli.calibration.ranks import Ranks
 from fa3cli.calibration.samples import AnySample
 from fa3cli.calibration.smoothing import require_groups
 from fa3cli.errors import UnsupportedError
+from fa3cli.exports.folder import RunFolder
 from fa3cli.exports.targets import targets_named
 from fa3cli.exports.targets.target import Target
 from fa3cli.quantization.fallback import matching, whole_groups
@@ -62,6 +65,12 @@ class Job:
         """Where in the output each target's export lies: several have a folder each. None stands for a calibration."""
         names = [target.name for target in self.targets]
         return {name: Path(name) for name in names} if len(names) > 1 else {(*names, None)[0]: Path()}
+
+    def gathered(
+        self, folder: RunFolder, ranks: Ranks, report: Callable[[Progress], None], stop: Callable[[], bool]
+    ) -> Job:
+        """Return the job with its samples at hand; what it takes to make them stays in the run's folder."""
+        return self
 
     @property
     def sample_count(self) -> int:

@@ -21,7 +21,7 @@ from fa3cli.calibration.tree_file import read_tree, tensors_of, write_tree
 from fa3cli.errors import ConflictError
 from fa3cli.exports.folder import RunFolder, to_disk
 
-__all__ = ["Journal", "NotResumableError", "open_journal", "require_nothing_kept"]
+__all__ = ["Journal", "NotResumableError", "has_records", "open_journal", "require_nothing_kept"]
 
 _IDENTITY = "identity.json"
 
@@ -152,7 +152,13 @@ def require_nothing_kept(folder: RunFolder) -> None:
 
 def _holds_records(folder: RunFolder) -> bool:
     begun = folder.export.is_dir() and (folder.journal / _IDENTITY).is_file()
-    return begun and any(folder.journal.glob("visit-*.safetensors"))
+    return begun and has_records(folder)
+
+
+def has_records(folder: RunFolder) -> bool:
+    """Tell whether anything was finished that need not be done again: a visit, or a step of a sampling run."""
+    kept = (folder.journal.glob("visit-*.safetensors"), folder.journal.glob("records/*.safetensors"))
+    return any(any(files) for files in kept)
 
 
 def _read_identity(file: Path) -> dict[str, Any]:

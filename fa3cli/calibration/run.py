@@ -10,16 +10,17 @@ from uuid import uuid4
 
 from fa3cli import logger
 from fa3cli.calibration.calibration_folder import CalibrationWriter
+from fa3cli.calibration.disk_space import bytes_written, journal_bytes
 from fa3cli.calibration.finishing import finish
 from fa3cli.calibration.identity import differing, identity
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.journal import Journal, NotResumableError, open_journal
 from fa3cli.calibration.out_of_memory import memory_errors
 from fa3cli.calibration.passes import calibrate
-from fa3cli.calibration.plan import plan
 from fa3cli.calibration.progress import Progress
 from fa3cli.calibration.ranks import Ranks, joined_ranks
 from fa3cli.calibration.result import Result, read_result
+from fa3cli.calibration.streams import passes
 from fa3cli.calibration.writing import LayerWriter
 from fa3cli.errors import ConflictError, UnsupportedError, UsageError
 from fa3cli.exports.folder import RunFolder
@@ -68,14 +69,15 @@ def _run(
     resume: str,
     stop: Callable[[], bool],
 ) -> Result:
-    begin, planned = time.monotonic(), plan(job)
-    folder = RunFolder(job.output, planned.bytes_written + planned.journal_bytes)
+    begin = time.monotonic()
+    folder = RunFolder(job.output, bytes_written(job) + journal_bytes(job, passes(job)))
     with folder if ranks.leads else nullcontext(), memory_errors(job.model.device):
         if ranks.leads:
             open_journal(folder, made_of, resume)
         ranks.gather(None)
         journal = Journal(folder, ranks)
         _require_one_folder(ranks, folder, journal)
+        job = job.gathered(folder, ranks, progress, stop)
         make = LayerWriter if job.targets else CalibrationWriter
         writer = make(job, folder, ranks, resumed=bool(journal.visits))
         layers = calibrate(job, progress, write=writer.add, journal=journal, ranks=ranks, stop=stop)

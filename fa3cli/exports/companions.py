@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ _COMPANIONS = (
     "*.py",
     "LICENSE*",
 )
+# A pipeline's has a digest in its name.
+_PATCHED = re.compile(r"_fa3(_[0-9a-f]{12})?\.py$")
 
 
 def companions(source: Path) -> list[Path]:
     """Return the files an engine needs beside the weights; not the modeling file fa3 patched."""
     found = {file for pattern in _COMPANIONS for file in source.glob(pattern) if file.is_file()}
-    return sorted(file for file in found if not file.name.endswith("_fa3.py"))
+    return sorted(file for file in found if not _PATCHED.search(file.name))
 
 
 def exported_config(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:

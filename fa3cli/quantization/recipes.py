@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -41,17 +42,20 @@ def shipped_recipes() -> dict[str, Recipe]:
     return {recipe.name: recipe for recipe in (NONE, *recipes)}
 
 
-def choose_recipe(name: str | None, model_type: str, linears: Sequence[str]) -> Recipe:
-    """Return the recipe of that name or file, else the model type's, else the default.
+def choose_recipe(
+    name: str | None, model_type: str, linears: Sequence[str], *, default: str = "default"
+) -> Recipe:
+    """Return the recipe of that name or file, else the model type's, else the `default` one.
 
-    A default that names layers the model does not have (a model without any down_proj) gives way to none.
+    One that nobody named leaves out the disable_names that select nothing, and gives way to none where all of them do (a
+    model without any down_proj).
     """
     shipped = shipped_recipes()
     if name is None:
-        if not any(linear.endswith(".down_proj") for linear in linears):
-            return NONE
         fitting = (recipe for recipe in shipped.values() if model_type in recipe.model_types)
-        return next(fitting, shipped["default"])
+        found = next(fitting, shipped[default])
+        names = tuple(each for each in found.settings["disable_names"] if fnmatch.filter(linears, each))
+        return replace(found, settings={**found.settings, "disable_names": names}) if names else NONE
     if name in shipped:
         return shipped[name]
     if name.endswith(".toml"):

@@ -9,7 +9,14 @@ from typing import Any
 
 from fa3cli.errors import UnsupportedError, UsageError
 
-__all__ = ["QuantSettings", "ResolvedSettings", "resolve_settings"]
+__all__ = [
+    "LANGUAGE_SETTINGS",
+    "PIPELINE_SETTINGS",
+    "QuantSettings",
+    "ResolvedSettings",
+    "SettingsOf",
+    "resolve_settings",
+]
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,14 @@ class QuantSettings:
 
 
 @dataclass(frozen=True)
+class SettingsOf:
+    """The settings of a kind of model: what nobody asks for, and what this version implements of each."""
+
+    defaults: QuantSettings
+    supported: Mapping[str, tuple[object, ...]]
+
+
+@dataclass(frozen=True)
 class ResolvedSettings:
     """Settings, and of each whether an option, the recipe or nobody asked for its value."""
 
@@ -52,35 +67,60 @@ class ResolvedSettings:
     origins: Mapping[str, str]
 
 
-# What this version implements of each parameter; anything else is refused before any work.
-_SUPPORTED: dict[str, tuple[object, ...]] = {
+_COMMON: dict[str, tuple[object, ...]] = {
     "w_bit": (8,),
     "a_bit": (8,),
-    "act_method": (1, 2, 3),
-    "anti_method": ("none", "m1", "m2", "m3", "m4", "m5", "m6"),
     "pr": (1.0,),
     "w_sym": (True,),
     "fa_score": ("reference", "error"),
-    "numerics": ("improved", "reference"),
 }
+LANGUAGE_SETTINGS = SettingsOf(
+    QuantSettings(),
+    {
+        **_COMMON,
+        "is_dynamic": (False,),
+        "act_method": (1, 2, 3),
+        "anti_method": ("none", "m1", "m2", "m3", "m4", "m5", "m6"),
+        "numerics": ("improved", "reference"),
+    },
+)
+# The guide's tool takes FA3 for diffusion transformers with dynamic linears alone, which leaves no range to choose; its
+# numerics take tokens for heads there.
+PIPELINE_SETTINGS = SettingsOf(
+    QuantSettings(is_dynamic=True, disable_last_linear=False),
+    {
+        **_COMMON,
+        "is_dynamic": (True,),
+        "act_method": (1,),
+        "anti_method": ("none",),
+        "disable_level": ("L0",),
+        "disable_last_linear": (False,),
+        "mm_tensor": (False,),
+        "numerics": ("improved",),
+    },
+)
 _LEVEL = re.compile(r"L(0|[1-9]\d*)")
 
 
 def resolve_settings(
-    recipe: Mapping[str, Any], options: Mapping[str, Any], recipe_name: str = "recipe"
+    recipe: Mapping[str, Any],
+    options: Mapping[str, Any],
+    recipe_name: str = "recipe",
+    kind: SettingsOf = LANGUAGE_SETTINGS,
 ) -> ResolvedSettings:
     """Put a recipe's values over the defaults and the options that were given (not None) over both.
 
     Raises UnsupportedError for a value that isn't implemented, UsageError for one that makes no sense.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    settings = replace(QuantSettings(), **{**recipe, **given})
+    settings = replace(kind.defaults, **{**recipe, **given})
     _require_sense(settings)
-    for name, supported in _SUPPORTED.items():
+    for name, supported in kind.supported.items():
         value = getattr(settings, name)
         if value not in supported:
+            pipelines = " for pipelines" if kind is PIPELINE_SETTINGS else ""
             raise UnsupportedError(
-                f"{name}={value} is not supported by this version of fa3",
+                f"{name}={value} is not supported{pipelines} by this version of fa3",
                 hint=f"supported: {', '.join(map(str, supported))}",
             )
     origins = {

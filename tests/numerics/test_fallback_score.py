@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fa3cli.numerics import row_blocks
 from fa3cli.numerics.fallback_score import fallback_score
 
 
@@ -45,6 +46,44 @@ def test_is_what_the_definition_says(
     score = fallback_score(states)
     assert 0 < score <= 1
     assert score == pytest.approx(restated(states), rel=1e-5)
+
+
+def all_at_once(states: Tensor) -> float:
+    """The formula on all values in one tensor."""
+    values = states.abs().float().flatten()
+    low, high = (bound.item() for bound in values.aminmax())
+    counts, edges = torch.histc(values, 100, low, high), torch.linspace(low, high, 101)
+    for upper in range(100, 2, -1):
+        if counts[upper - 2 : upper].sum().item() / values.numel() > 0.002:
+            return edges[upper].item() / high if high > 0 else 1.0
+    return 1.0
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 400), st.integers(1, 9)),
+    power=st.integers(0, 9),
+    block=st.integers(1, 4000),
+    by_token=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)
+def test_blocks_give_the_score_of_all_values_at_once(
+    seed: int, shape: tuple[int, ...], power: int, block: int, by_token: bool, dtype: torch.dtype
+) -> None:
+    states = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) ** power).clamp(-9e3, 9e3)
+    states = states.to(dtype)
+    if by_token:
+        states = states.transpose(1, 2).contiguous().transpose(1, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_blocks, "_STATES", block)
+        assert fallback_score(states) == all_at_once(states)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_more_values_than_a_block_has(dtype: torch.dtype) -> None:
+    states = torch.randn(1, 2, 9001, 128, generator=torch.Generator().manual_seed(3)) ** 5
+    states = states.to(dtype)
+    assert fallback_score(states) == all_at_once(states) < 0.2
 
 
 def test_two_bins_must_hold_more_than_a_five_hundredth() -> None:

@@ -7,7 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from fa3cli.numerics import row_blocks
 from fa3cli.numerics.recall_window import recall_window
 
 
@@ -99,3 +101,113 @@ def test_one_value_that_is_not_finite_is_seen(layout: str, value: float, ratio: 
     low, high = recall_window(states, ratio)
     assert low[0].isfinite() and high[0].isfinite()
     assert not (low[1].isfinite() and high[1].isfinite())
+
+
+def by_sorting(states: Tensor, ratio: float) -> list[tuple[float, float]]:
+    """As `naive`, fast enough for many values."""
+    windows = []
+    for head in range(states.shape[1]):
+        values = states[:, head].double().flatten().sort().values
+        held = max(int(ratio * len(values)), 1)
+        best = (values[held - 1 :] - values[: len(values) - held + 1]).argmin()  # the first on a tie
+        windows.append((values[best].item(), values[best + held - 1].item()))
+    return windows
+
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@st.composite
+def states_of_many_tokens(draw: st.DrawFn) -> Tensor:
+    """So many that a few left out of the window are found in groups of tokens, and groups of values."""
+    shape = tuple(draw(st.integers(1, most)) for most in (3, 3, 1500, 40))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    values = torch.randn(shape, generator=generator)
+    values *= torch.rand(shape[:3], generator=generator).unsqueeze(3) ** draw(
+        st.integers(0, 9)
+    )  # some tokens
+    some = draw(st.sampled_from(["both signs", "no negative", "no positive", "few", "heads of one sign"]))
+    if some == "few":
+        values = (values * 2).round()
+    elif some == "heads of one sign":
+        values = values.abs() * (1 - 2 * (torch.arange(shape[1]) % 2)).view(1, -1, 1, 1)
+    elif some != "both signs":
+        values = values.abs() if some == "no negative" else -values.abs()
+    layout = LAYOUTS[draw(st.sampled_from(sorted(LAYOUTS)))]
+    return layout(*shape).to(draw(st.sampled_from(DTYPES))).copy_(values)
+
+
+@given(
+    states=states_of_many_tokens(), left_out=st.integers(0, 20), block=st.sampled_from([1, 1000, 7777, 2**20])
+)
+def test_is_exact_with_groups_and_blocks_of_any_size(states: Tensor, left_out: int, block: int) -> None:
+    ratio = max(1 - left_out * states.shape[1] / states.numel(), 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_blocks, "_STATES", block)
+        assert found(states, ratio) == by_sorting(states, ratio)
+
+
+@pytest.mark.parametrize("layout", ["by token", "by head"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ratio", [0.9999, 1.0])
+def test_a_head_of_a_million_values(layout: str, dtype: torch.dtype, ratio: float) -> None:
+    values = torch.randn(1, 2, 9001, 128, generator=torch.Generator().manual_seed(2))
+    values[:, :, 17] *= 50  # a token of outliers
+    states = LAYOUTS[layout](*values.shape).to(dtype).copy_(values)
+    assert found(states, ratio) == by_sorting(states, ratio)
+
+
+@pytest.mark.parametrize("layout", ["by token", "by head"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("ratio", [1.0, 0.9999])
+def test_one_of_many_values_that_is_not_finite_is_seen(
+    layout: str, dtype: torch.dtype, value: float, ratio: float
+) -> None:
+    values = torch.randn(1, 2, 2000, 64, generator=torch.Generator().manual_seed(2))
+    values[0, 1, 1234, 5] = value
+    low, high = recall_window(LAYOUTS[layout](*values.shape).to(dtype).copy_(values), ratio)
+    assert low[0].isfinite() and high[0].isfinite()
+    assert not (low[1].isfinite() and high[1].isfinite())
+
+
+@pytest.mark.parametrize("layout", ["by token", "by head"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_infinities_at_both_ends_are_seen(layout: str, dtype: torch.dtype) -> None:
+    values = torch.randn(1, 1, 2000, 64, generator=torch.Generator().manual_seed(2))
+    values[..., 0], values[..., 1] = float("inf"), -float("inf")
+    low, high = recall_window(LAYOUTS[layout](*values.shape).to(dtype).copy_(values), 0.9999)
+    assert low.item() == -high.item() == -float("inf")
+
+
+class Calls(TorchDispatchMode):
+    """Notes the name of each operation, the values a row that it takes, and the memory of what it returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[str, int] = {}
+        self.largest: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if args and isinstance(args[0], Tensor):
+            self.rows[name] = max(self.rows.get(name, 0), args[0].shape[-1] if args[0].dim() else 1)
+        for result in results if isinstance(results, (tuple, list)) else [results]:
+            if isinstance(result, Tensor):
+                storage = result.untyped_storage()
+                self.largest[storage.data_ptr()] = storage.nbytes()
+        return results
+
+
+@pytest.mark.parametrize("layout", ["by token", "by head"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sorts_few_values_and_copies_no_states(layout: str, dtype: torch.dtype) -> None:
+    states = LAYOUTS[layout](2, 2, 9001, 128).to(dtype).normal_(generator=torch.Generator().manual_seed(0))
+    with Calls() as calls:
+        recall_window(states, 0.9999)
+    left_out = 1 + 2 * 9001 * 128 // 10_000
+    assert calls.rows["topk"] <= 16 * (left_out + 1)
+    assert not any(word in name for name in calls.rows for word in ("sort", "kthvalue", "unique", "median"))
+    calls.largest.pop(states.untyped_storage().data_ptr())
+    assert max(calls.largest.values()) <= 2 * 2**20  # a block of int16

@@ -1,4 +1,4 @@
-"""Blocks of rows cover a matrix once, in order, and stay small."""
+"""Blocks of rows or tokens cover a tensor once, in order, and stay small."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fa3cli.numerics.row_blocks import row_blocks
+from fa3cli.numerics.row_blocks import row_blocks, token_blocks
 
 CACHE = 2**18
 
@@ -31,3 +31,27 @@ def test_a_block_is_a_view() -> None:
     for block in row_blocks(matrix):
         matrix[block] += 1
     assert matrix.eq(1).all()
+
+
+@given(
+    batch=st.integers(1, 3),
+    heads=st.integers(1, 40),
+    tokens=st.integers(1, 9000),
+    dim=st.sampled_from([1, 64, 128, 2**20]),
+    by_token=st.booleans(),
+)
+@example(batch=2, heads=24, tokens=118_800, dim=128, by_token=True)
+def test_every_token_is_in_one_block(batch: int, heads: int, tokens: int, dim: int, by_token: bool) -> None:
+    tokens = min(tokens, 2**30 // (heads * dim) + 1)
+    states = torch.empty(batch, heads, tokens, dim, device="meta")
+    if by_token:
+        states = torch.empty(batch, tokens, heads, dim, device="meta").transpose(1, 2)
+    blocks = list(token_blocks(states))
+    assert sum(block.shape[1] for block in blocks) == batch * tokens
+    assert len(blocks) <= batch * (tokens if heads * dim > 2**20 else 1 + 2 * states[0].numel() / 2**20)
+    offset = states[0, 0, 0, 0].storage_offset()
+    for block in blocks:
+        assert block.shape[::2] == (heads, dim) and block.stride() == states.stride()[1:]
+        assert block.shape[1] == 1 or block.numel() <= 2**20
+        assert block.storage_offset() >= offset  # in order
+        offset = block.storage_offset() + 1

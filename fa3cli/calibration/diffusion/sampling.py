@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fa3cli.errors import UnsupportedError
+from fa3cli.errors import MissingCapabilityError, UnsupportedError, brief
 
 __all__ = ["Sampling", "require_taken", "sample", "steps_of"]
 
@@ -46,16 +46,26 @@ class Sampling:
 def sample(pipeline: Any, sampling: Sampling, number: int, *, output_type: str = "latent") -> Any:
     """Return what the pipeline makes of prompt `number`: latents, or images or frames of another `output_type`.
 
-    The noise is that of seed + number, drawn on the CPU, the same for every device.
+    The noise is that of seed + number, drawn on the CPU, the same for every device. Raises UnsupportedError where the
+    pipeline refuses what it is given, MissingCapabilityError where it lacks a package.
     """
     generator = torch.Generator("cpu").manual_seed(sampling.seed + number)
-    return pipeline(
-        prompt=sampling.prompts[number],
-        **sampling.arguments,
-        generator=generator,
-        output_type=output_type,
-        return_dict=False,
-    )[0]
+    origin = f"prompt {number + 1}: {type(pipeline).__name__}"
+    try:
+        return pipeline(
+            prompt=sampling.prompts[number],
+            **sampling.arguments,
+            generator=generator,
+            output_type=output_type,
+            return_dict=False,
+        )[0]
+    except ValueError as error:
+        raise UnsupportedError(f"{origin} cannot be sampled so ({brief(error)})") from error
+    except (
+        ImportError,
+        NameError,
+    ) as error:  # some pipelines find out by using it that a package isn't there
+        raise MissingCapabilityError(f"{origin} lacks a package ({brief(error)})") from error
 
 
 def require_taken(pipeline_class: type, sampling: Sampling) -> None:

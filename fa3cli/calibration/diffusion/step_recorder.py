@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fa3cli.calibration.moving import each_tensor
@@ -106,5 +107,5 @@ def _first_value(timestep: Any) -> float:
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    """Return a copy on the CPU: the pipeline may go on to write into the tensor."""
-    return tensor.detach().to("cpu", copy=True)
+    """Return a dense copy on the CPU: the pipeline may go on to write into the tensor."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["INPUTS", "PIPELINES", "TRANSFORMERS", "make"]
+__all__ = ["INPUTS", "PIPELINES", "TRANSFORMERS", "clip_tokenizer", "make", "randomized", "t5_tokenizer"]
 
 HEADS, SIZE = 3, 16
 
@@ -168,11 +168,7 @@ def make(class_name: str, folder: Path) -> None:
     """Write a pipeline with a tiny random transformer; of Flux all of it, of others nothing else."""
     import diffusers
 
-    torch.manual_seed(0)
-    transformer = getattr(diffusers, class_name)(**TRANSFORMERS[class_name]).eval()
-    with torch.no_grad():
-        for each in transformer.parameters():  # many are zeros or ones otherwise
-            each.add_(torch.randn_like(each) * 0.05)
+    transformer = randomized(class_name)
     if class_name == "FluxTransformer2DModel":
         _flux(transformer, folder)
         return
@@ -187,11 +183,23 @@ def make(class_name: str, folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
+def randomized(class_name: str, seed: int = 0) -> torch.nn.Module:
+    """A tiny transformer of random weights."""
+    import diffusers
+
+    torch.manual_seed(seed)
+    transformer = getattr(diffusers, class_name)(**TRANSFORMERS[class_name]).eval()
+    with torch.no_grad():
+        for each in transformer.parameters():  # many are zeros or ones otherwise
+            each.add_(torch.randn_like(each) * 0.05)
+    return transformer
+
+
 def _flux(transformer: torch.nn.Module, folder: Path) -> None:
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-    clip, t5 = _clip_tokenizer(folder), _t5_tokenizer(folder)
+    clip, t5 = clip_tokenizer(folder), t5_tokenizer(folder)
     FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=AutoencoderKL(
@@ -214,7 +222,7 @@ def _flux(transformer: torch.nn.Module, folder: Path) -> None:
     ).save_pretrained(folder)  # fmt: skip
 
 
-def _clip_tokenizer(folder: Path) -> Any:
+def clip_tokenizer(folder: Path) -> Any:
     from transformers import CLIPTokenizer
 
     letters = [chr(each) for each in range(ord("a"), ord("z") + 1)]
@@ -233,14 +241,14 @@ def _clip_tokenizer(folder: Path) -> Any:
     return CLIPTokenizer(
         **(
             {"vocab_file": str(files / "vocab.json"), "merges_file": str(files / "merges.txt")}
-            if _transformers() < 5
+            if transformers_major() < 5
             else {"vocab": str(files / "vocab.json"), "merges": str(files / "merges.txt")}
         ),
         model_max_length=77,
     )
 
 
-def _t5_tokenizer(folder: Path) -> Any:
+def t5_tokenizer(folder: Path) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast, T5TokenizerFast
 
@@ -255,12 +263,12 @@ def _t5_tokenizer(folder: Path) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     wanted = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "model_max_length": 32}
-    if _transformers() < 5:
+    if transformers_major() < 5:
         return T5TokenizerFast(tokenizer_object=tokenizer, extra_ids=0, **wanted)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **wanted)
 
 
-def _transformers() -> int:
+def transformers_major() -> int:
     import transformers
 
     return int(transformers.__version__.split(".")[0])

@@ -1,0 +1,64 @@
+"""A run that quantizes one transformer of a pipeline, on records of the pipeline's float sampling run."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from fa3cli.calibration.diffusion.choice import chosen
+from fa3cli.calibration.diffusion.opening import OpenedPipeline
+from fa3cli.calibration.diffusion.recording import read_records, record
+from fa3cli.calibration.diffusion.sampling import Sampling, steps_of
+from fa3cli.calibration.job import Job
+from fa3cli.calibration.progress import Progress
+from fa3cli.calibration.ranks import Ranks
+from fa3cli.errors import InvalidInputError, StoppedError
+from fa3cli.exports.folder import RunFolder
+
+__all__ = ["TransformerJob"]
+
+
+@dataclass(frozen=True)
+class TransformerJob(Job):
+    """A job whose samples are there when the `pipeline` has been sampled: the calls of its `component`."""
+
+    pipeline: OpenedPipeline | None = None
+    component: str = ""
+    sampling: Sampling | None = None
+
+    @property
+    def records(self) -> int:
+        """Number of steps that are recorded, of all prompts."""
+        steps = steps_of(self.pipeline.pipeline_class, self.sampling)
+        return len(chosen(len(self.sampling.prompts), steps, self.sampling.max_records))
+
+    def gathered(
+        self, folder: RunFolder, ranks: Ranks, report: Callable[[Progress], None], stop: Callable[[], bool]
+    ) -> TransformerJob:
+        """Return the job with its samples: the leading rank samples the pipeline, unless a run before has done so.
+
+        Raises StoppedError behind the step at which `stop` says so, InvalidInputError where no record is of this component.
+        """
+        records = folder.journal / "records"
+
+        def reported(at: Progress) -> None:
+            report(at)
+            if stop():
+                raise StoppedError(
+                    "stopped while the pipeline was sampled, as asked",
+                    hint="the same command goes on from here",
+                )
+
+        if ranks.leads:
+            folder.keep = True
+            record(self.pipeline, self.sampling, records, reported)
+            gc.collect()  # the pipeline, whose parts refer to each other
+        ranks.gather(None)
+        samples = read_records(records).get(self.component, ())
+        if not samples:
+            raise InvalidInputError(
+                f"{self.folder}: no recorded step of the sampling calls it",
+                hint="pipelines that share the steps between transformers need --steps and --max-records enough for all",
+            )
+        return replace(self, samples=samples)

@@ -1,0 +1,90 @@
+"""Everything a pipeline's run needs, read and checked before any work: a job for each of its transformers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fa3cli.calibration.destination import default_output, where_to_save
+from fa3cli.calibration.diffusion.job import TransformerJob
+from fa3cli.calibration.diffusion.opening import open_pipeline
+from fa3cli.calibration.diffusion.prompts import read_prompts
+from fa3cli.calibration.diffusion.sampling import Sampling, require_taken, steps_of
+from fa3cli.calibration.job import make_job
+from fa3cli.calibration.target_fit import require_loadable
+from fa3cli.errors import UnsupportedError, UsageError
+from fa3cli.quantization.recipes import choose_recipe
+from fa3cli.quantization.settings import PIPELINE_SETTINGS, resolve_settings
+
+__all__ = ["prepare_pipeline"]
+
+
+def prepare_pipeline(
+    folder: str | Path,
+    *,
+    prompts: str | Path | None = None,
+    output: str | Path | None = None,
+    recipe: str | None = None,
+    target: Sequence[str] = (),
+    save_types: Sequence[str] = (),
+    part_file_size: float | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    only_plan: bool = False,
+    only_calibrate: bool = False,
+    steps: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    frames: int | None = None,
+    guidance: float | None = None,
+    seed: int | None = None,
+    max_records: int | None = None,
+    **options: Any,
+) -> list[TransformerJob]:
+    """Read and check everything; nothing is written and no weight is read. `options` are QuantSettings."""
+    folder = Path(os.path.abspath(folder))
+    if only_calibrate:
+        raise UnsupportedError(
+            f"{folder}: a pipeline of diffusers is calibrated and exported in one run",
+            hint="use fa3 quantize",
+        )
+    if prompts is None:
+        raise UsageError(f"{folder}: a pipeline of diffusers needs --prompts, a file with a prompt a line")
+    destination = where_to_save(target, save_types, part_file_size, pipelines=True)
+    sampling = Sampling(
+        read_prompts(Path(prompts)), steps, height, width, frames, guidance, seed or 0, max_records
+    )
+    pipeline = open_pipeline(
+        folder,
+        fa=options.get("fa") is not False,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+    )
+    require_taken(pipeline.pipeline_class, sampling)
+    steps_of(pipeline.pipeline_class, sampling)
+    jobs = []
+    for component, model in pipeline.transformers.items():
+        chosen = choose_recipe(recipe, type(model.model).__name__, list(model.linears()), default="diffusion")
+        place = default_output(folder, output)
+        job = make_job(
+            model,
+            resolve_settings(chosen.settings, options, f"recipe {chosen.name}", PIPELINE_SETTINGS),
+            (),
+            kind=TransformerJob,
+            replayed=True,
+            recipe=chosen.name,
+            folder=folder / component,
+            output=place / component if len(pipeline.transformers) > 1 else place,
+            config=pipeline.configs[component],
+            pipeline=pipeline,
+            component=component,
+            sampling=sampling,
+            **destination,
+        )
+        require_loadable(job)
+        jobs.append(job)
+    return jobs

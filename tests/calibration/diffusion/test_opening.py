@@ -1,0 +1,160 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fa3cli.calibration.diffusion.opening import load_pipeline, open_pipeline
+from fa3cli.errors import ConflictError, Fa3Error, InvalidInputError, UnsupportedError
+
+INDEX = "model_index.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def copy(made: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    return lambda name, patched=False: Path(shutil.copytree(made(name, patched), tmp_path / name))
+
+
+def edit(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_what_is_opened(made: Callable[..., Path]) -> None:
+    opened = open_pipeline(made("wan", True), fa=True)
+    assert opened.pipeline_class_name == "WanPipeline"
+    assert list(opened.transformers) == list(opened.configs) == ["transformer", "transformer_2"]
+    assert opened.configs["transformer"]["num_layers"] == 2
+    assert (opened.dtype, opened.device) == (torch.float32, torch.device("cpu"))
+    for model in opened.transformers.values():
+        assert list(model.layers) == ["blocks.0", "blocks.1"]
+        assert list(model.attentions("blocks.1")) == ["blocks.1.attn1", "blocks.1.attn2"]
+        assert "blocks.0.ffn.net.2" in model.linears("blocks.0")
+        assert "proj_out.weight" in model.outside
+        assert all(each.is_meta for each in model.model.parameters())
+
+
+def test_without_fa_it_is_the_installed_class(made: Callable[..., Path]) -> None:
+    import diffusers
+
+    for patched in (False, True):
+        model = open_pipeline(made("hunyuan", patched), fa=False).transformers["transformer"]
+        assert type(model.model) is diffusers.HunyuanVideoTransformer3DModel
+        assert not model.attentions()
+        assert [name for name in model.layers if "refiner" in name] == []
+
+
+def test_dtype_is_the_one_most_values_are_stored_in(copy: Callable[..., Path]) -> None:
+    folder = copy("flux")
+    file = folder / "transformer" / WEIGHTS
+    tensors = load_file(file)
+    save_file(
+        {name: each if "norm" in name else each.bfloat16() for name, each in tensors.items()},
+        file,
+    )
+    assert open_pipeline(folder, fa=False).dtype == torch.bfloat16
+    assert open_pipeline(folder, fa=False, dtype="float32").dtype == torch.float32
+    with pytest.raises(UnsupportedError, match="--dtype int8"):
+        open_pipeline(folder, fa=False, dtype="int8")
+
+
+def test_with_fa_it_must_be_patched(flux: Path) -> None:
+    with pytest.raises(InvalidInputError, match="not patched") as raised:
+        open_pipeline(flux, fa=True)
+    assert (raised.value.exit_code, "run fa3 patch" in raised.value.hint) == (5, True)
+
+
+def test_an_edited_patch_runs_if_it_is_trusted(copy: Callable[..., Path]) -> None:
+    folder = copy("flux", True)
+    [module] = folder.glob("transformer/*.py")
+    module.write_text(module.read_text() + "\nEDITED = True\n")
+    with pytest.raises(ConflictError, match="changed since fa3 wrote it") as raised:
+        open_pipeline(folder, fa=True)
+    assert (raised.value.exit_code, "--trust-remote-code" in raised.value.hint) == (4, True)
+    opened = open_pipeline(folder, fa=True, trust_remote_code=True)
+    assert opened.trusted and opened.transformers["transformer"].attentions()
+    module.unlink()
+    with pytest.raises(ConflictError):
+        open_pipeline(folder, fa=True, trust_remote_code=True)
+
+
+CODE = "from diffusers import FluxPipeline\n\n\nclass Mine(FluxPipeline):\n    RUN = True\n"
+
+
+@pytest.mark.parametrize("fa", [False, True])
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("mine.py", {"_class_name": ["mine", "Mine"]}),
+        ("scheduler/mine.py", {"scheduler": ["mine", "FlowMatchEulerDiscreteScheduler"]}),
+    ],
+)
+def test_other_code_of_the_folder_asks_for_trust(
+    copy: Callable[..., Path], file: str, changes: dict[str, Any], fa: bool
+) -> None:
+    folder = copy("flux")
+    (folder / file).write_text(CODE + "\n\nfrom diffusers import FlowMatchEulerDiscreteScheduler\n")
+    edit(folder / INDEX, **changes)
+    if fa:
+        from fa3cli import patching
+
+        patching.patch(folder)
+    with pytest.raises(ConflictError, match="load code") as raised:
+        open_pipeline(folder, fa=fa)
+    assert "--trust-remote-code" in raised.value.hint
+    opened = open_pipeline(folder, fa=fa, trust_remote_code=True)
+    pipeline = load_pipeline(opened, {name: each.model for name, each in opened.transformers.items()})
+    assert hasattr(pipeline, "RUN") == (file == "mine.py")
+
+
+def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="no model_index.json"):
+        open_pipeline(tmp_path, fa=False)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "error", "message"),
+    [
+        (lambda f: edit(f / INDEX, _class_name="NoPipeline"), UnsupportedError, "has no NoPipeline"),
+        (lambda f: edit(f / INDEX, _class_name=None), InvalidInputError, "_class_name is None"),
+        (lambda f: edit(f / INDEX, transformer=[None, None]), UnsupportedError, "names no transformer"),
+        (lambda f: (f / "transformer" / "config.json").unlink(), InvalidInputError, "config.json"),
+        (lambda f: (f / "transformer" / WEIGHTS).unlink(), InvalidInputError, f"expected {WEIGHTS}"),
+        (
+            lambda f: edit(f / "transformer" / "config.json", num_layers=3),
+            InvalidInputError,
+            "the checkpoint lacks transformer_blocks.2",
+        ),
+        (
+            lambda f: edit(f / "transformer" / "config.json", in_channels=8),
+            InvalidInputError,
+            "config.json asks for",
+        ),
+    ],
+)
+def test_broken_folders(
+    copy: Callable[..., Path], break_it: Callable[[Path], None], error: type[Fa3Error], message: str
+) -> None:
+    folder = copy("flux")
+    break_it(folder)
+    with pytest.raises(error, match=message):
+        open_pipeline(folder, fa=False)
+
+
+def test_a_part_that_diffusers_cannot_load(copy: Callable[..., Path]) -> None:
+    folder = copy("flux")
+    (folder / "vae" / "config.json").unlink()
+    opened = open_pipeline(folder, fa=False)
+    with pytest.raises(InvalidInputError, match="cannot load the pipeline"):
+        load_pipeline(opened, {name: each.model for name, each in opened.transformers.items()})
+
+
+def test_loading_says_nothing(patched_flux: Path, capfd: pytest.CaptureFixture) -> None:
+    opened = open_pipeline(patched_flux, fa=True)
+    capfd.readouterr()
+    load_pipeline(opened, {name: each.model for name, each in opened.transformers.items()})
+    assert capfd.readouterr() == ("", "")
