@@ -55,6 +55,7 @@ def _layer_results(
             fa_reason=_attention_reason(job, attentions, fallen) if attentions and not kept else None,
             fa_score=min(layer.scores.values(), default=None),
             error=layer.error,
+            timesteps=tuple(dict(each) for each in layer.timesteps),
         )
 
 

@@ -42,8 +42,8 @@ def open_model(
         )
     if patching.is_pipeline(folder):
         raise UnsupportedError(
-            f"{folder}: a pipeline of diffusers, whose transformers fa3 patches, but can't quantize yet",
-            hint="quantize a causal language model",
+            f"{folder}: a pipeline of diffusers, expected the folder of a causal language model",
+            hint="fa3 quantize takes pipelines, with --prompts",
         )
     status = patching.status(folder)
     run_folder_code = may_run_folder_code(folder, status, fa=fa, trusted=trust_remote_code)

@@ -34,7 +34,8 @@ def target_warnings(job: Job, found: Sequence[LayerParameters] | None = None) ->
     for target in job.targets:
         for warning in target.warnings(selected):
             yield f"target {target.name}: {warning}"
-    yield from undivided(selected.geometry) if job.targets else ()
+    if any(not target.pipelines for target in job.targets):
+        yield from undivided(selected.geometry)
 
 
 def _selection(job: Job) -> Selection:

@@ -30,7 +30,7 @@ def print_plan(plan: Plan) -> None:
     table.add_row("linears to W8A8", str(plan.quantized_linears))
     table.add_row("linears left float", str(len(plan.float_linears)))
     table.add_row("attention modules with FA3", str(plan.attentions))
-    table.add_row("samples", f"{plan.samples} with {plan.tokens} tokens")
+    table.add_row("samples", _samples(plan.samples, plan.tokens))
     for number, streams in enumerate(plan.passes, start=1):
         table.add_row(f"pass {number} of {len(plan.passes)} over the weights", _forwards(streams))
     table.add_row("read", _size(plan.bytes_read))
@@ -54,8 +54,8 @@ def print_result(result: Result) -> None:
     console = _console()
     console.print(table)
     console.print(
-        f"{result.output}: {_size(result.bytes_written)} in {len(result.files)} files, from {result.samples} samples "
-        f"with {result.tokens} tokens in {result.seconds:.1f} s",
+        f"{result.output}: {_size(result.bytes_written)} in {len(result.files)} files, from "
+        f"{_samples(result.samples, result.tokens)} in {result.seconds:.1f} s",
         highlight=False,
         soft_wrap=True,
     )
@@ -92,6 +92,11 @@ def _console() -> Console:
 
 def _size(nbytes: int) -> str:
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"
+
+
+def _samples(count: int, tokens: int) -> str:
+    """Say how much a run sees: text is counted in tokens, a transformer's calls are not."""
+    return f"{count} samples with {tokens} tokens" if tokens else f"{count} recorded calls"
 
 
 def _memory(plan: Plan) -> str:

@@ -173,7 +173,7 @@ def test_a_sample_longer_than_the_model_takes(folder: Path, tmp_path: Path) -> N
     assert len(prepare(folder, calib=calib, max_length=64).samples) == 2
 
 
-def test_a_pipeline_is_not_quantized_yet(tmp_path: Path, calib: Path) -> None:
+def test_a_pipeline_is_no_language_model(tmp_path: Path, calib: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     for options in ({}, {"fa": False}, {"only_plan": True}):
         with pytest.raises(UnsupportedError, match="pipeline of diffusers"):

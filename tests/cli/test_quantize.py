@@ -121,7 +121,7 @@ def test_plan_reads_no_weight_and_writes_nothing(
     assert ["numerics", "improved", "default"] in rows
     assert "3 float, for range_param" in " ".join(row[1] for row in rows)
     assert f"{llama}-w8a8-fa3" in "".join(row.split("│")[2].strip() for row in out.splitlines() if "│" in row)
-    assert "3 with 31 tokens" in out and "*.down_proj" in out and "peak memory" in out
+    assert "3 samples with 31 tokens" in out and "*.down_proj" in out and "peak memory" in out
     code, out, _ = fa3("quantize", llama, *calib, "--plan", "--json", "--fa-amp", 1)
     planned = json.loads(out)
     assert code == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from fa3cli.calibration.diffusion.module_file import module_of
+from fa3cli.calibration.diffusion.quiet import quiet
 from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
 from fa3cli.patching.config_json import Config
 from fa3cli.patching.diffusion.index import components
@@ -53,8 +54,9 @@ def pipeline_class_of(folder: Path, index: Config) -> type:
     file, name = found if isinstance(found, list) and len(found) == 2 else (None, found)
     if not isinstance(name, str):
         raise InvalidInputError(f"{index.path}: _class_name is {found!r}, expected a pipeline's class")
-    module = module_of(folder / f"{file}.py") if file else diffusers
-    pipeline_class = getattr(module, name, None)
+    with quiet():  # parts of it may want packages that are not installed
+        module = module_of(folder / f"{file}.py") if file else diffusers
+        pipeline_class = getattr(module, name, None)
     if pipeline_class is None:
         raise UnsupportedError(
             f"{index.path}: diffusers {diffusers.__version__} has no {name}",

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
+from fa3cli.calibration.diffusion.quiet import quiet
 from fa3cli.errors import InvalidInputError, brief
 from fa3cli.patching.diffusion.index import INDEX
 
@@ -39,7 +39,7 @@ def from_folder(
     if trusted:
         options["trust_remote_code"] = True
     try:
-        with _linked(folder, index) as linked, _quiet():
+        with _linked(folder, index) as linked, quiet():
             return pipeline_class.from_pretrained(linked, **options)
     except Exception as error:  # each part's own code: what a file it cannot take raises is up to it
         raise InvalidInputError(
@@ -60,23 +60,3 @@ def _linked(folder: Path, index: str) -> Iterator[Path]:
                 (linked / each.name).symlink_to(each.absolute())
         (linked / INDEX).write_text(index, encoding="utf-8")
         yield linked
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Show no progress of loading within the block, nor diffusers' surprise at a class that is not its own."""
-    import diffusers
-    import transformers
-
-    verbosity = diffusers.utils.logging.get_verbosity()
-    libraries: list[ModuleType] = [diffusers.utils.logging, transformers.utils.logging]
-    shown = [each for each in libraries if each.is_progress_bar_enabled()]
-    diffusers.utils.logging.set_verbosity_error()
-    for each in shown:
-        each.disable_progress_bar()
-    try:
-        yield
-    finally:
-        diffusers.utils.logging.set_verbosity(verbosity)
-        for each in shown:
-            each.enable_progress_bar()

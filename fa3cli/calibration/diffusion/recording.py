@@ -70,21 +70,20 @@ def record(
     if not todo:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    ticks = Ticks(len(files), len(files) * steps, report, unit="prompt")
-    for _ in range(len(files) - len(todo)):
-        ticks.skip_layer(steps)
+    ticks = Ticks(len(files), sum(max(wanted) + 1 for wanted in files.values()), report, unit="prompt")
+    for prompt in files.keys() - set(todo):
+        ticks.skip_layer(max(files[prompt]) + 1)
     with ExitStack() as stack:
         for model in opened.transformers.values():
             stack.enter_context(blocks_streamed(model))
         pipeline = load_pipeline(opened, modules)
+        if not hasattr(pipeline, "scheduler"):
+            raise UnsupportedError(
+                f"{opened.pipeline_class_name} has no scheduler, so its steps are not known"
+            )
         for prompt in todo:
-            with StepRecorder(modules, files[prompt], ticks.sample_begins) as recorder:
+            with StepRecorder(modules, pipeline.scheduler, steps, files[prompt], ticks.sample_begins):
                 sample(pipeline, sampling, prompt)
-            if recorder.steps != steps:
-                raise UnsupportedError(
-                    f"{opened.pipeline_class_name} took {recorder.steps} steps where {steps} were expected",
-                    hint="its scheduler makes another number of them than it is told",
-                )
             ticks.layer_ends()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fa3cli.calibration.moving import each_tensor
+from fa3cli.calibration.replaced import replaced
 from fa3cli.calibration.tree_file import write_tree
 from fa3cli.errors import UnsupportedError
 
@@ -19,65 +22,89 @@ __all__ = ["StepRecorder", "require_timesteps"]
 
 
 class StepRecorder:
-    """Within the block the calls of `transformers`, by component, are written, a file for each step that has one.
+    """Within the block the calls of a pipeline's `transformers`, by component, are written, a file for each step with one.
 
-    A step lasts as long as the timestep of the calls, its first value. `begins` is called at each, and `steps` counts them.
-    Raises UnsupportedError for an argument that can't be written, and where a step takes two transformers.
+    A step ends where the pipeline asks its scheduler for the next latents: several may have one timestep, rounded to
+    bfloat16. `begins` is called at each, and behind the last one that has a file the sampling ends, and with it the
+    block. Raises UnsupportedError for an argument that can't be written, where a step takes two transformers, and where
+    the scheduler makes other than `steps` steps.
     """
 
     def __init__(
         self,
         transformers: Mapping[str, nn.Module],
+        scheduler: Any,
+        steps: int,
         files: Mapping[int, Path],
         begins: Callable[[], None] = lambda: None,
     ) -> None:
-        self.steps = 0
-        self._transformers, self._files, self._begins = transformers, files, begins
-        self._timestep: float | None = None
+        self._transformers, self._scheduler, self._expected = transformers, scheduler, steps
+        self._files, self._begins = files, begins
+        self._step = 0
         self._component = ""
         self._calls: list[dict[str, Any]] = []
 
     def __enter__(self) -> StepRecorder:
-        self._hooks = [
-            module.register_forward_pre_hook(_Hook(self, name, module), with_kwargs=True)
-            for name, module in self._transformers.items()
-        ]
+        with ExitStack() as undo:
+            for name, module in self._transformers.items():
+                hook = module.register_forward_pre_hook(_Hook(self, name, module), with_kwargs=True)
+                undo.callback(hook.remove)
+            own = self._scheduler.step
+
+            @wraps(own)
+            def step(*arguments: Any, **named: Any) -> Any:
+                self._ends()
+                return own(*arguments, **named)
+
+            undo.enter_context(replaced(self._scheduler, "step", step))
+            self._undo = undo.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        if error is None:
-            self._write()
+    ) -> bool:
+        self._undo.close()
+        return isinstance(error, _AllRecorded)
 
     def called(self, component: str, arguments: dict[str, Any]) -> None:
         """Take note of a call that is about to be made."""
-        timestep = _first_value(arguments["timestep"])
-        if timestep != self._timestep:
-            self._write()
+        if not self._component:
             self._begins()
-            self.steps += 1
-            self._timestep, self._component = timestep, component
+            self._component = component
         if component != self._component:
             raise UnsupportedError(
-                f"{self._component} and {component} are both called at timestep {timestep:g}"
+                f"{self._component} and {component} are both called in step {self._step + 1}"
             )
-        if self.steps - 1 in self._files:
+        if self._step in self._files:
+            timestep = _first_value(arguments["timestep"])
             self._calls.append({"timestep": timestep, "arguments": each_tensor(_copied, arguments)})
 
-    def _write(self) -> None:
+    def _ends(self) -> None:
         """Write the step that is over, if it is wanted."""
+        if self._step == 0 and (made := len(self._scheduler.timesteps)) != self._expected:
+            raise UnsupportedError(
+                f"{type(self._scheduler).__name__} makes {made} steps where {self._expected} were expected",
+                hint="give the pipeline a scheduler that makes as many steps as it is told",
+            )
+        self._write()
+        self._step, self._component = self._step + 1, ""
+        if self._step > max(self._files):
+            raise _AllRecorded
+
+    def _write(self) -> None:
         if not self._calls:
             return
         calls, self._calls = self._calls, []
         try:
-            write_tree(self._files[self.steps - 1], {"component": self._component, "calls": calls})
+            write_tree(self._files[self._step], {"component": self._component, "calls": calls})
         except TypeError as error:
             raise UnsupportedError(
                 f"{self._component}: what it is called with can't be recorded; {error}"
             ) from error
+
+
+class _AllRecorded(Exception):
+    """What is wanted of the sampling is there."""
 
 
 class _Hook:

@@ -131,7 +131,9 @@ def test_another_number_of_steps(
     monkeypatch.setattr(
         recording, "sample", lambda pipeline, sampling, n: sample(pipeline, replace(sampling, steps=3), n)
     )
-    with pytest.raises(UnsupportedError, match="FluxPipeline took 3 steps where 4 were expected"):
+    with pytest.raises(
+        UnsupportedError, match="FlowMatchEulerDiscreteScheduler makes 3 steps where 4 were expected"
+    ):
         record(opened, sampling_of("flux"), tmp_path)
 
 
