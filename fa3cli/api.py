@@ -13,6 +13,7 @@ from fa3cli.calibration.evaluation import Comparison, compare
 from fa3cli.calibration.exporting import export_calibration, prepare_export
 from fa3cli.calibration.identity import identity
 from fa3cli.calibration.job import Job
+from fa3cli.calibration.jobs import prepare_jobs
 from fa3cli.calibration.journal import has_records
 from fa3cli.calibration.plan import Plan, plan, plan_warnings
 from fa3cli.calibration.preparing import prepare
@@ -37,7 +38,9 @@ __all__ = [
     "plan_warnings",
     "prepare",
     "prepare_export",
+    "prepare_jobs",
     "quantize",
+    "quantize_all",
     "require_place",
     "run",
     "verify",
@@ -51,8 +54,22 @@ def quantize(
     resume: str = "auto",
     **options: Any,
 ) -> Result:
-    """Calibrate a patched weights folder and export it; `options` are those of `fa3 quantize`."""
-    return run(prepare(weights_dir, **options), progress, resume=resume)
+    """Calibrate a patched weights folder and export it; `options` are those of `fa3 quantize`.
+
+    A pipeline may have several transformers: `quantize_all` returns the results of all.
+    """
+    return quantize_all(weights_dir, progress=progress, resume=resume, **options)[0]
+
+
+def quantize_all(
+    weights_dir: str | Path,
+    *,
+    progress: Callable[[Progress], None] = lambda _: None,
+    resume: str = "auto",
+    **options: Any,
+) -> list[Result]:
+    """Calibrate and export a language model, or each transformer of a pipeline."""
+    return [run(job, progress, resume=resume) for job in prepare_jobs(weights_dir, **options)]
 
 
 def calibrate(
@@ -64,7 +81,8 @@ def calibrate(
     **options: Any,
 ) -> Result:
     """Find every parameter of a patched weights folder and keep them in a small folder, without weights."""
-    return run(prepare(weights_dir, output=output, only_calibrate=True, **options), progress, resume=resume)
+    [job] = prepare_jobs(weights_dir, output=output, only_calibrate=True, **options)
+    return run(job, progress, resume=resume)
 
 
 def export(
@@ -84,6 +102,9 @@ def full_plan(job: Job) -> Plan:
     Without weights there will be no run on this machine so soon: that the disk lacks room is a warning then.
     """
     planned, warnings = plan(job), []
+    if job.replayed:  # a record's size is not known before there is one
+        require_place(job, planned)
+        return planned
     try:
         require_place(job, planned)
     except MissingCapabilityError as error:

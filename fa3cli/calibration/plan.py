@@ -42,9 +42,10 @@ class Plan:
     bytes_written: int
     journal_bytes: int
     """What the run keeps beside the export until it ends, to go on after whatever stops it."""
-    peak_memory: int
+    peak_memory: int | None
     """Bytes above the imports that are allocated at a time, at most: mapped files, which the system can drop, are not
-    counted. For save type numpy, whose files are pickled whole, all weights."""
+    counted. For save type numpy, whose files are pickled whole, all weights. None where samples are yet to be recorded: a
+    block and the states of one of them."""
     warnings: tuple[str, ...]
     seconds: float | None = None
     """About how long the run takes on this machine, from timing a layer; None where none was timed."""
@@ -64,15 +65,19 @@ def plan(job: Job) -> Plan:
         quantized_linears=len(job.quantized),
         float_linears=tuple(name for name in linears if name not in job.quantized),
         attentions=len(job.attentions),
-        samples=len(job.samples),
-        tokens=sum(sample.tokens for sample in job.samples),
+        samples=job.sample_count,
+        tokens=job.token_count,
         passes=tuple(todo),
         bytes_read=_read_bytes(job, len(todo)),
         bytes_written=bytes_written(job),
         journal_bytes=journal_bytes(job, todo),
-        peak_memory=max(peak_memory(job, todo), export_bytes(job) if "numpy" in job.save_types else 0),
+        peak_memory=None if job.replayed else _peak_memory(job, todo),
         warnings=tuple(plan_warnings(job)),
     )
+
+
+def _peak_memory(job: Job, todo: list[Streams]) -> int:
+    return max(peak_memory(job, todo), export_bytes(job) if "numpy" in job.save_types else 0)
 
 
 def _read_bytes(job: Job, passes: int) -> int:

@@ -32,6 +32,8 @@ class Progress:
     written_per_second: float = 0.0
     memory: int = 0
     peak_memory: int = 0
+    unit: str = "layer"
+    """What `layer` counts: prompts, while a pipeline is sampled, whose steps are the samples."""
 
 
 def now_and_then(tell: Callable[[Progress], None]) -> Callable[[Progress], None]:
@@ -51,8 +53,15 @@ class Ticks:
     """Counts what is done and reports it; with several `ranks`, what all of them do, by this one's share."""
 
     def __init__(
-        self, layers: int, samples: int, report: Callable[[Progress], None], *, ranks: int = 1
+        self,
+        layers: int,
+        samples: int,
+        report: Callable[[Progress], None],
+        *,
+        ranks: int = 1,
+        unit: str = "layer",
     ) -> None:
+        self._unit = unit
         self._layers, self._samples, self._report, self._ranks = layers, samples, report, ranks
         self._layer = self._sample = self._skipped = self._tokens = self._read = 0
         self._process, self._begin = psutil.Process(), time.monotonic()
@@ -91,6 +100,7 @@ class Ticks:
             written_per_second=(self._wrote() - self._wrote_before) / passed,
             memory=memory,
             peak_memory=max(memory, _peak_memory()),
+            unit=self._unit,
         )
 
     def _wrote(self) -> int:

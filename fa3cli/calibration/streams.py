@@ -29,7 +29,7 @@ class Streams:
 
 def passes(job: Job) -> list[Streams]:
     """Return the passes a job needs over the layers, with their streams."""
-    settings, samples = job.settings, len(job.samples)
+    settings, samples = job.settings, job.sample_count
     smoothing = smoothing_samples(job) if settings.anti_method != "none" and not job.smoothing else 0
     features = min(_FEATURES, samples) if settings.level or settings.act_method == 3 else 0
     if settings.level:

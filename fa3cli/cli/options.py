@@ -22,21 +22,30 @@ __all__ = [
     "Fa",
     "FaAmp",
     "FaScore",
+    "Frames",
+    "Guidance",
+    "Height",
+    "IncludeNames",
     "Json",
     "MaxLength",
+    "MaxRecords",
     "MmTensor",
     "Nproc",
     "Numerics",
     "PartFileSize",
     "PlanOnly",
+    "Prompts",
     "Recipe",
     "Resume",
     "Samples",
     "SaveTypes",
+    "Seed",
+    "Steps",
     "TargetName",
     "Targets",
     "TrustRemoteCode",
     "WeightsDir",
+    "Width",
     "values",
 ]
 
@@ -54,7 +63,27 @@ class TargetName(str, Enum):
     mindie_sd = "mindie-sd"
 
 
+_PIPELINES = "Pipelines of diffusers"
+
 WeightsDir = Annotated[Path, typer.Argument(metavar="[WEIGHTS_DIR]", help="Patched weights folder.")]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A pipeline's prompts, one a line.", rich_help_panel=_PIPELINES),
+]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="Steps of the float sampling run.", rich_help_panel=_PIPELINES)
+]
+Height = Annotated[int | None, typer.Option(min=1, help="Pixels.", rich_help_panel=_PIPELINES)]
+Width = Annotated[int | None, typer.Option(min=1, help="Pixels.", rich_help_panel=_PIPELINES)]
+Frames = Annotated[int | None, typer.Option(min=1, help="Of a video.", rich_help_panel=_PIPELINES)]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale.", rich_help_panel=_PIPELINES)]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="Of the first prompt's noise [0].", rich_help_panel=_PIPELINES)
+]
+MaxRecords = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Record N steps, of all prompts.", rich_help_panel=_PIPELINES),
+]
 Calib = Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="Calibration data.")]
 Samples = Annotated[int | None, typer.Option(min=1, help="Take the first N lines.")]
 MaxLength = Annotated[int | None, typer.Option(min=1, help="Cut samples to N tokens.")]
@@ -70,6 +99,9 @@ ActMethod = Annotated[
 AntiMethod = Annotated[str | None, typer.Option(help="AntiOutlier: none, or m1 to m6.")]
 DisableNames = Annotated[
     list[str] | None, typer.Option(metavar="GLOB", help="Linears or attention modules to leave float.")
+]
+IncludeNames = Annotated[
+    list[str] | None, typer.Option(metavar="GLOB", help="Linears to quantize, of all that could be.")
 ]
 DisableLevel = Annotated[
     str | None, typer.Option(metavar="Ln", help="Leave the n linears float that are hardest to quantize.")

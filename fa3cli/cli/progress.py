@@ -52,7 +52,7 @@ def _line(at: Progress) -> str:
     left = "" if at.seconds_left is None else f", about {duration(at.seconds_left)} left"
     tokens = f"{at.tokens_per_second:,.0f} tokens/s, " if at.tokens_per_second else ""
     return (
-        f"layer {at.layer}/{at.layers} done, {duration(at.seconds)} passed{left}, {tokens}"
+        f"{at.unit} {at.layer}/{at.layers} done, {duration(at.seconds)} passed{left}, {tokens}"
         f"read {_rate(at.read_per_second)}, "
         f"written {_rate(at.written_per_second)}, "
         f"memory {at.memory / 1e9:.2f} GB, at most {at.peak_memory / 1e9:.2f} GB"

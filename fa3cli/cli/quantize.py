@@ -21,20 +21,29 @@ from fa3cli.cli.options import (
     Fa,
     FaAmp,
     FaScore,
+    Frames,
+    Guidance,
+    Height,
+    IncludeNames,
     Json,
     MaxLength,
+    MaxRecords,
     MmTensor,
     Nproc,
     Numerics,
     PartFileSize,
     PlanOnly,
+    Prompts,
     Recipe,
     Resume,
     Samples,
     SaveTypes,
+    Seed,
+    Steps,
     Targets,
     TrustRemoteCode,
     WeightsDir,
+    Width,
 )
 from fa3cli.cli.running import run_command
 
@@ -44,6 +53,14 @@ __all__ = ["quantize"]
 def quantize(
     weights_dir: WeightsDir = Path("."),
     output: Annotated[Path | None, typer.Option(help="Export folder [<WEIGHTS_DIR>-w8a8-fa3].")] = None,
+    prompts: Prompts = None,
+    steps: Steps = None,
+    height: Height = None,
+    width: Width = None,
+    frames: Frames = None,
+    guidance: Guidance = None,
+    seed: Seed = None,
+    max_records: MaxRecords = None,
     calib: Calib = None,
     samples: Samples = None,
     max_length: MaxLength = None,
@@ -53,6 +70,7 @@ def quantize(
     a_bit: Bits = None,
     act_method: ActMethod = None,
     anti_method: AntiMethod = None,
+    include_names: IncludeNames = None,
     disable_names: DisableNames = None,
     disable_level: DisableLevel = None,
     disable_last_linear: DisableLastLinear = None,
@@ -72,5 +90,5 @@ def quantize(
     trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
 ) -> None:
-    """Calibrate a patched model layer by layer and export W8A8 weights and int8 q, k, v scales."""
+    """Calibrate a patched model or pipeline layer by layer and export W8A8 weights and int8 q, k, v scales."""
     run_command("quantize", **locals())

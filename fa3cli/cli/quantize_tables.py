@@ -36,9 +36,7 @@ def print_plan(plan: Plan) -> None:
     table.add_row("read", _size(plan.bytes_read))
     table.add_row("written", _size(plan.bytes_written))
     table.add_row("journal", f"{_size(plan.journal_bytes)} on the disk until the run ends")
-    table.add_row(
-        "peak memory", f"at most about {_size(plan.peak_memory)} above the imports, mapped files aside"
-    )
+    table.add_row("peak memory", _memory(plan))
     table.add_row("time", _time(plan))
     _console().print(table)
 
@@ -94,6 +92,12 @@ def _console() -> Console:
 
 def _size(nbytes: int) -> str:
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"
+
+
+def _memory(plan: Plan) -> str:
+    if plan.peak_memory is None:
+        return "a block and the states of one record; all others lie beside the output"
+    return f"at most about {_size(plan.peak_memory)} above the imports, mapped files aside"
 
 
 def _time(plan: Plan) -> str:

@@ -22,6 +22,7 @@ def run_command(
     command: str,
     *,
     weights_dir: Path,
+    include_names: list[str] | None,
     disable_names: list[str] | None,
     resume: str,
     nproc: int,
@@ -39,28 +40,37 @@ def run_command(
         return
     from fa3cli import api
     from fa3cli.cli.interrupts import first_interrupt
-    from fa3cli.cli.quantize_tables import print_plan, settings_text
 
-    job = api.prepare(
+    jobs = api.prepare_jobs(
         weights_dir,
+        include_names=tuple(include_names) if include_names else None,
         disable_names=tuple(disable_names) if disable_names else None,
         save_types=values(save_type),
         target=values(target),
         only_plan=plan,
         **options,
     )
-    if rank:
-        with first_interrupt(lambda _: None) as stop:
-            api.run(job, resume=resume, stop=stop)
-        return
-    planned = api.full_plan(job) if plan else api.plan(job)
+    for job in jobs:
+        if rank:
+            with first_interrupt(lambda _: None) as stop:
+                api.run(job, resume=resume, stop=stop)
+        else:
+            _lead(command, job, resume, only_plan=plan, as_json=json)
+
+
+def _lead(command: str, job: Job, resume: str, *, only_plan: bool, as_json: bool) -> None:
+    """Tell what a job will do, and unless that is all that was asked for, do it."""
+    from fa3cli import api
+    from fa3cli.cli.quantize_tables import print_plan, settings_text
+
+    planned = api.full_plan(job) if only_plan else api.plan(job)
     for warning in planned.warnings:
         warn(warning)
-    if plan:
-        print_json(planned) if json else print_plan(planned)
+    if only_plan:
+        print_json(planned) if as_json else print_plan(planned)
         return
     note(f"settings: {settings_text(planned)}")
-    show_result(_run(command, job, resume, as_json=json), as_json=json)
+    show_result(_run(command, job, resume, as_json=as_json), as_json=as_json)
 
 
 def _run(command: str, job: Job, resume: str, *, as_json: bool) -> Result:

@@ -28,8 +28,10 @@ class TransformerJob(Job):
     sampling: Sampling | None = None
 
     @property
-    def records(self) -> int:
-        """Number of steps that are recorded, of all prompts."""
+    def sample_count(self) -> int:
+        """Number of the transformer's recorded calls; before they are, of the steps that will be recorded."""
+        if self.samples:
+            return len(self.samples)
         steps = steps_of(self.pipeline.pipeline_class, self.sampling)
         return len(chosen(len(self.sampling.prompts), steps, self.sampling.max_records))
 

@@ -70,7 +70,7 @@ def record(
     if not todo:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    ticks = Ticks(len(files), len(files) * steps, report)
+    ticks = Ticks(len(files), len(files) * steps, report, unit="prompt")
     for _ in range(len(files) - len(todo)):
         ticks.skip_layer(steps)
     with ExitStack() as stack:

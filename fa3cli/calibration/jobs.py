@@ -1,0 +1,37 @@
+"""The jobs of a folder: one for a language model, one for each transformer of a pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fa3cli import patching
+from fa3cli.calibration.job import Job
+from fa3cli.calibration.preparing import prepare
+from fa3cli.errors import UsageError
+
+__all__ = ["prepare_jobs"]
+
+_OF_PIPELINES = ("prompts", "steps", "height", "width", "frames", "guidance", "seed", "max_records")
+_OF_LANGUAGE_MODELS = ("calib", "samples", "max_length", "attn_implementation")
+
+
+def prepare_jobs(folder: str | Path, **options: Any) -> list[Job]:
+    """Read and check everything for a folder of either kind; nothing is written and no weight is read.
+
+    `options` are those of `prepare` or `prepare_pipeline`; raises UsageError for one that is for the other kind.
+    """
+    pipeline = patching.is_pipeline(folder)
+    foreign = _OF_LANGUAGE_MODELS if pipeline else _OF_PIPELINES
+    for name in foreign:
+        if options.pop(name, None) not in (None, "auto"):
+            kinds = ("a pipeline of diffusers", "language models")
+            found, wanted = kinds if pipeline else ("a language model", "pipelines of diffusers")
+            raise UsageError(
+                f"{folder}: {name} (--{name.replace('_', '-')}) is for {wanted}, and this is {found}"
+            )
+    if not pipeline:
+        return [prepare(folder, **options)]
+    from fa3cli.calibration.diffusion.preparing import prepare_pipeline
+
+    return list(prepare_pipeline(folder, **options))
