@@ -106,7 +106,9 @@ def measured_on(accuracy: Accuracy) -> str:
 
 
 def calibrated_on(origin: Origin) -> str:
-    """Return how much text the parameters were chosen on."""
+    """Return how much the parameters were chosen on: text, or calls of a transformer, which have no tokens to count."""
+    if origin.tokens == 0:
+        return _known(origin.samples, "sample")
     return f"{_known(origin.samples, 'sample')} with {_known(origin.tokens, 'token')}"
 
 
