@@ -26,6 +26,7 @@ def print_facts(facts: Facts) -> None:
     tables = [_summary(facts), _layers(facts), *map_tables(facts, console.width), _timesteps(facts)]
     tables.append(_fallbacks(facts))
     tables.append(_accuracy(facts.accuracy) if facts.accuracy else None)
+    tables.append(_pairs("images beside the float pipeline's", words.image_rows(facts.images)))
     if facts.origin:
         origin = facts.origin
         tables += [
@@ -36,7 +37,7 @@ def print_facts(facts: Facts) -> None:
     for table in tables:
         if table is not None and table.row_count:
             console.print(table)
-    if not facts.accuracy:
+    if not facts.accuracy and not facts.images:
         console.print(plain(f"accuracy not measured: {words.how_to_measure(facts)}"), soft_wrap=True)
     for text in (*facts.warnings, *facts.remarks):
         warn(plain(text))

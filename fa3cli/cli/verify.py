@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from fa3cli.cli.options import TargetName, values
 from fa3cli.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
+    from fa3cli.calibration.diffusion.comparison import ImageComparison
     from fa3cli.calibration.evaluation import Comparison
     from fa3cli.exports.verification import CheckResult, VerificationReport
 
@@ -29,10 +30,16 @@ def verify(
         typer.Option(help="Engine that shall load it [the one it was written for]; may be repeated."),
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(metavar="WEIGHTS_DIR", help="Compare with this float model, on --eval.")
+        Path | None,
+        typer.Option(metavar="WEIGHTS_DIR", help="Compare with this float model or pipeline, on --eval."),
     ] = None,
     text: Annotated[
-        Path | None, typer.Option("--eval", metavar="FILE.jsonl", help="Text to compare on, as for --calib.")
+        Path | None,
+        typer.Option(
+            "--eval",
+            metavar="FILE",
+            help="What to compare on: text, as for --calib, or of a pipeline prompts, as for --prompts.",
+        ),
     ] = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Cut lines of --eval to N tokens.")] = None,
     trust_remote_code: Annotated[
@@ -46,31 +53,23 @@ def verify(
     if (against is None) != (text is None):
         raise UsageError("--against and --eval need each other")
     report = verify_export(export, values(target))
-    compares = {check.target for check in report.checks} <= {"modelslim", "mindie"}
-    comparison = None
+    targets = {check.target for check in report.checks}
+    images = targets == {"mindie-sd"}
+    if images and max_length is not None:
+        raise UsageError("--max-length cuts text, and a pipeline is compared on prompts")
+    compares, comparison = images or targets <= {"modelslim", "mindie"}, None
     if report.ok and against is not None and compares:
-        from fa3cli.api import compare
-        from fa3cli.cli.progress import show_progress
-
-        with show_progress("compare") as progress:
-            comparison = compare(
-                export,
-                against,
-                text,
-                max_length=max_length,
-                trust_remote_code=trust_remote_code,
-                progress=progress,
-            )
-        _keep(export, comparison, text)
+        options = {"trust_remote_code": trust_remote_code} | ({} if images else {"max_length": max_length})
+        comparison = _compare(export, against, text, images=images, **options)
     if json:
         print_json(asdict(report) | ({"comparison": asdict(comparison)} if comparison else {}))
     else:
         _show(report)
         if comparison:
-            _show_comparison(comparison)
+            (_show_images if images else _show_comparison)(comparison)
     if against is not None and not compares:
         raise UnsupportedError(
-            f"--against computes with exports for modelslim or mindie, not with one for {report.target}",
+            f"--against computes with exports for modelslim, mindie or mindie-sd, not with one for {report.target}",
             hint="make one of those of the same calibration too",
         )
     if not report.ok:
@@ -99,11 +98,21 @@ def _show(report: VerificationReport) -> None:
     )
 
 
-def _keep(export: Path, comparison: Comparison, text: Path) -> None:
+def _compare(
+    export: Path, against: Path, text: Path, *, images: bool, **options: Any
+) -> Comparison | ImageComparison:
+    """Compare an export with its float model, and keep in its report what came out."""
+    from fa3cli.api import compare, compare_images
     from fa3cli.calibration.kept_comparison import keep_comparison
+    from fa3cli.cli.progress import show_progress
 
+    with show_progress("compare") as progress:
+        comparison = (compare_images if images else compare)(
+            export, against, text, progress=progress, **options
+        )
     if problem := keep_comparison(export, comparison, text):
         note(f"the comparison is not kept in the export: {problem}")
+    return comparison
 
 
 def _show_comparison(comparison: Comparison) -> None:
@@ -124,6 +133,20 @@ def _show_comparison(comparison: Comparison) -> None:
         f"{comparison.tokens} predicted tokens in {comparison.samples} samples, "
         f"{comparison.samples_cut} of them cut to the length the model takes"
     )
+
+
+def _show_images(comparison: ImageComparison) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fa3cli.report.wording import decibels
+
+    table = Table("prompt", "PSNR")
+    for number, psnr in enumerate(comparison.psnr, start=1):
+        table.add_row(str(number), decibels(psnr))
+    table.add_row("mean", decibels(comparison.mean_psnr))
+    Console().print(table)
+    note(f"values from 0 to 1 differ by {comparison.largest_difference:.3g} at most")
 
 
 def _result(check: CheckResult, found: int) -> str:

@@ -42,6 +42,7 @@ def gather(folder: str | Path) -> Facts:
         scales=tuple(scales),
         largest_code=largest_code(scales),
         accuracy=recorded.accuracy,
+        images=recorded.images,
         origin=recorded.origin if stored.report.data else None,
         warnings=recorded.warnings,
         remarks=(*_unread(stored), *remarks),

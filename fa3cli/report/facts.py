@@ -11,6 +11,7 @@ __all__ = [
     "Facts",
     "FloatModule",
     "HeadScales",
+    "ImageAccuracy",
     "LayerFacts",
     "Origin",
     "TimestepPeaks",
@@ -89,6 +90,19 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class ImageAccuracy:
+    """How far the export's images were from those the float pipeline made of the same noise."""
+
+    prompts: int
+    psnr: tuple[float | None, ...]
+    """Of each prompt's in dB; None where nothing differed."""
+    mean_psnr: float | None
+    """Over those that differed."""
+    largest_difference: float | None
+    """Of values from 0 to 1."""
+
+
+@dataclass(frozen=True)
 class Origin:
     """What the export was made from, and with: all of it as the run wrote it down."""
 
@@ -125,6 +139,7 @@ class Facts:
     largest_code: int
     """What a scale is multiplied by to give the largest value it can store: int8's 127, float8's 448."""
     accuracy: Accuracy | None
+    images: ImageAccuracy | None
     origin: Origin | None
     warnings: tuple[str, ...]
     """What the run warned of."""

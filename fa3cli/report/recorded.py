@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from fa3cli.report.facts import Accuracy, FloatModule, Origin, TimestepPeaks
+from fa3cli.report.facts import Accuracy, FloatModule, ImageAccuracy, Origin, TimestepPeaks
 
 __all__ = ["Recorded", "RecordedLayer", "read_recorded"]
 
@@ -37,6 +37,7 @@ class Recorded:
     layer_errors: tuple[float | None, ...] = ()
     """Accumulated errors, one a layer."""
     accuracy: Accuracy | None = None
+    images: ImageAccuracy | None = None
     origin: Origin | None = None
     target: str | None = None
     warnings: tuple[str, ...] = ()
@@ -50,7 +51,8 @@ def read_recorded(report: Mapping[str, Any]) -> Recorded:
     return Recorded(
         layers={layer.name: layer for layer in layers if layer.name},
         layer_errors=tuple(_number(error) for error in _list(comparison.get("layer_errors"))),
-        accuracy=_accuracy(comparison) if comparison else None,
+        accuracy=_accuracy(comparison) if comparison and "psnr" not in comparison else None,
+        images=_images(comparison),
         origin=origin,
         target=_text(report.get("target")) or _text(origin.settings.get("target")),
         warnings=tuple(map(str, _list(result.get("warnings")))),
@@ -84,6 +86,18 @@ def _accuracy(comparison: Mapping[str, Any]) -> Accuracy:
         for name in (each.name for each in fields(Accuracy))
     }
     return Accuracy(**values)
+
+
+def _images(comparison: Mapping[str, Any]) -> ImageAccuracy | None:
+    psnr = _list(comparison.get("psnr"))
+    if not psnr or any(each is not None and _number(each) is None for each in psnr):
+        return None
+    return ImageAccuracy(
+        prompts=len(psnr),
+        psnr=tuple(map(_number, psnr)),
+        mean_psnr=_number(comparison.get("mean_psnr")),
+        largest_difference=_number(comparison.get("largest_difference")),
+    )
 
 
 def _origin(report: Mapping[str, Any], result: Mapping[str, Any]) -> Origin:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fa3cli.report.facts import Accuracy, Facts, LayerFacts, Origin
+from fa3cli.report.facts import Accuracy, Facts, ImageAccuracy, LayerFacts, Origin
 from fa3cli.report.names import layer_number
 
 __all__ = [
     "calibrated_on",
     "change",
     "count",
+    "decibels",
     "exact",
     "fraction",
     "how_to_measure",
+    "image_rows",
     "labels",
     "measured_on",
     "percent",
@@ -58,6 +60,11 @@ def percent(ratio: float | None) -> str:
     return "–" if ratio is None else f"{significant(100 * ratio)}\N{NO-BREAK SPACE}%"
 
 
+def decibels(psnr: float | None) -> str:
+    """Return the PSNR of an image, which has none where nothing differs."""
+    return "the same" if psnr is None else f"{psnr:.1f}\N{NO-BREAK SPACE}dB"
+
+
 def change(before: float | None, after: float | None) -> str:
     """Return by how many percent a value changed, with its sign."""
     return f"{100 * (after / before - 1):+.2f}\N{NO-BREAK SPACE}%" if before and after is not None else "–"
@@ -77,6 +84,19 @@ def value_text(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
+def image_rows(images: ImageAccuracy | None) -> list[tuple[str, str]]:
+    """Return what was measured on images, a name and a value each; nothing where nothing was."""
+    if images is None:
+        return []
+    least = min((psnr for psnr in images.psnr if psnr is not None), default=None)
+    return [
+        ("prompts", str(images.prompts)),
+        ("mean PSNR of those that differ", decibels(images.mean_psnr)),
+        ("least PSNR", decibels(least)),
+        ("largest difference of values from 0 to 1", significant(images.largest_difference)),
+    ]
+
+
 def measured_on(accuracy: Accuracy) -> str:
     """Return how much text the float model was compared on."""
     cut = (
@@ -86,12 +106,16 @@ def measured_on(accuracy: Accuracy) -> str:
 
 
 def calibrated_on(origin: Origin) -> str:
-    """Return how much text the parameters were chosen on."""
+    """Return how much the parameters were chosen on: text, or calls of a transformer, which have no tokens to count."""
+    if origin.tokens == 0:
+        return _known(origin.samples, "sample")
     return f"{_known(origin.samples, 'sample')} with {_known(origin.tokens, 'token')}"
 
 
 def how_to_measure(facts: Facts) -> str:
     """Return the command that compares an export with the float model, or of which export it can be had."""
+    if facts.target == "mindie-sd":
+        return f"fa3 verify {facts.folder} --against PIPELINE_DIR --eval PROMPTS"
     if facts.target not in ("modelslim", "mindie"):
         return "only exports for modelslim and mindie can be compared: make one of the same calibration"
     return f"fa3 verify {facts.folder} --against WEIGHTS_DIR --eval TEXT.jsonl"

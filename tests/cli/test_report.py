@@ -72,6 +72,14 @@ def test_timesteps(export: Export, fa3: Fa3, monkeypatch: pytest.MonkeyPatch) ->
     assert facts["layers"][1]["timesteps"] == []
 
 
+def test_images(export: Export, fa3: Fa3) -> None:
+    found = {"prompts": 2, "psnr": [41.26, None], "mean_psnr": 41.26, "largest_difference": 0.25}
+    write_report(export.folder, report_of([layer(0)], target="mindie-sd", comparison=found))
+    code, out, _ = fa3("report", export.folder)
+    assert code == 0 and out.count("41.3\N{NO-BREAK SPACE}dB") == 2
+    assert "perplexity" not in out and "not measured" not in out
+
+
 def test_json(export: Export, fa3: Fa3) -> None:
     code, out, _ = fa3("report", export.folder, "--json")
     facts = json.loads(out)

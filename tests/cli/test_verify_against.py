@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fa3cli import api
+from fa3cli import api, patching
 from fa3cli.calibration.result import REPORT_FILE
 from tests.calibration.models import snapshot, token_ids, write_lines, write_model
 
@@ -88,8 +88,6 @@ def test_a_broken_export_is_not_compared(export: Path, llama: Path, text: Path, 
 
 
 def unpatched(folder: Path) -> None:
-    from fa3cli import patching
-
     patching.undo(folder)
 
 
@@ -148,3 +146,39 @@ def test_what_goes_wrong(
     found, out, err = fa3("verify", export, *named)
     assert (found, out) == (code, ""), err
     assert words in err and "Traceback" not in err
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A patched pipeline, and an export of it."""
+    pytest.importorskip("diffusers")
+    from fa3cli.calibration.diffusion.opening import open_pipeline
+    from tests.calibration.diffusion.exports import block_linears, head_parameters, write_export
+    from tests.patching.diffusion.tiny_pipelines import make
+
+    folder = tmp_path_factory.mktemp("painter") / "flux"
+    make("FluxTransformer2DModel", folder)
+    patching.patch(folder)
+    opened = open_pipeline(folder, fa=True)
+    export = folder.with_name("export")
+    return folder, write_export(export, opened, head_parameters(opened), block_linears(opened))
+
+
+def test_a_pipelines_export_is_compared_on_prompts(
+    painter: tuple[Path, Path], tmp_path: Path, fa3: Fa3
+) -> None:
+    pipeline, export = painter
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\na black cat\n")
+    code, out, err = fa3("verify", export, "--against", pipeline, "--eval", prompts)
+    assert code == 0 and out.count("dB") == 3 and "values from 0 to 1 differ by 0.0" in err
+    kept = json.loads((export / REPORT_FILE).read_text())["comparison"]
+    assert kept["text"] == "prompts.txt" and len(kept["psnr"]) == 2
+    code, out, _ = fa3("verify", export, "--against", pipeline, "--eval", prompts, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["ok"] and found["comparison"].items() <= kept.items()
+    arguments = ("--against", pipeline, "--eval", prompts, "--max-length", 9)
+    code, _, err = fa3("verify", export, *arguments)
+    assert code == 2 and "--max-length" in err
+    code, _, err = fa3("verify", export, "--against", tmp_path, "--eval", prompts)
+    assert code == 5 and "model_index.json" in err

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fa3cli.report.facts import FloatModule, TimestepPeaks
+from fa3cli.report.facts import FloatModule, ImageAccuracy, TimestepPeaks
 from fa3cli.report.recorded import Recorded, read_recorded
 
 from .exports import layer, report_of
@@ -56,6 +56,15 @@ def test_any_json_in_any_place(value: object) -> None:
     for place in report["result"]["layers"][0]:
         changed = report["result"] | {"layers": [layer(0) | {place: value}]}
         assert isinstance(read_recorded(report | {"result": changed}), Recorded)
+
+
+@pytest.mark.parametrize("psnr", [[], None, 3, ["40"], [float("nan")]])
+def test_a_comparison_of_images(psnr: object) -> None:
+    found = {"prompts": 2, "psnr": [40.0, None], "mean_psnr": 40.0, "largest_difference": 0.25}
+    recorded = read_recorded(report_of([layer(0)], comparison=found))
+    assert recorded.accuracy is None and recorded.images == ImageAccuracy(2, (40.0, None), 40.0, 0.25)
+    recorded = read_recorded(report_of([layer(0)], comparison=found | {"psnr": psnr}))
+    assert recorded.accuracy is None and recorded.images is None
 
 
 def test_peaks_over_timesteps_as_far_as_they_have_their_form() -> None:

@@ -85,6 +85,16 @@ def test_the_page_shows_them_and_speaks_of_blocks(export: Export) -> None:
     assert ("a", {"href": "#timesteps"}) in parsed.elements
 
 
+def test_the_page_shows_how_far_images_are_apart(export: Export) -> None:
+    found = {"prompts": 2, "psnr": [41.26, None], "mean_psnr": 41.26, "largest_difference": 0.25}
+    write_report(export.folder, report_of([layer(0)], target="mindie-sd", comparison=found))
+    text = Page(page(gather(export.folder))).text
+    assert text.count("41.3\N{NO-BREAK SPACE}dB") == 3 and "mean of 2 prompts" in text and "0.250" in text
+    assert "erplexity" not in text and "fa3 verify" not in text
+    write_report(export.folder, report_of([layer(0)], target="mindie-sd", comparison=None))
+    assert "--against PIPELINE_DIR --eval PROMPTS" in Page(page(gather(export.folder))).text
+
+
 def test_language_models_have_layers_and_no_timesteps(export: Export) -> None:
     parsed = Page(page(facts_of(export, layer(0), layer(1), target="modelslim")))
     assert "timestep" not in parsed.text.lower() and "block" not in parsed.text.lower()

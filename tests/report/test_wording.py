@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from fa3cli.report.wording import change, count, fraction, percent, significant, size, value_text
+from fa3cli.report.facts import ImageAccuracy, Origin
+from fa3cli.report.wording import (
+    calibrated_on,
+    change,
+    count,
+    decibels,
+    fraction,
+    image_rows,
+    percent,
+    significant,
+    size,
+    value_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,3 +49,22 @@ def test_the_rest() -> None:
         "*.a, b",
         "0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        (345, "12 samples with 345 tokens"),
+        (0, "12 samples"),
+        (None, "12 samples with an unknown number of tokens"),
+    ],
+)
+def test_calls_of_a_transformer_have_no_tokens(tokens: int | None, text: str) -> None:
+    assert calibrated_on(Origin(None, {}, {}, {}, {}, 12, tokens)) == text
+
+
+def test_images_of_which_some_are_the_same() -> None:
+    assert image_rows(None) == []
+    rows = dict(image_rows(ImageAccuracy(3, (40.0, None, 30.0), 35.0, 0.25)))
+    assert rows["least PSNR"] == decibels(30.0) == "30.0\N{NO-BREAK SPACE}dB"
+    assert dict(image_rows(ImageAccuracy(1, (None,), None, 0.0)))["least PSNR"] == "the same"
