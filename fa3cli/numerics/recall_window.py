@@ -47,10 +47,19 @@ def _extremes(states: Tensor, peaks: Tensor, count: int, *, largest: bool) -> Te
         keys = peaks.amax(dim=1, keepdim=True) if largest else peaks.amin(dim=1, keepdim=True)
     else:
         top = _topk(peaks, min(count, peaks.shape[1]), largest=largest)
-        heads = torch.arange(states.shape[1], device=states.device).unsqueeze(1)
-        rows = _keys(states[top // states.shape[2], heads, top % states.shape[2]]).flatten(1)
-        keys = rows.gather(1, _topk(rows, count, largest=largest))
+        candidates = _keys(_values_of(states, top))
+        keys = candidates.gather(1, _topk(candidates, count, largest=largest))
     return _values(keys, states.dtype).float()
+
+
+def _values_of(states: Tensor, tokens: Tensor) -> Tensor:
+    """Return the values of some tokens a head, in any order: `[B, H, S, D], [H, count] -> [H, count * D]`."""
+    length = states.shape[2]
+    heads = [  # by index_select, which takes a quarter of the time that indexing with all three indices takes
+        torch.cat([sample.index_select(0, top[top // length == b] % length) for b, sample in enumerate(head)])
+        for head, top in zip(states.unbind(1), tokens)
+    ]
+    return torch.stack(heads).flatten(1)
 
 
 def _topk(keys: Tensor, count: int, *, largest: bool) -> Tensor:
@@ -118,4 +127,7 @@ def _values(keys: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _mirrored(bits: Tensor) -> Tensor:
     """Return int16 bits with the order of negative ones reversed; twice, and they are as before."""
-    return ((bits >> 15) & _MAGNITUDE) ^ bits  # several times faster than torch.where
+    mirrored = bits >> 15  # all ones if negative; several times faster than torch.where
+    mirrored &= _MAGNITUDE
+    mirrored ^= bits
+    return mirrored
