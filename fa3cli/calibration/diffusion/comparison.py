@@ -17,7 +17,7 @@ from fa3cli.calibration.diffusion.opening import OpenedPipeline, load_pipeline, 
 from fa3cli.calibration.diffusion.prompts import read_prompts
 from fa3cli.calibration.diffusion.recorded_sampling import recorded_sampling
 from fa3cli.calibration.diffusion.sampling import Sampling, require_taken, sample, steps_of
-from fa3cli.calibration.diffusion.step_recorder import StepRecorder
+from fa3cli.calibration.diffusion.scheduler_steps import at_each_step
 from fa3cli.calibration.diffusion.streamed_blocks import blocks_streamed
 from fa3cli.calibration.progress import Progress, Ticks
 from fa3cli.calibration.streamed_model import StreamedModel
@@ -88,7 +88,8 @@ def _differences(
     """Yield the mean square and the largest magnitude of what differs in each prompt's image."""
     floats = {name: model.model for name, model in opened.transformers.items()}
     count = len(sampling.prompts)
-    ticks = Ticks(count, 2 * count * steps_of(opened.pipeline_class, sampling), progress)
+    steps = 2 * count * steps_of(opened.pipeline_class, sampling)
+    ticks = Ticks(count, steps, progress, unit="prompt")
     with ExitStack() as stack:
         for model in (*opened.transformers.values(), quantized):
             stack.enter_context(blocks_streamed(model))
@@ -97,7 +98,7 @@ def _differences(
             images = []
             for transformer in (floats[component], quantized.model):
                 setattr(pipeline, component, transformer)
-                with StepRecorder(floats | {component: transformer}, {}, ticks.sample_begins):
+                with at_each_step(pipeline.scheduler, ticks.sample_begins):
                     images.append(sample(pipeline, sampling, prompt, output_type="pt").cpu())
             yield _difference(*images)
             ticks.layer_ends()

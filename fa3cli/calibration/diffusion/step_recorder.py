@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from functools import wraps
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fa3cli.calibration.diffusion.scheduler_steps import at_each_step
 from fa3cli.calibration.moving import each_tensor
-from fa3cli.calibration.replaced import replaced
 from fa3cli.calibration.tree_file import write_tree
 from fa3cli.errors import UnsupportedError
 
@@ -24,8 +23,7 @@ __all__ = ["StepRecorder", "require_timesteps"]
 class StepRecorder:
     """Within the block the calls of a pipeline's `transformers`, by component, are written, a file for each step with one.
 
-    A step ends where the pipeline asks its scheduler for the next latents: several may have one timestep, rounded to
-    bfloat16. `begins` is called at each, and behind the last one that has a file the sampling ends, and with it the
+    A step ends where the scheduler is asked. `begins` is called at each, and behind the last one that has a file the sampling ends, and with it the
     block. Raises UnsupportedError for an argument that can't be written, where a step takes two transformers, and where
     the scheduler makes other than `steps` steps.
     """
@@ -49,14 +47,7 @@ class StepRecorder:
             for name, module in self._transformers.items():
                 hook = module.register_forward_pre_hook(_Hook(self, name, module), with_kwargs=True)
                 undo.callback(hook.remove)
-            own = self._scheduler.step
-
-            @wraps(own)
-            def step(*arguments: Any, **named: Any) -> Any:
-                self._ends()
-                return own(*arguments, **named)
-
-            undo.enter_context(replaced(self._scheduler, "step", step))
+            undo.enter_context(at_each_step(self._scheduler, self._ends))
             self._undo = undo.pop_all()
         return self
 
