@@ -31,9 +31,8 @@ def recall_window(states: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     left_out = count - max(int(ratio * count), 1)
     lowest, highest = _token_peaks(states)
     # The i-th window starts at the i-th smallest value; only left_out + 1 values at each end can be bounds.
-    starts = _extremes(
-        states, lowest, left_out + 1, largest=False
-    ).cpu()  # where there is float64 for certain
+    # On the CPU there is float64 for certain.
+    starts = _extremes(states, lowest, left_out + 1, largest=False).cpu()
     ends = _extremes(states, highest, left_out + 1, largest=True).cpu().flip(1)
     widths = ends.double() - starts.double()
     # argmin takes a NaN before any number, and so the window a NaN or an infinity is a bound of.
@@ -67,9 +66,9 @@ def _topk(keys: Tensor, count: int, *, largest: bool) -> Tensor:
 
     The extremes of many values lie in the `count` groups of the most extreme peaks, or in none.
     """
-    groups = keys.shape[1] // _GROUP
     if keys.shape[1] <= _FEW * count:
         return keys.topk(count, dim=1, largest=largest).indices
+    groups = keys.shape[1] // _GROUP
     members = keys[:, : groups * _GROUP].unflatten(1, (_GROUP, groups))
     peaks = members.amax(dim=1) if largest else members.amin(dim=1)
     best = _topk(peaks, count, largest=largest)
