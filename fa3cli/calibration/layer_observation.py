@@ -127,7 +127,7 @@ class LayerObservation:
             if observed.tokens == 0:
                 raise UnsupportedError(f"{name}: its {role} states never went through its fa_quantizer")
             low, high = observed.bounds()
-            _require_finite(f"the {role} states of {name}", low, high)
+            _require_finite(f"the {role} states of {name}", low, high, replayed=self._timestep is not None)
             yield role, (low, high)
 
     def _states_hook(self, name: str) -> Any:
@@ -178,8 +178,14 @@ def _wide(name: str, low: Tensor, high: Tensor) -> Iterator[str]:
         )
 
 
-def _require_finite(what: str, low: Tensor, high: Tensor) -> None:
+def _require_finite(what: str, low: Tensor, high: Tensor, *, replayed: bool = False) -> None:
     if not (low.isfinite().all() and high.isfinite().all()):
+        if replayed:
+            raise UnsupportedError(
+                f"{what} is not finite: the float model itself overflows there, or the block is handed more than what "
+                "the block before returned, which a replay doesn't have",
+                hint="use a wider --dtype; a transformer whose blocks are linked past each other cannot be replayed",
+            )
         raise InvalidInputError(
             f"{what} is not finite: the float model itself overflows or computes NaN there",
             hint="check the weights, or use a wider --dtype",

@@ -32,10 +32,15 @@ def write_tree(file: Path, tree: Any) -> None:
 
 
 def read_tree(file: Path) -> Any:
-    """Return what was written; its tensors share memory with the mapped file. Raises ConflictError for a broken file."""
+    """Return what was written; its tensors share memory with the mapped file.
+
+    Raises ConflictError for a file that is broken or gone.
+    """
     try:
         with safe_open(file, "pt") as opened:
             return _rebuilt(json.loads(opened.metadata()[_KEY]), opened.get_tensor)
+    except FileNotFoundError as error:
+        raise ConflictError(f"{file}: gone", hint="--resume never starts over") from error
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConflictError(
             f"{file}: not as fa3 wrote it ({error})", hint=f"remove {file.parent}, to start over"
