@@ -26,7 +26,7 @@ def fallback_score(states: Tensor) -> float:
     low, high = _bounds(states)
     if not math.isfinite(high):
         return math.nan
-    counts = sum(torch.histc(values, _BINS, low, high).double() for values in _magnitudes(states))
+    counts = sum(torch.histc(values, _BINS, low, high).cpu().double() for values in _magnitudes(states))
     edges = torch.linspace(low, high, _BINS + 1)
     for upper in range(_BINS, 2, -1):
         if counts[upper - 2 : upper].sum().item() / states.numel() > _DENSE:
