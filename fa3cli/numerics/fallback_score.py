@@ -26,7 +26,9 @@ def fallback_score(states: Tensor) -> float:
     low, high = _bounds(states)
     if not math.isfinite(high):
         return math.nan
-    counts = sum(torch.histc(values, _BINS, low, high).double() for values in _magnitudes(states))
+    counts = torch.zeros(_BINS, dtype=torch.float64)
+    for values in _magnitudes(states):
+        counts += torch.histc(values, _BINS, low, high).cpu()
     edges = torch.linspace(low, high, _BINS + 1)
     for upper in range(_BINS, 2, -1):
         if counts[upper - 2 : upper].sum().item() / states.numel() > _DENSE:
@@ -36,8 +38,10 @@ def fallback_score(states: Tensor) -> float:
 
 def _bounds(states: Tensor) -> tuple[float, float]:
     """Return the least and the largest |x|, NaN where there is one."""
-    lows, highs = zip(*(values.aminmax() for values in _magnitudes(states)))
-    return torch.stack(lows).amin().item(), torch.stack(highs).amax().item()
+    # As numbers: small tensors that stay behind keep the heap from using a block's place for the next one.
+    bounds = [[bound.item() for bound in values.aminmax()] for values in _magnitudes(states)]
+    lows, highs = torch.tensor(bounds).unbind(1)
+    return lows.amin().item(), highs.amax().item()
 
 
 def _magnitudes(states: Tensor) -> Iterator[Tensor]:
