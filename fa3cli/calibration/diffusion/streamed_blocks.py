@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from fa3cli.calibration.memory import FreedMemory
 from fa3cli.calibration.streamed_model import StreamedModel
 
 __all__ = ["blocks_streamed"]
@@ -20,7 +21,7 @@ def blocks_streamed(model: StreamedModel) -> Iterator[None]:
 
     Everything outside the layers is loaded all the time. Whatever ends the block, nothing stays loaded.
     """
-    names = list(model.layers)
+    names, freed = list(model.layers), FreedMemory(model.layer_bytes)
     with ExitStack() as outside, ExitStack() as running:
         outside.enter_context(model.loaded(model.outside))
 
@@ -31,6 +32,7 @@ def blocks_streamed(model: StreamedModel) -> Iterator[None]:
 
         def ends(*_: Any) -> None:
             running.close()
+            freed.release_if_grown()
 
         for name, after in zip(names, [*names[1:], names[0]]):
             layer = model.layers[name]
