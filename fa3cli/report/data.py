@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fa3cli.calibration.result import REPORT_FILE
 from fa3cli.exports.recognition import written_for
-from fa3cli.report.facts import NOT_LINEAR, Facts, FloatModule
+from fa3cli.report.facts import NOT_LINEAR, OUTSIDE_BLOCKS, Facts, FloatModule
 from fa3cli.report.head_scales import largest_code, read_head_scales
 from fa3cli.report.layers import gather_layers
 from fa3cli.report.names import layer_of
@@ -51,9 +51,12 @@ def gather(folder: str | Path) -> Facts:
 
 def _elsewhere(recorded: Recorded, matrices: Matrices) -> tuple[FloatModule, ...]:
     """Return the float matrices outside the layers; of a head, the setting that kept it float."""
-    kept = recorded.origin is not None and recorded.origin.settings.get("disable_last_linear") is True
+    settings = recorded.origin.settings if recorded.origin else {}
+    reason = "disable_last_linear" if settings.get("disable_last_linear") is True else None
+    if settings.get("is_dynamic") is True:  # a pipeline's transformer, which has no head
+        reason = OUTSIDE_BLOCKS
     return tuple(
-        FloatModule(name, NOT_LINEAR if _is_embedding(name) else "disable_last_linear" if kept else None)
+        FloatModule(name, NOT_LINEAR if _is_embedding(name) else reason)
         for name in matrices.left_float
         if layer_of(name) is None
     )

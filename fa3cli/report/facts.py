@@ -7,6 +7,7 @@ from typing import Any
 
 __all__ = [
     "NOT_LINEAR",
+    "OUTSIDE_BLOCKS",
     "Accuracy",
     "Facts",
     "FloatModule",
@@ -19,6 +20,8 @@ __all__ = [
 
 NOT_LINEAR = "not a linear"
 """The reason for which an embedding stays float."""
+OUTSIDE_BLOCKS = "outside the blocks"
+"""The reason for which the other linears of a diffusion transformer stay float."""
 
 
 @dataclass(frozen=True)

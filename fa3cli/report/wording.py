@@ -81,6 +81,8 @@ def value_text(value: Any) -> str:
         return ", ".join(map(value_text, value)) or "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {value_text(each)}" for name, each in value.items() if each is not None)
     return "–" if value is None else str(value)
 
 
