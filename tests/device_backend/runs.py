@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 
 from fa3cli import AntiOutlier, AntiOutlierConfig, Calibrator, QuantConfig, api
 from fa3cli.calibration import opening
+from fa3cli.calibration.diffusion import opening as diffusion_opening
 from fa3cli.errors import MissingCapabilityError
 from fa3cli.exports.layout import WEIGHT_FILE
 from fa3cli.observers.channel_statistics import ChannelStatistics
@@ -26,7 +28,14 @@ from fa3cli.observers.reference_range import ReferenceRange
 from ..guide import export, load, script_data
 from .testdev import DEVICE, set_limit
 
-__all__ = ["compare", "export_from_memory", "observe_samples_of_two_devices", "quantize", "run_out_of_memory"]
+__all__ = [
+    "compare",
+    "export_from_memory",
+    "observe_samples_of_two_devices",
+    "quantize",
+    "quantize_pipeline",
+    "run_out_of_memory",
+]
 
 
 def quantize(folder: str, output: str, calib: str, options: dict[str, Any]) -> None:
@@ -78,6 +87,16 @@ def run_out_of_memory(folder: str, output: str, calib: str, options: dict[str, A
     assert 0.05 not in made and (0.97 in made or "anti_method" in options), made
 
 
+def quantize_pipeline(folder: str, output: str, prompts: str, options: dict[str, Any]) -> None:
+    """Sample a pipeline on the device, make the exports of its transformers there, and compare images."""
+    with _opened_on_device():
+        results = api.quantize_all(folder, output=output, prompts=prompts, **options)
+        found = api.compare_images(results[0].output, folder, prompts)
+    assert found.mean_psnr > 30
+    gc.collect()  # a pipeline's parts refer to each other
+    assert torch.testdev.memory_allocated() == 0
+
+
 def observe_samples_of_two_devices() -> None:
     """Give an observer samples of the device and of the CPU in turn: it knows what it would of the CPU's alone."""
     generator = torch.Generator().manual_seed(0)
@@ -112,5 +131,6 @@ def _known(observer: Any) -> list[torch.Tensor]:
 def _opened_on_device() -> Iterator[None]:
     """Have models opened on the device within the block, whatever device is asked for."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(opening, "device_of", lambda _: DEVICE)
+        for opens in (opening, diffusion_opening):
+            patch.setattr(opens, "device_of", lambda _: DEVICE)
         yield

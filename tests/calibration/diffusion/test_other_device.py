@@ -1,0 +1,37 @@
+"""A pipeline that is sampled and quantized on a device that refuses the CPU's tensors gives the CPU's export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fa3cli import api
+from fa3cli.calibration.result import REPORT_FILE
+
+from ...device_backend.build import reason_to_skip
+from ...device_backend.process import Call, call_apart
+from ..models import snapshot
+
+pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
+
+RUNS: dict[str, dict[str, Any]] = {
+    "flux": {"steps": 3, "height": 8, "width": 8, "max_records": 4, "fa_amp": 1},
+    "hunyuan": {"steps": 2, "height": 16, "width": 16, "frames": 5},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_export_is_the_cpus(name: str, made: Callable[..., Path], tmp_path: Path) -> None:
+    folder, prompts = made(name, True), tmp_path / "prompts.txt"
+    prompts.write_text("a cat\na dog in the rain\n")
+    arguments = {"folder": folder, "output": tmp_path / "device", "prompts": prompts}
+    given = {key: str(path) for key, path in arguments.items()}
+    [failed] = call_apart([Call("runs.quantize_pipeline", {**given, "options": RUNS[name]})], tmp_path)
+    assert failed is None, failed
+    api.quantize(folder, output=tmp_path / "cpu", prompts=prompts, **RUNS[name])
+    found, expected = snapshot(tmp_path / "device"), snapshot(tmp_path / "cpu")
+    assert found.keys() == expected.keys()
+    assert [file for file in found if file != REPORT_FILE and found[file] != expected[file]] == []
