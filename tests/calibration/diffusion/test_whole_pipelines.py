@@ -9,18 +9,15 @@ from typing import Any
 
 import pytest
 
-from tests.patching.diffusion.environments import python
+from tests.patching.diffusion.environments import VERSIONS, python
 from tests.patching.matrix.environments import ROOT, variables
 
 # pipeline -> the attention modules of each of its transformers, and the calls of all for a step of a prompt
-PIPELINES = {"flux": (4, 1), "hunyuan": (4, 1), "wan": (4, 2)}
+PIPELINES = {"flux": (4, 1), "cogvideox": (2, 1), "hunyuan": (4, 1), "qwenimage": (2, 1), "wan": (4, 2)}
+# The first of VERSIONS that has one: Wan with two transformers.
+SINCE = {"hunyuan": "0.33.1", "qwenimage": "0.35.2", "wan": "0.35.2"}
 CASES = [
-    ("0.31.0", "flux"),
-    ("0.33.1", "flux"),
-    ("0.33.1", "hunyuan"),
-    ("0.35.2", "flux"),
-    ("0.35.2", "hunyuan"),
-    ("0.35.2", "wan"),
+    (version, name) for version in VERSIONS for name in PIPELINES if version >= SINCE.get(name, "0.31.0")
 ]
 
 

@@ -13,20 +13,24 @@ from packaging.version import Version
 
 from fa3cli.calibration.diffusion.sampling import Sampling
 from tests.patching.diffusion.tiny_pipelines import make
-from tests.patching.diffusion.tiny_video import make_hunyuan_video, make_wan
+from tests.patching.diffusion.tiny_qwen_image import make_qwen_image
+from tests.patching.diffusion.tiny_video import make_cogvideox, make_hunyuan_video, make_wan
 
 __all__ = ["PROMPTS", "make_whole", "missing", "plain_pipeline", "sampling_of"]
 
 PROMPTS = ("a cat", "a dog in the rain")
 _MAKERS: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
     "flux": (lambda folder: make("FluxTransformer2DModel", folder), {"height": 8, "width": 8}),
+    "cogvideox": (make_cogvideox, {"height": 32, "width": 32, "frames": 5, "guidance": 6.0}),
     "hunyuan": (make_hunyuan_video, {"height": 16, "width": 16, "frames": 5, "guidance": 6.0}),
+    "qwenimage": (make_qwen_image, {"height": 32, "width": 32}),
     "wan": (make_wan, {"height": 16, "width": 16, "frames": 5, "guidance": 3.0}),
 }
 
 
 def make_whole(name: str, folder: Path) -> None:
-    """Write the pipeline."""
+    """Write the pipeline, each time the same."""
+    torch.manual_seed(0)
     _MAKERS[name][0](folder)
 
 
@@ -53,7 +57,9 @@ def missing(name: str) -> str | None:
     wan = getattr(diffusers, "WanPipeline", object)
     there = {
         "flux": True,
+        "cogvideox": hasattr(diffusers, "CogVideoXPipeline"),
         "hunyuan": hasattr(diffusers, "HunyuanVideoPipeline"),
+        "qwenimage": hasattr(diffusers, "QwenImagePipeline"),
         "wan": "transformer_2" in inspect.signature(wan.__init__).parameters,
     }
     if not there[name]:
