@@ -52,10 +52,10 @@ lint: .venv/ready
 	.venvs/$*/bin/pip install --quiet torch==2.13.0 transformers==$* --editable .
 	touch $@
 
-# Of their time: older diffusers need the huggingface_hub that transformers 4 goes with.
+# Of their time: older diffusers need the huggingface_hub that transformers 4 goes with, and ftfy for Wan's prompts.
 .venvs/diffusers-%/ready: pyproject.toml
 	$(PYTHON) -m venv .venvs/diffusers-$*
-	.venvs/diffusers-$*/bin/pip install --quiet torch==2.13.0 diffusers==$* transformers==4.57.6 --editable .
+	.venvs/diffusers-$*/bin/pip install --quiet torch==2.13.0 diffusers==$* transformers==4.57.6 ftfy --editable .
 	touch $@
 
 clean:

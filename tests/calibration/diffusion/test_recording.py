@@ -15,7 +15,7 @@ from fa3cli.calibration.diffusion.sampling import Sampling, sample
 from fa3cli.calibration.progress import Progress
 from fa3cli.errors import ConflictError, UnsupportedError
 
-from .conftest import plain_pipeline, sampling_of
+from .whole_pipelines import plain_pipeline, sampling_of
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from fa3cli.calibration.diffusion.streamed_blocks import blocks_streamed
 from fa3cli.calibration.streamed_model import StreamedModel
 from tests.patching.diffusion.tiny_pipelines import INPUTS
 
-from .conftest import plain_pipeline, sampling_of
+from .whole_pipelines import plain_pipeline, sampling_of
 
 
 def loaded(model: StreamedModel) -> set[str]:

@@ -1,4 +1,4 @@
-"""Whole tiny pipelines that make videos: HunyuanVideo, and Wan with two transformers."""
+"""Whole tiny pipelines that make videos: CogVideoX, HunyuanVideo, and Wan with two transformers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,29 @@ from typing import Any
 
 from tests.patching.diffusion.tiny_pipelines import clip_tokenizer, randomized, t5_tokenizer
 
-__all__ = ["make_hunyuan_video", "make_wan"]
+__all__ = ["make_cogvideox", "make_hunyuan_video", "make_wan", "word_tokenizer"]
+
+
+def make_cogvideox(folder: Path) -> None:
+    """Write a CogVideoXPipeline: what its blocks return is a pair, and text and video attend as one."""
+    from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXPipeline
+    from transformers import T5Config, T5EncoderModel
+
+    tokenizer = t5_tokenizer(folder)
+    CogVideoXPipeline(
+        tokenizer=tokenizer,
+        text_encoder=T5EncoderModel(
+            T5Config(d_model=8, d_ff=16, d_kv=8, num_heads=2, num_layers=1, vocab_size=len(tokenizer))
+        ),
+        vae=AutoencoderKLCogVideoX(
+            down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
+            block_out_channels=(4, 4, 4, 4), latent_channels=4, layers_per_block=1, norm_num_groups=2,
+        ),
+        transformer=randomized("CogVideoXTransformer3DModel"),
+        scheduler=CogVideoXDDIMScheduler(
+            prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+        ),
+    ).save_pretrained(folder)  # fmt: skip
 
 
 def make_hunyuan_video(folder: Path) -> None:
@@ -15,7 +37,7 @@ def make_hunyuan_video(folder: Path) -> None:
     from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline
     from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel
 
-    words, clip = _word_tokenizer(), clip_tokenizer(folder)
+    words, clip = word_tokenizer(), clip_tokenizer(folder)
     HunyuanVideoPipeline(
         text_encoder=LlamaModel(
             LlamaConfig(
@@ -61,8 +83,8 @@ def make_wan(folder: Path) -> None:
     ).save_pretrained(folder)  # fmt: skip
 
 
-def _word_tokenizer() -> Any:
-    """A token a word or run of punctuation: HunyuanVideo's template has to be short."""
+def word_tokenizer() -> Any:
+    """A token a word or run of punctuation: the templates around prompts have to be short."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,0 +1,66 @@
+"""Whole tiny pipelines from `fa3 patch` to the images of their exports, also under older diffusers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.patching.diffusion.environments import VERSIONS, python
+from tests.patching.matrix.environments import ROOT, variables
+
+# pipeline -> the attention modules of each of its transformers, and the calls of all for a step of a prompt
+PIPELINES = {"flux": (4, 1), "cogvideox": (2, 1), "hunyuan": (4, 1), "qwenimage": (2, 1), "wan": (4, 2)}
+# The first of VERSIONS that has one: Wan with two transformers.
+SINCE = {"hunyuan": "0.33.1", "qwenimage": "0.35.2", "wan": "0.35.2"}
+CASES = [
+    (version, name) for version in VERSIONS for name in PIPELINES if version >= SINCE.get(name, "0.31.0")
+]
+
+
+def run(version: str | None, name: str, folder: Path) -> dict[str, Any]:
+    """What `run_pipeline` found, in a process of its own."""
+    path = python(version)
+    if path is None:
+        pytest.skip(f"no environment for diffusers {version or ''} (pip install .[diffusion]; make versions)")
+    done = subprocess.run(
+        [str(path), "-m", "tests.calibration.diffusion.run_pipeline", name, str(folder)],
+        cwd=ROOT, env=variables(folder.parent / "modules"), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    if "missing" in found:
+        pytest.skip(found["missing"])
+    return found
+
+
+def check(found: dict[str, Any], name: str, version: str | None) -> None:
+    attentions, calls = PIPELINES[name]
+    assert version in (None, found["diffusers"])
+    assert found["image"], "patching changed an image"
+    assert found["calls"] == 2 * 4 * calls
+    assert found["outputs"]
+    assert list(found["components"]) == ["transformer", "transformer_2"][: 1 + (name == "wan")]
+    for component, export in found["components"].items():
+        wrong = [each for each, value in export.items() if value is False]
+        assert not wrong, component
+        assert export["attentions"] == attentions
+        assert export["head tensors"] == 6 * attentions
+        assert export["shapes"] == [[3, 1]]
+        assert export["int8 weights"] > 0
+        print(f"PSNR of {name}'s {component} on diffusers {found['diffusers']}: {export['psnr']} dB")
+        assert len(export["psnr"]) == 2 and all(each is not None and each > 30 for each in export["psnr"])
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_tiny_pipeline_is_quantized_as_plain_hooks_would_have_it(tmp_path: Path, name: str) -> None:
+    check(run(None, name, tmp_path / "pipeline"), name, None)
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize(("version", "name"), CASES)
+def test_so_it_is_under_other_versions(tmp_path: Path, version: str, name: str) -> None:
+    check(run(version, name, tmp_path / "pipeline"), name, version)
