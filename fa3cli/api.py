@@ -56,7 +56,7 @@ def quantize(
 ) -> Result:
     """Calibrate a patched weights folder and export it; `options` are those of `fa3 quantize`.
 
-    A pipeline may have several transformers: `quantize_all` returns the results of all.
+    Of a pipeline with several transformers the first one's result is returned; `quantize_all` returns all.
     """
     return quantize_all(weights_dir, progress=progress, resume=resume, **options)[0]
 
@@ -69,7 +69,21 @@ def quantize_all(
     **options: Any,
 ) -> list[Result]:
     """Calibrate and export a language model, or each transformer of a pipeline."""
-    return [run(job, progress, resume=resume) for job in prepare_jobs(weights_dir, **options)]
+    jobs = prepare_jobs(weights_dir, **options)
+    return [run(job, progress, resume=how) for job, how in zip(jobs, ways_to_resume(jobs, resume))]
+
+
+def ways_to_resume(jobs: Sequence[Job], resume: str) -> list[str]:
+    """Return each job's `resume`, once all have a place for their output: only one of several was stopped at a time.
+
+    Raises what `require_place` raises.
+    """
+    for job in jobs:
+        require_place(job, plan(job))
+    stopped = [left_by(job) is not None for job in jobs]
+    if resume != "required" or not any(stopped):
+        return [resume] * len(jobs)
+    return ["required" if each else "auto" for each in stopped]
 
 
 def calibrate(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fa3cli.errors import InvalidInputError
 
-__all__ = ["Checkpoint", "TensorInfo", "is_finite", "no_weights"]
+__all__ = ["Checkpoint", "TensorInfo", "is_finite", "no_weights", "read_header"]
 
 _FILE = "model.safetensors"
 _LFS = b"version https://git-lfs"
@@ -54,7 +54,7 @@ class Checkpoint:
             raise no_weights(folder, file)
         self.tensors: dict[str, TensorInfo] = {}
         for shard, names in shards.items():
-            held = _read_header(folder, shard)
+            held = read_header(folder, shard)
             lacking = sorted(set(names or ()) - held.keys())
             if lacking:
                 raise InvalidInputError(
@@ -148,7 +148,7 @@ def _is_lfs_pointer(path: Path) -> bool:
         return stream.read(len(_LFS)) == _LFS
 
 
-def _read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
+def read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
     """Return what a shard holds, after checking that it is all there."""
     path = folder / file
     try:

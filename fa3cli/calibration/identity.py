@@ -18,15 +18,13 @@ from torch import Tensor
 
 from fa3cli import __version__
 from fa3cli.calibration.devices import device_kind
+from fa3cli.calibration.diffusion.fingerprint import fingerprints
 from fa3cli.calibration.diffusion.job import TransformerJob
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.samples import AnySample
 from fa3cli.exports.companions import companions
 
 __all__ = ["differing", "export_identity", "identity", "source_identity"]
-
-_READ = (".json", ".jinja", ".model", ".py", ".safetensors", ".txt")
-"""How the names of files end that a pipeline is loaded from."""
 
 
 def identity(job: Job) -> dict[str, Any]:
@@ -97,15 +95,8 @@ def _sampled_identity(job: TransformerJob) -> dict[str, Any]:
         "calibration": _sha256(*sampling.pop("prompts")),
         "sampling": sampling,
         "component": job.component,
-        "pipeline": _sha256(*_files_of(job.pipeline.folder)),
+        "pipeline": _sha256(*fingerprints(job.pipeline.folder, job.pipeline.parts, _fingerprint)),
     }
-
-
-def _files_of(folder: Path) -> Iterator[str]:
-    """Yield names and fingerprints of everything in a pipeline's folder that diffusers reads."""
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.suffix in _READ and ".fa3" not in file.parts:
-            yield from (str(file.relative_to(folder)), _fingerprint(file, ()))
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

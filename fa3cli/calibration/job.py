@@ -95,12 +95,9 @@ def make_job(
     settings = resolved.values
     linears = list(model.linears())
     attentions = [name for layer in model.layers for name in model.attentions(layer)]
+    parts = [*model.layers, *([model.head] if model.head else [])]
+    candidates = [name for part in parts for name in model.linears(part)]
     disabled = dict.fromkeys(matching([*linears, *attentions], settings.disable_names), "disable_names")
-    if settings.include_names:
-        included = matching(linears, settings.include_names, "include_names")
-        disabled = (
-            dict.fromkeys((name for name in linears if name not in included), "include_names") | disabled
-        )
     if settings.disable_last_linear:
         disabled.setdefault(linears[-1], "disable_last_linear")
     elif model.head in model.tied_modules:
@@ -113,13 +110,17 @@ def make_job(
     if not settings.reference:
         whole = whole_groups(disabled.keys() & set(linears), linears)
         disabled |= dict.fromkeys(whole - disabled.keys(), "fused with one that is disabled")
-    parts = [*model.layers, *([model.head] if model.head else [])]
+    if settings.include_names:
+        included = matching(candidates, settings.include_names, "include_names")
+        disabled = (
+            dict.fromkeys((name for name in candidates if name not in included), "include_names") | disabled
+        )
     return kind(
         model=model,
         settings=settings,
         origins=resolved.origins,
         samples=samples,
-        quantized=frozenset(name for part in parts for name in model.linears(part)) - disabled.keys(),
+        quantized=frozenset(candidates) - disabled.keys(),
         attentions=frozenset(attentions if settings.fa else ()) - disabled.keys(),
         disabled=disabled,
         **where,

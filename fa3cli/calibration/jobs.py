@@ -8,7 +8,7 @@ from typing import Any
 from fa3cli import patching
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.preparing import prepare
-from fa3cli.errors import UsageError
+from fa3cli.errors import InvalidInputError, UsageError
 
 __all__ = ["prepare_jobs"]
 
@@ -21,6 +21,10 @@ def prepare_jobs(folder: str | Path, **options: Any) -> list[Job]:
 
     `options` are those of `prepare` or `prepare_pipeline`; raises UsageError for one that is for the other kind.
     """
+    if not Path(folder).is_dir():
+        raise InvalidInputError(
+            f"{folder}: no such folder", hint="give the folder of the weights or the pipeline"
+        )
     pipeline = patching.is_pipeline(folder)
     foreign = _OF_LANGUAGE_MODELS if pipeline else _OF_PIPELINES
     for name in foreign:

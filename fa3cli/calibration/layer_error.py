@@ -16,6 +16,7 @@ from fa3cli.calibration.attention_error import int8_states
 from fa3cli.calibration.masking import real_rows
 from fa3cli.calibration.parameters import LayerParameters, Range
 from fa3cli.calibration.recorded_call import RecordedCall
+from fa3cli.calibration.replaced import replaced
 from fa3cli.errors import brief
 from fa3cli.numerics.row_blocks import row_blocks
 from fa3cli.quantization import linear, reference_linear
@@ -95,10 +96,10 @@ def _quantized(model: nn.Module, found: LayerParameters, settings: QuantSettings
     with ExitStack() as undo:
         for name, ranges in found.linears.items():
             module = model.get_submodule(name)
-            undo.enter_context(_replaced(module, "forward", _int8_forward(module, ranges, settings)))
+            undo.enter_context(replaced(module, "forward", _int8_forward(module, ranges, settings)))
         for name, roles in found.attentions.items():
             quantizer = model.get_submodule(name).fa_quantizer
-            undo.enter_context(_replaced(quantizer, "transform", int8_states(roles)))
+            undo.enter_context(replaced(quantizer, "transform", int8_states(roles)))
         yield
 
 
@@ -121,19 +122,6 @@ def _int8_call(
 
 def _dynamic_call(module: nn.Linear, states: Tensor) -> Tensor:
     return fake_dynamic_linear(states, module.weight.detach(), module.bias)
-
-
-@contextmanager
-def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
-    """Have another value in an object's own attribute within the block."""
-    own = vars(owner)
-    before = {name: own[name]} if name in own else {}
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
-        own.update(before)
 
 
 def _is_like(value: object, exact: Tensor) -> bool:

@@ -108,8 +108,8 @@ def memory_errors(device: torch.device) -> Iterator[None]:
             raise
         raise MissingCapabilityError(
             f"not enough memory, here or on {device} ({brief(error)})",
-            hint="take fewer samples or shorter ones (--samples, --max-length), or --device cpu; fa3 quantize --plan "
-            "says what is needed",
+            hint="take fewer samples or shorter ones (--samples, --max-length; of a pipeline smaller --height, --width and "
+            "--frames), or --device cpu; fa3 quantize --plan says what is needed",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The first Ctrl-C lets a run end the layer it is at; a second one ends it at once."""
+"""The first Ctrl-C lets a run end the layer or the step it is at; a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def first_interrupt(tell: Callable[[str], None]) -> Iterator[Callable[[], bool]]
         if came:
             raise KeyboardInterrupt
         came = True
-        tell("stopping behind this layer, to go on from there another time; Ctrl-C again stops at once")
+        tell("stopping as soon as it can go on from there another time; Ctrl-C again stops at once")
 
     before = {number: signal.signal(number, note_first) for number in _SIGNALS}
     try:

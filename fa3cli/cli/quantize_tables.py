@@ -26,7 +26,7 @@ def print_plan(plan: Plan) -> None:
     for name, value in plan.settings.items():
         table.add_row(name, _text(value), plan.origins[name])
     table.add_row("dtype", plan.dtype)
-    table.add_row("decoder layers", str(plan.layers))
+    table.add_row("layers", str(plan.layers))
     table.add_row("linears to W8A8", str(plan.quantized_linears))
     table.add_row("linears left float", str(len(plan.float_linears)))
     table.add_row("attention modules with FA3", str(plan.attentions))
@@ -35,7 +35,7 @@ def print_plan(plan: Plan) -> None:
         table.add_row(f"pass {number} of {len(plan.passes)} over the weights", _forwards(streams))
     table.add_row("read", _size(plan.bytes_read))
     table.add_row("written", _size(plan.bytes_written))
-    table.add_row("journal", f"{_size(plan.journal_bytes)} on the disk until the run ends")
+    table.add_row("journal", _journal(plan))
     table.add_row("peak memory", _memory(plan))
     table.add_row("time", _time(plan))
     _console().print(table)
@@ -99,9 +99,15 @@ def _samples(count: int, tokens: int) -> str:
     return f"{count} samples with {tokens} tokens" if tokens else f"{count} recorded calls"
 
 
+def _journal(plan: Plan) -> str:
+    if plan.peak_memory is None:
+        return "the records and the states of each behind two blocks: how much, the first record shows"
+    return f"{_size(plan.journal_bytes)} on the disk until the run ends"
+
+
 def _memory(plan: Plan) -> str:
     if plan.peak_memory is None:
-        return "a block and the states of one record; all others lie beside the output"
+        return "a block and the states of one record; text encoders and VAE while the pipeline is sampled"
     return f"at most about {_size(plan.peak_memory)} above the imports, mapped files aside"
 
 

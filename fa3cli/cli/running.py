@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from fa3cli.cli.options import SaveType, TargetName, values
 
 if TYPE_CHECKING:
     from fa3cli.calibration.job import Job
+    from fa3cli.calibration.plan import Plan
     from fa3cli.calibration.result import Result
 
 __all__ = ["run_command", "show_result"]
@@ -50,25 +53,38 @@ def run_command(
         only_plan=plan,
         **options,
     )
-    for job in jobs:
+    if plan:
+        _show_plans([api.full_plan(job) for job in jobs], as_json=json)
+        return
+    for job, how in zip(jobs, api.ways_to_resume(jobs, resume)):
         if rank:
             with first_interrupt(lambda _: None) as stop:
-                api.run(job, resume=resume, stop=stop)
+                api.run(job, resume=how, stop=stop)
         else:
-            _lead(command, job, resume, only_plan=plan, as_json=json)
+            _lead(command, job, how, as_json=json)
 
 
-def _lead(command: str, job: Job, resume: str, *, only_plan: bool, as_json: bool) -> None:
-    """Tell what a job will do, and unless that is all that was asked for, do it."""
+def _show_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
+    """Print a plan, or those of a pipeline's transformers."""
+    from fa3cli.cli.quantize_tables import print_plan
+
+    for planned in plans:
+        for warning in planned.warnings:
+            warn(warning)
+        if not as_json:
+            print_plan(planned)
+    if as_json:
+        print_json(plans[0] if len(plans) == 1 else list(map(asdict, plans)))
+
+
+def _lead(command: str, job: Job, resume: str, *, as_json: bool) -> None:
+    """Tell what a job will do, and do it."""
     from fa3cli import api
-    from fa3cli.cli.quantize_tables import print_plan, settings_text
+    from fa3cli.cli.quantize_tables import settings_text
 
-    planned = api.full_plan(job) if only_plan else api.plan(job)
+    planned = api.plan(job)
     for warning in planned.warnings:
         warn(warning)
-    if only_plan:
-        print_json(planned) if as_json else print_plan(planned)
-        return
     note(f"settings: {settings_text(planned)}")
     show_result(_run(command, job, resume, as_json=as_json), as_json=as_json)
 

@@ -21,6 +21,12 @@ __all__ = [
 FUSED_GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
+_NONE = {
+    "disable_names": "no linear and no attention module of the model",
+    "include_names": "no linear of the model that could be quantized",
+}
+
+
 def matching(names: Sequence[str], patterns: Sequence[str], setting: str = "disable_names") -> set[str]:
     """Return the module names that `patterns` (exact names or globs) select; one that selects none is an error."""
     selected: set[str] = set()
@@ -29,7 +35,7 @@ def matching(names: Sequence[str], patterns: Sequence[str], setting: str = "disa
         if not found:
             near = get_close_matches(pattern, names, n=3, cutoff=0.4)
             raise InvalidInputError(
-                f"{setting}: {pattern!r} matches no linear and no attention module of the model",
+                f"{setting}: {pattern!r} matches {_NONE[setting]}",
                 hint=f"the nearest names are {', '.join(near)}" if near else None,
             )
         selected |= found

@@ -55,7 +55,9 @@ def choose_recipe(
         fitting = (recipe for recipe in shipped.values() if model_type in recipe.model_types)
         found = next(fitting, shipped[default])
         names = tuple(each for each in found.settings["disable_names"] if fnmatch.filter(linears, each))
-        return replace(found, settings={**found.settings, "disable_names": names}) if names else NONE
+        if not names and "include_names" not in found.settings:
+            return NONE
+        return replace(found, settings={**found.settings, "disable_names": names})
     if name in shipped:
         return shipped[name]
     if name.endswith(".toml"):

@@ -242,7 +242,8 @@ void on_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 
 at::ScalarType supported(std::optional<at::ScalarType> dtype) {
   const auto type = c10::dtype_or_default(dtype);
-  TORCH_CHECK_TYPE(type != at::kDouble, "the test device has no float64");
+  // diffusers computes positions in float64 on what it does not know to lack it.
+  TORCH_CHECK_TYPE(type != at::kDouble || std::getenv("TESTDEV_FLOAT64"), "the test device has no float64");
   return type;
 }
 
@@ -319,7 +320,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("set_.source_Storage", &set_to_storage);
   m.impl("set_.source_Storage_storage_offset", &at::native::set_storage_cpu_);
   // Composed of other operators, and of other ones on a CPU: only as a whole are these bit for bit the CPU's.
-  for (const char* name : {"linear", "matmul", "scaled_dot_product_attention"}) {
+  for (const char* name : {"linear", "matmul", "scaled_dot_product_attention", "convolution"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&on_host>());
   }
   // Nor may what has a kernel for the CPU be composed here (a layer norm would).

@@ -89,7 +89,8 @@ def run_out_of_memory(folder: str, output: str, calib: str, options: dict[str, A
 
 def quantize_pipeline(folder: str, output: str, prompts: str, options: dict[str, Any]) -> None:
     """Sample a pipeline on the device, make the exports of its transformers there, and compare images."""
-    with _opened_on_device():
+    with _opened_on_device(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TESTDEV_FLOAT64", "1")
         results = api.quantize_all(folder, output=output, prompts=prompts, **options)
         found = api.compare_images(results[0].output, folder, prompts)
     assert found.mean_psnr > 30

@@ -11,9 +11,10 @@ from fa3cli.calibration.diffusion.opening import OpenedPipeline
 from fa3cli.calibration.diffusion.recording import read_records, record
 from fa3cli.calibration.diffusion.sampling import Sampling, steps_of
 from fa3cli.calibration.job import Job
+from fa3cli.calibration.journal import has_records
 from fa3cli.calibration.progress import Progress
 from fa3cli.calibration.ranks import Ranks
-from fa3cli.errors import InvalidInputError, StoppedError
+from fa3cli.errors import StoppedError, UnsupportedError
 from fa3cli.exports.folder import RunFolder
 
 __all__ = ["TransformerJob"]
@@ -40,7 +41,7 @@ class TransformerJob(Job):
     ) -> TransformerJob:
         """Return the job with its samples: the leading rank samples the pipeline, unless a run before has done so.
 
-        Raises StoppedError behind the step at which `stop` says so, InvalidInputError where no record is of this component.
+        Raises StoppedError behind the step at which `stop` says so, UnsupportedError where no record is of this component.
         """
         records = folder.journal / "records"
 
@@ -53,13 +54,15 @@ class TransformerJob(Job):
                 )
 
         if ranks.leads:
-            folder.keep = True
-            record(self.pipeline, self.sampling, records, reported)
-            gc.collect()  # the pipeline, whose parts refer to each other
+            try:
+                record(self.pipeline, self.sampling, records, reported, component=self.component)
+            finally:
+                folder.keep = has_records(folder)
+                gc.collect()  # the pipeline, whose parts refer to each other
         ranks.gather(None)
         samples = read_records(records).get(self.component, ())
         if not samples:
-            raise InvalidInputError(
+            raise UnsupportedError(
                 f"{self.folder}: no recorded step of the sampling calls it",
                 hint="pipelines that share the steps between transformers need --steps and --max-records enough for all",
             )

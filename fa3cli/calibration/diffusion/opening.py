@@ -24,7 +24,7 @@ from fa3cli.calibration.trust import may_run_folder_code
 from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.patching.config_json import read_config
 from fa3cli.patching.diffusion.folder import look, original_index
-from fa3cli.patching.diffusion.index import INDEX
+from fa3cli.patching.diffusion.index import INDEX, components
 
 __all__ = ["OpenedPipeline", "load_pipeline", "open_pipeline"]
 
@@ -48,6 +48,11 @@ class OpenedPipeline:
     dtype: torch.dtype
     device: torch.device
     trusted: bool
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the folders it is loaded from."""
+        return [each.name for each in components(original_index(look(self.folder)))]
 
     @property
     def pipeline_class_name(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fa3cli.calibration.diffusion.choice import chosen
+from fa3cli.calibration.diffusion.disk_room import states_measured
 from fa3cli.calibration.diffusion.opening import OpenedPipeline, load_pipeline
 from fa3cli.calibration.diffusion.sampling import Sampling, require_taken, sample, steps_of
 from fa3cli.calibration.diffusion.step_recorder import StepRecorder, require_timesteps
@@ -52,12 +53,15 @@ def record(
     sampling: Sampling,
     folder: Path,
     report: Callable[[Progress], None] = lambda _: None,
+    *,
+    component: str | None = None,
 ) -> None:
     """Sample the prompts with the float pipeline and write the chosen steps of each into `folder`.
 
-    A prompt whose files are there already, from an earlier run, is not sampled again, nor is one without chosen steps. In
+    With a `component`, records of steps that another one takes are empty. A prompt whose files are there already, from an earlier run, is not sampled again, nor is one without chosen steps. In
     a report samples are steps, and layers prompts. Raises UnsupportedError where the pipeline takes other arguments or
-    another number of steps, or calls its transformers with what can't be kept.
+    another number of steps, or calls its transformers with what can't be kept, MissingCapabilityError where the disk has no
+    room for all records and what their replay keeps.
     """
     require_taken(opened.pipeline_class, sampling)
     modules = {name: model.model for name, model in opened.transformers.items()}
@@ -81,9 +85,18 @@ def record(
             raise UnsupportedError(
                 f"{opened.pipeline_class_name} has no scheduler, so its steps are not known"
             )
+        blocks = [block for model in opened.transformers.values() for block in model.layers.values()]
+        count = sum(map(len, files.values()))
+        require_room = stack.enter_context(states_measured(blocks, folder, count))
+
+        def begins() -> None:
+            require_room()
+            ticks.sample_begins()
+
         for prompt in todo:
-            with StepRecorder(modules, pipeline.scheduler, steps, files[prompt], ticks.sample_begins):
+            with StepRecorder(modules, pipeline.scheduler, steps, files[prompt], begins, kept=component):
                 sample(pipeline, sampling, prompt)
+            require_room()
             ticks.layer_ends()
 
 

@@ -35,7 +35,10 @@ class StepRecorder:
         steps: int,
         files: Mapping[int, Path],
         begins: Callable[[], None] = lambda: None,
+        *,
+        kept: str | None = None,
     ) -> None:
+        self._kept = kept
         self._transformers, self._scheduler, self._expected = transformers, scheduler, steps
         self._files, self._begins = files, begins
         self._step = 0
@@ -66,8 +69,8 @@ class StepRecorder:
             raise UnsupportedError(
                 f"{self._component} and {component} are both called in step {self._step + 1}"
             )
-        if self._step in self._files:
-            timestep = _first_value(arguments["timestep"])
+        if self._step in self._files and self._kept in (None, component):
+            timestep = _first_value(arguments.get("timestep"))
             self._calls.append({"timestep": timestep, "arguments": each_tensor(_copied, arguments)})
 
     def _ends(self) -> None:
@@ -83,7 +86,7 @@ class StepRecorder:
             raise _AllRecorded
 
     def _write(self) -> None:
-        if not self._calls:
+        if not self._component or self._step not in self._files:
             return
         calls, self._calls = self._calls, []
         try:
