@@ -78,6 +78,8 @@ def ways_to_resume(jobs: Sequence[Job], resume: str) -> list[str]:
 
     Raises what `require_place` raises.
     """
+    if len(jobs) == 1:  # whose run asks by itself
+        return [resume]
     for job in jobs:
         require_place(job, plan(job))
     stopped = [left_by(job) is not None for job in jobs]

@@ -11,7 +11,6 @@ from fa3cli.calibration.diffusion.opening import OpenedPipeline
 from fa3cli.calibration.diffusion.recording import read_records, record
 from fa3cli.calibration.diffusion.sampling import Sampling, steps_of
 from fa3cli.calibration.job import Job
-from fa3cli.calibration.journal import has_records
 from fa3cli.calibration.progress import Progress
 from fa3cli.calibration.ranks import Ranks
 from fa3cli.errors import StoppedError, UnsupportedError
@@ -57,7 +56,7 @@ class TransformerJob(Job):
             try:
                 record(self.pipeline, self.sampling, records, reported, component=self.component)
             finally:
-                folder.keep = has_records(folder)
+                folder.keep = folder.keep or any(records.glob("record-*.safetensors"))
                 gc.collect()  # the pipeline, whose parts refer to each other
         ranks.gather(None)
         samples = read_records(records).get(self.component, ())

@@ -23,9 +23,9 @@ __all__ = ["StepRecorder", "require_timesteps"]
 class StepRecorder:
     """Within the block the calls of a pipeline's `transformers`, by component, are written, a file for each step with one.
 
-    A step ends where the scheduler is asked. `begins` is called at each, and behind the last one that has a file the sampling ends, and with it the
-    block. Raises UnsupportedError for an argument that can't be written, where a step takes two transformers, and where
-    the scheduler makes other than `steps` steps.
+    With `kept`, those of that component alone. A step ends where the scheduler is asked. `begins` is called at each, and
+    behind the last one that has a file the sampling ends, and with it the block. Raises UnsupportedError for an argument
+    that can't be written, where a step takes two transformers, and where the scheduler makes other than `steps` steps.
     """
 
     def __init__(
