@@ -156,6 +156,11 @@ def _no_export(folder: Path, target: Target) -> InvalidInputError:
             f"{folder}: holds an export for each of {', '.join(several)}",
             hint=f"verify one of them: fa3 verify {folder / several[0]}",
         )
+    if parts := sorted(path.name for path in folder.iterdir() if _holds_transformer(path)):
+        return InvalidInputError(
+            f"{folder}: holds an export for each of {', '.join(parts)}",
+            hint=f"verify one of them: fa3 verify {folder / parts[0]}",
+        )
     if (folder / _NUMPY_FILE).is_file():
         return InvalidInputError(
             f"{folder}: holds a numpy export only; fa3 verify checks safe_tensor exports",
@@ -167,6 +172,17 @@ def _no_export(folder: Path, target: Target) -> InvalidInputError:
         f"{folder}: holds no export for target {target.name}; expected {weights}{described}",
         hint="name the folder fa3 quantize wrote, or its --target",
     )
+
+
+def _holds_transformer(folder: Path) -> bool:
+    """Tell whether a folder holds an export of a transformer: a pipeline's are beside each other, in folders."""
+    names = [
+        name
+        for target in TARGETS.values()
+        if target.pipelines
+        for name in (target.weight_file, target.index_file, *target.description_files)
+    ]
+    return any((folder / name).is_file() for name in names)
 
 
 def _weight_files(folder: Path, target: Target, index: Document) -> list[str]:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
+from fa3cli.errors import InvalidInputError
 from fa3cli.exports.contents import Header, open_contents
+from fa3cli.exports.targets import TARGETS
 
 from .exports import WEIGHTS, build_export
 
@@ -29,3 +32,18 @@ def test_one_shard_is_mapped_at_a_time(tmp_path) -> None:
     for name, tensor in export.tensors.items():
         assert torch.equal(contents.read(name), tensor)
         assert len(contents._opened) == 1
+
+
+def test_exports_of_a_pipelines_transformers_are_named(tmp_path) -> None:
+    target = TARGETS["mindie-sd"]
+    names = {
+        "transformer_2": target.weight_file,
+        "transformer": target.description_files[0],
+        "vae": "model.safetensors",
+    }
+    for folder, file in names.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).touch()
+    with pytest.raises(InvalidInputError, match="for each of transformer, transformer_2$") as raised:
+        open_contents(tmp_path)
+    assert raised.value.hint == f"verify one of them: fa3 verify {tmp_path / 'transformer'}"

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fa3cli.calibration.diffusion.quiet import quiet
-from fa3cli.errors import InvalidInputError, brief
+from fa3cli.errors import InvalidInputError
 from fa3cli.patching.diffusion.index import INDEX
 
 __all__ = ["from_folder"]
@@ -35,16 +35,18 @@ def from_folder(
     from packaging.version import Version
 
     dtype_key = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
-    options = {**parts, dtype_key: dtype, "local_files_only": True}
+    options = {**parts, dtype_key: dtype, "local_files_only": True, "use_safetensors": True}
     if trusted:
         options["trust_remote_code"] = True
-    try:
-        with _linked(folder, index) as linked, quiet():
+    with _linked(folder, index) as linked, quiet():
+        try:
             return pipeline_class.from_pretrained(linked, **options)
-    except Exception as error:  # each part's own code: what a file it cannot take raises is up to it
-        raise InvalidInputError(
-            f"{folder}: diffusers {diffusers.__version__} cannot load the pipeline ({brief(error)})"
-        ) from error
+        except Exception as error:  # each part's own code: what a file it cannot take raises is up to it
+            said = " ".join(str(error).replace(str(linked), str(folder)).split())
+            raise InvalidInputError(
+                f"{folder}: diffusers {diffusers.__version__} cannot load the pipeline "
+                f"({type(error).__name__}: {said[:300]})"
+            ) from error
 
 
 @contextmanager

@@ -22,13 +22,14 @@ from fa3cli.calibration.run_dtype import run_dtype
 from fa3cli.calibration.streamed_model import StreamedModel
 from fa3cli.calibration.trust import may_run_folder_code
 from fa3cli.errors import InvalidInputError, UnsupportedError
-from fa3cli.patching.config_json import read_config
+from fa3cli.patching.config_json import Config, read_config
 from fa3cli.patching.diffusion.folder import look, original_index
 from fa3cli.patching.diffusion.index import INDEX, components
 
 __all__ = ["OpenedPipeline", "load_pipeline", "open_pipeline"]
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+_PICKLED = {".bin", ".ckpt", ".pt", ".pth"}
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -76,6 +77,7 @@ def open_pipeline(
     if not trust_remote_code:
         require_trust(folder, index, besides=classes)
     pipeline_class = pipeline_class_of(folder, index)
+    _require_parts(folder, index)
     configs = {name: read_config(folder / name / "config.json").data for name in classes}
     checkpoints = {name: Checkpoint(folder / name, WEIGHTS) for name in classes}
     place = device_of(device)
@@ -118,11 +120,35 @@ def load_pipeline(opened: OpenedPipeline, transformers: Mapping[str, nn.Module])
     return pipeline
 
 
+def _require_parts(folder: Path, index: Config) -> None:
+    """Raise InvalidInputError where a part that is named has no folder, or has weights but none in safetensors."""
+    for name in [each.name for each in components(index) if not each.name.startswith("_")]:
+        if not (folder / name).is_dir():
+            raise InvalidInputError(
+                f"{folder / name}: no such folder, but {INDEX} names {name}", hint="fetch the folder again"
+            )
+        endings = {file.suffix for file in (folder / name).iterdir()}
+        if endings & _PICKLED and ".safetensors" not in endings:
+            raise InvalidInputError(
+                f"{folder / name}: its weights are pickled",
+                hint="pickled weights are never read: convert them to safetensors first",
+            )
+
+
 def _stored_dtype(checkpoints: Mapping[str, Checkpoint]) -> str:
-    """Return the name of the dtype that most float values are stored in: diffusers' configs don't say."""
+    """Return the name of the dtype that most float values are stored in: diffusers' configs don't say.
+
+    Raises InvalidInputError where there are none.
+    """
     values: Counter[str] = Counter()
     for checkpoint in checkpoints.values():
         for info in checkpoint.tensors.values():
-            values[info.dtype] += prod(info.shape) * info.dtype.startswith(("F", "BF"))
+            if info.dtype.startswith(("F", "BF")):
+                values[info.dtype] += prod(info.shape)
+    if not values:
+        folders = ", ".join(str(checkpoint.folder) for checkpoint in checkpoints.values())
+        raise InvalidInputError(
+            f"{folders}: the weights hold no float tensors", hint="fetch the folder again"
+        )
     [(most, _)] = values.most_common(1)
     return _NAMES.get(most, most)

@@ -16,8 +16,10 @@ def read_prompts(file: Path) -> tuple[str, ...]:
     """Return the prompts of a file in its order, blank lines left out.
 
     Raises InvalidInputError, with the line's number where one is to blame, for a file that can't be read or decoded, holds
-    none, or is .jsonl and has a line that is no object with the text "prompt".
+    none, is .json, or is .jsonl and has a line that is no object with the text "prompt".
     """
+    if file.suffix.lower() == ".json":
+        raise InvalidInputError(f"{file}: expected text, a prompt a line, or .jsonl", hint=_HINT)
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -38,4 +40,8 @@ def _of_json(line: str, origin: str) -> str:
     prompt = found.get("prompt") if isinstance(found, dict) else None
     if not isinstance(prompt, str):
         raise InvalidInputError(f'{origin}: expected an object with the text "prompt"', hint=_HINT)
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"{origin}: the prompt is no text ({error})") from error
     return prompt

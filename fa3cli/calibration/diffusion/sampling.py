@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from fa3cli.errors import MissingCapabilityError, UnsupportedError, brief
+from fa3cli.calibration.diffusion.step_recorder import _AllRecorded
+from fa3cli.calibration.out_of_memory import is_out_of_memory
+from fa3cli.errors import Fa3Error, MissingCapabilityError, UnsupportedError, UsageError, brief
 
-__all__ = ["Sampling", "require_taken", "sample", "steps_of"]
+__all__ = ["Sampling", "require_sense", "require_taken", "sample", "steps_of"]
 
 # Field of Sampling -> the argument of a pipeline's call.
 _ARGUMENTS = {
@@ -46,8 +50,9 @@ class Sampling:
 def sample(pipeline: Any, sampling: Sampling, number: int, *, output_type: str = "latent") -> Any:
     """Return what the pipeline makes of prompt `number`: latents, or images or frames of another `output_type`.
 
-    The noise is that of seed + number, drawn on the CPU, the same for every device. Raises UnsupportedError where the
-    pipeline refuses what it is given, MissingCapabilityError where it lacks a package.
+    The noise is that of seed + number, drawn on the CPU, the same for every device. Raises MissingCapabilityError where
+    the pipeline lacks a package, UnsupportedError where it fails otherwise, but for a lack of memory and what the system
+    refuses.
     """
     generator = torch.Generator("cpu").manual_seed(sampling.seed + number)
     origin = f"prompt {number + 1}: {type(pipeline).__name__}"
@@ -59,17 +64,31 @@ def sample(pipeline: Any, sampling: Sampling, number: int, *, output_type: str =
             output_type=output_type,
             return_dict=False,
         )[0]
-    except ValueError as error:
+    except (Fa3Error, OSError, _AllRecorded):
+        raise
+    except Exception as error:  # the pipeline's own code: what it raises is up to it
+        if is_out_of_memory(error):
+            raise
+        if _lacks_package(error):
+            raise MissingCapabilityError(f"{origin} lacks a package ({brief(error)})") from error
         raise UnsupportedError(f"{origin} cannot be sampled so ({brief(error)})") from error
-    except (
-        ImportError,
-        NameError,
-    ) as error:  # some pipelines find out by using it that a package isn't there
-        raise MissingCapabilityError(f"{origin} lacks a package ({brief(error)})") from error
+
+
+def require_sense(sampling: Sampling) -> None:
+    """Raise UsageError for a seed that torch can't take, of any prompt, and for a guidance that is no finite number."""
+    seed, highest = sampling.seed, 2**63 - 1 - len(sampling.prompts)
+    if not 0 <= seed <= highest:
+        raise UsageError(f"seed (--seed) {seed}: expected 0 to {highest}")
+    if sampling.guidance is not None and not math.isfinite(sampling.guidance):
+        raise UsageError(f"guidance (--guidance) {sampling.guidance}: expected a finite number")
 
 
 def require_taken(pipeline_class: type, sampling: Sampling) -> None:
-    """Raise UnsupportedError where the pipeline takes no prompt or nothing of what is given, or wants more than that."""
+    """Raise UnsupportedError where the pipeline takes no prompt or nothing of what is given, or wants more than that.
+
+    Raises UsageError for what no pipeline takes.
+    """
+    require_sense(sampling)
     taken = _parameters(pipeline_class)
     given = ["prompt", *sampling.arguments, "generator", "output_type", "return_dict"]
     for name in given:
@@ -95,6 +114,15 @@ def steps_of(pipeline_class: type, sampling: Sampling) -> int:
             f"{pipeline_class.__name__} has no number of steps of its own", hint="give --steps"
         )
     return steps
+
+
+def _lacks_package(error: Exception) -> bool:
+    """Tell whether a package isn't there; some pipelines find that out by using one that diffusers only imports if it is."""
+    from diffusers.utils.import_utils import BACKENDS_MAPPING
+
+    if isinstance(error, NameError):
+        return error.name in BACKENDS_MAPPING and find_spec(error.name) is None
+    return isinstance(error, ImportError)
 
 
 def _parameters(pipeline_class: type) -> dict[str, inspect.Parameter]:

@@ -134,6 +134,17 @@ def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
             InvalidInputError,
             "config.json asks for",
         ),
+        (
+            lambda f: save_file({"a": torch.ones(2, dtype=torch.int8)}, f / "transformer" / WEIGHTS),
+            InvalidInputError,
+            "flux/transformer: the weights hold no float tensors",
+        ),
+        (
+            lambda f: save_file({}, f / "transformer" / WEIGHTS),
+            InvalidInputError,
+            "flux/transformer: the weights hold no float tensors",
+        ),
+        (lambda f: shutil.rmtree(f / "vae"), InvalidInputError, "flux/vae: no such folder"),
     ],
 )
 def test_broken_folders(
@@ -148,6 +159,31 @@ def test_broken_folders(
 def test_a_part_that_diffusers_cannot_load(copy: Callable[..., Path]) -> None:
     folder = copy("flux")
     (folder / "vae" / "config.json").unlink()
+    opened = open_pipeline(folder, fa=False)
+    with pytest.raises(InvalidInputError, match="cannot load the pipeline") as raised:
+        load_pipeline(opened, {name: each.model for name, each in opened.transformers.items()})
+    assert "fa3-pipeline-" not in str(raised.value)
+    assert str(raised.value).count(str(folder)) > 1
+
+
+@pytest.mark.parametrize("name", ["model.bin", "pytorch_model-00001-of-00002.bin", "a.ckpt", "a.pt", "a.pth"])
+def test_pickled_weights_are_refused(copy: Callable[..., Path], name: str) -> None:
+    folder = copy("flux")
+    encoder = folder / "text_encoder"
+    (encoder / name).write_bytes(b"")
+    open_pipeline(folder, fa=False)
+    for file in encoder.glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(InvalidInputError, match="flux/text_encoder: its weights are pickled") as raised:
+        open_pipeline(folder, fa=False)
+    assert raised.value.hint == "pickled weights are never read: convert them to safetensors first"
+
+
+def test_no_pickle_is_read_in_place_of_other_safetensors(copy: Callable[..., Path]) -> None:
+    folder = copy("flux")
+    vae = folder / "vae"
+    torch.save(load_file(vae / WEIGHTS), vae / "diffusion_pytorch_model.bin")
+    (vae / WEIGHTS).rename(vae / "other.safetensors")
     opened = open_pipeline(folder, fa=False)
     with pytest.raises(InvalidInputError, match="cannot load the pipeline"):
         load_pipeline(opened, {name: each.model for name, each in opened.transformers.items()})

@@ -1,11 +1,14 @@
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
 
+from fa3cli.calibration.diffusion import sampling
 from fa3cli.calibration.diffusion.sampling import Sampling, require_taken, sample, steps_of
-from fa3cli.errors import MissingCapabilityError, UnsupportedError
+from fa3cli.calibration.diffusion.step_recorder import _AllRecorded
+from fa3cli.errors import MissingCapabilityError, StoppedError, UnsupportedError, UsageError
 
 
 class Pipeline:
@@ -55,16 +58,57 @@ def test_noise_is_of_the_seed_and_the_prompt() -> None:
     ("raised", "expected"),
     [
         (ValueError("height has to be divisible by 16"), UnsupportedError),
-        (NameError("name 'ftfy' is not defined"), MissingCapabilityError),
+        (NameError("name 'ftfy' is not defined", name="ftfy"), MissingCapabilityError),
+        (NameError("name 'torch' is not defined", name="torch"), UnsupportedError),
+        (NameError("name 'latent' is not defined", name="latent"), UnsupportedError),
+        (RuntimeError("shapes cannot be multiplied"), UnsupportedError),
+        (AttributeError("no attribute"), UnsupportedError),
         (ImportError("sentencepiece"), MissingCapabilityError),
     ],
 )
-def test_what_a_pipeline_complains_of(raised: Exception, expected: type[Exception]) -> None:
+def test_what_a_pipeline_complains_of(
+    raised: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "find_spec", lambda name: None if name == "ftfy" else find_spec(name))
+
     def complain(**_: Any) -> None:
         raise raised
 
     with pytest.raises(expected, match=f"prompt 1: function .*{raised}"):
         sample(complain, SAMPLING, 0)
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [StoppedError("a"), OSError("a"), MemoryError(), RuntimeError("NPU out of memory"), _AllRecorded()],
+)
+def test_what_is_not_the_pipelines_fault_passes(raised: Exception) -> None:
+    def complain(**_: Any) -> None:
+        raise raised
+
+    with pytest.raises(type(raised)) as found:
+        sample(complain, SAMPLING, 0)
+    assert found.value is raised
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seed": -1}, "--seed"),
+        ({"seed": 2**63 - 2}, "--seed"),
+        ({"guidance": float("nan")}, "--guidance"),
+        ({"guidance": float("inf")}, "--guidance"),
+    ],
+)
+def test_what_makes_no_sense(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        require_taken(Pipeline, replace(SAMPLING, **wrong))
+
+
+def test_the_highest_seed() -> None:
+    highest = replace(SAMPLING, seed=2**63 - 3)
+    require_taken(Pipeline, highest)
+    sample(Pipeline(), highest, 1)
 
 
 def test_what_is_taken() -> None:
