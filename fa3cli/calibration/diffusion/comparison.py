@@ -55,10 +55,10 @@ def compare_images(
 
     How, the export's report says, which has to be there. In a report of progress samples are steps, and layers prompts.
     """
-    component, settings = recorded_sampling(Path(export_dir))
+    component, dtype, settings = recorded_sampling(Path(export_dir))
     exported = Checkpoint(Path(export_dir), TARGETS["mindie-sd"].weight_file)
     fa = any(name.endswith(".fa_q.scale") for name in exported.tensors)
-    opened = open_pipeline(Path(pipeline_dir), fa=fa, trust_remote_code=trust_remote_code)
+    opened = open_pipeline(Path(pipeline_dir), fa=fa, dtype=dtype, trust_remote_code=trust_remote_code)
     if component not in opened.transformers:
         raise InvalidInputError(
             f"{pipeline_dir}: has no {component}, which {export_dir} was made of",

@@ -14,15 +14,16 @@ from fa3cli.errors import InvalidInputError
 __all__ = ["recorded_sampling"]
 
 
-def recorded_sampling(export: Path) -> tuple[str, Sampling]:
-    """Return which component an export was made of, and its sampling without prompts.
+def recorded_sampling(export: Path) -> tuple[str, str, Sampling]:
+    """Return which component an export was made of, in which dtype, and its sampling without prompts.
 
     Raises InvalidInputError where its report doesn't say that, or something else than can be.
     """
     try:
         identity = read_report(export)["identity"]
         component, settings = identity["component"], dict(identity["sampling"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        dtype = identity["dtype"].removeprefix("torch.")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInputError(
             f"{export / REPORT_FILE} does not say how the pipeline was sampled ({error!r})",
             hint="fa3 quantize of a pipeline writes that beside the weights",
@@ -37,7 +38,7 @@ def recorded_sampling(export: Path) -> tuple[str, Sampling]:
     if wrong or not isinstance(component, str):
         name, value = (wrong[0], given[wrong[0]]) if wrong else ("component", component)
         raise InvalidInputError(f"{export / REPORT_FILE}: {name} is {value!r}, which fa3 never wrote")
-    return component, Sampling((), **given)
+    return component, dtype, Sampling((), **given)
 
 
 def _is_count(value: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fa3cli.calibration.diffusion.step_recorder import _AllRecorded
+from fa3cli.calibration.diffusion.step_recorder import AllRecorded
 from fa3cli.calibration.out_of_memory import is_out_of_memory
 from fa3cli.errors import Fa3Error, MissingCapabilityError, UnsupportedError, UsageError, brief
 
@@ -64,7 +64,7 @@ def sample(pipeline: Any, sampling: Sampling, number: int, *, output_type: str =
             output_type=output_type,
             return_dict=False,
         )[0]
-    except (Fa3Error, OSError, _AllRecorded):
+    except (Fa3Error, OSError, AllRecorded):
         raise
     except Exception as error:  # the pipeline's own code: what it raises is up to it
         if is_out_of_memory(error):

@@ -17,7 +17,7 @@ from fa3cli.calibration.moving import each_tensor
 from fa3cli.calibration.tree_file import write_tree
 from fa3cli.errors import UnsupportedError
 
-__all__ = ["StepRecorder", "require_timesteps"]
+__all__ = ["AllRecorded", "StepRecorder", "require_timesteps"]
 
 
 class StepRecorder:
@@ -58,7 +58,7 @@ class StepRecorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self._undo.close()
-        return isinstance(error, _AllRecorded)
+        return isinstance(error, AllRecorded)
 
     def called(self, component: str, arguments: dict[str, Any]) -> None:
         """Take note of a call that is about to be made."""
@@ -83,7 +83,7 @@ class StepRecorder:
         self._write()
         self._step, self._component = self._step + 1, ""
         if self._step > max(self._files):
-            raise _AllRecorded
+            raise AllRecorded
 
     def _write(self) -> None:
         if not self._component or self._step not in self._files:
@@ -97,7 +97,7 @@ class StepRecorder:
             ) from error
 
 
-class _AllRecorded(Exception):
+class AllRecorded(Exception):
     """What is wanted of the sampling is there."""
 
 

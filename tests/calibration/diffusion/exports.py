@@ -72,6 +72,10 @@ def write_export(folder: Path, opened: OpenedPipeline, heads: Heads, linears: Co
     for name, tensors in heads.items():
         export.add_attention(name, tensors, SIZE)
     export.close(list(model.linears()), exported_config(opened.configs["transformer"], torch.float32))
-    identity = {"component": "transformer", "sampling": {**SAMPLING, "max_records": None}}
+    identity = {
+        "component": "transformer",
+        "dtype": "torch.float32",
+        "sampling": {**SAMPLING, "max_records": None},
+    }
     (folder / REPORT_FILE).write_text(json.dumps({"identity": identity, "target": "mindie-sd"}))
     return folder

@@ -116,6 +116,7 @@ def test_reports_that_do_not_say_how(
     tmp_path: Path, flux: Path, opened: OpenedPipeline, prompts: Path, identity: Any, words: str
 ) -> None:
     export = write_export(tmp_path / "export", opened, {})
+    identity = {"dtype": "torch.float32", **identity} if identity else identity
     (export / REPORT_FILE).write_text(json.dumps({"identity": identity}))
     with pytest.raises(InvalidInputError, match=words):
         compare_images(export, flux, prompts)

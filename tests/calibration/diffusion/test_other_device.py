@@ -1,4 +1,7 @@
-"""A pipeline that is sampled and quantized on a device that refuses the CPU's tensors gives the CPU's export."""
+"""A pipeline that is sampled and quantized on a device that refuses the CPU's tensors gives the CPU's export.
+
+Scales may differ in their last bits: some of what diffusers calls is composed of other operators there.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from fa3cli import api
-from fa3cli.calibration.result import REPORT_FILE
+from fa3cli.exports.targets import TARGETS
 
 from ...device_backend.build import reason_to_skip
 from ...device_backend.process import Call, call_apart
-from ..models import snapshot
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
 
+_WEIGHTS = TARGETS["mindie-sd"].weight_file
 RUNS: dict[str, dict[str, Any]] = {
     "flux": {"steps": 3, "height": 8, "width": 8, "max_records": 4, "fa_amp": 1},
     "hunyuan": {"steps": 2, "height": 16, "width": 16, "frames": 5},
@@ -32,6 +37,12 @@ def test_export_is_the_cpus(name: str, made: Callable[..., Path], tmp_path: Path
     [failed] = call_apart([Call("runs.quantize_pipeline", {**given, "options": RUNS[name]})], tmp_path)
     assert failed is None, failed
     api.quantize(folder, output=tmp_path / "cpu", prompts=prompts, **RUNS[name])
-    found, expected = snapshot(tmp_path / "device"), snapshot(tmp_path / "cpu")
+    files = {file.name for file in (tmp_path / "cpu").iterdir()}
+    assert {file.name for file in (tmp_path / "device").iterdir()} == files
+    found, expected = (load_file(tmp_path / place / _WEIGHTS) for place in ("device", "cpu"))
     assert found.keys() == expected.keys()
-    assert [file for file in found if file != REPORT_FILE and found[file] != expected[file]] == []
+    for tensor, values in expected.items():
+        if tensor.endswith(".scale"):
+            torch.testing.assert_close(found[tensor], values, rtol=1e-4, atol=0)
+        else:
+            assert torch.equal(found[tensor], values)

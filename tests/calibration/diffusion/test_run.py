@@ -10,17 +10,22 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fa3cli import api
-from fa3cli.calibration.diffusion import recording
+from fa3cli.calibration.diffusion import disk_room, recording
+from fa3cli.calibration.diffusion.opening import open_pipeline
+from fa3cli.calibration.diffusion.sampling import Sampling
+from fa3cli.calibration.identity import differing, identity
 from fa3cli.errors import (
     ConflictError,
     InvalidInputError,
+    MissingCapabilityError,
     StoppedError,
     UnsupportedError,
     UsageError,
 )
+from fa3cli.exports.folder import RunFolder
 
 from ..models import snapshot
 
@@ -249,3 +254,104 @@ def test_the_plan_of_a_pipeline(patched_flux: Path, prompts: Path, tmp_path: Pat
     made = api.run(job)
     assert planned.bytes_written >= made.bytes_written
     assert planned.quantized_linears == sum(layer.quantized for layer in made.layers)
+
+
+@pytest.fixture
+def own_flux(patched_flux: Path, tmp_path: Path) -> Path:
+    """A pipeline to be changed, one part of which lies elsewhere."""
+    folder = tmp_path / "flux"
+    shutil.copytree(patched_flux, folder)
+    (folder / "text_encoder_2").rename(tmp_path / "t5")
+    (folder / "text_encoder_2").symlink_to(tmp_path / "t5")
+    return folder
+
+
+def double(file: Path) -> None:
+    tensors = load_file(file)
+    save_file({name: each * 2 for name, each in tensors.items()}, file, metadata={"format": "pt"})
+
+
+def edit_tokenizer(folder: Path) -> None:
+    file = folder / "tokenizer_2" / "tokenizer.json"
+    file.write_text(file.read_text().replace('"unk_id": 2', '"unk_id": 0'))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: double(folder / "text_encoder_2" / "model.safetensors"),
+        lambda folder: double(folder / "vae" / "diffusion_pytorch_model.safetensors"),
+        edit_tokenizer,
+        lambda folder: (folder / "scheduler" / "scheduler_config.json").write_text('{"shift": 3.0}'),
+    ],
+)
+def test_whatever_the_records_depend_on_is_of_the_identity(
+    own_flux: Path, prompts: Path, tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    def made_of() -> dict[str, Any]:
+        [job] = api.prepare_jobs(own_flux, prompts=prompts, output=tmp_path / "out", **SMALL)
+        return identity(job)
+
+    before = made_of()
+    (own_flux / "a-note.txt").write_text("not read by anything")
+    (own_flux / "quantized").mkdir()
+    (own_flux / "quantized" / "config.json").write_text("{}")
+    assert made_of() == before
+    change(own_flux)
+    assert differing(before, made_of()) == ["pipeline"]
+
+
+def test_a_disk_without_room_for_all_records(
+    quantize: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    room = shutil.disk_usage(tmp_path)._replace(free=600_000)  # for the export, and a record or two
+    monkeypatch.setattr(disk_room.shutil, "disk_usage", lambda _: room)
+    monkeypatch.setattr(RunFolder, "require_place", lambda _: None)
+    sampled = []
+    sample = recording.sample
+    monkeypatch.setattr(recording, "sample", lambda *a, **k: sampled.append(a[2]) or sample(*a, **k))
+    with pytest.raises(MissingCapabilityError, match="8 records and their states need about") as raised:
+        quantize()
+    assert "--max-records" in raised.value.hint and sampled == [0]
+
+
+def test_all_outputs_of_a_pipeline_are_asked_for_first(
+    made: Callable[..., Path], prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out" / "transformer_2").mkdir(parents=True)
+    (tmp_path / "out" / "transformer_2" / "mine.txt").write_text("")
+    monkeypatch.setattr(recording, "sample", None)
+    with pytest.raises(ConflictError, match="transformer_2"):
+        api.quantize_all(made("wan", True), prompts=prompts, output=tmp_path / "out", steps=4)
+
+
+def test_only_one_of_several_runs_was_stopped(
+    made: Callable[..., Path], prompts: Path, tmp_path: Path
+) -> None:
+    given = {
+        "prompts": prompts,
+        "output": tmp_path / "out",
+        "steps": 4,
+        "height": 16,
+        "width": 16,
+        "frames": 5,
+    }
+    jobs = api.prepare_jobs(made("wan", True), **given)
+    with pytest.raises(ConflictError, match="nothing there to resume"):
+        api.quantize_all(made("wan", True), resume="required", **given)
+    asked = iter([False] * 6 + [True] * 100)
+    with pytest.raises(StoppedError):
+        api.run(jobs[0], stop=lambda: next(asked))
+    assert api.ways_to_resume(jobs, "required") == ["required", "auto"]
+    results = api.quantize_all(made("wan", True), resume="required", **given)
+    assert [result.samples for result in results] == [8, 8]
+
+
+def test_records_of_another_transformer_are_empty(
+    made: Callable[..., Path], prompts: Path, tmp_path: Path
+) -> None:
+    opened = open_pipeline(made("wan", True), fa=True)
+    sampling = Sampling(("a cat",), 4, 16, 16, 5)
+    recording.record(opened, sampling, tmp_path / "records", component="transformer_2")
+    assert len(list((tmp_path / "records").iterdir())) == 4
+    assert list(recording.read_records(tmp_path / "records")) == ["transformer_2"]

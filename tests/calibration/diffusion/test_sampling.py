@@ -7,7 +7,7 @@ import torch
 
 from fa3cli.calibration.diffusion import sampling
 from fa3cli.calibration.diffusion.sampling import Sampling, require_taken, sample, steps_of
-from fa3cli.calibration.diffusion.step_recorder import _AllRecorded
+from fa3cli.calibration.diffusion.step_recorder import AllRecorded
 from fa3cli.errors import MissingCapabilityError, StoppedError, UnsupportedError, UsageError
 
 
@@ -80,7 +80,7 @@ def test_what_a_pipeline_complains_of(
 
 @pytest.mark.parametrize(
     "raised",
-    [StoppedError("a"), OSError("a"), MemoryError(), RuntimeError("NPU out of memory"), _AllRecorded()],
+    [StoppedError("a"), OSError("a"), MemoryError(), RuntimeError("NPU out of memory"), AllRecorded()],
 )
 def test_what_is_not_the_pipelines_fault_passes(raised: Exception) -> None:
     def complain(**_: Any) -> None:
