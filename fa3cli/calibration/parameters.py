@@ -20,7 +20,7 @@ class LayerParameters:
     `linears` are the inputs' ranges of those that become W8A8, None where inputs are quantized at run time; `attentions` the roles' ranges of the modules that can
     get FA3 parameters, and `scores` what fa_amp chooses between these by; `smoothing` AntiOutlier's scales by their
     source; `range_params` what disable_level and act_method 3 choose linears by; `error` how far the layer is off when
-    all of that is quantized (`layer_error`); `timesteps` the largest |q|, |k| and |v| at each timestep of a diffusion
+    all of that is quantized (`layer_error`); `timesteps` the largest |bound| of q, k and v at each timestep of a diffusion
     transformer, the latest first.
     """
 

@@ -47,7 +47,7 @@ class LayerResult:
     error: float | None
     """What int8 changes in it, of what it adds to the first sample's states (`layer_error`), before fa_amp chooses."""
     timesteps: tuple[dict[str, float], ...] = ()
-    """The largest |q|, |k| and |v| at each timestep of the sampling, where that is known."""
+    """The largest bound of q's, k's and v's recall windows at each timestep of the sampling, where that is known."""
 
 
 @dataclass(frozen=True)

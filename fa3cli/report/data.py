@@ -37,7 +37,7 @@ def gather(folder: str | Path) -> Facts:
         files=stored.files,
         size=stored.size,
         layers=gather_layers(recorded, matrices, scales, has_tensors=bool(contents.tensors)),
-        quantized_elsewhere=tuple(name for name in matrices.quantized if layer_of(name) is None),
+        quantized_elsewhere=tuple(name for name in matrices.quantized if not _in_layer(recorded, name)),
         float_elsewhere=_elsewhere(recorded, matrices),
         scales=tuple(scales),
         largest_code=largest_code(scales),
@@ -58,8 +58,13 @@ def _elsewhere(recorded: Recorded, matrices: Matrices) -> tuple[FloatModule, ...
     return tuple(
         FloatModule(name, NOT_LINEAR if _is_embedding(name) else reason)
         for name in matrices.left_float
-        if layer_of(name) is None
+        if not _in_layer(recorded, name)
     )
+
+
+def _in_layer(recorded: Recorded, name: str) -> bool:
+    layer = layer_of(name)
+    return layer in recorded.layers if recorded.layers else layer is not None
 
 
 def _is_embedding(name: str) -> bool:

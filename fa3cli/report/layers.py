@@ -18,21 +18,20 @@ def gather_layers(
 ) -> tuple[LayerFacts, ...]:
     """Put together what is known of each layer; the tensors have the last word on what is quantized.
 
-    They come in the order of the run, which is not that of their names where there are two kinds of blocks.
+    Those that the run visited are layers, where that is known: no text refiner, whose blocks go by such names too. They come in the order of the run, which is not that of their names where there are two kinds of blocks.
     """
     quantized, left_float = _by_layer(matrices.quantized), _by_layer(matrices.left_float)
     roles: dict[str, set[str]] = defaultdict(set)
     for each in scales:
         roles[each.layer].add(each.role)
-    found = {*quantized, *left_float, *roles} - recorded.layers.keys()
-    names = [*recorded.layers, *sorted(found, key=module_order)]
+    names = list(recorded.layers) or sorted({*quantized, *left_float, *roles}, key=module_order)
     if not (errors := recorded.layer_errors) or len(errors) != len(names):
         errors = (None,) * len(names)
     layers = []
     for name, accumulated in zip(names, errors, strict=True):
         # Without a record, a layer counts as one that could have been int8 if others are.
         unexplained = tuple(FloatModule(linear, None) for linear in left_float.get(name, ()))
-        could_be = False if roles and not recorded.layers else None
+        could_be = False if roles else None
         untold = RecordedLayer(name, 0, unexplained, could_be, None, None, None, ())
         told = recorded.layers.get(name, untold)
         scaled = tuple(role for role in "qkv" if role in roles.get(name, ()))
