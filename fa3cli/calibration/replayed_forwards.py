@@ -1,13 +1,12 @@
 """Forwards of samples too large to wait in memory: between two layers their states lie on the disk.
 
 A layer's turn begins each sample's forward anew. What the model computes before its layers is computed again, the
-layers behind it are skipped, and the one before returns what it returned: so the model's own code runs here too,
+layers before this one are skipped, and the last of them returns what it returned: so the model's own code runs here too,
 whatever it does between two layers.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from fa3cli.calibration.layered_model import LayeredModel
 from fa3cli.calibration.moving import each_tensor
 from fa3cli.calibration.samples import AnySample
 from fa3cli.calibration.tree_file import read_tree, write_tree
-from fa3cli.errors import MissingCapabilityError, UnsupportedError
+from fa3cli.errors import UnsupportedError
 
 __all__ = ["ReplayedForwards"]
 
@@ -28,8 +27,7 @@ __all__ = ["ReplayedForwards"]
 class ReplayedForwards:
     """The forwards of `samples`, by a name for each; `folder` gets a file for each and a layer.
 
-    The states are there of two layers at a time. Raises UnsupportedError where a layer returns what no file can hold,
-    MissingCapabilityError where the disk has no room for the states of all samples.
+    The states are there of two layers at a time. Raises UnsupportedError where a layer returns what no file can hold.
     """
 
     outputs: Sequence[Any] = ()
@@ -38,7 +36,6 @@ class ReplayedForwards:
     def __init__(self, model: LayeredModel, samples: Mapping[str, AnySample], folder: Path) -> None:
         self._model, self._samples, self._folder = model, list(samples.items()), folder
         self._layers = list(model.layers.values())
-        self._room_checked = False
 
     def advance(self, sample: int, index: int) -> None:
         """Take a sample through layer `index`, whose weights are loaded, as are those outside the layers."""
@@ -68,18 +65,6 @@ class ReplayedForwards:
             raise UnsupportedError(
                 f"{type(self._layers[index]).__name__} returns what its states' file can't hold ({error})"
             ) from error
-        if not self._room_checked:
-            self._room_checked = True
-            self._require_room(2 * len(self._samples) * file.stat().st_size)
-
-    def _require_room(self, nbytes: int) -> None:
-        free = shutil.disk_usage(self._folder).free
-        if nbytes > free:
-            raise MissingCapabilityError(
-                f"{self._folder}: the states of {len(self._samples)} samples need {nbytes / 1e9:,.1f} GB, but the disk "
-                f"has {free / 1e9:,.1f} GB free",
-                hint="make room, choose an --output on another disk, or record less with --max-records",
-            )
 
     def _file(self, sample: int, index: int) -> Path:
         return self._folder / f"{index:05d}.{self._samples[sample][0]}.safetensors"

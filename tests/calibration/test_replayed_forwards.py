@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from fa3cli.calibration.dataset import Sample
 from fa3cli.calibration.memory_model import MemoryModel
 from fa3cli.calibration.replayed_forwards import ReplayedForwards
-from fa3cli.errors import MissingCapabilityError, UnsupportedError
+from fa3cli.errors import UnsupportedError
 
 from .models import random_model, token_ids
 
@@ -163,15 +162,6 @@ def test_what_a_layer_uses_of_more_than_the_layer_before_is_not_a_number(tmp_pat
     sample = call(states=torch.randn(1, 5, 4), text=torch.randn(1, 3, 4))
     [*_, [last]] = replayed(ReplayedForwards(model, {"a": sample}, tmp_path), list(model.layers.values()), 1)
     assert last[:, 3:].isnan().all()
-
-
-def test_a_disk_without_room_for_all_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = MemoryModel(random_model("llama"))
-    forwards = ReplayedForwards(model, samples_of(*LENGTHS), tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(MissingCapabilityError, match=r"states of 3 samples need .* GB") as raised:
-        forwards.advance(0, 0)
-    assert "--max-records" in raised.value.hint
 
 
 def test_an_output_that_no_file_can_hold(tmp_path: Path) -> None:
