@@ -63,26 +63,22 @@ class TargetName(str, Enum):
     mindie_sd = "mindie-sd"
 
 
-_PIPELINES = "Pipelines of diffusers"
-
-WeightsDir = Annotated[Path, typer.Argument(metavar="[WEIGHTS_DIR]", help="Patched weights folder.")]
+WeightsDir = Annotated[
+    Path, typer.Argument(metavar="[WEIGHTS_DIR]", help="Patched weights folder, or that of a pipeline.")
+]
 Prompts = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="A pipeline's prompts, one a line.", rich_help_panel=_PIPELINES),
+    typer.Option(metavar="FILE", help="Pipelines: the prompts, one a line."),
 ]
-Steps = Annotated[
-    int | None, typer.Option(min=1, help="Steps of the float sampling run.", rich_help_panel=_PIPELINES)
-]
-Height = Annotated[int | None, typer.Option(min=1, help="Pixels.", rich_help_panel=_PIPELINES)]
-Width = Annotated[int | None, typer.Option(min=1, help="Pixels.", rich_help_panel=_PIPELINES)]
-Frames = Annotated[int | None, typer.Option(min=1, help="Of a video.", rich_help_panel=_PIPELINES)]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale.", rich_help_panel=_PIPELINES)]
-Seed = Annotated[
-    int | None, typer.Option(min=0, help="Of the first prompt's noise [0].", rich_help_panel=_PIPELINES)
-]
+Steps = Annotated[int | None, typer.Option(min=1, help="Pipelines: steps of the float sampling run.")]
+Height = Annotated[int | None, typer.Option(min=1, help="Pipelines: pixels.")]
+Width = Annotated[int | None, typer.Option(min=1, help="Pipelines: pixels.")]
+Frames = Annotated[int | None, typer.Option(min=1, help="Pipelines: frames of a video.")]
+Guidance = Annotated[float | None, typer.Option(help="Pipelines: guidance scale.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Pipelines: seed of the first prompt's noise [0].")]
 MaxRecords = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Record N steps, of all prompts.", rich_help_panel=_PIPELINES),
+    typer.Option(min=1, metavar="N", help="Pipelines: record N steps, of all prompts."),
 ]
 Calib = Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="Calibration data.")]
 Samples = Annotated[int | None, typer.Option(min=1, help="Take the first N lines.")]
@@ -118,7 +114,9 @@ FaScore = Annotated[str | None, typer.Option(help="How fa_amp chooses: reference
 SaveTypes = Annotated[list[SaveType] | None, typer.Option("--save-type", help="File formats [safe_tensor].")]
 Targets = Annotated[
     list[TargetName] | None,
-    typer.Option("--target", help="Engine to write for [modelslim]; may be repeated."),
+    typer.Option(
+        "--target", help="Engine to write for [modelslim, of pipelines mindie-sd]; may be repeated."
+    ),
 ]
 PartFileSize = Annotated[float | None, typer.Option(metavar="GB", min=0.001, help="Shard size.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, npu[:N] or cuda[:N].")]
