@@ -439,7 +439,7 @@ def weightless(tmp_path: Path) -> Path:
 def test_a_plan_needs_neither_weights_nor_a_tokenizer(weightless: Path, fa3: Fa3, tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     code, out, err = fa3("quantize", weightless, "--plan")
-    assert code == 0 and "50 with" in out and "about" in out and "timed" in out
+    assert code == 0 and "50 samples with" in out and "about" in out and "timed" in out
     assert "no weights" in err and "no tokenizer" in err
     code, out, _ = fa3("quantize", weightless, "--plan", "--json")
     planned = json.loads(out)
