@@ -45,7 +45,7 @@ class HeadScales:
 
 @dataclass(frozen=True)
 class TimestepPeaks:
-    """The largest |q|, |k| and |v| of a block at one timestep of the sampling."""
+    """The largest bound of the recall windows of q, k and v of a block at one timestep of the sampling."""
 
     timestep: float
     q: float | None

@@ -35,6 +35,7 @@ document.querySelector("iframe").onload = event => {{
     loaded: performance.getEntriesByType("resource").map(each => each.name),
     cells: cells.length,
     invisible: cells.filter(cell => cell.offsetWidth < 1 || cell.offsetHeight < 1).length,
+    clipped: cells.filter(cell => cell.scrollWidth > cell.clientWidth).length,
     colours: new Set(cells.map(cell => getComputedStyle(cell).backgroundColor)).size,
     background: getComputedStyle(page.body).backgroundColor,
     ink: getComputedStyle(page.body).color,

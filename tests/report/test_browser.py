@@ -13,6 +13,7 @@ from fa3cli.report.data import gather
 from fa3cli.report.facts import FloatModule
 from fa3cli.report.page import write_page
 
+from ..exports.pipelines import write_flux
 from .browser import NEEDS_BROWSER, measure, print_to_pdf
 from .exports import write_export, write_heads
 
@@ -99,6 +100,13 @@ def test_long_names_do_not_overflow(tmp_path: Path) -> None:
     write_page(odd, tmp_path / "report.html")
     found, _, _ = measure(tmp_path, width=400)
     assert found["width"] <= found["room"] and found["cells"] == 8
+
+
+def test_values_beside_long_names_are_whole(tmp_path: Path) -> None:
+    write_flux(tmp_path / "model")
+    write_page(gather(tmp_path / "model"), tmp_path / "report.html")
+    found, _, _ = measure(tmp_path)
+    assert found["cells"] > 0 and found["clipped"] == 0
 
 
 def test_the_harness_sees_what_a_page_does_wrong(tmp_path: Path) -> None:
