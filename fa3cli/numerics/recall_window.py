@@ -81,7 +81,9 @@ def _token_peaks(states: Tensor) -> tuple[Tensor, Tensor]:
     """Return the smallest and the largest key of each token and head: `[B, H, S, D] -> [H, B*S], [H, B*S]`."""
     blocks = list(token_blocks(states))  # [H, tokens, D] each
     # New memory for each block would take longer to get than to fill.
-    scratch = torch.empty(blocks[0].numel(), dtype=torch.int16)
+    scratch = torch.empty(
+        blocks[0].numel() if _are_ordered_by_bits(states) else 0, dtype=torch.int16, device=states.device
+    )
     lowest, highest = zip(*(_block_peaks(block, scratch) for block in blocks))
     return torch.cat(lowest, dim=1), torch.cat(highest, dim=1)
 
