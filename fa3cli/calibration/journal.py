@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -87,16 +85,11 @@ class Journal:
             )
         return [kept[each] for each in forwards]
 
-    @contextmanager
-    def states(self) -> Iterator[Path]:
-        """Give a folder for states of forwards, which lives as long as the journal; without one, for the block."""
-        if self._folder is None:
-            with TemporaryDirectory() as folder:
-                yield Path(folder)
-            return
+    def states(self) -> Path:
+        """Return the folder for states of forwards that are replayed, which lives as long as the run's folder."""
         folder = self._folder.journal / "states"
         folder.mkdir(exist_ok=True)
-        yield folder
+        return folder
 
     def require_same(self, arguments: Any) -> None:
         """Raise NotResumableError where the next layer would be called with something else than it was."""

@@ -82,8 +82,8 @@ class LayerPass:
         job, model = self._job, self._job.model
         if job.replayed:
             samples = {_key(sample): job.samples[sample[1]] for sample in self._samples}
-            with model.loaded(model.before_layers), journal.states() as folder:
-                yield ReplayedForwards(model, samples, folder)
+            with model.loaded(model.before_layers):
+                yield ReplayedForwards(model, samples, journal.states())
             return
         kept = journal.outputs([_key(sample) for sample in self._samples]) if done else []
         # Copied out of the file, to lie as a layer's own would: kernels may go by that.
