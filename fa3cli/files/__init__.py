@@ -1,0 +1,1 @@
+"""The disk: every document is read, and every small file is written, through this room."""

@@ -1,0 +1,48 @@
+"""Reads whole files that may come from anywhere: regular files only, of bounded size."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+__all__ = ["LARGE", "SMALL", "read_bytes"]
+
+# Parsed, a hostile file takes some 50 times its size in memory.
+SMALL = 8 << 20
+"""Limit in bytes for what people and fa3 write: configurations, receipts, Python source, recipes."""
+LARGE = 128 << 20
+"""Limit in bytes for what lists every tensor of a model: indexes, descriptions, reports."""
+
+
+def read_bytes(path: Path, limit: int = SMALL) -> bytes:
+    """Return the bytes of a regular file, or of the regular file that a link leads to.
+
+    Raises OSError, whose strerror says why, for anything else: a pipe would block, a device may never end, and a file of
+    more than `limit` bytes would fill the memory.
+    """
+    try:
+        _require_regular(path, os.stat(path), limit)
+        # O_NONBLOCK: the file may have become a pipe since.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            _require_regular(path, os.fstat(file.fileno()), limit)
+            data = file.read(limit + 1)
+    except ValueError:  # a zero byte or a lone surrogate in the name
+        raise OSError(errno.EINVAL, "not a file name", str(path)) from None
+    if len(data) > limit:
+        raise _too_large(path, limit)
+    return data
+
+
+def _require_regular(path: Path, found: os.stat_result, limit: int) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder, expected a file", str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    if found.st_size > limit:
+        raise _too_large(path, limit)
+
+
+def _too_large(path: Path, limit: int) -> OSError:
+    return OSError(errno.EFBIG, f"larger than {limit >> 20} MiB, the limit for such a file", str(path))

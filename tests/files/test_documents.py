@@ -1,0 +1,91 @@
+"""Whatever is wrong with a document is a ValueError, never a RecursionError or a surprise later on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fa3cli.files.documents import parse_json, parse_toml, read_json, typed
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner),
+    max_leaves=20,
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    name: str
+    numbers: tuple[int, ...]
+    inner: Pair | None = None
+
+
+@given(VALUES)
+def test_what_was_written_is_read(value: object) -> None:
+    assert parse_json(json.dumps(value)) == value
+    assert parse_json("\ufeff" + json.dumps(value, ensure_ascii=False)) == value
+
+
+@given(st.text())
+def test_any_text_is_a_value_or_a_value_error(text: str) -> None:
+    try:
+        parse_json(text)
+    except ValueError:
+        pass
+
+
+@pytest.mark.parametrize("depth", [101, 2_000, 100_000])
+@pytest.mark.parametrize("opening, closing", [("[", "]"), ('{"a":', "}")])
+def test_deep_nesting_is_refused(depth: int, opening: str, closing: str) -> None:
+    for text in (opening * depth, opening * depth + "1" + closing * depth):
+        with pytest.raises(ValueError):
+            parse_json(text)
+
+
+def test_what_a_document_may_nest_is_taken() -> None:
+    assert parse_json("[" * 99 + "]" * 99)
+
+
+@pytest.mark.parametrize("text", [r'"\ud800"', r'{"\udc00": 1}', r'[["a\ud800b"]]', "9" * 5_000])
+def test_what_could_not_be_written_again_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_json(text)
+
+
+def test_a_key_twice_is_refused_where_keys_must_be_unique() -> None:
+    assert parse_json('{"a": 1, "a": 2}') == {"a": 2}
+    with pytest.raises(ValueError, match="'a' is there twice"):
+        parse_json('{"a": 1, "a": 2}', unique=True)
+
+
+@pytest.mark.parametrize(
+    "text", ["a =", "a = " + "[" * 2_000, "a = " + "[" * 300 + "]" * 300, "a = " + "9" * 5_000, "\xff"]
+)
+def test_broken_toml_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_toml(text.encode("latin-1"))
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": 1}')
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+
+
+def test_data_gets_its_types() -> None:
+    data = {"name": "a", "numbers": [1, 2], "inner": {"name": "b", "numbers": []}}
+    assert typed(data, Pair) == Pair("a", (1, 2), Pair("b", ()))
+
+
+@pytest.mark.parametrize(
+    "data", [7, {"name": "a"}, {"name": 7, "numbers": []}, {"name": "a", "numbers": [None]}]
+)
+def test_data_of_other_types_is_refused_with_the_place(data: object) -> None:
+    with pytest.raises(ValueError, match=r"Expected|missing"):
+        typed(data, Pair)

@@ -1,0 +1,100 @@
+"""A file is what it was or what it should be, and the next writer removes what a killed one left."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from fa3cli.files import writing
+from fa3cli.files.writing import new_folder, sweep, write_file
+
+LEFT = ".fa3-0123456789abcdef.tmp"
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
+    write_file(tmp_path / "a", b"first")
+    write_file(tmp_path / "a", b"second")
+    assert (tmp_path / "a").read_bytes() == b"second" and entries(tmp_path) == ["a"]
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(b"other")
+    (tmp_path / "a").symlink_to("other")
+    write_file(tmp_path / "a", b"new")
+    assert not (tmp_path / "a").is_symlink() and (tmp_path / "other").read_bytes() == b"other"
+
+
+def test_modes_are_those_of_a_new_file_or_of_the_one_replaced(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_file(tmp_path / "new", b"")
+    finally:
+        os.umask(before)
+    (tmp_path / "old").touch()
+    (tmp_path / "old").chmod(0o604)
+    write_file(tmp_path / "old", b"")
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "old")] == [0o640, 0o604]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failed_call_leaves_everything_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    write_file(tmp_path / "a", b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing.os, call, fail)
+    with pytest.raises(OSError):
+        write_file(tmp_path / "a", b"new")
+    with pytest.raises(OSError), new_folder(tmp_path / "b") as made:
+        (made / "file").touch()
+    assert (tmp_path / "a").read_bytes() == b"old" and entries(tmp_path) == ["a"]
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / LEFT).mkdir()
+    (tmp_path / LEFT / "file").touch()
+    outside = tmp_path / "outside"
+    outside.touch()
+    (tmp_path / LEFT.replace("0123", "4567")).symlink_to(outside)
+    others = [".fa3-x.tmp", ".fa3", "x" + LEFT, LEFT + "x"]
+    for name in others:
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    assert entries(tmp_path) == sorted([*others, "outside"])
+
+
+def test_what_another_one_is_writing_stays(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "folder") as made:
+        (made / "inside").touch()
+        write_file(tmp_path / "file", b"")
+        sweep(tmp_path)
+        assert (made / "inside").exists()
+    assert entries(tmp_path) == ["file", "folder"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with new_folder(tmp_path / "empty") as made:
+        (made / "file").touch()
+        assert not any((tmp_path / "empty").iterdir())
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "never"):
+        raise KeyboardInterrupt
+    assert entries(tmp_path) == ["empty"] and entries(tmp_path / "empty") == ["file"]
+
+
+def test_a_folder_that_holds_something_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(OSError), new_folder(tmp_path / "full"):
+        pass
+    assert entries(tmp_path) == ["full"] and entries(tmp_path / "full") == ["file"]
