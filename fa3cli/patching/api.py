@@ -10,7 +10,6 @@ from pathlib import Path
 from fa3cli import __version__
 from fa3cli.errors import ConflictError
 from fa3cli.patching.build import build
-from fa3cli.patching.codemod import RULES, list_source
 from fa3cli.patching.config_json import set_auto_map
 from fa3cli.patching.difference import difference
 from fa3cli.patching.diffusion import api as diffusion
@@ -27,6 +26,7 @@ from fa3cli.patching.preconditions import check_config
 from fa3cli.patching.receipt import RECEIPT, Change, Options, Receipt, sha256
 from fa3cli.patching.results import PatchPlan, PatchResult, UndoResult
 from fa3cli.patching.rules.examples import checked_rules
+from fa3cli.patching.sources import RULES, list_source
 
 __all__ = ["attention_of", "patch", "plan", "undo"]
 

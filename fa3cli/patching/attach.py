@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 
-from fa3cli.patching.edits import Edit
 from fa3cli.patching.locating.classes import ClassGraph
 from fa3cli.patching.locating.flow import assigned
+from fa3cli.patching.places import Below
 from fa3cli.patching.rules.rule import Rule, statements
 from fa3cli.patching.source import Source
 
@@ -39,7 +39,7 @@ def attach(
     rules: Mapping[str, Rule],
     layout: str | None = None,
     sizes: Mapping[str, str] | None = None,
-) -> Edit:
+) -> Below:
     """Make the quantizer at the end of an `__init__`: as its rule says, from `sizes`, or from the config.
 
     `layout` is what the quantizer is told of the states it will get, None where it needn't be.
@@ -52,20 +52,15 @@ def attach(
         config = _ruled_config(source, init, rule)
     else:
         config = sizes or _own_config(source, owner, init)
-    line = quantizer_line(source, init.body[0], "self", config, layout)
-    return Edit(source.line_end(init.body[-1]), "", line)
+    return Below(init.body[-1], (quantizer_line("self", config, layout),))
 
 
-def quantizer_line(
-    source: Source, beside: ast.stmt, module: str, config: str | Mapping[str, str], layout: str | None
-) -> str:
-    """The line that gives a module its quantizer, indented like the statement `beside`; `config` may be its numbers."""
+def quantizer_line(module: str, config: str | Mapping[str, str], layout: str | None) -> str:
+    """The line that gives a module its quantizer; `config` may be its numbers."""
     if not isinstance(config, str):
         config = f"SimpleNamespace({', '.join(f'{key}={text}' for key, text in config.items())})"
     told = f', layout="{layout}"' if layout else ""
-    return (
-        f"{source.indent(beside)}{module}.fa_quantizer = FAQuantizer({config}, logger{told}){source.newline}"
-    )
+    return f"{module}.fa_quantizer = FAQuantizer({config}, logger{told})"
 
 
 def _own_config(source: Source, owner: str, init: ast.FunctionDef) -> str:

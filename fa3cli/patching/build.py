@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.codemod import PatchedSource, patch_source
 from fa3cli.patching.config_json import Config
 from fa3cli.patching.guarded import required_packages
 from fa3cli.patching.installed import Installed
@@ -17,6 +16,7 @@ from fa3cli.patching.receipt import Options
 from fa3cli.patching.rules.examples import checked_rules
 from fa3cli.patching.siblings import attention_elsewhere, check_siblings
 from fa3cli.patching.source import Source, parse
+from fa3cli.patching.sources import PatchedSource, patch_source
 
 __all__ = ["Build", "build"]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import SequenceMatcher
+from itertools import accumulate
 
 from fa3cli.errors import ConflictError
 
-__all__ = ["Edit", "apply", "compose", "reverse"]
+__all__ = ["Edit", "apply", "between", "reverse"]
 
 
 @dataclass(frozen=True)
@@ -42,31 +45,17 @@ def reverse(text: str, edits: Iterable[Edit]) -> str:
     return apply(text, inverse)
 
 
-def compose(first: Iterable[Edit], second: Iterable[Edit]) -> tuple[Edit, ...]:
-    """The edits that do at once what `first` and then, on the text it made, `second` do.
+def between(before: str, after: str) -> tuple[Edit, ...]:
+    """The edits that make one text of another: whole lines that were added or removed, and parts of changed lines."""
+    return tuple(_changes(before, after, r"[^\n]*\n|[^\n]+", [r"\w+|\s+|[^\w\s]+"], 0))
 
-    An edit of the second lies within what one of the first inserted, or clear of it; ConflictError otherwise.
-    """
-    made, shift = [], 0
-    # Each edit of the first, where what it inserted begins, and the edits of the second within that.
-    for edit in sorted(first, key=lambda edit: edit.offset):
-        made.append((edit, edit.offset + shift, []))
-        shift += len(edit.inserted) - len(edit.removed)
-    # By the place in the text between; what the second does ahead of an insertion goes before it.
-    found = [(start, 1, old, inner) for old, start, inner in made]
-    for edit in sorted(second, key=lambda edit: edit.offset):
-        end, back, order = edit.offset + len(edit.removed), 0, 0
-        for old, start, inner in made:
-            stop = start + len(old.inserted)
-            if start < edit.offset and end <= stop and (edit.offset < stop or edit.removed):
-                inner.append(Edit(edit.offset - start, edit.removed, edit.inserted))
-                break
-            if stop <= edit.offset:
-                back += len(old.removed) - len(old.inserted)
-                order = 2 if start == edit.offset else order
-            elif start < end:
-                raise ConflictError(f"two edits overlap (at character {edit.offset})")
-        else:
-            found.append((edit.offset, order, Edit(edit.offset + back, edit.removed, edit.inserted), []))
-    found.sort(key=lambda each: each[:2])
-    return tuple(Edit(each.offset, each.removed, apply(each.inserted, inner)) for _, _, each, inner in found)
+
+def _changes(before: str, after: str, unit: str, finer: list[str], start: int) -> Iterator[Edit]:
+    old, new = re.findall(unit, before), re.findall(unit, after)
+    offsets = list(accumulate(map(len, old), initial=start))
+    for kind, first, last, begin, end in SequenceMatcher(None, old, new).get_opcodes():
+        removed, inserted = "".join(old[first:last]), "".join(new[begin:end])
+        if kind == "replace" and finer:
+            yield from _changes(removed, inserted, finer[0], finer[1:], offsets[first])
+        elif kind != "equal":
+            yield Edit(offsets[first], removed, inserted)

@@ -7,11 +7,10 @@ it makes of `if is_x_available():` or of a function differs by version; inside `
 from __future__ import annotations
 
 import ast
-import re
 import sys
 from collections.abc import Iterator
 
-from fa3cli.patching.edits import Edit
+from fa3cli.patching.places import Guarded
 from fa3cli.patching.source import Source
 
 __all__ = ["guard_imports", "required_packages"]
@@ -28,17 +27,12 @@ _THERE = {
 }
 
 
-def guard_imports(source: Source) -> list[Edit]:
-    """Edits that put `try:` and `except ImportError: raise` around imports which only run under a condition.
+def guard_imports(source: Source) -> list[Guarded]:
+    """The lines of imports that only run under a condition, to be guarded by `except ImportError: raise`.
 
     They do what they did. All of them are treated alike, installed or not: the same file everywhere.
     """
-    return [
-        edit
-        for parent, line in _conditional(source.tree)
-        if any(_packages(node) for node in line)
-        for edit in _guard(source, parent, line)
-    ]
+    return [Guarded(line[0]) for line in _conditional(source.tree) if any(map(_packages, line))]
 
 
 def required_packages(source: Source) -> dict[str, int]:
@@ -50,14 +44,14 @@ def required_packages(source: Source) -> dict[str, int]:
     return found
 
 
-def _conditional(node: ast.AST, under: bool = False) -> Iterator[tuple[ast.AST, list[ast.stmt]]]:
-    """The simple statements under a condition, outside the body of a `try`, line by line, and what they are in."""
+def _conditional(node: ast.AST, under: bool = False) -> Iterator[list[ast.stmt]]:
+    """The simple statements under a condition, outside the body of a `try`, line by line."""
     under = under or not isinstance(node, (ast.Module, ast.ClassDef))
     for name, block in ast.iter_fields(node):
         if not isinstance(block, list) or (isinstance(node, ast.Try) and name == "body"):
             continue
         if under and block and isinstance(block[0], ast.stmt):
-            yield from ((node, line) for line in _lines(block))
+            yield from _lines(block)
         for child in block:
             if isinstance(child, (ast.stmt, ast.ExceptHandler, ast.match_case)):
                 yield from _conditional(child, under)
@@ -86,19 +80,3 @@ def _lines(block: list[ast.stmt]) -> Iterator[list[ast.stmt]]:
             line = []
         line.append(node)
     yield line
-
-
-def _guard(source: Source, parent: ast.AST, line: list[ast.stmt]) -> list[Edit]:
-    start, end, newline = source.start(line[0]), source.next_line(line[-1]), source.newline
-    indent = source.text[source.starts[line[0].lineno - 1] : start]
-    opening = "try: "
-    if indent.strip():  # it stands on the line of its `if`
-        indent = (
-            re.match(
-                r"[ \t]*", source.text[source.starts[getattr(parent, "lineno", line[0].lineno) - 1] :]
-            ).group()
-            + "    "
-        )
-        opening = f"{newline}{indent}{opening}"
-    gap = "" if source.text[:end].endswith(("\n", "\r")) else newline
-    return [Edit(start, "", opening), Edit(end, "", f"{gap}{indent}except ImportError: raise{newline}")]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ast
-import re
 
-from fa3cli.patching.edits import Edit
+from fa3cli.patching.places import Above, Absolute
 from fa3cli.patching.source import Source
 
 __all__ = ["absolute_imports", "absolute_module", "quantizer_import"]
@@ -19,25 +18,13 @@ _IMPORT_LINES = {
 }
 
 
-def absolute_imports(source: Source, package: str | None) -> list[Edit]:
-    """Edits that resolve every relative import, at any level and depth, from `package` (transformers.models.x).
+def absolute_imports(source: Source, package: str | None) -> list[Absolute]:
+    """Every relative import, at any level and depth, with the module it leads to from `package` (transformers.models.x).
 
     Without a package there are none: the imports of a file that came with the weights lead to files beside it.
     """
-    edits: list[Edit] = []
-    if package is None:
-        return edits
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            target = absolute_module(source, node, package)
-            start, end = source.start(node), source.end(node)
-            # What stands between the two keywords, which may touch the dots: `from..utils import x`, `from .import y`.
-            written = re.match(r"from(.*?)\bimport\b", source.text[start:end], re.DOTALL)
-            before, after = re.match(r"([\s\\]*)[^\\]*?([\s\\]*)\Z", written.group(1), re.DOTALL).groups()
-            edits.append(
-                Edit(start + written.start(1), written.group(1), f"{before or ' '}{target}{after or ' '}")
-            )
-    return edits
+    nodes = [node for node in ast.walk(source.tree) if isinstance(node, ast.ImportFrom) and node.level]
+    return [Absolute(node, absolute_module(source, node, package)) for node in nodes if package is not None]
 
 
 def absolute_module(source: Source, node: ast.ImportFrom, package: str) -> str:
@@ -50,18 +37,12 @@ def absolute_module(source: Source, node: ast.ImportFrom, package: str) -> str:
     return ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [node.module])])
 
 
-def quantizer_import(source: Source, quantizer: str) -> Edit:
-    """The edit that imports FAQuantizer and logger, above the first import.
+def quantizer_import(source: Source, quantizer: str, *others: str) -> Above:
+    """The lines that import FAQuantizer and logger, behind `others`, above the first import.
 
     There the file's own `logger`, if it has one, is assigned later and stays what the file's code uses.
     """
-    imports = [
-        node
-        for node in source.tree.body
-        if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "module", "") != "__future__"
-    ]
-    if not imports:
-        raise source.refuse(source.tree, "found no import statement: this is not a modeling file")
-    source.indent(imports[0])  # nothing may stand in front of it
-    lines = "".join(line + source.newline for line in (*_IMPORT_LINES[quantizer], ""))
-    return Edit(source.line_start(imports[0]), "", lines)
+    for node in source.tree.body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "module", "") != "__future__":
+            return Above(node, (*others, *_IMPORT_LINES[quantizer]))
+    raise source.refuse(source.tree, "found no import statement: this is not a modeling file")

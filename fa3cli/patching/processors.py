@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from fa3cli.patching.attach import attach, owners, quantizer_line
-from fa3cli.patching.edits import Edit
 from fa3cli.patching.locating.classes import ClassGraph, Found, is_processor
 from fa3cli.patching.locating.flow import assigned, simple_statements, targets
+from fa3cli.patching.places import Below
 from fa3cli.patching.rules.rule import Rule
 from fa3cli.patching.source import Source
 
@@ -55,13 +55,13 @@ def attach_to_modules(
     reachable: Collection[str],
     rules: Mapping[str, Rule],
     layout: str | None,
-) -> list[Edit]:
+) -> list[Below]:
     """Give every attention module a quantizer that a patched processor is made for.
 
     In the module's class if that is in the file, else behind the statement that makes it. UnsupportedError where a
     module has another processor, or diffusers' default one: its attention would stay as it is, without a word.
     """
-    own, edits, made = _modules(graph), [], []
+    own, places, made = _modules(graph), [], []
     for name in [each for each in graph.classes if each in reachable]:
         rule = rules.get(name)
         for function, call in _made_modules(graph.classes[name], graph, own):
@@ -76,17 +76,17 @@ def attach_to_modules(
             if call.func.id in own:
                 made.append(call.func.id)
             else:
-                edits.append(_behind(source, function, call, layout))
-    inside = [each for each in graph.classes if each in (made or (() if edits else own))]
-    if not inside and not edits:
+                places.append(_behind(source, function, call, layout))
+    inside = [each for each in graph.classes if each in (made or (() if places else own))]
+    if not inside and not places:
         raise source.refuse(
             graph.classes[next(iter(patched))], "found no module that its processors are made for"
         )
-    edits += [
+    places += [
         attach(source, graph, owner, rules, layout, _sizes(graph, owner))
         for owner in owners(source, graph, tuple(inside))
     ]
-    return edits
+    return places
 
 
 def _modules(graph: ClassGraph) -> list[str]:
@@ -146,7 +146,7 @@ def _check_processors(
             raise source.refuse(call, f"{call.func.id} is made with {name}, which can't be patched here")
 
 
-def _behind(source: Source, function: ast.FunctionDef, call: ast.Call, layout: str | None) -> Edit:
+def _behind(source: Source, function: ast.FunctionDef, call: ast.Call, layout: str | None) -> Below:
     """The quantizer of a module of another file's class, behind the statement that makes it."""
     for statement in simple_statements(function.body):
         if getattr(statement, "value", None) is call and len(targets(statement)) == 1:
@@ -162,8 +162,7 @@ def _behind(source: Source, function: ast.FunctionDef, call: ast.Call, layout: s
                 "hidden_size": f"{module}.inner_dim",
                 "num_key_value_heads": kv,
             }
-            line = quantizer_line(source, statement, module, sizes, layout)
-            return Edit(source.line_end(statement), "", line)
+            return Below(statement, (quantizer_line(module, sizes, layout),))
     raise source.refuse(
         call, f"{call.func.id} is made within an expression, where it can be given no quantizer"
     )

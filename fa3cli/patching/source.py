@@ -1,74 +1,47 @@
-"""A modeling file as text and syntax tree, and the way from a node to its place in the text."""
+"""A modeling file as text and syntax tree, and where in the text a node is."""
 
 from __future__ import annotations
 
 import ast
-import re
-from dataclasses import dataclass, field
+import io
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 from fa3cli.errors import InvalidInputError, UnsupportedError
 
-__all__ = ["Source", "parse"]
+__all__ = ["BOM", "Source", "parse"]
 
 BOM = "\ufeff"
 
 
 @dataclass(frozen=True)
 class Source:
-    """`text` as it was decoded (line ends and byte order mark kept), its tree, and where its lines start."""
+    """`text` as it was decoded (line ends and byte order mark kept), and its tree."""
 
     name: str
     text: str
     tree: ast.Module
-    starts: list[int] = field(repr=False)
 
-    @property
-    def newline(self) -> str:
-        """The line end of the first line."""
-        found = re.search(r"\r\n|\r|\n", self.text)
-        return found.group() if found else "\n"
+    @cached_property
+    def lines(self) -> list[str]:
+        """The lines as Python counts them, with their ends and without the byte order mark."""
+        return io.StringIO(self.text.removeprefix(BOM), newline="").readlines()
 
-    def start(self, node: ast.expr | ast.stmt) -> int:
-        """The offset of the node's first character."""
-        return self._offset(node.lineno, node.col_offset)
+    def span(self, node: ast.AST) -> tuple[int, int]:
+        """Where a node starts and how long it is, in bytes of UTF-8 behind the byte order mark; 0, 0 of the file."""
+        if isinstance(node, ast.Module):
+            return 0, 0
+        start = self._starts[node.lineno - 1] + node.col_offset
+        return start, self._starts[node.end_lineno - 1] + node.end_col_offset - start
 
-    def end(self, node: ast.expr | ast.stmt) -> int:
-        """The offset after the node's last character."""
-        return self._offset(node.end_lineno, node.end_col_offset)
-
-    def line_start(self, node: ast.stmt) -> int:
-        """The offset of the line a statement (with its decorators) begins on."""
-        decorators = getattr(node, "decorator_list", [])
-        return self.starts[min([node.lineno, *(each.lineno for each in decorators)]) - 1]
-
-    def next_line(self, node: ast.stmt) -> int:
-        """The offset after the line a statement ends on."""
-        return self.starts[node.end_lineno] if node.end_lineno < len(self.starts) else len(self.text)
-
-    def line_end(self, node: ast.stmt) -> int:
-        """The offset after the line a statement ends on; refuses a line that goes on with another statement."""
-        after = self.next_line(node)
-        rest = self.text[self.end(node) : after].strip()
-        if rest and not rest.startswith("#"):
-            raise self.refuse(node, f"cannot insert after a statement that shares its line with {rest!r}")
-        return after
-
-    def indent(self, node: ast.stmt) -> str:
-        """The white space in front of a statement; refuses a statement with another one in front of it."""
-        before = self.text[self.line_start(node) : self.start(node)]
-        if before.strip():
-            raise self.refuse(node, "cannot insert after a statement that shares its line with another")
-        return before
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [0, *accumulate(len(line.encode()) for line in self.lines)]
 
     def refuse(self, node: ast.AST, reason: str, hint: str | None = None) -> UnsupportedError:
         """An error that names file and line of `node` and the reason."""
         return UnsupportedError(f"{self.name}:{getattr(node, 'lineno', 1)}: {reason}", hint=hint)
-
-    def _offset(self, line: int, column: int) -> int:
-        # ast counts columns in UTF-8 bytes.
-        start = self.starts[line - 1]
-        end = self.starts[line] if line < len(self.starts) else len(self.text)
-        return start + len(self.text[start:end].encode()[:column].decode())
 
 
 def parse(data: bytes | str, name: str) -> Source:
@@ -85,5 +58,4 @@ def parse(data: bytes | str, name: str) -> Source:
         ) from None
     except ValueError as error:  # a null byte
         raise InvalidInputError(f"{name}: does not parse: {error}") from None
-    ends = [match.end() for match in re.finditer(r"\r\n|\r|\n", text)]
-    return Source(name, text, tree, [len(BOM) if text.startswith(BOM) else 0, *ends])
+    return Source(name, text, tree)

@@ -1,7 +1,7 @@
 import pytest
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.codemod import patch_source
+from fa3cli.patching.sources import patch_source
 from tests.patching.samples import INTERFACE, marked
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fa3cli.errors import ConflictError, Fa3Error
-from fa3cli.patching.codemod import list_source, patch_source
 from fa3cli.patching.edits import reverse
+from fa3cli.patching.sources import list_source, patch_source
 from tests.patching.samples import CACHE, INTERFACE, RIGHT, marked, modeling
 
 EXPECTED = '''

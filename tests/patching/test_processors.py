@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.codemod import patch_source
 from fa3cli.patching.rules.rule import Rule, Rules
+from fa3cli.patching.sources import patch_source
 
 PROCESSOR = """
 import torch

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from fa3cli import __version__
 from fa3cli.errors import ConflictError
-from fa3cli.patching.codemod import RULES
 from fa3cli.patching.difference import difference
 from fa3cli.patching.diffusion.build import Build, build, listed, origins
 from fa3cli.patching.diffusion.folder import Disk, look, original_index
@@ -24,6 +23,7 @@ from fa3cli.patching.locating.classes import AttentionClass
 from fa3cli.patching.output import output_folder
 from fa3cli.patching.receipt import RECEIPT, Change, Options, sha256
 from fa3cli.patching.results import UndoResult
+from fa3cli.patching.sources import RULES
 
 __all__ = ["attention_of", "patch", "plan", "undo"]
 

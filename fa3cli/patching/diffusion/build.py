@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
-from fa3cli.patching.codemod import PatchedSource, list_source, patch_source
 from fa3cli.patching.config_json import Config
 from fa3cli.patching.diffusion.elsewhere import refuse_attention_elsewhere
 from fa3cli.patching.diffusion.index import Component, component_config, components
 from fa3cli.patching.diffusion.library import PACKAGE, Diffusers
 from fa3cli.patching.diffusion.vendor import Vendored, vendor
-from fa3cli.patching.edits import apply, compose
 from fa3cli.patching.locating.classes import AttentionClass
 from fa3cli.patching.origin import read_source
 from fa3cli.patching.receipt import Options
 from fa3cli.patching.rules.examples import checked_rules
 from fa3cli.patching.source import Source, parse
+from fa3cli.patching.sources import PatchedSource, list_source, patch_source
 
 __all__ = ["Build", "Origin", "build", "listed", "origins"]
 
@@ -84,7 +83,7 @@ def build(library: Diffusers, origin: Origin, options: Options) -> Build:
         refuse_attention_elsewhere(library, source, origin.class_name)
     taken = _taken(library, origin, source)
     patched = patch_source(
-        apply(source.text, taken.edits),
+        taken.text,
         name=source.name,
         package=origin.package,
         architecture=origin.class_name,
@@ -94,17 +93,14 @@ def build(library: Diffusers, origin: Origin, options: Options) -> Build:
         config=origin.config,
     )
     attention = tuple(_in_its_file(each, taken) for each in patched.attention)
-    return Build(
-        origin, source.text, replace(patched, edits=compose(taken.edits, patched.edits), attention=attention)
-    )
+    return Build(origin, source.text, replace(patched, source=source.text, attention=attention))
 
 
 def listed(library: Diffusers, origin: Origin, rules: str | Path | None) -> tuple[AttentionClass, ...]:
     """Every attention class of a file, those taken over from others among them, patchable or not."""
     source = parse(read_source(origin.path), str(origin.path))
     taken = _taken(library, origin, source)
-    text = apply(source.text, taken.edits)
-    classes = list_source(text, name=source.name, rules=checked_rules(rules), config=origin.config)
+    classes = list_source(taken.text, name=source.name, rules=checked_rules(rules), config=origin.config)
     return tuple(_in_its_file(each, taken) for each in classes)
 
 
@@ -131,7 +127,7 @@ def _transformers(library: Diffusers, folder: Path, index: Config) -> list[Compo
 
 def _taken(library: Diffusers, origin: Origin, source: Source) -> Vendored:
     if origin.package != PACKAGE:
-        return Vendored()
+        return Vendored(source.text)
     return vendor(source, library, f"{PACKAGE}.{origin.path.stem}")
 
 

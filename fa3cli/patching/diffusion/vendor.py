@@ -14,20 +14,21 @@ from pathlib import Path
 
 from fa3cli.patching.diffusion.library import Diffusers
 from fa3cli.patching.diffusion.names import Module, bound, origin, read_module
-from fa3cli.patching.edits import Edit, apply
 from fa3cli.patching.imports import absolute_imports, absolute_module
 from fa3cli.patching.locating.classes import ClassGraph, is_processor
+from fa3cli.patching.places import End, Passed
 from fa3cli.patching.processors import called_names
-from fa3cli.patching.source import Source
+from fa3cli.patching.source import Source, parse
+from fa3cli.patching.writing import write
 
 __all__ = ["Vendored", "vendor"]
 
 
 @dataclass(frozen=True)
 class Vendored:
-    """The edits that take classes over, and where each was: the file, and its line there less its line now."""
+    """The text with the classes taken over, and where each was: the file, and its line there less its line now."""
 
-    edits: tuple[Edit, ...] = ()
+    text: str
     places: Mapping[str, tuple[Path, int]] = field(default_factory=dict)
 
 
@@ -35,7 +36,7 @@ def vendor(source: Source, library: Diffusers, module: str) -> Vendored:
     """Take over the processors that a transformer's file, `module`, makes but doesn't define."""
     target = Module(module, source, ClassGraph(source))
     taken: dict[str, Module] = {}
-    edits = []
+    passed: list[Passed] = []
     modules: dict[str, Module | None] = {}
     for node, alias, home in _imported(source, target.package):
         if (alias.asname or alias.name) not in called_names(source.tree):
@@ -46,11 +47,11 @@ def vendor(source: Source, library: Diffusers, module: str) -> Vendored:
             if alias.asname:
                 raise source.refuse(node, f"imports {alias.name} under another name, {alias.asname}")
             taken |= dict.fromkeys(_with_bases(modules[home].graph, alias.name), modules[home])
-            edits += _no_local_import(source, node)
+            passed += _no_local_import(source, node)
     if not taken:
-        return Vendored()
+        return Vendored(source.text)
     _refuse_early_uses(source, taken)
-    return _at_the_end(library, target, taken, edits)
+    return _at_the_end(library, target, taken, passed)
 
 
 def _imported(source: Source, package: str) -> Iterator[tuple[ast.ImportFrom, ast.alias, str]]:
@@ -71,14 +72,13 @@ def _with_bases(graph: ClassGraph, name: str) -> list[str]:
     return [each for base in graph.bases(name) for each in _with_bases(graph, base)] + [name]
 
 
-def _no_local_import(source: Source, node: ast.ImportFrom) -> list[Edit]:
+def _no_local_import(source: Source, node: ast.ImportFrom) -> list[Passed]:
     """An import within a function would hide what is taken over."""
     if node in source.tree.body:
         return []
     if len(node.names) > 1:
         raise source.refuse(node, "imports a processor together with something else inside a function")
-    start, end = source.start(node), source.end(node)
-    return [Edit(start, source.text[start:end], "pass")]
+    return [Passed(node)]
 
 
 def _refuse_early_uses(source: Source, taken: dict[str, Module]) -> None:
@@ -95,38 +95,41 @@ def _refuse_early_uses(source: Source, taken: dict[str, Module]) -> None:
                 raise source.refuse(each, f"uses {each.id} of another file outside any function")
 
 
-def _at_the_end(library: Diffusers, target: Module, taken: dict[str, Module], edits: list[Edit]) -> Vendored:
-    source, newline = target.source, target.source.newline
+def _at_the_end(
+    library: Diffusers, target: Module, taken: dict[str, Module], passed: list[Passed]
+) -> Vendored:
     needed = [
         line for name, home in taken.items() for line in _needed(library, target, home, name, set(taken))
     ]
     homes = dict.fromkeys(home.name for home in taken.values())
-    head = ["", "", *(f"# Taken over from {each}" for each in homes)]
-    text = newline.join("\n".join([*head, *dict.fromkeys(needed), ""]).split("\n"))
-    if not source.text.endswith(("\n", "\r")):
-        text = newline + text
-    places, above = {}, len(apply(source.text, edits).splitlines())
+    text = "\n".join(["", "", *(f"# Taken over from {each}" for each in homes), *dict.fromkeys(needed), ""])
+    lines = {}
     for name, home in taken.items():
-        node = home.graph.classes[name]
-        text += newline * 2
-        first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
-        places[name] = Path(home.source.name), first - (above + len(text.splitlines()) + 1)
-        text += newline.join(_class_text(target, home, node).splitlines()) + newline
-    return Vendored((*edits, Edit(len(source.text), "", text)), places)
+        text += "\n\n"
+        lines[name] = text.count("\n")
+        text += _class_text(target, home, home.graph.classes[name])
+    made = write(target.source, [*passed, End(target.source.tree, text)])
+    above = made.count("\n") - text.count("\n")
+    places = {
+        name: (Path(home.source.name), _first_line(home.graph.classes[name]) - (above + lines[name] + 1))
+        for name, home in taken.items()
+    }
+    return Vendored(made, places)
 
 
 def _class_text(target: Module, home: Module, node: ast.ClassDef) -> str:
     """The text of a class, its imports made absolute; one of the target itself is left out."""
-    source = home.source
-    start, end = source.line_start(node), source.next_line(node)
-    edits = [each for each in absolute_imports(source, home.package) if start <= each.offset < end]
-    for each in ast.walk(node):
-        if isinstance(each, ast.ImportFrom) and absolute_module(source, each, home.package) == target.name:
-            first, last = source.start(each), source.end(each)
-            edits = [edit for edit in edits if not first <= edit.offset < last]
-            edits.append(Edit(first, source.text[first:last], "pass"))
-    moved = [Edit(edit.offset - start, edit.removed, edit.inserted) for edit in edits]
-    return apply(source.text[start:end], moved)
+    lines = home.source.lines[_first_line(node) - 1 : node.end_lineno]
+    source = parse("\n".join(line.rstrip("\r\n") for line in [*lines, ""]), home.source.name)
+    places = [
+        Passed(each.node) if each.module == target.name else each
+        for each in absolute_imports(source, home.package)
+    ]
+    return write(source, places)
+
+
+def _first_line(node: ast.ClassDef) -> int:
+    return min([node.lineno, *(each.lineno for each in node.decorator_list)])
 
 
 def _needed(library: Diffusers, target: Module, home: Module, name: str, taken: set[str]) -> list[str]:

@@ -7,15 +7,14 @@ import difflib
 from pathlib import Path
 
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
-from fa3cli.patching.codemod import patch_source
-from fa3cli.patching.edits import apply
 from fa3cli.patching.rules.files import load_rules
 from fa3cli.patching.rules.rule import Example, Rule, Rules
+from fa3cli.patching.sources import patch_source
 
 __all__ = ["check_examples", "checked_rules"]
 
 # Examples are classes without the imports of a whole file; below them, one leaves their line numbers alone.
-_IMPORT = "\n\nimport torch\n"
+_END = "\n\n# The example ends here.\n"
 
 
 def checked_rules(folder: str | Path | None) -> Rules:
@@ -40,7 +39,9 @@ def _wrong(rule: Rule, example: Example, name: str) -> str | None:
     """What is wrong with an example; None if it comes out as written."""
     before = example.before.rstrip() + "\n"
     try:
-        patched = patch_source(before + _IMPORT, name=name, rules=Rules((rule,)), config=example.config)
+        patched = patch_source(
+            f"{before}{_END}import torch\n", name=name, rules=Rules((rule,)), config=example.config
+        )
     except UnsupportedError as error:
         if example.refused is None:
             return f"was refused: {error}"
@@ -49,8 +50,8 @@ def _wrong(rule: Rule, example: Example, name: str) -> str | None:
         return f"is no example: {error}"
     if example.refused is not None:
         return f"was patched, expected to be refused: {example.refused}"
-    inside = [edit for edit in patched.edits if edit.offset <= len(before)]
-    found, expected = (text.strip("\n").split("\n") for text in (apply(before, inside), example.after))
+    inside = patched.text.partition(_END)[0]
+    found, expected = (text.strip("\n").split("\n") for text in (inside, example.after))
     if found == [line.rstrip() for line in expected]:
         return None
     return "came out otherwise\n" + "\n".join(

@@ -4,7 +4,7 @@ import textwrap
 import pytest
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.codemod import patch_source
+from fa3cli.patching.sources import patch_source
 from tests.patching.samples import CACHE, INTERFACE, marked, modeling
 
 

@@ -3,8 +3,8 @@ import ast
 import pytest
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.codemod import patch_source
 from fa3cli.patching.locating.kernels import unknown_kernel
+from fa3cli.patching.sources import patch_source
 from tests.patching.samples import CACHE, INTERFACE, marked, modeling
 
 CORE = "out, _ = eager_attention_forward(self, a, b, c, mask)\nreturn out"

@@ -3,8 +3,8 @@ import ast
 import pytest
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.codemod import patch_source
 from fa3cli.patching.locating.repeats import mark_calls, repeated
+from fa3cli.patching.sources import patch_source
 from tests.patching.samples import CACHE, modeling
 
 OWN = """

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fa3cli.errors import ConflictError, Fa3Error
-from fa3cli.patching.codemod import PatchedSource, patch_source
 from fa3cli.patching.edits import reverse
+from fa3cli.patching.sources import PatchedSource, patch_source
 from tests.patching.matrix.environments import ROOT
 
 __all__ = ["Files", "check_files", "modeling_files"]

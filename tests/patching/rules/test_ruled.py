@@ -3,8 +3,8 @@ import textwrap
 import pytest
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.codemod import list_source, patch_source
 from fa3cli.patching.rules.rule import Rules
+from fa3cli.patching.sources import list_source, patch_source
 from tests.patching.rule_samples import ATTACH, IDLE, REFUSE, SITE, rules
 from tests.patching.samples import INTERFACE, marked
 

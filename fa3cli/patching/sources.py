@@ -1,0 +1,218 @@
+"""Patching as a pure function: a modeling file's text in, the patched text out."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fa3cli.errors import ConflictError
+from fa3cli.patching.attach import attach, owners
+from fa3cli.patching.edits import Edit, between
+from fa3cli.patching.guarded import guard_imports
+from fa3cli.patching.imports import absolute_imports, quantizer_import
+from fa3cli.patching.locating.choice import choose
+from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, Found, attention_classes
+from fa3cli.patching.locating.flat import TURN
+from fa3cli.patching.locating.locate import ROLES, Site
+from fa3cli.patching.places import Around, Below, End, Place
+from fa3cli.patching.processors import attach_to_modules, idle_if_unmade
+from fa3cli.patching.rules.files import load_rules
+from fa3cli.patching.rules.rule import Rule, Rules
+from fa3cli.patching.rules.ruled import apply_rules, rules_of
+from fa3cli.patching.source import Source, parse
+from fa3cli.patching.writing import write
+
+__all__ = ["RULES", "Analysis", "PatchedSource", "analyse", "list_source", "patch_source"]
+
+# Counts up whenever the same source would be patched differently: older patches are then stale.
+RULES = 2
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is to be written where, the classes it patches, and what to warn of.
+
+    `rules` are the rule files that had a say, with their digests.
+    """
+
+    places: tuple[Place, ...]
+    attention: tuple[AttentionClass, ...]
+    warnings: tuple[str, ...] = ()
+    rules: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PatchedSource:
+    """The patched text, the text it was made of, and what the analysis of that found."""
+
+    text: str
+    source: str
+    attention: tuple[AttentionClass, ...]
+    warnings: tuple[str, ...] = ()
+    rules: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The difference of the two texts."""
+        return between(self.source, self.text)
+
+
+def patch_source(
+    data: bytes | str,
+    *,
+    name: str = "modeling.py",
+    package: str | None = "transformers.models.model",
+    architecture: str | None = None,
+    attention: Sequence[str] = (),
+    quantizer: str = "fa3cli",
+    native_class: bool = False,
+    rules: Rules | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> PatchedSource:
+    """Place the quantizer and its three calls in a modeling file's attention and make its imports absolute.
+
+    Raises UnsupportedError (file:line and the reason) when the result isn't certain to be right.
+    The options are those of `analyse`.
+    """
+    source = parse(data, name)
+    found = analyse(
+        source,
+        package=package,
+        architecture=architecture,
+        attention=attention,
+        quantizer=quantizer,
+        native_class=native_class,
+        rules=rules,
+        config=config,
+    )
+    text = write(source, found.places)
+    compile(text.removeprefix("\ufeff"), name, "exec", dont_inherit=True)
+    return PatchedSource(text, source.text, found.attention, found.warnings, found.rules)
+
+
+def list_source(
+    data: bytes | str,
+    *,
+    name: str = "modeling.py",
+    rules: Rules | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> tuple[AttentionClass, ...]:
+    """Every attention class of a modeling file, patchable or not."""
+    _, _, found = _classes(parse(data, name), rules, config or {})
+    return tuple(each for each, _ in found.values())
+
+
+def analyse(
+    source: Source,
+    *,
+    package: str | None = "transformers.models.model",
+    architecture: str | None = None,
+    attention: Sequence[str] = (),
+    quantizer: str = "fa3cli",
+    native_class: bool = False,
+    rules: Rules | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Analysis:
+    """Find everything that has to be written in a modeling file.
+
+    `package` is where the file's relative imports start from (None: they stay), `architecture` the class a model is
+    built from, `attention` the classes asked for (none: the one the architecture is built of). `native_class` adds
+    what keeps transformers 5.13.1 and newer from treating the models as custom code. `rules` are those to go by
+    (none: the shipped ones), `config` what config.json says.
+    """
+    if "fa_quantizer" in source.text:
+        raise ConflictError(
+            f"{source.name} has a fa_quantizer already, which fa3 didn't put there",
+            hint="start from the unpatched file",
+        )
+    graph, ruled, found = _classes(source, rules, config or {})
+    choice = choose(source, graph, found, architecture, attention, config or {})
+    sites = {each: _in_layout(found[each][1], quantizer) for each in choice.patched}
+    making = _quantizers(source, graph, sites, architecture, ruled)
+    # diffusers asks for no package.
+    guards = [] if (package or "").startswith("diffusers.") else guard_imports(source)
+    types = ["from types import SimpleNamespace"] * any(
+        "(SimpleNamespace(" in "".join(each.lines) for each in making
+    )
+    places = [
+        *guards,
+        *absolute_imports(source, package),
+        quantizer_import(source, quantizer, *types),
+        *making,
+    ]
+    places += [place for site in sites.values() for each in (site, *site.others) for place in _calls(each)]
+    places += _repair(source, graph) if native_class else []
+    classes = tuple(found[each][0] for each in choice.patched)
+    digests = {Path(rule.file).name: rule.digest for rule in ruled.values()}
+    return Analysis(tuple(places), classes, choice.warnings, digests)
+
+
+def _classes(
+    source: Source, rules: Rules | None, config: Mapping[str, Any]
+) -> tuple[ClassGraph, dict[str, Rule], Found]:
+    graph = ClassGraph(source)
+    ruled = rules_of(graph, rules or load_rules())
+    found = apply_rules(source, graph, attention_classes(source, graph), ruled, config)
+    return graph, ruled, idle_if_unmade(source, graph, found)
+
+
+def _in_layout(site: Site, quantizer: str) -> Site:
+    """A site as a quantizer can take it: msModelSlim's can't be told a layout, so the states are turned for it."""
+    if site.layout == "BSHD" and quantizer != "fa3cli":
+        site = replace(site, layout="BHSD", ways=dict.fromkeys(ROLES, TURN))
+    return replace(site, others=tuple(_in_layout(each, quantizer) for each in site.others))
+
+
+def _quantizers(
+    source: Source,
+    graph: ClassGraph,
+    sites: Mapping[str, Site],
+    architecture: str | None,
+    rules: Mapping[str, Rule],
+) -> list[Below]:
+    """Where the quantizers are made that the calls need."""
+    layouts = {each.layout: name for name, site in sites.items() for each in (site, *site.others)}
+    if len(layouts) > 1:
+        first, second = layouts.values()
+        raise source.refuse(graph.classes[second], f"{first} and {second} lay out their states differently")
+    told = "BSHD" if "BSHD" in layouts else None
+    modules = tuple(name for name, site in sites.items() if site.owner == "self")
+    making = [attach(source, graph, owner, rules, told) for owner in owners(source, graph, modules)]
+    processors = [name for name in sites if name not in modules]
+    if processors:
+        reachable = graph.reachable(architecture) if architecture else set(graph.classes)
+        making += attach_to_modules(source, graph, processors, reachable, rules, told)
+    return making
+
+
+def _calls(site: Site) -> Iterable[Around | Below]:
+    if site.after is None:
+        # Two branches may get a state from one expression.
+        return [Around(node, _quant(site, "_", role)) for role, node in dict.fromkeys(site.inside)]
+    lines = [""]
+    for name, role in zip(site.states, ROLES):
+        to, back = site.ways.get(role, ("", ""))
+        lines.append(f"{name} = {_quant(site, name + to, role)}{back}")
+    return [Below(site.after, tuple(lines))]
+
+
+def _quant(site: Site, state: str, role: str) -> str:
+    return f'{site.owner}.fa_quantizer.quant({state}, qkv="{role}")'
+
+
+def _repair(source: Source, graph: ClassGraph) -> list[End]:
+    """Say that the file's models are native ones, at its end: transformers 5.13.1 and newer skip the checkpoint
+    conversions of custom code, and the weights they concern stay random without a word."""
+    roots = [
+        name
+        for name, node in graph.classes.items()
+        if any(ast.unparse(base).split(".")[-1] == "PreTrainedModel" for base in node.bases)
+    ]
+    lines = [
+        f'if hasattr({name}, "is_custom_code"):\n    {name}.is_custom_code = classmethod(lambda cls: False)\n'
+        for name in roots
+    ]
+    return [End(source.tree, "\n\n" + "".join(lines))] if roots else []
