@@ -83,7 +83,7 @@ class PatchAttention(cst.CSTTransformer):
             body = [*updated.body, first, *rest]
             updated = updated.with_changes(body=body, footer=end.footer, has_trailing_newline=True)
         for ((place, *_),) in zip(self._left.values()):
-            reason = "shares its line with another statement, so that nothing can be written beside it"
+            reason = "cannot insert beside a statement that shares its line with another"
             raise self._source.refuse(place.node, reason)
         return updated
 

@@ -7,9 +7,9 @@ import ast
 from fa3cli.patching.places import Above, Absolute
 from fa3cli.patching.source import Source
 
-__all__ = ["absolute_imports", "absolute_module", "quantizer_import"]
+__all__ = ["QUANTIZERS", "absolute_imports", "absolute_module", "quantizer_import"]
 
-_IMPORT_LINES = {
+QUANTIZERS = {
     "fa3cli": ("from fa3cli.fa_quantizer import FAQuantizer", "from fa3cli import logger"),
     "msmodelslim": (
         "from msmodelslim.pytorch.llm_ptq.llm_ptq_tools.fa_quant import FAQuantizer",
@@ -44,5 +44,5 @@ def quantizer_import(source: Source, quantizer: str, *others: str) -> Above:
     """
     for node in source.tree.body:
         if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "module", "") != "__future__":
-            return Above(node, (*others, *_IMPORT_LINES[quantizer]))
+            return Above(node, (*others, *QUANTIZERS[quantizer]))
     raise source.refuse(source.tree, "found no import statement: this is not a modeling file")

@@ -5,8 +5,9 @@ libcst is imported when the first file is written: it would cost every command's
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
-from itertools import zip_longest
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.places import Place
@@ -31,7 +32,10 @@ def write(source: Source, places: Sequence[Place]) -> str:
         made = MetadataWrapper(module, unsafe_skip_copy=True).visit(PatchAttention(source, places))
         return source.text.removesuffix(text) + made.code
     except cst.ParserSyntaxError as error:
-        raise UnsupportedError(f"{source.name}:{error.raw_line}: libcst cannot parse this line") from None
+        # raw_line is the line below unless the error is in the last one.
+        found = re.search(r" at (\d+):", error.message)
+        line = found[1] if found else error.raw_line
+        raise UnsupportedError(f"{source.name}:{line}: libcst cannot parse this line") from None
     except RecursionError:
         raise UnsupportedError(f"{source.name}: the code is nested too deeply to be rewritten") from None
 
@@ -39,9 +43,8 @@ def write(source: Source, places: Sequence[Place]) -> str:
 def _refuse_losses(source: Source, text: str, read: str) -> None:
     """Refuse a file that libcst doesn't give back as it was."""
     if read != text:
-        lines = zip_longest(source.lines, read.splitlines(keepends=True))
-        line = next(number for number, (old, new) in enumerate(lines, 1) if old != new)
+        line = 1 + len(re.findall(r"\r\n?|\n", os.path.commonprefix([read, text])))
         raise UnsupportedError(
             f"{source.name}:{line}: libcst does not keep this line as it is",
-            hint="use LF or CRLF line ends, and take form feeds off the beginning of lines with code",
+            hint="take lone CR line ends, form feeds in front of statements and blank lines at the end out of the file",
         )

@@ -1,9 +1,11 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fa3cli.errors import ConflictError
-from fa3cli.patching.edits import Edit, apply, compose, reverse
+from fa3cli.patching.edits import Edit, apply, between, reverse
 
 
 @st.composite
@@ -20,31 +22,43 @@ def test_reversing_gives_the_text_back(case):
     assert reverse(apply(text, edits), edits) == text
 
 
-@given(texts_and_edits(), st.data())
-def test_two_lists_of_edits_are_one(case, data):
-    text, first = case
-    made = apply(text, first)
-    second, low = [], 0
-    # Clear of what the first inserted, or within it.
-    shift, spans = 0, []
-    for edit in first:
-        spans.append((edit.offset + shift, edit.offset + shift + len(edit.inserted)))
-        shift += len(edit.inserted) - len(edit.removed)
-    for start, end in spans:
-        if end - start > 2 and data.draw(st.booleans()):
-            second.append(Edit(start + 1, made[start + 1 : end - 1], data.draw(st.text(max_size=3))))
-        if start > low and data.draw(st.booleans()):
-            second.append(Edit(low, made[low:start], data.draw(st.text(max_size=3))))
-        low = end
-    expected = apply(made, second)
-    both = compose(first, second)
-    assert apply(text, both) == expected
-    assert reverse(expected, both) == text
+@given(texts_and_edits())
+def test_the_edits_between_two_texts_make_one_of_the_other(case):
+    text, edits = case
+    made = apply(text, edits)
+    found = between(text, made)
+    assert apply(text, found) == made
+    assert reverse(made, found) == text
 
 
-def test_edits_that_overlap_are_not_one():
-    with pytest.raises(ConflictError, match="overlap"):
-        compose([Edit(1, "", "xy")], [Edit(2, "yb", "")])
+@given(st.text("ab\n\r\f ", max_size=40), st.text("ab\n\r\f ", max_size=40))
+def test_texts_with_nothing_else_in_common_have_edits_between_them(before, after):
+    found = between(before, after)
+    assert apply(before, found) == after
+    assert reverse(after, found) == before
+    assert bool(found) == (before != after)
+
+
+def test_added_lines_are_whole_and_changed_ones_are_not():
+    before = "import a\nfrom ...b import c\nx = f(y, z)\nend\n"
+    after = "import new\n\nimport a\nfrom package.b import c\nx = f(g(y, h=1), z)\nmore\nend\n"
+    assert between(before, after) == (
+        Edit(0, "", "import new\n\n"),
+        Edit(14, "...", "package."),
+        Edit(34, "", "g("),
+        Edit(36, "", " h=1),"),
+        Edit(40, "", "more\n"),
+    )
+
+
+def test_large_files_are_compared_at_once():
+    lines = [f"line {number}\n" if number % 3 else "\n" for number in range(6000)]
+    changed = list(lines)
+    for place in range(100, 6000, 500):
+        changed.insert(place, f"added {place}\n")
+    start = time.process_time()
+    assert len(between("".join(lines), "".join(changed))) == 12
+    assert time.process_time() - start < 1
 
 
 def test_edits_are_made_where_they_belong():

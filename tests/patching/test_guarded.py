@@ -2,18 +2,19 @@ import ast
 
 import pytest
 
-from fa3cli.patching.edits import apply, reverse
+from fa3cli.patching.edits import between, reverse
 from fa3cli.patching.guarded import guard_imports, required_packages
 from fa3cli.patching.source import parse
+from fa3cli.patching.writing import write
 from tests.patching.matrix.measure import measure
 from tests.patching.test_versions import python
 
 
 def guarded(text: str) -> str:
-    edits = guard_imports(parse(text, "m.py"))
-    made = apply(text, edits)
+    source = parse(text, "m.py")
+    made = write(source, guard_imports(source))
     ast.parse(made)
-    assert reverse(made, edits) == text
+    assert reverse(made, between(text, made)) == text
     return made
 
 
@@ -31,7 +32,7 @@ def guarded(text: str) -> str:
             "def f():\r\n\timport x\r\n\treturn x\r\n",
             "def f():\r\n\ttry: import x\r\n\texcept ImportError: raise\r\n\treturn x\r\n",
         ),
-        ("if f(): import x; y = x", "if f(): \n    try: import x; y = x\n    except ImportError: raise\n"),
+        ("if f(): import x; y = x", "if f(): \n    try: import x; y = x\n    except ImportError: raise"),
         (
             "class A:\n    def f(self):\n        a = 1; import x; import y;\n",
             "class A:\n    def f(self):\n        try: a = 1; import x; import y;\n        except ImportError: raise\n",
@@ -48,7 +49,7 @@ def guarded(text: str) -> str:
             "try:\n    import x\nexcept ImportError:\n    import y\n",
             "try:\n    import x\nexcept ImportError:\n    try: import y\n    except ImportError: raise\n",
         ),
-        ("with f():\n    import x", "with f():\n    try: import x\n    except ImportError: raise\n"),
+        ("with f():\n    import x", "with f():\n    try: import x\n    except ImportError: raise"),
     ],
 )
 def test_imports_under_a_condition_are_put_in_a_try(before: str, after: str) -> None:

@@ -1,9 +1,9 @@
 import pytest
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.edits import apply
 from fa3cli.patching.imports import absolute_imports, quantizer_import
 from fa3cli.patching.source import parse
+from fa3cli.patching.writing import write
 
 
 @pytest.mark.parametrize(
@@ -16,12 +16,16 @@ from fa3cli.patching.source import parse
         ("from . import y", "from transformers.models.x import y"),
         ("if f():\n    from ...z import b", "if f():\n    from transformers.z import b"),
         ("def f():\n    from ...z.q import b\n    return b", "def f():\n    from transformers.z.q import b\n    return b"),
+        ("from..a import b", "from transformers.models.a import b"),
+        ("from .import y", "from transformers.models.x import y"),
+        ("from \\\n    ...a \\\n    import (  # why\n    b,  # c\n)", "from \\\n    transformers.a \\\n    import (  # why\n    b,  # c\n)"),
         ("from ...a import b; from ...c import d", "from transformers.a import b; from transformers.c import d"),
         ("import torch\nfrom torch import nn", "import torch\nfrom torch import nn"),
     ],
 )  # fmt: skip
 def test_relative_imports_become_absolute(before: str, after: str) -> None:
-    assert apply(before, absolute_imports(parse(before, "m.py"), "transformers.models.x")) == after
+    source = parse(before, "m.py")
+    assert write(source, absolute_imports(source, "transformers.models.x")) == after
 
 
 def test_an_import_out_of_the_package_is_refused() -> None:
@@ -31,17 +35,18 @@ def test_an_import_out_of_the_package_is_refused() -> None:
 
 def test_the_quantizer_is_imported_first() -> None:
     text = '"""Doc."""\nfrom __future__ import annotations\nimport torch\nlogger = 1\n'
-    assert apply(text, [quantizer_import(parse(text, "m.py"), "fa3cli")]) == (
+    source = parse(text, "m.py")
+    assert write(source, [quantizer_import(source, "fa3cli")]) == (
         '"""Doc."""\nfrom __future__ import annotations\n'
         "from fa3cli.fa_quantizer import FAQuantizer\nfrom fa3cli import logger\n\nimport torch\nlogger = 1\n"
     )
 
 
 def test_the_guides_own_import_lines() -> None:
-    edit = quantizer_import(parse("import torch\r\n", "m.py"), "msmodelslim")
-    assert edit.inserted == (
+    source = parse("import torch\r\n", "m.py")
+    assert write(source, [quantizer_import(source, "msmodelslim")]) == (
         "from msmodelslim.pytorch.llm_ptq.llm_ptq_tools.fa_quant import FAQuantizer\r\n"
-        "from msmodelslim import logger\r\n\r\n"
+        "from msmodelslim import logger\r\n\r\nimport torch\r\n"
     )
 
 

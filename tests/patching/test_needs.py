@@ -2,11 +2,11 @@ import ast
 
 import pytest
 
-from fa3cli.patching.edits import apply
 from fa3cli.patching.imports import absolute_imports
 from fa3cli.patching.installed import Installed, installed_transformers
 from fa3cli.patching.needs import lacking
 from fa3cli.patching.source import parse
+from fa3cli.patching.writing import write
 
 FILES = {
     "__init__.py": '_import_structure = {"models.x": ["XConfig"]}\n',
@@ -65,7 +65,7 @@ def test_no_file_of_a_version_lacks_anything_under_it() -> None:
     paths = sorted(installed.folder.glob("models/*/modeling_*.py"))[::20]
     for path in paths:
         source = parse(path.read_bytes(), str(path))
-        made = apply(source.text, absolute_imports(source, f"transformers.models.{path.parent.name}"))
+        made = write(source, absolute_imports(source, f"transformers.models.{path.parent.name}"))
         assert lacking(installed, parse(made, str(path))) == []
     assert len(paths) > 10
 
@@ -83,7 +83,7 @@ def test_a_file_of_the_future_is_told_all_it_misses() -> None:
         text = text.replace(f" {name}", f" {name}2")
     source = parse(text, "m.py")
     found = lacking(
-        installed, parse(apply(text, absolute_imports(source, "transformers.models.qwen2")), "m.py")
+        installed, parse(write(source, absolute_imports(source, "transformers.models.qwen2")), "m.py")
     )
     relative = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom) and node.level]
     assert len(found) == sum(len(node.names) for node in relative)

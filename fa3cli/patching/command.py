@@ -1,0 +1,56 @@
+"""The codemod as a command of libcst: `python -m libcst.tool codemod -x --no-format
+fa3cli.patching.command.PatchAttentionCommand --attention Qwen2Attention FILE` patches FILE itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import libcst as cst
+from libcst.codemod import CodemodContext, VisitorBasedCodemodCommand
+
+from fa3cli.patching.codemod import PatchAttention
+from fa3cli.patching.imports import QUANTIZERS
+from fa3cli.patching.source import parse
+from fa3cli.patching.sources import analyse
+
+__all__ = ["PatchAttentionCommand"]
+
+
+class PatchAttentionCommand(VisitorBasedCodemodCommand):
+    """Give the attention classes of a modeling file their quantizer and its three calls."""
+
+    DESCRIPTION = __doc__
+
+    @staticmethod
+    def add_args(arg_parser: argparse.ArgumentParser) -> None:
+        """The options of `fa3 patch` that concern one file alone."""
+        arg_parser.add_argument(
+            "--attention",
+            metavar="CLASS",
+            action="append",
+            default=[],
+            help="patch this class (default: all)",
+        )
+        arg_parser.add_argument(
+            "--package", metavar="NAME", help="make relative imports absolute, as of a file of this package"
+        )
+        arg_parser.add_argument(
+            "--quantizer", choices=QUANTIZERS, default="fa3cli", help="whose FAQuantizer to import"
+        )
+
+    def __init__(
+        self,
+        context: CodemodContext,
+        attention: list[str] | None = None,
+        package: str | None = None,
+        quantizer: str = "fa3cli",
+    ) -> None:
+        super().__init__(context)
+        self.attention, self.package, self.quantizer = attention or [], package, quantizer
+
+    def transform_module_impl(self, tree: cst.Module) -> cst.Module:
+        """Analyse the text of a module, and write what was found into its tree."""
+        source = parse(tree.code, self.context.filename or "modeling.py")
+        found = analyse(source, package=self.package, attention=self.attention, quantizer=self.quantizer)
+        return self.context.wrapper.visit(PatchAttention(source, found.places))
