@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from collections.abc import Callable
 
@@ -12,6 +14,8 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run `fa3`; errors become one message on stderr and the exit code their class carries."""
+    # Python's last search for cycles would take a fifth of the time of a patch, and frees what is freed anyway.
+    atexit.register(gc.freeze)
     try:
         from fa3cli.cli.app import app
 

@@ -25,7 +25,7 @@ TEXT = marked(INTERFACE)[0]
         (TEXT.replace("\n", "\r"), 21, "does not keep"),
         (TEXT.replace("class Att", "\fclass Att"), 6, "does not keep"),
         (TEXT.replace("import torch\n", "import torch\n(x): int = 1\n"), 2, "cannot parse"),
-        (f"\ufeff{TEXT}" + "\n\n(x): int = 1\n", 23, "cannot parse"),
+        (f"\ufeff{TEXT}" + "\n\n(x): int = 1\n", 24, "cannot parse"),
     ],
 )
 def test_what_python_reads_and_libcst_does_not_is_refused(text: str, line: int, reason: str) -> None:
