@@ -52,5 +52,5 @@ class PatchAttentionCommand(VisitorBasedCodemodCommand):
     def transform_module_impl(self, tree: cst.Module) -> cst.Module:
         """Analyse the text of a module, and write what was found into its tree."""
         source = parse(tree.code, self.context.filename or "modeling.py")
-        found = analyse(source, package=self.package, attention=self.attention, quantizer=self.quantizer)
+        found = analyse(source, self.package, None, self.attention, self.quantizer, False, None, {})
         return self.context.wrapper.visit(PatchAttention(source, found.places))

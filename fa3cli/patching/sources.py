@@ -44,15 +44,12 @@ class Analysis:
     rules: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class PatchedSource:
+@dataclass(frozen=True, kw_only=True)
+class PatchedSource(Analysis):
     """The patched text, the text it was made of, and what the analysis of that found."""
 
     text: str
     source: str
-    attention: tuple[AttentionClass, ...]
-    warnings: tuple[str, ...] = ()
-    rules: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -74,23 +71,18 @@ def patch_source(
 ) -> PatchedSource:
     """Place the quantizer and its three calls in a modeling file's attention and make its imports absolute.
 
+    `package` is where the file's relative imports start from (None: they stay), `architecture` the class a model is
+    built from, `attention` the classes asked for (none: the one the architecture is built of). `native_class` adds
+    what keeps transformers 5.13.1 and newer from treating the models as custom code. `rules` are those to go by
+    (none: the shipped ones), `config` what config.json says.
     Raises UnsupportedError (file:line and the reason) when the result isn't certain to be right.
-    The options are those of `analyse`.
     """
     source = parse(data, name)
-    found = analyse(
-        source,
-        package=package,
-        architecture=architecture,
-        attention=attention,
-        quantizer=quantizer,
-        native_class=native_class,
-        rules=rules,
-        config=config,
-    )
+    options = package, architecture, attention, quantizer, native_class, rules, config or {}
+    found = analyse(source, *options)
     text = write(source, found.places)
     compile(text.removeprefix("\ufeff"), name, "exec", dont_inherit=True)
-    return PatchedSource(text, source.text, found.attention, found.warnings, found.rules)
+    return PatchedSource(**vars(found), text=text, source=source.text)
 
 
 def list_source(
@@ -107,29 +99,22 @@ def list_source(
 
 def analyse(
     source: Source,
-    *,
-    package: str | None = "transformers.models.model",
-    architecture: str | None = None,
-    attention: Sequence[str] = (),
-    quantizer: str = "fa3cli",
-    native_class: bool = False,
-    rules: Rules | None = None,
-    config: Mapping[str, Any] | None = None,
+    package: str | None,
+    architecture: str | None,
+    attention: Sequence[str],
+    quantizer: str,
+    native_class: bool,
+    rules: Rules | None,
+    config: Mapping[str, Any],
 ) -> Analysis:
-    """Find everything that has to be written in a modeling file.
-
-    `package` is where the file's relative imports start from (None: they stay), `architecture` the class a model is
-    built from, `attention` the classes asked for (none: the one the architecture is built of). `native_class` adds
-    what keeps transformers 5.13.1 and newer from treating the models as custom code. `rules` are those to go by
-    (none: the shipped ones), `config` what config.json says.
-    """
+    """Find all that `patch_source` has to write in a modeling file; the options are the same."""
     if "fa_quantizer" in source.text:
         raise ConflictError(
             f"{source.name} has a fa_quantizer already, which fa3 didn't put there",
             hint="start from the unpatched file",
         )
-    graph, ruled, found = _classes(source, rules, config or {})
-    choice = choose(source, graph, found, architecture, attention, config or {})
+    graph, ruled, found = _classes(source, rules, config)
+    choice = choose(source, graph, found, architecture, attention, config)
     sites = {each: _in_layout(found[each][1], quantizer) for each in choice.patched}
     making = _quantizers(source, graph, sites, architecture, ruled)
     # diffusers asks for no package.
