@@ -38,7 +38,7 @@ class Analysis:
     `rules` are the rule files that had a say, with their digests.
     """
 
-    places: tuple[Place, ...]
+    places: tuple[Place, ...] = field(repr=False, compare=False)  # by nodes, which no other analysis has
     attention: tuple[AttentionClass, ...]
     warnings: tuple[str, ...] = ()
     rules: Mapping[str, str] = field(default_factory=dict)
