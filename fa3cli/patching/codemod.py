@@ -82,7 +82,7 @@ class PatchAttention(cst.CSTTransformer):
             first = first.with_changes(leading_lines=[*updated.footer, *end.header, *first.leading_lines])
             body = [*updated.body, first, *rest]
             updated = updated.with_changes(body=body, footer=end.footer, has_trailing_newline=True)
-        for ((place, *_),) in zip(self._left.values()):
+        for place, *_ in self._left.values():
             reason = "cannot insert beside a statement that shares its line with another"
             raise self._source.refuse(place.node, reason)
         return updated
