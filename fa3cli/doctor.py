@@ -22,6 +22,8 @@ _MINIMUM = {
     "accelerate": "0.30",
     "greenlet": "3.0",
     "jinja2": "3.0",
+    "libcst": "1.5",
+    "msgspec": "0.18",
     "numpy": "1.24",
     "packaging": "22",
     "psutil": "5.9",
@@ -30,8 +32,17 @@ _MINIMUM = {
 }
 _UNTESTED_FROM = {"transformers": "6"}
 _NEEDS = {
-    "fa3 patch": ("transformers",),
-    "fa3 quantize": ("torch", "transformers", "safetensors", "accelerate", "greenlet", "numpy", "psutil"),
+    "fa3 patch": ("transformers", "libcst"),
+    "fa3 quantize": (
+        "torch",
+        "transformers",
+        "libcst",
+        "safetensors",
+        "accelerate",
+        "greenlet",
+        "numpy",
+        "psutil",
+    ),  # fmt: skip
     "fa3 verify": ("torch", "safetensors"),
     "fa3 report": ("torch", "safetensors", "jinja2"),
 }
