@@ -42,7 +42,7 @@ _NEEDS = {
         "greenlet",
         "numpy",
         "psutil",
-    ),  # fmt: skip
+    ),
     "fa3 verify": ("torch", "safetensors"),
     "fa3 report": ("torch", "safetensors", "jinja2"),
 }
