@@ -108,7 +108,7 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             names += [f"{field}.{name}" for name in differing(old, new)]
         elif old != new:
             told = _is_hash(old) or old is None or new is None
-            names.append(field if told else f"{field} ({old}, now {new})")
+            names.append(field if told else f"{field} ({old!s:.60}, now {new!s:.60})")
     return names
 
 

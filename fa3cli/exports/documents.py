@@ -32,7 +32,9 @@ def read_document(folder: Path, name: str, limit: int = SMALL) -> Document:
     except OSError as error:
         return Document(name, b"", None, f"cannot be read: {error.strerror}")
     if raw.startswith(codecs.BOM_UTF8):
-        return Document(name, raw, None, "begins with a byte order mark, at which json parsers of engines stop")
+        return Document(
+            name, raw, None, "begins with a byte order mark, at which json parsers of engines stop"
+        )
     try:
         data = parse_json(raw.decode("utf-8"), unique=True)
     except ValueError as error:
