@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -27,9 +25,6 @@ def report(
     """Show what an export holds: what is quantized and why not, scales per head, errors, settings, hashes."""
     from fa3cli.report.data import gather
 
-    if isinstance(sys.stdout, TextIOWrapper):
-        # Names come from files, bars from us: neither need be in the terminal's encoding.
-        sys.stdout.reconfigure(errors="replace")
     facts = gather(export)
     if html is not None:
         from fa3cli.report.page import write_page
