@@ -18,7 +18,11 @@ def report(
     ],
     html: Annotated[
         Path | None,
-        typer.Option("--html", metavar="FILE", help="Write one html page that needs nothing else."),
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write one html page that needs nothing else; an older page is replaced, no other file.",
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the facts as json.")] = False,
 ) -> None:

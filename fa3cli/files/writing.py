@@ -33,7 +33,7 @@ def write_file(path: Path, data: bytes) -> None:
                 raise
             sync(path.parent)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 @contextmanager
