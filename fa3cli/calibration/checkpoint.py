@@ -103,7 +103,14 @@ class Checkpoint:
             except SafetensorError as error:
                 raise InvalidInputError(f"{self.folder / file}: cannot be read ({error})") from error
         for name in tensors.keys() - self._finite:
-            if not is_finite(tensors[name]):
+            try:
+                finite = is_finite(tensors[name])
+            except NotImplementedError as error:  # float8 and smaller
+                raise InvalidInputError(
+                    f"{self.path(name)}: {name} is {tensors[name].dtype}, in which no model computes",
+                    hint="quantized checkpoints are no input: fetch the model in bfloat16 or float16",
+                ) from error
+            if not finite:
                 raise InvalidInputError(
                     f"{self.path(name)}: {name} holds NaN or infinite values",
                     hint="fetch the file again, or mend the checkpoint",
