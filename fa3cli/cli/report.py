@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -20,16 +18,17 @@ def report(
     ],
     html: Annotated[
         Path | None,
-        typer.Option("--html", metavar="FILE", help="Write one html page that needs nothing else."),
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write one html page that needs nothing else; an older page is replaced, no other file.",
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the facts as json.")] = False,
 ) -> None:
     """Show what an export holds: what is quantized and why not, scales per head, errors, settings, hashes."""
     from fa3cli.report.data import gather
 
-    if isinstance(sys.stdout, TextIOWrapper):
-        # Names come from files, bars from us: neither need be in the terminal's encoding.
-        sys.stdout.reconfigure(errors="replace")
     facts = gather(export)
     if html is not None:
         from fa3cli.report.page import write_page

@@ -19,22 +19,21 @@ _TEMPORARY = re.compile(r"\.fa3-[0-9a-f]{16}\.tmp")
 def write_file(path: Path, data: bytes) -> None:
     """Replace `path` (the link itself if it is one) by a file of `data`, in the mode of the file that was there.
 
-    After a crash, of the machine too, `path` is what it was or what it should be.
+    After a crash, of the machine too, `path` is what it was or what it should be. Raises OSError, which names `path`.
     """
-    with _writing(path.parent):
-        temporary = _temporary(path.parent)
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                if path.exists():
-                    os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync(path.parent)
+    try:
+        with _writing(path.parent):
+            temporary = _temporary(path.parent)
+            try:
+                _write(temporary, data, mode=path.stat().st_mode & 0o777 if path.exists() else None)
+                os.replace(temporary, path)
+            except BaseException:
+                with suppress(OSError):  # the first error is the one to tell; the next writer sweeps
+                    temporary.unlink(missing_ok=True)
+                raise
+            sync(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 @contextmanager
@@ -49,7 +48,7 @@ def new_folder(path: Path) -> Iterator[Path]:
                 sync(Path(folder))
             os.replace(temporary, path)
         except BaseException:
-            shutil.rmtree(temporary)
+            shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync(path.parent)
 
@@ -86,6 +85,15 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _write(file: Path, data: bytes, mode: int | None) -> None:
+    with open(file, "xb") as stream:
+        stream.write(data)
+        stream.flush()
+        if mode is not None:
+            os.fchmod(stream.fileno(), mode)
+        os.fsync(stream.fileno())
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -101,7 +101,7 @@ def test_a_disk_that_is_full_at_the_very_end_is_as_any_other(
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("fa3cli.exports.folder.to_disk", full)
+    monkeypatch.setattr("fa3cli.exports.folder.sync", full)
     with (
         pytest.raises(MissingCapabilityError, match="could not be written"),
         begun(tmp_path / "out") as folder,
