@@ -1,7 +1,9 @@
 # make demo              patch, quantize, verify and report on the shipped model
 # make test              the tests
-# make kills             the tests that kill hundreds of runs and let them go on
-# make versions          the tests that run models under other transformers versions
+# make kills             the tests that kill runs and let them go on
+# make versions          the tests that run models under other transformers versions, and msModelSlim beside fa3
+# make sweeps            the whole of what these tests take a sample of
+# make processors        the tests once more with kernels of other processors
 # make supported-models  docs/supported-models.md: every model type under every VERSIONS (or these TYPES only)
 # make supported-transformers  docs/supported-transformers.md: every transformer of every DIFFUSERS and of the newest
 # Each sets up what it needs: Python 3.10 or newer with venv is all that must be there.
@@ -11,6 +13,7 @@ BIN := .venv/bin
 SAMPLED := 4.43.1 4.57.6 5.23.0
 VERSIONS ?= 4.43.1 4.46.3 4.48.3 4.51.3 4.53.3 4.57.6 5.0.0 5.23.0
 DIFFUSERS := 0.31.0 0.33.1 0.35.2
+MSMODELSLIM := torch==2.13.0 transformers==4.43.1 'numpy<2' msmodelslim==26.1.0
 DEMO := build/demo/qwen2-tiny
 
 .PHONY: demo test kills versions supported-models supported-transformers lint clean
@@ -27,10 +30,15 @@ test: .venv/ready
 	$(BIN)/python -m pytest -n 2
 
 kills: .venv/ready
-	$(BIN)/python -m pytest -m kills
+	$(BIN)/python -m pytest -n 2 -m kills
 
-versions: .venv/ready $(SAMPLED:%=.venvs/%/ready) $(DIFFUSERS:%=.venvs/diffusers-%/ready)
-	$(BIN)/python -m pytest -m versions
+ENVIRONMENTS := $(SAMPLED:%=.venvs/%/ready) $(DIFFUSERS:%=.venvs/diffusers-%/ready) .venvs/msmodelslim/ready
+
+versions: .venv/ready $(ENVIRONMENTS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m versions
+
+sweeps: .venv/ready $(ENVIRONMENTS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m sweeps
 
 supported-models: .venv/ready $(VERSIONS:%=.venvs/%/ready)
 	$(BIN)/python -m tests.patching.matrix --versions $(VERSIONS) --types $(TYPES)
@@ -57,6 +65,12 @@ lint: .venv/ready
 	$(PYTHON) -m venv .venvs/diffusers-$*
 	.venvs/diffusers-$*/bin/pip install --quiet torch==2.13.0 diffusers==$* transformers==4.57.6 ftfy --editable .
 	touch $@
+
+# Where it can't be had, the tests that need it are skipped and say so.
+.venvs/msmodelslim/ready: pyproject.toml
+	if $(PYTHON) -m venv .venvs/msmodelslim && .venvs/msmodelslim/bin/pip install --quiet $(MSMODELSLIM) --editable . && \
+		.venvs/msmodelslim/bin/python -c 'from msmodelslim.pytorch.llm_ptq import anti_outlier'; \
+	then touch $@; else rm -rf .venvs/msmodelslim; echo "msmodelslim 26.1.0 could not be had: its tests are skipped"; fi
 
 clean:
 	rm -rf .venv .venvs build
