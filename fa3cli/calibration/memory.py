@@ -1,4 +1,4 @@
-"""Memory that was freed, given back to the system before it adds up, and where a tensor lies in it."""
+"""Memory that was freed, given back to the system before it adds up."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import psutil
 import torch
 from torch import Tensor
 
-__all__ = ["FreedMemory", "aligned", "in_own_memory"]
+__all__ = ["FreedMemory", "in_own_memory"]
 
 _LEAST_SLACK = 3 << 20
 _WORTH_A_MAPPING = 1 << 17
-_ALIGNMENT = 16
 
 
 def in_own_memory(tensor: Tensor) -> Tensor:
@@ -25,15 +24,6 @@ def in_own_memory(tensor: Tensor) -> Tensor:
         return tensor
     own = torch.frombuffer(mmap.mmap(-1, tensor.nbytes), dtype=tensor.dtype)
     return own.view(tensor.shape).copy_(tensor)
-
-
-def aligned(tensor: Tensor) -> Tensor:
-    """Return a tensor, copied where its place would give products of float32 other last bits than torch's own memory.
-
-    A mapped file has tensors at any multiple of 8 bytes, and MKL computes one row another way if that is none of 16.
-    """
-    misplaced = tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.data_ptr() % _ALIGNMENT
-    return tensor.clone() if misplaced else tensor
 
 
 class FreedMemory:

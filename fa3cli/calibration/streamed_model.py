@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from fa3cli.calibration.checkpoint import Checkpoint, is_finite
 from fa3cli.calibration.config_weights import ConfigWeights
 from fa3cli.calibration.layered_model import LayeredModel
-from fa3cli.calibration.memory import aligned
 from fa3cli.errors import InvalidInputError, UnsupportedError, brief
 
 __all__ = ["StreamedModel", "build_skeleton", "read_config"]
@@ -55,7 +54,7 @@ class StreamedModel(LayeredModel):
         """Hold these tensors in the model within the block, on its device or another.
 
         They come in the dtype the model was built with. Where that is the checkpoint's, on the CPU, they share
-        memory with the mapped file (misplaced float32 aside), and only what is used is read.
+        memory with the mapped file, and only what is used is read.
         """
         read = self.checkpoint.read(names)
         tensors = {name: self._cast(name, read.pop(name), device or self.device) for name in names}
@@ -105,7 +104,7 @@ class StreamedModel(LayeredModel):
 
     def _cast(self, name: str, tensor: Tensor, device: torch.device) -> Tensor:
         wanted = self._dtypes[name]
-        cast = aligned(tensor.to(device=device, dtype=wanted))
+        cast = tensor.to(device=device, dtype=wanted)
         if tensor.dtype != wanted and not is_finite(cast):
             raise InvalidInputError(
                 f"{self.checkpoint.path(name)}: {name} does not fit {str(wanted).removeprefix('torch.')}, "
