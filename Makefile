@@ -16,7 +16,7 @@ DIFFUSERS := 0.31.0 0.33.1 0.35.2
 MSMODELSLIM := torch==2.13.0 transformers==4.43.1 'numpy<2' msmodelslim==26.1.0
 DEMO := build/demo/qwen2-tiny
 
-.PHONY: demo test kills versions supported-models supported-transformers lint clean
+.PHONY: demo test kills versions sweeps processors supported-models supported-transformers lint clean
 
 demo: .venv/ready
 	rm -rf build/demo && mkdir -p build/demo
@@ -27,7 +27,7 @@ demo: .venv/ready
 	$(BIN)/fa3 report $(DEMO)-w8a8-fa3 --html build/demo/report.html
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 kills: .venv/ready
 	$(BIN)/python -m pytest -n 2 -m kills
@@ -39,6 +39,20 @@ versions: .venv/ready $(ENVIRONMENTS)
 
 sweeps: .venv/ready $(ENVIRONMENTS)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m sweeps
+
+# Kernels of other processors on this one, as far as it has their instructions (docs/testing.md).
+INTEL_MKL := build/other_processors/intel_mkl.so
+processors: $(addprefix processors-,intel-avx512 intel-avx2 intel-sse4)
+KERNELS_intel-avx512 :=
+KERNELS_intel-avx2 := MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+KERNELS_intel-sse4 := MKL_ENABLE_INSTRUCTIONS=SSE4_2 ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
+
+processors-%: .venv/ready $(ENVIRONMENTS) $(INTEL_MKL)
+	LD_PRELOAD=$(CURDIR)/$(INTEL_MKL) FA3_SIMULATED_PROCESSOR=$* $(KERNELS_$*) \
+		$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not kills and not sweeps'
+
+$(INTEL_MKL): tests/other_processors/intel_mkl.c
+	mkdir -p $(@D) && $(CC) -shared -fPIC -o $@ $<
 
 supported-models: .venv/ready $(VERSIONS:%=.venvs/%/ready)
 	$(BIN)/python -m tests.patching.matrix --versions $(VERSIONS) --types $(TYPES)
