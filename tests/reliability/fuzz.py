@@ -1,0 +1,131 @@
+"""Runs commands on documents that were changed in every way, and prints what went wrong.
+
+python -m tests.reliability.fuzz                                        20,000 inputs, on two processes
+python -m tests.reliability.fuzz --share 0.02                           the first of them
+python -m tests.reliability.fuzz --reader NAME --seed N --count M       some of one reader
+python -m tests.reliability.fuzz --reader NAME --seed N --keep FOLDER   one, whose files and output stay there
+
+A line for each failure: the reader, the input's seed, and what. The last line is a summary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+from .readers import READERS
+from .scenes import environment, make_scenes
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Read the command line, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reader", action="append", choices=READERS, help="one of the table in readers.py")
+    parser.add_argument("--seed", type=int, default=0, help="the first input's")
+    parser.add_argument("--count", type=int, help="inputs of each reader")
+    parser.add_argument("--share", type=float, default=1.0, help="of every reader's inputs")
+    parser.add_argument("--scenes", type=Path, help="keep the valid folders here, for the next time")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--keep", type=Path, help="run one input here and leave everything there")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fa3-fuzz-") as folder:
+        options.scenes = options.scenes or Path(folder) / "scenes"
+        if options.part:
+            return _part(options, Path(folder))
+        options.scenes.mkdir(parents=True, exist_ok=True)
+        make_scenes(options.scenes, {READERS[name].scene for name in options.reader or READERS})
+        return _told(_outcomes(options, Path(folder)), options)
+
+
+def _outcomes(options: argparse.Namespace, folder: Path) -> Iterator[dict]:
+    """Start the processes and yield what they find, as it comes."""
+    parts = []
+    for number in range(1 if options.keep else options.processes):
+        given = [*sys.argv[1:], "--scenes", options.scenes, "--part", f"{number}/{1 if options.keep else options.processes}"]
+        command = [sys.executable, "-m", "tests.reliability.fuzz", *map(str, given)]
+        errors = open(folder / f"errors-{number}", "w")  # noqa: SIM115
+        env = environment(folder / f"modules-{number}")
+        parts.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=errors, text=True))
+    for number, part in enumerate(parts):
+        yield from map(json.loads, part.stdout)
+        if part.wait():
+            raise RuntimeError((folder / f"errors-{number}").read_text()[-3000:])
+
+
+def _told(outcomes: Iterator[dict], options: argparse.Namespace) -> int:
+    """Print failures and the summary; return whether there were any."""
+    codes, failed, seconds = defaultdict(Counter), Counter(), Counter()
+    for found in outcomes:
+        name = found["reader"]
+        codes[name][found["code"]] += 1
+        seconds[name] += found["seconds"]
+        if found["failure"]:
+            failed[name] += 1
+            print(f"{name} {found['seed']}: {found['failure']}", flush=True)
+    for name, counted in codes.items():
+        number = counted.total()
+        spread = ", ".join(f"{code}: {count}" for code, count in sorted(counted.items()))
+        print(f"# {name}: {number} inputs, codes {{{spread}}}, failures {failed[name]}, {seconds[name] / number * 1e3:.0f} ms each")
+    total = sum(codes.values(), Counter())
+    print(f"{total.total()} inputs, codes {dict(sorted(total.items()))}, failures {failed.total()}")
+    return bool(failed)
+
+
+def _part(options: argparse.Namespace, folder: Path) -> int:
+    """Run every n-th input; those that need no torch first, while this process has none."""
+    from .judged import judge, warm_up
+
+    number, parts = map(int, options.part.split("/"))
+    names = options.reader or list(READERS)
+    for light in (True, False):
+        chosen = [name for name in names if READERS[name].light == light]
+        if chosen:
+            _import(light)
+        for name in chosen:
+            count = options.count or (1 if options.keep else max(1, round(READERS[name].count * options.share)))
+            warm_up(name, options.scenes, folder / "place")
+            gc.collect()
+            gc.freeze()
+            for seed in range(options.seed, options.seed + count):
+                if seed % parts == number or options.keep:
+                    place = options.keep or folder / "place"
+                    found = judge(name, seed, options.scenes, place, keep=bool(options.keep))
+                    print(json.dumps(vars(found)), flush=True)
+    shutil.rmtree(folder / "place", ignore_errors=True)
+    return 0
+
+
+def _import(light: bool) -> None:
+    """Import what the commands will need, once for all children."""
+    import fa3cli.cli.app
+    import fa3cli.patching
+
+    if not light:
+        import diffusers
+        import torch
+        import transformers.models.llama.modeling_llama
+
+        import fa3cli.api
+        import fa3cli.exports.verification
+        import fa3cli.report.data
+        import fa3cli.report.page
+
+        torch.set_num_threads(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
