@@ -22,12 +22,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.conftest import ROOT
-
 from .readers import READERS
-from .scenes import environment, make_scenes
+from .scenes import ROOT, environment, make_scenes
 
-__all__ = ["main"]
+__all__ = ["import_commands", "main"]
 
 
 def main() -> int:
@@ -42,7 +40,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="run one input here and leave everything there")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="fa3-fuzz-") as folder:
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # inputs are written and synced by the thousand
+    with tempfile.TemporaryDirectory(prefix="fa3-fuzz-", dir=memory) as folder:
         options.scenes = options.scenes or Path(folder) / "scenes"
         if options.part:
             return _part(options, Path(folder))
@@ -94,7 +93,7 @@ def _part(options: argparse.Namespace, folder: Path) -> int:
     for light in (True, False):
         chosen = [name for name in names if READERS[name].light == light]
         if chosen:
-            _import(light)
+            import_commands(light=light)
         for name in chosen:
             count = options.count or (1 if options.keep else max(1, round(READERS[name].count * options.share)))
             warm_up(name, options.scenes, folder / "place")
@@ -109,11 +108,15 @@ def _part(options: argparse.Namespace, folder: Path) -> int:
     return 0
 
 
-def _import(light: bool) -> None:
+def import_commands(*, light: bool) -> None:
     """Import what the commands will need, once for all children."""
+    import typer
+
     import fa3cli.cli.app
     import fa3cli.patching
 
+    if isinstance(fa3cli.cli.app.app, typer.Typer):  # which builds its commands anew for every call
+        fa3cli.cli.app.app = typer.main.get_command(fa3cli.cli.app.app)
     if not light:
         import diffusers
         import torch

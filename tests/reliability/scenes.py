@@ -9,12 +9,14 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tests.conftest import EXAMPLES, ROOT
 from tests.patching import remote_samples, rule_samples
 
 from .sources import HOSTILE
 
-__all__ = ["make_scenes"]
+__all__ = ["ROOT", "environment", "make_scenes"]
+
+ROOT = Path(__file__).parents[2]
+TOKENIZER = ROOT / "examples" / "qwen2-tiny"
 
 RECIPE = """# Of a user.
 model_types = ["llama"]
@@ -117,7 +119,7 @@ def _ready(folder: Path) -> None:
 
     model = write_model(folder / "model", num_hidden_layers=2, vocab_size=2048, patched=False)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copy(EXAMPLES / "qwen2-tiny" / name, model)
+        shutil.copy(TOKENIZER / name, model)
     (model / "hostile.py").write_text(HOSTILE)
     patching.patch(model)
     padded = {"input_ids": [[5, 6, 7], [8, 9, 0]], "attention_mask": [[1, 1, 1], [1, 1, 0]]}

@@ -1,0 +1,125 @@
+"""One trial: a command is hindered at one of its system calls, and what it leaves is judged, as is the same command again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .commands import Command
+from .forked import forked
+from .shim import COUNT, FAIL, FAIL_FROM_HERE, Call, arm, disarm
+from .watched import run_command
+
+__all__ = ["Case", "Place", "State"]
+
+State = dict[str, object]
+"""Every name below a folder: a file's bytes, where a link leads, None for a folder."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The `number`-th call fails with an error, or ends the process, as `mode` says."""
+
+    mode: int
+    number: int
+    error: int = 0
+
+
+class Place:
+    """A command at one place of the disk, and what it makes there when nothing hinders it."""
+
+    def __init__(self, command: Command, scenes: Path, folder: Path) -> None:
+        self.command, self._scene, self.work, self._said = command, scenes / command.scene, folder / "work", folder / "said"
+        self._lay()
+        self.before = self._state()
+        log = folder / "calls"
+        code, wrong = self._run(lambda: arm(self._watched(), COUNT, log=os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)))
+        if code or wrong:
+            raise RuntimeError(f"{command.arguments}: not hindered it ends with {code} {wrong} {self._words()}")
+        self.complete = self._state()
+        lines = (line.split(" ", 2) for line in log.read_text().splitlines())
+        self.calls = [Call(name, path, room == "1") for name, room, path in lines]
+
+    def problem(self, case: Case) -> str | None:
+        """Run the command hindered and then again; return the first thing that is wrong."""
+        self._lay()
+        code, wrong = self._run(lambda: arm(self._watched(), case.mode, case.number, case.error))
+        killed = case.mode not in (FAIL, FAIL_FROM_HERE)
+        if killed:
+            if wrong != f"more than 5 s of work" and wrong:  # SIGKILL is ours
+                return f"before the kill: {wrong}"
+        elif found := self._wrong_end(code, wrong):
+            return found
+        if self.command.undo and case.number % 2:
+            return self._undone("undone at once")
+        code, wrong = self._run()
+        if code or wrong:
+            return f"again: {code} {wrong} {self._words()}"
+        if found := _difference(self._state(journal=True), self.complete):
+            return f"again: {found}"
+        return self._undone("undone") if self.command.undo else None
+
+    def _wrong_end(self, code: int, wrong: str) -> str | None:
+        if wrong or not 0 <= code <= 6:
+            return wrong or f"exit code {code}"
+        said, state = self._words(), self._state()
+        if "Traceback" in said or "Exception ignored" in said:
+            return f"a traceback was printed: {said}"
+        if code and "error" not in said and code != 1:
+            return f"exit code {code} without a word: {said}"
+        if code == 0 and not (self.command.unkept and self.command.unkept in said):
+            found = _difference(state, self.complete)
+            return found and f"exit code 0, but {found}"
+        if state not in (self.before, self.complete):
+            return f"exit code {code}, neither as before ({_difference(state, self.before)}) nor complete ({_difference(state, self.complete)})"
+        return None
+
+    def _undone(self, when: str) -> str | None:
+        code, wrong = self._run(arguments=self.command.undo)
+        if code or wrong:
+            return f"{when}: {code} {wrong} {self._words()}"
+        found = _difference(self._state(journal=True), self.before)
+        return found and f"{when}: {found}"
+
+    def _run(self, prepare: Callable[[], None] = lambda: None, arguments: str | None = None) -> tuple[int, str]:
+        def child() -> tuple[int, str]:
+            given = (arguments or self.command.arguments).format(w=self.work).split()
+            prepare()
+            found = run_command(given)
+            disarm()
+            return found
+
+        return forked(child, self._said)
+
+    def _lay(self) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.copytree(self._scene, self.work, symlinks=True)
+
+    def _watched(self) -> Path:
+        return self.work / self.command.watched if self.command.watched else self.work
+
+    def _words(self) -> str:
+        return " ".join(self._said.read_text(errors="replace").split())[-300:]
+
+    def _state(self, *, journal: bool = False) -> State:
+        found: State = {}
+        for path in sorted(self.work.rglob("*")):
+            name = str(path.relative_to(self.work))
+            if not journal and self.command.journal and name.partition("/")[0] == self.command.journal:
+                continue
+            found[name] = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        return found
+
+
+def _difference(found: State, wanted: State) -> str | None:
+    """Say how two states differ."""
+    names = {
+        "left": sorted(found.keys() - wanted.keys()),
+        "missing": sorted(wanted.keys() - found.keys()),
+        "other": sorted(name for name in found.keys() & wanted.keys() if found[name] != wanted[name]),
+    }
+    return ", ".join(f"{what}: {' '.join(which[:4])}" for what, which in names.items() if which) or None
