@@ -1,6 +1,7 @@
 # make demo              patch, quantize, verify and report on the shipped model
 # make test              the tests
 # make kills             the tests that kill hundreds of runs and let them go on
+# make faults            20,000 broken documents, and every system call that fails or is the last: half an hour
 # make versions          the tests that run models under other transformers versions
 # make supported-models  docs/supported-models.md: every model type under every VERSIONS (or these TYPES only)
 # make supported-transformers  docs/supported-transformers.md: every transformer of every DIFFUSERS and of the newest
@@ -13,7 +14,7 @@ VERSIONS ?= 4.43.1 4.46.3 4.48.3 4.51.3 4.53.3 4.57.6 5.0.0 5.23.0
 DIFFUSERS := 0.31.0 0.33.1 0.35.2
 DEMO := build/demo/qwen2-tiny
 
-.PHONY: demo test kills versions supported-models supported-transformers lint clean
+.PHONY: demo test kills faults versions supported-models supported-transformers lint clean
 
 demo: .venv/ready
 	rm -rf build/demo && mkdir -p build/demo
@@ -28,6 +29,9 @@ test: .venv/ready
 
 kills: .venv/ready
 	$(BIN)/python -m pytest -m kills
+
+faults: .venv/ready
+	$(BIN)/python -m pytest -m faults -s
 
 versions: .venv/ready $(SAMPLED:%=.venvs/%/ready) $(DIFFUSERS:%=.venvs/diffusers-%/ready)
 	$(BIN)/python -m pytest -m versions

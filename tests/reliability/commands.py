@@ -37,9 +37,18 @@ COMMANDS: dict[str, Command] = {
     "undo-pipeline": Command("patched-pipeline", _UNDO, light=True),
     "report": Command("exported", "report {w}/out --html {w}/page.html"),
     "compare": Command(
-        "exported", "verify {w}/out --against {w}/model --eval {w}/calib.jsonl", watched="out", unkept="not kept"
+        "exported",
+        "verify {w}/out --against {w}/model --eval {w}/calib.jsonl",
+        watched="out",
+        unkept="not kept",
     ),
-    "calibrate": Command("ready", f"calibrate {{w}}/model --output {{w}}/kept {_CALIB}", journal="kept.journal"),
-    "export": Command("calibrated", "export {w}/model --calibration {w}/kept --output {w}/out", journal="out.journal"),
-    "quantize": Command("ready", f"quantize {{w}}/model --output {{w}}/out {_CALIB}", journal="out.journal", every=7),
+    "calibrate": Command(
+        "ready", f"calibrate {{w}}/model --output {{w}}/kept {_CALIB}", journal="kept.journal"
+    ),
+    "export": Command(
+        "calibrated", "export {w}/model --calibration {w}/kept --output {w}/out", journal="out.journal"
+    ),
+    "quantize": Command(
+        "ready", f"quantize {{w}}/model --output {{w}}/out {_CALIB}", journal="out.journal", every=7
+    ),
 }

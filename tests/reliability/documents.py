@@ -59,7 +59,21 @@ def _toml(data: bytes, rng: random.Random) -> bytes:
         elif rng.random() < 0.5:
             del lines[at]
         else:
-            lines.insert(at, rng.choice(["[a]", "[[a]]", "a.b.c = 1", "[site]", "x = 1979-05-27", "x = inf", "[" * 5000, "x = '''"]))
+            lines.insert(
+                at,
+                rng.choice(
+                    [
+                        "[a]",
+                        "[[a]]",
+                        "a.b.c = 1",
+                        "[site]",
+                        "x = 1979-05-27",
+                        "x = inf",
+                        "[" * 5000,
+                        "x = '''",
+                    ]
+                ),
+            )
         lines = lines or [""]
     return "\n".join(lines).encode()
 

@@ -13,17 +13,16 @@ from __future__ import annotations
 import argparse
 import errno
 import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .commands import COMMANDS
-from .scenes import ROOT, environment, make_scenes
+from .parts import found_by_parts, working_folder
+from .scenes import make_scenes
 from .shim import FAIL, FAIL_FROM_HERE, KILL_AFTER, KILL_BEFORE, Call, compile_shim, errors_of
 
 __all__ = ["main"]
@@ -33,7 +32,9 @@ MODES = {FAIL: "fail", FAIL_FROM_HERE: "full", KILL_BEFORE: "kill-before", KILL_
 
 def main() -> int:
     """Read the command line, run, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--command", action="append", choices=COMMANDS)
     parser.add_argument("--only", choices=["fail", "kill"])
     parser.add_argument("--share", type=float, default=1.0, help="of every command's cases")
@@ -42,36 +43,21 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="fa3-faults-", dir=memory) as folder:
+    with working_folder() as folder:
         if options.part:
-            return _part(options, Path(folder))
-        library = compile_shim(Path(folder))
+            return _part(options, folder)
+        library = compile_shim(folder)
         if library is None:
             print("no C compiler", file=sys.stderr)
             return 3
-        options.scenes = options.scenes or Path(folder) / "scenes"
-        options.scenes.mkdir(parents=True, exist_ok=True)
-        make_scenes(options.scenes, {COMMANDS[name].scene for name in options.command or COMMANDS})
-        return _told(_found(options, Path(folder), library))
+        scenes = options.scenes or folder / "scenes"
+        make_scenes(scenes, {COMMANDS[name].scene for name in options.command or COMMANDS})
+        arguments = [*sys.argv[1:], "--scenes", scenes]
+        module = "tests.reliability.faults"
+        return _told(found_by_parts(module, options.processes, arguments, folder, LD_PRELOAD=str(library)))
 
 
-def _found(options: argparse.Namespace, folder: Path, library: Path) -> Iterator[dict]:
-    """Start the processes and yield what they find, as it comes."""
-    parts = []
-    for number in range(options.processes):
-        given = [*sys.argv[1:], "--scenes", options.scenes, "--part", f"{number}/{options.processes}"]
-        errors = open(folder / f"errors-{number}", "w")  # noqa: SIM115
-        env = environment(folder / f"modules-{number}") | {"LD_PRELOAD": str(library)}
-        command = [sys.executable, "-m", "tests.reliability.faults", *map(str, given)]
-        parts.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=errors, text=True))
-    for number, part in enumerate(parts):
-        yield from map(json.loads, part.stdout)
-        if part.wait():
-            raise RuntimeError((folder / f"errors-{number}").read_text()[-3000:])
-
-
-def _told(found: Iterator[dict]) -> int:
+def _told(found: Iterator[dict[str, Any]]) -> int:
     tried, failed, seconds = Counter(), Counter(), Counter()
     for trial in found:
         kind = f"{trial['command']} {'kills' if trial['case'].startswith('kill') else 'faults'}"
@@ -102,7 +88,11 @@ def _part(options: argparse.Namespace, folder: Path) -> int:
         for case in cases[part::parts]:
             begin, call = time.monotonic(), place.calls[case.number - 1]
             code = f":{errno.errorcode[case.error]}" if case.error else ""
-            told = {"command": name, "case": f"{MODES[case.mode]}:{case.number}{code}", "call": f"{call.name} {call.path}"}
+            told = {
+                "command": name,
+                "case": f"{MODES[case.mode]}:{case.number}{code}",
+                "call": f"{call.name} {call.path}",
+            }
             problem = place.problem(case)
             print(json.dumps({**told, "problem": problem, "seconds": time.monotonic() - begin}), flush=True)
     return 0
@@ -121,7 +111,11 @@ def _cases(calls: list[Call], options: argparse.Namespace) -> Iterator:
             yield from (Case(FAIL, number, error) for error in errors_of(call))
             if call.needs_room:
                 yield Case(FAIL_FROM_HERE, number, errno.ENOSPC)
-        if options.only != "fail" and call.name != "read" and (call.needs_room or not call.name.startswith("open")):
+        if (
+            options.only != "fail"
+            and call.name != "read"
+            and (call.needs_room or not call.name.startswith("open"))
+        ):
             yield from (Case(KILL_BEFORE, number), Case(KILL_AFTER, number))
 
 

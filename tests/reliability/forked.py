@@ -11,9 +11,10 @@ from pathlib import Path
 
 from .watched import SECONDS
 
-__all__ = ["forked"]
+__all__ = ["KILLED", "forked"]
 
 MEMORY = 1 << 20  # kilobytes
+KILLED = "killed by SIGKILL"
 
 
 def forked(child: Callable[[], tuple[int, str]], said: Path) -> tuple[int, str]:
@@ -37,7 +38,7 @@ def forked(child: Callable[[], tuple[int, str]], said: Path) -> tuple[int, str]:
         return -1, f"waits without end ({blocked})"
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        hang = number in (signal.SIGXCPU, signal.SIGKILL)
+        hang = number == signal.SIGXCPU
         return -1, f"more than {SECONDS} s of work" if hang else f"killed by {signal.Signals(number).name}"
     if usage.ru_maxrss - _resident() > MEMORY:
         return -1, f"{usage.ru_maxrss >> 10} MB of memory"

@@ -13,24 +13,25 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from .parts import found_by_parts, working_folder
 from .readers import READERS
-from .scenes import ROOT, environment, make_scenes
+from .scenes import make_scenes
 
 __all__ = ["import_commands", "main"]
 
 
 def main() -> int:
     """Read the command line, run, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--reader", action="append", choices=READERS, help="one of the table in readers.py")
     parser.add_argument("--seed", type=int, default=0, help="the first input's")
     parser.add_argument("--count", type=int, help="inputs of each reader")
@@ -40,32 +41,17 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="run one input here and leave everything there")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # inputs are written and synced by the thousand
-    with tempfile.TemporaryDirectory(prefix="fa3-fuzz-", dir=memory) as folder:
-        options.scenes = options.scenes or Path(folder) / "scenes"
+    with working_folder() as folder:
         if options.part:
-            return _part(options, Path(folder))
-        options.scenes.mkdir(parents=True, exist_ok=True)
-        make_scenes(options.scenes, {READERS[name].scene for name in options.reader or READERS})
-        return _told(_outcomes(options, Path(folder)), options)
+            return _part(options, folder)
+        scenes = options.scenes or folder / "scenes"
+        make_scenes(scenes, {READERS[name].scene for name in options.reader or READERS})
+        arguments = [*sys.argv[1:], "--scenes", scenes]
+        parts = 1 if options.keep else options.processes
+        return _told(found_by_parts("tests.reliability.fuzz", parts, arguments, folder))
 
 
-def _outcomes(options: argparse.Namespace, folder: Path) -> Iterator[dict]:
-    """Start the processes and yield what they find, as it comes."""
-    parts = []
-    for number in range(1 if options.keep else options.processes):
-        given = [*sys.argv[1:], "--scenes", options.scenes, "--part", f"{number}/{1 if options.keep else options.processes}"]
-        command = [sys.executable, "-m", "tests.reliability.fuzz", *map(str, given)]
-        errors = open(folder / f"errors-{number}", "w")  # noqa: SIM115
-        env = environment(folder / f"modules-{number}")
-        parts.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=errors, text=True))
-    for number, part in enumerate(parts):
-        yield from map(json.loads, part.stdout)
-        if part.wait():
-            raise RuntimeError((folder / f"errors-{number}").read_text()[-3000:])
-
-
-def _told(outcomes: Iterator[dict], options: argparse.Namespace) -> int:
+def _told(outcomes: Iterator[dict[str, Any]]) -> int:
     """Print failures and the summary; return whether there were any."""
     codes, failed, seconds = defaultdict(Counter), Counter(), Counter()
     for found in outcomes:
@@ -78,7 +64,9 @@ def _told(outcomes: Iterator[dict], options: argparse.Namespace) -> int:
     for name, counted in codes.items():
         number = counted.total()
         spread = ", ".join(f"{code}: {count}" for code, count in sorted(counted.items()))
-        print(f"# {name}: {number} inputs, codes {{{spread}}}, failures {failed[name]}, {seconds[name] / number * 1e3:.0f} ms each")
+        print(
+            f"# {name}: {number} inputs, codes {{{spread}}}, failures {failed[name]}, {seconds[name] / number * 1e3:.0f} ms each"
+        )
     total = sum(codes.values(), Counter())
     print(f"{total.total()} inputs, codes {dict(sorted(total.items()))}, failures {failed.total()}")
     return bool(failed)
@@ -95,7 +83,9 @@ def _part(options: argparse.Namespace, folder: Path) -> int:
         if chosen:
             import_commands(light=light)
         for name in chosen:
-            count = options.count or (1 if options.keep else max(1, round(READERS[name].count * options.share)))
+            count = options.count or (
+                1 if options.keep else max(1, round(READERS[name].count * options.share))
+            )
             warm_up(name, options.scenes, folder / "place")
             gc.collect()
             gc.freeze()

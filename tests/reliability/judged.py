@@ -18,7 +18,8 @@ from .sources import HOSTILE
 from .values import CANARY
 from .watched import limit, run_command, watch
 
-__all__ = ["Outcome", "judge", "warm_up"]
+__all__ = ["Outcome", "judge", "lay", "warm_up"]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -34,7 +35,7 @@ class Outcome:
 def warm_up(name: str, scenes: Path, place: Path) -> None:
     """Run a reader's command on its valid folder in this process, so that no child has to import what it needs."""
     shutil.rmtree(place, ignore_errors=True)
-    _lay(scenes / READERS[name].scene, place / "work")
+    lay(scenes / READERS[name].scene, place / "work")
     before = sys.argv, sys.stdout, sys.stderr
     said_to = os.open(place / "said", os.O_WRONLY | os.O_CREAT)
     kept = [os.dup(1), os.dup(2)]
@@ -57,7 +58,7 @@ def judge(name: str, seed: int, scenes: Path, place: Path, *, keep: bool = False
     """
     reader, work = READERS[name], place / "work"
     shutil.rmtree(place, ignore_errors=True)
-    _lay(scenes / reader.scene, work)
+    lay(scenes / reader.scene, work)
     if seed >= 0:
         rng = random.Random(f"{name} {seed}")
         documents = sorted(file for pattern in reader.documents for file in work.glob(pattern))
@@ -86,7 +87,7 @@ def judge(name: str, seed: int, scenes: Path, place: Path, *, keep: bool = False
     return Outcome(name, seed, code, wrong, time.monotonic() - begin)
 
 
-def _lay(scene: Path, work: Path) -> None:
+def lay(scene: Path, work: Path) -> None:
     """Copy a scene, and put beside it what nobody may open."""
     shutil.copytree(scene, work, symlinks=True)
     (work / LINKED).mkdir()

@@ -11,7 +11,19 @@ __all__ = ["LINKED", "replace"]
 LINKED = "linked"
 """The folder beside a model that a link may lead to, as in a cache of downloaded models."""
 
-_KINDS = ["fifo", "zeros", "linked", "linked other", "loop", "folder", "missing", "unreadable", "sparse", "large", "dangling"]
+_KINDS = [
+    "fifo",
+    "zeros",
+    "linked",
+    "linked other",
+    "loop",
+    "folder",
+    "missing",
+    "unreadable",
+    "sparse",
+    "large",
+    "dangling",
+]
 
 
 def replace(file: Path, rng: random.Random) -> None:

@@ -9,7 +9,9 @@ __all__ = ["mutated_bytes"]
 
 def mutated_bytes(data: bytes, rng: random.Random) -> bytes:
     """Return bytes that are cut, in another encoding, or have a few of them flipped, inserted or removed."""
-    kind = rng.choice(["cut", "empty", "bom", "utf-16", "latin", "flip", "flip", "insert", "remove", "twice", "zeros"])
+    kind = rng.choice(
+        ["cut", "empty", "bom", "utf-16", "latin", "flip", "flip", "insert", "remove", "twice", "zeros"]
+    )
     at = rng.randrange(len(data) + 1)
     if kind == "cut":
         return data[:at]

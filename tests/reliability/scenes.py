@@ -31,10 +31,13 @@ fa_amp = 0
 
 def make_scenes(root: Path, names: Iterable[str]) -> None:
     """Have the scenes of these names made below `root` by another process, so that this one stays small."""
+    root.mkdir(parents=True, exist_ok=True)
     lacking = sorted(name for name in set(names) if not (root / name).is_dir())
     if lacking:
         command = [sys.executable, "-m", __name__, root, *lacking]
-        done = subprocess.run(command, cwd=ROOT, env=environment(root / "modules"), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment(root / "modules"), capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise RuntimeError(f"no scenes: {done.stderr[-3000:]}")
 
@@ -154,7 +157,11 @@ def _calibrated(folder: Path) -> None:
 
     _ready(folder)
     job = api.prepare(
-        folder / "model", output=folder / "kept", calib=folder / "calib.jsonl", recipe="default", only_calibrate=True
+        folder / "model",
+        output=folder / "kept",
+        calib=folder / "calib.jsonl",
+        recipe="default",
+        only_calibrate=True,
     )
     api.run(job)
 

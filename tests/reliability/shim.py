@@ -10,7 +10,18 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["COUNT", "FAIL", "FAIL_FROM_HERE", "KILL_AFTER", "KILL_BEFORE", "Call", "arm", "compile_shim", "disarm", "errors_of"]
+__all__ = [
+    "COUNT",
+    "FAIL",
+    "FAIL_FROM_HERE",
+    "KILL_AFTER",
+    "KILL_BEFORE",
+    "Call",
+    "arm",
+    "compile_shim",
+    "disarm",
+    "errors_of",
+]
 
 COUNT, FAIL, FAIL_FROM_HERE, KILL_BEFORE, KILL_AFTER = range(5)
 

@@ -11,7 +11,27 @@ HOSTILE = "import os\n\nopen(os.environ['FA3_CANARY'] + '/ran', 'w').close()\n"
 """Code that opens a file of the canary when it is run."""
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
-_WORDS = ["self", "x", "None", "q", "return", "yield", "await", "lambda", "class", "def", "(", ")", ":", "*", "=", ".", "@", "7", ""]
+_WORDS = [
+    "self",
+    "x",
+    "None",
+    "q",
+    "return",
+    "yield",
+    "await",
+    "lambda",
+    "class",
+    "def",
+    "(",
+    ")",
+    ":",
+    "*",
+    "=",
+    ".",
+    "@",
+    "7",
+    "",
+]
 _LINES = [
     "global x\nx = 1",
     "x = 1\nglobal x",

@@ -32,14 +32,18 @@ def mutated_json(text: str, rng: random.Random) -> str:
 
 def _places(value: Any) -> Iterator[Place]:
     """Yield every place of a document."""
-    for key in list(value) if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0):
+    for key in (
+        list(value) if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0)
+    ):
         yield value, key
         yield from _places(value[key])
 
 
 def _change(parent: Any, key: Any, places: list[Place], raw: dict[str, str], rng: random.Random) -> None:
     """Make one change at a place; `raw` gets the text that marks stand for."""
-    kind = rng.choice(["value"] * 8 + ["other value"] * 2 + ["delete", "delete", "rename", "duplicate", "add"])
+    kind = rng.choice(
+        ["value"] * 8 + ["other value"] * 2 + ["delete", "delete", "rename", "duplicate", "add"]
+    )
     if kind in ("duplicate", "rename", "add") and isinstance(parent, list):
         parent.insert(key, parent[key])
     elif kind == "delete":

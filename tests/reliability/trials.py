@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .commands import Command
-from .forked import forked
+from .forked import KILLED, forked
 from .shim import COUNT, FAIL, FAIL_FROM_HERE, Call, arm, disarm
 from .watched import run_command
 
-__all__ = ["Case", "Place", "State"]
+__all__ = ["Case", "Place", "State", "state_of"]
 
 State = dict[str, object]
 """Every name below a folder: a file's bytes, where a link leads, None for a folder."""
@@ -33,13 +33,22 @@ class Place:
     """A command at one place of the disk, and what it makes there when nothing hinders it."""
 
     def __init__(self, command: Command, scenes: Path, folder: Path) -> None:
-        self.command, self._scene, self.work, self._said = command, scenes / command.scene, folder / "work", folder / "said"
+        self.command, self._scene, self.work, self._said = (
+            command,
+            scenes / command.scene,
+            folder / "work",
+            folder / "said",
+        )
         self._lay()
         self.before = self._state()
         log = folder / "calls"
-        code, wrong = self._run(lambda: arm(self._watched(), COUNT, log=os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)))
+        code, wrong = self._run(
+            lambda: arm(self._watched(), COUNT, log=os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+        )
         if code or wrong:
-            raise RuntimeError(f"{command.arguments}: not hindered it ends with {code} {wrong} {self._words()}")
+            raise RuntimeError(
+                f"{command.arguments}: not hindered it ends with {code} {wrong} {self._words()}"
+            )
         self.complete = self._state()
         lines = (line.split(" ", 2) for line in log.read_text().splitlines())
         self.calls = [Call(name, path, room == "1") for name, room, path in lines]
@@ -50,7 +59,7 @@ class Place:
         code, wrong = self._run(lambda: arm(self._watched(), case.mode, case.number, case.error))
         killed = case.mode not in (FAIL, FAIL_FROM_HERE)
         if killed:
-            if wrong != f"more than 5 s of work" and wrong:  # SIGKILL is ours
+            if wrong not in ("", KILLED):
                 return f"before the kill: {wrong}"
         elif found := self._wrong_end(code, wrong):
             return found
@@ -85,7 +94,9 @@ class Place:
         found = _difference(self._state(journal=True), self.before)
         return found and f"{when}: {found}"
 
-    def _run(self, prepare: Callable[[], None] = lambda: None, arguments: str | None = None) -> tuple[int, str]:
+    def _run(
+        self, prepare: Callable[[], None] = lambda: None, arguments: str | None = None
+    ) -> tuple[int, str]:
         def child() -> tuple[int, str]:
             given = (arguments or self.command.arguments).format(w=self.work).split()
             prepare()
@@ -106,13 +117,20 @@ class Place:
         return " ".join(self._said.read_text(errors="replace").split())[-300:]
 
     def _state(self, *, journal: bool = False) -> State:
-        found: State = {}
-        for path in sorted(self.work.rglob("*")):
-            name = str(path.relative_to(self.work))
-            if not journal and self.command.journal and name.partition("/")[0] == self.command.journal:
-                continue
-            found[name] = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
-        return found
+        left = self.command.journal if not journal else None
+        return {name: what for name, what in state_of(self.work).items() if name.partition("/")[0] != left}
+
+
+def state_of(folder: Path) -> State:
+    """Return what lies below a folder."""
+    return {
+        str(path.relative_to(folder)): os.readlink(path)
+        if path.is_symlink()
+        else path.read_bytes()
+        if path.is_file()
+        else None
+        for path in folder.rglob("*")
+    }
 
 
 def _difference(found: State, wanted: State) -> str | None:

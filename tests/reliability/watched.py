@@ -36,7 +36,14 @@ def watch(work: Path, canary: Path) -> list[str]:
             path = os.path.abspath(os.fsdecode(arguments[0]))
             if path.startswith(forbidden) or not f"{path}/".startswith(allowed):
                 seen.append(f"opened {path.replace(str(work), 'WORK')[:200]!a}")
-        elif event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "pty.spawn"):
+        elif event in (
+            "subprocess.Popen",
+            "os.system",
+            "os.exec",
+            "os.posix_spawn",
+            "socket.connect",
+            "pty.spawn",
+        ):
             seen.append(f"{event} {str(arguments)[:200]!a}")
 
     sys.addaudithook(look)
@@ -46,8 +53,23 @@ def watch(work: Path, canary: Path) -> list[str]:
 def _allowed(work: Path) -> list[str]:
     import fa3cli
 
-    places = [str(work), sys.prefix, sys.base_prefix, os.environ["HF_MODULES_CACHE"], str(Path(fa3cli.__file__).parents[1])]
-    return [*places, *(str(Path(place).resolve()) for place in places), "/proc", "/sys", "/usr", "/lib", "/etc", "/dev/null"]
+    places = [
+        str(work),
+        sys.prefix,
+        sys.base_prefix,
+        os.environ["HF_MODULES_CACHE"],
+        str(Path(fa3cli.__file__).parents[1]),
+    ]
+    return [
+        *places,
+        *(str(Path(place).resolve()) for place in places),
+        "/proc",
+        "/sys",
+        "/usr",
+        "/lib",
+        "/etc",
+        "/dev/null",
+    ]
 
 
 def run_command(arguments: list[str]) -> tuple[int, str]:
@@ -56,11 +78,19 @@ def run_command(arguments: list[str]) -> tuple[int, str]:
 
     sys.argv = ["fa3", *arguments]
     sys.stdout = io.TextIOWrapper(open(1, "wb", buffering=0, closefd=False), "utf-8", write_through=True)  # noqa: SIM115
-    sys.stderr = io.TextIOWrapper(open(2, "wb", buffering=0, closefd=False), "utf-8", "backslashreplace", write_through=True)  # noqa: SIM115
+    sys.stderr = io.TextIOWrapper(
+        open(2, "wb", buffering=0, closefd=False), "utf-8", "backslashreplace", write_through=True
+    )  # noqa: SIM115
     try:
         main()
     except SystemExit as done:
-        return (0, "") if done.code is None else (done.code, "") if isinstance(done.code, int) else (1, f"exit {done.code!r}")
+        return (
+            (0, "")
+            if done.code is None
+            else (done.code, "")
+            if isinstance(done.code, int)
+            else (1, f"exit {done.code!r}")
+        )
     except BaseException as error:  # noqa: BLE001  # whatever it is, the parent tells
         return -1, _told(error)
     return 0, ""
@@ -69,5 +99,9 @@ def run_command(arguments: list[str]) -> tuple[int, str]:
 def _told(error: BaseException) -> str:
     """Return an exception's type, its text and the last line of fa3cli it came through."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/fa3cli/" in frame.filename]
-    place = f"{frames[-1].filename.rpartition('/fa3cli/')[2]}:{frames[-1].lineno} {frames[-1].name}" if frames else "nowhere"
+    place = (
+        f"{frames[-1].filename.rpartition('/fa3cli/')[2]}:{frames[-1].lineno} {frames[-1].name}"
+        if frames
+        else "nowhere"
+    )
     return f"{type(error).__name__} at {place}: {' '.join(str(error).split())[:120]!a}"
