@@ -21,8 +21,8 @@ class Command:
     light: bool = False
     every: int = 1
     """In a full run, take every n-th case only."""
-    unkept: str = ""
-    """Words in the output that explain why exit code 0 left the folder as it was."""
+    excuse: str = ""
+    """Words in the output that explain why exit code 0 did not make all that it makes otherwise."""
 
 
 _UNDO = "patch {w}/model --undo"
@@ -35,12 +35,12 @@ COMMANDS: dict[str, Command] = {
     "undo": Command("patched", _UNDO, light=True),
     "patch-pipeline": Command("pipeline", "patch {w}/model", undo=_UNDO, light=True),
     "undo-pipeline": Command("patched-pipeline", _UNDO, light=True),
-    "report": Command("exported", "report {w}/out --html {w}/page.html"),
+    "report": Command("exported", "report {w}/out --html {w}/page.html", excuse="cannot be read"),
     "compare": Command(
         "exported",
         "verify {w}/out --against {w}/model --eval {w}/calib.jsonl",
         watched="out",
-        unkept="not kept",
+        excuse="not kept",
     ),
     "calibrate": Command(
         "ready", f"calibrate {{w}}/model --output {{w}}/kept {_CALIB}", journal="kept.journal"

@@ -93,7 +93,7 @@ def _part(options: argparse.Namespace, folder: Path) -> int:
                 "case": f"{MODES[case.mode]}:{case.number}{code}",
                 "call": f"{call.name} {call.path}",
             }
-            problem = place.problem(case)
+            problem = (place.problem(case) or "")[:600]
             print(json.dumps({**told, "problem": problem, "seconds": time.monotonic() - begin}), flush=True)
     return 0
 

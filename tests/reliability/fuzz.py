@@ -11,7 +11,6 @@ A line for each failure: the reader, the input's seed, and what. The last line i
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import shutil
 import sys
@@ -74,7 +73,7 @@ def _told(outcomes: Iterator[dict[str, Any]]) -> int:
 
 def _part(options: argparse.Namespace, folder: Path) -> int:
     """Run every n-th input; those that need no torch first, while this process has none."""
-    from .judged import judge, warm_up
+    from .judged import judge, try_valid
 
     number, parts = map(int, options.part.split("/"))
     names = options.reader or list(READERS)
@@ -86,9 +85,7 @@ def _part(options: argparse.Namespace, folder: Path) -> int:
             count = options.count or (
                 1 if options.keep else max(1, round(READERS[name].count * options.share))
             )
-            warm_up(name, options.scenes, folder / "place")
-            gc.collect()
-            gc.freeze()
+            try_valid(name, options.scenes, folder / "place")
             for seed in range(options.seed, options.seed + count):
                 if seed % parts == number or options.keep:
                     place = options.keep or folder / "place"
@@ -108,9 +105,7 @@ def import_commands(*, light: bool) -> None:
     if isinstance(fa3cli.cli.app.app, typer.Typer):  # which builds its commands anew for every call
         fa3cli.cli.app.app = typer.main.get_command(fa3cli.cli.app.app)
     if not light:
-        import diffusers
         import torch
-        import transformers.models.llama.modeling_llama
 
         import fa3cli.api
         import fa3cli.exports.verification

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from .odd_files import LINKED
 from .readers import READERS
 from .sources import HOSTILE
 from .values import CANARY
-from .watched import limit, run_command, watch
+from .watched import limit, run_command, warm_up, watch
 
-__all__ = ["Outcome", "judge", "lay", "warm_up"]
+__all__ = ["Outcome", "judge", "lay", "try_valid"]
 
 
 @dataclass(frozen=True)
@@ -32,23 +31,14 @@ class Outcome:
     seconds: float
 
 
-def warm_up(name: str, scenes: Path, place: Path) -> None:
-    """Run a reader's command on its valid folder in this process, so that no child has to import what it needs."""
+def try_valid(name: str, scenes: Path, place: Path) -> None:
+    """Run a reader's command on its valid folder in this process; raises RuntimeError where it does not end well."""
     shutil.rmtree(place, ignore_errors=True)
     lay(scenes / READERS[name].scene, place / "work")
-    before = sys.argv, sys.stdout, sys.stderr
-    said_to = os.open(place / "said", os.O_WRONLY | os.O_CREAT)
-    kept = [os.dup(1), os.dup(2)]
-    os.dup2(said_to, 1)
-    os.dup2(said_to, 2)
-    code, wrong = run_command(READERS[name].command.format(w=place / "work").split())
-    for number, descriptor in enumerate((*kept, said_to)):
-        if number < 2:
-            os.dup2(descriptor, number + 1)
-        os.close(descriptor)
-    sys.argv, sys.stdout, sys.stderr = before
+    said = place / "said"
+    code, wrong = warm_up(READERS[name].command.format(w=place / "work").split(), said)
     if code or wrong:
-        raise RuntimeError(f"{name}: its valid folder: {code} {wrong}: {(place / 'said').read_text()}")
+        raise RuntimeError(f"{name}: its valid folder: {code} {wrong}: {said.read_text()}")
 
 
 def judge(name: str, seed: int, scenes: Path, place: Path, *, keep: bool = False) -> Outcome:
@@ -84,7 +74,7 @@ def judge(name: str, seed: int, scenes: Path, place: Path, *, keep: bool = False
         wrong = f"exit code {code} without a word"
     if not keep:
         shutil.rmtree(place, ignore_errors=True)
-    return Outcome(name, seed, code, wrong, time.monotonic() - begin)
+    return Outcome(name, seed, code, wrong[:600], time.monotonic() - begin)
 
 
 def lay(scene: Path, work: Path) -> None:

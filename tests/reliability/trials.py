@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from .commands import Command
 from .forked import KILLED, forked
 from .shim import COUNT, FAIL, FAIL_FROM_HERE, Call, arm, disarm
-from .watched import run_command
+from .watched import run_command, warm_up
 
 __all__ = ["Case", "Place", "State", "state_of"]
 
@@ -41,6 +40,8 @@ class Place:
         )
         self._lay()
         self.before = self._state()
+        warm_up(command.arguments.format(w=self.work).split(), self._said)
+        self._lay()
         log = folder / "calls"
         code, wrong = self._run(
             lambda: arm(self._watched(), COUNT, log=os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
@@ -80,7 +81,10 @@ class Place:
             return f"a traceback was printed: {said}"
         if code and "error" not in said and code != 1:
             return f"exit code {code} without a word: {said}"
-        if code == 0 and not (self.command.unkept and self.command.unkept in said):
+        if code == 0 and self.command.excuse and self.command.excuse in said:
+            odd = state.keys() - self.complete.keys()
+            return f"left: {' '.join(sorted(odd))}" if odd else None
+        if code == 0:
             found = _difference(state, self.complete)
             return found and f"exit code 0, but {found}"
         if state not in (self.before, self.complete):
@@ -114,7 +118,7 @@ class Place:
         return self.work / self.command.watched if self.command.watched else self.work
 
     def _words(self) -> str:
-        return " ".join(self._said.read_text(errors="replace").split())[-300:]
+        return " ".join(self._said.read_text(errors="replace").split())
 
     def _state(self, *, journal: bool = False) -> State:
         left = self.command.journal if not journal else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import resource
@@ -10,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-__all__ = ["limit", "run_command", "watch"]
+__all__ = ["limit", "run_command", "warm_up", "watch"]
 
 GIGABYTE = 1 << 30
 SECONDS = 5
@@ -77,10 +78,12 @@ def run_command(arguments: list[str]) -> tuple[int, str]:
     from fa3cli.cli import main
 
     sys.argv = ["fa3", *arguments]
-    sys.stdout = io.TextIOWrapper(open(1, "wb", buffering=0, closefd=False), "utf-8", write_through=True)  # noqa: SIM115
-    sys.stderr = io.TextIOWrapper(
-        open(2, "wb", buffering=0, closefd=False), "utf-8", "backslashreplace", write_through=True
-    )  # noqa: SIM115
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(
+            io.FileIO(number, "w", closefd=False), "utf-8", "backslashreplace", write_through=True
+        )
+        for number in (1, 2)
+    )
     try:
         main()
     except SystemExit as done:
@@ -94,6 +97,23 @@ def run_command(arguments: list[str]) -> tuple[int, str]:
     except BaseException as error:  # noqa: BLE001  # whatever it is, the parent tells
         return -1, _told(error)
     return 0, ""
+
+
+def warm_up(arguments: list[str], said: Path) -> tuple[int, str]:
+    """Run a command in a process that will fork others, so that none of them has to import what it needs."""
+    before = sys.argv, sys.stdout, sys.stderr
+    kept = os.dup(1), os.dup(2)
+    with open(said, "wb") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+        found = run_command(arguments)
+    for number, descriptor in enumerate(kept, start=1):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.argv, sys.stdout, sys.stderr = before
+    gc.collect()
+    gc.freeze()  # a child touches less of it
+    return found
 
 
 def _told(error: BaseException) -> str:
