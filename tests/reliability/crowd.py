@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .fuzz import import_commands
 from .scenes import make_scenes
-from .trials import state_of
+from .states import state_of
 from .watched import run_command
 
 __all__ = ["main"]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import sys
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .commands import COMMANDS
-from .parts import found_by_parts, working_folder
+from .parts import found_by_parts, tell, working_folder
 from .scenes import make_scenes
 from .shim import FAIL, FAIL_FROM_HERE, KILL_AFTER, KILL_BEFORE, Call, compile_shim, errors_of
 
@@ -94,7 +93,7 @@ def _part(options: argparse.Namespace, folder: Path) -> int:
                 "call": f"{call.name} {call.path}",
             }
             problem = (place.problem(case) or "")[:600]
-            print(json.dumps({**told, "problem": problem, "seconds": time.monotonic() - begin}), flush=True)
+            tell({**told, "problem": problem, "seconds": time.monotonic() - begin})
     return 0
 
 

@@ -11,7 +11,6 @@ A line for each failure: the reader, the input's seed, and what. The last line i
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections import Counter, defaultdict
@@ -19,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .parts import found_by_parts, working_folder
+from .parts import found_by_parts, tell, working_folder
 from .readers import READERS
 from .scenes import make_scenes
 
@@ -90,7 +89,7 @@ def _part(options: argparse.Namespace, folder: Path) -> int:
                 if seed % parts == number or options.keep:
                     place = options.keep or folder / "place"
                     found = judge(name, seed, options.scenes, place, keep=bool(options.keep))
-                    print(json.dumps(vars(found)), flush=True)
+                    tell(vars(found))
     shutil.rmtree(folder / "place", ignore_errors=True)
     return 0
 

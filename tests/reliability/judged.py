@@ -12,8 +12,9 @@ from pathlib import Path
 from .documents import mutate
 from .forked import forked
 from .odd_files import LINKED
-from .readers import READERS
+from .readers import READERS, Reader
 from .sources import HOSTILE
+from .states import state_of
 from .values import CANARY
 from .watched import limit, run_command, warm_up, watch
 
@@ -54,6 +55,7 @@ def judge(name: str, seed: int, scenes: Path, place: Path, *, keep: bool = False
         documents = sorted(file for pattern in reader.documents for file in work.glob(pattern))
         mutate(rng.choice(documents), reader.form, rng)
     os.environ["FA3_CANARY"] = str(work / CANARY)
+    outside = [state_of(work / folder) for folder in (LINKED, CANARY)]
     begin = time.monotonic()
 
     def child() -> tuple[int, str]:
@@ -62,19 +64,39 @@ def judge(name: str, seed: int, scenes: Path, place: Path, *, keep: bool = False
         code, wrong = run_command(reader.command.format(w=work).split())
         return code, wrong or "; ".join(dict.fromkeys(seen))
 
+    before = _marks(work)
     code, wrong = forked(child, place / "said")
     said = (place / "said").read_text(errors="replace")
-    if not wrong and not (0 <= code <= 6 or code in (75, 130)):
-        wrong = f"exit code {code}"
-    elif not wrong and code == 1 and not reader.finds:
-        wrong = "exit code 1 of a command that finds nothing"
-    elif not wrong and ("Traceback" in said or "Exception ignored" in said):
-        wrong = f"a traceback was printed: {said.strip()[-200:]!a}"
-    elif not wrong and code and not said.strip():
-        wrong = f"exit code {code} without a word"
+    wrong = wrong or _wrong_end(reader, code, said)
+    if not wrong and outside != [state_of(work / folder) for folder in (LINKED, CANARY)]:
+        wrong = "wrote outside the model's folder"
+    if (
+        not wrong
+        and code > 1
+        and reader.only_reads_then
+        and (odd := dict(_marks(work).items() ^ before.items()))
+    ):
+        wrong = f"exit code {code}, but wrote {' '.join(sorted(odd))}"
     if not keep:
         shutil.rmtree(place, ignore_errors=True)
     return Outcome(name, seed, code, wrong[:600], time.monotonic() - begin)
+
+
+def _wrong_end(reader: Reader, code: int, said: str) -> str:
+    """Say what is wrong with an exit code and what was printed."""
+    if not (0 <= code <= 6 or code in (75, 130)):
+        return f"exit code {code}"
+    if code == 1 and not reader.finds:
+        return "exit code 1 of a command that finds nothing"
+    if "Traceback" in said or "Exception ignored" in said:
+        return f"a traceback was printed: {said.strip()[-200:]!a}"
+    return f"exit code {code} without a word" if code and not said.strip() else ""
+
+
+def _marks(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return every name below a folder with what changes when it is written; a file may be too large to be read."""
+    found = {str(path.relative_to(folder)): path.lstat() for path in folder.rglob("*")}
+    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
 
 
 def lay(scene: Path, work: Path) -> None:

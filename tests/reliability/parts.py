@@ -14,7 +14,7 @@ from typing import Any
 
 from .scenes import ROOT, environment
 
-__all__ = ["found_by_parts", "working_folder"]
+__all__ = ["found_by_parts", "tell", "working_folder"]
 
 
 @contextmanager
@@ -42,3 +42,9 @@ def found_by_parts(
     for number, part in enumerate(running):
         if part.wait():
             raise RuntimeError((folder / f"errors-{number}").read_text()[-3000:])
+
+
+def tell(found: dict[str, Any]) -> None:
+    """Print what a part has found, in one piece: other parts write to the same pipe."""
+    sys.stdout.flush()
+    os.write(1, f"{json.dumps(found)}\n".encode())

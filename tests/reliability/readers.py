@@ -37,6 +37,11 @@ class Reader:
     finds: bool = False
     """Whether exit code 1 says that something was found."""
 
+    @property
+    def only_reads_then(self) -> bool:
+        """Whether nothing may have been written when the command refuses its input."""
+        return self.command.startswith(("patch", "verify", "report")) or "--plan" in self.command
+
 
 def _patching(scene: str, document: str | tuple[str, ...], form: str, options: str, count: int) -> Reader:
     documents = (document,) if isinstance(document, str) else document
@@ -75,7 +80,7 @@ READERS: dict[str, Reader] = {
     "pipeline-receipt-patch": _patching("patched-pipeline", _RECEIPT, "json", "", 150),
     "pipeline-receipt-undo": _patching("patched-pipeline", _RECEIPT, "json", "--undo", 600),
     "pipeline-receipt-check": _patching("patched-pipeline", _RECEIPT, "json", "--check", 150),
-    "config-plan": Reader("ready", ("model/config.json",), "json", _PLAN, 500),
+    "config-plan": Reader("ready", ("model/config.json",), "json", f"{_PLAN} --no-fa", 500),
     "receipt-plan": Reader("ready", (_RECEIPT,), "json", _PLAN, 300),
     "patched-plan": Reader("ready", ("model/modeling_llama_fa3.py",), "python", _PLAN, 200),
     "recipe-plan": Reader("ready", ("recipe.toml",), "toml", f"{_PLAN} --recipe {{w}}/recipe.toml", 500),

@@ -11,12 +11,10 @@ from pathlib import Path
 from .commands import Command
 from .forked import KILLED, forked
 from .shim import COUNT, FAIL, FAIL_FROM_HERE, Call, arm, disarm
+from .states import State, difference, state_of
 from .watched import run_command, warm_up
 
-__all__ = ["Case", "Place", "State", "state_of"]
-
-State = dict[str, object]
-"""Every name below a folder: a file's bytes, where a link leads, None for a folder."""
+__all__ = ["Case", "Place"]
 
 
 @dataclass(frozen=True)
@@ -32,12 +30,8 @@ class Place:
     """A command at one place of the disk, and what it makes there when nothing hinders it."""
 
     def __init__(self, command: Command, scenes: Path, folder: Path) -> None:
-        self.command, self._scene, self.work, self._said = (
-            command,
-            scenes / command.scene,
-            folder / "work",
-            folder / "said",
-        )
+        self.command, self._scene = command, scenes / command.scene
+        self.work, self._said = folder / "work", folder / "said"
         self._lay()
         self.before = self._state()
         warm_up(command.arguments.format(w=self.work).split(), self._said)
@@ -69,7 +63,7 @@ class Place:
         code, wrong = self._run()
         if code or wrong:
             return f"again: {code} {wrong} {self._words()}"
-        if found := _difference(self._state(journal=True), self.complete):
+        if found := difference(self._state(journal=True), self.complete):
             return f"again: {found}"
         return self._undone("undone") if self.command.undo else None
 
@@ -85,17 +79,17 @@ class Place:
             odd = state.keys() - self.complete.keys()
             return f"left: {' '.join(sorted(odd))}" if odd else None
         if code == 0:
-            found = _difference(state, self.complete)
+            found = difference(state, self.complete)
             return found and f"exit code 0, but {found}"
         if state not in (self.before, self.complete):
-            return f"exit code {code}, neither as before ({_difference(state, self.before)}) nor complete ({_difference(state, self.complete)})"
+            return f"exit code {code}, neither as before ({difference(state, self.before)}) nor complete ({difference(state, self.complete)})"
         return None
 
     def _undone(self, when: str) -> str | None:
         code, wrong = self._run(arguments=self.command.undo)
         if code or wrong:
             return f"{when}: {code} {wrong} {self._words()}"
-        found = _difference(self._state(journal=True), self.before)
+        found = difference(self._state(journal=True), self.before)
         return found and f"{when}: {found}"
 
     def _run(
@@ -123,25 +117,3 @@ class Place:
     def _state(self, *, journal: bool = False) -> State:
         left = self.command.journal if not journal else None
         return {name: what for name, what in state_of(self.work).items() if name.partition("/")[0] != left}
-
-
-def state_of(folder: Path) -> State:
-    """Return what lies below a folder."""
-    return {
-        str(path.relative_to(folder)): os.readlink(path)
-        if path.is_symlink()
-        else path.read_bytes()
-        if path.is_file()
-        else None
-        for path in folder.rglob("*")
-    }
-
-
-def _difference(found: State, wanted: State) -> str | None:
-    """Say how two states differ."""
-    names = {
-        "left": sorted(found.keys() - wanted.keys()),
-        "missing": sorted(wanted.keys() - found.keys()),
-        "other": sorted(name for name in found.keys() & wanted.keys() if found[name] != wanted[name]),
-    }
-    return ", ".join(f"{what}: {' '.join(which[:4])}" for what, which in names.items() if which) or None
