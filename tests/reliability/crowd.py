@@ -14,7 +14,7 @@ from pathlib import Path
 from .fuzz import import_commands
 from .scenes import make_scenes
 from .states import state_of
-from .watched import run_command
+from .watched import run_command, warm_up
 
 __all__ = ["main"]
 
@@ -29,7 +29,7 @@ def main(scenes: str, folder: str, seed: str) -> None:
     shutil.copytree(Path(scenes) / "plain", work)
     before = state_of(work)
     ended, problems = crowd(work, lambda: [rng.choice([PATCH, UNDO, CHECK]) for _ in range(6)], 16)
-    for command in (PATCH, CHECK):
+    for command in (PATCH, CHECK):  # whatever the last of them did
         code, wrong = run_command(command.format(w=work).split())
         problems += [f"then {command}: {code} {wrong}"] * bool(code)
     run_command(UNDO.format(w=work).split())
@@ -38,7 +38,7 @@ def main(scenes: str, folder: str, seed: str) -> None:
 
     work = Path(folder) / "reports"
     shutil.copytree(Path(scenes) / "exported", work)
-    import_commands(light=False)
+    warm_up(["report", str(work / "out"), "--html", str(Path(folder) / "page.html")], Path(folder) / "warm")
     names = state_of(work).keys()
     more, others = crowd(work, lambda: ["report {w}/out --html {w}/page.html"] * 3, 8)
     odd = state_of(work).keys() ^ names ^ {"page.html"}

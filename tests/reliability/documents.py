@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-from .odd_files import replace
+from .odd_files import replace, work_of
 from .raw_bytes import mutated_bytes
 from .sources import HOSTILE, mutated_source
 from .trees import mutated_json
-from .values import hostile_text, json_literal
+from .values import WORK, hostile_text, json_literal
 
 __all__ = ["mutate"]
 
@@ -25,6 +26,7 @@ def mutate(file: Path, form: str, rng: random.Random) -> None:
         return
     data = file.read_bytes()
     made = mutated_bytes(data, rng) if what < 0.25 else _FORMS[form](data, rng)
+    made = made.replace(WORK.encode(), os.fsencode(work_of(file)))
     file.write_bytes(made + HOSTILE.encode() * (form == "python" and what < 0.25))
 
 

@@ -6,7 +6,7 @@ import os
 import random
 from pathlib import Path
 
-__all__ = ["LINKED", "replace"]
+__all__ = ["LINKED", "replace", "work_of"]
 
 LINKED = "linked"
 """The folder beside a model that a link may lead to, as in a cache of downloaded models."""
@@ -55,7 +55,11 @@ def replace(file: Path, rng: random.Random) -> None:
 
 def _beside(file: Path, data: bytes) -> Path:
     """Write bytes outside the model's folder; return their path."""
-    work = next(parent for parent in file.parents if (parent / LINKED).is_dir())
-    there = work / LINKED / file.name
+    there = work_of(file) / LINKED / file.name
     there.write_bytes(data)
     return there
+
+
+def work_of(file: Path) -> Path:
+    """Return the folder that holds all of an input."""
+    return next(parent for parent in file.parents if (parent / LINKED).is_dir())

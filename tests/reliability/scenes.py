@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -32,12 +33,14 @@ fa_amp = 0
 def make_scenes(root: Path, names: Iterable[str]) -> None:
     """Have the scenes of these names made below `root` by another process, so that this one stays small."""
     root.mkdir(parents=True, exist_ok=True)
-    lacking = sorted(name for name in set(names) if not (root / name).is_dir())
-    if lacking:
+    with open(root / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lacking = sorted(name for name in set(names) if not (root / name).is_dir())
+        if not lacking:
+            return
         command = [sys.executable, "-m", __name__, root, *lacking]
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment(root / "modules"), capture_output=True, text=True, check=False
-        )
+        env = environment(root / "modules")
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"no scenes: {done.stderr[-3000:]}")
 

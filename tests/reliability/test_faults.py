@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,14 +14,9 @@ FAULTS = [sys.executable, "-m", "tests.reliability.faults"]
 NO_COMPILER = 3
 
 
-def test_a_sample_of_all_faults_and_kills() -> None:
-    done = subprocess.run(
-        [*FAULTS, "--share", "0.03", "--processes", "1"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_a_sample_of_all_faults_and_kills(scenes: Path) -> None:
+    command = [*FAULTS, "--share", "0.03", "--processes", "1", "--scenes", scenes]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == NO_COMPILER:
         pytest.skip("no C compiler, which makes the library that has calls fail")
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -19,15 +19,6 @@ from .values import CANARY
 STRACE = shutil.which("strace")
 
 
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if STRACE is None:
-        pytest.skip("no strace")
-    folder = tmp_path_factory.mktemp("opened")
-    make_scenes(folder, ["plain", "patched", "pipeline", "sharded", "exported"])
-    return folder
-
-
 def remote_code(config: Any) -> None:
     names = {"AutoModelForCausalLM": f"../{CANARY}/x.X", "AutoConfig": f"../{CANARY}/x--x.X"}
     config |= {"auto_map": names, "model_type": "unheard_of"}
@@ -81,6 +72,9 @@ def shards(index: Any) -> None:
 def test_nothing_outside_is_opened(
     scenes: Path, tmp_path: Path, scene: str, document: str, edit: Callable[[Any], None], command: str
 ) -> None:
+    if STRACE is None:
+        pytest.skip("no strace")
+    make_scenes(scenes, [scene])
     work = tmp_path / "work"
     lay(scenes / scene, work)
     found = json.loads((work / document).read_text())

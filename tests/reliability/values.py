@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import random
 
-__all__ = ["CANARY", "hostile_text", "json_literal"]
+__all__ = ["CANARY", "WORK", "hostile_text", "json_literal"]
 
 CANARY = "canary"
 """The folder beside a model whose files nobody may open."""
+
+WORK = "@WORK@"
+"""Stands for the path of the folder that model and canary are in."""
 
 _NAMES = [
     "../x",
@@ -18,6 +21,9 @@ _NAMES = [
     f"../{CANARY}/model.safetensors",
     f"sub/../../{CANARY}/x.json",
     f"../{CANARY}/x--x.X",
+    f"{WORK}/{CANARY}/x.py",
+    f"{WORK}/{CANARY}/model.safetensors",
+    f"{WORK}/{CANARY}",
     "hostile.Hostile",
     "hostile.py",
     "/dev/zero",
