@@ -50,24 +50,29 @@ def main() -> int:
 
 
 def _told(outcomes: Iterator[dict[str, Any]]) -> int:
-    """Print failures and the summary; return whether there were any."""
-    codes, failed, seconds = defaultdict(Counter), Counter(), Counter()
+    """Print failures, what kinds they are of, and the summary; return whether there were any."""
+    codes, kinds, seconds = defaultdict(Counter), defaultdict(list), Counter()
     for found in outcomes:
-        name = found["reader"]
+        name, seed, failure = found["reader"], found["seed"], found["failure"]
         codes[name][found["code"]] += 1
         seconds[name] += found["seconds"]
-        if found["failure"]:
-            failed[name] += 1
-            print(f"{name} {found['seed']}: {found['failure']}", flush=True)
+        if failure:
+            print(f"{name} {seed}: {failure}", flush=True)
+            kinds[f"{name}: {failure.partition(': ')[0]}"].append(seed)
     for name, counted in codes.items():
         number = counted.total()
-        spread = ", ".join(f"{code}: {count}" for code, count in sorted(counted.items()))
         print(
-            f"# {name}: {number} inputs, codes {{{spread}}}, failures {failed[name]}, {seconds[name] / number * 1e3:.0f} ms each"
+            f"# {name}: {number} inputs, codes {_text(counted)}, {seconds[name] / number * 1e3:.0f} ms each"
         )
+    for kind, seeds in sorted(kinds.items()):
+        print(f"# {kind}: {len(seeds)} failures, the first is {min(seeds)}")
     total = sum(codes.values(), Counter())
-    print(f"{total.total()} inputs, codes {dict(sorted(total.items()))}, failures {failed.total()}")
-    return bool(failed)
+    print(f"{total.total()} inputs, codes {_text(total)}, failures {sum(map(len, kinds.values()))}")
+    return bool(kinds)
+
+
+def _text(codes: Counter[int]) -> str:
+    return "{" + ", ".join(f"{code}: {count}" for code, count in sorted(codes.items())) + "}"
 
 
 def _part(options: argparse.Namespace, folder: Path) -> int:
