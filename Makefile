@@ -3,6 +3,7 @@
 # make kills             the tests that kill runs and let them go on
 # make versions          the tests that run models under other transformers versions, and msModelSlim beside fa3
 # make sweeps            the whole of what these tests take a sample of
+# make faults            20,000 broken documents, and every system call that fails or is the last: half an hour
 # make processors        the tests once more with kernels of other processors
 # make supported-models  docs/supported-models.md: every model type under every VERSIONS (or these TYPES only)
 # make supported-transformers  docs/supported-transformers.md: every transformer of every DIFFUSERS and of the newest
@@ -16,7 +17,7 @@ DIFFUSERS := 0.31.0 0.33.1 0.35.2
 MSMODELSLIM := torch==2.13.0 transformers==4.43.1 'numpy<2' msmodelslim==26.1.0
 DEMO := build/demo/qwen2-tiny
 
-.PHONY: demo test kills versions sweeps processors supported-models supported-transformers lint clean
+.PHONY: demo test kills versions sweeps faults processors supported-models supported-transformers lint clean
 
 demo: .venv/ready
 	rm -rf build/demo && mkdir -p build/demo
@@ -40,6 +41,9 @@ versions: .venv/ready $(ENVIRONMENTS)
 sweeps: .venv/ready $(ENVIRONMENTS)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m sweeps
 
+faults: .venv/ready
+	$(BIN)/python -m pytest -m faults -s
+
 # Kernels of other processors on this one, as far as it has their instructions (docs/testing.md).
 INTEL_MKL := build/other_processors/intel_mkl.so
 processors: $(addprefix processors-,intel-avx512 intel-avx2 intel-sse4)
@@ -49,7 +53,7 @@ KERNELS_intel-sse4 := MKL_ENABLE_INSTRUCTIONS=SSE4_2 ATEN_CPU_CAPABILITY=default
 
 processors-%: .venv/ready $(ENVIRONMENTS) $(INTEL_MKL)
 	LD_PRELOAD=$(CURDIR)/$(INTEL_MKL) FA3_SIMULATED_PROCESSOR=$* $(KERNELS_$*) \
-		$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not kills and not sweeps'
+		$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not kills and not sweeps and not faults'
 
 $(INTEL_MKL): tests/other_processors/intel_mkl.c
 	mkdir -p $(@D) && $(CC) -shared -fPIC -o $@ $<
