@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +12,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fa3cli.calibration.records import KEYS, LazyTokenizer, token_ids
+from fa3cli.calibration.lazy_tokenizer import LazyTokenizer
+from fa3cli.calibration.records import KEYS, token_ids
 from fa3cli.calibration.stand_in_tokenizer import StandInTokenizer, has_tokenizer
 from fa3cli.errors import InvalidInputError
+from fa3cli.files.documents import parse_json
 
 __all__ = ["DEFAULT_CALIBRATION", "Sample", "read_samples", "require_fit"]
 
@@ -119,8 +120,8 @@ def _read_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         )
     for number, line in enumerate(text.split("\n"), start=1):
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(line)
+        except ValueError as error:
             raise InvalidInputError(f"{file}, line {number}: not json ({error})") from error
         if not isinstance(record, dict):
             raise InvalidInputError(

@@ -9,7 +9,8 @@ from torch import nn
 
 from fa3cli.calibration.layered_model import _decoder_layers
 from fa3cli.calibration.opening import open_model
-from fa3cli.calibration.streamed_model import StreamedModel, read_config
+from fa3cli.calibration.skeleton import read_config
+from fa3cli.calibration.streamed_model import StreamedModel
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
 
 from .models import WEIGHTS, edit_config, edit_weights, write_model
@@ -142,7 +143,7 @@ def test_stored_rotary_frequencies_of_old_checkpoints_are_left_alone(tmp_path: P
 
 def test_no_config(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="no config.json"):
-        read_config(tmp_path, run_folder_code=False)
+        read_config(tmp_path, trusted=False)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from fa3cli.errors import InvalidInputError
+from fa3cli.files.documents import parse_json
 
 __all__ = ["read_prompts"]
 
@@ -34,14 +34,10 @@ def read_prompts(file: Path) -> tuple[str, ...]:
 
 def _of_json(line: str, origin: str) -> str:
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(line)
+    except ValueError as error:
         raise InvalidInputError(f"{origin}: not json ({error})", hint=_HINT) from error
     prompt = found.get("prompt") if isinstance(found, dict) else None
     if not isinstance(prompt, str):
         raise InvalidInputError(f'{origin}: expected an object with the text "prompt"', hint=_HINT)
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInputError(f"{origin}: the prompt is no text ({error})") from error
     return prompt
