@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fa3cli.errors import ConflictError, Fa3Error
@@ -23,7 +24,8 @@ class PatchStatus:
     `state` is unpatched, patched, stale (made from another source or by older rules), edited (changed since) or
     foreign (not fa3's), with the `reason`. `reproducible` means that patching the *installed* transformers'
     source again gives the very bytes of `module`, and that config.json maps nothing else to code of the folder;
-    where that fails alone, `reason` says why.
+    where that fails alone, `reason` says why. `code` is then the verified text by each module's path in the folder: the
+    very text that patching again gives, not read from the folder; empty unless `reproducible`.
     """
 
     state: str
@@ -32,6 +34,7 @@ class PatchStatus:
     class_name: str | None = None
     attention: tuple[str, ...] = ()
     reason: str | None = None
+    code: Mapping[str, str] = field(default_factory=dict)
 
 
 def status(folder: str | Path) -> PatchStatus:
@@ -51,9 +54,10 @@ def status(folder: str | Path) -> PatchStatus:
         return PatchStatus(state, False, module, class_name, reason=disk.edited or disk.foreign)
     options = disk.receipt.options
     try:
-        result = plan(folder, **vars(options)).result
+        made = plan(folder, **vars(options))
     except Fa3Error as error:
         return PatchStatus("stale", False, module, class_name, reason=str(error))
+    result = made.result
     state = "patched" if result.state == "already-patched" else "stale"
     others = sorted(disk.config.auto_map.keys() - {CAUSAL_LM})
     reason = result.reason
@@ -66,7 +70,8 @@ def status(folder: str | Path) -> PatchStatus:
     elif others:
         reason = reason or f"auto_map lets {', '.join(others)} load code too"
     names = tuple(each.name for each in result.attention)
-    return PatchStatus(state, reason is None, module, class_name, names, reason)
+    code = {} if reason else {made.receipt.module: made.patched_text}
+    return PatchStatus(state, reason is None, module, class_name, names, reason, code)
 
 
 def _of_pipeline(folder: Path) -> PatchStatus:
@@ -79,9 +84,10 @@ def _of_pipeline(folder: Path) -> PatchStatus:
         return PatchStatus("edited" if disk.edited else "unpatched", reason=disk.edited)
     options, first = disk.receipt.options, folder / disk.receipt.files[0].module
     try:
-        result = plan(folder, **vars(options)).result
+        made = plan(folder, **vars(options))
     except Fa3Error as error:
         return PatchStatus("stale", False, first, reason=str(error))
+    result = made.result
     reason, given = result.reason, [each for each in result.files if each.origin != "installed"]
     ours = {each.component for each in result.files}
     others = [
@@ -99,4 +105,6 @@ def _of_pipeline(folder: Path) -> PatchStatus:
         reason = reason or f"model_index.json lets {', '.join(others)} load code too"
     state = "patched" if result.state == "already-patched" else "stale"
     names = tuple(dict.fromkeys(each.name for file in result.files for each in file.attention))
-    return PatchStatus(state, reason is None, first, result.files[0].class_name, names, reason)
+    pairs = zip(made.receipt.files, made.texts)
+    code = {} if reason else {file.module: text for file, (_, text) in pairs}
+    return PatchStatus(state, reason is None, first, result.files[0].class_name, names, reason, code)

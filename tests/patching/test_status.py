@@ -125,3 +125,11 @@ def test_what_is_not_reproducible_says_why(weights) -> None:
     assert "msmodelslim" in status(weights).reason
     patch(weights)
     assert status(weights).reason is None
+
+
+def test_a_reproducible_patch_comes_with_its_verified_code(weights) -> None:
+    assert status(weights).code == {}
+    module = patch(weights).module
+    assert status(weights).code == {module.name: module.read_text()}
+    patch(weights, quantizer="msmodelslim")
+    assert status(weights).code == {}
