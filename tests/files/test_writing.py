@@ -123,9 +123,7 @@ def test_what_went_wrong_first_is_told_where_cleaning_up_fails_too(
             write()
 
 
-def test_one_process_at_a_time_changes_several_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_process_at_a_time_changes_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / LEFT).touch()
     with alone_in(tmp_path):
         write_file(tmp_path / "a", b"")
