@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,9 +145,9 @@ def set_auto_map(config: Config, target: str) -> list[Edit]:
     if config.auto_map.get(CAUSAL_LM) == target:
         return []
     text, entry = config.text, f'"{CAUSAL_LM}": {json.dumps(target)}'
-    members = members_of(config, text.index("{"), ["auto_map"])
+    members = members_of(text, text.index("{"))
     if config.auto_map:
-        inner = members_of(config, members["auto_map"][1], [CAUSAL_LM])
+        inner = members_of(text, members["auto_map"][1])
         if CAUSAL_LM in inner:
             _, start, end = inner[CAUSAL_LM]
             return [Edit(start, text[start:end], json.dumps(target))]
@@ -169,21 +168,16 @@ def _gap(text: str, key: int) -> str:
     return re.search(r"[ \t\r\n]*\Z", text[:key]).group() or " "
 
 
-def members_of(config: Config, start: int, edited: Collection[str]) -> dict[str, tuple[int, int, int]]:
+def members_of(text: str, start: int) -> dict[str, tuple[int, int, int]]:
     """For each key of the (valid) object at `start`: where the key begins, its value begins and ends.
 
-    InvalidInputError where a key to be `edited` is there twice: programs differ in which of the two they take.
+    Of a key that is there twice it is the last one, as it is for Python's json, which transformers reads with.
     """
-    text = config.text
     members, at = {}, _SPACE.match(text, start + 1).end()
     while text[at] != "}":
         key, after = json.decoder.scanstring(text, at + 1)
         value = _SPACE.match(text, _SPACE.match(text, after).end() + 1).end()
         end = json.JSONDecoder().raw_decode(text, value)[1]
-        if key in members and key in edited:
-            raise InvalidInputError(
-                f"{config.path}: {key} is there twice", hint="keep the one that the model is loaded by"
-            )
         members[key] = (at, value, end)
         at = _SPACE.match(text, end).end()
         if text[at] == ",":

@@ -33,7 +33,12 @@ def components(index: Config) -> list[Component]:
 
     InvalidInputError for the name of a folder beside it that is given anything else, and for a name that is no folder's.
     """
-    found = []
+    class_name, found = index.data.get("_class_name"), []
+    names = class_name if isinstance(class_name, list) and len(class_name) == 2 else [class_name or ""]
+    if not all(isinstance(name, str) for name in names):
+        raise InvalidInputError(
+            f"{index.path}: _class_name is {class_name!a:.100}, expected a pipeline's class"
+        )
     for name, value in index.data.items():
         pair = value if isinstance(value, list) and len(value) == 2 else None
         if pair and all(isinstance(part, str) for part in pair):
@@ -62,7 +67,7 @@ def component_config(folder: Path, component: Component) -> dict[str, Any]:
 
 def set_modules(index: Config, modules: Mapping[str, str]) -> list[Edit]:
     """The edits that let parts be loaded from a file of their folder: part -> the file's name without `.py`."""
-    found = members_of(index, index.text.index("{"), modules)
+    found = members_of(index.text, index.text.index("{"))
     edits = []
     for name, module in modules.items():
         start = index.text.index('"', found[name][1])
