@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
-__all__ = ["new_folder", "sweep", "sync", "write_file"]
+__all__ = ["alone_in", "new_folder", "sweep", "sync", "write_file", "write_link"]
 
 _TEMPORARY = re.compile(r"\.fa3-[0-9a-f]{16}\.tmp")
+# Folders that this process has a lock of for itself, by device and inode: its own writers need none.
+_ALONE: set[tuple[int, int]] = set()
+_PATIENCE = 10.0
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -21,19 +26,14 @@ def write_file(path: Path, data: bytes) -> None:
 
     After a crash, of the machine too, `path` is what it was or what it should be. Raises OSError, which names `path`.
     """
-    try:
-        with _writing(path.parent):
-            temporary = _temporary(path.parent)
-            try:
-                _write(temporary, data, mode=path.stat().st_mode & 0o777 if path.exists() else None)
-                os.replace(temporary, path)
-            except BaseException:
-                with suppress(OSError):  # the first error is the one to tell; the next writer sweeps
-                    temporary.unlink(missing_ok=True)
-                raise
-            sync(path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    with _replacing(path) as temporary:
+        _write(temporary, data, mode=path.stat().st_mode & 0o777 if path.exists() else None)
+
+
+def write_link(path: Path, target: str) -> None:
+    """Replace `path` by a symbolic link, at once and durably; raises OSError, which names `path`."""
+    with _replacing(path) as temporary:
+        os.symlink(target, temporary)
 
 
 @contextmanager
@@ -59,6 +59,40 @@ def sweep(folder: Path) -> None:
         pass
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing in a folder during the block, for changes of several files.
+
+    Raises OSError if one is writing there for ten seconds.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    found = os.fstat(descriptor)
+    key = (found.st_dev, found.st_ino)
+    try:
+        if _lock(descriptor, folder):
+            _remove_leftovers(folder)
+        _ALONE.add(key)
+        yield
+    finally:
+        _ALONE.discard(key)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> bool:
+    """Wait for the lock of a folder; False where the file system, one of a network, has no such locks."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise OSError(errno.EBUSY, "another process writes there", str(folder)) from None
+        except OSError:
+            return False
+        time.sleep(0.02)
+
+
 def sync(path: Path) -> None:
     """Return when a file's bytes, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -76,6 +110,11 @@ def _writing(folder: Path) -> Iterator[None]:
     temporary files are leftovers.
     """
     descriptor = os.open(folder, os.O_RDONLY)
+    found = os.fstat(descriptor)
+    if (found.st_dev, found.st_ino) in _ALONE:
+        os.close(descriptor)
+        yield
+        return
     try:
         with suppress(OSError):  # others write there now, or a network file system without such locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,6 +124,24 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name, whose file becomes `path` when the block ends well."""
+    try:
+        with _writing(path.parent):
+            temporary = _temporary(path.parent)
+            try:
+                yield temporary
+                os.replace(temporary, path)
+            except BaseException:
+                with suppress(OSError):  # the first error is the one to tell; the next writer sweeps
+                    temporary.unlink(missing_ok=True)
+                raise
+            sync(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def _write(file: Path, data: bytes, mode: int | None) -> None:
@@ -103,7 +160,8 @@ def _remove_leftovers(folder: Path) -> None:
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)
         else:
-            os.unlink(entry.path)
+            with suppress(OSError):
+                os.unlink(entry.path)
 
 
 def _temporary(folder: Path) -> Path:

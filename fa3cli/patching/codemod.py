@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fa3cli.errors import ConflictError
+from fa3cli.errors import ConflictError, UnsupportedError
 from fa3cli.patching.attach import attach, owners
 from fa3cli.patching.edits import Edit, apply
 from fa3cli.patching.guarded import guard_imports
@@ -82,7 +82,7 @@ def patch_source(
     ]
     edits += _repair(source, graph) if native_class else []
     text = apply(source.text, edits)
-    compile(text.removeprefix("\ufeff"), name, "exec", dont_inherit=True)
+    _require_compiles(source, text)
     ordered = tuple(sorted(edits, key=lambda edit: edit.offset))
     classes = tuple(found[each][0] for each in choice.patched)
     digests = {Path(rule.file).name: rule.digest for rule in ruled.values()}
@@ -99,6 +99,27 @@ def list_source(
     """Every attention class of a modeling file, patchable or not."""
     _, _, found = _classes(parse(data, name), rules, config or {})
     return tuple(each for each, _ in found.values())
+
+
+def _require_compiles(source: Source, text: str) -> None:
+    """Refuse a file whose patched text Python would not run, naming the line of the source where that has the fault."""
+    if (error := _fault(text, source.name)) is None:
+        return
+    if (fault := _fault(source.text, source.name)) is None:
+        raise UnsupportedError(
+            f"{source.name}: patched, it could not be run: {error.msg} (line {error.lineno})"
+        )
+    raise UnsupportedError(f"{source.name}:{fault.lineno or 1}: Python can't run this file: {fault.msg}")
+
+
+def _fault(text: str, name: str) -> SyntaxError | None:
+    try:
+        compile(text.removeprefix("\ufeff"), name, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        return error
+    except (RecursionError, MemoryError, ValueError, OverflowError) as error:
+        return SyntaxError(f"{type(error).__name__} {error}", (name, 1, 1, ""))
+    return None
 
 
 def _classes(

@@ -7,10 +7,12 @@ import re
 from dataclasses import dataclass, field
 
 from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.patching.bounds import Unbounded, bounded_tree
 
 __all__ = ["Source", "parse"]
 
 BOM = "\ufeff"
+_LONGEST_LINE = 10_000
 
 
 @dataclass(frozen=True)
@@ -72,18 +74,30 @@ class Source:
 
 
 def parse(data: bytes | str, name: str) -> Source:
-    """Parse a modeling file; InvalidInputError (file:line) if it isn't UTF-8 or isn't Python."""
+    """Parse a modeling file.
+
+    InvalidInputError (file:line) if it isn't UTF-8 or isn't Python, UnsupportedError if it is larger or deeper than
+    modeling files are.
+    """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
-        tree = ast.parse(text.removeprefix(BOM))
+        tree = bounded_tree(text.removeprefix(BOM))
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{name}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except SyntaxError as error:
         raise InvalidInputError(
-            f"{name}:{error.lineno}: does not parse: {error.msg}",
+            f"{name}:{error.lineno or 1}: does not parse: {error.msg}",
             hint="restore the file or pass another --modeling",
         ) from None
+    except Unbounded as error:
+        raise UnsupportedError(f"{name}:{error.line}: {error}, which fa3 does not follow") from None
     except ValueError as error:  # a null byte
         raise InvalidInputError(f"{name}: does not parse: {error}") from None
-    ends = [match.end() for match in re.finditer(r"\r\n|\r|\n", text)]
-    return Source(name, text, tree, [len(BOM) if text.startswith(BOM) else 0, *ends])
+    starts = [
+        len(BOM) if text.startswith(BOM) else 0,
+        *(match.end() for match in re.finditer(r"\r\n|\r|\n", text)),
+    ]
+    for line, (start, end) in enumerate(zip(starts, [*starts[1:], len(text)]), 1):
+        if end - start > _LONGEST_LINE:
+            raise UnsupportedError(f"{name}:{line}: a line of more than {_LONGEST_LINE} characters")
+    return Source(name, text, tree, starts)

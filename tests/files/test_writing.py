@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fa3cli.files import writing
-from fa3cli.files.writing import new_folder, sweep, write_file
+from fa3cli.files.writing import alone_in, new_folder, sweep, write_file, write_link
 
 LEFT = ".fa3-0123456789abcdef.tmp"
 
@@ -98,3 +99,37 @@ def test_a_folder_that_holds_something_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(OSError), new_folder(tmp_path / "full"):
         pass
     assert entries(tmp_path) == ["full"] and entries(tmp_path / "full") == ["file"]
+
+
+def test_a_link_replaces_a_file_at_once(tmp_path: Path) -> None:
+    write_file(tmp_path / "a", b"old")
+    write_link(tmp_path / "a", "elsewhere")
+    assert os.readlink(tmp_path / "a") == "elsewhere" and entries(tmp_path) == ["a"]
+
+
+def test_what_went_wrong_first_is_told_where_cleaning_up_fails_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writing.os, "replace", full)
+    monkeypatch.setattr(Path, "unlink", fail)
+    for write in (lambda: write_file(tmp_path / "a", b""), lambda: write_link(tmp_path / "a", "b")):
+        with pytest.raises(OSError, match="No space"):
+            write()
+
+
+def test_one_process_at_a_time_changes_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / LEFT).touch()
+    with alone_in(tmp_path):
+        write_file(tmp_path / "a", b"")
+        assert entries(tmp_path) == ["a"]
+        monkeypatch.setattr(writing, "_PATIENCE", 0.05)
+        with pytest.raises(OSError, match="another process"), alone_in(tmp_path):
+            pass
+    with alone_in(tmp_path):
+        pass
