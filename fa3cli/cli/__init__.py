@@ -32,7 +32,9 @@ def _exit_code() -> int:
         print_error(error)
         return error.exit_code
     except OSError as error:  # a full disk, a folder without permission: the message names the file
-        print(f"error: {error}", file=sys.stderr)
+        from fa3cli.cli.console import note
+
+        note(f"error: {error}")
         return 6
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -16,8 +16,8 @@ __all__ = ["note", "plain", "print_error", "print_event", "print_json", "warn"]
 
 
 def note(message: str) -> None:
-    """Tell the user something on stderr."""
-    print(message, file=sys.stderr)
+    """Tell the user something on stderr; names and values in it may come from any file."""
+    print("\n".join(map(plain, message.splitlines())), file=sys.stderr)
 
 
 def warn(message: str) -> None:

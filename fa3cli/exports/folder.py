@@ -46,7 +46,7 @@ class RunFolder:
     def require_place(self) -> None:
         """Raise what entering would raise: the output is taken, or its disk too small."""
         try:
-            if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
+            if self._is_taken():
                 raise ConflictError(
                     f"{self.output}: already holds something else",
                     hint="choose another --output",
@@ -117,6 +117,9 @@ class RunFolder:
                 self._remove()
                 self._lock.close()
 
+    def _is_taken(self) -> bool:
+        return self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir()))
+
     def _publish(self) -> None:
         for path in sorted(self.export.rglob("*"), reverse=True):  # files before their folder
             path.chmod(0o750 if path.is_dir() else 0o640)
@@ -127,13 +130,15 @@ class RunFolder:
             if self.output.exists():
                 self.output.rmdir()
             self.export.rename(self.output)
-        except OSError as occupied:
+        except OSError as error:
+            if not self._is_taken():
+                raise
             with suppress(OSError):
                 (self.path / _LOCK).unlink()  # so that no later run takes it for its own
             raise ConflictError(
-                f"{self.output}: something came there during the run ({occupied.strerror})",
+                f"{self.output}: something came there during the run ({error.strerror})",
                 hint=f"the export is complete in {self.export}: move it where you want it",
-            ) from occupied
+            ) from error
         sync(self.output.parent)
         self._remove()
 

@@ -133,3 +133,22 @@ def test_one_process_at_a_time_changes_several_files(tmp_path: Path, monkeypatch
             pass
     with alone_in(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("name", ["os.replace", "os.fsync", "os.open"])
+def test_a_write_that_fails_names_the_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def cannot(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    (tmp_path / "file").write_text("before")
+    monkeypatch.setattr(name, full)
+    monkeypatch.setattr(Path, "unlink", cannot)  # what fails later hides nothing
+    with pytest.raises(OSError) as error:
+        write_file(tmp_path / "file", b"after")
+    assert error.value.errno == 28 and error.value.filename == str(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "before"
