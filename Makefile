@@ -5,6 +5,7 @@
 # make sweeps            the whole of what these tests take a sample of
 # make faults            20,000 broken documents, and every system call that fails or is the last: half an hour
 # make processors        the tests once more with kernels of other processors
+# make environments      what these need, set up at once with --jobs
 # make supported-models  docs/supported-models.md: every model type under every VERSIONS (or these TYPES only)
 # make supported-transformers  docs/supported-transformers.md: every transformer of every DIFFUSERS and of the newest
 # Each sets up what it needs: Python 3.10 or newer with venv is all that must be there.
@@ -17,7 +18,7 @@ DIFFUSERS := 0.31.0 0.33.1 0.35.2
 MSMODELSLIM := torch==2.13.0 transformers==4.43.1 'numpy<2' msmodelslim==26.1.0
 DEMO := build/demo/qwen2-tiny
 
-.PHONY: demo test kills versions sweeps faults processors supported-models supported-transformers lint clean
+.PHONY: demo test kills versions sweeps faults processors environments supported-models supported-transformers lint clean
 
 demo: .venv/ready
 	rm -rf build/demo && mkdir -p build/demo
@@ -33,12 +34,10 @@ test: .venv/ready
 kills: .venv/ready
 	$(BIN)/python -m pytest -n 2 -m kills
 
-ENVIRONMENTS := $(SAMPLED:%=.venvs/%/ready) $(DIFFUSERS:%=.venvs/diffusers-%/ready) .venvs/msmodelslim/ready
-
-versions: .venv/ready $(ENVIRONMENTS)
+versions: environments
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m versions
 
-sweeps: .venv/ready $(ENVIRONMENTS)
+sweeps: environments
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m sweeps
 
 faults: .venv/ready
@@ -51,7 +50,7 @@ KERNELS_intel-avx512 :=
 KERNELS_intel-avx2 := MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 KERNELS_intel-sse4 := MKL_ENABLE_INSTRUCTIONS=SSE4_2 ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
 
-processors-%: .venv/ready $(ENVIRONMENTS) $(INTEL_MKL)
+processors-%: environments $(INTEL_MKL)
 	LD_PRELOAD=$(CURDIR)/$(INTEL_MKL) FA3_SIMULATED_PROCESSOR=$* $(KERNELS_$*) \
 		$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not kills and not sweeps and not faults'
 
@@ -67,6 +66,8 @@ supported-transformers: .venv/ready $(DIFFUSERS:%=.venvs/diffusers-%/ready)
 lint: .venv/ready
 	$(BIN)/ruff check fa3cli tests benchmarks
 	$(BIN)/ruff format --check fa3cli tests benchmarks
+
+environments: .venv/ready $(SAMPLED:%=.venvs/%/ready) $(DIFFUSERS:%=.venvs/diffusers-%/ready) .venvs/msmodelslim/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
