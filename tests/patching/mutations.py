@@ -60,7 +60,25 @@ def _replace(choice: random.Random, text: str) -> str:
 
 def _insert(choice: random.Random, text: str) -> str:
     at = choice.randrange(len(text))
-    odd = ["(", ")", "[", "]", ":", "\n", "\r", "\t", "\\", "'", '"""', "*", "**", ":=", ",", "lambda: ", "await "]
+    odd = [
+        "(",
+        ")",
+        "[",
+        "]",
+        ":",
+        "\n",
+        "\r",
+        "\t",
+        "\\",
+        "'",
+        '"""',
+        "*",
+        "**",
+        ":=",
+        ",",
+        "lambda: ",
+        "await ",
+    ]
     return text[:at] + choice.choice(odd) + text[at:]
 
 
