@@ -113,7 +113,7 @@ def read_receipt(folder: Path, kind: type[R] = Receipt) -> R | None:
         raise _unreadable(folder, error) from None
     if (name := receipt.strange_name()) is not None:
         raise ConflictError(
-            f"{folder / RECEIPT} names a patched file that fa3 would not write, or outside its folder: {name!r}",
+            f"{folder / RECEIPT} names a file outside its folder, or one that fa3 would not write: {name!r}",
             hint="restore the receipt that fa3 wrote from a copy of the folder",
         )
     return receipt

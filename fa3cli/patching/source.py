@@ -92,7 +92,7 @@ def parse(data: bytes | str, name: str) -> Source:
     except Unbounded as error:
         raise UnsupportedError(f"{name}:{error.line}: {error}, which fa3 does not follow") from None
     except ValueError as error:  # a null byte
-        raise InvalidInputError(f"{name}: does not parse: {error}") from None
+        raise InvalidInputError(f"{name}:1: does not parse: {error}") from None
     starts = [
         len(BOM) if text.startswith(BOM) else 0,
         *(match.end() for match in re.finditer(r"\r\n|\r|\n", text)),

@@ -51,7 +51,7 @@ def _forked(action: Callable[[], object], at: int, at_change: Callable[[int], ob
             action()
         except Fa3Error:
             os._exit(1)
-        except BaseException:
+        except BaseException:  # noqa: BLE001
             sys.excepthook(*sys.exc_info())
             os._exit(2)
         os._exit(0 if next(count) > at else 3)

@@ -134,7 +134,7 @@ def test_killed_anywhere_the_same_command_completes_and_undo_restores(folder: Pa
     complete, original = shown(whole), shown(bare)
     for at in range(100):
         work = copied(folder, "work")
-        ended = killed(lambda: act(work), at)
+        ended = killed(functools.partial(act, work), at)
         if ended == PAST:
             break
         assert ended == KILLED
@@ -159,7 +159,7 @@ def test_a_call_that_fails_anywhere_leaves_the_folder_as_it_was_or_whole(
     before_and_place = {"deep": False, **before} if "output" in case else before
     for at in range(100):
         work = copied(folder, "work")
-        ended = failing(lambda: act(work), at, errno.ENOSPC, ever_after=ever_after)
+        ended = failing(functools.partial(act, work), at, errno.ENOSPC, ever_after=ever_after)
         if ended == PAST:
             break
         assert ended in (DONE, FAILED), at

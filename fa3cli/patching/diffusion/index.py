@@ -34,8 +34,8 @@ def components(index: Config) -> list[Component]:
     InvalidInputError for the name of a folder beside it that is given anything else, and for a name that is no folder's.
     """
     class_name, found = index.data.get("_class_name"), []
-    names = class_name if isinstance(class_name, list) and len(class_name) == 2 else [class_name or ""]
-    if not all(isinstance(name, str) for name in names):
+    names = class_name if isinstance(class_name, list) and len(class_name) == 2 else [class_name]
+    if class_name is not None and not all(isinstance(name, str) for name in names):
         raise InvalidInputError(
             f"{index.path}: _class_name is {class_name!a:.100}, expected a pipeline's class"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.locating.cores import KERNELS, Core
@@ -79,9 +80,9 @@ class ClassGraph:
 
     def _refuse_circles(self, source: Source) -> None:
         """Refuse classes that inherit from each other, or through so many others that no model is built of them."""
-        left = {name: set(bases) for name, bases in self._bases.items()}
+        left = dict(self._bases)
         for _ in range(_LONGEST_LINE_OF_BASES):
-            for name in [name for name, bases in left.items() if bases.isdisjoint(left)]:
+            for name in [name for name, bases in left.items() if not any(base in left for base in bases)]:
                 del left[name]
         if left:
             name = next(iter(left))
@@ -123,20 +124,28 @@ class ClassGraph:
 
         Up to transformers 4.47 the eager, sdpa and flash attention of a model are three such classes.
         """
-        links = [[each, base] for each in self.classes for base in self.bases(each)]
-        links += [sorted(names) for names in self._choices() if len(names) > 1]
-        bound: dict[str, set[int]] = {}
-        for number, link in enumerate(links):
-            for each in link:
-                bound.setdefault(each, set()).add(number)
         found, todo, done = {name}, [name], set()
         while todo:
-            more = bound.get(todo.pop(), set()) - done
+            more = self._bound.get(todo.pop(), set()) - done
             done |= more
-            fresh = {each for number in more for each in links[number]} - found
+            fresh = set().union(*(self._links[number] for number in more)) - found
             found |= fresh
             todo += fresh
         return found
+
+    @cached_property
+    def _links(self) -> list[set[str]]:
+        links = [{each, base} for each in self.classes for base in self.bases(each)]
+        return links + [names for names in self._choices() if len(names) > 1]
+
+    @cached_property
+    def _bound(self) -> dict[str, set[int]]:
+        """The numbers of the links that each class has a part in."""
+        bound: dict[str, set[int]] = {}
+        for number, link in enumerate(self._links):
+            for each in link:
+                bound.setdefault(each, set()).add(number)
+        return bound
 
     def _choices(self) -> list[set[str]]:
         return [
