@@ -15,6 +15,7 @@ from torch import Tensor
 from fa3cli.calibration.lazy_tokenizer import LazyTokenizer
 from fa3cli.calibration.records import KEYS, token_ids
 from fa3cli.calibration.stand_in_tokenizer import StandInTokenizer, has_tokenizer
+from fa3cli.calibration.text_lines import numbered_lines
 from fa3cli.errors import InvalidInputError
 from fa3cli.files.documents import parse_json
 
@@ -110,15 +111,8 @@ def require_fit(sample: Sample, longest: int | None, vocab_size: int | None) -> 
 
 def _read_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the json objects of a file with their line numbers; blank lines at the end don't count."""
-    try:
-        text = file.read_text(encoding="utf-8-sig").rstrip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{file}: cannot be read ({error})") from error
-    if not text:
-        raise InvalidInputError(
-            f"{file}: empty; expected one json object a line", hint=f"a line holds {KEYS}"
-        )
-    for number, line in enumerate(text.split("\n"), start=1):
+    number = 0
+    for number, line in numbered_lines(file):
         try:
             record = parse_json(line)
         except ValueError as error:
@@ -128,3 +122,7 @@ def _read_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 f"{file}, line {number}: expected a json object", hint=f"a line holds {KEYS}"
             )
         yield number, record
+    if not number:
+        raise InvalidInputError(
+            f"{file}: empty; expected one json object a line", hint=f"a line holds {KEYS}"
+        )
