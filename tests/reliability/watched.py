@@ -7,6 +7,7 @@ import io
 import os
 import resource
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ def limit() -> None:
 def watch(work: Path, canary: Path) -> list[str]:
     """Note from now on, in the list that is returned, what is opened outside the allowed places, and what is started."""
     seen: list[str] = []
-    allowed = tuple(f"{place}/" for place in _allowed(work))
+    private = work.with_name(f"{work.name}-private")  # for the copies that libraries get to read
+    private.mkdir(exist_ok=True)
+    tempfile.tempdir = str(private)
+    allowed = tuple(f"{place}/" for place in (*_allowed(work), private))
     forbidden = f"{canary}/"
 
     def look(event: str, arguments: tuple[Any, ...]) -> None:
