@@ -1,7 +1,7 @@
 # make demo              patch, quantize, verify and report on the shipped model
 # make test              the tests
 # make kills             the tests that kill hundreds of runs and let them go on
-# make faults            20,000 broken documents, and every system call that fails or is the last: half an hour
+# make faults            20,000 broken documents, and every system call that fails or is the last: about 40 minutes
 # make versions          the tests that run models under other transformers versions
 # make supported-models  docs/supported-models.md: every model type under every VERSIONS (or these TYPES only)
 # make supported-transformers  docs/supported-transformers.md: every transformer of every DIFFUSERS and of the newest
