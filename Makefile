@@ -3,7 +3,7 @@
 # make kills             the tests that kill runs and let them go on
 # make versions          the tests that run models under other transformers versions, and msModelSlim beside fa3
 # make sweeps            the whole of what these tests take a sample of
-# make faults            20,000 broken documents, and every system call that fails or is the last: half an hour
+# make faults            20,000 broken documents, and every system call that fails or is the last: about 40 minutes
 # make processors        the tests once more with kernels of other processors
 # make environments      what these need, set up at once with --jobs
 # make supported-models  docs/supported-models.md: every model type under every VERSIONS (or these TYPES only)

@@ -80,7 +80,7 @@ def _part(options: argparse.Namespace, folder: Path) -> int:
     from .judged import judge, try_valid
 
     number, parts = map(int, options.part.split("/"))
-    names = options.reader or list(READERS)
+    names, tried = options.reader or list(READERS), set()
     for light in (True, False):
         chosen = [name for name in names if READERS[name].light == light]
         if chosen:
@@ -89,7 +89,10 @@ def _part(options: argparse.Namespace, folder: Path) -> int:
             count = options.count or (
                 1 if options.keep else max(1, round(READERS[name].count * options.share))
             )
-            try_valid(name, options.scenes, folder / "place")
+            valid = READERS[name].scene, READERS[name].command
+            if valid not in tried:
+                try_valid(name, options.scenes, folder / "place")
+                tried.add(valid)
             for seed in range(options.seed, options.seed + count):
                 if seed % parts == number or options.keep:
                     place = options.keep or folder / "place"

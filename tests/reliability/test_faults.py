@@ -15,7 +15,7 @@ NO_COMPILER = 3
 
 
 def test_a_sample_of_all_faults_and_kills(scenes: Path) -> None:
-    command = [*FAULTS, "--share", "0.03", "--processes", "1", "--scenes", scenes]
+    command = [*FAULTS, "--share", "0.02", "--processes", "1", "--scenes", scenes]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == NO_COMPILER:
         pytest.skip("no C compiler, which makes the library that has calls fail")
