@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
-__all__ = ["alone_in", "new_folder", "sweep", "sync", "write_file", "write_link"]
+__all__ = ["alone_in", "is_temporary", "new_folder", "sweep", "sync", "write_file", "write_link"]
 
 _TEMPORARY = re.compile(r"\.fa3-[0-9a-f]{16}\.tmp")
 # Folders that this process has a lock of for itself, by device and inode: its own writers need none.
@@ -93,6 +93,11 @@ def _lock(descriptor: int, folder: Path) -> bool:
         time.sleep(0.02)
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a name is one that files and folders have here while they are written."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def sync(path: Path) -> None:
     """Return when a file's bytes, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -155,7 +160,7 @@ def _write(file: Path, data: bytes, mode: int | None) -> None:
 
 def _remove_leftovers(folder: Path) -> None:
     for entry in os.scandir(folder):
-        if not _TEMPORARY.fullmatch(entry.name):
+        if not is_temporary(entry.name):
             continue
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)

@@ -18,6 +18,9 @@ _IMPORT_LINES = {
     ),
 }
 
+# What may stand between words: a backslash lets a line go on in the next.
+_BLANK = " \t\f\r\n\\"
+
 
 def absolute_imports(source: Source, package: str | None) -> list[Edit]:
     """Edits that resolve every relative import, at any level and depth, from `package` (transformers.models.x).
@@ -32,11 +35,11 @@ def absolute_imports(source: Source, package: str | None) -> list[Edit]:
             target = absolute_module(source, node, package)
             start, end = source.start(node), source.end(node)
             # What stands between the two keywords, which may touch the dots: `from..utils import x`, `from .import y`.
-            written = re.match(r"from(.*?)\bimport\b", source.text[start:end], re.DOTALL)
-            before, after = re.match(r"([\s\\]*)[^\\]*?([\s\\]*)\Z", written.group(1), re.DOTALL).groups()
-            edits.append(
-                Edit(start + written.start(1), written.group(1), f"{before or ' '}{target}{after or ' '}")
-            )
+            found = re.match(r"from(.*?)\bimport\b", source.text[start:end], re.DOTALL)
+            written = found.group(1)
+            before = written[: len(written) - len(written.lstrip(_BLANK))]
+            after = written[len(written.rstrip(_BLANK)) :]
+            edits.append(Edit(start + found.start(1), written, f"{before or ' '}{target}{after or ' '}"))
     return edits
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from fa3cli.errors import ConflictError
-from fa3cli.files.writing import new_folder, write_file
+from fa3cli.files.writing import is_temporary, new_folder, write_file
 from fa3cli.patching.receipt import RECEIPT
 
 __all__ = ["is_new", "make_output", "output_folder", "require_output_of"]
@@ -64,8 +64,8 @@ def make_output(folder: Path, target: Path, contents: Mapping[str, bytes]) -> No
 
 
 def _names(folder: Path, part: PurePosixPath, *never: Path) -> Iterator[PurePosixPath]:
-    """What lies in a part of a folder, by its path in the folder."""
-    place = folder / part
+    """What lies in a part of a folder, by its path in the folder; what is being written there is left out."""
+    place, left_out = folder / part, [path.absolute() for path in never]
     for entry in sorted(place.iterdir()) if place.is_dir() else []:
-        if entry.absolute() not in [path.absolute() for path in never]:
+        if entry.absolute() not in left_out and not is_temporary(entry.name):
             yield part / entry.name

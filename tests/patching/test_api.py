@@ -186,7 +186,9 @@ def test_undo_keeps_a_file_that_a_forged_receipt_names(weights) -> None:
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero"), "sparse"])
-@pytest.mark.parametrize("name", ["config.json", "modeling_tiny.py", "helpers.py", "given.py", "rule.toml"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "modeling_tiny.py", "helpers_tiny.py", "given.py", "rule.toml"]
+)
 def test_what_is_no_file_of_bounded_size_is_an_error(tmp_path, name: str, make) -> None:
     folder = remote_samples.write(tmp_path / "remote", "helpers")
     path = folder / name if (folder / name).exists() else tmp_path / name
