@@ -100,7 +100,7 @@ class Checkpoint:
             try:
                 with tensor_files.open_tensors(self.folder / file) as shard:
                     tensors.update({name: shard.get_tensor(name) for name in wanted})
-            except SafetensorError as error:
+            except (SafetensorError, OSError) as error:
                 raise InvalidInputError(f"{self.folder / file}: cannot be read ({error})") from error
         for name in tensors.keys() - self._finite:
             try:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fa3cli.cli.console import note, print_json
+from fa3cli.cli.console import note, print_json, warn
 
 __all__ = ["report"]
 
@@ -34,6 +34,8 @@ def report(
         from fa3cli.report.page import write_page
 
         write_page(facts, html)
+        for remark in facts.remarks:
+            warn(remark)
         note(f"{html}: written")
     if json:
         print_json(facts)

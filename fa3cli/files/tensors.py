@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,10 @@ def open_tensors(path: Path) -> Any:
     from safetensors import safe_open
 
     require_regular(path)  # a pipe would be waited for
-    return safe_open(path, "pt")
+    try:
+        return safe_open(path, "pt")
+    except RuntimeError as error:  # torch maps the file once more
+        raise OSError(errno.EIO, "torch cannot map the file", str(path)) from error
 
 
 def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:

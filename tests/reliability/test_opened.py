@@ -93,5 +93,7 @@ def test_nothing_outside_is_opened(
     assert done.returncode in range(7), done.stderr
     calls = log.read_text(errors="replace").splitlines()
     assert any(f"{work}/{document}" in call for call in calls)  # strace sees what is read
-    assert [call for call in calls if f"/{CANARY}" in call and " = -1 " not in call] == []
+    # transformers has a model of that name
+    opened = [call for call in calls if f"/{CANARY}" in call and sys.prefix not in call]
+    assert [call for call in opened if " = -1 " not in call] == []
     assert not (work / CANARY / "ran").exists()
