@@ -8,8 +8,8 @@ import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from io import BufferedWriter, FileIO, TextIOWrapper, UnsupportedOperation
-from typing import TextIO
+from io import FileIO, TextIOWrapper, UnsupportedOperation
+from typing import Any, TextIO
 
 __all__ = ["Streams", "open_streams"]
 
@@ -32,17 +32,19 @@ class _Raw(FileIO):
 
     failed: OSError | None = None
 
-    def write(self, data: bytes) -> int:
-        while self.failed is None:
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while self.failed is None and rest:
             try:
-                written = super().write(data)
+                written = super().write(rest)
             except OSError as error:
                 self.failed = error
             else:
-                if written is not None:
-                    return written
-                select.select([], [self], [])  # a pipe that does not block is full for now
-        return len(data)
+                if written is None:  # a pipe that does not block, and is full for now
+                    select.select([], [self], [])
+                rest = rest[written or 0 :]
+        return size
 
 
 @contextmanager
@@ -71,8 +73,9 @@ def _safe(stream: TextIO | None, errors: str) -> tuple[TextIO, _Raw | None]:
         raw = _Raw(stream.fileno(), "w", closefd=False)
     except (OSError, UnsupportedOperation):
         return stream, None
+    # No BufferedWriter between the two: the handler of a signal may print while something is being written.
     wrapped = TextIOWrapper(
-        BufferedWriter(raw),
+        raw,
         encoding=stream.encoding,
         errors=errors,
         line_buffering=stream.line_buffering or stream.write_through,  # the latter with python -u

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -104,3 +106,18 @@ def test_a_pipe_that_is_full_for_now_is_waited_for(monkeypatch: pytest.MonkeyPat
         assert streams.problem is None
     monkeypatch.undo()
     assert reader.communicate()[0].strip() == b"300001"
+
+
+def test_a_signal_may_print_while_something_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = signal.signal(signal.SIGUSR1, lambda *_: print("told", file=sys.stderr))
+    with (tmp_path / "err").open("w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with open_streams():
+            for _ in range(200):
+                Thread(target=os.kill, args=(os.getpid(), signal.SIGUSR1)).start()
+                print("x" * 100_000, file=sys.stderr)
+    signal.signal(signal.SIGUSR1, before)
+    text = (tmp_path / "err").read_text()
+    assert text.count("told") > 0 and text.count("x") == 200 * 100_000
