@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from secrets import token_hex
 
 __all__ = ["alone_in", "is_temporary", "new_folder", "sweep", "sync", "write_file", "write_link"]
 
@@ -170,4 +169,4 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _temporary(folder: Path) -> Path:
-    return folder / f".fa3-{token_hex(8)}.tmp"
+    return folder / f".fa3-{os.urandom(8).hex()}.tmp"

@@ -17,7 +17,7 @@ from fa3cli.patching.receipt import RECEIPT
 
 __all__ = ["Entry", "Link", "entry_of", "may_fail", "old_link", "put", "writing_in"]
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,12 @@ def may_fail(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
-            said = f" ({error.strerror})" if error.errno == errno.EIO else ""
             raise MissingCapabilityError(
-                f"no room to write in {folder}{said}", hint="free some, or use --output"
+                f"no room to write in {folder}", hint="free some, or use --output"
+            ) from None
+        if error.errno == errno.EIO:
+            raise MissingCapabilityError(
+                f"the disk of {folder} fails: {error.strerror}", hint="see to the disk, or use --output"
             ) from None
         raise ConflictError(
             f"cannot write in {folder}: {error.strerror} ({error.filename})",

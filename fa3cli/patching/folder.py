@@ -33,6 +33,12 @@ class Disk:
     foreign: str | None = None
     module: str | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether a patch is there as it was written, all of it."""
+        after = self.receipt and self.receipt.config.after
+        return self.module is not None and not self.edited and sha256(self.config.text.encode()) == after
+
 
 def look(folder: Path) -> Disk:
     """Read a folder's config.json and receipt, and compare its files with the receipt."""

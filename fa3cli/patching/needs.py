@@ -14,11 +14,11 @@ from fa3cli.patching.source import Source
 __all__ = ["lacking"]
 
 # Each name that is missing is looked for in all of transformers.
-_ENOUGH = 20
+_ENOUGH = 100
 
 
 def lacking(installed: Installed, source: Source) -> list[str]:
-    """The names a file imports from transformers, or takes from its modules, that the version hasn't: `a of b`, at most 20.
+    """The names a file imports from transformers, or takes from its modules, that the version hasn't: `a of b`, at most 100.
 
     What stands under `if` or in the body of a `try` isn't asked for: the file knows how to do without.
     """

@@ -15,7 +15,6 @@ from fa3cli.patching.diffusion.folder import is_pipeline
 from fa3cli.patching.diffusion.index import components
 from fa3cli.patching.folder import look
 from fa3cli.patching.locating.classes import AttentionClass
-from fa3cli.patching.receipt import sha256
 
 __all__ = ["PatchStatus", "status"]
 
@@ -59,8 +58,7 @@ def status(folder: str | Path) -> PatchStatus:
         state = "edited" if disk.edited else "foreign" if disk.foreign else "unpatched"
         return replace(judged, state=state, reason=disk.edited or disk.foreign)
     if reason := disk.receipt.options.unverifiable("transformers"):
-        whole = disk.module is not None and sha256(disk.config.text.encode()) == disk.receipt.config.after
-        return replace(judged, state="patched" if whole else "stale", reason=reason)
+        return replace(judged, state="patched" if disk.is_whole else "stale", reason=reason)
     try:
         made = plan(folder, attention=disk.receipt.options.attention)
     except Fa3Error as error:
@@ -85,9 +83,7 @@ def _of_pipeline(folder: Path) -> PatchStatus:
         return PatchStatus("edited" if disk.edited else "unpatched", reason=disk.edited)
     judged = PatchStatus("stale", False, folder / receipt.files[0].module)
     if reason := receipt.options.unverifiable("diffusers"):
-        after = receipt.index.after if receipt.index else None
-        whole = None not in disk.modules.values() and after in (None, sha256(disk.index.text.encode()))
-        return replace(judged, state="patched" if whole else "stale", reason=reason)
+        return replace(judged, state="patched" if disk.is_whole else "stale", reason=reason)
     try:
         made = plan(folder, attention=receipt.options.attention)
     except Fa3Error as error:

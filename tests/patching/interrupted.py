@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fa3cli.errors import Fa3Error
 
-__all__ = ["DONE", "FAILED", "KILLED", "PAST", "failing", "killed", "tree"]
+__all__ = ["DONE", "FAILED", "KILLED", "PAST", "failing", "killed", "together", "tree"]
 
 # It ended well; with an error of fa3; by the kill; with another error; well, and made fewer changes than that.
 DONE, FAILED, KILLED, BROKEN, PAST = "done", "failed", "killed", "broken", "past"
@@ -33,6 +33,11 @@ def failing(action: Callable[[], object], at: int, number: int, *, ever_after: b
     return _forked(action, at, fail)
 
 
+def together(actions: list[Callable[[], object]]) -> list[str]:
+    """Run actions at the same time, each in a process of its own; how they ended."""
+    return [_ended(child) for child in [_fork(action, 0, lambda _: None) for action in actions]]
+
+
 def tree(folder: Path) -> dict[str, object]:
     """Everything below a folder: the bytes of files, what links say, and folders."""
     found: dict[str, object] = {}
@@ -44,6 +49,10 @@ def tree(folder: Path) -> dict[str, object]:
 
 
 def _forked(action: Callable[[], object], at: int, at_change: Callable[[int], object]) -> str:
+    return _ended(_fork(action, at, at_change))
+
+
+def _fork(action: Callable[[], object], at: int, at_change: Callable[[int], object]) -> int:
     child = os.fork()
     if child == 0:
         count = _watch(at_change)
@@ -55,6 +64,10 @@ def _forked(action: Callable[[], object], at: int, at_change: Callable[[int], ob
             sys.excepthook(*sys.exc_info())
             os._exit(2)
         os._exit(0 if next(count) > at else 3)
+    return child
+
+
+def _ended(child: int) -> str:
     status = os.waitpid(child, 0)[1]
     return KILLED if os.WIFSIGNALED(status) else (DONE, FAILED, BROKEN, PAST)[os.WEXITSTATUS(status)]
 

@@ -14,7 +14,7 @@ import pytest
 from fa3cli.patching import api, patch, undo
 from tests.patching.diffusion import samples
 from tests.patching.diffusion.conftest import library  # noqa: F401
-from tests.patching.interrupted import DONE, FAILED, KILLED, PAST, failing, killed, tree
+from tests.patching.interrupted import DONE, FAILED, KILLED, PAST, failing, killed, together, tree
 
 Action = Callable[[Path], object]
 
@@ -169,3 +169,20 @@ def test_a_call_that_fails_anywhere_leaves_the_folder_as_it_was_or_whole(
         else:
             assert shown(work) in (before, before_and_place, complete), at
     assert at > 5
+
+
+@pytest.mark.parametrize("folder", ["linked"], indirect=True)
+@pytest.mark.parametrize("act", [patch, replace_patch, undo])
+def test_several_processes_at_once_do_no_harm(folder: Path, act: Action) -> None:
+    bare = shown(folder)
+    if act is not patch:
+        patch(folder)
+    whole = copied(folder, "whole")
+    act(whole)
+    ended = together([functools.partial(act, folder)] * 8)
+    assert set(ended) <= {DONE, PAST}
+    assert shown(folder) == shown(whole)
+    others = [functools.partial(other, folder) for other in (patch, replace_patch, undo)] * 3
+    assert set(together(others)) <= {DONE, PAST}
+    undo(folder)
+    assert shown(folder) == bare

@@ -37,6 +37,14 @@ class Disk:
     edited: str | None = None
     modules: Mapping[str, str | None] = field(default_factory=dict)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether a patch is there as it was written, all of it."""
+        if self.receipt is None or self.edited or None in self.modules.values():
+            return False
+        change = self.receipt.index
+        return change is None or sha256(self.index.text.encode()) == change.after
+
 
 def is_pipeline(folder: str | Path, modeling: str | Path | None = None) -> bool:
     """Whether a folder is one of diffusers: it has a model_index.json, or no config.json but a file to start from."""
