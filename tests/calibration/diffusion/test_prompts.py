@@ -26,7 +26,7 @@ def test_jsonl_holds_an_object_a_line(tmp_path) -> None:
     [
         ("p.txt", " \n\n", "p.txt: no prompts"),
         ("p.jsonl", "", "p.jsonl: no prompts"),
-        ("p.txt", b"a\xff", "p.txt: cannot be read"),
+        ("p.txt", b"a\xff", "p.txt, line 1: cannot be read"),
         ("p.jsonl", '{"prompt": "a"}\n\n{"prompt"\n', "p.jsonl, line 3: not json"),
         ("p.jsonl", '{"prompt": "a"}\n{"text": "a"}\n', 'p.jsonl, line 2: .* "prompt"'),
         ("p.jsonl", '{"prompt": 3}', 'p.jsonl, line 1: .* "prompt"'),
