@@ -17,8 +17,8 @@ _FETCH = "fetch the folder again"
 _MOST = 100_000
 _COUNTED = ("layer", "head", "expert", "label", "depth")
 # Keys of tokenizer_config.json whose text transformers takes for the path of a file it opens.
-_PATHS = ("_file", "_files", "_spm", "_path", "_dir")
-_ALSO_PATHS = ("vocab", "merges", "model_proto", "mecab_option", "init_inputs")
+_PATHS = ("_file", "_files", "_spm", "_dir")
+_ALSO_PATHS = ("vocab", "merges", "model_proto", "mecab_option", "sudachi_config_path", "init_inputs")
 
 
 def checked_document(file: Path, data: bytes) -> bytes:

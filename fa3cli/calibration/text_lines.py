@@ -24,4 +24,4 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
         try:
             yield number, line.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise InvalidInputError(f"{file}, line {number}: not UTF-8 ({error})") from error
+            raise InvalidInputError(f"{file}, line {number}: cannot be read as UTF-8 ({error})") from error
