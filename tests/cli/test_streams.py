@@ -94,19 +94,20 @@ def test_text_that_the_encoding_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_a_pipe_that_is_full_for_now_is_waited_for_and_a_signal_may_print_meanwhile(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
-    reader = subprocess.Popen(["bash", "-c", "sleep 0.5; cat"], stdin=read, stdout=subprocess.PIPE, text=True)
+    reader = subprocess.Popen(["bash", "-c", 'sleep 0.5; cat > "$0"', tmp_path / "read"], stdin=read)
     os.close(read)
     before = signal.signal(signal.SIGALRM, lambda *_: print("told", file=sys.stderr))
-    with os.fdopen(write, "w") as stream:
+    with os.fdopen(write, "w", buffering=1) as stream:
         monkeypatch.setattr(sys, "stderr", stream)
         with open_streams():
             signal.setitimer(signal.ITIMER_REAL, 0.2)
             print("x" * 300_000, file=sys.stderr)
     monkeypatch.undo()
     signal.signal(signal.SIGALRM, before)
-    text = reader.communicate()[0]
+    reader.wait()
+    text = (tmp_path / "read").read_text()
     assert text.count("x") == 300_000 and text.count("told\n") == 1
