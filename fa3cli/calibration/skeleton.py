@@ -49,6 +49,7 @@ def read_config(folder: Path, *, trusted: bool) -> Any:
         except Exception as error:  # what a bad value raises differs by field and by transformers version
             said = brief(error).replace(str(place), str(folder))
             raise InvalidInputError(f"{file}: transformers cannot read it ({said})") from error
+    _require_sizes(config, file)
     config.name_or_path = str(folder)
     return config
 
@@ -90,6 +91,15 @@ def build_skeleton(
         ) from error
     model.tie_weights()  # parameters were replaced while they were moved to the meta device
     return model.eval()
+
+
+def _require_sizes(config: Any, file: Path) -> None:
+    """Raise InvalidInputError for what samples are measured by and is no number: not all models look at these."""
+    text_config = getattr(config, "get_text_config", lambda: config)()
+    for name in ("max_position_embeddings", "vocab_size"):
+        value = getattr(text_config, name, None)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise InvalidInputError(f"{file}: {name} is {value!r}, expected a number")
 
 
 def _require_causal_lm(document: Path, file: Path) -> None:
