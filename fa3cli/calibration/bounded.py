@@ -14,7 +14,12 @@ import psutil
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-__all__ = ["bounded_memory", "bounded_modules", "bounded_time"]
+__all__ = ["bounded_building", "bounded_memory", "bounded_modules", "bounded_time"]
+
+# Every module holds tensors but for containers, activations and dropout; a fused tensor may be of many modules.
+_MODULES_A_TENSOR, _MODULES_BESIDES = 20, 10_000
+_MODULES = 1_000_000
+"""Of a model of any size."""
 
 
 @contextmanager
@@ -71,3 +76,11 @@ def bounded_modules(count: int) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def bounded_building(tensors: int | None = None) -> Iterator[None]:
+    """Have a model that is built in the block take no more memory than is free, nor many more modules than it has `tensors`."""
+    most = _MODULES if tensors is None else _MODULES_A_TENSOR * tensors + _MODULES_BESIDES
+    with bounded_memory(psutil.virtual_memory().available), bounded_modules(most):
+        yield

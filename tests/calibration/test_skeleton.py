@@ -139,7 +139,7 @@ def test_sizes_that_samples_are_measured_by_are_numbers(
 def test_a_plan_is_bounded_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_model(tmp_path, patched=False)
     (folder / "model.safetensors").unlink()
-    monkeypatch.setattr("fa3cli.calibration.skeleton._MODULES", 10)
+    monkeypatch.setattr("fa3cli.calibration.bounded._MODULES", 10)
     with pytest.raises(UnsupportedError, match="more than 10 modules"):
         open_model(folder, fa=False, only_plan=True)
 
