@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import psutil
@@ -49,11 +49,15 @@ def bounded_time(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def bounded_memory(nbytes: int) -> Iterator[None]:
-    """Have the system refuse this process, within the block, memory of more than `nbytes` besides what it has."""
+    """Have the system refuse this process, within the block, memory of more than `nbytes` besides what it has.
+
+    Systems other than Linux may not be able to.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     wanted = psutil.Process().memory_info().vms + nbytes
     limits = [limit for limit in (soft, hard, wanted) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
     try:
         yield
     finally:

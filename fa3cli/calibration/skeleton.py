@@ -13,7 +13,7 @@ from torch import nn
 
 from fa3cli.calibration.bounded import bounded_building
 from fa3cli.calibration.checked_folder import checked_copy
-from fa3cli.calibration.trust import never_asking
+from fa3cli.calibration.trust import never_asking, trust_hint
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError, brief
 
 __all__ = ["build_skeleton", "read_config"]
@@ -42,7 +42,9 @@ def read_config(folder: Path, *, trusted: bool) -> Any:
             raise
         except Exception as error:  # what a bad value raises differs by field and by transformers version
             said = brief(error).replace(str(place), str(folder))
-            raise InvalidInputError(f"{file}: transformers cannot read it ({said})") from error
+            raise InvalidInputError(
+                f"{file}: transformers cannot read it ({said})", hint=trust_hint(error)
+            ) from error
     _require_sizes(config, file)
     config.name_or_path = str(folder)
     return config
