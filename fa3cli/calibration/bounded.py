@@ -7,14 +7,19 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import psutil
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-__all__ = ["bounded_memory", "bounded_modules", "bounded_time"]
+__all__ = ["bounded_building", "bounded_memory", "bounded_modules", "bounded_time"]
+
+# Every module holds tensors but for containers, activations and dropout; a fused tensor may be of many modules.
+_MODULES_A_TENSOR, _MODULES_BESIDES = 20, 10_000
+_MODULES = 1_000_000
+"""Of a model of any size."""
 
 
 @contextmanager
@@ -44,11 +49,15 @@ def bounded_time(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def bounded_memory(nbytes: int) -> Iterator[None]:
-    """Have the system refuse this process, within the block, memory of more than `nbytes` besides what it has."""
+    """Have the system refuse this process, within the block, memory of more than `nbytes` besides what it has.
+
+    Systems other than Linux may not be able to.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     wanted = psutil.Process().memory_info().vms + nbytes
     limits = [limit for limit in (soft, hard, wanted) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
     try:
         yield
     finally:
@@ -71,3 +80,11 @@ def bounded_modules(count: int) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def bounded_building(tensors: int | None = None) -> Iterator[None]:
+    """Have a model that is built in the block take no more memory than is free, nor many more modules than it has `tensors`."""
+    most = _MODULES if tensors is None else _MODULES_A_TENSOR * tensors + _MODULES_BESIDES
+    with bounded_memory(psutil.virtual_memory().available), bounded_modules(most):
+        yield

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fa3cli.calibration.checked_folder import checked_copy, checked_file, require_regular_files
-from fa3cli.calibration.trust import never_asking
+from fa3cli.calibration.trust import never_asking, trust_hint
 from fa3cli.errors import InvalidInputError, brief
 
 __all__ = ["LazyTokenizer"]
@@ -49,5 +49,6 @@ class LazyTokenizer:
                 said = brief(error).replace(str(place), str(self._folder))
                 raise InvalidInputError(
                     f"{self._folder}: no tokenizer for text ({said})",
-                    hint='copy the tokenizer files into the folder, or give token ids: {"input_ids": […]}',
+                    hint=trust_hint(error)
+                    or 'copy the tokenizer files into the folder, or give token ids: {"input_ids": […]}',
                 ) from error

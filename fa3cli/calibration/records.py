@@ -18,7 +18,7 @@ KEYS = (
 )
 _LARGEST = 2**31
 # What a chat template may take for one conversation: any that is sound takes milliseconds.
-_TEMPLATE_SECONDS, _TEMPLATE_BYTES = 10, 1 << 30
+_TEMPLATE_SECONDS, _TEMPLATE_BYTES, _TEMPLATE_CHARACTERS = 10, 1 << 30, 10_000_000
 
 
 def token_ids(record: dict[str, Any], tokenizer: Callable[[], Any]) -> tuple[Tensor, Tensor | None]:
@@ -63,9 +63,12 @@ def _chat_text(messages: Any, tokenizer: Any) -> str:
         raise ValueError("messages need a chat template, and the tokenizer has none")
     try:
         with bounded_time(_TEMPLATE_SECONDS), bounded_memory(_TEMPLATE_BYTES):
-            return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template is a program of the model's author: it raises what it likes
         raise ValueError(f"the chat template cannot be applied ({brief(error)})") from error
+    if len(text) > _TEMPLATE_CHARACTERS:
+        raise ValueError(f"the chat template makes {len(text)} characters of it")
+    return text
 
 
 def _text(record: dict[str, Any]) -> str:

@@ -8,21 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import nn
 
-from fa3cli.calibration.bounded import bounded_memory, bounded_modules
+from fa3cli.calibration.bounded import bounded_building
 from fa3cli.calibration.checked_folder import checked_copy
-from fa3cli.calibration.trust import never_asking
+from fa3cli.calibration.trust import never_asking, trust_hint
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError, brief
 
 __all__ = ["build_skeleton", "read_config"]
-
-# Every module holds tensors but for containers, activations and dropout; a fused tensor may be of many modules.
-_MODULES_A_TENSOR, _MODULES_BESIDES = 20, 10_000
-_MODULES = 1_000_000
-"""Of a model of any size."""
 
 
 def read_config(folder: Path, *, trusted: bool) -> Any:
@@ -39,7 +33,7 @@ def read_config(folder: Path, *, trusted: bool) -> Any:
             hint="give the folder that holds config.json and the safetensors files",
         )
     alone = nullcontext(folder) if trusted else checked_copy(folder, file.name)
-    with alone as place, never_asking(), bounded_memory(psutil.virtual_memory().available):
+    with alone as place, never_asking(), bounded_building():
         try:
             if not trusted:
                 _require_causal_lm(place / file.name, file)
@@ -48,7 +42,10 @@ def read_config(folder: Path, *, trusted: bool) -> Any:
             raise
         except Exception as error:  # what a bad value raises differs by field and by transformers version
             said = brief(error).replace(str(place), str(folder))
-            raise InvalidInputError(f"{file}: transformers cannot read it ({said})") from error
+            raise InvalidInputError(
+                f"{file}: transformers cannot read it ({said})", hint=trust_hint(error)
+            ) from error
+    _require_sizes(config, file)
     config.name_or_path = str(folder)
     return config
 
@@ -78,10 +75,8 @@ def build_skeleton(
     build = partial(transformers.AutoModelForCausalLM.from_config, trust_remote_code=trusted)
     if known_class is not None:
         build = known_class._from_config
-    most = _MODULES if tensors is None else _MODULES_A_TENSOR * tensors + _MODULES_BESIDES
-    memory = bounded_memory(psutil.virtual_memory().available)
     try:
-        with init_empty_weights(include_buffers=False), never_asking(), memory, bounded_modules(most):
+        with init_empty_weights(include_buffers=False), never_asking(), bounded_building(tensors):
             model = build(config, **options)
     except Exception as error:  # the model's own code: what a value it cannot take raises is up to it
         raise UnsupportedError(
@@ -90,6 +85,15 @@ def build_skeleton(
         ) from error
     model.tie_weights()  # parameters were replaced while they were moved to the meta device
     return model.eval()
+
+
+def _require_sizes(config: Any, file: Path) -> None:
+    """Raise InvalidInputError for what samples are measured by and is no number: not all models look at these."""
+    text_config = getattr(config, "get_text_config", lambda: config)()
+    for name in ("max_position_embeddings", "vocab_size"):
+        value = getattr(text_config, name, None)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise InvalidInputError(f"{file}: {name} is {value!r}, expected a number")
 
 
 def _require_causal_lm(document: Path, file: Path) -> None:

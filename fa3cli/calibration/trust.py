@@ -9,7 +9,9 @@ from pathlib import Path
 from fa3cli import patching
 from fa3cli.errors import ConflictError, InvalidInputError
 
-__all__ = ["never_asking", "require_known_code"]
+__all__ = ["never_asking", "require_known_code", "trust_hint"]
+
+_TRUST = "pass --trust-remote-code if you trust the code in the folder"
 
 
 def require_known_code(folder: Path, status: patching.PatchStatus, *, fa: bool, trusted: bool) -> None:
@@ -34,9 +36,13 @@ def require_known_code(folder: Path, status: patching.PatchStatus, *, fa: bool, 
         again = "run fa3 patch again (--force gives up changes made by hand), or "
         raise ConflictError(
             f"{status.module or folder}: {status.reason}",
-            hint=again * (status.state in ("stale", "edited"))
-            + "pass --trust-remote-code if you trust the code in the folder",
+            hint=again * (status.state in ("stale", "edited")) + _TRUST,
         )
+
+
+def trust_hint(error: Exception) -> str | None:
+    """Return what to do about an error of transformers, if it is that it may not run the folder's code."""
+    return _TRUST if "trust_remote_code" in str(error) else None
 
 
 @contextmanager

@@ -75,8 +75,9 @@ def test_code_needs_trust_and_nobody_is_asked(
     if known:
         assert ids(folder) == ids(MODEL)
     else:
-        with pytest.raises(InvalidInputError, match="no tokenizer for text"):
+        with pytest.raises(InvalidInputError, match="no tokenizer for text") as raised:
             ids(folder)
+        assert "--trust-remote-code" in raised.value.hint
     assert sys.stdin.read() == "y\n" and not (tmp_path / "CANARY").exists()
 
 

@@ -123,10 +123,23 @@ def test_a_config_that_asks_for_more_than_there_is_ends_soon(
     assert time.process_time() - began < 60
 
 
+@pytest.mark.parametrize("value", ["many", [64], {"a": 1}, True])
+def test_sizes_that_samples_are_measured_by_are_numbers(
+    tmp_path: Path, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old transformers versions take any value, and a model need not look at it."""
+    folder = write_model(tmp_path, patched=False)
+    config = read_config(folder, trusted=False)
+    vars(config)["max_position_embeddings"] = value
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *_, **__: config)
+    with pytest.raises(InvalidInputError, match="max_position_embeddings is .* expected a number"):
+        read_config(folder, trusted=False)
+
+
 def test_a_plan_is_bounded_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_model(tmp_path, patched=False)
     (folder / "model.safetensors").unlink()
-    monkeypatch.setattr("fa3cli.calibration.skeleton._MODULES", 10)
+    monkeypatch.setattr("fa3cli.calibration.bounded._MODULES", 10)
     with pytest.raises(UnsupportedError, match="more than 10 modules"):
         open_model(folder, fa=False, only_plan=True)
 

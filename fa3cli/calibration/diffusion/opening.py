@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fa3cli import patching
-from fa3cli.calibration.checked_folder import require_regular_files
+from fa3cli.calibration.checked_folder import checked_file, require_regular_files
 from fa3cli.calibration.checkpoint import Checkpoint
 from fa3cli.calibration.devices import device_of
 from fa3cli.calibration.diffusion.classes import pipeline_class_of, require_trust, transformer_classes
@@ -83,13 +83,13 @@ def open_pipeline(
         require_trust(folder, index, besides=classes)
     pipeline_class = pipeline_class_of(folder, index)
     _require_parts(folder, index)
-    configs = {name: read_config(folder / name / "config.json").data for name in classes}
+    configs = {name: _config(folder / name / "config.json") for name in classes}
     checkpoints = {name: Checkpoint(folder / name, WEIGHTS) for name in classes}
     place = device_of(device)
     common = run_dtype(dtype, _stored_dtype(checkpoints), place, folder / next(iter(classes)))
     transformers = {}
     for name, transformer_class in classes.items():
-        skeleton = build_transformer(transformer_class, configs[name], common)
+        skeleton = build_transformer(transformer_class, configs[name], common, len(checkpoints[name].tensors))
         blocks = {block: skeleton.get_submodule(block) for block in block_names(skeleton)}
         transformers[name] = StreamedModel(skeleton, checkpoints[name], common, place, blocks)
         if fa and not transformers[name].attentions():
@@ -123,6 +123,11 @@ def load_pipeline(opened: OpenedPipeline, transformers: Mapping[str, nn.Module])
     pipeline.__class__ = type(opened.pipeline_class_name, (type(pipeline),), placed)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """Return what a transformer's config.json says, checked where there is one."""
+    return read_config(file, checked_file(file).decode() if file.is_file() else None).data
 
 
 def _require_parts(folder: Path, index: Config) -> None:

@@ -221,6 +221,16 @@ def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
             InvalidInputError,
             "flux/transformer: the weights hold no float tensors",
         ),
+        (
+            lambda f: edit(f / "transformer" / "config.json", num_layers=10**9),
+            InvalidInputError,
+            "num_layers is 1000000000, more than any model has",
+        ),
+        (
+            lambda f: edit(f / "transformer" / "config.json", num_layers=90_000),
+            UnsupportedError,
+            "it asks for more than",
+        ),
         (lambda f: shutil.rmtree(f / "vae"), InvalidInputError, "flux/vae: no such folder"),
     ],
 )
