@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,9 @@ def judge(name: str, seed: int, scenes: Path, place: Path, *, keep: bool = False
         rng = random.Random(f"{name} {seed}")
         documents = sorted(file for pattern in reader.documents for file in work.glob(pattern))
         mutate(rng.choice(documents), reader.form, rng)
+        for folder in work.glob("*/.fa3"):
+            with suppress(OSError):
+                folder.rmdir()  # an empty one is what a killed run leaves; whatever comes next removes it
     os.environ["FA3_CANARY"] = str(work / CANARY)
     outside = [state_of(work / folder) for folder in (LINKED, CANARY)]
     begin = time.monotonic()
