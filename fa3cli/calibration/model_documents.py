@@ -61,7 +61,7 @@ def _is_path(key: str, value: Any) -> bool:
         return False
     if isinstance(value, list):  # a choice of the folder's files, by versions of transformers
         return key == "init_inputs" or not all(isinstance(name, str) and _is_plain(name) for name in value)
-    return isinstance(value, str)
+    return value is None or isinstance(value, str)  # null would hide the folder's own file
 
 
 def _check_config(file: Path, config: dict[str, Any]) -> None:

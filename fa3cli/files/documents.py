@@ -33,8 +33,9 @@ def read_json(path: Path, limit: int = SMALL) -> Any:
 def parse_json(text: str, *, unique: bool = False) -> Any:
     """Return what a json text says, without its byte order mark.
 
-    Raises ValueError where it is not json, nests deeper than 100 levels, holds text that is not Unicode or a number too wide for a float, or, if keys must
-    be `unique`, where an object has a key twice: readers differ in which of the two they take.
+    Raises ValueError where it is not json, nests deeper than 100 levels, holds text that is not Unicode or a number too
+    wide for a float, or, if keys must be `unique`, where an object has a key twice: readers differ in which of the two
+    they take.
     """
     hook = _unique if unique else None
     try:
@@ -74,7 +75,7 @@ def _require_plain(data: Any) -> None:
         below: list[Any] = []
         for value in level:
             if isinstance(value, str):
-                value.encode("utf-8")  # UnicodeEncodeError is a ValueError
+                _require_unicode(value)
             elif isinstance(value, int) and value.bit_length() > _WIDEST:
                 raise ValueError(f"a whole number of more than {_WIDEST} bits")
             elif isinstance(value, dict):
@@ -82,6 +83,13 @@ def _require_plain(data: Any) -> None:
             elif isinstance(value, list):
                 below += value
         level, depth = below, depth + 1
+
+
+def _require_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"text that is not Unicode: {text[:80]!a}") from None
 
 
 def _too_deep() -> ValueError:

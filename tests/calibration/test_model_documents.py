@@ -18,6 +18,7 @@ def checked(name: str, data: Any) -> Any:
     ("leftover", "kept"),
     [
         ({"tokenizer_file": "/home/x/tokenizer.json"}, {}),
+        ({"tokenizer_file": None}, {}),  # transformers 4 would look for no other
         ({"vocab_file": "vocab.json", "merges_file": "../merges.txt"}, {}),
         ({"special_tokens_map_file": "/home/x/special_tokens_map.json"}, {}),
         ({"source_spm": "/x", "vocab": "/etc/passwd", "merges": "m"}, {}),
@@ -34,7 +35,7 @@ def test_paths_are_taken_out_of_a_tokenizers_configuration(leftover: dict, kept:
 
 
 def test_what_leads_nowhere_stays_byte_by_byte() -> None:
-    text = """{ "tokenizer_file": null, "name_or_path": "/home/x/m", "model_max_length": 1e30,
+    text = """{ "name_or_path": "/home/x/m", "model_max_length": 1e30,
         "fast_tokenizer_files": ["tokenizer.4.0.0.json"], "chat_template": "{{ a }}", "vocab": {"a": 1},
         "added_tokens_decoder": {"0": {"content": "/etc/passwd"}}}"""
     assert checked_document(Path("tokenizer_config.json"), text.encode()) == text.encode()
@@ -44,7 +45,7 @@ def test_a_tokenizer_in_a_gguf_file() -> None:
     with pytest.raises(InvalidInputError, match=r"tokenizer_config.json: gguf_file is 'a.gguf'") as raised:
         checked("m/tokenizer_config.json", {"gguf_file": "a.gguf"})
     assert raised.value.exit_code == 5
-    assert checked("tokenizer_config.json", {"gguf_file": None}) == {"gguf_file": None}
+    assert checked("tokenizer_config.json", {"gguf_file": None}) == {}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_a_config_that_leads_to_other_code(config: dict[str, Any], words: str) -
 
 
 @pytest.mark.parametrize(
-    "config", [{"num_hidden_layers": 10**9}, {"a": [{"n_layer": -1e9}]}, {"num_experts": 10**400}]
+    "config", [{"num_hidden_layers": 10**9}, {"a": [{"n_layer": -1e9}]}, {"num_experts": 10**30}]
 )
 def test_counts_that_no_model_has(config: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match="more than any model has"):
