@@ -22,6 +22,7 @@ _MINIMUM = {
     "accelerate": "0.30",
     "greenlet": "3.0",
     "jinja2": "3.0",
+    "msgspec": "0.18",
     "numpy": "1.24",
     "packaging": "22",
     "psutil": "5.9",
@@ -30,12 +31,21 @@ _MINIMUM = {
 }
 _UNTESTED_FROM = {"transformers": "6"}
 _NEEDS = {
-    "fa3 patch": ("transformers",),
-    "fa3 quantize": ("torch", "transformers", "safetensors", "accelerate", "greenlet", "numpy", "psutil"),
+    "fa3 patch": ("transformers", "msgspec"),
+    "fa3 quantize": (
+        "torch",
+        "transformers",
+        "safetensors",
+        "accelerate",
+        "greenlet",
+        "msgspec",
+        "numpy",
+        "psutil",
+    ),
     "fa3 verify": ("torch", "safetensors"),
     "fa3 report": ("torch", "safetensors", "jinja2"),
 }
-# AVX-512 matters for bit equality with msModelSlim, which was measured with it; the others for speed.
+# Last bits depend on them (docs/numerics.md), and so does the speed.
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "asimd", "sve", "bf16")
 _CANN_HOMES = ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH")
 _CANN_DEFAULT = "/usr/local/Ascend/ascend-toolkit/latest"
