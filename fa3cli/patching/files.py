@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fa3cli.errors import ConflictError, MissingCapabilityError
+from fa3cli.files.locking import exclusive_lock, sweep
 from fa3cli.files.reading import read_bytes
-from fa3cli.files.writing import alone_in, sweep, sync, write_file, write_link
+from fa3cli.files.writing import sync, write_file, write_link
 from fa3cli.patching.receipt import RECEIPT
 
 __all__ = ["Entry", "Link", "entry_of", "may_fail", "old_link", "put", "writing_in"]
@@ -84,7 +85,7 @@ def writing_in(folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         if folder.is_dir():
             with may_fail(folder):
-                stack.enter_context(alone_in(folder))
+                stack.enter_context(exclusive_lock(folder))
                 _tidy(folder)
         yield
 

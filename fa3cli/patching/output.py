@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from fa3cli.errors import ConflictError
-from fa3cli.files.writing import is_temporary, new_folder, write_file
+from fa3cli.files.locking import is_temporary
+from fa3cli.files.writing import new_folder, write_file
 from fa3cli.patching.receipt import RECEIPT
 
 __all__ = ["is_new", "make_output", "output_folder", "require_output_of"]

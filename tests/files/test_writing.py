@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from fa3cli.files import writing
-from fa3cli.files.writing import alone_in, new_folder, sweep, write_file, write_link
-
-LEFT = ".fa3-0123456789abcdef.tmp"
+from fa3cli.files.writing import new_folder, write_file, write_link
 
 
 def entries(folder: Path) -> list[str]:
@@ -61,28 +59,6 @@ def test_a_failed_call_leaves_everything_as_it_was(
     assert (tmp_path / "a").read_bytes() == b"old" and entries(tmp_path) == ["a"]
 
 
-def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / LEFT).mkdir()
-    (tmp_path / LEFT / "file").touch()
-    outside = tmp_path / "outside"
-    outside.touch()
-    (tmp_path / LEFT.replace("0123", "4567")).symlink_to(outside)
-    others = [".fa3-x.tmp", ".fa3", "x" + LEFT, LEFT + "x"]
-    for name in others:
-        (tmp_path / name).touch()
-    sweep(tmp_path)
-    assert entries(tmp_path) == sorted([*others, "outside"])
-
-
-def test_what_another_one_is_writing_stays(tmp_path: Path) -> None:
-    with new_folder(tmp_path / "folder") as made:
-        (made / "inside").touch()
-        write_file(tmp_path / "file", b"")
-        sweep(tmp_path)
-        assert (made / "inside").exists()
-    assert entries(tmp_path) == ["file", "folder"]
-
-
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with new_folder(tmp_path / "empty") as made:
@@ -121,18 +97,6 @@ def test_what_went_wrong_first_is_told_where_cleaning_up_fails_too(
     for write in (lambda: write_file(tmp_path / "a", b""), lambda: write_link(tmp_path / "a", "b")):
         with pytest.raises(OSError, match="No space"):
             write()
-
-
-def test_one_process_at_a_time_changes_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / LEFT).touch()
-    with alone_in(tmp_path):
-        write_file(tmp_path / "a", b"")
-        assert entries(tmp_path) == ["a"]
-        monkeypatch.setattr(writing, "_PATIENCE", 0.05)
-        with pytest.raises(OSError, match="another process"), alone_in(tmp_path):
-            pass
-    with alone_in(tmp_path):
-        pass
 
 
 @pytest.mark.parametrize("name", ["os.replace", "os.fsync", "os.open"])
