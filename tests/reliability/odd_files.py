@@ -25,10 +25,13 @@ _KINDS = [
     "dangling",
 ]
 
+# Calibration lines and prompts: the user names these files, and fa3 waits for who writes into a pipe.
+_MAY_BE_PIPES = (".jsonl", ".txt")
+
 
 def replace(file: Path, rng: random.Random) -> None:
     """Replace a file by one of the odd kinds."""
-    kind = rng.choice(_KINDS)
+    kind = rng.choice([kind for kind in _KINDS if kind != "fifo" or file.suffix not in _MAY_BE_PIPES])
     data = file.read_bytes()
     file.unlink()
     if kind == "fifo":
