@@ -23,6 +23,8 @@ class Command:
     """In a full run, take every n-th case only."""
     excuse: str = ""
     """Words in the output that explain why exit code 0 did not make all that it makes otherwise."""
+    replaces: bool = False
+    """Takes something out before it puts something else in: a disk that stays full has no room to put it back."""
 
 
 _UNDO = "patch {w}/model --undo"
@@ -31,7 +33,7 @@ _CALIB = "--calib {w}/calib.jsonl --recipe default"
 COMMANDS: dict[str, Command] = {
     "patch": Command("plain", "patch {w}/model", undo=_UNDO, light=True),
     "patch-output": Command("plain", "patch {w}/model --output {w}/out", light=True),
-    "repatch": Command("patched", "patch {w}/model --quantizer msmodelslim", light=True),
+    "repatch": Command("patched", "patch {w}/model --quantizer msmodelslim", light=True, replaces=True),
     "undo": Command("patched", _UNDO, light=True),
     "patch-pipeline": Command("pipeline", "patch {w}/model", undo=_UNDO, light=True),
     "undo-pipeline": Command("patched-pipeline", _UNDO, light=True),

@@ -56,7 +56,7 @@ class Place:
         if killed:
             if wrong not in ("", KILLED):
                 return f"before the kill: {wrong}"
-        elif found := self._wrong_end(code, wrong):
+        elif found := self._wrong_end(case, code, wrong):
             return found
         if self.command.undo and case.number % 2:
             return self._undone("undone at once")
@@ -67,7 +67,7 @@ class Place:
             return f"again: {found}"
         return self._undone("undone") if self.command.undo else None
 
-    def _wrong_end(self, code: int, wrong: str) -> str | None:
+    def _wrong_end(self, case: Case, code: int, wrong: str) -> str | None:
         if wrong or not 0 <= code <= 6:
             return wrong or f"exit code {code}"
         said, state = self._words(), self._state()
@@ -81,7 +81,8 @@ class Place:
         if code == 0:
             found = difference(state, self.complete)
             return found and f"exit code 0, but {found}"
-        if state not in (self.before, self.complete):
+        stays_full = self.command.replaces and case.mode == FAIL_FROM_HERE
+        if state not in (self.before, self.complete) and not stays_full:
             return f"exit code {code}, neither as before ({difference(state, self.before)}) nor complete ({difference(state, self.complete)})"
         return None
 
