@@ -149,6 +149,8 @@ def _is_range(low: Tensor, high: Tensor, count: int = 1) -> bool:
 
 
 def _settings(values: Mapping[str, Any]) -> QuantSettings:
+    if unknown := values.keys() - {field.name for field in fields(QuantSettings)}:
+        raise ValueError(f"{min(unknown)!r} is no setting")
     given = {field.name: values[field.name] for field in fields(QuantSettings)} | dict(values)
     texts = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     return resolve_settings({}, given | texts).values
