@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -11,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from fa3cli.calibration.model_documents import checked_document
 from fa3cli.errors import InvalidInputError
-from fa3cli.files.reading import LARGE, read_bytes
+from fa3cli.files.reading import LARGE, read_bytes, require_regular
 
 __all__ = ["checked_copy", "checked_file", "copy_checked", "require_regular_files"]
 
@@ -72,11 +71,10 @@ def require_regular_files(folder: Path) -> None:
     A pipe is one, and so is a link to a device.
     """
     for file in _files(folder):
-        found = file.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise InvalidInputError(f"{file}: not a regular file", hint=_HINT)
-        if found.st_size > LARGE and _is_any(file, _DOCUMENTS):
-            raise InvalidInputError(f"{file}: larger than {LARGE >> 20} MiB", hint=_HINT)
+        try:
+            require_regular(file, LARGE if _is_any(file, _DOCUMENTS) else None)
+        except OSError as error:
+            raise InvalidInputError(f"{file}: {error.strerror}", hint=_HINT) from error
 
 
 def _files(folder: Path) -> Iterator[Path]:

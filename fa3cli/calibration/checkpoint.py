@@ -15,10 +15,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fa3cli.errors import InvalidInputError
-from fa3cli.exports.documents import is_file_name
 from fa3cli.files import tensors as tensor_files
 from fa3cli.files.documents import parse_json, typed
-from fa3cli.files.reading import LARGE, read_bytes, require_regular
+from fa3cli.files.reading import LARGE, is_file_name, read_bytes, require_regular
 
 __all__ = ["Checkpoint", "TensorInfo", "is_finite", "no_weights", "read_header"]
 

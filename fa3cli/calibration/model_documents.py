@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from fa3cli.errors import ConflictError, InvalidInputError
 from fa3cli.files.documents import parse_json
+from fa3cli.files.reading import is_file_name
 
 __all__ = ["checked_document"]
 
@@ -60,7 +61,7 @@ def _is_path(key: str, value: Any) -> bool:
     if not key.endswith(_PATHS) and key not in _ALSO_PATHS:
         return False
     if isinstance(value, list):  # a choice of the folder's files, by versions of transformers
-        return key == "init_inputs" or not all(isinstance(name, str) and _is_plain(name) for name in value)
+        return key == "init_inputs" or not all(is_file_name(name) for name in value)
     return value is None or isinstance(value, str)  # null would hide the folder's own file
 
 
@@ -101,14 +102,10 @@ def _check_index(file: Path, index: dict[str, Any]) -> None:
     if not isinstance(shards, dict):
         raise InvalidInputError(f"{file}: weight_map is no object", hint=_FETCH)
     for name, shard in shards.items():
-        if not (isinstance(shard, str) and _is_plain(shard) and shard.endswith(".safetensors")):
+        if not (is_file_name(shard) and shard.endswith(".safetensors")):
             raise InvalidInputError(
                 f"{file}: {name} is in {shard!r}, expected a safetensors file beside it", hint=_FETCH
             )
-
-
-def _is_plain(name: str) -> bool:
-    return PurePosixPath(name).name == name and "\\" not in name
 
 
 def _parsed(file: Path, data: bytes) -> dict[str, Any]:

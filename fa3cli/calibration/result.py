@@ -12,9 +12,9 @@ from typing import Any
 from fa3cli.calibration.identity import differing
 from fa3cli.calibration.job import Job
 from fa3cli.errors import ConflictError
-from fa3cli.exports.documents import is_file, is_file_name
+from fa3cli.exports.documents import is_file
 from fa3cli.files.documents import parse_json, typed
-from fa3cli.files.reading import LARGE, read_bytes
+from fa3cli.files.reading import LARGE, is_file_name, read_bytes
 
 __all__ = [
     "PARAMETERS_FILE",

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fa3cli.errors import InvalidInputError
-from fa3cli.exports.documents import Document, is_file, is_file_name, read_document
+from fa3cli.exports.documents import Document, is_file, read_document
 from fa3cli.exports.geometry import Geometry, read_geometry
 from fa3cli.exports.layout import FLOAT, FP8
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Target
-from fa3cli.files.reading import LARGE
+from fa3cli.files.reading import LARGE, is_file_name
 from fa3cli.files.tensors import Entry, open_tensors, read_header
 
 if TYPE_CHECKING:

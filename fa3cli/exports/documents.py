@@ -10,7 +10,7 @@ from typing import Any
 from fa3cli.files.documents import parse_json
 from fa3cli.files.reading import SMALL, read_bytes
 
-__all__ = ["Document", "is_file", "is_file_name", "read_document"]
+__all__ = ["Document", "is_file", "read_document"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,3 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
-
-
-def is_file_name(name: object) -> bool:
-    """Tell whether a value from a document is the plain name of a file, which leads to no other folder."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not any(char in name for char in "/\\\0")

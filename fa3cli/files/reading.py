@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["LARGE", "SMALL", "read_bytes", "require_regular"]
+__all__ = ["LARGE", "SMALL", "is_file_name", "read_bytes", "require_regular"]
 
 # Parsed, a hostile file takes some 50 times its size in memory.
 SMALL = 8 << 20
@@ -35,15 +35,23 @@ def read_bytes(path: Path, limit: int = SMALL) -> bytes:
     return data
 
 
-def require_regular(path: Path) -> None:
-    """Raise OSError, whose strerror says why, where there is no regular file: opening something else may never end."""
+def require_regular(path: Path, limit: int | None = None) -> None:
+    """Raise OSError, whose strerror says why, where there is no regular file of at most `limit` bytes.
+
+    Opening something else may never end.
+    """
     try:
-        _require_regular(path, os.stat(path))
+        _require_regular(path, os.stat(path), limit)
     except ValueError:
         raise _no_name(path) from None
 
 
-def _require_regular(path: Path, found: os.stat_result, limit: int | None = None) -> None:
+def is_file_name(name: object) -> bool:
+    """Tell whether a value from a document is the plain name of a file, which leads to no other folder."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not any(char in name for char in "/\\\0")
+
+
+def _require_regular(path: Path, found: os.stat_result, limit: int | None) -> None:
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, "a folder, expected a file", str(path))
     if not stat.S_ISREG(found.st_mode):

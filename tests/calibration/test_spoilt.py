@@ -237,6 +237,16 @@ def test_mutated_calibrations(kept: Path) -> None:
             file.write_bytes(text)
 
 
+def test_a_calibration_with_a_setting_that_fa3_does_not_know(kept: Path) -> None:
+    text = (kept / REPORT_FILE).read_text()
+    report = json.loads(text)
+    report["identity"]["settings"]["unheard_of"] = 1
+    (kept / REPORT_FILE).write_text(json.dumps(report))
+    with pytest.raises(InvalidInputError, match="'unheard_of' is no setting"):
+        read_calibration(kept)
+    (kept / REPORT_FILE).write_text(text)
+
+
 @pytest.mark.parametrize("kind", SPECIAL)
 @pytest.mark.parametrize("name", [REPORT_FILE, PARAMETERS_FILE])
 def test_a_calibration_of_what_is_no_file(kind: str, name: str, kept: Path) -> None:

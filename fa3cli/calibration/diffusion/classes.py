@@ -23,7 +23,8 @@ def transformer_classes(
 ) -> dict[str, type[nn.Module]]:
     """Return the classes of the transformers by component: the patched ones of a receipt, else the installed diffusers'.
 
-    `code` are the texts of patched files that were judged; others are read from the folder if it is trusted. Raises UnsupportedError for a pipeline without any.
+    `code` are the texts of patched files that were judged; others are read from the folder if it is trusted. Raises
+    UnsupportedError for a pipeline without any.
     """
     import diffusers
 

@@ -6,8 +6,8 @@ from collections.abc import Container, Iterator
 
 from fa3cli.exports.checks.registry import ALL, ASCEND_LANGUAGE, LANGUAGE, Remark, check, error, error_for
 from fa3cli.exports.contents import Contents, Shard
-from fa3cli.exports.documents import is_file_name
 from fa3cli.exports.layout import DESCRIPTION_FILES
+from fa3cli.files.reading import is_file_name
 
 
 @check("description", "engines read from it how each tensor is stored")

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fa3cli.errors import InvalidInputError
+from fa3cli.files.reading import is_file_name
 from fa3cli.patching.config_json import Config, members_of, read_config, require_types
 from fa3cli.patching.edits import Edit
 
 __all__ = ["INDEX", "Component", "component_config", "components", "set_modules"]
 
 INDEX = "model_index.json"
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -78,4 +79,4 @@ def set_modules(index: Config, modules: Mapping[str, str]) -> list[Edit]:
 
 def _is_name(name: str) -> bool:
     """Whether a text is the name of one file or folder."""
-    return re.fullmatch(r"[^/\\\0]{1,200}", name) is not None and name not in (".", "..")
+    return is_file_name(name) and len(name) <= _LONGEST_NAME
