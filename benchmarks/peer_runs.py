@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reference_run import load_model, quantize, read_samples
 
 __all__ = ["RUNS"]
 
@@ -30,15 +31,7 @@ def fa3(folder: Path, calib: Path, output: Path) -> None:
 
 
 def msmodelslim(folder: Path, calib: Path, output: Path) -> None:
-    from msmodelslim.pytorch.llm_ptq.llm_ptq_tools import Calibrator, QuantConfig
-    from transformers import AutoModelForCausalLM
-
-    options = {"trust_remote_code": True, "torch_dtype": "auto", "attn_implementation": "eager"}
-    model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
-    data = [[ids, torch.ones_like(ids)] for ids in _samples(calib)]
-    calibrator = Calibrator(model, QuantConfig(act_method=1, mm_tensor=False).fa_quant(), data, "L0")
-    calibrator.run()
-    calibrator.save(str(output), save_type=["safe_tensor"])
+    quantize(load_model(folder), read_samples(calib), output)
 
 
 def llmcompressor(folder: Path, calib: Path, output: Path) -> None:
@@ -67,7 +60,7 @@ def _llmcompressor(folder: Path, calib: Path, output: Path, **options: Any) -> N
     heads = QuantizationScheme(
         targets=["LlamaAttention"], input_activations=QuantizationArgs(num_bits=8, strategy="attn_head")
     )
-    samples = _samples(calib)
+    samples = read_samples(calib)
     oneshot(
         model=model,
         # There is no tokenizer, and token ids need none: anything but a name or None keeps it from being sought.
@@ -110,7 +103,7 @@ def _forward(folder: Path, calib: Path) -> float:
     """CPU seconds of the decoder's forwards alone, without lm_head, which calibration does not run either."""
     from transformers import AutoModelForCausalLM
 
-    model, samples = AutoModelForCausalLM.from_pretrained(folder).eval(), _samples(calib)
+    model, samples = AutoModelForCausalLM.from_pretrained(folder).eval(), read_samples(calib)
     with torch.no_grad():
         model.model(samples[0], use_cache=False)  # pages of the weights come in, memory is taken
         return _cpu_seconds(lambda: [model.model(ids, use_cache=False) for ids in samples])
@@ -136,10 +129,6 @@ def _files(folder: Path, output: Path) -> dict[str, float]:
     seconds = {"read": _cpu_seconds(read), "write": _cpu_seconds(write)}
     scratch.unlink()
     return seconds
-
-
-def _samples(calib: Path) -> list[torch.Tensor]:
-    return [torch.tensor([json.loads(line)["input_ids"]]) for line in calib.open()]
 
 
 def _cpu_seconds(work: Callable[[], object]) -> float:

@@ -2,15 +2,13 @@
 
 A random Llama of 8 layers x 1024, 16 samples x 256 tokens, float32, one thread, reference numerics: act_method 1, FA3,
 L0; and m3, act_method 3, L5, FA3. Each side runs in a process of its own, which also times a bare forward of the same
-samples. Run it with the python of an environment that has fa3cli and transformers 4.43.1, and give it the python of
-another one that has msmodelslim==26.1.0 and the same transformers.
+samples. Run it with the python of an environment that has both (`make versions` makes .venvs/msmodelslim).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,22 +19,22 @@ from typing import Any
 
 import torch
 from random_llama import make_llama, make_samples
+from reference_run import load_model, quantize, read_samples
 
 CASES = {
     "act 1, L0, FA3": {"act_method": 1, "disable_level": "L0", "anti_method": "none"},
     "m3, act 3, L5, FA3": {"act_method": 3, "disable_level": "L5", "anti_method": "m3"},
 }
 _LAYERS = 8
+_DOWN = tuple(f"model.layers.{layer}.mlp.down_proj" for layer in range(_LAYERS))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("reference", help="python of the environment with msmodelslim")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    arguments.reference = os.path.abspath(arguments.reference)  # but not resolved: it may be a link
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         make_samples(root / "calib.jsonl", samples=16, tokens=256)
@@ -46,8 +44,9 @@ def main() -> None:
             subprocess.run([sys.executable, *patch], check=True, capture_output=True)
         for round_ in range(arguments.rounds):
             for name, case in CASES.items():
-                ours = _side(sys.executable, root, "fa3cli", case, round_)
-                theirs = _side(arguments.reference, root, "msmodelslim", case, round_)
+                ours, theirs = (
+                    _side(root, quantizer, case, round_) for quantizer in ("fa3cli", "msmodelslim")
+                )
                 print(
                     f"{name}: fa3 {ours['seconds']:.1f} s ({ours['seconds'] / ours['bare']:.2f} bare forwards), "
                     f"msModelSlim {theirs['seconds']:.1f} s ({theirs['seconds'] / theirs['bare']:.2f}), "
@@ -57,9 +56,9 @@ def main() -> None:
                 )
 
 
-def _side(python: str, root: Path, quantizer: str, case: dict[str, Any], round_: int) -> dict[str, Any]:
+def _side(root: Path, quantizer: str, case: dict[str, Any], round_: int) -> dict[str, Any]:
     output = root / f"{quantizer}-{case['act_method']}-{round_}"
-    call = [python, Path(__file__).absolute(), "--side", root, quantizer, output, json.dumps(case)]
+    call = [sys.executable, Path(__file__).absolute(), "--side", root, quantizer, output, json.dumps(case)]
     done = subprocess.run(
         call, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=root
     )
@@ -88,42 +87,17 @@ def side(root: Path, quantizer: str, output: Path, case: dict[str, Any]) -> None
 def _ours(root: Path, output: Path, case: dict[str, Any]) -> tuple[float, float]:
     from fa3cli import api
 
-    bare = _bare(_model(root, "fa3cli"), _samples(root))
-    down = tuple(f"model.layers.{layer}.mlp.down_proj" for layer in range(_LAYERS))
-    options = {"numerics": "reference", "disable_names": down, **case}
-    job = api.prepare(root / "fa3cli", calib=root / "calib.jsonl", output=output, **options)
+    calib = root / "calib.jsonl"
+    bare = _bare(load_model(root / "fa3cli"), read_samples(calib))
+    options = {"numerics": "reference", "disable_names": _DOWN, **case}
+    job = api.prepare(root / "fa3cli", calib=calib, output=output, **options)
     return bare, _cpu_seconds(lambda: api.run(job))
 
 
 def _reference(root: Path, output: Path, case: dict[str, Any]) -> tuple[float, float]:
-    from msmodelslim.pytorch.llm_ptq.anti_outlier import AntiOutlier, AntiOutlierConfig
-    from msmodelslim.pytorch.llm_ptq.llm_ptq_tools import Calibrator, QuantConfig
-
-    model, samples = _model(root, "msmodelslim"), _samples(root)
-    bare, data = _bare(model, samples), [[ids, torch.ones_like(ids)] for ids in samples]
-
-    def quantize() -> None:
-        if case["anti_method"] != "none":
-            config = AntiOutlierConfig(anti_method=case["anti_method"], dev_type="cpu")
-            AntiOutlier(model, calib_data=data, cfg=config).process()
-        down = [f"model.layers.{layer}.mlp.down_proj" for layer in range(_LAYERS)]
-        config = QuantConfig(disable_names=down, act_method=case["act_method"], mm_tensor=False)
-        calibrator = Calibrator(model, config.fa_quant(), data, case["disable_level"])
-        calibrator.run()
-        calibrator.save(str(output), save_type=["safe_tensor"])
-
-    return bare, _cpu_seconds(quantize)
-
-
-def _model(root: Path, quantizer: str) -> torch.nn.Module:
-    from transformers import AutoModelForCausalLM
-
-    options = {"trust_remote_code": True, "torch_dtype": "auto", "attn_implementation": "eager"}
-    return AutoModelForCausalLM.from_pretrained(root / quantizer, **options).eval()
-
-
-def _samples(root: Path) -> list[torch.Tensor]:
-    return [torch.tensor([json.loads(line)["input_ids"]]) for line in (root / "calib.jsonl").open()]
+    model, samples = load_model(root / "msmodelslim"), read_samples(root / "calib.jsonl")
+    bare = _bare(model, samples)
+    return bare, _cpu_seconds(lambda: quantize(model, samples, output, disable_names=_DOWN, **case))
 
 
 def _bare(model: torch.nn.Module, samples: list[torch.Tensor]) -> float:

@@ -4,14 +4,10 @@ Everything here is imported on first use, so that a patched modeling file, which
 `FAQuantizer` and `logger`, pays for neither torch nor the command line.
 """
 
-from __future__ import annotations
-
-import importlib
-import logging
+# Not even __future__: under `python -m fa3cli` this is run while the current folder, which may be one of weights, is
+# the first on the path. __main__.py takes it off.
 
 __version__ = "0.1.0"
-
-logger = logging.getLogger("fa3cli")
 
 _EXPORTS = {
     "AntiOutlier": "fa3cli.guide.anti_outlier",
@@ -44,6 +40,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name == "logger":
+        return import_module("logging").getLogger("fa3cli")
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+    return getattr(import_module(_EXPORTS[name]), name)

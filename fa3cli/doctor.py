@@ -32,7 +32,7 @@ _MINIMUM = {
 }
 _UNTESTED_FROM = {"transformers": "6"}
 _NEEDS = {
-    "fa3 patch": ("transformers", "libcst"),
+    "fa3 patch": ("transformers", "libcst", "msgspec"),
     "fa3 quantize": (
         "torch",
         "transformers",
@@ -40,13 +40,14 @@ _NEEDS = {
         "safetensors",
         "accelerate",
         "greenlet",
+        "msgspec",
         "numpy",
         "psutil",
     ),
     "fa3 verify": ("torch", "safetensors"),
     "fa3 report": ("torch", "safetensors", "jinja2"),
 }
-# AVX-512 matters for bit equality with msModelSlim, which was measured with it; the others for speed.
+# Last bits depend on them (docs/numerics.md), and so does the speed.
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "asimd", "sve", "bf16")
 _CANN_HOMES = ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH")
 _CANN_DEFAULT = "/usr/local/Ascend/ascend-toolkit/latest"

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from torch import Tensor
 
 from fa3cli.calibration.job import Job
-from fa3cli.calibration.parameters import LayerParameters
+from fa3cli.calibration.parameters import LayerParameters, Range
 from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.calibration.result import PARAMETERS_FILE, REPORT_FILE, file_sha256, read_report
 from fa3cli.calibration.tree_file import read_tree, write_tree
-from fa3cli.errors import ConflictError, InvalidInputError
+from fa3cli.errors import Fa3Error, InvalidInputError
+from fa3cli.exports.documents import is_file
 from fa3cli.exports.folder import RunFolder
+from fa3cli.files.documents import typed
 from fa3cli.quantization.settings import QuantSettings, resolve_settings
 
 __all__ = ["Calibration", "CalibrationWriter", "read_calibration", "require_complete"]
@@ -31,6 +35,35 @@ class Calibration:
     samples: int
     tokens: int
     layers: tuple[LayerParameters, ...]
+    transformers: str
+    """The version it was found under."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """How much a run saw."""
+
+    samples: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What is needed of the report of a calibration."""
+
+    identity: dict[str, Any]
+    result: _Seen
+    recipe: str
+    parameters_sha256: str
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """What an export needs of the identity of a calibration."""
+
+    settings: dict[str, Any]
+    dtype: Literal["torch.bfloat16", "torch.float16", "torch.float32"]
+    versions: dict[str, str]
 
 
 class CalibrationWriter:
@@ -54,24 +87,26 @@ def read_calibration(folder: Path) -> Calibration:
     """Return what fa3 calibrate wrote; raises InvalidInputError where that is not all there, or something else is."""
     file = folder / PARAMETERS_FILE
     for needed in (file, folder / REPORT_FILE):
-        if not needed.is_file():
+        if not is_file(needed):
             raise InvalidInputError(f"{needed}: missing", hint="name a folder that fa3 calibrate wrote")
     try:
-        report = read_report(folder)
-        identity, seen = dict(report["identity"]), report["result"]
-        if report["parameters_sha256"] != file_sha256(file):
+        report = typed(read_report(folder), _Report)
+        identity = typed(report.identity, _Identity)
+        layers = typed(read_tree(file), tuple[LayerParameters, ...])
+        if report.parameters_sha256 != file_sha256(file):
             raise ValueError(f"{REPORT_FILE} was written with other parameters")
         return Calibration(
             folder=folder,
-            identity=identity,
-            settings=_settings(identity["settings"]),
-            dtype=identity["dtype"].removeprefix("torch."),
-            recipe=str(report["recipe"]),
-            samples=int(seen["samples"]),
-            tokens=int(seen["tokens"]),
-            layers=tuple(LayerParameters(**layer) for layer in read_tree(file)),
+            identity=report.identity,
+            settings=_settings(identity.settings),
+            dtype=identity.dtype.removeprefix("torch."),
+            recipe=report.recipe,
+            samples=report.result.samples,
+            tokens=report.result.tokens,
+            layers=layers,
+            transformers=identity.versions["transformers"],
         )
-    except (ConflictError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (Fa3Error, OSError, ValueError, KeyError) as error:
         raise InvalidInputError(
             f"{folder}: not a calibration as this version of fa3 writes it ({error})",
             hint="run fa3 calibrate again",
@@ -90,22 +125,32 @@ def require_complete(job: Job, found: Calibration) -> None:
             f"{found.folder}: its layers are not the model's ({odd})", hint="run fa3 calibrate again"
         )
     for layer in found.layers:
-        ranges = dict(layer.linears)
-        for name, roles in layer.attentions.items():
-            ranges |= {f"{role} of {name}": each for role, each in roles.items()}
-        unknown = (layer.linears.keys() - job.quantized) | (layer.attentions.keys() - job.attentions)
-        wrong = [*unknown, *(name for name, each in ranges.items() if each is None or not _is_range(*each))]
+        wrong = [*(layer.linears.keys() - job.quantized), *(layer.attentions.keys() - job.attentions)]
+        wrong += [name for name, found in layer.linears.items() if found is None or not _is_range(*found)]
+        wrong += [name for name, roles in layer.attentions.items() if not _are_roles(roles)]
         if wrong:
             raise InvalidInputError(
                 f"{found.folder}: no use as the parameters of {wrong[0]}", hint="run fa3 calibrate again"
             )
 
 
-def _is_range(low: Any, high: Any) -> bool:
+def _are_roles(roles: Mapping[str, Range]) -> bool:
+    """Tell whether these are ranges of q, k and v, a value a head."""
+    return roles.keys() == set("qkv") and all(
+        _is_range(low, high, low.numel()) for low, high in roles.values()
+    )
+
+
+def _is_range(low: Tensor, high: Tensor, count: int = 1) -> bool:
+    """Tell whether these are `count` lowest and highest values."""
+    if not low.shape == high.shape == (count,) or not count or not low.is_floating_point():
+        return False
     return bool(low.isfinite().all() and high.isfinite().all() and (low <= high).all())
 
 
 def _settings(values: Mapping[str, Any]) -> QuantSettings:
+    if unknown := values.keys() - {field.name for field in fields(QuantSettings)}:
+        raise ValueError(f"{min(unknown)!r} is no setting")
     given = {field.name: values[field.name] for field in fields(QuantSettings)} | dict(values)
     texts = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     return resolve_settings({}, given | texts).values

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-import struct
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fa3cli.errors import InvalidInputError
+from fa3cli.files import tensors as tensor_files
+from fa3cli.files.documents import parse_json, typed
+from fa3cli.files.reading import LARGE, is_file_name, read_bytes, require_regular
 
 __all__ = ["Checkpoint", "TensorInfo", "is_finite", "no_weights", "read_header"]
 
@@ -35,6 +37,13 @@ class TensorInfo:
     """Where its values begin in the file."""
 
 
+@dataclass(frozen=True)
+class _Index:
+    """What is read of an index: the file of each tensor."""
+
+    weight_map: dict[str, Any]
+
+
 class Checkpoint:
     """Tensors of a weights folder by name. Opening reads headers only.
 
@@ -47,8 +56,8 @@ class Checkpoint:
         self.folder = folder
         self._finite: set[str] = set()
         index = folder / f"{file}.index.json"
-        shards = _read_index(index) if index.is_file() else {}
-        if (folder / file).is_file() and file not in shards:
+        shards = _read_index(index) if index.exists() else {}
+        if (folder / file).exists() and file not in shards:
             shards = {file: None}  # which transformers prefers to an index of other files
         if not shards:
             raise no_weights(folder, file)
@@ -87,10 +96,20 @@ class Checkpoint:
             by_file[self.tensors[name].file].append(name)
         tensors = {}
         for file, wanted in by_file.items():
-            with safe_open(self.folder / file, "pt") as shard:
-                tensors.update({name: shard.get_tensor(name) for name in wanted})
+            try:
+                with tensor_files.open_tensors(self.folder / file) as shard:
+                    tensors.update({name: shard.get_tensor(name) for name in wanted})
+            except (SafetensorError, OSError) as error:
+                raise InvalidInputError(f"{self.folder / file}: cannot be read ({error})") from error
         for name in tensors.keys() - self._finite:
-            if not is_finite(tensors[name]):
+            try:
+                finite = is_finite(tensors[name])
+            except NotImplementedError as error:  # float8 and smaller
+                raise InvalidInputError(
+                    f"{self.path(name)}: {name} is {tensors[name].dtype}, in which no model computes",
+                    hint="quantized checkpoints are no input: fetch the model in bfloat16 or float16",
+                ) from error
+            if not finite:
                 raise InvalidInputError(
                     f"{self.path(name)}: {name} holds NaN or infinite values",
                     hint="fetch the file again, or mend the checkpoint",
@@ -129,37 +148,38 @@ def is_finite(tensor: Tensor) -> bool:
 def _read_index(index: Path) -> dict[str, list[str]]:
     """Return the tensor names of each shard an index lists."""
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        items = list(weight_map.items())
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InvalidInputError(f"{index}: not a safetensors index ({error!r})") from error
+        listed = typed(parse_json(read_bytes(index, LARGE).decode("utf-8"), unique=True), _Index)
+    except OSError as error:
+        raise InvalidInputError(f"{index}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise InvalidInputError(f"{index}: not a safetensors index ({error})") from error
     shards = defaultdict(list)
-    for name, file in items:
-        if not isinstance(file, str) or Path(file).name != file or not file.strip("."):
+    for name, file in listed.weight_map.items():
+        if not is_file_name(file):
             raise InvalidInputError(f"{index}: {name} points to {file!r}; expected a file of this folder")
         shards[file].append(name)
     return shards
 
 
 def _is_lfs_pointer(path: Path) -> bool:
-    if not path.is_file():
+    try:
+        require_regular(path)
+        with path.open("rb") as stream:
+            return stream.read(len(_LFS)) == _LFS
+    except OSError:
         return False
-    with path.open("rb") as stream:
-        return stream.read(len(_LFS)) == _LFS
 
 
 def read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
     """Return what a shard holds, after checking that it is all there."""
     path = folder / file
     try:
-        with safe_open(path, "pt"):  # checks the header and that the data is as long as it says
-            pass
-        with path.open("rb") as stream:
-            length = struct.unpack("<Q", stream.read(8))[0]
-            header = json.loads(stream.read(length))
+        entries, _ = tensor_files.read_header(path)
     except FileNotFoundError as error:
         raise InvalidInputError(f"{path}: the shard is missing", hint="fetch the folder again") from error
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
         if _is_lfs_pointer(path):
             raise InvalidInputError(
                 f"{path}: a git-lfs pointer, not the file", hint="git lfs pull"
@@ -168,11 +188,7 @@ def read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
             f"{path}: not a whole safetensors file ({error})",
             hint="the download was cut short: fetch it again",
         ) from error
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        tensors[name] = TensorInfo(
-            file, entry["dtype"], tuple(entry["shape"]), end - begin, 8 + length + begin
-        )
-    return tensors
+    return {
+        name: TensorInfo(file, entry.dtype, entry.shape, entry.end - entry.begin, entry.begin)
+        for name, entry in entries.items()
+    }

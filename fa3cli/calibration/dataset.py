@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +12,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fa3cli.calibration.records import KEYS, LazyTokenizer, token_ids
+from fa3cli.calibration.lazy_tokenizer import LazyTokenizer
+from fa3cli.calibration.records import KEYS, token_ids
 from fa3cli.calibration.stand_in_tokenizer import StandInTokenizer, has_tokenizer
+from fa3cli.calibration.text_lines import numbered_lines
 from fa3cli.errors import InvalidInputError
+from fa3cli.files.documents import parse_json
 
 __all__ = ["DEFAULT_CALIBRATION", "Sample", "read_samples", "require_fit"]
 
@@ -109,21 +111,18 @@ def require_fit(sample: Sample, longest: int | None, vocab_size: int | None) -> 
 
 def _read_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the json objects of a file with their line numbers; blank lines at the end don't count."""
-    try:
-        text = file.read_text(encoding="utf-8-sig").rstrip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{file}: cannot be read ({error})") from error
-    if not text:
-        raise InvalidInputError(
-            f"{file}: empty; expected one json object a line", hint=f"a line holds {KEYS}"
-        )
-    for number, line in enumerate(text.split("\n"), start=1):
+    number = 0
+    for number, line in numbered_lines(file):
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(line)
+        except ValueError as error:
             raise InvalidInputError(f"{file}, line {number}: not json ({error})") from error
         if not isinstance(record, dict):
             raise InvalidInputError(
                 f"{file}, line {number}: expected a json object", hint=f"a line holds {KEYS}"
             )
         yield number, record
+    if not number:
+        raise InvalidInputError(
+            f"{file}: empty; expected one json object a line", hint=f"a line holds {KEYS}"
+        )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fa3cli.errors import UnsupportedError, UsageError
+from fa3cli.errors import ConflictError, UnsupportedError, UsageError
 from fa3cli.exports.targets import targets_named
 
 __all__ = ["default_output", "where_to_save"]
@@ -16,8 +16,29 @@ _SAVE_TYPES = ("safe_tensor", "numpy")
 
 
 def default_output(folder: Path, output: str | Path | None) -> Path:
-    """Return where an export goes: beside the weights, unless told otherwise."""
-    return Path(os.path.abspath(output or folder.with_name(f"{folder.name}-w8a8-fa3")))
+    """Return where an export goes: beside the weights, unless told otherwise.
+
+    Raises ConflictError where that is the weights folder, or among files below it.
+    """
+    place = Path(os.path.abspath(output or folder.with_name(f"{folder.name}-w8a8-fa3")))
+    weights, real = Path(os.path.realpath(folder)), Path(os.path.realpath(place))
+    if real == weights:
+        raise ConflictError(
+            f"{place}: is the weights folder, which fa3 never writes into", hint="choose another --output"
+        )
+    if weights in real.parents:
+        _require_no_files_around(real, weights)
+    return place
+
+
+def _require_no_files_around(place: Path, weights: Path) -> None:
+    """Raise ConflictError for an output in a folder of the model's: what lies there is part of what the next run reads."""
+    for folder in place.parents[: place.parents.index(weights)]:
+        if folder.is_dir() and any(path.is_file() for path in folder.iterdir()):
+            raise ConflictError(
+                f"{place}: would lie among the files of {folder}, which belongs to the weights folder",
+                hint="choose another --output",
+            )
 
 
 def where_to_save(

@@ -119,9 +119,8 @@ def _require_source(job: ExportJob, found: Calibration) -> None:
     """Raise ConflictError where the weights folder is not what was calibrated."""
     source = source_identity(job)
     if differs := differing({name: found.identity.get(name) for name in source}, source):
-        with_version = found.identity.get("versions", {}).get("transformers")
         raise ConflictError(
             f"{job.folder}: not what {found.folder} was calibrated from; other {', '.join(differs)}",
             hint="name the weights folder that fa3 calibrate ran on, patched as it was then (under transformers "
-            f"{with_version}), or calibrate this one",
+            f"{found.transformers}), or calibrate this one",
         )

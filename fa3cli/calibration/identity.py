@@ -22,7 +22,9 @@ from fa3cli.calibration.diffusion.fingerprint import fingerprints
 from fa3cli.calibration.diffusion.job import TransformerJob
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.samples import AnySample
+from fa3cli.errors import InvalidInputError
 from fa3cli.exports.companions import companions
+from fa3cli.files.reading import LARGE, read_bytes
 
 __all__ = ["differing", "export_identity", "identity", "source_identity"]
 
@@ -55,10 +57,18 @@ def source_identity(job: Job) -> dict[str, str]:
     code, beside = sorted(job.folder.glob("*.py")), companions(job.folder)
     return {
         "weights": _sha256(headers, *shards),
-        "config": _sha256((job.folder / "config.json").read_bytes()),
-        "code": _sha256(*(file.read_bytes() for file in code)),
-        "files beside": _sha256(*(part for file in beside for part in (file.name, file.read_bytes()))),
+        "config": _sha256(_read(job.folder / "config.json")),
+        "code": _sha256(*map(_read, code)),
+        "files beside": _sha256(*(part for file in beside for part in (file.name, _read(file)))),
     }
+
+
+def _read(file: Path) -> bytes:
+    """Return the bytes of a file beside the weights; raises InvalidInputError where they can't be had."""
+    try:
+        return read_bytes(file, LARGE)
+    except OSError as error:
+        raise InvalidInputError(f"{file}: cannot be read ({error.strerror})") from error
 
 
 def _calibration_identity(job: Job) -> dict[str, Any]:
@@ -108,7 +118,7 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             names += [f"{field}.{name}" for name in differing(old, new)]
         elif old != new:
             told = _is_hash(old) or old is None or new is None
-            names.append(field if told else f"{field} ({old}, now {new})")
+            names.append(field if told else f"{field} ({old!s:.60}, now {new!s:.60})")
     return names
 
 

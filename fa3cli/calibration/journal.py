@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,15 +18,27 @@ from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.calibration.tree_file import read_tree, tensors_of, write_tree
 from fa3cli.errors import ConflictError
-from fa3cli.exports.folder import RunFolder, to_disk
+from fa3cli.exports.folder import RunFolder
+from fa3cli.files.documents import read_json, typed
+from fa3cli.files.reading import LARGE
+from fa3cli.files.writing import sync, write_file
 
 __all__ = ["Journal", "NotResumableError", "has_records", "open_journal", "require_nothing_kept"]
 
 _IDENTITY = "identity.json"
 
+T = TypeVar("T")
+
 
 class NotResumableError(ConflictError):
     """A model's forward cannot be taken up again between two layers."""
+
+
+@dataclass(frozen=True)
+class _Boundary:
+    """What a record holds besides the visit: a hash of the arguments the next layer was called with."""
+
+    digest: str
 
 
 class Journal:
@@ -38,10 +51,9 @@ class Journal:
         self._folder, self._ranks = folder, ranks
         self.visits: list[LayerParameters] = []
         self._digest = ""
-        while folder is not None and (record := self._record(len(self.visits))).is_file():
-            kept = read_tree(record)
-            self._digest = kept.pop("digest")
-            self.visits.append(LayerParameters(**kept))
+        while folder is not None and os.path.lexists(record := self._record(len(self.visits))):
+            visit, self._digest = _read_record(record)
+            self.visits.append(visit)
 
     def commit(self, visit: LayerParameters, outputs: Mapping[str, Any], arguments: Any) -> None:
         """Keep a visit, the layer's `outputs` by forward, and of what comes next the first call's arguments."""
@@ -61,10 +73,10 @@ class Journal:
             )
             return
         if self._ranks.leads:
-            to_disk(self._folder.journal)
+            sync(self._folder.journal)
             kept = {field.name: getattr(visit, field.name) for field in fields(visit)}
             write_tree(self._record(number), {**kept, "digest": _digest(arguments)})
-            to_disk(self._folder.journal)
+            sync(self._folder.journal)
             self._folder.keep = True
         # Not those of the visit before: another rank may get here before the leading one has written the record.
         self._states(number - 2, self._ranks.rank).unlink(missing_ok=True)
@@ -77,7 +89,7 @@ class Journal:
         kept: dict[str, Any] = {}
         states = self._states(len(self.visits) - 1, "*").name
         for file in self._folder.journal.glob(states):
-            kept |= read_tree(file)
+            kept |= _typed(file, read_tree(file), dict[str, Any])
         if not kept.keys() >= set(forwards):
             raise ConflictError(
                 f"{self._folder.journal}: not all files {states} are here",
@@ -127,10 +139,7 @@ def open_journal(folder: RunFolder, made_of: dict[str, Any], resume: str) -> Non
             f"{folder.path}: nothing there to resume", hint="without --resume required the run starts anew"
         )
     folder.clear()
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(made_of, indent=2) + "\n", encoding="utf-8")
-    to_disk(new)
-    new.rename(file)
+    write_file(file, (json.dumps(made_of, indent=2) + "\n").encode())
 
 
 def require_nothing_kept(folder: RunFolder) -> None:
@@ -139,12 +148,12 @@ def require_nothing_kept(folder: RunFolder) -> None:
         folder.keep = True
         raise ConflictError(
             f"{folder.path}: left by a run of fa3 quantize that was stopped",
-            hint="run that command again to finish it, remove the folder, or choose another output",
+            hint="run that command again to finish it, or choose another --output",
         )
 
 
 def _holds_records(folder: RunFolder) -> bool:
-    begun = folder.export.is_dir() and (folder.journal / _IDENTITY).is_file()
+    begun = folder.export.is_dir() and os.path.lexists(folder.journal / _IDENTITY)
     return begun and has_records(folder)
 
 
@@ -156,10 +165,25 @@ def has_records(folder: RunFolder) -> bool:
 
 def _read_identity(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        return typed(read_json(file, LARGE), dict[str, Any])
+    except (OSError, ValueError) as error:
         raise ConflictError(
             f"{file}: not as fa3 wrote it ({error})", hint="--resume never gives that run up and starts over"
+        ) from error
+
+
+def _read_record(file: Path) -> tuple[LayerParameters, str]:
+    """Return a visit, and the hash of what the next layer was called with."""
+    kept = read_tree(file)
+    return _typed(file, kept, LayerParameters), _typed(file, kept, _Boundary).digest
+
+
+def _typed(file: Path, kept: Any, kind: type[T]) -> T:
+    try:
+        return typed(kept, kind)
+    except ValueError as error:
+        raise ConflictError(
+            f"{file}: not as fa3 wrote it ({error})", hint="the same command with --resume never starts over"
         ) from error
 
 

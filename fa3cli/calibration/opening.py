@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fa3cli import patching
+from fa3cli.calibration.checked_folder import require_regular_files
 from fa3cli.calibration.checkpoint import Checkpoint
 from fa3cli.calibration.config_weights import ConfigWeights, has_weights
 from fa3cli.calibration.devices import device_of
 from fa3cli.calibration.loaded_code import check_loaded_code
+from fa3cli.calibration.module_file import code_of, module_of
 from fa3cli.calibration.run_dtype import run_dtype
-from fa3cli.calibration.streamed_model import StreamedModel, build_skeleton, read_config
-from fa3cli.calibration.trust import may_run_folder_code
+from fa3cli.calibration.skeleton import build_skeleton, read_config
+from fa3cli.calibration.streamed_model import StreamedModel
+from fa3cli.calibration.trust import require_known_code
 from fa3cli.errors import UnsupportedError
 
 __all__ = ["open_model"]
@@ -45,17 +49,27 @@ def open_model(
             f"{folder}: a pipeline of diffusers, expected the folder of a causal language model",
             hint="fa3 quantize takes pipelines, with --prompts",
         )
+    require_regular_files(folder)
     status = patching.status(folder)
-    run_folder_code = may_run_folder_code(folder, status, fa=fa, trusted=trust_remote_code)
+    require_known_code(folder, status, fa=fa, trusted=trust_remote_code)
+    # Of a patch that can be made again nothing is read but what was judged; transformers loads any other one.
+    known_class = _class_of(status) if fa and status.code else None
+    seen = code_of(status.module) if fa and known_class is None else None
     checkpoint = None if only_plan and not has_weights(folder) else Checkpoint(folder)
-    config = read_config(folder, run_folder_code=run_folder_code)
+    config = read_config(folder, trusted=trust_remote_code)
     place = device_of(device)
     model_dtype = _model_dtype(folder, config, dtype, place)
     config_dtype = (
         None if checkpoint else _model_dtype(folder, config, "auto", place)
     )  # building changes config's
-    implementation = None if attn_implementation == "auto" else attn_implementation
-    skeleton = build_skeleton(config, model_dtype, implementation, run_folder_code=run_folder_code)
+    skeleton = build_skeleton(
+        config,
+        model_dtype,
+        None if attn_implementation == "auto" else attn_implementation,
+        known_class=known_class,
+        trusted=trust_remote_code,
+        tensors=len(checkpoint.tensors) if checkpoint else None,
+    )
     weights = checkpoint or ConfigWeights(folder, skeleton, config_dtype)
     model = StreamedModel(skeleton, weights, model_dtype, place)
     if fa and not model.attentions():
@@ -63,9 +77,15 @@ def open_model(
             f"{folder}: the patched modeling file is there, but the model that was built does not use it",
             hint="composite models build their text model elsewhere; quantize its linears alone with --no-fa",
         )
-    if fa:
-        check_loaded_code(skeleton, status.module)
+    if seen is not None:
+        check_loaded_code(skeleton, status.module, seen)
     return model
+
+
+def _class_of(status: patching.PatchStatus) -> type[nn.Module]:
+    """Return the patched class, from the text that was judged."""
+    [text] = status.code.values()
+    return getattr(module_of(status.module, text.encode()), status.class_name)
 
 
 def _model_dtype(folder: Path, config: Any, dtype: str, device: torch.device) -> torch.dtype:

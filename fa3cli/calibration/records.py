@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fa3cli.errors import InvalidInputError, brief
+from fa3cli.calibration.bounded import bounded_memory, bounded_time
+from fa3cli.errors import brief
 
-__all__ = ["KEYS", "LazyTokenizer", "token_ids"]
+__all__ = ["KEYS", "token_ids"]
 
 KEYS = (
     "text, inputs_pretokenized, title/passage/question, messages, or input_ids with or without attention_mask"
 )
 _LARGEST = 2**31
+# What a chat template may take for one conversation: any that is sound takes milliseconds.
+_TEMPLATE_SECONDS, _TEMPLATE_BYTES, _TEMPLATE_CHARACTERS = 10, 1 << 30, 10_000_000
 
 
 def token_ids(record: dict[str, Any], tokenizer: Callable[[], Any]) -> tuple[Tensor, Tensor | None]:
@@ -60,9 +62,13 @@ def _chat_text(messages: Any, tokenizer: Any) -> str:
     if not tokenizer.chat_template:  # old transformers versions would make one up
         raise ValueError("messages need a chat template, and the tokenizer has none")
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        with bounded_time(_TEMPLATE_SECONDS), bounded_memory(_TEMPLATE_BYTES):
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template is a program of the model's author: it raises what it likes
         raise ValueError(f"the chat template cannot be applied ({brief(error)})") from error
+    if len(text) > _TEMPLATE_CHARACTERS:
+        raise ValueError(f"the chat template makes {len(text)} characters of it")
+    return text
 
 
 def _text(record: dict[str, Any]) -> str:
@@ -81,26 +87,3 @@ def _string(record: dict[str, Any], key: str) -> str:
     if not isinstance(record[key], str):
         raise TypeError(f"{key} is not a string")
     return record[key]
-
-
-class LazyTokenizer:
-    """The tokenizer of a folder, loaded when the first line needs it: token ids need none."""
-
-    def __init__(self, folder: Path, trust_remote_code: bool) -> None:
-        self._folder, self._trust_remote_code = folder, trust_remote_code
-        self._tokenizer: Callable[..., Any] | None = None
-
-    def __call__(self) -> Any:
-        if self._tokenizer is None:
-            from transformers import AutoTokenizer
-
-            try:
-                self._tokenizer = AutoTokenizer.from_pretrained(
-                    self._folder, local_files_only=True, trust_remote_code=self._trust_remote_code
-                )
-            except Exception as error:  # each transformers version raises others for a missing or broken one
-                raise InvalidInputError(
-                    f"{self._folder}: no tokenizer for text ({brief(error)})",
-                    hint='copy the tokenizer files into the folder, or give token ids: {"input_ids": […]}',
-                ) from error
-        return self._tokenizer

@@ -12,6 +12,9 @@ from typing import Any
 from fa3cli.calibration.identity import differing
 from fa3cli.calibration.job import Job
 from fa3cli.errors import ConflictError
+from fa3cli.exports.documents import is_file
+from fa3cli.files.documents import parse_json, typed
+from fa3cli.files.reading import LARGE, is_file_name, read_bytes
 
 __all__ = [
     "PARAMETERS_FILE",
@@ -65,6 +68,26 @@ class Result:
     already_there: bool = False
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What a report says that a run made in its folder."""
+
+    files: tuple[str, ...]
+    bytes_written: int
+    samples: int
+    tokens: int
+    layers: tuple[LayerResult, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What is needed of a report to tell whether a run need not be made again."""
+
+    identity: dict[str, Any]
+    result: _Made
+
+
 def make_result(
     job: Job, export: Path, seconds: float, layers: Sequence[LayerResult], warnings: Sequence[str]
 ) -> Result:
@@ -100,13 +123,18 @@ def write_reports(job: Job, export: Path, identity: dict[str, Any] | None, resul
 
 
 def file_sha256(file: Path) -> str:
-    """Return the sha256 of a file's bytes, in hexadecimal."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    """Return the sha256 of a file's bytes, in hexadecimal; the file may be larger than the memory."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """Return the report in a folder; raises OSError where there is none, ValueError or TypeError where it is broken."""
-    return dict(json.loads((folder / REPORT_FILE).read_text(encoding="utf-8")))
+    """Return the report in a folder; raises OSError where it can't be read, ValueError where it is broken."""
+    text = read_bytes(folder / REPORT_FILE, LARGE).decode("utf-8")
+    return typed(parse_json(text, unique=True), dict[str, Any])
 
 
 def read_result(job: Job, identity: dict[str, Any]) -> Result | None:
@@ -114,35 +142,44 @@ def read_result(job: Job, identity: dict[str, Any]) -> Result | None:
 
     Raises ConflictError where it is of another identity, naming what differs, or where a file of it is gone.
     """
-    output, files, nbytes = job.output, [], 0
+    output = job.output
     try:
-        for place in job.places.values():
-            report = read_report(output / place)
-            stored = report["result"]
-            files += [str(place / name) for name in stored["files"]]
-            nbytes += stored["bytes_written"]
-        made_of, layers = dict(report["identity"]), tuple(map(_layer_result, stored["layers"]))
-        this = {"output": output, "layers": layers, "seconds": 0.0, "already_there": True}
-        lists = {"files": tuple(files), "bytes_written": nbytes, "warnings": tuple(stored["warnings"])}
-        result = Result(**stored | lists | this)
-    except (OSError, ValueError, KeyError, TypeError):
+        reports = {place: _read_typed(output / place) for place in job.places.values()}
+    except (OSError, ValueError):
         return None
-    if differs := differing(made_of, identity):
+    *_, last = reports.values()
+    if differs := differing(last.identity, identity):
         raise ConflictError(
             f"{output}: holds an export made from other {', '.join(differs)}",
-            hint="remove it, or choose another --output",
+            hint="choose another --output; an export that nobody needs any more may be removed instead",
         )
-    lost = [name for name in result.files if not (output / name).is_file()]
-    if lost:
+    files = tuple(str(place / name) for place, report in reports.items() for name in report.result.files)
+    if lost := [name for name in files if not is_file(output / name)]:
         raise ConflictError(
             f"{output}: holds this export, but {lost[0]} is gone from it",
-            hint="remove it, to have it made again",
+            hint="restore that file or choose another --output; where nothing else lies in the folder, removing it has "
+            "the export made again",
         )
-    return result
+    return Result(
+        output=output,
+        files=files,
+        bytes_written=sum(report.result.bytes_written for report in reports.values()),
+        samples=last.result.samples,
+        tokens=last.result.tokens,
+        seconds=0.0,
+        layers=last.result.layers,
+        warnings=last.result.warnings,
+        already_there=True,
+    )
 
 
-def _layer_result(stored: dict[str, Any]) -> LayerResult:
-    return LayerResult(**stored | {"timesteps": tuple(stored.get("timesteps", ()))})
+def _read_typed(folder: Path) -> _Report:
+    """Return the report of a run in its form; raises what `read_report` does, ValueError for another form."""
+    report = typed(read_report(folder), _Report)
+    for name in report.result.files:
+        if not all(map(is_file_name, name.split("/"))):
+            raise ValueError(f"{name!a} is no file of an export")
+    return report
 
 
 def _within(place: Path, files: Sequence[str]) -> list[str]:

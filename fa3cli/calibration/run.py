@@ -77,6 +77,7 @@ def _run(
         ranks.gather(None)
         journal = Journal(folder, ranks)
         _require_one_folder(ranks, folder, journal)
+        _require_visits_of(job, folder, journal)
         job = job.gathered(folder, ranks, progress, stop)
         make = LayerWriter if job.targets else CalibrationWriter
         writer = make(job, folder, ranks, resumed=bool(journal.visits))
@@ -97,6 +98,17 @@ def _require_one_folder(ranks: Ranks, folder: RunFolder, journal: Journal) -> No
                 f"{folder.path}: rank {ranks.rank} and rank {rank} don't see the same files there",
                 hint="give all ranks an --output on a disk that they share",
             )
+
+
+def _require_visits_of(job: Job, folder: RunFolder, journal: Journal) -> None:
+    """Raise ConflictError where a journal does not speak of the job's layers in their order."""
+    parts = [*job.model.layers, *job.quantized_head] * len(passes(job))
+    names = [visit.name for visit in journal.visits]
+    if names != parts[: len(names)]:
+        raise ConflictError(
+            f"{folder.path}: its records are not of this model's layers",
+            hint="the same command with --resume never starts over",
+        )
 
 
 def _require_fit(ranks: Ranks, job: Job, made_of: dict[str, Any]) -> None:

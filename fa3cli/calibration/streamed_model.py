@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +12,9 @@ from torch import Tensor, nn
 from fa3cli.calibration.checkpoint import Checkpoint, is_finite
 from fa3cli.calibration.config_weights import ConfigWeights
 from fa3cli.calibration.layered_model import LayeredModel
-from fa3cli.errors import InvalidInputError, UnsupportedError, brief
+from fa3cli.errors import InvalidInputError
 
-__all__ = ["StreamedModel", "build_skeleton", "read_config"]
+__all__ = ["StreamedModel"]
 
 # Written by old transformers versions, computed by all: never an unexpected key.
 _COMPUTED = (r"rotary_emb\.inv_freq",)
@@ -150,46 +148,3 @@ def _move_buffers(model: nn.Module, device: torch.device) -> None:
         for name, buffer in module._buffers.items():
             if buffer is not None and not buffer.is_meta:
                 module._buffers[name] = buffer.to(device)
-
-
-def read_config(folder: Path, *, run_folder_code: bool) -> Any:
-    """Return the transformers config of a weights folder; raises InvalidInputError where it cannot be read."""
-    from transformers import AutoConfig
-
-    if not (folder / "config.json").is_file():
-        raise InvalidInputError(
-            f"{folder}: no config.json",
-            hint="give the folder that holds config.json and the safetensors files",
-        )
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=run_folder_code, local_files_only=True)
-    except Exception as error:  # what a bad value raises differs by field and by transformers version
-        raise InvalidInputError(
-            f"{folder / 'config.json'}: transformers cannot read it ({brief(error)})"
-        ) from error
-
-
-def build_skeleton(
-    config: Any, dtype: torch.dtype, attn_implementation: str | None, *, run_folder_code: bool
-) -> nn.Module:
-    """Build the causal LM of a config with parameters on the meta device and buffers computed."""
-    import transformers
-    from accelerate import init_empty_weights
-    from packaging.version import Version
-
-    dtype_key = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
-    options = {dtype_key: dtype}
-    if attn_implementation is not None:
-        options["attn_implementation"] = attn_implementation
-    try:
-        with init_empty_weights(include_buffers=False):
-            model = transformers.AutoModelForCausalLM.from_config(
-                config, trust_remote_code=run_folder_code, **options
-            )
-    except Exception as error:  # the model's own code: what a value it cannot take raises is up to it
-        raise UnsupportedError(
-            f"{config.name_or_path}: transformers {transformers.__version__} cannot build {config.model_type!r} "
-            f"as a causal LM from this config.json ({brief(error)})"
-        ) from error
-    model.tie_weights()  # parameters were replaced while they were moved to the meta device
-    return model.eval()

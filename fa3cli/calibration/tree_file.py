@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fa3cli.errors import ConflictError
 from fa3cli.exports.safetensors_writer import SafetensorsWriter
+from fa3cli.files.documents import parse_json
+from fa3cli.files.tensors import open_tensors
 
 __all__ = ["read_tree", "tensors_of", "write_tree"]
 
@@ -37,13 +39,13 @@ def read_tree(file: Path) -> Any:
     Raises ConflictError for a file that is broken or gone.
     """
     try:
-        with safe_open(file, "pt") as opened:
-            return _rebuilt(json.loads(opened.metadata()[_KEY]), opened.get_tensor)
+        with open_tensors(file) as opened:
+            return _rebuilt(parse_json(opened.metadata()[_KEY]), opened.get_tensor)
     except FileNotFoundError as error:
         raise ConflictError(f"{file}: gone", hint="--resume never starts over") from error
-    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConflictError(
-            f"{file}: not as fa3 wrote it ({error})", hint=f"remove {file.parent}, to start over"
+            f"{file}: not as fa3 wrote it ({error})", hint="the same command with --resume never starts over"
         ) from error
 
 

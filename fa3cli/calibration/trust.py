@@ -2,37 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fa3cli import patching
 from fa3cli.errors import ConflictError, InvalidInputError
 
-__all__ = ["may_run_folder_code"]
+__all__ = ["never_asking", "require_known_code", "trust_hint"]
+
+_TRUST = "pass --trust-remote-code if you trust the code in the folder"
 
 
-def may_run_folder_code(folder: Path, status: patching.PatchStatus, *, fa: bool, trusted: bool) -> bool:
-    """Decide whether the code in a folder of weights, or in a pipeline's, is run.
+def require_known_code(folder: Path, status: patching.PatchStatus, *, fa: bool, trusted: bool) -> None:
+    """Raise where the patched code of a folder of weights, or of a pipeline's, is needed and neither known nor trusted.
 
-    Without being told to, only files that patching the installed library gives again, byte for byte. Raises
-    InvalidInputError where `fa` asks for a patch that is not there, ConflictError where it is in doubt.
+    Known is what patching the installed library gives again. Raises InvalidInputError where `fa` asks for a patch that
+    is not there, ConflictError where it is in doubt.
     """
-    if fa and status.state == "unpatched":
+    if not fa:
+        return
+    if status.state == "unpatched":
         patching.attention_of(folder)  # raises where fa3 patch could not help
         raise InvalidInputError(
             f"{folder}: not patched, so q, k and v cannot be seen",
             hint=f"run fa3 patch {folder} (fa3 quantize --no-fa leaves q, k and v alone)",
         )
-    if fa and status.module and not status.module.is_file():
+    if status.module and not status.module.is_file():
         raise ConflictError(
             f"{status.module}: missing, though config.json names it", hint="run fa3 patch again"
         )
-    if trusted or status.state == "unpatched" or status.reproducible:
-        return trusted or fa
-    if not fa:
-        return False
-    again = "run fa3 patch again (--force gives up changes made by hand), or "
-    raise ConflictError(
-        f"{status.module or folder}: {status.reason}",
-        hint=again * (status.state in ("stale", "edited"))
-        + "pass --trust-remote-code if you trust the code in the folder",
-    )
+    if not (trusted or status.reproducible):
+        again = "run fa3 patch again (--force gives up changes made by hand), or "
+        raise ConflictError(
+            f"{status.module or folder}: {status.reason}",
+            hint=again * (status.state in ("stale", "edited")) + _TRUST,
+        )
+
+
+def trust_hint(error: Exception) -> str | None:
+    """Return what to do about an error of transformers, if it is that it may not run the folder's code."""
+    return _TRUST if "trust_remote_code" in str(error) else None
+
+
+@contextmanager
+def never_asking() -> Iterator[None]:
+    """Have transformers refuse code that it was not told to trust, where it would ask on the terminal whether to."""
+    from transformers import dynamic_module_utils
+
+    before, dynamic_module_utils.TIME_OUT_REMOTE_CODE = dynamic_module_utils.TIME_OUT_REMOTE_CODE, 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before

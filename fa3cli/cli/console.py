@@ -16,8 +16,8 @@ __all__ = ["note", "plain", "print_error", "print_event", "print_json", "warn"]
 
 
 def note(message: str) -> None:
-    """Tell the user something on stderr."""
-    print(message, file=sys.stderr)
+    """Tell the user something on stderr; names and values in it may come from any file."""
+    print("\n".join(map(plain, message.splitlines())), file=sys.stderr)
 
 
 def warn(message: str) -> None:
@@ -47,10 +47,7 @@ def print_json(result: Any) -> None:
 def print_event(event: str, result: Any) -> None:
     """Print a dataclass as json on one line of stdout, and which event it tells of."""
     data = {"event": event, **dataclasses.asdict(result)}
-    try:
-        print(json.dumps(data, ensure_ascii=False, default=_plain), flush=True)
-    except BrokenPipeError:  # nobody reads on: no reason to end a run of hours
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    print(json.dumps(data, ensure_ascii=False, default=_plain), flush=True)
 
 
 def _plain(value: Any) -> Any:

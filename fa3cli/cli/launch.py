@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 
+import fa3cli
 from fa3cli.cli.console import note
 from fa3cli.errors import MissingCapabilityError
 
@@ -31,8 +33,15 @@ def launched_rank() -> int | None:
 
 
 def rank_command() -> list[str]:
-    """Return the command of this process for a rank, with this one's sys.path: `-m` would add the current folder."""
-    code = f"import sys; sys.path[:] = {sys.path!r}; from fa3cli.cli import main; main()"
+    """Return the command of this process for a rank, with this fa3cli and this sys.path.
+
+    `-m` and `-c` would add the current folder, which may hold anything: with `-c` nothing is imported before it is gone.
+    """
+    here = str(Path(fa3cli.__path__[0]).parent)
+    code = (
+        f"import sys; sys.path[:] = [{here!r}]; import fa3cli; sys.path[:] = {sys.path!r}; "
+        "from fa3cli.cli import main; main()"
+    )
     return [sys.executable, "-c", code, *sys.argv[1:]]
 
 

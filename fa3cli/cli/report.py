@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fa3cli.cli.console import note, print_json
+from fa3cli.cli.console import note, print_json, warn
 
 __all__ = ["report"]
 
@@ -20,21 +18,24 @@ def report(
     ],
     html: Annotated[
         Path | None,
-        typer.Option("--html", metavar="FILE", help="Write one html page that needs nothing else."),
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write one html page that needs nothing else; an older page is replaced, no other file.",
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the facts as json.")] = False,
 ) -> None:
     """Show what an export holds: what is quantized and why not, scales per head, errors, settings, hashes."""
     from fa3cli.report.data import gather
 
-    if isinstance(sys.stdout, TextIOWrapper):
-        # Names come from files, bars from us: neither need be in the terminal's encoding.
-        sys.stdout.reconfigure(errors="replace")
     facts = gather(export)
     if html is not None:
         from fa3cli.report.page import write_page
 
         write_page(facts, html)
+        for remark in facts.remarks:
+            warn(remark)
         note(f"{html}: written")
     if json:
         print_json(facts)

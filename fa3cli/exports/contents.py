@@ -9,19 +9,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
-
 from fa3cli.errors import InvalidInputError
 from fa3cli.exports.documents import Document, is_file, read_document
 from fa3cli.exports.geometry import Geometry, read_geometry
 from fa3cli.exports.layout import FLOAT, FP8
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Target
+from fa3cli.files.reading import LARGE, is_file_name
+from fa3cli.files.tensors import Entry, open_tensors, read_header
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Contents", "Header", "Shard", "modules_around", "open_contents", "read_shard"]
+__all__ = ["Contents", "Header", "Shard", "modules_around", "open_contents", "read_shard", "require_readable"]
 
 _DTYPES = {
     "I8": "int8",
@@ -110,7 +110,7 @@ class Contents:
         file = self.tensors[name].file
         if file not in self._opened:
             self._opened.clear()
-            self._opened[file] = safe_open(self.folder / file, framework="pt")
+            self._opened[file] = open_tensors(self.folder / file)
         return self._opened[file]
 
     def _shown(self, name: str) -> str:
@@ -131,14 +131,15 @@ def open_contents(folder: Path, target: Target = TARGETS["modelslim"]) -> Conten
     Raises InvalidInputError if the folder is missing or holds nothing of such an export; whatever is
     wrong inside is kept for the checks to report.
     """
-    if not folder.is_dir():
-        raise InvalidInputError(f"{folder}: no such folder", hint="name the folder fa3 quantize wrote")
+    require_readable(folder)
     descriptions = tuple(
-        read_document(folder, name) for name in target.description_files if os.path.lexists(folder / name)
+        read_document(folder, name, LARGE)
+        for name in target.description_files
+        if os.path.lexists(folder / name)
     )
-    index = read_document(folder, target.index_file)
+    index = read_document(folder, target.index_file, LARGE)
     files = _weight_files(folder, target, index)
-    if not files and index.raw is None and (not descriptions or (folder / _NUMPY_FILE).is_file()):
+    if not files and index.raw is None and (not descriptions or is_file(folder / _NUMPY_FILE)):
         raise _no_export(folder, target)
     return Contents(
         folder,
@@ -148,6 +149,17 @@ def open_contents(folder: Path, target: Target = TARGETS["modelslim"]) -> Conten
         descriptions,
         tuple(read_shard(folder, f) for f in files),
     )
+
+
+def require_readable(folder: Path) -> None:
+    """Raise InvalidInputError where there is no folder, or one that may not be looked into."""
+    try:
+        if not folder.is_dir():
+            raise InvalidInputError(f"{folder}: no such folder", hint="name the folder fa3 quantize wrote")
+        folder.joinpath(".").stat()
+        next(folder.iterdir(), None)
+    except OSError as error:
+        raise InvalidInputError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
 def _no_export(folder: Path, target: Target) -> InvalidInputError:
@@ -161,7 +173,7 @@ def _no_export(folder: Path, target: Target) -> InvalidInputError:
             f"{folder}: holds an export for each of {', '.join(parts)}",
             hint=f"verify one of them: fa3 verify {folder / parts[0]}",
         )
-    if (folder / _NUMPY_FILE).is_file():
+    if is_file(folder / _NUMPY_FILE):
         return InvalidInputError(
             f"{folder}: holds a numpy export only; fa3 verify checks safe_tensor exports",
             hint="export with --save-type safe_tensor too",
@@ -182,7 +194,7 @@ def _holds_transformer(folder: Path) -> bool:
         if target.pipelines
         for name in (target.weight_file, target.index_file, *target.description_files)
     ]
-    return any((folder / name).is_file() for name in names)
+    return any(is_file(folder / name) for name in names)
 
 
 def _weight_files(folder: Path, target: Target, index: Document) -> list[str]:
@@ -194,7 +206,7 @@ def _weight_files(folder: Path, target: Target, index: Document) -> list[str]:
         else []
     )
     # A path that leaves the folder is reported by the check of the index and never opened.
-    inside = {file for file in named if Path(file).name == file and is_file(folder / file)}
+    inside = {file for file in named if is_file_name(file) and is_file(folder / file)}
     stem = target.weight_file.removesuffix(".safetensors")
     found = (path.name for pattern in ("", "-*") for path in folder.glob(f"{stem}{pattern}.safetensors"))
     return sorted(inside | set(found))
@@ -202,20 +214,17 @@ def _weight_files(folder: Path, target: Target, index: Document) -> list[str]:
 
 def read_shard(folder: Path, file: str) -> Shard:
     """Read the header of one weight file."""
-    if not (folder / file).is_file():  # a pipe would be waited for
-        return Shard(file, {}, {}, "is not a file")
     try:
-        with safe_open(folder / file, framework="pt") as opened:
-            names = opened.keys()
-            headers = {name: _header(file, opened.get_slice(name)) for name in names}
-            return Shard(file, headers, opened.metadata() or {}, None)
-    except (SafetensorError, OSError) as error:
+        entries, metadata = read_header(folder / file)
+    except OSError as error:
+        return Shard(file, {}, {}, f"cannot be read: {error.strerror or error}")
+    except ValueError as error:
         return Shard(file, {}, {}, f"cannot be read: {error}")
+    return Shard(file, {name: _header(file, entries[name]) for name in sorted(entries)}, metadata, None)
 
 
-def _header(file: str, part: Any) -> Header:
-    dtype = part.get_dtype()
-    return Header(file, _DTYPES.get(dtype, dtype), tuple(part.get_shape()))
+def _header(file: str, entry: Entry) -> Header:
+    return Header(file, _DTYPES.get(entry.dtype, entry.dtype), entry.shape)
 
 
 def modules_around(name: str) -> Iterator[str]:

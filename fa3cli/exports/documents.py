@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
+import codecs
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from fa3cli.files.documents import parse_json
+from fa3cli.files.reading import SMALL, read_bytes
 
 __all__ = ["Document", "is_file", "read_document"]
 
@@ -21,19 +23,21 @@ class Document:
     problem: str | None
 
 
-def read_document(folder: Path, name: str) -> Document:
+def read_document(folder: Path, name: str, limit: int = SMALL) -> Document:
     """Read a json object; one with the same key twice counts as broken, since readers differ in which they take."""
-    raw = b""
-    if (folder / name).exists() and not (folder / name).is_file():  # a pipe would be waited for
-        return Document(name, raw, None, "is not a file")
     try:
-        raw = (folder / name).read_bytes()
-        data = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        raw = read_bytes(folder / name, limit)
     except FileNotFoundError:
         return Document(name, None, None, "is missing")
     except OSError as error:
-        return Document(name, raw, None, f"cannot be read: {error.strerror}")
-    except (ValueError, RecursionError) as error:
+        return Document(name, b"", None, f"cannot be read: {error.strerror}")
+    if raw.startswith(codecs.BOM_UTF8):
+        return Document(
+            name, raw, None, "begins with a byte order mark, at which json parsers of engines stop"
+        )
+    try:
+        data = parse_json(raw.decode("utf-8"), unique=True)
+    except ValueError as error:
         return Document(name, raw, None, f"is not valid json: {error}")
     if not isinstance(data, dict):
         return Document(name, raw, None, f"holds a json {type(data).__name__}, expected an object")
@@ -41,16 +45,8 @@ def read_document(folder: Path, name: str) -> Document:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file of a name that may come out of a document: too long, or with a zero byte in it."""
+    """Tell whether there is a file of a name that may be too long, hold a zero byte or lie where nobody may look."""
     try:
         return path.is_file()
     except (OSError, ValueError):
         return False
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"{name} is there twice")
-    return data

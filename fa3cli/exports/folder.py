@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError
+from fa3cli.files.writing import sync
 
-__all__ = ["RunFolder", "to_disk"]
+__all__ = ["RunFolder"]
 
 _LOCK, _DISCARDED = "lock", "discarded"
 
@@ -43,17 +46,17 @@ class RunFolder:
     def require_place(self) -> None:
         """Raise what entering would raise: the output is taken, or its disk too small."""
         try:
-            if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
+            if self._is_taken():
                 raise ConflictError(
                     f"{self.output}: already holds something else",
-                    hint="remove it, or choose another --output",
+                    hint="choose another --output",
                 )
             if self.output.is_mount():
                 raise ConflictError(f"{self.output}: a mount point", hint="choose a folder inside it")
+            there = next(folder for folder in self.path.parents if folder.exists())
+            free = shutil.disk_usage(there).free + self._leftover()
         except OSError as error:
             raise self._unwritable(error) from error
-        there = next(folder for folder in self.path.parents if folder.exists())
-        free = shutil.disk_usage(there).free + self._leftover()
         if free < self._nbytes:
             raise MissingCapabilityError(
                 f"{self.output}: the export needs {self._nbytes / 1e6:,.1f} MB, but {there} has "
@@ -66,6 +69,8 @@ class RunFolder:
         try:
             self._claim()
         except OSError as error:
+            with suppress(OSError):  # that was made for nothing, if it is empty
+                self.path.rmdir()
             raise self._unwritable(error) from error
         return self
 
@@ -84,9 +89,12 @@ class RunFolder:
                 self._remove()
             self._lock.close()
         if isinstance(error, OSError):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise MissingCapabilityError(
                 f"{self.path}: the export could not be written ({error})",
-                hint="make room" + ", then run the same command again: it goes on from here" * self.keep,
+                hint=("make room" if full else "see to that file and its disk")
+                + ", then run the same command again"
+                + ": it goes on from here" * self.keep,
             ) from error
 
     def clear(self) -> None:
@@ -102,29 +110,36 @@ class RunFolder:
             folder.mkdir()
 
     def sweep(self) -> None:
-        """Remove what is left beside an output that is complete: a run was killed at its last step."""
-        if (self.path / _LOCK).is_file() or _is_empty(self.path):
-            self._claim()
-            self._remove()
-            self._lock.close()
+        """Remove what is left beside an output that is complete, if it can be: a run was killed at its last step."""
+        with suppress(OSError):
+            if (self.path / _LOCK).is_file() or _is_empty(self.path):
+                self._claim()
+                self._remove()
+                self._lock.close()
+
+    def _is_taken(self) -> bool:
+        return self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir()))
 
     def _publish(self) -> None:
         for path in sorted(self.export.rglob("*"), reverse=True):  # files before their folder
             path.chmod(0o750 if path.is_dir() else 0o640)
-            to_disk(path)
+            sync(path)
         self.export.chmod(0o750)
-        to_disk(self.export)
+        sync(self.export)
         try:
             if self.output.exists():
                 self.output.rmdir()
             self.export.rename(self.output)
-        except OSError as occupied:
-            (self.path / _LOCK).unlink()  # so that no later run takes it for its own
+        except OSError as error:
+            if not self._is_taken():
+                raise
+            with suppress(OSError):
+                (self.path / _LOCK).unlink()  # so that no later run takes it for its own
             raise ConflictError(
-                f"{self.output}: something came there during the run ({occupied.strerror})",
+                f"{self.output}: something came there during the run ({error.strerror})",
                 hint=f"the export is complete in {self.export}: move it where you want it",
-            ) from occupied
-        to_disk(self.output.parent)
+            ) from error
+        sync(self.output.parent)
         self._remove()
 
     def _remove(self) -> None:
@@ -150,27 +165,27 @@ class RunFolder:
     def _claim(self) -> None:
         """Make the folder, or take over the one a stopped run left; its lock dies with the process."""
         lock = self.path / _LOCK
-        if self.path.exists() and not lock.exists() and not _is_empty(self.path):
-            raise ConflictError(f"{self.path}: not left by a run that was stopped", hint="move it away")
+        if os.path.lexists(self.path) and not _is_plain(lock) and not _is_empty(self.path):
+            raise ConflictError(
+                f"{self.path}: not left by a run that was stopped", hint="choose another --output"
+            )
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = lock.open("w")
+        self._lock = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640), "r+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             self._lock.close()
+            if not isinstance(error, BlockingIOError):
+                raise
             raise ConflictError(
                 f"{self.path}: another run is writing it", hint="wait for it, or choose another --output"
             ) from None
 
 
+def _is_plain(path: Path) -> bool:
+    """Tell whether there is a regular file: opening a pipe would block, a link may lead to what is not ours."""
+    return path.is_file() and not path.is_symlink()
+
+
 def _is_empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-def to_disk(path: Path) -> None:
-    """Have a file's bytes, or the names in a folder, on the disk when this returns."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 from collections import defaultdict
 from collections.abc import Mapping
@@ -12,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from fa3cli.exports.layout import DESCRIPTION_FILES, FA_QUANT, W8A8, W8A8_TENSORS
+from fa3cli.files.documents import read_json
+from fa3cli.files.reading import LARGE
+from fa3cli.files.tensors import open_tensors
 
 __all__ = ["write_numpy"]
 
@@ -27,7 +28,7 @@ def write_numpy(folder: Path, weight_files: list[Path]) -> None:
     weight under its full name; anti_fp_norm the norms, where AntiOutlier gave them more tensors. Read with `np.load(file, allow_pickle=True).item()`.
     A file's dict is built in memory as a whole: its format allows no less.
     """
-    description = json.loads((folder / DESCRIPTION_FILES[0]).read_text(encoding="utf-8"))
+    description = read_json(folder / DESCRIPTION_FILES[0], LARGE)
     places: dict[str, dict[str, str]] = defaultdict(dict)
     for name, kind in description.items():
         if "." in name:
@@ -36,7 +37,7 @@ def write_numpy(folder: Path, weight_files: list[Path]) -> None:
     for file, keys in places.items():
         values: dict[str, Tensor] = {}
         for weights in weight_files:
-            with safe_open(weights, "pt") as shard:
+            with open_tensors(weights) as shard:
                 held = keys.keys() & shard.keys()
                 values.update({keys[name]: shard.get_tensor(name).clone() for name in held})
         in_order = {key: values[key] for key in keys.values() if key in values}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fa3cli.exports.documents import read_document
+from fa3cli.exports.documents import is_file, read_document
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Target
+from fa3cli.files.reading import LARGE
 
 __all__ = ["written_for"]
 
@@ -20,7 +21,7 @@ def written_for(folder: Path) -> Target:
     if isinstance(quantization, dict) and quantization.get("quant_method") == "compressed-tensors":
         return TARGETS["vllm"]
     pipelines = TARGETS["mindie-sd"]
-    if any((folder / name).is_file() for name in (*pipelines.description_files, pipelines.weight_file)):
+    if any(is_file(folder / name) for name in (*pipelines.description_files, pipelines.weight_file)):
         return pipelines
     ascend = TARGETS["vllm-ascend"]
     described = [_read(folder, name) for name in ascend.description_files]
@@ -28,4 +29,4 @@ def written_for(folder: Path) -> Target:
 
 
 def _read(folder: Path, name: str) -> dict[str, object]:
-    return read_document(folder, name).data or {}
+    return read_document(folder, name, LARGE).data or {}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fa3cli.errors import ConflictError
-from fa3cli.exports.folder import to_disk
+from fa3cli.files.writing import sync
 
 __all__ = ["SafetensorsWriter"]
 
@@ -124,8 +124,8 @@ class SafetensorsWriter:
                     file.rename(part)
         shard = _Shard(part, (self._scratch or path.parent) / f"{part.name}.ragged", self._header_room)
         if self._scratch is not None:
-            to_disk(path.parent)
-            to_disk(self._scratch)
+            sync(path.parent)
+            sync(self._scratch)
         return shard
 
 

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 # No document of a model comes near it, and code that walks a document by recursion is safe below it.
 _DEEPEST = 100
+# Wider ones overflow where they meet floats, and Python refuses to print very wide ones.
+_WIDEST = 1023
 
 
 def read_json(path: Path, limit: int = SMALL) -> Any:
@@ -31,8 +33,9 @@ def read_json(path: Path, limit: int = SMALL) -> Any:
 def parse_json(text: str, *, unique: bool = False) -> Any:
     """Return what a json text says, without its byte order mark.
 
-    Raises ValueError where it is not json, nests deeper than 100 levels, holds text that is not Unicode, or, if keys must
-    be `unique`, where an object has a key twice: readers differ in which of the two they take.
+    Raises ValueError where it is not json, nests deeper than 100 levels, holds text that is not Unicode or a number too
+    wide for a float, or, if keys must be `unique`, where an object has a key twice: readers differ in which of the two
+    they take.
     """
     hook = _unique if unique else None
     try:
@@ -64,7 +67,7 @@ def typed(data: Any, kind: type[T]) -> T:
 
 
 def _require_plain(data: Any) -> None:
-    """Raise ValueError for values nested too deep, and for text with a surrogate in it, which can't be written again."""
+    """Raise ValueError for values nested too deep, for text that can't be written again, and for too wide numbers."""
     level, depth = [data], 0
     while level:
         if depth > _DEEPEST:
@@ -72,12 +75,21 @@ def _require_plain(data: Any) -> None:
         below: list[Any] = []
         for value in level:
             if isinstance(value, str):
-                value.encode("utf-8")  # UnicodeEncodeError is a ValueError
+                _require_unicode(value)
+            elif isinstance(value, int) and value.bit_length() > _WIDEST:
+                raise ValueError(f"a whole number of more than {_WIDEST} bits")
             elif isinstance(value, dict):
                 below += [*value.keys(), *value.values()]
             elif isinstance(value, list):
                 below += value
         level, depth = below, depth + 1
+
+
+def _require_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"text that is not Unicode: {text[:80]!a}") from None
 
 
 def _too_deep() -> ValueError:

@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["LARGE", "SMALL", "read_bytes"]
+__all__ = ["LARGE", "SMALL", "is_file_name", "read_bytes", "require_regular"]
 
 # Parsed, a hostile file takes some 50 times its size in memory.
 SMALL = 8 << 20
@@ -28,21 +28,42 @@ def read_bytes(path: Path, limit: int = SMALL) -> bytes:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             _require_regular(path, os.fstat(file.fileno()), limit)
             data = file.read(limit + 1)
-    except ValueError:  # a zero byte or a lone surrogate in the name
-        raise OSError(errno.EINVAL, "not a file name", str(path)) from None
+    except ValueError:
+        raise _no_name(path) from None
     if len(data) > limit:
         raise _too_large(path, limit)
     return data
 
 
-def _require_regular(path: Path, found: os.stat_result, limit: int) -> None:
+def require_regular(path: Path, limit: int | None = None) -> None:
+    """Raise OSError, whose strerror says why, where there is no regular file of at most `limit` bytes.
+
+    Opening something else may never end.
+    """
+    try:
+        _require_regular(path, os.stat(path), limit)
+    except ValueError:
+        raise _no_name(path) from None
+
+
+def is_file_name(name: object) -> bool:
+    """Tell whether a value from a document is the plain name of a file, which leads to no other folder."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not any(char in name for char in "/\\\0")
+
+
+def _require_regular(path: Path, found: os.stat_result, limit: int | None) -> None:
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, "a folder, expected a file", str(path))
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    if found.st_size > limit:
+    if limit is not None and found.st_size > limit:
         raise _too_large(path, limit)
 
 
 def _too_large(path: Path, limit: int) -> OSError:
     return OSError(errno.EFBIG, f"larger than {limit >> 20} MiB, the limit for such a file", str(path))
+
+
+def _no_name(path: Path) -> OSError:
+    """Return the error for a zero byte or a lone surrogate in a name."""
+    return OSError(errno.EINVAL, "not a file name", str(path))

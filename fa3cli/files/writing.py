@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from secrets import token_hex
 
-__all__ = ["new_folder", "sweep", "sync", "write_file"]
+from fa3cli.files.locking import shared_lock, temporary_in
 
-_TEMPORARY = re.compile(r"\.fa3-[0-9a-f]{16}\.tmp")
+__all__ = ["new_folder", "sync", "write_file", "write_link"]
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Replace `path` (the link itself if it is one) by a file of `data`, in the mode of the file that was there.
 
-    After a crash, of the machine too, `path` is what it was or what it should be.
+    After a crash, of the machine too, `path` is what it was or what it should be. Raises OSError, which names `path`.
     """
-    with _writing(path.parent):
-        temporary = _temporary(path.parent)
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                if path.exists():
-                    os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync(path.parent)
+    with _replacing(path) as temporary:
+        _write(temporary, data, mode=path.stat().st_mode & 0o777 if path.exists() else None)
+
+
+def write_link(path: Path, target: str) -> None:
+    """Replace `path` by a symbolic link, at once and durably; raises OSError, which names `path`."""
+    with _replacing(path) as temporary:
+        os.symlink(target, temporary)
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Give a folder to fill, which becomes `path` (so far missing or empty) when the block ends well, else is removed."""
-    with _writing(path.parent):
-        temporary = _temporary(path.parent)
+    with shared_lock(path.parent):
+        temporary = temporary_in(path.parent)
         temporary.mkdir()
         try:
             yield temporary
@@ -49,15 +40,9 @@ def new_folder(path: Path) -> Iterator[Path]:
                 sync(Path(folder))
             os.replace(temporary, path)
         except BaseException:
-            shutil.rmtree(temporary)
+            shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync(path.parent)
-
-
-def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder, unless another one is writing there now."""
-    with _writing(folder):
-        pass
 
 
 def sync(path: Path) -> None:
@@ -70,33 +55,27 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Remove leftovers if nobody writes in the folder, then keep others from removing what is written in the block.
-
-    Writers share a lock of the folder, which the system frees when a process dies. Who gets it alone knows that
-    temporary files are leftovers.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name, whose file becomes `path` when the block ends well."""
     try:
-        with suppress(OSError):  # others write there now, or a network file system without such locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove_leftovers(folder)
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(descriptor)
+        with shared_lock(path.parent):
+            temporary = temporary_in(path.parent)
+            try:
+                yield temporary
+                os.replace(temporary, path)
+            except BaseException:
+                with suppress(OSError):  # the first error is the one to tell; the next writer sweeps
+                    temporary.unlink(missing_ok=True)
+                raise
+            sync(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
-def _remove_leftovers(folder: Path) -> None:
-    for entry in os.scandir(folder):
-        if not _TEMPORARY.fullmatch(entry.name):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path, ignore_errors=True)
-        else:
-            os.unlink(entry.path)
-
-
-def _temporary(folder: Path) -> Path:
-    return folder / f".fa3-{token_hex(8)}.tmp"
+def _write(file: Path, data: bytes, mode: int | None) -> None:
+    with open(file, "xb") as stream:
+        stream.write(data)
+        stream.flush()
+        if mode is not None:
+            os.fchmod(stream.fileno(), mode)
+        os.fsync(stream.fileno())

@@ -16,12 +16,13 @@ from fa3cli.patching.diffusion import api as diffusion
 from fa3cli.patching.diffusion.folder import is_pipeline
 from fa3cli.patching.diffusion.results import PipelinePlan, PipelineResult
 from fa3cli.patching.edits import apply
-from fa3cli.patching.files import make_link, may_fail, remove, write
-from fa3cli.patching.folder import Disk, look, module_name, original_config
+from fa3cli.patching.exchange import put_in, take_back
+from fa3cli.patching.files import may_fail, writing_in
+from fa3cli.patching.folder import CONFIG, Disk, look, module_name, original_config, patched_parts
 from fa3cli.patching.installed import installed_transformers
 from fa3cli.patching.locating.classes import AttentionClass
 from fa3cli.patching.origin import find_origin, read_source
-from fa3cli.patching.output import make_output, output_folder
+from fa3cli.patching.output import is_new, make_output, output_folder, require_output_of
 from fa3cli.patching.preconditions import check_config
 from fa3cli.patching.receipt import RECEIPT, Change, Options, Receipt, sha256
 from fa3cli.patching.results import PatchPlan, PatchResult, UndoResult
@@ -58,9 +59,11 @@ def plan(
     source_disk = look(folder)
     if target != folder and source_disk.receipt:
         raise ConflictError(f"{folder} is patched itself", hint="undo that first, or leave out --output")
-    disk = source_disk if target == folder else look(target) if (target / RECEIPT).exists() else None
-    for each in filter(None, (source_disk, disk)):
-        _refuse_conflicts(each, force)
+    disk = source_disk if target == folder else None if is_new(target) else look(target)
+    for found in filter(None, (source_disk, disk)):
+        _refuse_conflicts(found, force)
+    if disk is not None and target != folder:
+        require_output_of(folder, target, [disk.receipt.module], CONFIG)
     config, installed = original_config(source_disk), installed_transformers()
     warnings = check_config(config, installed)
     made = build(installed, config, options)
@@ -117,31 +120,29 @@ def patch(
             rules=rules,
             force=force,
         )
-    made = plan(
-        folder,
-        attention=attention,
-        modeling=modeling,
-        output=output,
-        quantizer=quantizer,
-        rules=rules,
-        force=force,
-    )
-    target = made.result.folder
-    if made.result.state == "already-patched":
-        return made.result
-    with may_fail(target):
-        if made.disk and made.disk.receipt:
-            undo(target, force=force)
-        if target != Path(folder):
-            make_output(Path(folder), target, made.config_before.encode())
-        # The receipt first: it explains every state a crash between the writes can leave.
-        write(target / RECEIPT, made.receipt.to_json().encode())
-        try:
-            write(made.result.module, made.patched_text.encode())
-            write(target / "config.json", made.config_after.encode())
-        except OSError:
-            undo(target)
-            raise
+    folder, target = Path(folder), output_folder(Path(folder), output)
+    with writing_in(target):
+        made = plan(
+            folder,
+            attention=attention,
+            modeling=modeling,
+            output=output,
+            quantizer=quantizer,
+            rules=rules,
+            force=force,
+        )
+        if made.result.state == "already-patched":
+            return made.result
+        contents = {
+            str(RECEIPT): made.receipt.to_json().encode(),
+            made.receipt.module: made.patched_text.encode(),
+            CONFIG: made.config_after.encode(),
+        }
+        with may_fail(target):
+            if made.disk is None:
+                make_output(folder, target, contents)
+            else:
+                put_in(target, patched_parts(made.disk, made.config_before), contents)
     return replace(made.result, state="patched")
 
 
@@ -164,23 +165,15 @@ def undo(folder: str | Path, *, force: bool = False) -> UndoResult:
     folder = Path(folder)
     if is_pipeline(folder):
         return diffusion.undo(folder, force=force)
-    disk = look(folder)
-    _refuse_conflicts(disk, force)
-    if disk.receipt is None:
-        return UndoResult(folder)
-    receipt, config, path = disk.receipt, original_config(disk).text.encode(), folder / "config.json"
-    restored = (path,) if config != disk.config.text.encode() else ()
-    with may_fail(folder):
-        if (
-            receipt.link
-            and (folder / receipt.link).is_file()
-            and (folder / receipt.link).read_bytes() == config
-        ):
-            make_link(path, receipt.link)
-        elif restored:
-            write(path, config)
-        remove(folder / receipt.module)
-        remove(folder / RECEIPT)
+    with writing_in(folder):
+        disk = look(folder)
+        _refuse_conflicts(disk, force)
+        if disk.receipt is None:
+            return UndoResult(folder)
+        receipt, original = disk.receipt, original_config(disk)
+        with may_fail(folder):
+            take_back(folder, patched_parts(disk, original.text), receipt.link)
+    restored = (folder / CONFIG,) if original.text != disk.config.text else ()
     return UndoResult(folder, (folder / receipt.module, folder / RECEIPT), restored)
 
 
@@ -212,7 +205,7 @@ def _state(target: Path, disk: Disk | None, receipt: Receipt) -> tuple[str, str 
     if disk.edited:
         return "edited", disk.edited
     module, old = target / receipt.module, disk.receipt
-    if not module.exists():
+    if disk.module is None:
         return "stale", f"{module} is missing"
     if sha256(disk.config.text.encode()) != old.config.after:
         return "stale", "an earlier run was cut off before it had written everything"

@@ -8,12 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fa3cli.errors import ConflictError, InvalidInputError
+from fa3cli.errors import InvalidInputError
+from fa3cli.files.documents import parse_json
+from fa3cli.files.reading import read_bytes
 from fa3cli.patching.edits import Edit
 
-__all__ = ["CAUSAL_LM", "Config", "CustomClass", "members_of", "read_config", "set_auto_map", "take_out"]
+__all__ = [
+    "CAUSAL_LM",
+    "Config",
+    "CustomClass",
+    "members_of",
+    "read_config",
+    "require_types",
+    "set_auto_map",
+]
 
 CAUSAL_LM = "AutoModelForCausalLM"
+_TYPES = {
+    "transformers_version": (str, "a version such as '4.57.6'"),
+    "torch_dtype": ((str, dict), "a dtype such as 'bfloat16'"),
+    "dtype": ((str, dict), "a dtype such as 'bfloat16'"),
+    "rope_scaling": (dict, "an object"),
+    "rope_parameters": (dict, "an object"),
+    "_class_name": (str, "the name of a class"),
+}
+_LONGEST = 100
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -43,27 +62,31 @@ class Config:
                 f"{self.path} is that of a part of a diffusers pipeline",
                 hint="give the pipeline's folder, the one with model_index.json",
             )
-        if not isinstance(found, str) or not found:
-            raise InvalidInputError(f"{self.path}: model_type is {found!r}, expected a name such as 'qwen2'")
+        if not isinstance(found, str) or not found or len(found) > _LONGEST:
+            raise InvalidInputError(
+                f"{self.path}: model_type is {_brief(found)}, expected a name such as 'qwen2'"
+            )
         return found
 
     @property
     def architecture(self) -> str | None:
         """The first of the architectures, if the file names any."""
-        found = self.data.get("architectures") or [None]
-        if not isinstance(found, list) or not isinstance(found[0], (str, type(None))):
+        found = self.data.get("architectures")
+        if found is None or found == []:
+            return None
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
             raise InvalidInputError(
-                f"{self.path}: architectures is {found!r}, expected a list of class names"
+                f"{self.path}: architectures is {_brief(found)}, expected a list of class names"
             )
         return found[0]
 
     @property
     def auto_map(self) -> dict[str, Any]:
         """The auto_map, empty if there is none."""
-        found = self.data.get("auto_map") or {}
-        if not isinstance(found, dict):
-            raise InvalidInputError(f"{self.path}: auto_map is {found!r}, expected an object")
-        return found
+        found = self.data.get("auto_map")
+        if found is not None and not isinstance(found, dict):
+            raise InvalidInputError(f"{self.path}: auto_map is {_brief(found)}, expected an object")
+        return found or {}
 
     @property
     def causal_lm(self) -> CustomClass | None:
@@ -71,10 +94,10 @@ class Config:
         entry = self.auto_map.get(CAUSAL_LM)
         if entry is None:
             return None
-        parts = re.fullmatch(r"(?:(.+)--)?([^./\\]+)\.(\w+)", entry) if isinstance(entry, str) else None
+        parts = re.fullmatch(r"(?:(.+)--)?([^./\\\0]+)\.(\w+)", entry) if isinstance(entry, str) else None
         if parts is None:
             raise InvalidInputError(
-                f"{self.path}: auto_map lets {CAUSAL_LM} load {entry!r}, expected 'file.Class' with a file of its folder"
+                f"{self.path}: auto_map lets {CAUSAL_LM} load {_brief(entry)}, expected 'file.Class' with a file of its folder"
             )
         return CustomClass(parts[1], f"{parts[2]}.py", parts[3])
 
@@ -82,8 +105,8 @@ class Config:
 def read_config(path: Path, text: str | None = None) -> Config:
     """Read a config.json (or take `text` for it); InvalidInputError if it is missing or not a json object."""
     try:
-        text = path.read_bytes().decode("utf-8") if text is None else text
-        data = json.loads(text.removeprefix("\ufeff"))
+        text = read_bytes(path).decode("utf-8") if text is None else text
+        data = parse_json(text)
     except FileNotFoundError:
         if path.is_symlink():
             raise InvalidInputError(
@@ -96,11 +119,25 @@ def read_config(path: Path, text: str | None = None) -> Config:
         raise InvalidInputError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InvalidInputError(f"{path}: not valid json: {error}") from None
     if not isinstance(data, dict):
         raise InvalidInputError(f"{path}: expected a json object, found {type(data).__name__}")
     return Config(path, text, data)
+
+
+def require_types(config: Config) -> None:
+    """Raise InvalidInputError for a key of a model's config.json whose value is of a kind no model has."""
+    for key, (kind, what) in _TYPES.items():
+        found = config.data.get(key)
+        if found is not None and not isinstance(found, kind):
+            raise InvalidInputError(f"{config.path}: {key} is {_brief(found)}, expected {what}")
+    for key, entry in config.auto_map.items():
+        for name in entry if isinstance(entry, list) else [entry]:
+            if name is not None and not isinstance(name, str):
+                raise InvalidInputError(
+                    f"{config.path}: auto_map lets {key} load {_brief(entry)}, expected 'file.Class'"
+                )
 
 
 def set_auto_map(config: Config, target: str) -> list[Edit]:
@@ -126,26 +163,16 @@ def set_auto_map(config: Config, target: str) -> list[Edit]:
     return [Edit(end, "", f',{gap}"auto_map": {{{inside}{entry}{outside}}}')]
 
 
-def take_out(config: Config, edits: list[Edit]) -> str:
-    """The text of a config changed by hand since `edits` were made, without them; ConflictError if they can't be told."""
-    text = config.text
-    for edit in edits:
-        if text.count(edit.inserted) != 1:
-            raise ConflictError(
-                f"{config.path}: cannot tell what fa3 inserted from what was changed since",
-                hint=f"take the {CAUSAL_LM} entry out of auto_map by hand",
-            )
-        text = text.replace(edit.inserted, edit.removed)
-    return text
-
-
 def _gap(text: str, key: int) -> str:
     """The white space in front of a key: a line end and its indentation, or nothing or a blank on one line."""
     return re.search(r"[ \t\r\n]*\Z", text[:key]).group() or " "
 
 
 def members_of(text: str, start: int) -> dict[str, tuple[int, int, int]]:
-    """For each key of the (valid) object at `start`: where the key begins, its value begins and ends."""
+    """For each key of the (valid) object at `start`: where the key begins, its value begins and ends.
+
+    Of a key that is there twice it is the last one, as it is for Python's json, which transformers reads with.
+    """
     members, at = {}, _SPACE.match(text, start + 1).end()
     while text[at] != "}":
         key, after = json.decoder.scanstring(text, at + 1)
@@ -156,3 +183,9 @@ def members_of(text: str, start: int) -> dict[str, tuple[int, int, int]]:
         if text[at] == ",":
             at = _SPACE.match(text, at + 1).end()
     return members
+
+
+def _brief(value: Any) -> str:
+    """A value as it is quoted in a message."""
+    text = f"{value!a}" if isinstance(value, str) else repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

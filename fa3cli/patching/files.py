@@ -1,18 +1,35 @@
-"""Writing into a weights folder: whole files or none, never through a symbolic link."""
+"""One entry of a folder: what it is, and what it is made; what the system says about writing."""
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from fa3cli.errors import ConflictError, MissingCapabilityError
+from fa3cli.files.locking import exclusive_lock, sweep
+from fa3cli.files.reading import read_bytes
+from fa3cli.files.writing import sync, write_file, write_link
+from fa3cli.patching.receipt import RECEIPT
 
-__all__ = ["folder_mode", "link_folder", "make_link", "may_fail", "remove", "write"]
+__all__ = ["Entry", "Link", "entry_of", "may_fail", "old_link", "put", "writing_in"]
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A symbolic link and what it says."""
+
+    target: str
+
+
+Entry = bytes | Link | None
+"""A file's bytes, a link, or nothing."""
 
 
 @contextmanager
@@ -21,9 +38,13 @@ def may_fail(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _NO_ROOM:
             raise MissingCapabilityError(
                 f"no room to write in {folder}", hint="free some, or use --output"
+            ) from None
+        if error.errno == errno.EIO:
+            raise MissingCapabilityError(
+                f"the disk of {folder} fails: {error.strerror}", hint="see to the disk, or use --output"
             ) from None
         raise ConflictError(
             f"cannot write in {folder}: {error.strerror} ({error.filename})",
@@ -31,67 +52,73 @@ def may_fail(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def write(path: Path, data: bytes) -> None:
-    """Replace `path` (the link itself if it is one) by a file with `data`, all at once."""
-    path.parent.mkdir(exist_ok=True)
-    temporary = None
+def entry_of(path: Path) -> Entry:
+    """What a path is; raises OSError for what is neither a file of bounded size nor a link."""
+    if path.is_symlink():
+        return Link(os.readlink(path))
+    return read_bytes(path) if os.path.lexists(path) else None
+
+
+def put(path: Path, entry: Entry) -> None:
+    """Make a path what it should be, at once; .fa3 is made for what lies in it, and goes with the last of it."""
+    own = path.parent.name == RECEIPT.parent.name
+    if entry is None:
+        if os.path.lexists(path):
+            path.unlink(missing_ok=True)
+            sync(path.parent)
+        if own:
+            _remove_empty(path.parent)
+        return
+    if own:
+        path.parent.mkdir(exist_ok=True)
+    if isinstance(entry, Link):
+        write_link(path, entry.target)
+    else:
+        write_file(path, entry)
+
+
+@contextmanager
+def writing_in(folder: Path) -> Iterator[None]:
+    """Have a folder to oneself, if it is there already, without what killed processes left in it or beside it."""
+    with suppress(OSError):
+        sweep(folder.parent)
+    with ExitStack() as stack:
+        if folder.is_dir():
+            with may_fail(folder):
+                stack.enter_context(exclusive_lock(folder))
+                _tidy(folder)
+        yield
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder, in its .fa3 and in its subfolders, but not in links."""
+    for place in [
+        folder,
+        *(entry for entry in folder.iterdir() if not entry.is_symlink() and entry.is_dir()),
+    ]:
+        with suppress(OSError):
+            sweep(place)
+    with suppress(OSError):
+        _remove_empty(folder / RECEIPT.parent)
+
+
+def _remove_empty(folder: Path) -> None:
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files for the owner only.
-        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        if temporary:
-            os.unlink(temporary)
-        _remove_if_empty(path.parent)
-        raise
+        if not folder.is_symlink():
+            folder.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
+            raise
 
 
-def make_link(path: Path, target: str) -> None:
-    """Replace `path` by a symbolic link to `target`, all at once."""
-    temporary = path.with_name(f".{path.name}.link")
-    temporary.unlink(missing_ok=True)
-    os.symlink(target, temporary)
-    os.replace(temporary, path)
+def old_link(path: Path, target: str | None, data: bytes) -> Entry:
+    """The link that a file was before it was patched, if what that leads to still looks like its `data`; else these.
 
-
-def remove(path: Path) -> None:
-    """Remove a file if it is there, and its folder if that is called .fa3 and empty now."""
-    path.unlink(missing_ok=True)
-    _remove_if_empty(path.parent)
-
-
-def link_folder(source: Path, output: Path, config: bytes) -> None:
-    """Make `output` a folder of links to everything in `source`, with a config.json of its own; all or nothing."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    A receipt may be forged, so what its link names is not opened.
+    """
     try:
-        os.chmod(temporary, folder_mode())
-        for entry in sorted(source.iterdir()):
-            if entry.name != "config.json" and entry not in (temporary, output):
-                (temporary / entry.name).symlink_to(entry.absolute())
-        write(temporary / "config.json", config)
-        os.replace(temporary, output)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise
-
-
-def folder_mode() -> int:
-    """The mode a new folder gets, which mkdtemp doesn't give."""
-    return 0o777 & ~_umask()
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.name == ".fa3" and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        found = os.stat(path.parent / target) if target else None
+    except (OSError, ValueError):
+        return data
+    same = found is not None and stat.S_ISREG(found.st_mode) and found.st_size == len(data)
+    return Link(target) if same else data

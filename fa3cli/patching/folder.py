@@ -2,58 +2,79 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fa3cli.patching.config_json import CAUSAL_LM, Config, read_config, take_out
-from fa3cli.patching.edits import reverse
-from fa3cli.patching.receipt import RECEIPT, Receipt, read_receipt, sha256
+from fa3cli.patching.config_json import CAUSAL_LM, Config, read_config, require_types
+from fa3cli.patching.edits import Edit
+from fa3cli.patching.exchange import Patched
+from fa3cli.patching.files import entry_of
+from fa3cli.patching.origin import mentions_quantizer
+from fa3cli.patching.receipt import RECEIPT, UNREADABLE, Change, Receipt, digest_of, read_receipt, sha256
+from fa3cli.patching.reverting import unpatched
 
-__all__ = ["Disk", "look", "module_name", "original_config", "unpatched_config"]
+__all__ = ["CONFIG", "Disk", "look", "module_name", "original_config", "patched_parts", "unpatched_config"]
+
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
 class Disk:
-    """What lies in a folder, before it is judged against the installed transformers."""
+    """What lies in a folder, before it is judged against the installed transformers.
+
+    `module` is the digest of the patched file, None where it is missing.
+    """
 
     config: Config
     receipt: Receipt | None
     edited: str | None = None
     foreign: str | None = None
+    module: str | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a patch is there as it was written, all of it."""
+        after = self.receipt and self.receipt.config.after
+        return self.module is not None and not self.edited and sha256(self.config.text.encode()) == after
 
 
 def look(folder: Path) -> Disk:
     """Read a folder's config.json and receipt, and compare its files with the receipt."""
-    config, receipt = read_config(folder / "config.json"), read_receipt(folder)
+    config, receipt = read_config(folder / CONFIG), read_receipt(folder)
+    require_types(config)
     if receipt is None:
         return Disk(config, None, foreign=_foreign(folder, config))
-    module = folder / receipt.module
-    changed = []
-    if module.exists() and sha256(module.read_bytes()) != receipt.modeling.after:
-        changed.append(receipt.module)
+    module = digest_of(folder / receipt.module)
+    changed = [receipt.module] if module not in (None, receipt.modeling.after) else []
     if sha256(config.text.encode()) not in (receipt.config.before, receipt.config.after):
-        changed.append("config.json")
-    return Disk(
-        config, receipt, edited=" and ".join(changed) + " changed since fa3 wrote it" if changed else None
-    )
+        changed.append(CONFIG)
+    edited = " and ".join(changed) + " changed since fa3 wrote it" if changed else None
+    return Disk(config, receipt, edited, module=module)
 
 
 def original_config(disk: Disk) -> Config:
     """config.json as it was without fa3's edits; changes made by hand since stay in it."""
-    if disk.receipt is None:
-        return disk.config
-    change, digest = disk.receipt.config, sha256(disk.config.text.encode())
-    if digest == change.before:
-        return disk.config
-    edits = list(change.edits)
-    text = reverse(disk.config.text, edits) if digest == change.after else take_out(disk.config, edits)
-    return read_config(disk.config.path, text)
+    return disk.config if disk.receipt is None else unpatched(disk.config, disk.receipt.config)
 
 
 def unpatched_config(folder: str | Path) -> dict[str, Any]:
     """What config.json says without fa3's edits."""
     return original_config(look(Path(folder))).data
+
+
+def patched_parts(disk: Disk, original: str) -> Patched:
+    """The patch of a folder whose config.json is to be `original` without it."""
+    path, receipt = disk.config.path, disk.receipt
+    if receipt is None:
+        return Patched(CONFIG, entry_of(path))
+    data, text = original.encode(), disk.config.text
+    explained = not disk.edited and sha256(data) == receipt.config.before
+    change = Change(sha256(data), sha256(text.encode()), (Edit(0, original, text),))
+    found = receipt.modeling.after if disk.module in (None, UNREADABLE) else disk.module
+    bridge = replace(receipt, config=change, modeling=replace(receipt.modeling, after=found))
+    return Patched(CONFIG, data, (receipt.module,), None if explained else bridge.to_json().encode())
 
 
 def module_name(model_type: str) -> str:
@@ -65,7 +86,7 @@ def module_name(model_type: str) -> str:
 def _foreign(folder: Path, config: Config) -> str | None:
     """Why a folder without receipt isn't ours to patch; None if it is."""
     custom, module = config.causal_lm, folder / module_name(config.model_type)
-    if module.exists() or module.is_symlink():
+    if os.path.lexists(module):
         return f"{module} exists, and there is no {RECEIPT} of fa3"
     if custom is None or custom.repository:
         return None
@@ -74,6 +95,6 @@ def _foreign(folder: Path, config: Config) -> str | None:
             f"{config.path}: auto_map lets {CAUSAL_LM} load {custom.file}, and there is no {RECEIPT} of fa3"
         )
     own = folder / custom.file
-    if own.is_file() and b"fa_quantizer" in own.read_bytes():
-        return f"{own} has a fa_quantizer already, which fa3 didn't put there"
-    return None
+    return (
+        f"{own} has a fa_quantizer already, which fa3 didn't put there" if mentions_quantizer(own) else None
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from fa3cli.patching.installed import Installed
@@ -12,14 +13,18 @@ from fa3cli.patching.source import Source
 
 __all__ = ["lacking"]
 
+# Each name that is missing is looked for in all of transformers.
+_ENOUGH = 100
+
 
 def lacking(installed: Installed, source: Source) -> list[str]:
-    """The names a file imports from transformers, or takes from its modules, that the version hasn't: `a of b`.
+    """The names a file imports from transformers, or takes from its modules, that the version hasn't: `a of b`, at most 100.
 
     What stands under `if` or in the body of a `try` isn't asked for: the file knows how to do without.
     """
-    wanted = list(dict.fromkeys(_wanted(installed, list(_firm(source.tree)))))
-    return [f"{name} of {module}" for module, name in wanted if _lacks(installed, module, name)]
+    wanted = dict.fromkeys(_wanted(installed, list(_firm(source.tree))))
+    missing = (f"{name} of {module}" for module, name in wanted if _lacks(installed, module, name))
+    return list(islice(missing, _ENOUGH))
 
 
 def _firm(node: ast.AST) -> Iterator[ast.AST]:

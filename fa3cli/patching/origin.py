@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.files.reading import read_bytes
 from fa3cli.patching.config_json import Config, CustomClass
 from fa3cli.patching.installed import Installed
 
-__all__ = ["Origin", "find_origin", "read_source"]
+__all__ = ["Origin", "find_origin", "mentions_quantizer", "read_source"]
 
 _WHERE = "download that file beside the weights and take what stands before its name out of auto_map"
 
@@ -44,10 +46,19 @@ def find_origin(installed: Installed, config: Config, modeling: Path | None = No
 def read_source(path: Path) -> bytes:
     """The bytes of a modeling file; InvalidInputError if it can't be read."""
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
-        broken = f"is a broken link to {path.readlink()}" if path.is_symlink() else error.strerror
-        raise InvalidInputError(f"modeling file {path}: {broken}") from None
+        broken = path.is_symlink() and not path.exists()
+        said = f"is a broken link to {path.readlink()}" if broken else error.strerror
+        raise InvalidInputError(f"modeling file {path}: {said}") from None
+
+
+def mentions_quantizer(path: Path) -> bool:
+    """Whether a file that may not be there has a fa_quantizer."""
+    try:
+        return b"fa_quantizer" in read_bytes(path)
+    except OSError:
+        return False
 
 
 def _installed(installed: Installed, config: Config) -> Origin:
@@ -71,7 +82,7 @@ def _of_folder(installed: Installed, config: Config, custom: CustomClass) -> Ori
             f"{custom.repository}",
             hint=_WHERE + own,
         )
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
         raise InvalidInputError(
             f"{path} is missing, though auto_map of {config.path} names it",
             hint="download it beside the weights, or pass it as --modeling",

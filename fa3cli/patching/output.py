@@ -2,44 +2,71 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 
 from fa3cli.errors import ConflictError
-from fa3cli.patching.files import link_folder, write
+from fa3cli.files.locking import is_temporary
+from fa3cli.files.writing import new_folder, write_file
 from fa3cli.patching.receipt import RECEIPT
 
-__all__ = ["make_output", "output_folder"]
+__all__ = ["is_new", "make_output", "output_folder", "require_output_of"]
+
+_OWN = RECEIPT.parts[0]
+_HINT = "give a new or empty folder to --output"
 
 
-def output_folder(folder: Path, output: str | Path | None, *, mends: bool = True) -> Path:
-    """The folder to patch; refuses an output folder that isn't new, empty, or made by us.
-
-    One that `make_output` was cut off in is taken too, if the caller `mends` it.
-    """
+def output_folder(folder: Path, output: str | Path | None) -> Path:
+    """The folder to patch; refuses an output folder that isn't new, empty, or made by us."""
     if output is None or Path(output).resolve() == folder.resolve():
         return folder
     target = Path(output)
-    if target.exists() and not target.is_dir():
-        raise ConflictError(f"{target} is not a folder")
-    if not target.exists() or not any(target.iterdir()) or (target / RECEIPT).exists():
-        return target
-    if mends and _was_cut_off(folder, target):
-        return target
-    raise ConflictError(
-        f"{target} already holds something else", hint="give a new or empty folder to --output"
-    )
+    if os.path.lexists(target) and not target.is_dir():
+        raise ConflictError(f"{target} is not a folder", hint=_HINT)
+    if not is_new(target) and not os.path.lexists(target / RECEIPT):
+        raise ConflictError(f"{target} already holds something else", hint=_HINT)
+    return target
 
 
-def make_output(folder: Path, target: Path, config: bytes) -> None:
-    """Make the output folder, or mend what an earlier run left of it."""
-    if not target.exists() or not any(target.iterdir()):
-        link_folder(folder, target, config)
-    else:
-        write(target / "config.json", config)
+def is_new(target: Path) -> bool:
+    """Whether a folder is still to be made: it isn't there, or is empty."""
+    try:
+        return not os.path.lexists(target) or not any(target.iterdir())
+    except OSError:
+        return False
 
 
-def _was_cut_off(folder: Path, target: Path) -> bool:
-    """Whether a folder is what a run that was cut off leaves: links to all there is, and a config.json."""
-    links = {entry.name for entry in target.iterdir() if entry.is_symlink()}
-    own = {entry.name for entry in target.iterdir()} - links
-    return own == {"config.json"} and {entry.name for entry in folder.iterdir()} <= links | own
+def require_output_of(folder: Path, target: Path, modules: Collection[str], index: str) -> None:
+    """Refuse a patched folder that wasn't made from `folder` by --output: it holds another model, or the model itself."""
+    parts = {PurePosixPath(name).parent for name in modules}
+    own = {*map(PurePosixPath, modules), *parts, PurePosixPath(_OWN), PurePosixPath(index)}
+    names = [name for part in sorted({PurePosixPath("."), *parts}) for name in _names(folder, part, target)]
+    shared = [name for name in names if name not in own and os.path.lexists(target / name)]
+    strange = [name for name in shared if os.path.realpath(target / name) != os.path.realpath(folder / name)]
+    if strange or (not shared and set(names) - own):
+        found = f": {target / strange[0]} is not that of {folder}" if strange else ""
+        raise ConflictError(f"{target} is patched, but was not made from {folder}{found}", hint=_HINT)
+
+
+def make_output(folder: Path, target: Path, contents: Mapping[str, bytes]) -> None:
+    """Make `target` a folder of links to everything in `folder`, with files of its own, by path; all or nothing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    own = {PurePosixPath(name) for name in contents}
+    parts = {part for name in own for part in name.parents}
+    with new_folder(target) as temporary:
+        for part in sorted(parts):
+            (temporary / part).mkdir(exist_ok=True)
+            for name in _names(folder, part, target, temporary):
+                if part.name != _OWN and name not in own and name not in parts:
+                    (temporary / name).symlink_to((folder / name).absolute())
+        for name, data in contents.items():
+            write_file(temporary / name, data)
+
+
+def _names(folder: Path, part: PurePosixPath, *never: Path) -> Iterator[PurePosixPath]:
+    """What lies in a part of a folder, by its path in the folder; what is being written there is left out."""
+    place, left_out = folder / part, [path.absolute() for path in never]
+    for entry in sorted(place.iterdir()) if place.is_dir() else []:
+        if entry.absolute() not in left_out and not is_temporary(entry.name):
+            yield part / entry.name

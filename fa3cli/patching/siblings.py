@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 from fa3cli.errors import InvalidInputError
 from fa3cli.patching.installed import Installed
-from fa3cli.patching.locating.classes import ClassGraph, attention_classes
+from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, attention_classes
 from fa3cli.patching.locating.senses import language_model
 from fa3cli.patching.origin import read_source
 from fa3cli.patching.source import Source, parse
 
 __all__ = ["attention_elsewhere", "check_siblings"]
+
+
+@dataclass(frozen=True, eq=False)
+class Module:
+    """A file and its classes."""
+
+    source: Source
+
+    @cached_property
+    def graph(self) -> ClassGraph:
+        """The classes of the file."""
+        return ClassGraph(self.source)
 
 
 def check_siblings(source: Source, folder: Path) -> None:
@@ -50,14 +64,14 @@ def attention_elsewhere(installed: Installed, source: Source, folder: Path, clas
 
     Files of the folder are read; of transformers' own classes the name has to say it.
     """
-    found, seen = [], set()
-    todo: list[tuple[Source, str | None]] = [(source, class_name)]
+    found, seen, read, attention = [], set(), cache(_read), cache(_attention)
+    todo: list[tuple[Module, str | None]] = [(Module(source), class_name)]
     while todo:
-        file, name = todo.pop()
-        used = _used(file, name)
+        module, name = todo.pop()
+        file, used = module.source, _used(module, name)
         if file is not source:
-            classes = attention_classes(file, ClassGraph(file)).values()
-            found += [f"{each.name} ({file.name}:{each.line})" for each, _ in classes if each.name in used]
+            classes = attention(module)
+            found += [f"{each.name} ({file.name}:{each.line})" for each in classes if each.name in used]
         found += [
             f"{each} of transformers ({file.name}:{line})" for each, line in _borrowed(installed, file, used)
         ]
@@ -66,16 +80,24 @@ def attention_elsewhere(installed: Installed, source: Source, folder: Path, clas
                 wanted = None if alias.name == "*" or not node.module else alias.name
                 if (wanted is None or (alias.asname or wanted) in used) and (path, wanted) not in seen:
                     seen.add((path, wanted))
-                    todo.append((_parse(path), wanted))
+                    todo.append((read(path), wanted))
     return list(dict.fromkeys(found))
 
 
-def _used(source: Source, name: str | None) -> set[str]:
+def _attention(module: Module) -> list[AttentionClass]:
+    return [found for found, _ in attention_classes(module.source, module.graph).values()]
+
+
+def _used(module: Module, name: str | None) -> set[str]:
     """The top-level names that the language model of a class refers to; without a class all there are."""
-    graph = ClassGraph(source)
+    references = module.graph.references
     if name is None:
-        return set().union(graph.references, *graph.references.values())
-    return language_model(source, graph, name)
+        return set().union(references, *references.values())
+    return language_model(module.source, module.graph, name)
+
+
+def _read(path: Path) -> Module:
+    return Module(_parse(path))
 
 
 def _borrowed(installed: Installed, source: Source, used: set[str]) -> Iterator[tuple[str, int]]:

@@ -9,10 +9,12 @@ from functools import cached_property
 from itertools import accumulate
 
 from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.patching.bounds import Unbounded, bounded_tree
 
 __all__ = ["BOM", "Source", "parse"]
 
 BOM = "\ufeff"
+_LONGEST_LINE = 10_000
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,27 @@ class Source:
 
 
 def parse(data: bytes | str, name: str) -> Source:
-    """Parse a modeling file; InvalidInputError (file:line) if it isn't UTF-8 or isn't Python."""
+    """Parse a modeling file.
+
+    InvalidInputError (file:line) if it isn't UTF-8 or isn't Python, UnsupportedError if it is larger or deeper than
+    modeling files are.
+    """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
-        tree = ast.parse(text.removeprefix(BOM))
+        tree = bounded_tree(text.removeprefix(BOM))
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{name}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except SyntaxError as error:
         raise InvalidInputError(
-            f"{name}:{error.lineno}: does not parse: {error.msg}",
+            f"{name}:{error.lineno or 1}: does not parse: {error.msg}",
             hint="restore the file or pass another --modeling",
         ) from None
+    except Unbounded as error:
+        raise UnsupportedError(f"{name}:{error.line}: {error}, which fa3 does not follow") from None
     except ValueError as error:  # a null byte
-        raise InvalidInputError(f"{name}: does not parse: {error}") from None
-    return Source(name, text, tree)
+        raise InvalidInputError(f"{name}:1: does not parse: {error}") from None
+    source = Source(name, text, tree)
+    for number, line in enumerate(source.lines, 1):
+        if len(line) > _LONGEST_LINE:
+            raise UnsupportedError(f"{name}:{number}: a line of more than {_LONGEST_LINE} characters")
+    return source

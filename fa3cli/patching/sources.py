@@ -81,7 +81,6 @@ def patch_source(
     options = package, architecture, attention, quantizer, native_class, rules, config or {}
     found = analyse(source, *options)
     text = write(source, found.places)
-    compile(text.removeprefix("\ufeff"), name, "exec", dont_inherit=True)
     return PatchedSource(**vars(found), text=text, source=source.text)
 
 

@@ -17,7 +17,7 @@ __all__ = ["write"]
 
 
 def write(source: Source, places: Sequence[Place]) -> str:
-    """The text of a file with every place written; UnsupportedError if libcst can't read the file."""
+    """The text of a file with every place written; UnsupportedError if libcst can't read it or Python can't run it."""
     if not places:
         return source.text
     import libcst as cst
@@ -30,6 +30,7 @@ def write(source: Source, places: Sequence[Place]) -> str:
         module = cst.parse_module(text)
         _refuse_losses(source, text, module.code)
         made = MetadataWrapper(module, unsafe_skip_copy=True).visit(PatchAttention(source, places))
+        _require_compiles(source, text, made.code)
         return source.text.removesuffix(text) + made.code
     except cst.ParserSyntaxError as error:
         # raw_line is the line below unless the error is in the last one.
@@ -48,3 +49,24 @@ def _refuse_losses(source: Source, text: str, read: str) -> None:
             f"{source.name}:{line}: libcst does not keep this line as it is",
             hint="take lone CR line ends, form feeds in front of statements and blank lines at the end out of the file",
         )
+
+
+def _require_compiles(source: Source, before: str, after: str) -> None:
+    """Refuse a file whose patched text Python can't run, with the line of the source if that has the fault already."""
+    if (error := _fault(after, source.name)) is None:
+        return
+    if (fault := _fault(before, source.name)) is None:
+        raise UnsupportedError(
+            f"{source.name}: Python cannot run the patched file: {error.msg} (line {error.lineno})"
+        )
+    raise UnsupportedError(f"{source.name}:{fault.lineno or 1}: Python cannot run this file: {fault.msg}")
+
+
+def _fault(text: str, name: str) -> SyntaxError | None:
+    try:
+        compile(text, name, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        return error
+    except (RecursionError, MemoryError, ValueError, OverflowError) as error:
+        return SyntaxError(f"{type(error).__name__} {error}", (name, 1, 1, ""))
+    return None

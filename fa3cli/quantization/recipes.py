@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from fa3cli.errors import InvalidInputError, UnsupportedError
-from fa3cli.quantization.settings import QuantSettings
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from fa3cli.errors import InvalidInputError, UnsupportedError, UsageError
+from fa3cli.files.documents import parse_toml, typed
+from fa3cli.files.reading import read_bytes
+from fa3cli.quantization.settings import QuantSettings, require_sense
 
 __all__ = ["Recipe", "choose_recipe", "shipped_recipes"]
 
@@ -70,18 +66,22 @@ def choose_recipe(
 def _read(file: Path, name: str) -> Recipe:
     """Read a recipe; raises InvalidInputError where it is none."""
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = parse_toml(read_bytes(file))
+        model_types = typed(table.pop("model_types", []), tuple[str, ...])
     except OSError as error:
         raise InvalidInputError(f"{file}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidInputError(f"{file}: not TOML ({error})") from None
-    model_types = tuple(table.pop("model_types", ()))
+    except ValueError as error:
+        raise InvalidInputError(f"{file}: not TOML, or not a recipe ({error})") from None
     for key in table:
         if key not in _SETTINGS:
             near = get_close_matches(key, _SETTINGS, n=1)
             raise InvalidInputError(
-                f"{file}: {key} is no setting",
+                f"{file}: {key!r:.60} is no setting",
                 hint=f"did you mean {near[0]}?" if near else f"settings: {', '.join(_SETTINGS)}",
             )
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    try:
+        require_sense(replace(QuantSettings(), **settings))
+    except UsageError as error:
+        raise InvalidInputError(f"{file}: {error}", hint=error.hint) from None
     return Recipe(name, settings, model_types)

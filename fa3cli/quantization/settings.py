@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -15,6 +16,7 @@ __all__ = [
     "QuantSettings",
     "ResolvedSettings",
     "SettingsOf",
+    "require_sense",
     "resolve_settings",
 ]
 
@@ -99,7 +101,7 @@ PIPELINE_SETTINGS = SettingsOf(
         "numerics": ("improved",),
     },
 )
-_LEVEL = re.compile(r"L(0|[1-9]\d*)")
+_LEVEL = re.compile("L(0|[1-9][0-9]{0,8})")
 
 
 def resolve_settings(
@@ -114,13 +116,13 @@ def resolve_settings(
     """
     given = {name: value for name, value in options.items() if value is not None}
     settings = replace(kind.defaults, **{**recipe, **given})
-    _require_sense(settings)
+    require_sense(settings)
     for name, supported in kind.supported.items():
         value = getattr(settings, name)
         if value not in supported:
             pipelines = " for pipelines" if kind is PIPELINE_SETTINGS else ""
             raise UnsupportedError(
-                f"{name}={value} is not supported{pipelines} by this version of fa3",
+                f"{name}={value!s:.60} is not supported{pipelines} by this version of fa3",
                 hint=f"supported: {', '.join(map(str, supported))}",
             )
     origins = {
@@ -130,27 +132,29 @@ def resolve_settings(
     return ResolvedSettings(settings, origins)
 
 
-def _require_sense(settings: QuantSettings) -> None:
+def require_sense(settings: QuantSettings) -> None:
     """Raise UsageError for a value that no version could take."""
     for field in fields(settings):
         value, default = getattr(settings, field.name), field.default
         kinds = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
             raise UsageError(
-                f"{field.name} is {value!r}; expected {_KINDS[type(default)]}, as in {field.name}={default!r}"
+                f"{field.name} is {value!r:.60}; expected {_KINDS[type(default)]}, as in {field.name}={default!r}"
             )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{field.name} is {value}; expected a finite number")
     for field in ("include_names", "disable_names"):
         names = getattr(settings, field)
         if not all(isinstance(name, str) for name in names):
-            raise UsageError(f"{field} is {names!r}; expected module names or globs")
+            raise UsageError(f"{field} is {names!r:.60}; expected module names or globs")
     if not _LEVEL.fullmatch(settings.disable_level):
         raise UsageError(
-            f"disable_level is {settings.disable_level!r}; expected L and a number of linears, without leading zeros",
+            f"disable_level is {settings.disable_level!r:.60}; expected L and a number of linears, without leading zeros",
             hint="L0 leaves none float, L5 the five whose inputs are hardest to quantize",
         )
     if settings.fa_amp < 0:
         raise UsageError(
-            f"fa_amp is {settings.fa_amp}; expected the number of layers to fall back, 0 or more"
+            f"fa_amp is {settings.fa_amp!r:.60}; expected the number of layers to fall back, 0 or more"
         )
 
 

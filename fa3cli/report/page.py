@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from fa3cli import __version__
-from fa3cli.errors import InvalidInputError
+from fa3cli.errors import ConflictError, InvalidInputError
+from fa3cli.files.reading import require_regular
+from fa3cli.files.writing import write_file
 from fa3cli.report import wording
 from fa3cli.report.colours import STEPS, shades
 from fa3cli.report.error_chart import error_chart
@@ -20,6 +20,9 @@ from fa3cli.report.heat_maps import heat_maps
 from fa3cli.report.timesteps import timestep_maps
 
 __all__ = ["page", "write_page"]
+
+# The end of the title of every page that fa3 has written, and within how many bytes it stands.
+_MARK, _BEGIN = b" fa3 report</title>", 4096
 
 
 def page(facts: Facts) -> str:
@@ -43,7 +46,8 @@ def page(facts: Facts) -> str:
 def write_page(facts: Facts, file: Path) -> None:
     """Write the page into a file that exists, old or new, only when it is complete.
 
-    Raises InvalidInputError if the file's folder is missing or the file is a folder.
+    Raises InvalidInputError if the file's folder is missing or the file is a folder, ConflictError if it is something
+    else than a page of fa3 report.
     """
     if not file.parent.is_dir():
         raise InvalidInputError(
@@ -54,21 +58,24 @@ def write_page(facts: Facts, file: Path) -> None:
         raise InvalidInputError(
             f"{file}: is a folder, expected the name of a file", hint=f"try {file / 'report.html'}"
         )
-    text = page(facts)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", errors="replace", dir=file.parent, prefix=f".{file.name}.", delete=False
-    ) as draft:
-        try:
-            draft.write(text)
-            draft.close()
-            # Temporary files are their owner's alone; a page has the mode any new file gets.
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(draft.name, 0o666 & ~umask)
-            os.replace(draft.name, file)
-        except BaseException:
-            Path(draft.name).unlink(missing_ok=True)
-            raise
+    _require_page(file)
+    write_file(file, page(facts).encode("utf-8", errors="replace"))
+
+
+def _require_page(file: Path) -> None:
+    """Raise ConflictError where a file is there that is neither a page of fa3 report nor empty."""
+    try:
+        require_regular(file)
+        with file.open("rb") as stream:
+            begin = stream.read(_BEGIN)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConflictError(
+            f"{file}: cannot be replaced by a page ({error.strerror})", hint="name another file"
+        ) from error
+    if begin and _MARK not in begin:
+        raise ConflictError(f"{file}: is there and no page of fa3 report", hint="name another file")
 
 
 @cache

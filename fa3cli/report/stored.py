@@ -7,10 +7,11 @@ from pathlib import Path
 
 from fa3cli.calibration.result import PARAMETERS_FILE, REPORT_FILE
 from fa3cli.errors import InvalidInputError
-from fa3cli.exports.contents import Contents, read_shard
-from fa3cli.exports.documents import Document, read_document
+from fa3cli.exports.contents import Contents, read_shard, require_readable
+from fa3cli.exports.documents import Document, is_file, read_document
 from fa3cli.exports.layout import DESCRIPTION_FILES, INDEX_FILE, WEIGHT_FILE
 from fa3cli.exports.targets import TARGETS
+from fa3cli.files.reading import LARGE
 
 __all__ = ["Matrices", "Stored", "open_stored", "read_matrices"]
 
@@ -42,26 +43,26 @@ def open_stored(folder: Path) -> Stored:
 
     Raises InvalidInputError if that is neither a report nor a description nor a readable weight file of a quantized model.
     """
-    if not folder.is_dir():
-        raise InvalidInputError(f"{folder}: no such folder", hint="name the folder fa3 quantize wrote")
-    if (folder / PARAMETERS_FILE).is_file():
+    require_readable(folder)
+    if is_file(folder / PARAMETERS_FILE):
         raise InvalidInputError(
             f"{folder}: holds a calibration, no export", hint="fa3 export makes exports of it"
         )
-    descriptions = tuple(read_document(folder, name) for name in _DESCRIPTIONS if (folder / name).is_file())
+    described = (read_document(folder, name, LARGE) for name in _DESCRIPTIONS)
+    descriptions = tuple(document for document in described if document.raw is not None)
     shards = tuple(read_shard(folder, path.name) for path in sorted(folder.glob("*.safetensors")))
     contents = Contents(
         folder,
         TARGETS["modelslim"],  # without a description it says nothing, whatever the tensors show
         read_document(folder, "config.json"),
-        read_document(folder, INDEX_FILE),
+        read_document(folder, INDEX_FILE, LARGE),
         descriptions,
         shards,
     )
-    report = read_document(folder, REPORT_FILE)
+    report = read_document(folder, REPORT_FILE, LARGE)
     if report.raw is None and not descriptions and not read_matrices(contents).quantized:
         raise _no_export(folder, contents)
-    sizes = [path.stat().st_size for path in folder.iterdir() if path.is_file()]
+    sizes = [path.stat().st_size for path in folder.iterdir() if is_file(path)]
     return Stored(contents, report, len(sizes), sum(sizes))
 
 

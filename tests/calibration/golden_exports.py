@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
 from fa3cli import api, patching
-from fa3cli.exports.layout import WEIGHT_FILE
+
+from .compared_exports import compare
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 
@@ -68,39 +67,11 @@ def export(case: dict[str, Any], root: Path) -> Path:
     return output
 
 
-def differences(found: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
-    """Names of tensors that are in one alone, or differ in dtype, shape or bits."""
-    return sorted(found.keys() ^ expected.keys()) + sorted(
-        name
-        for name in found.keys() & expected.keys()
-        if found[name].dtype != expected[name].dtype or not torch.equal(found[name], expected[name])
-    )
-
-
-def compare(case: dict[str, Any], output: Path) -> dict[str, Any]:
-    """What differs between an export and the reference's."""
-    folder = GOLDEN / "cases" / case["name"]
-    texts = [
-        (folder / "quant_model_description_w8a8.json").read_text(),
-        (output / "quant_model_description_w8a8.json").read_text(),
-    ]
-    found = {
-        "tensors": differences(load_file(output / WEIGHT_FILE), load_file(folder / WEIGHT_FILE)),
-        "description": list(json.loads(texts[0]).items()) == list(json.loads(texts[1]).items()),
-    }
-    for file in sorted(folder.glob("*.npy")) if "numpy" in case["save_type"] else ():
-        if (output / file.name).is_file():
-            sides = [np.load(side / file.name, allow_pickle=True).item() for side in (output, folder)]
-            found[file.name] = differences(*sides)
-        else:
-            found[file.name] = None
-    return found
-
-
 def main() -> None:
     torch.set_num_threads(1)
     root, cases = Path(sys.argv[1]), manifest()
-    print(json.dumps({name: compare(cases[name], export(cases[name], root)) for name in sys.argv[2:]}))
+    found = {name: compare(export(cases[name], root), GOLDEN / "cases" / name) for name in sys.argv[2:]}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

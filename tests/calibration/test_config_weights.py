@@ -8,7 +8,7 @@ import torch
 
 from fa3cli.calibration.checkpoint import Checkpoint
 from fa3cli.calibration.config_weights import ConfigWeights, has_weights
-from fa3cli.calibration.streamed_model import build_skeleton, read_config
+from fa3cli.calibration.skeleton import build_skeleton, read_config
 from fa3cli.errors import InvalidInputError
 
 from .models import WEIGHTS, write_model
@@ -23,11 +23,9 @@ def test_they_are_those_a_checkpoint_of_the_model_holds(
     tmp_path: Path, model_type: str, options: dict[str, Any], dtype: torch.dtype
 ) -> None:
     write_model(tmp_path, model_type, patched=False, dtype=dtype, **options)
-    config = read_config(tmp_path, run_folder_code=False)
+    config = read_config(tmp_path, trusted=False)
     # Built in another dtype, as --dtype does: what is stored stays the same.
-    found = ConfigWeights(
-        tmp_path, build_skeleton(config, torch.float16, None, run_folder_code=False), dtype
-    ).tensors
+    found = ConfigWeights(tmp_path, build_skeleton(config, torch.float16, None), dtype).tensors
     stored = Checkpoint(tmp_path).tensors
     assert {name: (info.dtype, info.shape, info.nbytes) for name, info in found.items()} == {
         name: (info.dtype, info.shape, info.nbytes) for name, info in stored.items()

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from fa3cli.calibration.dataset import Sample, read_samples
@@ -77,6 +79,32 @@ def test_messages_that_are_none(file: Path, tmp_path: Path, messages: Any) -> No
     refused(file, 2, folder=folder)
 
 
+ROWS = "{% for a in range(99999) %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (ROWS * 3 + "{% endfor %}" * 3, "TimeoutError"),
+        ("{{ 'a' * 10**10 }}", "MemoryError"),
+        ("{{ 9 ** (9 ** 10) }}", "Error"),
+        ("{{ 'a' * 20_000_000 }}", "makes 20000000 characters"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "RecursionError"),
+        ("{{ messages.append(1) }}", "SecurityError"),
+        ("{{ ''.__class__.__mro__ }}{{ nothing.at.all }}", "Error"),
+        ("{% for", "TemplateSyntaxError"),
+    ],
+)
+def test_a_template_that_never_ends_or_fails(
+    file: Path, tmp_path: Path, template: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fa3cli.calibration.records._TEMPLATE_SECONDS", 1)
+    folder = with_template(tmp_path / "chat")
+    config = folder / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"chat_template": template}))
+    refused(write_lines(file, [[5], {"messages": CHAT}]), 2, words, folder=folder)
+
+
 def test_messages_without_a_chat_template(file: Path) -> None:
     refused(write_lines(file, [[5], {"messages": CHAT}]), 2, "template")
 
@@ -138,6 +166,14 @@ def refused(file: Path, line: int, *words: str, folder: Path = MODEL, **options:
         ),
         ('{"input_ids": []}', "no tokens"),
         ('{"text": ""}', "no tokens"),
+        ('{"text": "a\\ud800"}', "not json"),
+        ('{"a": ' * 500 + "1" + "}" * 500, "not json"),
+        ("[" * 100_000, "not json"),
+        ("9" * 5000, "not json"),
+        ('{"input_ids": [1e999]}', "whole numbers"),
+        ('{"input_ids": [[[1]]]}', "whole numbers"),
+        ('{"input_ids": [99999999999]}', "32 bits"),
+        ('{"text": "a\\u0000"} \x00', "not json"),
     ],
 )
 def test_a_broken_line_is_named_by_its_number(file: Path, broken: str, words: str) -> None:
@@ -216,3 +252,35 @@ def test_a_number_no_vocabulary_reaches(file: Path, number: int) -> None:
 def test_a_token_outside_the_vocabulary(file: Path, token: int) -> None:
     write_lines(file, [[0, 95], [5, token]])
     refused(file, 2, "vocabulary of 96", vocab_size=96)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.just(10**400),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "a"]), inner)
+    ),
+    max_leaves=6,
+)
+RECORDS = st.dictionaries(
+    st.sampled_from(["text", "messages", "input_ids", "attention_mask", "title", "passage", "question"]),
+    VALUES,
+    max_size=4,
+)
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_template(tmp_path_factory.mktemp("chat") / "model")
+
+
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(record=RECORDS, at=st.integers(0, 200), put=st.binary(max_size=2))
+def test_any_line_is_read_or_named(chat: Path, record: dict, at: int, put: bytes) -> None:
+    line = json.dumps(record).encode()
+    line = (line[:at] + put + line[at + len(put) :]).replace(b"\n", b" ").replace(b"\r", b" ")
+    file = chat / "lines.jsonl"
+    file.write_bytes(b'{"input_ids": [5]}\n' + line + b'\n{"input_ids": [6]}\n')
+    try:
+        assert len(read_samples(file, chat, vocab_size=2048, longest=512)) == 3
+    except InvalidInputError as error:
+        assert "lines.jsonl, line 2: " in str(error)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from fa3cli.calibration.destination import where_to_save
-from fa3cli.errors import UnsupportedError, UsageError
+from fa3cli.calibration.destination import default_output, where_to_save
+from fa3cli.errors import ConflictError, UnsupportedError, UsageError
 
 
 def test_a_pipelines_transformer_goes_to_mindie_sd() -> None:
@@ -39,3 +41,36 @@ def test_a_language_model_does_not_go_there() -> None:
 def test_a_size_that_is_none_is_a_usage_error_for_any_target() -> None:
     with pytest.raises(UsageError, match="part_file_size"):
         where_to_save((), (), 0, pipelines=True)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    folder = tmp_path / "weights"
+    (folder / "transformer").mkdir(parents=True)
+    (folder / "transformer" / "config.json").touch()
+    (folder / "model.safetensors").touch()
+    return folder
+
+
+def test_an_output_beside_or_directly_in_the_weights_folder_is_fine(weights: Path) -> None:
+    for output in (None, weights.parent / "out", weights / "out", weights / "runs" / "one" / "two"):
+        assert default_output(weights, output).name in ("weights-w8a8-fa3", "out", "two")
+    (weights / "runs" / "other").mkdir(parents=True)
+    assert default_output(weights, weights / "runs" / "one") == weights / "runs" / "one"
+
+
+def test_the_weights_folder_is_no_output(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (weights.parent / "link").symlink_to(weights)
+    monkeypatch.chdir(weights)
+    for output in (weights, ".", weights / "transformer" / "..", weights.parent / "link"):
+        with pytest.raises(
+            ConflictError, match="is the weights folder, which fa3 never writes into"
+        ) as error:
+            default_output(weights, output)
+        assert error.value.hint == "choose another --output"
+
+
+@pytest.mark.parametrize("place", ["transformer/out", "transformer/deep/out", "transformer/config.json/out"])
+def test_among_the_files_of_a_model_is_no_output(weights: Path, place: str) -> None:
+    with pytest.raises(ConflictError, match="which belongs to the weights folder"):
+        default_output(weights, weights / place)

@@ -1,23 +1,31 @@
-"""The reference's exports made anew, bit for bit, under the transformers version they were made with (`make versions`)."""
+"""The reference's stored exports made anew, under the transformers version they were made with (`make versions`)."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.golden import ABSENT, GOLDEN
+from fa3cli.exports.layout import WEIGHT_FILE
+from tests.golden import ABSENT, GOLDEN, made_here
 from tests.patching.matrix.environments import ROOT, command, variables
+from tests.processor import identity
+
+from .compared_exports import assert_same_bits, assert_same_layout
 
 VERSION = "4.43.1"
-# Samples of several sequences: the reference mixes their heads (NUMERICS.md), so q, k and v have other scales.
+# Samples of several sequences: the reference mixes their heads (docs/numerics.md), so q, k and v have other scales.
 BATCHED = ("batch2", "pad")
+pytestmark = [ABSENT, pytest.mark.versions, pytest.mark.xdist_group("golden")]
 
 
-def found(root: Path, names: list[str]) -> dict[str, dict]:
-    """What differs from the reference, by case; the test is skipped if the environment isn't here."""
+@pytest.fixture(scope="module")
+def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What differs from the reference, by case; the tests are skipped if the environment isn't here."""
+    names = [case["name"] for case in json.loads((GOLDEN / "MANIFEST.json").read_text())["cases"]]
+    root = tmp_path_factory.mktemp("golden")
     try:
         call = command(VERSION, "tests.calibration.golden_exports", root, *names)
     except FileNotFoundError as error:
@@ -26,34 +34,22 @@ def found(root: Path, names: list[str]) -> dict[str, dict]:
         call, cwd=ROOT, env=variables(root / "modules"), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    found = json.loads(done.stdout)
+    assert found.keys() == set(names) and len(names) == 37
+    return found
 
 
-@ABSENT
-@pytest.mark.versions
-def test_every_golden_export_is_made_again_bit_for_bit(tmp_path: Path) -> None:
-    names = [case["name"] for case in json.loads((GOLDEN / "MANIFEST.json").read_text())["cases"]]
-    differing = found(tmp_path, names)
-    assert differing.keys() == set(names) and len(names) == 37
-    for name, differences in differing.items():
-        assert differences["description"], name
-        if any(f"_{inputs}_" in name for inputs in BATCHED):
-            assert differences["tensors"], name
-            assert all(".fa_" in tensor and tensor.endswith(".scale") for tensor in differences["tensors"])
-        else:
-            assert differences["tensors"] == [], name
-        for file, tensors in differences.items():
-            if file.endswith(".npy"):
-                assert_numpy(name, file, tensors)
+def test_every_golden_export_has_the_same_tensors_and_description(differences: dict[str, Any]) -> None:
+    """On any processor."""
+    for name, found in differences.items():
+        assert_same_layout(name, found)
 
 
-def assert_numpy(name: str, file: str, differing: list[str] | None) -> None:
-    """Only what the reference gets wrong may differ in numpy files (NUMERICS.md, CONTRACT.md)."""
-    if file == "anti_fp_norm.npy" and "anti" not in name:
-        assert differing is None  # it puts the norms there without AntiOutlier too; ours are in quant_weight
-    elif file == "quant_weight.npy":
-        # It lets a bias take the place of its weight, and a norm's of AntiOutlier's.
-        kinds = ("norm", ".q_proj", ".k_proj", ".v_proj", ".bias")
-        assert not [each for each in differing if not any(kind in each for kind in kinds)], name
-    else:
-        assert differing == [], (name, file)
+def test_every_golden_export_is_made_again_bit_for_bit(differences: dict[str, Any]) -> None:
+    if not made_here():
+        pytest.skip(f"the stored bits are another processor's than {identity()}")
+    for name, found in differences.items():
+        batched = any(f"_{inputs}_" in name for inputs in BATCHED)
+        of_heads = [f".fa_{role}.scale" for role in "qkv"] if batched else []
+        assert_same_bits(name, found, of_heads)
+        assert bool(found["tensors"][WEIGHT_FILE]["bits"]) == batched, name

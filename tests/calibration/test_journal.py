@@ -154,7 +154,7 @@ def test_a_commit_killed_anywhere_leaves_the_visit_before_or_this_one(
 
         return called
 
-    for holder, name in ((Path, "rename"), (Path, "unlink"), (Path, "open"), (module, "to_disk")):
+    for holder, name in ((Path, "rename"), (Path, "unlink"), (Path, "open"), (module, "sync")):
         monkeypatch.setattr(holder, name, killed_after(getattr(holder, name)))
     with pytest.raises(SystemExit):
         journal.commit(visit(3), outputs(3), None)

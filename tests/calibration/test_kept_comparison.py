@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from fa3cli.calibration import kept_comparison
 from fa3cli.calibration.evaluation import Comparison
 from fa3cli.calibration.kept_comparison import keep_comparison
 from fa3cli.calibration.result import REPORT_FILE
@@ -98,14 +97,14 @@ def test_text_that_is_no_file(export: Path, tmp_path: Path) -> None:
     assert snapshot(export) == before
 
 
-@pytest.mark.parametrize("where", ["to_disk", "os.replace", "shutil.copymode"])
+@pytest.mark.parametrize("where", ["open", "replace", "fsync", "fchmod"])
 def test_a_write_that_fails_leaves_everything_as_it_was(
     export: Path, text: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"{kept_comparison.__name__}.{where}", full)
+    monkeypatch.setattr(f"os.{where}", full)
     before = snapshot(export)
     assert "No space left" in keep_comparison(export, FOUND, text)
     assert snapshot(export) == before

@@ -9,10 +9,10 @@ from torch import nn
 
 from fa3cli.calibration.layered_model import _decoder_layers
 from fa3cli.calibration.opening import open_model
-from fa3cli.calibration.streamed_model import StreamedModel, read_config
+from fa3cli.calibration.streamed_model import StreamedModel
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
 
-from .models import WEIGHTS, edit_config, edit_weights, write_model
+from .models import WEIGHTS, edit_weights, write_model
 
 LAYER = "model.layers.1"
 
@@ -138,47 +138,6 @@ def test_stored_rotary_frequencies_of_old_checkpoints_are_left_alone(tmp_path: P
     edit_weights(folder, lambda tensors: tensors.update({old: torch.ones(4)}))
     model = open_model(folder, fa=False)
     assert old not in model.names and old not in model.stored
-
-
-def test_no_config(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="no config.json"):
-        read_config(tmp_path, run_folder_code=False)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"model_type": "no_such_type"},
-        {"hidden_size": "wide"},
-        {"hidden_size": -1},
-        {"num_attention_heads": 0},
-        {"num_hidden_layers": -3},
-        {"num_hidden_layers": None},
-        {"vocab_size": 1.5},
-        {"hidden_act": "no_such_function"},
-        {"rope_scaling": {"rope_type": "no_such_rope"}},
-        {"rope_scaling": "no dict"},
-    ],
-)
-def test_a_config_no_model_can_be_built_from(tmp_path: Path, values: dict[str, object]) -> None:
-    folder = write_model(tmp_path, patched=False)
-    edit_config(folder, **values)
-    with pytest.raises((InvalidInputError, UnsupportedError)) as raised:
-        open_model(folder, fa=False)
-    assert str(folder) in str(raised.value)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"architectures": ["LlamaForCausalLM"]}'])
-def test_a_broken_config(tmp_path: Path, text: str) -> None:
-    folder = write_model(tmp_path, patched=False)
-    (folder / "config.json").write_text(text)
-    refused(folder, "config.json", error=Fa3Error)
-
-
-def test_a_model_that_is_no_causal_lm(tmp_path: Path) -> None:
-    folder = write_model(tmp_path, patched=False)
-    edit_config(folder, model_type="t5", architectures=["T5EncoderModel"])
-    refused(folder, "t5", error=UnsupportedError)
 
 
 def test_the_layers_are_the_list_that_holds_most_buffers_included() -> None:

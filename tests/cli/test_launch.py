@@ -171,7 +171,7 @@ def test_a_process_knows_its_rank(
 
 def test_a_rank_runs_no_code_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which is the weights folder, perhaps, and whose code is run when it is trusted alone."""
-    for name in ("typer", "torch", "fa3cli", "json"):
+    for name in ("typer", "torch", "fa3cli", "json", "__future__", "logging", "importlib", "re"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(99)")
     monkeypatch.setattr(sys, "argv", ["fa3", "--help"])
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(tmp_path))])

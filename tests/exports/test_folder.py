@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fa3cli.errors import (
     ConflictError,
+    Fa3Error,
     InvalidInputError,
     MissingCapabilityError,
     StoppedError,
@@ -101,7 +105,7 @@ def test_a_disk_that_is_full_at_the_very_end_is_as_any_other(
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("fa3cli.exports.folder.to_disk", full)
+    monkeypatch.setattr("fa3cli.exports.folder.sync", full)
     with (
         pytest.raises(MissingCapabilityError, match="could not be written"),
         begun(tmp_path / "out") as folder,
@@ -397,3 +401,53 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(MissingCapabilityError, match="cannot be written") as error:
         RunFolder(tmp_path / "file" / "out").__enter__()
     assert "--output" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["os.open", "os.mkdir", "os.rename", "os.rmdir", "os.unlink", "os.fsync", "os.chmod", "fcntl.flock"],
+)
+def test_a_call_that_fails_is_told_and_the_same_run_again_ends(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, function = name.split(".")
+    real = getattr({"os": os, "fcntl": fcntl}[module], function)
+    for place in range(12):
+        output, calls = tmp_path / str(place) / "out", 0
+        output.parent.mkdir()
+
+        def failing(*arguments: Any, place: int = place, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == place + 1:
+                raise OSError(errno.EIO, "Input/output error")
+            return real(*arguments, **named)
+
+        with monkeypatch.context() as patched, suppress(Fa3Error):
+            patched.setattr(name, failing)
+            make(output)
+        if output.exists():  # complete, though what came behind it failed
+            RunFolder(output).sweep()
+        else:
+            make(output)
+        assert (output / "sub" / "weights").read_text() == "w"
+        assert list(output.parent.iterdir()) == [output]
+
+
+def make(output: Path) -> None:
+    with begun(output) as folder:
+        (folder.export / "sub").mkdir()
+        (folder.export / "sub" / "weights").write_text("w")
+
+
+@pytest.mark.parametrize("lock", ["pipe", "link"])
+def test_a_lock_that_is_no_file_is_not_opened(lock: str, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "out.journal").mkdir()
+    if lock == "pipe":
+        os.mkfifo(tmp_path / "out.journal" / "lock")
+    else:
+        (tmp_path / "out.journal" / "lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(ConflictError, match="not left by a run") as error:
+        RunFolder(tmp_path / "out").__enter__()
+    assert error.value.hint == "choose another --output" and (tmp_path / "mine").read_text() == "mine"

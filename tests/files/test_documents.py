@@ -89,3 +89,15 @@ def test_data_gets_its_types() -> None:
 def test_data_of_other_types_is_refused_with_the_place(data: object) -> None:
     with pytest.raises(ValueError, match=r"Expected|missing"):
         typed(data, Pair)
+
+
+@pytest.mark.parametrize("text", [str(2**1023), f'{{"a": [{-(10**400)}]}}'])
+def test_a_number_too_wide_for_a_float_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="more than 1023 bits"):
+        parse_json(text)
+    assert parse_json(str(2**1023 - 1)) == 2**1023 - 1 and float(2**1023 - 1)
+
+
+def test_a_wide_number_in_toml_is_refused() -> None:
+    with pytest.raises(ValueError, match="more than 1023 bits"):
+        parse_toml(b"a = 0x" + b"f" * 5000)

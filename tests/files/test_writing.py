@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -9,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from fa3cli.files import writing
-from fa3cli.files.writing import new_folder, sweep, write_file
-
-LEFT = ".fa3-0123456789abcdef.tmp"
+from fa3cli.files.writing import new_folder, write_file, write_link
 
 
 def entries(folder: Path) -> list[str]:
@@ -60,28 +59,6 @@ def test_a_failed_call_leaves_everything_as_it_was(
     assert (tmp_path / "a").read_bytes() == b"old" and entries(tmp_path) == ["a"]
 
 
-def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / LEFT).mkdir()
-    (tmp_path / LEFT / "file").touch()
-    outside = tmp_path / "outside"
-    outside.touch()
-    (tmp_path / LEFT.replace("0123", "4567")).symlink_to(outside)
-    others = [".fa3-x.tmp", ".fa3", "x" + LEFT, LEFT + "x"]
-    for name in others:
-        (tmp_path / name).touch()
-    sweep(tmp_path)
-    assert entries(tmp_path) == sorted([*others, "outside"])
-
-
-def test_what_another_one_is_writing_stays(tmp_path: Path) -> None:
-    with new_folder(tmp_path / "folder") as made:
-        (made / "inside").touch()
-        write_file(tmp_path / "file", b"")
-        sweep(tmp_path)
-        assert (made / "inside").exists()
-    assert entries(tmp_path) == ["file", "folder"]
-
-
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with new_folder(tmp_path / "empty") as made:
@@ -98,3 +75,44 @@ def test_a_folder_that_holds_something_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(OSError), new_folder(tmp_path / "full"):
         pass
     assert entries(tmp_path) == ["full"] and entries(tmp_path / "full") == ["file"]
+
+
+def test_a_link_replaces_a_file_at_once(tmp_path: Path) -> None:
+    write_file(tmp_path / "a", b"old")
+    write_link(tmp_path / "a", "elsewhere")
+    assert os.readlink(tmp_path / "a") == "elsewhere" and entries(tmp_path) == ["a"]
+
+
+def test_what_went_wrong_first_is_told_where_cleaning_up_fails_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writing.os, "replace", full)
+    monkeypatch.setattr(Path, "unlink", fail)
+    for write in (lambda: write_file(tmp_path / "a", b""), lambda: write_link(tmp_path / "a", "b")):
+        with pytest.raises(OSError, match="No space"):
+            write()
+
+
+@pytest.mark.parametrize("name", ["os.replace", "os.fsync", "os.open"])
+def test_a_write_that_fails_names_the_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def cannot(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    (tmp_path / "file").write_text("before")
+    monkeypatch.setattr(name, full)
+    monkeypatch.setattr(Path, "unlink", cannot)  # what fails later hides nothing
+    with pytest.raises(OSError) as error:
+        write_file(tmp_path / "file", b"after")
+    assert error.value.errno == 28 and error.value.filename == str(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "before"

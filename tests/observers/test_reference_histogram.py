@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 
-import numpy as np
 import pytest
 import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from fa3cli.observers.reference_histogram import HistogramRange
-from tests import golden
 
 BINS, UPSAMPLE = 2048, 128
 
@@ -35,7 +31,7 @@ def running_bounds(samples: list[Tensor]) -> list[tuple[float, float]]:
     return found
 
 
-# Ranges msModelSlim 26.1.0 (torch 2.13, AVX-512, one thread) had after each of these samples.
+# Ranges msModelSlim 26.1.0 (torch 2.13, one thread) had after each of these samples, on any processor.
 FOUND_BY_THE_REFERENCE = {
     "growing": (
         [(20,), (30,), (500,), (40,)],
@@ -113,51 +109,20 @@ def test_finds_the_ranges_of_the_reference(name: str) -> None:
     assert running_bounds([cubic(4000, *sample) for sample in samples]) == expected
 
 
+def bell(count: int, seed: int) -> Tensor:
+    """Nearly normal values, of sums alone: torch.randn gives other last bits where there is no AVX2."""
+    generator = torch.Generator().manual_seed(seed)
+    return sum(torch.rand(count, generator=generator) for _ in range(12)) - 6
+
+
 def test_finds_the_ranges_of_the_reference_in_long_samples() -> None:
     """2^18 values in 2^7 sub-bins each: sums past 2^24, where the reference's float32 shows."""
-    generator = torch.Generator().manual_seed(0)
-    samples = [torch.randn(2**18, generator=generator) * scale for scale in (3, 5, 7)]
+    samples = [bell(2**18, seed) * scale for seed, scale in enumerate((3, 5, 7))]
     assert running_bounds(samples) == [
-        (-12.185948371887207, 12.379230499267578),
-        (-19.45433235168457, 18.5733585357666),
-        (-25.780073165893555, 26.01250457763672),
+        (-11.167633056640625, 11.932884216308594),
+        (-18.97536849975586, 17.996557235717773),
+        (-25.277450561523438, 24.916545867919922),
     ]
-
-
-@cache
-def attention_inputs(model: str, inputs: str) -> list[Tensor]:
-    """What reaches the first layer's q_proj; no quantization comes before it."""
-    folder = golden.GOLDEN / "models" / model
-    network = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, torch_dtype="auto", attn_implementation="eager"
-    ).eval()
-    seen: list[Tensor] = []
-    attention = network.model.layers[0].self_attn
-    attention.q_proj.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    data = np.load(golden.GOLDEN / "inputs" / f"{inputs}.npz")
-    with torch.no_grad():
-        for number in range(len(data.files) // 2):
-            network(torch.from_numpy(data[f"ids_{number}"]), torch.from_numpy(data[f"mask_{number}"]))
-    return seen
-
-
-@pytest.mark.skipif(
-    transformers.__version__ != "4.43.1", reason="the golden ranges are transformers 4.43.1's"
-)
-@pytest.mark.parametrize("name", [name for name, case in golden.cases().items() if case["act_method"] == 2])
-def test_finds_the_golden_ranges(name: str) -> None:
-    case, expected = golden.cases()[name], golden.observed_ranges(name)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        found = running_bounds(attention_inputs(case["model"], case["inputs"]))[-1]
-    finally:
-        torch.set_num_threads(threads)
-    linears = [f"model.layers.0.self_attn.{role}_proj" for role in "qkv"]
-    kept = [linear for linear in linears if f"{linear}.x_min" in expected]
-    assert kept or case["disable_level"] != "L0"
-    for linear in kept:
-        assert found == (expected[f"{linear}.x_min"].item(), expected[f"{linear}.x_max"].item())
 
 
 @st.composite

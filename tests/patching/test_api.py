@@ -1,12 +1,11 @@
-import errno
 import json
 import os
-import shutil
 
 import pytest
 
-from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError
-from fa3cli.patching import api, attention_of, patch, plan, status, undo
+from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
+from fa3cli.patching import attention_of, patch, plan, status, undo
+from fa3cli.patching.receipt import RECEIPT
 from tests.patching import remote_samples, rule_samples
 from tests.patching.conftest import snapshot
 
@@ -106,42 +105,6 @@ def test_someone_elses_patch_is_left_alone(weights) -> None:
         assert snapshot(weights) == before
 
 
-@pytest.mark.parametrize("survived", range(4))
-@pytest.mark.parametrize("act", [patch, undo])
-def test_a_crash_between_any_two_steps_leaves_an_explained_state(
-    weights, monkeypatch, act, survived: int
-) -> None:
-    before = snapshot(weights)
-    if act is undo:
-        patch(weights)
-    steps = iter(range(survived))
-
-    def until_the_crash(function):
-        def run(*args):
-            if next(steps, None) is None:
-                raise KeyboardInterrupt
-            return function(*args)
-
-        return run
-
-    with monkeypatch.context() as crash:
-        for name in ("write", "remove", "make_link"):
-            crash.setattr(api, name, until_the_crash(getattr(api, name)))
-        try:
-            act(weights)
-        except KeyboardInterrupt:
-            pass
-    assert status(weights).state in ("unpatched", "stale", "patched")
-    again, back = weights.with_name("again"), weights.with_name("back")
-    for copy in (again, back):
-        shutil.copytree(weights, copy)
-    patch(again)
-    assert status(again).state == "patched"
-    undo(again)
-    undo(back)
-    assert snapshot(again) == snapshot(back) == before
-
-
 def test_a_linked_config_is_replaced_and_linked_again(weights) -> None:
     blob = weights.parent / "blob"
     (weights / "config.json").rename(blob)
@@ -170,27 +133,100 @@ def test_output_is_a_complete_folder_and_the_source_stays(weights) -> None:
     assert snapshot(output) == before
 
 
-def test_a_folder_that_cannot_be_written_is_a_conflict(weights) -> None:
-    (weights / ".fa3").symlink_to("nowhere")
+@pytest.mark.parametrize("target", ["nowhere", "../outside", "/dev/zero"])
+def test_a_linked_receipt_folder_is_neither_read_nor_written(weights, target: str) -> None:
+    outside = weights.parent / "outside"
+    outside.mkdir()
+    (outside / "patch.json").write_text("{}")
+    (weights / ".fa3").symlink_to(target)
+    before = snapshot(weights.parent)
+    for act in (patch, undo, plan, lambda folder: patch(folder, output=folder.parent / "out")):
+        with pytest.raises(ConflictError, match=r"\.fa3 is a link to") as caught:
+            act(weights)
+        assert "remove" not in caught.value.hint
+    assert status(weights).state == "foreign"
+    assert snapshot(weights.parent) == before
+
+
+@pytest.mark.parametrize("patched", [True, False])
+def test_a_folder_in_the_patched_files_place_is_a_conflict(weights, patched: bool) -> None:
+    module = weights / "modeling_qwen2_fa3.py"
+    if patched:
+        patch(weights).module.unlink()
+    (module / "mine").mkdir(parents=True)
     before = snapshot(weights)
-    with pytest.raises(ConflictError, match="cannot write") as caught:
+    for act in (patch, undo):
+        for force in (False, True):
+            with pytest.raises(ConflictError, match=r"modeling_qwen2_fa3\.py"):
+                act(weights, force=force)
+    assert snapshot(weights) == before and (module / "mine").is_dir()
+
+
+@pytest.mark.parametrize("patched", [True, False])
+def test_an_empty_receipt_folder_is_tidied_away(weights, patched: bool) -> None:
+    (weights / ".fa3").mkdir()
+    (weights / ".fa3-0123456789abcdef.tmp").write_text("half")
+    if patched:
         patch(weights)
-    assert "--output" in caught.value.hint
-    assert snapshot(weights) == before
+    undo(weights)
+    assert sorted(path.name for path in weights.iterdir()) == ["config.json", "model.safetensors"]
 
 
-@pytest.mark.parametrize("name", ["modeling_qwen2_fa3.py", "config.json"])
-def test_a_full_disk_leaves_nothing_half_written(weights, monkeypatch, name: str) -> None:
-    before, whole = snapshot(weights), api.write
+def test_undo_keeps_a_file_that_a_forged_receipt_names(weights) -> None:
+    patch(weights)
+    (weights / "modeling_mine_fa3.py").write_text("mine")
+    data = json.loads((weights / RECEIPT).read_text())
+    (weights / RECEIPT).write_text(json.dumps(data | {"module": "modeling_mine_fa3.py"}))
+    with pytest.raises(ConflictError, match=r"modeling_mine_fa3\.py changed since"):
+        undo(weights)
+    (weights / RECEIPT).write_text(json.dumps(data | {"module": "config.json"}))
+    with pytest.raises(ConflictError, match="would not write"):
+        undo(weights, force=True)
+    assert (weights / "config.json").exists()
 
-    def write(path, data: bytes) -> None:
-        if path.name == name:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        whole(path, data)
 
-    monkeypatch.setattr(api, "write", write)
-    with pytest.raises(MissingCapabilityError, match="no room"):
-        patch(weights)
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero"), "sparse"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "modeling_tiny.py", "helpers_tiny.py", "given.py", "rule.toml"]
+)
+def test_what_is_no_file_of_bounded_size_is_an_error(tmp_path, name: str, make) -> None:
+    folder = remote_samples.write(tmp_path / "remote", "helpers")
+    path = folder / name if (folder / name).exists() else tmp_path / name
+    path.unlink(missing_ok=True)
+    if make == "sparse":
+        with open(path, "wb") as file:
+            file.truncate(1 << 40)
+    else:
+        make(path)
+    options = {"given.py": {"modeling": path}, "rule.toml": {"rules": tmp_path}}.get(name, {})
+    with pytest.raises(InvalidInputError, match=name.replace(".", r"\.")):
+        patch(folder, **options)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"model_type": value} for value in (7, [], {}, "", "a" * 5000, 1e300)),
+        *({"architectures": value} for value in (7, {}, "A", [7], [["A"]], [None])),
+        *({"auto_map": value} for value in (7, [], "A", {"AutoConfig": 7}, {"AutoModelForCausalLM": []})),
+        *(
+            {"auto_map": {"AutoModelForCausalLM": value}}
+            for value in (7, {}, "", "a", "../a.B", "a\0.B", [7])
+        ),
+        *({"torch_dtype": value} for value in (7, [], 1e300)),
+        *({"rope_scaling": value} for value in (7, [], "linear")),
+        *({"transformers_version": value} for value in (7, [], {})),
+        {"_class_name": 7},
+    ],
+)
+def test_a_config_of_wrong_types_is_invalid(weights, fields: dict) -> None:
+    change(weights, **fields)
+    before = snapshot(weights)
+    for act in (patch, plan, attention_of, undo):
+        if act is undo and "model_type" not in fields and "auto_map" not in fields:
+            continue
+        with pytest.raises(InvalidInputError, match=r"config\.json"):
+            act(weights)
     assert snapshot(weights) == before
 
 

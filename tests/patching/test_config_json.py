@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fa3cli.errors import ConflictError, InvalidInputError
-from fa3cli.patching.config_json import CAUSAL_LM, read_config, set_auto_map, take_out
+from fa3cli.errors import InvalidInputError
+from fa3cli.patching.config_json import CAUSAL_LM, read_config, set_auto_map
 from fa3cli.patching.edits import apply, reverse
 
 PATH = Path("config.json")
@@ -93,15 +93,6 @@ def test_any_config_keeps_what_it_says_and_comes_back(data, auto_map, indent, as
     changed = apply(text, edits)
     assert json.loads(changed) == {**data, "auto_map": {**(auto_map or {}), CAUSAL_LM: "m.C"}}
     assert reverse(changed, edits) == text
-
-
-def test_what_was_changed_by_hand_stays_when_the_entry_is_taken_out() -> None:
-    text = '{\n  "model_type": "x"\n}\n'
-    edits = set_auto_map(read_config(PATH, text), "m.C")
-    by_hand = apply(text, edits).replace('"x"', '"y"')
-    assert take_out(read_config(PATH, by_hand), edits) == text.replace('"x"', '"y"')
-    with pytest.raises(ConflictError, match="cannot tell"):
-        take_out(read_config(PATH, '{"auto_map": {"AutoModelForCausalLM":"m.C"}}'), edits)
 
 
 @pytest.mark.parametrize(

@@ -1,86 +1,67 @@
 import errno
 import os
-import tempfile
+from pathlib import Path
 
 import pytest
 
 from fa3cli.errors import ConflictError, MissingCapabilityError
-from fa3cli.patching.files import link_folder, make_link, may_fail, remove, write
+from fa3cli.patching.files import Link, entry_of, may_fail, old_link, put, writing_in
+
+LEFT = ".fa3-0123456789abcdef.tmp"
 
 
-def test_write_replaces_a_link_and_leaves_its_target(tmp_path) -> None:
-    (tmp_path / "blob").write_bytes(b"old")
-    make_link(tmp_path / "file", "blob")
-    write(tmp_path / "file", b"new")
-    assert (tmp_path / "blob").read_bytes() == b"old"
-    assert not (tmp_path / "file").is_symlink()
-    assert (tmp_path / "file").read_bytes() == b"new"
+def test_an_entry_is_put_as_it_was_found(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for entry in (b"old", Link("elsewhere"), b"new", None, None):
+        put(path, entry)
+        assert entry_of(path) == entry
+    assert [*tmp_path.iterdir()] == []
 
 
-def test_a_failed_write_leaves_nothing_behind(tmp_path) -> None:
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(ConflictError, match="cannot write"), may_fail(tmp_path):
-        write(tmp_path / "folder", b"x")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
-
-
-@pytest.mark.parametrize("step", ["mkstemp", "fsync", "replace"])
-def test_a_full_disk_leaves_no_empty_folder(tmp_path, monkeypatch, step: str) -> None:
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(tempfile if step == "mkstemp" else os, step, full)
-    with pytest.raises(OSError, match="No space"):
-        write(tmp_path / ".fa3" / "patch.json", b"x")
-    assert not any(tmp_path.iterdir())
-
-
-def test_a_folder_of_links_is_made_whole_or_not_at_all(tmp_path) -> None:
-    source, output = tmp_path / "source", tmp_path / "out"
-    source.mkdir()
-    (source / "weights").write_bytes(b"w")
-    output.mkdir()
-    (output / "mine").write_bytes(b"x")
-    with pytest.raises(OSError, match="not empty"):
-        link_folder(source, output, b"{}")
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "source"]
-    assert [entry.name for entry in output.iterdir()] == ["mine"]
-
-
-def test_a_written_file_can_be_read_like_any_other(tmp_path) -> None:
-    write(tmp_path / "new", b"")
-    (tmp_path / "plain").touch()
-    assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-def test_remove_takes_an_empty_receipt_folder_with_it(tmp_path) -> None:
-    write(tmp_path / ".fa3" / "a", b"")
-    write(tmp_path / ".fa3" / "b", b"")
-    remove(tmp_path / ".fa3" / "a")
-    assert (tmp_path / ".fa3").exists()
-    remove(tmp_path / ".fa3" / "b")
+def test_the_receipts_folder_comes_and_goes_with_what_lies_in_it(tmp_path: Path) -> None:
+    first, second = tmp_path / ".fa3" / "a", tmp_path / ".fa3" / "b"
+    put(first, b"")
+    put(second, b"")
+    put(first, None)
+    assert second.exists()
+    put(second, None)
     assert not (tmp_path / ".fa3").exists()
-    remove(tmp_path / "missing")
 
 
-def test_link_folder_links_everything_but_the_config(tmp_path) -> None:
-    source = tmp_path / "source"
-    (source / "sub").mkdir(parents=True)
-    (source / "weights").write_bytes(b"w")
-    (source / "config.json").write_bytes(b"old")
-    output = source / "out"
-    link_folder(source, output, b"new")
-    assert sorted(entry.name for entry in output.iterdir()) == ["config.json", "sub", "weights"]
-    assert (output / "weights").is_symlink()
-    assert (output / "weights").read_bytes() == b"w"
-    assert (output / "config.json").read_bytes() == b"new"
-    assert (source / "config.json").read_bytes() == b"old"
+def test_a_folder_is_tidied_but_not_through_links(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    for place in (folder, folder / ".fa3", folder / "part", outside):
+        place.mkdir()
+        (place / LEFT).touch()
+    (folder / "link").symlink_to(outside)
+    (tmp_path / LEFT).touch()
+    with writing_in(folder):
+        assert sorted(entry.name for entry in folder.iterdir()) == ["link", "part"]
+    assert (outside / LEFT).exists() and not (tmp_path / LEFT).exists()
+    with writing_in(tmp_path / "missing"):
+        pass
 
 
 @pytest.mark.parametrize(
-    ("number", "kind"), [(errno.ENOSPC, MissingCapabilityError), (errno.EROFS, ConflictError)]
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, MissingCapabilityError),
+        (errno.EDQUOT, MissingCapabilityError),
+        (errno.EIO, MissingCapabilityError),
+        (errno.EROFS, ConflictError),
+    ],
 )
 def test_what_the_system_says_gets_a_hint(tmp_path, number: int, kind: type) -> None:
     with pytest.raises(kind) as caught, may_fail(tmp_path):
         raise OSError(number, os.strerror(number), "file")
     assert "--output" in caught.value.hint
+
+
+def test_a_link_is_made_again_where_its_target_looks_the_same(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(b"12")
+    path = tmp_path / "config.json"
+    assert old_link(path, "blob", b"34") == Link("blob")  # what it holds is not read
+    os.mkfifo(tmp_path / "pipe")
+    for target in ("pipe", "gone", "a\0b", "/dev/zero", ".", None):
+        assert old_link(path, target, b"") == b""
+    assert old_link(path, "blob", b"123") == b"123"

@@ -115,11 +115,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str |
     )
 
 
+@pytest.mark.xdist_group("matrix")
 def test_a_right_patch_passes_every_check(found) -> None:
     assert len(found["right"]) > 30
     assert not any(found["right"].values())
 
 
+@pytest.mark.xdist_group("matrix")
 @pytest.mark.parametrize("name", [name for name in PATCHES if name != "right"])
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_a_wrong_patch_is_found(found, name: str, implementation: str) -> None:

@@ -96,7 +96,7 @@ def test_models_stay_native_where_transformers_asks() -> None:
 
 
 @pytest.mark.skipif(not installed_files(), reason="transformers is not installed")
-@pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.versions)])
+@pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.sweeps)])
 def test_every_installed_modeling_file_is_patched_reversibly_or_refused(step: int) -> None:
     patched = 0
     for path in installed_files()[::step]:

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -69,18 +70,36 @@ def test_a_users_rules_are_never_reproducible(weights, tmp_path) -> None:
     rule.write_text(rule_samples.QWEN2.replace("Qwen2", "Other"))
     patch(weights, rules=rule.parent)  # rules that change nothing are still rules nobody checked
     assert not status(weights).reproducible
-    rule.unlink()
-    assert (status(weights).state, status(weights).reproducible) == ("stale", False)
-    assert "holds no rule" in status(weights).reason
 
 
-def test_a_changed_source_makes_a_patch_stale(weights) -> None:
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"modeling": "PIPE"}, "made from PIPE, not from the installed transformers"),
+        ({"modeling": "/dev/zero"}, "made from /dev/zero, not from"),
+        ({"rules": "PIPE"}, "made by the rules of PIPE"),
+        ({"quantizer": "evil"}, "it takes the quantizer of evil"),
+    ],
+)
+def test_no_path_that_a_receipt_names_is_opened(weights, tmp_path, options, reason) -> None:
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    path = str(tmp_path / "pipe")
+    patch(weights)
+    data = json.loads((weights / RECEIPT).read_text())
+    data["options"] |= {key: value.replace("PIPE", path) for key, value in options.items()}
+    (weights / RECEIPT).write_text(json.dumps(data | {"source": path, "link": path}))
+    found = status(weights)
+    assert (found.state, found.reproducible, found.code) == ("patched", False, {})
+    assert reason.replace("PIPE", path) in found.reason
+    undo(weights)
+    assert not (weights / "config.json").is_symlink() and status(weights).state == "unpatched"
+
+
+def test_a_part_of_a_patch_with_a_given_source_is_stale(weights) -> None:
     path = weights.parent / "modeling_given.py"
     path.write_text(plan(weights).source_text)
-    patch(weights, modeling=path)
-    path.write_text(path.read_text() + "\n# newer\n")
+    patch(weights, modeling=path).module.unlink()
     assert status(weights).state == "stale"
-    assert "source" in status(weights).reason
 
 
 @pytest.mark.parametrize("name", ["modeling_qwen2_fa3.py", "config.json"])
@@ -125,3 +144,11 @@ def test_what_is_not_reproducible_says_why(weights) -> None:
     assert "msmodelslim" in status(weights).reason
     patch(weights)
     assert status(weights).reason is None
+
+
+def test_a_reproducible_patch_comes_with_its_verified_code(weights) -> None:
+    assert status(weights).code == {}
+    module = patch(weights).module
+    assert status(weights).code == {module.name: module.read_text()}
+    patch(weights, quantizer="msmodelslim")
+    assert status(weights).code == {}

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
 from fa3cli.quantization.fallback import matching
 from fa3cli.quantization.recipes import choose_recipe, shipped_recipes
 from fa3cli.quantization.settings import QuantSettings, resolve_settings
+from tests.conftest import ROOT
+from tests.mutated import SEEDS, mutated_toml
+from tests.special_files import SPECIAL, put
 
 DECODER = ["model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj", "lm_head"]
 NO_DOWN_PROJ = ["model.decoder.layers.0.fc1", "model.decoder.layers.0.fc2", "lm_head"]
@@ -86,3 +89,69 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, words: str) -> None
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"nowhere\.toml: cannot be read"):
         choose_recipe(str(tmp_path / "nowhere.toml"), "llama", DECODER)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("model_types = 7", "model_types = [7]", 'model_types = "llama"', "a = " + "[" * 2000 + "]" * 2000),
+        *(
+            "a.b." * 1000 + "c = 1",
+            "w_bit = " + "9" * 5000,
+            "w_bit = 0x" + "f" * 5000,
+            "pr = nan",
+            "pr = -inf",
+        ),
+        *(
+            "fa_amp = 1979-05-27",
+            "fa = 1",
+            "fa_amp = true",
+            "fa_amp = 1.0",
+            "w_bit = '8'",
+            "act_method = [1]",
+        ),
+        *(
+            "disable_names = '*.down_proj'",
+            "disable_names = [7]",
+            "include_names = {a = 1}",
+            "numerics = 07:32:00",
+        ),
+        *(
+            "disable_level = 'L" + "9" * 5000 + "'",
+            "disable_level = 'L٣'",
+            "disable_level = 5",
+            "fa_amp = -1",
+        ),
+        *(
+            "pr = 'one'",
+            "anti_method = false",
+            "is_dynamic = 'no'",
+            "w_sym = 0",
+            "act_method = 1\nact_method = 2",
+        ),
+    ],
+)
+def test_a_recipe_of_wrong_values_is_bad_input(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InvalidInputError) as error:
+        choose_recipe(str(file), "llama", DECODER)
+    assert str(file) in str(error.value) and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SPECIAL if kind != "empty"])
+def test_a_recipe_that_is_no_file_is_bad_input(tmp_path: Path, kind: str) -> None:
+    put(kind, tmp_path / "mine.toml")
+    with pytest.raises(InvalidInputError, match=r"mine\.toml"):
+        choose_recipe(str(tmp_path / "mine.toml"), "llama", DECODER)
+
+
+def test_mutated_recipes(tmp_path: Path) -> None:
+    text = (ROOT / "fa3cli" / "data" / "recipes" / "llama3.1-70b.toml").read_text(encoding="utf-8")
+    for seed in SEEDS:
+        (tmp_path / "mine.toml").write_bytes(mutated_toml(text, seed))
+        try:
+            recipe = choose_recipe(str(tmp_path / "mine.toml"), "llama", DECODER)
+            resolve_settings(recipe.settings, {})
+        except Fa3Error as error:
+            assert error.exit_code in (3, 5), (seed, error)

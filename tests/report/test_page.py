@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fa3cli.errors import InvalidInputError
+from fa3cli.errors import ConflictError, InvalidInputError
 from fa3cli.report.data import gather
 from fa3cli.report.page import page, write_page
 from tests.exports.exports import Export, build_export
@@ -219,3 +219,32 @@ def test_exports_of_other_targets(tmp_path: Path, dtype: torch.dtype) -> None:
     assert facts.target == "vllm-ascend" and "q has no scales in this export" in parsed.text
     assert parsed.cells()[:2] == ["layer 0, head 0: 0.500", "layer 0, head 1: 1.00"]
     assert len(parsed.cells()) == 2 * 2 * 2
+
+
+@pytest.mark.parametrize("content", [b"{}", b"<!doctype html>\n<title>mine</title>", b"\0" * 5000])
+def test_what_is_no_page_is_not_replaced(export: Export, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(
+        ConflictError, match=r"model\.safetensors: is there and no page of fa3 report"
+    ) as error:
+        write_page(gather(export.folder), file)
+    assert error.value.hint == "name another file" and file.read_bytes() == content
+
+
+def test_a_page_and_an_empty_file_are_replaced(export: Export, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.touch()
+    (tmp_path / ".fa3-0123456789abcdef.tmp").write_text("left by a process that was killed")
+    for _ in range(2):
+        write_page(gather(export.folder), file)
+    assert file.read_text(encoding="utf-8") == page(gather(export.folder))
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["report.html"]
+
+
+def test_a_device_is_not_replaced(export: Export, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("pipe", "null"):
+        with pytest.raises(ConflictError, match="not a regular file"):
+            write_page(gather(export.folder), tmp_path / name)

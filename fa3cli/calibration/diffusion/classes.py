@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 from torch import nn
 
-from fa3cli.calibration.diffusion.module_file import module_of
 from fa3cli.calibration.diffusion.quiet import quiet
+from fa3cli.calibration.module_file import code_of, module_of
 from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
 from fa3cli.patching.config_json import Config
 from fa3cli.patching.diffusion.index import components
@@ -19,11 +19,12 @@ __all__ = ["pipeline_class_of", "require_trust", "transformer_classes"]
 
 
 def transformer_classes(
-    folder: Path, index: Config, receipt: PipelineReceipt | None, *, trusted: bool
+    folder: Path, index: Config, receipt: PipelineReceipt | None, code: Mapping[str, str], *, trusted: bool
 ) -> dict[str, type[nn.Module]]:
     """Return the classes of the transformers by component: the patched ones of a receipt, else the installed diffusers'.
 
-    Raises UnsupportedError for a pipeline without any.
+    `code` are the texts of patched files that were judged; others are read from the folder if it is trusted. Raises
+    UnsupportedError for a pipeline without any.
     """
     import diffusers
 
@@ -35,7 +36,8 @@ def transformer_classes(
             classes[each.name] = getattr(diffusers, each.class_name, None)
         elif files is not None and each.name in files:
             file = files[each.name]
-            module = module_of(folder / file.module, None if trusted else file.modeling.after)
+            source = _source(folder / file.module, code.get(file.module), trusted)
+            module = module_of(folder / file.module, source)
             classes[each.name] = getattr(module, each.class_name, None)
         else:
             continue
@@ -55,7 +57,8 @@ def pipeline_class_of(folder: Path, index: Config) -> type:
     if not isinstance(name, str):
         raise InvalidInputError(f"{index.path}: _class_name is {found!r}, expected a pipeline's class")
     with quiet():  # parts of it may want packages that are not installed
-        module = module_of(folder / f"{file}.py") if file else diffusers
+        own = folder / f"{file}.py"
+        module = module_of(own, code_of(own)) if file else diffusers
         pipeline_class = getattr(module, name, None)
     if pipeline_class is None:
         raise UnsupportedError(
@@ -63,6 +66,15 @@ def pipeline_class_of(folder: Path, index: Config) -> type:
             hint="another diffusers version may have it",
         )
     return pipeline_class
+
+
+def _source(file: Path, judged: str | None, trusted: bool) -> bytes:
+    """Return what to run for a patched file."""
+    if judged is not None:
+        return judged.encode()
+    if not trusted:
+        raise ConflictError(f"{file}: patched again meanwhile", hint="run again when nothing writes there")
+    return code_of(file)
 
 
 def require_trust(folder: Path, index: Config, *, besides: Container[str]) -> None:

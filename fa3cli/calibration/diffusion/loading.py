@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from fa3cli.calibration.checked_folder import copy_checked
 from fa3cli.calibration.diffusion.quiet import quiet
+from fa3cli.calibration.trust import never_asking
 from fa3cli.errors import InvalidInputError
 from fa3cli.patching.diffusion.index import INDEX
 
@@ -38,7 +40,7 @@ def from_folder(
     options = {**parts, dtype_key: dtype, "local_files_only": True, "use_safetensors": True}
     if trusted:
         options["trust_remote_code"] = True
-    with _linked(folder, index) as linked, quiet():
+    with _readable(folder, index, trusted) as linked, quiet(), never_asking():
         try:
             return pipeline_class.from_pretrained(linked, **options)
         except Exception as error:  # each part's own code: what a file it cannot take raises is up to it
@@ -50,15 +52,19 @@ def from_folder(
 
 
 @contextmanager
-def _linked(folder: Path, index: str) -> Iterator[Path]:
-    """Give a folder with links to everything in this one and another model_index.json.
+def _readable(folder: Path, index: str, trusted: bool) -> Iterator[Path]:
+    """Give a folder with everything in this one, but its code unless it is trusted, and another model_index.json.
 
     diffusers looks up the class of a part that is given, too, and doesn't find that of a patched one.
     """
     with TemporaryDirectory(prefix="fa3-pipeline-") as place:
-        linked = Path(place)
-        for each in folder.iterdir():
-            if each.name != INDEX:
-                (linked / each.name).symlink_to(each.absolute())
-        (linked / INDEX).write_text(index, encoding="utf-8")
-        yield linked
+        readable = Path(place)
+        for entry in folder.iterdir():
+            if trusted:
+                (readable / entry.name).symlink_to(entry.absolute())
+            elif entry.is_dir() and not entry.name.startswith("."):
+                (readable / entry.name).mkdir()
+                copy_checked(entry, readable / entry.name)
+        (readable / INDEX).unlink(missing_ok=True)
+        (readable / INDEX).write_text(index, encoding="utf-8")
+        yield readable

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fa3cli import patching
+from fa3cli.calibration.checked_folder import checked_file, require_regular_files
 from fa3cli.calibration.checkpoint import Checkpoint
 from fa3cli.calibration.devices import device_of
 from fa3cli.calibration.diffusion.classes import pipeline_class_of, require_trust, transformer_classes
@@ -20,7 +21,7 @@ from fa3cli.calibration.diffusion.loading import from_folder
 from fa3cli.calibration.diffusion.skeleton import block_names, build_transformer
 from fa3cli.calibration.run_dtype import run_dtype
 from fa3cli.calibration.streamed_model import StreamedModel
-from fa3cli.calibration.trust import may_run_folder_code
+from fa3cli.calibration.trust import require_known_code
 from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.patching.config_json import Config, read_config
 from fa3cli.patching.diffusion.folder import look, original_index
@@ -70,21 +71,25 @@ def open_pipeline(
     """
     if not (folder / INDEX).is_file():
         raise InvalidInputError(f"{folder}: no {INDEX}", hint="give the folder of a pipeline of diffusers")
-    may_run_folder_code(folder, patching.status(folder), fa=fa, trusted=trust_remote_code)
+    for part in (folder, *filter(Path.is_dir, folder.iterdir())):
+        require_regular_files(part)
+    status = patching.status(folder)
+    require_known_code(folder, status, fa=fa, trusted=trust_remote_code)
     disk = look(folder)
     index = original_index(disk)
-    classes = transformer_classes(folder, index, disk.receipt if fa else None, trusted=trust_remote_code)
+    receipt = disk.receipt if fa else None
+    classes = transformer_classes(folder, index, receipt, status.code, trusted=trust_remote_code)
     if not trust_remote_code:
         require_trust(folder, index, besides=classes)
     pipeline_class = pipeline_class_of(folder, index)
     _require_parts(folder, index)
-    configs = {name: read_config(folder / name / "config.json").data for name in classes}
+    configs = {name: _config(folder / name / "config.json") for name in classes}
     checkpoints = {name: Checkpoint(folder / name, WEIGHTS) for name in classes}
     place = device_of(device)
     common = run_dtype(dtype, _stored_dtype(checkpoints), place, folder / next(iter(classes)))
     transformers = {}
     for name, transformer_class in classes.items():
-        skeleton = build_transformer(transformer_class, configs[name], common)
+        skeleton = build_transformer(transformer_class, configs[name], common, len(checkpoints[name].tensors))
         blocks = {block: skeleton.get_submodule(block) for block in block_names(skeleton)}
         transformers[name] = StreamedModel(skeleton, checkpoints[name], common, place, blocks)
         if fa and not transformers[name].attentions():
@@ -118,6 +123,11 @@ def load_pipeline(opened: OpenedPipeline, transformers: Mapping[str, nn.Module])
     pipeline.__class__ = type(opened.pipeline_class_name, (type(pipeline),), placed)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """Return what a transformer's config.json says, checked where there is one."""
+    return read_config(file, checked_file(file).decode() if file.is_file() else None).data
 
 
 def _require_parts(folder: Path, index: Config) -> None:

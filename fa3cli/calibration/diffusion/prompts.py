@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from fa3cli.calibration.text_lines import numbered_lines
 from fa3cli.errors import InvalidInputError
+from fa3cli.files.documents import parse_json
 
 __all__ = ["read_prompts"]
 
@@ -20,11 +21,7 @@ def read_prompts(file: Path) -> tuple[str, ...]:
     """
     if file.suffix.lower() == ".json":
         raise InvalidInputError(f"{file}: expected text, a prompt a line, or .jsonl", hint=_HINT)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{file}: cannot be read ({error})", hint=_HINT) from error
-    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
+    lines = [(number, line.strip()) for number, line in numbered_lines(file)]
     of_line = _of_json if file.suffix == ".jsonl" else lambda line, _: line
     prompts = tuple(of_line(line, f"{file}, line {number}") for number, line in lines if line)
     if not prompts:
@@ -34,14 +31,10 @@ def read_prompts(file: Path) -> tuple[str, ...]:
 
 def _of_json(line: str, origin: str) -> str:
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(line)
+    except ValueError as error:
         raise InvalidInputError(f"{origin}: not json ({error})", hint=_HINT) from error
     prompt = found.get("prompt") if isinstance(found, dict) else None
     if not isinstance(prompt, str):
         raise InvalidInputError(f'{origin}: expected an object with the text "prompt"', hint=_HINT)
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInputError(f"{origin}: the prompt is no text ({error})") from error
     return prompt

@@ -9,17 +9,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from fa3cli.calibration.bounded import bounded_building
 from fa3cli.errors import UnsupportedError, brief
 
 __all__ = ["block_names", "build_transformer"]
 
 
 def build_transformer(
-    transformer_class: type[nn.Module], config: Mapping[str, Any], dtype: torch.dtype
+    transformer_class: type[nn.Module],
+    config: Mapping[str, Any],
+    dtype: torch.dtype,
+    tensors: int | None = None,
 ) -> nn.Module:
     """Build a transformer from its config.json, its dtypes and buffers those that `from_pretrained` gives it.
 
-    Raises UnsupportedError where the class can't be built of that.
+    Its checkpoint holds that many `tensors`. Raises UnsupportedError where the class can't be built of that.
     """
     import diffusers
     from accelerate import init_empty_weights
@@ -32,7 +36,7 @@ def build_transformer(
         kept = ()
     built_in = torch.get_default_dtype() if casts_behind else dtype
     try:
-        with _default_dtype(built_in), init_empty_weights(include_buffers=False):
+        with _default_dtype(built_in), init_empty_weights(include_buffers=False), bounded_building(tensors):
             model = transformer_class.from_config(dict(config))
     except Exception as error:  # the model's own code: what a value it cannot take raises is up to it
         raise UnsupportedError(

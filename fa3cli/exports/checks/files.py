@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from pathlib import Path
 
 from fa3cli.exports.checks.registry import ALL, ASCEND_LANGUAGE, LANGUAGE, Remark, check, error, error_for
 from fa3cli.exports.contents import Contents, Shard
 from fa3cli.exports.layout import DESCRIPTION_FILES
+from fa3cli.files.reading import is_file_name
 
 
 @check("description", "engines read from it how each tensor is stored")
@@ -56,7 +56,7 @@ def weights(contents: Contents) -> Iterator[Remark]:
             yield error(shard.file, shard.problem)
     there = {shard.file for shard in contents.shards}
     for file in sorted(set(_weight_map(contents).values()) - there):
-        if _stays_inside(file):
+        if is_file_name(file):
             yield error(file, f"is missing; {index_file} names it")
 
 
@@ -88,7 +88,7 @@ def index(contents: Contents) -> Iterator[Remark]:
     if not listed:
         yield error(file, "has no weight_map from tensor names to file names")
     for shard in sorted(listed):
-        if not _stays_inside(shard):
+        if not is_file_name(shard):
             yield error(file, f"lists {shard!r}; expected the name of a file in this folder")
     twice = _stored_twice(contents)
     for shard in contents.shards if listed else ():
@@ -136,7 +136,3 @@ def _weight_map(contents: Contents) -> dict[str, str]:
         return {}
     listed = (contents.index.data or {}).get("weight_map")
     return {name: str(file) for name, file in listed.items()} if isinstance(listed, dict) else {}
-
-
-def _stays_inside(file: str) -> bool:
-    return Path(file).name == file

@@ -34,7 +34,7 @@ def stale_files(contents: Contents) -> Iterator[Remark]:
     whose = "the float model" if contents.target.description_files else "an export for Ascend"
     for path in _entries(contents):
         if any(fnmatch(path.name, pattern) for pattern in patterns):
-            yield error(path.name, f"belongs to {whose}; remove it from the export")
+            yield error(path.name, f"belongs to {whose}; move it out of the export")
         elif path.suffix == ".safetensors" and path.name not in ours:
             # vLLM opens what the index names, and without one everything; MindIE opens everything.
             reads_it = ("mindie", "vllm") if contents.index.raw is None else ("mindie",)
@@ -49,7 +49,7 @@ def unfinished(contents: Contents) -> Iterator[Remark]:
     for path in _entries(contents):
         if any(fnmatch(path.name, pattern) for pattern in _UNFINISHED):
             yield warning(
-                path.name, "was left by a run or a copy that was stopped; remove it, or make it whole"
+                path.name, "was left by a run or a copy that was stopped; make it whole, or move it away"
             )
 
 

@@ -11,16 +11,16 @@ from fa3cli import __version__
 from fa3cli.errors import ConflictError
 from fa3cli.patching.difference import difference
 from fa3cli.patching.diffusion.build import Build, build, listed, origins
-from fa3cli.patching.diffusion.folder import Disk, look, original_index
+from fa3cli.patching.diffusion.folder import Disk, look, original_index, patched_parts, refuse_links
 from fa3cli.patching.diffusion.index import INDEX, set_modules
 from fa3cli.patching.diffusion.library import installed_diffusers
-from fa3cli.patching.diffusion.output import make_output
 from fa3cli.patching.diffusion.receipt import FileChange, PipelineReceipt
 from fa3cli.patching.diffusion.results import PatchedFile, PipelinePlan, PipelineResult
 from fa3cli.patching.edits import apply
-from fa3cli.patching.files import make_link, may_fail, remove, write
+from fa3cli.patching.exchange import put_in, take_back
+from fa3cli.patching.files import may_fail, writing_in
 from fa3cli.patching.locating.classes import AttentionClass
-from fa3cli.patching.output import output_folder
+from fa3cli.patching.output import is_new, make_output, output_folder, require_output_of
 from fa3cli.patching.receipt import RECEIPT, Change, Options, sha256
 from fa3cli.patching.results import UndoResult
 from fa3cli.patching.sources import RULES
@@ -40,11 +40,13 @@ def plan(
 ) -> PipelinePlan:
     """Work out the patch of a pipeline without writing anything; raises what `patch` would raise."""
     options = Options(tuple(attention), _absolute(modeling), quantizer, _absolute(rules))
-    target = output_folder(folder, output, mends=False)
+    target = output_folder(folder, output)
     source_disk = look(folder)
     if target != folder and source_disk.receipt:
         raise ConflictError(f"{folder} is patched itself", hint="undo that first, or leave out --output")
-    disk = source_disk if target == folder else look(target) if (target / RECEIPT).exists() else None
+    disk = source_disk if target == folder else None if is_new(target) else look(target)
+    if disk is not None and target != folder:
+        require_output_of(folder, target, [each.module for each in disk.receipt.files], INDEX)
     for each, where in ((source_disk, folder), (disk, target)):
         if each and each.edited and not force:
             raise ConflictError(f"{where}: {each.edited}", hint="--force gives up the changes")
@@ -52,6 +54,8 @@ def plan(
     found = origins(library, folder, index, Path(options.modeling) if options.modeling else None)
     built = [build(library, each, options) for each in found]
     files = tuple(map(_change, built))
+    if disk is not None:
+        refuse_links(target, files)
     _refuse_strangers(target, disk, files)
     stems = {each.component: Path(each.module).stem for each in files if each.component}
     edits = set_modules(index, stems) if stems else []
@@ -87,26 +91,20 @@ def patch(folder: Path, *, force: bool = False, **options: object) -> PipelineRe
 
     The options are those of `plan`.
     """
-    made = plan(folder, force=force, **options)
-    target = made.result.folder
-    if made.result.state == "already-patched":
-        return made.result
-    contents = {str(RECEIPT): made.receipt.to_json()}
-    contents |= {file.module: text for file, (_, text) in zip(made.receipt.files, made.texts)}
-    contents |= {INDEX: made.index_after} if made.receipt.index else {}
-    with may_fail(target):
-        if made.disk and made.disk.receipt:
-            undo(target, force=force)
-        if target != folder and not (target / INDEX).exists():
-            make_output(folder, target, contents)
-            return replace(made.result, state="patched")
-        try:
-            # The receipt first: it explains every state a crash between the writes can leave.
-            for name, text in contents.items():
-                write(target / name, text.encode())
-        except OSError:
-            undo(target)
-            raise
+    target = output_folder(folder, options.get("output"))
+    with writing_in(target):
+        made = plan(folder, force=force, **options)
+        if made.result.state == "already-patched":
+            return made.result
+        modules = {file.module: text for file, (_, text) in zip(made.receipt.files, made.texts)}
+        index = {INDEX: made.index_after} if made.receipt.index else {}
+        texts = {str(RECEIPT): made.receipt.to_json(), **modules, **index}
+        contents = {name: text.encode() for name, text in texts.items()}
+        with may_fail(target):
+            if made.disk is None:
+                make_output(folder, target, contents)
+            else:
+                put_in(target, patched_parts(target, made.disk, made.index_before), contents)
     return replace(made.result, state="patched")
 
 
@@ -121,25 +119,18 @@ def attention_of(
 
 def undo(folder: Path, *, force: bool = False) -> UndoResult:
     """Take a patch back: every byte of model_index.json as it was, and nothing left that fa3 added."""
-    disk = look(folder)
-    if disk.edited and not force:
-        raise ConflictError(f"{folder}: {disk.edited}", hint="--force gives up the changes")
-    if disk.receipt is None:
-        return UndoResult(folder)
-    receipt, path, restored = disk.receipt, folder / INDEX, ()
-    index = original_index(disk)
-    with may_fail(folder):
-        if index and index.text != disk.index.text:
-            restored = (path,)
-            old = folder / receipt.link if receipt.link else None
-            if old and old.is_file() and old.read_bytes() == index.text.encode():
-                make_link(path, receipt.link)
-            else:
-                write(path, index.text.encode())
-        removed = [folder / each.module for each in receipt.files] + [folder / RECEIPT]
-        for each in removed:
-            remove(each)
-    return UndoResult(folder, tuple(removed), restored)
+    with writing_in(folder):
+        disk = look(folder)
+        if disk.edited and not force:
+            raise ConflictError(f"{folder}: {disk.edited}", hint="--force gives up the changes")
+        if disk.receipt is None:
+            return UndoResult(folder)
+        original = original_index(disk)
+        parts = patched_parts(folder, disk, original.text if original else None)
+        with may_fail(folder):
+            take_back(folder, parts, disk.receipt.link)
+    restored = (folder / INDEX,) if original and original.text != disk.index.text else ()
+    return UndoResult(folder, (*(folder / name for name in parts.modules), folder / RECEIPT), restored)
 
 
 def _change(made: Build) -> FileChange:
@@ -157,7 +148,7 @@ def _refuse_strangers(target: Path, disk: Disk | None, files: tuple[FileChange, 
     ours = {each.module for each in disk.receipt.files} if disk and disk.receipt else set()
     for each in files:
         path = target / each.module
-        if each.module not in ours and (path.exists() or path.is_symlink()):
+        if each.module not in ours and os.path.lexists(path):
             raise ConflictError(f"{path} exists, and there is no {RECEIPT} of fa3")
 
 
@@ -169,7 +160,7 @@ def _state(target: Path, disk: Disk | None, receipt: PipelineReceipt) -> tuple[s
         return "edited", disk.edited
     old = disk.receipt
     for each in old.files:
-        if not (target / each.module).exists():
+        if disk.modules[each.module] is None:
             return "stale", f"{target / each.module} is missing"
     if old.index and sha256(disk.index.text.encode()) != old.index.after:
         return "stale", "an earlier run was cut off before it had written everything"

@@ -15,7 +15,7 @@ from fa3cli.patching.diffusion.index import Component, component_config, compone
 from fa3cli.patching.diffusion.library import PACKAGE, Diffusers
 from fa3cli.patching.diffusion.vendor import Vendored, vendor
 from fa3cli.patching.locating.classes import AttentionClass
-from fa3cli.patching.origin import read_source
+from fa3cli.patching.origin import mentions_quantizer, read_source
 from fa3cli.patching.receipt import Options
 from fa3cli.patching.rules.examples import checked_rules
 from fa3cli.patching.source import Source, parse
@@ -108,7 +108,7 @@ def _transformers(library: Diffusers, folder: Path, index: Config) -> list[Compo
     found = []
     for part in components(index):
         own = folder / part.name / f"{part.library}.py"
-        if own.is_file() and b"fa_quantizer" in own.read_bytes():
+        if mentions_quantizer(own):
             raise ConflictError(
                 f"{own} has a fa_quantizer already, which fa3 didn't put there",
                 hint="take the other patch back, or start from a fresh copy of the folder",

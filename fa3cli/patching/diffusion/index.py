@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fa3cli.errors import ConflictError, InvalidInputError
-from fa3cli.patching.config_json import Config, members_of, read_config
+from fa3cli.errors import InvalidInputError
+from fa3cli.files.reading import is_file_name
+from fa3cli.patching.config_json import Config, members_of, read_config, require_types
 from fa3cli.patching.edits import Edit
 
-__all__ = ["INDEX", "Component", "component_config", "components", "set_modules", "take_out"]
+__all__ = ["INDEX", "Component", "component_config", "components", "set_modules"]
 
 INDEX = "model_index.json"
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -27,23 +30,40 @@ class Component:
 
 
 def components(index: Config) -> list[Component]:
-    """The parts that model_index.json names, in its order; those left out (null) aren't parts."""
-    pairs = {name: value for name, value in index.data.items() if isinstance(value, list)}
-    whole = {
-        name: pair
-        for name, pair in pairs.items()
-        if len(pair) == 2 and all(isinstance(each, str) for each in pair)
-    }
-    for name in whole:
-        if Path(name).name != name or name in (".", ".."):
-            raise InvalidInputError(f"{index.path}: {name!r} is no name of a folder beside it")
-    return [Component(name, *pair) for name, pair in whole.items()]
+    """The parts that model_index.json names, in its order; those left out (null) aren't parts.
+
+    InvalidInputError for the name of a folder beside it that is given anything else, and for a name that is no folder's.
+    """
+    class_name, found = index.data.get("_class_name"), []
+    names = class_name if isinstance(class_name, list) and len(class_name) == 2 else [class_name]
+    if class_name is not None and not all(isinstance(name, str) for name in names):
+        raise InvalidInputError(
+            f"{index.path}: _class_name is {class_name!a:.100}, expected a pipeline's class"
+        )
+    for name, value in index.data.items():
+        pair = value if isinstance(value, list) and len(value) == 2 else None
+        if pair and all(isinstance(part, str) for part in pair):
+            if not _is_name(name) or not _is_name(pair[0]):
+                raise InvalidInputError(
+                    f"{index.path}: {name!a}: {pair!a} is no part of the pipeline, expected the name of a folder "
+                    "beside it, with a library and a class"
+                )
+            found.append(Component(name, *pair))
+        elif value not in (None, [None, None]) and _is_name(name) and (index.path.parent / name).is_dir():
+            raise InvalidInputError(
+                f"{index.path}: {name} is {value!a:.100}, expected a library and a class, or null"
+            )
+    return found
 
 
 def component_config(folder: Path, component: Component) -> dict[str, Any]:
     """What the config.json of a part says, empty without one."""
     path = folder / component.name / "config.json"
-    return read_config(path).data if path.exists() else {}
+    if not os.path.lexists(path):
+        return {}
+    config = read_config(path)
+    require_types(config)
+    return config.data
 
 
 def set_modules(index: Config, modules: Mapping[str, str]) -> list[Edit]:
@@ -57,11 +77,6 @@ def set_modules(index: Config, modules: Mapping[str, str]) -> list[Edit]:
     return sorted(edits, key=lambda edit: edit.offset)
 
 
-def take_out(index: Config, edits: tuple[Edit, ...]) -> str:
-    """The text of an index changed by hand since `edits` were made, without them; ConflictError if they are gone."""
-    text = index.text
-    for edit in {each.inserted: each for each in edits}.values():
-        if edit.inserted not in text:
-            raise ConflictError(f"{index.path}: cannot tell what fa3 wrote there from what was changed since")
-        text = text.replace(edit.inserted, edit.removed)
-    return text
+def _is_name(name: str) -> bool:
+    """Whether a text is the name of one file or folder."""
+    return is_file_name(name) and len(name) <= _LONGEST_NAME

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 from fa3cli.errors import ConflictError
-from fa3cli.patching.edits import Edit
-from fa3cli.patching.receipt import RECEIPT, Change, Options
+from fa3cli.patching import receipt as receipts
+from fa3cli.patching.receipt import Change, Options, receipt_data
 
 __all__ = ["FileChange", "PipelineReceipt", "is_receipt_of_pipeline", "read_receipt"]
 
@@ -24,6 +24,17 @@ class FileChange:
     module: str
     source: str
     modeling: Change
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether fa3 would write a file there, in the folder of its part."""
+        folder, _, name = self.module.rpartition("/")
+        is_part = re.fullmatch(r"[^/\\\0]+", folder) and folder not in (".", "..")
+        return (
+            folder == (self.component or "")
+            and bool(is_part or self.component is None)
+            and re.fullmatch(r"[^/\\\0]+_fa3_[0-9a-f]{12}\.py", name) is not None
+        )
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,12 @@ class PipelineReceipt:
     link: str | None = None
     rule_files: Mapping[str, str] = field(default_factory=dict)
 
+    def strange_name(self) -> str | None:
+        """A path of a patched file that fa3 would not write, or "" where there is none at all; None if all are fa3's."""
+        if not self.files:
+            return ""
+        return next((file.module for file in self.files if not file.is_ours), None)
+
     def to_json(self) -> str:
         """The text of the file."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
@@ -47,44 +64,11 @@ class PipelineReceipt:
 def is_receipt_of_pipeline(folder: Path) -> bool:
     """Whether a folder's receipt is one of these."""
     try:
-        data = json.loads((folder / RECEIPT).read_bytes())
-    except (OSError, ValueError):
+        return "diffusers" in (receipt_data(folder) or ())
+    except ConflictError:
         return False
-    return isinstance(data, dict) and "diffusers" in data
 
 
 def read_receipt(folder: Path) -> PipelineReceipt | None:
-    """The receipt of a folder, None without one; ConflictError if it can't be read."""
-    path = folder / RECEIPT
-    try:
-        data = json.loads(path.read_bytes())
-        data["options"]["attention"] = tuple(data["options"]["attention"])
-        data["options"] = Options(**data["options"])
-        data["index"] = data["index"] and _change(data["index"])
-        data["files"] = tuple(
-            FileChange(**{**each, "modeling": _change(each["modeling"])}) for each in data["files"]
-        )
-        receipt = PipelineReceipt(**data)
-        inside = all(_stays_inside(each) for each in receipt.files)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConflictError(
-            f"{path} is not a receipt fa3 can read ({error})",
-            hint="restore it; or remove it and the patched files, take model_index.json back, then patch again",
-        ) from None
-    if not inside:
-        raise ConflictError(f"{path} names a file outside its folder")
-    return receipt
-
-
-def _change(data: dict[str, Any]) -> Change:
-    return Change(data["before"], data["after"], tuple(Edit(**edit) for edit in data["edits"]))
-
-
-def _stays_inside(file: FileChange) -> bool:
-    parts = PurePosixPath(file.module).parts
-    place = () if file.component is None else (file.component,)
-    return (
-        parts[:-1] == place and ".." not in parts and file.module.endswith(".py") and "\\" not in file.module
-    )
+    """The receipt of a folder, None without one; ConflictError if it is none that fa3 would write."""
+    return receipts.read_receipt(folder, PipelineReceipt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.locating.cores import KERNELS, Core
@@ -49,6 +50,8 @@ class AttentionClass:
     file: str | None = None
 
 
+_LONGEST_LINE_OF_BASES = 50
+
 # The attention classes of a file by name, with the place of the calls.
 Found = dict[str, tuple[AttentionClass, "Site | None"]]
 
@@ -59,11 +62,34 @@ class ClassGraph:
     def __init__(self, source: Source) -> None:
         self.classes = {node.name: node for node in source.tree.body if isinstance(node, ast.ClassDef)}
         self.functions = {node.name: node for node in source.tree.body if isinstance(node, ast.FunctionDef)}
+        self._bases = {name: self._bases_of(node) for name, node in self.classes.items()}
+        self._refuse_circles(source)
+        self._methods = {
+            name: {each.name: each for each in node.body if isinstance(each, ast.FunctionDef)}
+            for name, node in self.classes.items()
+        }
         self.references: dict[str, set[str]] = {}
         for node in source.tree.body:
             names = set() if self._is_model_base(node) else _names(node)
             for name in _defined(node):
                 self.references[name] = self.references.get(name, set()) | names
+
+    def _bases_of(self, node: ast.ClassDef) -> list[str]:
+        names = [getattr(base, "id", None) for base in node.bases]
+        return [each for each in names if each in self.classes and each != node.name]
+
+    def _refuse_circles(self, source: Source) -> None:
+        """Refuse classes that inherit from each other, or through so many others that no model is built of them."""
+        left = dict(self._bases)
+        for _ in range(_LONGEST_LINE_OF_BASES):
+            for name in [name for name, bases in left.items() if not any(base in left for base in bases)]:
+                del left[name]
+        if left:
+            name = next(iter(left))
+            raise source.refuse(
+                self.classes[name],
+                f"{name} inherits from itself, or through more than {_LONGEST_LINE_OF_BASES} classes",
+            )
 
     def _is_model_base(self, node: ast.stmt) -> bool:
         """What a file's PreTrainedModel mentions (whose weights to initialise, which not to split) isn't built."""
@@ -72,16 +98,18 @@ class ClassGraph:
 
     def bases(self, name: str) -> list[str]:
         """The base classes of a class that are in the file; one of its own name is imported."""
-        names = [getattr(base, "id", None) for base in self.classes[name].bases]
-        return [each for each in names if each in self.classes and each != name]
+        return self._bases[name]
 
     def method(self, name: str, method: str, inherited: bool = True) -> tuple[str, ast.FunctionDef] | None:
         """The method a class has, and the class of the file that defines it."""
-        for node in reversed(self.classes[name].body):
-            if isinstance(node, ast.FunctionDef) and node.name == method:
-                return name, node
-        found = (self.method(base, method) for base in self.bases(name)) if inherited else ()
-        return next((each for each in found if each), None)
+        todo, seen = [name], set()
+        while todo:
+            owner = todo.pop()
+            if method in self._methods[owner]:
+                return owner, self._methods[owner][method]
+            seen.add(owner)
+            todo += [each for each in reversed(self.bases(owner)) if inherited and each not in seen]
+        return None
 
     def reachable(self, name: str) -> set[str]:
         """Every top-level name that a class refers to, directly or through others."""
@@ -96,12 +124,28 @@ class ClassGraph:
 
         Up to transformers 4.47 the eager, sdpa and flash attention of a model are three such classes.
         """
-        links = [{each, base} for each in self.classes for base in self.bases(each)]
-        links += [names for names in self._choices() if len(names) > 1]
-        found = {name}
-        while more := [link for link in links if link & found and not link <= found]:
-            found = found.union(*more)
+        found, todo, done = {name}, [name], set()
+        while todo:
+            more = self._bound.get(todo.pop(), set()) - done
+            done |= more
+            fresh = set().union(*(self._links[number] for number in more)) - found
+            found |= fresh
+            todo += fresh
         return found
+
+    @cached_property
+    def _links(self) -> list[set[str]]:
+        links = [{each, base} for each in self.classes for base in self.bases(each)]
+        return links + [names for names in self._choices() if len(names) > 1]
+
+    @cached_property
+    def _bound(self) -> dict[str, set[int]]:
+        """The numbers of the links that each class has a part in."""
+        bound: dict[str, set[int]] = {}
+        for number, link in enumerate(self._links):
+            for each in link:
+                bound.setdefault(each, set()).add(number)
+        return bound
 
     def _choices(self) -> list[set[str]]:
         return [

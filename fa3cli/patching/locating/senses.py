@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import replace
+from functools import lru_cache
 
 from fa3cli.patching.locating.classes import ClassGraph
 from fa3cli.patching.source import Source, parse
@@ -18,8 +19,13 @@ def language_model(source: Source, graph: ClassGraph, architecture: str) -> set[
     """The top-level names `architecture` refers to, without those only its vision and audio parts are made of."""
     if not any(name in source.text for name in SENSES):
         return graph.reachable(architecture)
-    tree = _WithoutSenses().visit(parse(source.text, source.name).tree)
-    return ClassGraph(replace(source, tree=tree)).reachable(architecture)
+    return _without_senses(source.text, source.name).reachable(architecture)
+
+
+@lru_cache(maxsize=8)
+def _without_senses(text: str, name: str) -> ClassGraph:
+    source = parse(text, name)
+    return ClassGraph(replace(source, tree=_WithoutSenses().visit(source.tree)))
 
 
 def built_parts(source: Source, reachable: set[str]) -> set[str]:

@@ -7,6 +7,7 @@ import difflib
 from pathlib import Path
 
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
+from fa3cli.patching.bounds import bounded_tree
 from fa3cli.patching.rules.files import load_rules
 from fa3cli.patching.rules.rule import Example, Rule, Rules
 from fa3cli.patching.sources import patch_source
@@ -30,7 +31,12 @@ def check_examples(rule: Rule) -> None:
     for number, example in enumerate(rule.examples, 1):
         if wrong := _wrong(rule, example, f"{rule.file}: example {number}"):
             raise InvalidInputError(f"{rule.file}: example {number} {wrong}")
-    nodes = [node for example in rule.examples for node in ast.parse(example.before).body]
+    try:
+        nodes = [node for example in rule.examples for node in bounded_tree(example.before).body]
+    except ValueError as error:
+        raise InvalidInputError(
+            f"{rule.file}: an example is code that fa3 does not follow: {error}"
+        ) from None
     if not any(isinstance(node, ast.ClassDef) and rule.matches(node) for node in nodes):
         raise InvalidInputError(f"{rule.file}: no example has a class that the rule matches")
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from functools import lru_cache
 from pathlib import Path
 
 from fa3cli.errors import InvalidInputError
+from fa3cli.files.documents import parse_toml
+from fa3cli.files.reading import read_bytes
 from fa3cli.patching.receipt import sha256
 from fa3cli.patching.rules.rule import Example, Place, Rule, Rules
 from fa3cli.patching.rules.tables import HINT, Table, expression, statement
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["load_rules", "read_rule", "shipped_rules"]
 
@@ -46,11 +42,11 @@ def shipped_rules() -> tuple[Rule, ...]:
 def read_rule(path: Path) -> Rule:
     """Read one rule file; InvalidInputError says what is wrong with it."""
     try:
-        data = path.read_bytes()
-        table = Table(str(path), "", tomllib.loads(data.decode()))
+        data = read_bytes(path)
+        table = Table(str(path), "", parse_toml(data))
     except OSError as error:
-        raise InvalidInputError(f"{path}: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidInputError(f"{path}: {error.strerror}", hint=HINT) from None
+    except ValueError as error:
         raise InvalidInputError(f"{path}: not TOML: {error}", hint=HINT) from None
     table.only("match", "contains", "refuse", "unless", "idle", "attach", "site", "absent", "example")
     rule = Rule(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fa3cli.errors import InvalidInputError
+from fa3cli.patching.bounds import Unbounded, bounded_tree
 
 __all__ = ["HINT", "Table", "expression", "statement"]
 
@@ -16,13 +17,13 @@ HINT = "docs/patch-rules.md says what a rule may hold"
 
 def statement(text: str) -> str:
     """One statement as `ast.unparse` writes it; SyntaxError or ValueError if it isn't one."""
-    (found,) = ast.parse(text).body
+    (found,) = bounded_tree(text).body
     return ast.unparse(found)
 
 
 def expression(text: str) -> str:
-    """An expression as `ast.unparse` writes it; SyntaxError if it isn't one."""
-    return ast.unparse(ast.parse(text, mode="eval"))
+    """An expression as `ast.unparse` writes it; SyntaxError or ValueError if it isn't one."""
+    return ast.unparse(bounded_tree(text, mode="eval"))
 
 
 class Table:
@@ -74,6 +75,8 @@ class Table:
         """A piece of Python as `ast.unparse` writes it."""
         try:
             return parse(text.strip())
+        except Unbounded as error:
+            raise self.wrong(key, f"is code that fa3 does not follow: {error}") from None
         except (SyntaxError, ValueError):
             kind = "one whole statement" if parse is statement else "an expression"
             raise self.wrong(key, f"must be {kind} of Python, found {text!r}") from None

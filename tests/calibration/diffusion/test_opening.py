@@ -1,5 +1,8 @@
+import io
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fa3cli.calibration.diffusion import opening
 from fa3cli.calibration.diffusion.opening import load_pipeline, open_pipeline
 from fa3cli.errors import ConflictError, Fa3Error, InvalidInputError, UnsupportedError
 
@@ -111,6 +115,79 @@ def test_other_code_of_the_folder_asks_for_trust(
     assert hasattr(pipeline, "RUN") == (file == "mine.py")
 
 
+def test_a_file_that_is_swapped_once_it_was_judged_is_not_run(
+    copy: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy("flux", True)
+    [module] = folder.glob("transformer/*.py")
+    goes_on = opening.require_known_code
+
+    def swapped(*arguments: Any, **options: Any) -> None:
+        goes_on(*arguments, **options)
+        module.write_text(f"open({str(tmp_path / 'CANARY')!r}, 'w').close()\n" + module.read_text())
+
+    monkeypatch.setattr(opening, "require_known_code", swapped)
+    opened = open_pipeline(folder, fa=True)
+    assert opened.transformers["transformer"].attentions()
+    load_pipeline(opened, {name: each.model for name, each in opened.transformers.items()})
+    assert not (tmp_path / "CANARY").exists()
+
+
+def test_no_code_of_a_part_is_run_and_nobody_is_asked(
+    copy: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even that of files which come once the folder was looked at."""
+    folder = copy("flux")
+    opened = open_pipeline(folder, fa=False)
+    code = f"open({str(tmp_path / 'CANARY')!r}, 'w').close()\n"
+    for name in ("text_encoder", "tokenizer", "scheduler", "vae", "."):
+        for file in ("mine.py", "pipeline.py", "diffusers.py", "transformers.py", "handler.py"):
+            (folder / name / file).write_text(code)
+    entries = {name: "mine.Mine" for name in ("AutoConfig", "AutoModel", "AutoTokenizer")}
+    edit(folder / "text_encoder" / "config.json", auto_map=entries)
+    edit(folder / "tokenizer" / "tokenizer_config.json", auto_map=entries)
+    edit(folder / "vae" / "config.json", auto_map=entries)
+    (folder / "text_encoder" / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(folder / "vae")})
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    load_pipeline(opened, {name: each.model for name, each in opened.transformers.items()})
+    assert sys.stdin.read() == "y\n" and not (tmp_path / "CANARY").exists()
+
+
+@pytest.mark.parametrize("name", ["text_encoder/config.json", "tokenizer/vocab.json", "vae/x.json", "x.json"])
+def test_a_pipe_among_the_files(copy: Callable[..., Path], name: str) -> None:
+    folder = copy("flux")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(InvalidInputError, match=f"{name}: not a regular file"):
+        open_pipeline(folder, fa=False)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "error"),
+    [
+        ("text_encoder/config.json", {"configuration_files": ["config.4.0.0.json"]}, ConflictError),
+        ("tokenizer/tokenizer_config.json", {"gguf_file": "../x.gguf"}, InvalidInputError),
+        (
+            "text_encoder/model.safetensors.index.json",
+            {"weight_map": {"a": "../../x.bin"}},
+            InvalidInputError,
+        ),
+    ],
+)
+def test_a_part_that_leads_elsewhere(
+    copy: Callable[..., Path], file: str, changes: dict[str, Any], error: type[Fa3Error]
+) -> None:
+    folder = copy("flux")
+    opened = open_pipeline(folder, fa=False)
+    if not (folder / file).exists():
+        (folder / file).write_text("{}")
+    edit(folder / file, **changes)
+    with pytest.raises(error, match=Path(file).name):
+        load_pipeline(opened, {name: each.model for name, each in opened.transformers.items()})
+
+
 def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="no model_index.json"):
         open_pipeline(tmp_path, fa=False)
@@ -143,6 +220,16 @@ def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
             lambda f: save_file({}, f / "transformer" / WEIGHTS),
             InvalidInputError,
             "flux/transformer: the weights hold no float tensors",
+        ),
+        (
+            lambda f: edit(f / "transformer" / "config.json", num_layers=10**9),
+            InvalidInputError,
+            "num_layers is 1000000000, more than any model has",
+        ),
+        (
+            lambda f: edit(f / "transformer" / "config.json", num_layers=90_000),
+            UnsupportedError,
+            "it asks for more than",
         ),
         (lambda f: shutil.rmtree(f / "vae"), InvalidInputError, "flux/vae: no such folder"),
     ],

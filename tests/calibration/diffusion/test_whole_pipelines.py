@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from tests.patching.diffusion.environments import VERSIONS, python
+from tests.patching.diffusion.environments import cases, python
 from tests.patching.matrix.environments import ROOT, variables
 
 # pipeline -> the attention modules of each of its transformers, and the calls of all for a step of a prompt
 PIPELINES = {"flux": (4, 1), "cogvideox": (2, 1), "hunyuan": (4, 1), "qwenimage": (2, 1), "wan": (4, 2)}
 # The first of VERSIONS that has one: Wan with two transformers.
 SINCE = {"hunyuan": "0.33.1", "qwenimage": "0.35.2", "wan": "0.35.2"}
-CASES = [
-    (version, name) for version in VERSIONS for name in PIPELINES if version >= SINCE.get(name, "0.31.0")
-]
+SAMPLE = {
+    *((None, name) for name in ("flux", "hunyuan", "wan")),
+    *(("0.31.0", "flux"), ("0.33.1", "hunyuan"), ("0.35.2", "wan")),
+}
 
 
 def run(version: str | None, name: str, folder: Path) -> dict[str, Any]:
@@ -55,12 +56,8 @@ def check(found: dict[str, Any], name: str, version: str | None) -> None:
         assert len(export["psnr"]) == 2 and all(each is not None and each > 30 for each in export["psnr"])
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_a_tiny_pipeline_is_quantized_as_plain_hooks_would_have_it(tmp_path: Path, name: str) -> None:
-    check(run(None, name, tmp_path / "pipeline"), name, None)
-
-
-@pytest.mark.versions
-@pytest.mark.parametrize(("version", "name"), CASES)
-def test_so_it_is_under_other_versions(tmp_path: Path, version: str, name: str) -> None:
+@pytest.mark.parametrize(("version", "name"), cases(PIPELINES, SINCE, SAMPLE))
+def test_a_tiny_pipeline_is_quantized_as_plain_hooks_would_have_it(
+    tmp_path: Path, version: str | None, name: str
+) -> None:
     check(run(version, name, tmp_path / "pipeline"), name, version)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.patching.matrix.environments import ROOT
 
-__all__ = ["VERSIONS", "python"]
+__all__ = ["VERSIONS", "cases", "python"]
 
 VERSIONS = ("0.31.0", "0.33.1", "0.35.2")
 
@@ -19,3 +23,21 @@ def python(version: str | None) -> Path | None:
         return Path(sys.executable) if importlib.util.find_spec("diffusers") else None
     path = ROOT / ".venvs" / f"diffusers-{version}" / "bin" / "python"
     return path if path.exists() else None
+
+
+def cases(
+    names: Iterable[str], since: Mapping[str, str], sample: Collection[tuple[str | None, str]]
+) -> list[Any]:
+    """Parameters: each name under the installed diffusers (None) and under the older versions that have it.
+
+    The sample's are in the default suite and in `versions`; the rest of the installed one's in `versions`, and of the
+    older ones' in `sweeps`.
+    """
+    marks = {None: ((), pytest.mark.versions)}
+    marks |= dict.fromkeys(VERSIONS, (pytest.mark.versions, pytest.mark.sweeps))
+    return [
+        pytest.param(version, name, marks=marks[version][(version, name) not in sample])
+        for version in marks
+        for name in names
+        if version is None or version >= since.get(name, VERSIONS[0])
+    ]

@@ -181,25 +181,126 @@ def test_a_stale_patch_names_its_reason_and_is_replaced(flux, library, monkeypat
     assert snapshot(flux) == before
 
 
-@pytest.mark.parametrize("written", [1, 2])
-def test_a_run_that_was_cut_off_is_made_good(flux, monkeypatch, written: int) -> None:
-    before, calls = snapshot(flux), []
-    write = api.write
-
-    def stop(path: Path, data: bytes) -> None:
-        if len(calls) == written:
-            raise KeyboardInterrupt
-        calls.append(path)
-        write(path, data)
-
-    monkeypatch.setattr(api, "write", stop)
-    with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize("patched", [True, False])
+def test_a_part_that_is_a_link_is_not_changed_through(flux, tmp_path, patched: bool) -> None:
+    if patched:
         patch(flux)
-    monkeypatch.setattr(api, "write", write)
-    assert plan(flux).result.state == "stale"
-    assert patch(flux).state == "patched"
-    undo(flux)
+    elsewhere = (flux / "transformer").rename(tmp_path / "elsewhere")
+    (flux / "transformer").symlink_to(elsewhere)
+    before = snapshot(elsewhere)
+    for act in (patch, undo) if patched else (patch,):
+        for force in (False, True):
+            with pytest.raises(ConflictError, match="transformer is a link to") as caught:
+                act(flux, force=force)
+            assert "--output" in caught.value.hint
+    assert snapshot(elsewhere) == before
+    if not patched:
+        assert patch(flux, output=tmp_path / "out").state == "patched"
+        assert snapshot(elsewhere) == before
+        assert undo(flux).removed == ()
+
+
+def test_a_folder_in_a_patched_files_place_is_a_conflict(flux) -> None:
+    name = plan(flux).receipt.files[0].module
+    (flux / name).mkdir()
+    with pytest.raises(ConflictError, match="exists, and there is no"):
+        patch(flux)
+    (flux / name).rmdir()
+    patch(flux)
+    (flux / name).unlink()
+    (flux / name).mkdir()
+    for act in (patch, undo):
+        for force in (False, True):
+            with pytest.raises(ConflictError, match="transformer_flux_fa3"):
+                act(flux, force=force)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"transformer": value} for value in (7, "A", {}, [], ["diffusers", 7], [1e300, "A"], [None, "A"])),
+        *({"transformer": value} for value in (["../x", "A"], ["a\0b", "A"], ["diffusers"] * 3)),
+        *({name: ["diffusers", "FluxTransformer2DModel"]} for name in ("../x", ".", "a\0b", "", "x" * 300)),
+        *({"_class_name": value} for value in (7, {}, [7, "A"])),
+    ],
+)
+def test_an_index_of_wrong_types_is_invalid(flux, fields: dict) -> None:
+    index = flux / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_bytes()) | fields))
+    before = snapshot(flux)
+    for act in (patch, plan, attention_of):
+        with pytest.raises(InvalidInputError, match=r"model_index\.json"):
+            act(flux)
     assert snapshot(flux) == before
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "transformer/config.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_an_error(flux, name: str, make) -> None:
+    (flux / name).unlink()
+    make(flux / name)
+    with pytest.raises(InvalidInputError, match=name):
+        patch(flux)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": []},
+        {"files": None},
+        {"files": [7]},
+        {"index": 7},
+        {"link": []},
+        {"options": {"rules": 7}},
+        {"unknown": 1},
+        {"diffusers": None},
+    ],
+)
+def test_a_receipt_of_wrong_types_is_a_conflict(flux, change: dict) -> None:
+    patch(flux)
+    receipt = flux / ".fa3" / "patch.json"
+    receipt.write_text(json.dumps(json.loads(receipt.read_text()) | change))
+    for act in (patch, undo, plan):
+        with pytest.raises(ConflictError, match=r"patch\.json"):
+            act(flux)
+    assert status(flux).state == "foreign"
+
+
+@pytest.mark.parametrize(
+    ("component", "module"),
+    [
+        ("vae", "transformer/a_fa3_0123456789ab.py"),
+        ("..", "../a_fa3_0123456789ab.py"),
+        ("", "/a_fa3_0123456789ab.py"),
+        (None, "vae/a_fa3_0123456789ab.py"),
+        (None, "model.py"),
+        ("vae", "vae/config.json"),
+        ("a/b", "a/b/a_fa3_0123456789ab.py"),
+    ],
+)
+def test_a_receipt_names_only_files_that_fa3_would_write(flux, component, module) -> None:
+    patch(flux)
+    receipt = flux / ".fa3" / "patch.json"
+    data = json.loads(receipt.read_text())
+    data["files"][0] |= {"component": component, "module": module}
+    receipt.write_text(json.dumps(data))
+    with pytest.raises(ConflictError, match="would not write"):
+        undo(flux, force=True)
+
+
+def test_no_path_that_a_receipt_names_is_opened(flux, tmp_path) -> None:
+    patch(flux)
+    assert status(flux).code == modules(flux)
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    path, receipt = str(tmp_path / "pipe"), flux / ".fa3" / "patch.json"
+    data = json.loads(receipt.read_text())
+    for key in ("modeling", "rules"):
+        receipt.write_text(json.dumps(data | {"options": data["options"] | {key: path}, "link": path}))
+        found = status(flux)
+        assert (found.state, found.reproducible, found.code) == ("patched", False, {})
+        assert path in found.reason
+    undo(flux)
+    assert not (flux / "model_index.json").is_symlink()
 
 
 def test_output_leaves_the_folder_alone(flux, tmp_path) -> None:

@@ -1,6 +1,9 @@
+import os
+
 import pytest
 
 from fa3cli.errors import InvalidInputError
+from fa3cli.patching.rules.examples import checked_rules
 from fa3cli.patching.rules.files import load_rules, read_rule, shipped_rules
 from tests.patching.rule_samples import ATTACH, EXAMPLE, IDLE, REFUSE, SITE, rule
 
@@ -94,3 +97,50 @@ def test_a_folder_without_rules_is_an_error(tmp_path) -> None:
         load_rules(tmp_path)
     with pytest.raises(InvalidInputError, match="is not a folder"):
         load_rules(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 2000 + "]" * 2000,
+        "match = " + "9" * 5000,
+        "\ud800",
+        'match = "A\0"',
+        IDLE + "absent = [[[1]]]",
+        'match = {a = "b"}\nrefuse = "r"',
+        REFUSE + "unless = []",
+        REFUSE + "contains = [7]",
+        REFUSE + "example = 7",
+        SITE.replace('v = "c"', "v = 1e400"),
+        SITE.replace('v = "c"', "v = '" + "-" * 3000 + "1'"),
+        SITE.replace('v = "c"', "v = 'a" + "+a" * 3000 + "'"),
+        SITE.replace('v = "c"', "v = '0x" + "f" * 9000 + "'"),
+        REFUSE + "contains = '" + "(" * 300 + ")" * 300 + "'",
+        REFUSE + "contains = '''if a: b\n" + "elif a: b\n" * 1000 + "'''",
+    ],
+)
+def test_a_file_that_breaks_parsers_is_invalid(tmp_path, text: str) -> None:
+    (tmp_path / "mine.toml").write_bytes((text + "\n" + EXAMPLE).encode("utf-8", "surrogatepass"))
+    with pytest.raises(InvalidInputError, match=r"mine\.toml"):
+        checked_rules(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "before", ["x = (", "x = " + "-" * 3000 + "1", "if a: b\n" + "elif a: b\n" * 1000, "class A(A2): pass"]
+)
+@pytest.mark.parametrize("said", ['refused = "nested"', 'refused = "x"', 'after = "x"'])
+def test_an_example_that_breaks_parsers_is_invalid(tmp_path, before: str, said: str) -> None:
+    text = f'{REFUSE}\n[[example]]\nbefore = """\n{before}\n"""\n{said}\n'
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(InvalidInputError, match=r"mine\.toml"):
+        checked_rules(tmp_path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_invalid(tmp_path, make) -> None:
+    make(tmp_path / "mine.toml")
+    with pytest.raises(InvalidInputError, match=r"mine\.toml"):
+        load_rules(tmp_path)
+    for folder in (tmp_path / "mine.toml" / "x", tmp_path / "missing", "/dev/zero"):
+        with pytest.raises(InvalidInputError, match="--rules"):
+            load_rules(folder)

@@ -1,7 +1,8 @@
-"""A python file of a pipeline's folder as a module, made of the very bytes that were looked at."""
+"""A python file of a folder as a module, made of the very bytes that were looked at."""
 
 from __future__ import annotations
 
+import linecache
 import sys
 from hashlib import sha256
 from importlib.abc import SourceLoader
@@ -10,33 +11,44 @@ from pathlib import Path
 from types import ModuleType
 
 from fa3cli.errors import ConflictError, UnsupportedError, brief
+from fa3cli.files.reading import read_bytes
 
-__all__ = ["module_of"]
+__all__ = ["code_of", "module_of"]
 
 
-def module_of(file: Path, digest: str | None = None) -> ModuleType:
-    """Return the module of a file whose imports are absolute; with a sha256 `digest` it must be the file of that.
-
-    Python's cache of compiled code, which may be of another file, is neither read nor written. Raises ConflictError for a
-    missing or another file, UnsupportedError where it can't be imported.
-    """
+def code_of(file: Path) -> bytes:
+    """Return the bytes of a folder's code; raises ConflictError where there is no such file."""
     try:
-        source = file.read_bytes()
+        return read_bytes(file)
     except OSError as error:
-        raise ConflictError(f"{file}: cannot be read ({error})", hint="run fa3 patch again") from error
-    found = sha256(source).hexdigest()
-    if digest not in (None, found):
-        raise ConflictError(f"{file}: changed since fa3 wrote it", hint="run fa3 patch again")
-    name = f"fa3_pipeline_code_{found[:16]}"
+        raise ConflictError(
+            f"{file}: cannot be read ({error.strerror})", hint="run fa3 patch again"
+        ) from error
+
+
+def module_of(file: Path, source: bytes) -> ModuleType:
+    """Return the module of Python source whose imports are absolute, as if it stood in `file`, which is not read.
+
+    Python's cache of compiled code, which may be of another file, is neither read nor written. Raises UnsupportedError
+    where the source can't be imported.
+    """
+    name = f"fa3_folder_code_{sha256(source).hexdigest()[:16]}"
     if name not in sys.modules:
         spec = spec_from_file_location(name, file, loader=_Loader(file, source))
         module = sys.modules[name] = module_from_spec(spec)  # where classes look for it while they are made
+        _show_in_tracebacks(file, source)
         try:
             spec.loader.exec_module(module)
         except Exception as error:  # the file's own code raises what it likes
             del sys.modules[name]
             raise UnsupportedError(f"{file}: cannot be imported ({brief(error)})") from error
     return sys.modules[name]
+
+
+def _show_in_tracebacks(file: Path, source: bytes) -> None:
+    """Give tracebacks and `inspect`, by which transformers looks at a model's code, this source and not the file."""
+    text = source.decode("utf-8", "replace")
+    linecache.cache[str(file)] = (len(source), None, text.splitlines(keepends=True), str(file))
 
 
 class _Loader(SourceLoader):

@@ -1,0 +1,92 @@
+"""A folder of weights as transformers and diffusers may see it: no code, no way out of it, nothing that never ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from fa3cli.calibration.model_documents import checked_document
+from fa3cli.errors import InvalidInputError
+from fa3cli.files.reading import LARGE, read_bytes, require_regular
+
+__all__ = ["checked_copy", "checked_file", "copy_checked", "require_regular_files"]
+
+# What the libraries read whole, by name.
+_DOCUMENTS = (
+    "*config.json", "*index.json", "tokenizer*", "*vocab*", "merges.txt", "*tokens*.json", "*.model",
+    "*.jinja", "chat_template*", "*.tiktoken", "*.spm", "*.codes",
+)  # fmt: skip
+# Code, what can hold some, and what sends transformers to the weights of another folder.
+_LEFT_OUT = (
+    "*.py", "*.pyc", "*.so", "*.bin", "*.bin.index.json", "*.ckpt", "*.pt", "*.pth", "*.pkl", "adapter_config.json",
+)  # fmt: skip
+_TEMPLATES = "additional_chat_templates"
+_HINT = "fetch the folder again, or move the file elsewhere"
+
+
+@contextmanager
+def checked_copy(folder: Path, wanted: str = "*") -> Iterator[Path]:
+    """Give a folder with what a library may read of this one, if it is not to run its code; of files `wanted` by name.
+
+    Documents are copies: what they say is what was looked at, whatever becomes of the originals. Raises as
+    `copy_checked` does.
+    """
+    with TemporaryDirectory(prefix="fa3-checked-") as place:
+        copy_checked(folder, Path(place), wanted)
+        yield Path(place)
+
+
+def copy_checked(folder: Path, target: Path, wanted: str = "*") -> None:
+    """Fill `target` with a folder's documents and links to its other files, but without its code.
+
+    Raises InvalidInputError as `require_regular_files` does, and what `checked_document` does.
+    """
+    require_regular_files(folder)
+    for file in _files(folder):
+        copied = target / file.relative_to(folder)
+        if _is_any(file, _LEFT_OUT) or not fnmatch(file.name, wanted):
+            continue
+        copied.parent.mkdir(exist_ok=True)
+        if _is_any(file, _DOCUMENTS):
+            copied.write_bytes(checked_file(file))
+        else:
+            copied.symlink_to(file.absolute())
+
+
+def checked_file(file: Path) -> bytes:
+    """Return the bytes of a document without what leads to other files; raises as `checked_document` does."""
+    try:
+        data = read_bytes(file, LARGE)
+    except OSError as error:
+        raise InvalidInputError(f"{file}: {error.strerror}", hint=_HINT) from error
+    return checked_document(file, data)
+
+
+def require_regular_files(folder: Path) -> None:
+    """Raise InvalidInputError for a file that is there whose reading would never end, or fill the memory.
+
+    A pipe is one, and so is a link to a device.
+    """
+    for file in _files(folder):
+        try:
+            require_regular(file, LARGE if _is_any(file, _DOCUMENTS) else None)
+        except OSError as error:
+            raise InvalidInputError(f"{file}: {error.strerror}", hint=_HINT) from error
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield what is no folder, here and in the subfolder of templates; broken links are no files."""
+    try:
+        entries = [
+            entry for place in (folder, folder / _TEMPLATES) if place.is_dir() for entry in place.iterdir()
+        ]
+        yield from (entry for entry in sorted(entries) if entry.exists() and not entry.is_dir())
+    except OSError as error:
+        raise InvalidInputError(f"{folder}: cannot be read ({error.strerror})") from error
+
+
+def _is_any(file: Path, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(file.name, pattern) for pattern in patterns)

@@ -1,0 +1,108 @@
+"""A causal LM without its weights, built from its config.json: parameters on the meta device, buffers computed."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fa3cli.calibration.bounded import bounded_building
+from fa3cli.calibration.checked_folder import checked_copy
+from fa3cli.calibration.trust import never_asking, trust_hint
+from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError, brief
+
+__all__ = ["build_skeleton", "read_config"]
+
+
+def read_config(folder: Path, *, trusted: bool) -> Any:
+    """Return the transformers config of a weights folder, made of its config.json alone unless the folder is trusted.
+
+    Raises InvalidInputError where it cannot be read, UnsupportedError for one of another kind of model.
+    """
+    from transformers import AutoConfig
+
+    file = folder / "config.json"
+    if not file.is_file():
+        raise InvalidInputError(
+            f"{folder}: no config.json",
+            hint="give the folder that holds config.json and the safetensors files",
+        )
+    alone = nullcontext(folder) if trusted else checked_copy(folder, file.name)
+    with alone as place, never_asking(), bounded_building():
+        try:
+            if not trusted:
+                _require_causal_lm(place / file.name, file)
+            config = AutoConfig.from_pretrained(place, trust_remote_code=trusted, local_files_only=True)
+        except Fa3Error:
+            raise
+        except Exception as error:  # what a bad value raises differs by field and by transformers version
+            said = brief(error).replace(str(place), str(folder))
+            raise InvalidInputError(
+                f"{file}: transformers cannot read it ({said})", hint=trust_hint(error)
+            ) from error
+    _require_sizes(config, file)
+    config.name_or_path = str(folder)
+    return config
+
+
+def build_skeleton(
+    config: Any,
+    dtype: torch.dtype,
+    attn_implementation: str | None,
+    *,
+    known_class: type[nn.Module] | None = None,
+    trusted: bool = False,
+    tensors: int | None = None,
+) -> nn.Module:
+    """Build the causal LM of a config: of the `known_class`, else of that which transformers finds.
+
+    Its checkpoint holds that many `tensors`; raises UnsupportedError for a model of far more modules, or where it can't
+    be built.
+    """
+    import transformers
+    from accelerate import init_empty_weights
+    from packaging.version import Version
+
+    dtype_key = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
+    options = {dtype_key: dtype}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    build = partial(transformers.AutoModelForCausalLM.from_config, trust_remote_code=trusted)
+    if known_class is not None:
+        build = known_class._from_config
+    try:
+        with init_empty_weights(include_buffers=False), never_asking(), bounded_building(tensors):
+            model = build(config, **options)
+    except Exception as error:  # the model's own code: what a value it cannot take raises is up to it
+        raise UnsupportedError(
+            f"{config.name_or_path}: transformers {transformers.__version__} cannot build {config.model_type!r} "
+            f"as a causal LM from this config.json ({brief(error)})"
+        ) from error
+    model.tie_weights()  # parameters were replaced while they were moved to the meta device
+    return model.eval()
+
+
+def _require_sizes(config: Any, file: Path) -> None:
+    """Raise InvalidInputError for what samples are measured by and is no number: not all models look at these."""
+    text_config = getattr(config, "get_text_config", lambda: config)()
+    for name in ("max_position_embeddings", "vocab_size"):
+        value = getattr(text_config, name, None)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise InvalidInputError(f"{file}: {name} is {value!r}, expected a number")
+
+
+def _require_causal_lm(document: Path, file: Path) -> None:
+    """Raise UnsupportedError for a model type of another kind: its config may read other folders than its own."""
+    import transformers
+
+    name = json.loads(document.read_bytes()).get("model_type")
+    known = isinstance(name, str) and name in transformers.CONFIG_MAPPING
+    if known and transformers.CONFIG_MAPPING[name] not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnsupportedError(
+            f"{file}: transformers {transformers.__version__} cannot build {name!r} as a causal LM"
+        )

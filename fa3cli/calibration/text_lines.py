@@ -1,0 +1,43 @@
+"""The lines of a text file that a user names, which may be large, or a pipe."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from pathlib import Path
+
+from fa3cli.errors import InvalidInputError
+from fa3cli.files.reading import LARGE
+
+__all__ = ["numbered_lines"]
+
+
+def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield a file's lines with their numbers, one in memory at a time; white space at its end is none.
+
+    Raises InvalidInputError for a file that can't be read, for a line that is not UTF-8, and for one without end.
+    """
+    number, blank = 0, 0
+    try:
+        with file.open("rb") as stream:
+            while line := stream.readline(LARGE + 1):
+                number += 1
+                if len(line) > LARGE:
+                    raise InvalidInputError(f"{file}, line {number}: longer than {LARGE >> 20} MiB")
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                if not line.strip():
+                    blank += 1
+                    continue
+                yield from ((number - back, "") for back in range(blank, 0, -1))
+                blank = 0
+                yield number, _text(line, f"{file}, line {number}").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"{file}: cannot be read ({error})") from error
+
+
+def _text(line: bytes, origin: str) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{origin}: cannot be read as UTF-8 ({error})") from error

@@ -1,0 +1,104 @@
+"""Locks of folders: who writes in one shares its lock, and who has it alone removes what killed processes left there.
+
+The system frees a lock when its process dies. A file system without locks (of a network) is written all the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+__all__ = ["exclusive_lock", "is_temporary", "shared_lock", "sweep", "temporary_in"]
+
+_TEMPORARY = re.compile(r"\.fa3-[0-9a-f]{16}\.tmp")
+# Folders that this process has a lock of for itself, by device and inode: its own writers need none.
+_ALONE: set[tuple[int, int]] = set()
+_PATIENCE = 10.0
+
+
+def temporary_in(folder: Path) -> Path:
+    """Return a new name for what is being written in a folder."""
+    return folder / f".fa3-{os.urandom(8).hex()}.tmp"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is one that files and folders have here while they are written."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+@contextmanager
+def shared_lock(folder: Path) -> Iterator[None]:
+    """Remove leftovers if nobody writes in the folder, then keep others from removing what is written in the block."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if _key(descriptor) not in _ALONE:
+            with suppress(OSError):  # others write there now
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove_leftovers(folder)
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder, unless another one is writing there now."""
+    with shared_lock(folder):
+        pass
+
+
+@contextmanager
+def exclusive_lock(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing in a folder during the block, which changes several files.
+
+    Raises OSError if one is writing there for ten seconds.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    key = _key(descriptor)
+    try:
+        if _lock(descriptor, folder):
+            _remove_leftovers(folder)
+        _ALONE.add(key)
+        yield
+    finally:
+        _ALONE.discard(key)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> bool:
+    """Wait for the lock of a folder; False where the file system has no locks."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise OSError(errno.EBUSY, "another process writes there", str(folder)) from None
+        except OSError:
+            return False
+        time.sleep(0.02)
+
+
+def _key(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for entry in os.scandir(folder):
+        if not is_temporary(entry.name):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                os.unlink(entry.path)

@@ -1,0 +1,67 @@
+"""Opens safetensors files and reads their headers: regular files only, bounded, in the form the format asks for."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fa3cli.files.documents import parse_json
+from fa3cli.files.reading import require_regular
+
+__all__ = ["Entry", "open_tensors", "read_header"]
+
+_LARGEST_SIZE = 1 << 48
+"""What torch can hold as a size is less than what the format can write; no tensor comes near it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a header says of a tensor; its bytes lie from `begin` to `end` in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def open_tensors(path: Path) -> Any:
+    """Map a safetensors file, as `safe_open` does; raises OSError for anything but a regular file, SafetensorError."""
+    from safetensors import safe_open
+
+    require_regular(path)  # a pipe would be waited for
+    try:
+        return safe_open(path, "pt")
+    except RuntimeError as error:  # torch maps the file once more
+        raise OSError(errno.EIO, "torch cannot map the file", str(path)) from error
+
+
+def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file that is all there.
+
+    Raises OSError as `open_tensors` does, ValueError for what is no such file.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        with open_tensors(path):  # checks the header, its length, and that the data is as long as it says
+            pass
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+    with path.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = parse_json(stream.read(length).decode("utf-8"), unique=True)
+    metadata = header.pop("__metadata__", None) or {}
+    begin = 8 + length
+    entries = {
+        name: Entry(
+            found["dtype"], tuple(found["shape"]), *(begin + offset for offset in found["data_offsets"])
+        )
+        for name, found in header.items()
+    }
+    for name, entry in entries.items():
+        if max(entry.shape, default=0) > _LARGEST_SIZE:
+            raise ValueError(f"{name!a} has the shape {list(entry.shape)}, which no tensor has")
+    return entries, metadata

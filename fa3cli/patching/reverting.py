@@ -1,0 +1,53 @@
+"""config.json or model_index.json as it was before fa3 edited it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+from fa3cli.errors import ConflictError, InvalidInputError
+from fa3cli.patching.config_json import Config, read_config
+from fa3cli.patching.edits import Edit, reverse
+from fa3cli.patching.receipt import RECEIPT, Change, sha256
+
+__all__ = ["take_out", "unpatched"]
+
+
+def unpatched(index: Config, change: Change) -> Config:
+    """A document without the edits of a receipt; changes made by hand since stay in it.
+
+    ConflictError where the receipt does not lead back to what it says was there before.
+    """
+    digest = sha256(index.text.encode())
+    if digest == change.before:
+        return index
+    try:
+        if digest != change.after:
+            return read_config(index.path, take_out(index, change.edits))
+        text = reverse(index.text, change.edits)
+        if sha256(text.encode()) == change.before:
+            return read_config(index.path, text)
+    except InvalidInputError as error:
+        raise ConflictError(
+            f"{index.path}: without fa3's edits it is broken: {error}", hint="restore it from a copy"
+        ) from None
+    raise ConflictError(
+        f"{index.path}: the edits in {RECEIPT} do not lead back to the file they were made for",
+        hint="restore both from a copy",
+    )
+
+
+def take_out(index: Config, edits: Sequence[Edit]) -> str:
+    """The text of a document changed by hand since `edits` were made, without them; ConflictError if they can't be told."""
+    text = index.text
+    ordered = sorted(edits, key=lambda edit: edit.offset)
+    for inserted in dict.fromkeys(edit.inserted for edit in ordered):
+        removed = [edit.removed for edit in ordered if edit.inserted == inserted]
+        if not inserted or text.count(inserted) != len(removed):
+            raise ConflictError(
+                f"{index.path}: cannot tell what fa3 inserted from what was changed since",
+                hint=f"let it hold {inserted!r} again as fa3 wrote it, or restore it from a copy",
+            )
+        parts = text.split(inserted)
+        text = "".join(part + old for part, old in zip_longest(parts, removed, fillvalue=""))
+    return text

@@ -1,0 +1,131 @@
+"""Whatever the files of an export hold, the answer is a report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from fa3cli.errors import InvalidInputError
+from fa3cli.exports.verification import verify_export
+from tests.mutated import SEEDS, mutated_json, mutated_tensors
+from tests.special_files import SPECIAL, put
+
+from .exports import NEW_DESCRIPTION, WEIGHTS, Export, build_export, build_for, findings_of
+
+JSON_FILES = ("config.json", "tokenizer_config.json", "fa3_report.json")
+
+
+def export_of(target: str, folder: Path) -> Export:
+    """An export with every document that verify reads."""
+    export = build_for(target, folder)
+    if target == "mindie":
+        export.save(shards=2)
+    for name in ("tokenizer_config.json", "fa3_report.json"):
+        (folder / name).write_text(json.dumps({"target": target, "auto_map": {"AutoModel": "model.Model"}}))
+    (folder / "model.py").write_text("import torch\n")
+    return export
+
+
+@pytest.mark.parametrize("target", ["mindie", "vllm-ascend", "vllm", "mindie-sd"])
+def test_mutations_are_findings(target: str, tmp_path: Path) -> None:
+    folder = export_of(target, tmp_path / "export").folder
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors")]
+    for seed in SEEDS[::4]:
+        file = files[seed // 4 % len(files)]
+        raw = file.read_bytes()
+        tensors = file.suffix == ".safetensors"
+        file.write_bytes(mutated_tensors(raw, seed) if tensors else mutated_json(json.loads(raw), seed))
+        report = verify_export(folder, [target])
+        assert json.dumps(asdict(report), ensure_ascii=False).encode(), seed
+        file.write_bytes(raw)
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "index",
+        NEW_DESCRIPTION,
+        "weights",
+        "tokenizer_config.json",
+        "fa3_report.json",
+        "model.py",
+    ],
+)
+def test_what_is_no_file_is_a_finding(kind: str, name: str, tmp_path: Path) -> None:
+    folder = export_of("mindie", tmp_path / "export").folder
+    place = {
+        "index": f"{WEIGHTS}.index.json",
+        "weights": WEIGHTS.replace(".safetensors", "-00001-of-00002.safetensors"),
+    }
+    file = place.get(name, name)
+    put(kind, folder / file)
+    report = verify_export(folder, ["mindie"])
+    harmless = name in ("tokenizer_config.json", "fa3_report.json") or (name, kind) == ("model.py", "empty")
+    python = name == "model.py" and kind.startswith(("deep", "empty"))
+    assert report.ok == (harmless or python), [
+        finding for finding in report.findings if finding.severity == "error"
+    ]
+    if not report.ok:
+        assert any(finding.subject == file for finding in report.findings)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x.safetensors",
+        "/etc/passwd",
+        "a\0b.safetensors",
+        "",
+        ".",
+        "..",
+        "a/b.safetensors",
+        "sub",
+        7,
+        None,
+        [],
+        {"a": 1},
+    ],
+)
+def test_an_index_that_names_no_file_of_the_folder(name: object, tmp_path: Path) -> None:
+    export = build_export(tmp_path)
+    export.save(shards=2)
+    (tmp_path / "sub").mkdir()
+    index = json.loads((tmp_path / f"{WEIGHTS}.index.json").read_text())
+    index["weight_map"]["model.norm.weight"] = name
+    (tmp_path / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    assert {finding.check for finding in findings_of(tmp_path)} & {"index", "weights"}
+
+
+@pytest.mark.parametrize("text", ['{"a\\ud800": "FLOAT"}', '{"a": "\\udfff"}', '{"a": ' + "9" * 400 + "}"])
+def test_a_description_that_cannot_be_written_again(text: str, tmp_path: Path) -> None:
+    export = build_export(tmp_path)
+    (export.folder / export.description_files[0]).write_text(text)
+    assert [finding.check for finding in findings_of(tmp_path)] == ["description"]
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2Jb", "\u202ea", "model.layers.0.\x7f.weight"])
+def test_names_that_no_terminal_shows_are_left_out_of_later_checks(name: str, tmp_path: Path) -> None:
+    """A subject is told in another form than the name has."""
+    export = build_export(tmp_path)
+    export.description[f"{name}.weight_scale"] = "W8A8"
+    export.save()
+    found = findings_of(tmp_path)
+    assert found and all(finding.subject.isprintable() for finding in found)
+
+
+def test_a_header_with_sizes_that_no_tensor_has(tmp_path: Path) -> None:
+    export = build_export(tmp_path)
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2**63, 0], "data_offsets": [0, 0]}}).encode()
+    (export.folder / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header)
+    assert [finding.check for finding in findings_of(tmp_path)][:1] == ["weights"]
+
+
+@pytest.mark.parametrize("place", ["/proc", "/"])
+def test_folders_of_the_system_hold_no_export(place: str) -> None:
+    with pytest.raises(InvalidInputError):
+        verify_export(Path(place))

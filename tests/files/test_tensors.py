@@ -1,0 +1,67 @@
+"""A header is read from a regular file that is all there, or the error says why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fa3cli.files.tensors import Entry, open_tensors, read_header
+from tests.special_files import put
+
+
+def write(file: Path, header: bytes, data: bytes = b"") -> None:
+    file.write_bytes(len(header).to_bytes(8, "little") + header + data)
+
+
+def test_what_a_header_says(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    save_file({"a": torch.ones(2, 3), "b": torch.zeros(4, dtype=torch.int8)}, file, {"format": "pt"})
+    entries, metadata = read_header(file)
+    assert metadata == {"format": "pt"} and set(entries) == {"a", "b"}
+    begin = entries["a"].begin
+    assert entries["a"] == Entry("F32", (2, 3), begin, begin + 24)
+    assert file.read_bytes()[begin : begin + 4] == b"\0\0\x80\x3f"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, "a": {"dtype": "I8", "shape": [0], "data_offsets": [0, 0]}}',
+        json.dumps({"a": {"dtype": "F32", "shape": [2**63, 0], "data_offsets": [0, 0]}}).encode(),
+        b'{"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0], "x": '
+        + b"[" * 110
+        + b"]" * 110
+        + b"}}",
+        b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}',
+        b"[" * 100_000,
+        b"",
+    ],
+)
+def test_a_header_that_is_none(header: bytes, tmp_path: Path) -> None:
+    write(tmp_path / "a.safetensors", header)
+    with pytest.raises(ValueError):
+        read_header(tmp_path / "a.safetensors")
+
+
+def test_a_length_beyond_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes((10**18).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ValueError, match="too large"):
+        read_header(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless device", "folder", "link to itself"])
+def test_what_is_no_regular_file_is_not_opened(kind: str, tmp_path: Path) -> None:
+    put(kind, tmp_path / "a.safetensors")
+    for read in (open_tensors, read_header):
+        with pytest.raises(OSError):
+            read(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "gone", "x" * 300])
+def test_a_name_of_no_file(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        open_tensors(tmp_path / name)

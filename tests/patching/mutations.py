@@ -1,0 +1,85 @@
+"""Mutated modeling files: cut, with lines or words in other places, with brackets where none should be."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+
+__all__ = ["mutated"]
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def mutated(choice: random.Random, text: str) -> str:
+    """A text after up to six changes."""
+    for _ in range(choice.randint(1, 6)):
+        text = choice.choice(_CHANGES)(choice, text)
+    return text
+
+
+def _cut(choice: random.Random, text: str) -> str:
+    return text[: choice.randrange(len(text) // 2, len(text) + 1)]
+
+
+def _lines(change: Callable[[random.Random, list[str]], None]) -> Callable[[random.Random, str], str]:
+    def changed(choice: random.Random, text: str) -> str:
+        lines = text.split("\n")
+        change(choice, lines)
+        return "\n".join(lines)
+
+    return changed
+
+
+def _swap(choice: random.Random, lines: list[str]) -> None:
+    first, second = choice.randrange(len(lines)), choice.randrange(len(lines))
+    lines[first], lines[second] = lines[second], lines[first]
+
+
+def _repeat(choice: random.Random, lines: list[str]) -> None:
+    start = choice.randrange(len(lines))
+    lines[start:start] = lines[start : start + choice.randint(1, 20)]
+
+
+def _remove(choice: random.Random, lines: list[str]) -> None:
+    start = choice.randrange(len(lines))
+    del lines[start : start + choice.choice([1, 1, 1, 5])]
+
+
+def _join(choice: random.Random, lines: list[str]) -> None:
+    at = choice.randrange(len(lines))
+    lines[at : at + 2] = ["; ".join(line.strip() for line in lines[at : at + 2])]
+
+
+def _replace(choice: random.Random, text: str) -> str:
+    """One word gives way to another of the text, so that much of what comes out is still Python."""
+    words = list(_WORD.finditer(text))
+    old, new = choice.choice(words), choice.choice(words)
+    return text[: old.start()] + new.group() + text[old.end() :]
+
+
+def _insert(choice: random.Random, text: str) -> str:
+    at = choice.randrange(len(text))
+    odd = [
+        "(",
+        ")",
+        "[",
+        "]",
+        ":",
+        "\n",
+        "\r",
+        "\t",
+        "\\",
+        "'",
+        '"""',
+        "*",
+        "**",
+        ":=",
+        ",",
+        "lambda: ",
+        "await ",
+    ]
+    return text[:at] + choice.choice(odd) + text[at:]
+
+
+_CHANGES = [_cut, *map(_lines, (_swap, _repeat, _remove, _join)), _replace, _replace, _replace, _insert]

@@ -1,0 +1,122 @@
+"""Has every system call of every command that writes fail or end the process, and prints what went wrong.
+
+python -m tests.reliability.faults                                      all cases, on two processes
+python -m tests.reliability.faults --share 0.05                         a sample of them
+python -m tests.reliability.faults --command patch --only kill          of one command, kills alone
+python -m tests.reliability.faults --command patch --case fail:7:ENOSPC one case
+
+A line for each failure: the command, the case, the call, and what. The last line is a summary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .commands import COMMANDS
+from .parts import found_by_parts, tell, working_folder
+from .scenes import make_scenes
+from .shim import FAIL, FAIL_FROM_HERE, KILL_AFTER, KILL_BEFORE, Call, compile_shim, errors_of
+
+__all__ = ["main"]
+
+MODES = {FAIL: "fail", FAIL_FROM_HERE: "full", KILL_BEFORE: "kill-before", KILL_AFTER: "kill-after"}
+
+
+def main() -> int:
+    """Read the command line, run, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--command", action="append", choices=COMMANDS)
+    parser.add_argument("--only", choices=["fail", "kill"])
+    parser.add_argument("--share", type=float, default=1.0, help="of every command's cases")
+    parser.add_argument("--case", help="MODE:NUMBER:ERROR, as a failure's line has it")
+    parser.add_argument("--scenes", type=Path, help="keep the valid folders here, for the next time")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    with working_folder() as folder:
+        if options.part:
+            return _part(options, folder)
+        library = compile_shim(folder)
+        if library is None:
+            print("no C compiler", file=sys.stderr)
+            return 3
+        scenes = options.scenes or folder / "scenes"
+        make_scenes(scenes, {COMMANDS[name].scene for name in options.command or COMMANDS})
+        arguments = [*sys.argv[1:], "--scenes", scenes]
+        module = "tests.reliability.faults"
+        return _told(found_by_parts(module, options.processes, arguments, folder, LD_PRELOAD=str(library)))
+
+
+def _told(found: Iterator[dict[str, Any]]) -> int:
+    tried, failed, seconds = Counter(), Counter(), Counter()
+    for trial in found:
+        kind = f"{trial['command']} {'kills' if trial['case'].startswith('kill') else 'faults'}"
+        tried[kind] += 1
+        seconds[kind] += trial["seconds"]
+        if trial["problem"]:
+            failed[kind] += 1
+            print(f"{trial['command']} {trial['case']}: {trial['call']}: {trial['problem']}", flush=True)
+    for kind, count in tried.items():
+        print(f"# {kind}: {count} trials, failures {failed[kind]}, {seconds[kind] / count * 1e3:.0f} ms each")
+    print(f"{tried.total()} trials, failures {failed.total()}")
+    return bool(failed)
+
+
+def _part(options: argparse.Namespace, folder: Path) -> int:
+    """Try every n-th case."""
+    from .fuzz import import_commands
+    from .trials import Place
+
+    part, parts = map(int, options.part.split("/"))
+    names = options.command or list(COMMANDS)
+    for name in sorted(names, key=lambda name: not COMMANDS[name].light):
+        import_commands(light=COMMANDS[name].light)
+        place = Place(COMMANDS[name], options.scenes, folder)
+        cases = list(_cases(place.calls, options))
+        if not options.case:
+            cases = cases[:: max(1, round(COMMANDS[name].every / options.share))]
+        for case in cases[part::parts]:
+            begin, call = time.monotonic(), place.calls[case.number - 1]
+            code = f":{errno.errorcode[case.error]}" if case.error else ""
+            told = {
+                "command": name,
+                "case": f"{MODES[case.mode]}:{case.number}{code}",
+                "call": f"{call.name} {call.path}",
+            }
+            problem = (place.problem(case) or "")[:600]
+            tell({**told, "problem": problem, "seconds": time.monotonic() - begin})
+    return 0
+
+
+def _cases(calls: list[Call], options: argparse.Namespace) -> Iterator:
+    from .trials import Case
+
+    if options.case:
+        mode, number, *code = options.case.split(":")
+        modes = {name: value for value, name in MODES.items()}
+        yield Case(modes[mode], int(number), getattr(errno, code[0]) if code else 0)
+        return
+    for number, call in enumerate(calls, start=1):
+        if options.only != "kill":
+            yield from (Case(FAIL, number, error) for error in errors_of(call))
+            if call.needs_room:
+                yield Case(FAIL_FROM_HERE, number, errno.ENOSPC)
+        if (
+            options.only != "fail"
+            and call.name != "read"
+            and (call.needs_room or not call.name.startswith("open"))
+        ):
+            yield from (Case(KILL_BEFORE, number), Case(KILL_AFTER, number))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

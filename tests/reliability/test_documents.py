@@ -1,0 +1,60 @@
+"""No document, however wrong, gives a traceback, takes long or much, or has anything outside its folder opened or run."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .documents import mutate
+from .readers import READERS
+from .scenes import ROOT
+
+FUZZ = [sys.executable, "-m", "tests.reliability.fuzz"]
+
+
+def test_a_sample_of_all_documents(scenes: Path) -> None:
+    command = [*FUZZ, "--share", "0.01", "--processes", "1", "--scenes", scenes]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "failures 0" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.faults
+def test_all_documents() -> None:
+    assert subprocess.run(FUZZ, cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_table_has_twenty_thousand_inputs() -> None:
+    assert sum(reader.count for reader in READERS.values()) >= 20_000
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("json", json.dumps({"a": [1, {"b": "c"}], "d": None})),
+        ("lines", '{"input_ids": [1, 2]}\na cat\n'),
+        ("toml", 'a = 1\n[site]\nq = "x"\n'),
+        ("python", "class A:\n    def forward(self, x):\n        return x\n"),
+    ],
+)
+def test_a_seed_gives_the_same_input_again(tmp_path: Path, form: str, text: str) -> None:
+    """And most seeds another one."""
+    made = []
+    for run in range(2):
+        inputs = []
+        for seed in range(60):
+            (tmp_path / "linked").mkdir(exist_ok=True)
+            file = tmp_path / f"file-{run}-{seed}"
+            file.write_text(text)
+            mutate(file, form, random.Random(seed))
+            plain = file.is_file() and not file.is_symlink() and file.stat().st_size < 1 << 20
+            inputs.append(file.read_bytes() if plain else b"odd")
+            file.unlink(missing_ok=True) if not file.is_dir() else file.rmdir()
+        made.append(inputs)
+    assert made[0] == made[1]
+    assert len(set(made[0])) > 40
