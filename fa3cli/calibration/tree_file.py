@@ -23,7 +23,8 @@ _KEY = "tree"
 def write_tree(file: Path, tree: Any) -> None:
     """Write a tree of dicts with text keys, lists, tuples, tensors and plain values; the file appears when it is whole.
 
-    A tensor's name in it says where it is in the tree. Raises TypeError for a value of another kind, saying the same.
+    A tensor's name says where it is in the tree, and the tree says its dtype and shape once more: a damaged header is
+    found. Raises TypeError for a value of another kind, and names its place.
     """
     tensors: dict[str, Tensor] = {}
     described = _described(tree, tensors)
@@ -69,7 +70,7 @@ def _described(value: Any, tensors: dict[str, Tensor], place: str = "") -> Any:
     if isinstance(value, Tensor):
         name = f"{len(tensors)}{place}"  # the number, since keys may have points in them
         tensors[name] = value
-        return {"tensor": name}
+        return {"tensor": [name, _form(value)]}
     if type(value) is dict and all(isinstance(key, str) for key in value):
         return {"dict": {key: _described(each, tensors, f"{place}.{key}") for key, each in value.items()}}
     if type(value) in (list, tuple):
@@ -80,10 +81,18 @@ def _described(value: Any, tensors: dict[str, Tensor], place: str = "") -> Any:
     raise TypeError(f"{place.lstrip('.')}: {type(value).__name__} can't be kept in a file")
 
 
+def _form(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}"
+
+
 def _rebuilt(described: Any, tensor: Callable[[str], Tensor]) -> Any:
     [(kind, value)] = described.items()
     if kind == "tensor":
-        return tensor(value)
+        name, form = value
+        found = tensor(name)
+        if _form(found) != form:
+            raise ValueError(f"{name} is {_form(found)}, written as {form}")
+        return found
     if kind == "dict":
         return {key: _rebuilt(each, tensor) for key, each in value.items()}
     if kind in ("list", "tuple"):

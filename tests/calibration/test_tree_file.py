@@ -109,6 +109,21 @@ def test_a_file_with_another_byte_is_read_or_named(place: int, byte: int) -> Non
             read_tree(file)
 
 
+@pytest.mark.parametrize(
+    ("written", "damaged"), [(b'"shape":[6]', b'"shape":[2,3]'), (b'"dtype":"F32"', b'"dtype":"I32"')]
+)
+def test_a_tensor_of_another_form_is_named(tmp_path: Path, written: bytes, damaged: bytes) -> None:
+    """A forward would be given states of another shape, and fail within the model."""
+    file = tmp_path / "t"
+    write_tree(file, torch.ones(6))
+    size = int.from_bytes((data := file.read_bytes())[:8], "little")
+    header = data[8 : 8 + size].replace(written, damaged).rstrip().ljust(size)[:size]
+    assert header.rstrip() != data[8 : 8 + size].rstrip()
+    file.write_bytes(data[:8] + header + data[8 + size :])
+    with pytest.raises(ConflictError, match=r"t: not as fa3 wrote it \(0 is torch\."):
+        read_tree(file)
+
+
 def test_a_description_of_another_kind_is_named(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -116,6 +131,7 @@ def test_a_description_of_another_kind_is_named(tmp_path: Path) -> None:
         None,
         {"tree": "[]"},
         {"tree": "{}"},
+        {"tree": '{"tensor": "0"}'},
         {"tree": '{"tensor": "7"}'},
         {"tree": '{"dict": 1}'},
     ):
