@@ -25,20 +25,28 @@ def write(source: Source, places: Sequence[Place]) -> str:
 
     from fa3cli.patching.codemod import PatchAttention
 
-    text = source.text.removeprefix(BOM)
+    mark, text, blank = _parts(source.text)
     try:
         module = cst.parse_module(text)
         _refuse_losses(source, text, module.code)
         made = MetadataWrapper(module, unsafe_skip_copy=True).visit(PatchAttention(source, places))
         _require_compiles(source, text, made.code)
-        return source.text.removesuffix(text) + made.code
+        return mark + made.code + blank
     except cst.ParserSyntaxError as error:
         # raw_line is the line below unless the error is in the last one.
         found = re.search(r" at (\d+):", error.message)
         line = found[1] if found else error.raw_line
         raise UnsupportedError(f"{source.name}:{line}: libcst cannot parse this line") from None
-    except RecursionError:
-        raise UnsupportedError(f"{source.name}: the code is nested too deeply to be rewritten") from None
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    """The byte order mark, the code, and the blank lines at the end if libcst would not keep the spaces in them."""
+    code = text.removeprefix(BOM)
+    end = code[len(code.rstrip(" \t\f\r\n")) :]
+    blank = end.partition("\n")[2]
+    if not blank.strip("\r\n"):
+        blank = ""
+    return text.removesuffix(code), code.removesuffix(blank), blank
 
 
 def _refuse_losses(source: Source, text: str, read: str) -> None:
@@ -47,7 +55,7 @@ def _refuse_losses(source: Source, text: str, read: str) -> None:
         line = 1 + len(re.findall(r"\r\n?|\n", os.path.commonprefix([read, text])))
         raise UnsupportedError(
             f"{source.name}:{line}: libcst does not keep this line as it is",
-            hint="take lone CR line ends, form feeds in front of statements and blank lines at the end out of the file",
+            hint="take lone CR line ends and form feeds in front of statements out of the file",
         )
 
 

@@ -34,10 +34,28 @@ def test_what_python_reads_and_libcst_does_not_is_refused(text: str, line: int, 
         patch_source(text.encode(), name="m.py")
 
 
-def test_code_nested_too_deeply_for_libcst_is_refused() -> None:
-    text = f"{TEXT}x = {' + '.join(['1'] * 800)}\n"
-    with pytest.raises(UnsupportedError, match=r"^m\.py: .*nested too deeply"):
-        patch_source(text, name="m.py")
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"x = {' + '.join(['1'] * 98)}",
+        f"x = {'[' * 97}{']' * 97}",
+        f"x = {'(' * 190}1{')' * 190}",
+        f"x = a{'.b' * 96}",
+        "".join(f"{' ' * level}if a:\n" for level in range(97)) + " " * 97 + "from . import x",
+    ],
+)
+def test_code_as_deep_as_the_analysis_follows_is_written(line: str) -> None:
+    assert (
+        f"{line}\n".replace("from . ", "from transformers.models.model ")
+        in patch_source(f"{TEXT}{line}\n").text
+    )
+
+
+@pytest.mark.parametrize("blank", ["\n   \n", "\n\n   ", "\f\n\f\n", "   ", "\r\n \r\n\r\n"])
+@pytest.mark.parametrize("native_class", [False, True])
+def test_blank_lines_at_the_end_keep_their_spaces(blank: str, native_class: bool) -> None:
+    text = TEXT.replace("\n", "\r\n") if "\r" in blank else TEXT
+    assert patch_source(text + blank, native_class=native_class).text.endswith(blank)
 
 
 def test_without_places_a_file_stays_whatever_it_is() -> None:
