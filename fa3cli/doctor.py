@@ -12,12 +12,14 @@ from importlib import metadata, util
 from pathlib import Path
 from types import ModuleType
 
+from fa3cli.patching.installed import OLDEST
+
 __all__ = ["Command", "Device", "Diagnosis", "Package", "diagnose"]
 
 # The oldest version each command was made for; the same as in pyproject.toml.
 _MINIMUM = {
     "torch": "2.1",
-    "transformers": "4.43",
+    "transformers": OLDEST,
     "safetensors": "0.4.3",
     "accelerate": "0.30",
     "greenlet": "3.0",

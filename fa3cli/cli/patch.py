@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,14 +16,7 @@ from fa3cli.cli.console import note, print_error, print_json, warn
 from fa3cli.errors import ConflictError, UsageError
 
 if TYPE_CHECKING:
-    from fa3cli.patching import (
-        AttentionClass,
-        PatchPlan,
-        PatchResult,
-        PipelinePlan,
-        PipelineResult,
-        UndoResult,
-    )
+    from fa3cli.patching import AttentionClass, PatchedFile, PatchPlan, PatchResult, UndoResult
 
 __all__ = ["patch"]
 
@@ -71,53 +66,56 @@ def patch(
         raise UsageError("--list, --check, --diff and --undo exclude one another")
     if undo:
         return _show_undo(patching.undo(output or weights, force=force), json)
-    options = {"attention": attention or (), "modeling": modeling, "output": output, "rules": rules}
     if list_:
         return _show_classes(patching.attention_of(weights, modeling=modeling, rules=rules), json)
+    run = partial(
+        patching.plan if check or diff else patching.patch,
+        weights,
+        attention=attention or (),
+        modeling=modeling,
+        output=output,
+        quantizer=quantizer.value,
+        rules=rules,
+        force=force and not check,
+    )
     if check:
-        return _check(lambda: patching.plan(weights, quantizer=quantizer.value, **options), json)
-    if diff:
-        return _show_diff(patching.plan(weights, quantizer=quantizer.value, force=force, **options), json)
-    _show(patching.patch(weights, quantizer=quantizer.value, force=force, **options), json)
+        return _check(run, json)
+    show = _show_diff if diff else _show
+    show(run(), json)
 
 
-def _show(result: PatchResult | PipelineResult, json: bool) -> None:
+def _show(result: PatchResult, json: bool) -> None:
     for warning in result.warnings:
         warn(warning)
     if json:
         return print_json(result)
-    if hasattr(result, "files"):
-        return _show_pipeline(result)
     if result.state == "already-patched":
-        return note(f"{result.module} is patched already, nothing to do")
-    origins = {"installed": f"transformers {result.transformers}", "folder": "came with the weights"}
-    note(f"source: {result.source} ({origins.get(result.origin, '--modeling')})")
-    for each in result.attention:
-        note(f"{each.name}: {', '.join(each.states)} {_place(each)}")
-    note(f"wrote {result.module}, and auto_map in {result.folder / 'config.json'}")
-    trust = "" if result.origin == "installed" and not result.rules else " --trust-remote-code"
-    note(
-        f"next: fa3 quantize {result.folder}{trust}"
-        if result.quantizer == "fa3cli"
-        else "load with trust_remote_code=True"
+        modules = ", ".join(str(file.module) for file in result.files)
+        return note(f"{modules}: patched already, nothing to do")
+    for file in result.files:
+        _show_file(file, f"{result.library} {result.version}")
+    note(_next_step(result))
+
+
+def _show_file(file: PatchedFile, library: str) -> None:
+    origin = {"installed": library, "folder": "came with the weights"}.get(file.origin, "--modeling")
+    note(f"{file.component or 'source'}: {file.source} ({origin})")
+    for found in file.attention:
+        note(f"{found.name}: {', '.join(found.states)} {_place(found)}")
+    note(f"wrote {file.module}")
+
+
+def _next_step(result: PatchResult) -> str:
+    if result.index is None:
+        return "nothing loads this file by itself: use it in place of the one it was made from"
+    named = f"{result.index} names what was written; next: "
+    if result.quantizer != "fa3cli":
+        return f"{named}load with trust_remote_code=True"
+    trust = " --trust-remote-code" * (
+        bool(result.rules) or any(file.origin != "installed" for file in result.files)
     )
-
-
-def _show_pipeline(result: PipelineResult) -> None:
-    if result.state == "already-patched":
-        return note(f"{', '.join(str(each.module) for each in result.files)}: patched already, nothing to do")
-    loaded = [each.component for each in result.files if each.component]
-    for each in result.files:
-        origin = f"diffusers {result.diffusers}" if each.origin == "installed" else "--modeling"
-        note(f"{each.component or each.source.name}: {each.source} ({origin})")
-        for found in each.attention:
-            note(f"{found.name}: {', '.join(found.states)} {_place(found)}")
-        note(f"wrote {each.module}")
-    if loaded:
-        note(f"let {' and '.join(loaded)} be loaded from there in {result.folder / 'model_index.json'}")
-        note("next: load the pipeline with trust_remote_code=True")
-    else:
-        note("nothing loads this file by itself: use it in place of the one it was made from")
+    prompts = " --prompts FILE" * (result.library == "diffusers")
+    return f"{named}fa3 quantize {result.folder}{prompts}{trust}"
 
 
 def _show_undo(result: UndoResult, json: bool) -> None:
@@ -148,9 +146,9 @@ def _place(found: AttentionClass) -> str:
     return f"{'from' if found.inside else 'below'} line {found.place}{there}"
 
 
-def _check(make_plan, json: bool) -> None:
+def _check(make_plan: Callable[[], PatchPlan], json: bool) -> None:
     try:
-        plan: PatchPlan = make_plan()
+        plan = make_plan()
     except ConflictError as error:
         if json:
             print_json({"state": "conflict", "reason": str(error)})
@@ -165,7 +163,7 @@ def _check(make_plan, json: bool) -> None:
     sys.exit(0 if done else 1)
 
 
-def _show_diff(plan: PatchPlan | PipelinePlan, json: bool) -> None:
+def _show_diff(plan: PatchPlan, json: bool) -> None:
     diff = "".join(
         line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
         for before, after, old, new in _changes(plan)
@@ -179,15 +177,9 @@ def _show_diff(plan: PatchPlan | PipelinePlan, json: bool) -> None:
         sys.stdout.write(diff)
 
 
-def _changes(plan: PatchPlan | PipelinePlan) -> list[tuple[Path, Path, str, str]]:
+def _changes(plan: PatchPlan) -> list[tuple[Path, Path, str, str]]:
     """The names and texts of every file before and after."""
     result = plan.result
-    if hasattr(result, "files"):
-        index = result.folder / "model_index.json"
-        pairs = [(each.source, each.module, *texts) for each, texts in zip(result.files, plan.texts)]
-        return pairs + ([(index, index, plan.index_before, plan.index_after)] if plan.receipt.index else [])
-    config = result.folder / "config.json"
-    return [
-        (result.source, result.module, plan.source_text, plan.patched_text),
-        (config, config, plan.config_before, plan.config_after),
-    ]
+    files = [(file.source, file.module, *texts) for file, texts in zip(result.files, plan.texts)]
+    index = [(result.index, result.index, plan.index_before, plan.index_after)] if result.index else []
+    return files + index

@@ -4,11 +4,10 @@ Never imports torch or transformers.
 """
 
 from fa3cli.patching.api import attention_of, patch, plan, undo
-from fa3cli.patching.diffusion.folder import is_pipeline
-from fa3cli.patching.diffusion.results import PatchedFile, PipelinePlan, PipelineResult
 from fa3cli.patching.folder import unpatched_config
+from fa3cli.patching.formats import is_pipeline
 from fa3cli.patching.locating.classes import AttentionClass
-from fa3cli.patching.results import PatchPlan, PatchResult, UndoResult
+from fa3cli.patching.results import PatchedFile, PatchPlan, PatchResult, UndoResult
 from fa3cli.patching.sources import PatchedSource, list_source, patch_source
 from fa3cli.patching.status import PatchStatus, status
 
@@ -19,8 +18,6 @@ __all__ = [
     "PatchStatus",
     "PatchedFile",
     "PatchedSource",
-    "PipelinePlan",
-    "PipelineResult",
     "UndoResult",
     "attention_of",
     "is_pipeline",

@@ -1,4 +1,4 @@
-"""The patch of a folder's modeling file, with every check that needs the folder and the installed transformers."""
+"""The patch of a language model's modeling file, with every check that needs its folder and the installed transformers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.config_json import Config
 from fa3cli.patching.guarded import required_packages
 from fa3cli.patching.installed import Installed
 from fa3cli.patching.needs import lacking
-from fa3cli.patching.origin import Origin, find_origin, read_source
+from fa3cli.patching.origin import Origin, read_source
 from fa3cli.patching.receipt import Options
 from fa3cli.patching.rules.examples import checked_rules
 from fa3cli.patching.siblings import attention_elsewhere, check_siblings
@@ -23,22 +22,20 @@ __all__ = ["Build", "build"]
 
 @dataclass(frozen=True)
 class Build:
-    """Where a modeling file came from, its bytes, and what became of it."""
+    """Where a modeling file came from, its text, and what became of it."""
 
     origin: Origin
-    data: bytes
+    text: str
     patched: PatchedSource
 
 
-def build(installed: Installed, config: Config, options: Options) -> Build:
-    """Find the modeling file of a folder and patch it, or raise what keeps it from being patched or loaded."""
-    origin = find_origin(installed, config, Path(options.modeling) if options.modeling else None)
-    data = read_source(origin.path)
-    source = parse(data, str(origin.path))
+def build(installed: Installed, folder: Path, origin: Origin, options: Options) -> Build:
+    """Patch the modeling file of a language model, or raise what keeps it from being patched or loaded."""
+    source = parse(read_source(origin.path), str(origin.path))
     elsewhere = []
     if origin.package is None:
-        check_siblings(source, config.path.parent)
-        elsewhere = attention_elsewhere(installed, source, config.path.parent, origin.class_name)
+        check_siblings(source, folder)
+        elsewhere = attention_elsewhere(installed, source, folder, origin.class_name)
     if elsewhere and not options.attention:
         raise UnsupportedError(
             f"{source.name}: {origin.class_name} is also built of attention that is not in this file: "
@@ -46,21 +43,21 @@ def build(installed: Installed, config: Config, options: Options) -> Build:
             hint="fa3 patches one file; --attention CLASS patches that class of it and nothing else",
         )
     patched = patch_source(
-        data,
-        name=str(origin.path),
+        source.text,
+        name=source.name,
         package=origin.package,
         architecture=origin.class_name,
         attention=options.attention,
         quantizer=options.quantizer,
         native_class=installed.knows_custom_code and origin.is_native,
         rules=checked_rules(options.rules),
-        config=config.data,
+        config=origin.config,
     )
     _check_packages(source)
     if origin.kind != "installed":
         _check_names(installed, parse(patched.text, source.name))
     warnings = tuple(f"{each} is not patched: not in this file" for each in elsewhere)
-    return Build(origin, data, replace(patched, warnings=patched.warnings + warnings))
+    return Build(origin, source.text, replace(patched, warnings=patched.warnings + warnings))
 
 
 def _check_packages(source: Source) -> None:

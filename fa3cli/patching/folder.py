@@ -1,100 +1,120 @@
-"""What lies in a weights folder: config.json, a receipt if fa3 patched it, and whether they still fit each other."""
+"""What lies in a folder: its index, a receipt if fa3 patched it, and whether they still fit each other."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fa3cli.patching.config_json import CAUSAL_LM, Config, read_config, require_types
+from fa3cli.errors import ConflictError
+from fa3cli.patching.config_json import Config
 from fa3cli.patching.edits import Edit
 from fa3cli.patching.exchange import Patched
 from fa3cli.patching.files import entry_of
-from fa3cli.patching.origin import mentions_quantizer
-from fa3cli.patching.receipt import RECEIPT, UNREADABLE, Change, Receipt, digest_of, read_receipt, sha256
+from fa3cli.patching.formats import Format, format_of
+from fa3cli.patching.receipt import (
+    RECEIPT,
+    UNREADABLE,
+    Change,
+    FileChange,
+    Receipt,
+    digest_of,
+    read_receipt,
+    sha256,
+)
 from fa3cli.patching.reverting import unpatched
 
-__all__ = ["CONFIG", "Disk", "look", "module_name", "original_config", "patched_parts", "unpatched_config"]
-
-CONFIG = "config.json"
+__all__ = ["Disk", "look", "original_index", "patched_parts", "refuse_links", "unpatched_config"]
 
 
 @dataclass(frozen=True)
 class Disk:
-    """What lies in a folder, before it is judged against the installed transformers.
+    """What lies in a folder, before it is judged against the installed library.
 
-    `module` is the digest of the patched file, None where it is missing.
+    `edited` says what was changed since fa3 wrote it, `foreign` which patch is not fa3's. `modules` are the digests of
+    the patched files, None for those that are missing.
     """
 
-    config: Config
+    folder: Path
+    index: Config | None
     receipt: Receipt | None
     edited: str | None = None
     foreign: str | None = None
-    module: str | None = None
+    modules: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def is_whole(self) -> bool:
         """Whether a patch is there as it was written, all of it."""
-        after = self.receipt and self.receipt.config.after
-        return self.module is not None and not self.edited and sha256(self.config.text.encode()) == after
+        if self.receipt is None or self.edited or None in self.modules.values():
+            return False
+        change = self.receipt.index
+        return change is None or sha256(self.index.text.encode()) == change.after
 
 
-def look(folder: Path) -> Disk:
-    """Read a folder's config.json and receipt, and compare its files with the receipt."""
-    config, receipt = read_config(folder / CONFIG), read_receipt(folder)
-    require_types(config)
+def look(form: Format, folder: Path) -> Disk:
+    """Read a folder's index and receipt, and compare its files with the receipt."""
+    receipt = read_receipt(folder)
+    index = form.read_index(folder, patched=bool(receipt and receipt.index))
     if receipt is None:
-        return Disk(config, None, foreign=_foreign(folder, config))
-    module = digest_of(folder / receipt.module)
-    changed = [receipt.module] if module not in (None, receipt.modeling.after) else []
-    if sha256(config.text.encode()) not in (receipt.config.before, receipt.config.after):
-        changed.append(CONFIG)
+        return Disk(folder, index, None, foreign=form.foreign(folder, index))
+    if receipt.library != form.library:
+        raise ConflictError(
+            f"{folder / RECEIPT} is of a patch of {receipt.library}, while the folder is one of {form.library}",
+            hint="restore the receipt that fa3 wrote from a copy of the folder",
+        )
+    refuse_links(folder, receipt.files)
+    modules = {name: digest_of(folder / name) for name in receipt.modules}
+    changed = [
+        file.module for file in receipt.files if modules[file.module] not in (None, file.modeling.after)
+    ]
+    if receipt.index and sha256(index.text.encode()) not in (receipt.index.before, receipt.index.after):
+        changed.append(form.index)
     edited = " and ".join(changed) + " changed since fa3 wrote it" if changed else None
-    return Disk(config, receipt, edited, module=module)
+    return Disk(folder, index, receipt, edited, modules=modules)
 
 
-def original_config(disk: Disk) -> Config:
-    """config.json as it was without fa3's edits; changes made by hand since stay in it."""
-    return disk.config if disk.receipt is None else unpatched(disk.config, disk.receipt.config)
+def original_index(disk: Disk) -> Config | None:
+    """The index as it was without fa3's edits; changes made by hand since stay in it."""
+    if disk.receipt is None or disk.receipt.index is None:
+        return disk.index
+    return unpatched(disk.index, disk.receipt.index)
 
 
 def unpatched_config(folder: str | Path) -> dict[str, Any]:
-    """What config.json says without fa3's edits."""
-    return original_config(look(Path(folder))).data
+    """What config.json or model_index.json says without fa3's edits."""
+    folder = Path(folder)
+    index = original_index(look(format_of(folder), folder))
+    return index.data if index else {}
 
 
-def patched_parts(disk: Disk, original: str) -> Patched:
-    """The patch of a folder whose config.json is to be `original` without it."""
-    path, receipt = disk.config.path, disk.receipt
+def patched_parts(form: Format, disk: Disk, original: str | None) -> Patched:
+    """The patch of a folder whose index is to be the `original` without it."""
+    receipt = disk.receipt
     if receipt is None:
-        return Patched(CONFIG, entry_of(path))
-    data, text = original.encode(), disk.config.text
-    explained = not disk.edited and sha256(data) == receipt.config.before
-    change = Change(sha256(data), sha256(text.encode()), (Edit(0, original, text),))
-    found = receipt.modeling.after if disk.module in (None, UNREADABLE) else disk.module
-    bridge = replace(receipt, config=change, modeling=replace(receipt.modeling, after=found))
-    return Patched(CONFIG, data, (receipt.module,), None if explained else bridge.to_json().encode())
-
-
-def module_name(model_type: str) -> str:
-    """The name of the patched file."""
-    stem = "".join(each if each.isalnum() else "_" for each in model_type)
-    return f"modeling_{stem}_fa3.py"
-
-
-def _foreign(folder: Path, config: Config) -> str | None:
-    """Why a folder without receipt isn't ours to patch; None if it is."""
-    custom, module = config.causal_lm, folder / module_name(config.model_type)
-    if os.path.lexists(module):
-        return f"{module} exists, and there is no {RECEIPT} of fa3"
-    if custom is None or custom.repository:
-        return None
-    if custom.file == module.name:
-        return (
-            f"{config.path}: auto_map lets {CAUSAL_LM} load {custom.file}, and there is no {RECEIPT} of fa3"
-        )
-    own = folder / custom.file
-    return (
-        f"{own} has a fa_quantizer already, which fa3 didn't put there" if mentions_quantizer(own) else None
+        return Patched(form.index, entry_of(disk.folder / form.index))
+    data, index, explained = None, None, not disk.edited
+    if receipt.index is not None:
+        data, text = original.encode(), disk.index.text
+        explained = explained and sha256(data) == receipt.index.before
+        index = Change(sha256(data), sha256(text.encode()), (Edit(0, original, text),))
+    bridge = replace(receipt, index=index, files=tuple(_as_found(file, disk) for file in receipt.files))
+    return Patched(
+        form.index if index else None, data, receipt.modules, None if explained else bridge.to_json().encode()
     )
+
+
+def refuse_links(folder: Path, files: Iterable[FileChange]) -> None:
+    """Refuse to write or to remove a file in a part of a pipeline that is a link: it lies elsewhere."""
+    for place in dict.fromkeys(folder / file.component for file in files if file.component):
+        if place.is_symlink():
+            raise ConflictError(
+                f"{place} is a link to {place.readlink()}: fa3 changes nothing through it",
+                hint="--output DIR leaves the folder as it is and makes a patched one of links to it",
+            )
+
+
+def _as_found(file: FileChange, disk: Disk) -> FileChange:
+    found = disk.modules[file.module]
+    after = file.modeling.after if found in (None, UNREADABLE) else found
+    return replace(file, modeling=replace(file.modeling, after=after))

@@ -11,7 +11,10 @@ from pathlib import Path
 
 from fa3cli.errors import MissingCapabilityError, UnsupportedError
 
-__all__ = ["Installed", "ModelingFile", "installed_transformers"]
+__all__ = ["OLDEST", "Installed", "ModelingFile", "installed_transformers"]
+
+# The oldest transformers whose files fa3 patches, and which has all that the guide's models need.
+OLDEST = "4.43"
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,6 @@ class Installed:
 
     folder: Path
     version: str
-
-    def older_than(self, *version: int) -> bool:
-        """Whether this is an older version than the one given by its numbers."""
-        return tuple(int(part) for part in re.findall(r"\d+", self.version)[: len(version)]) < version
 
     @property
     def knows_custom_code(self) -> bool:
@@ -94,8 +93,20 @@ def _defines(path: Path, name: str) -> bool:
 
 
 def installed_transformers() -> Installed:
-    """The transformers package that `import transformers` would load; MissingCapabilityError if there is none."""
+    """The transformers package that `import transformers` would load; MissingCapabilityError if it is missing or too old."""
     spec = importlib.util.find_spec("transformers")
     if spec is None or not spec.origin:
-        raise MissingCapabilityError("transformers is not installed", hint="pip install transformers")
-    return Installed(Path(spec.origin).parent, importlib.metadata.version("transformers"))
+        raise MissingCapabilityError(
+            "transformers is not installed", hint=f"pip install 'transformers>={OLDEST}'"
+        )
+    version = importlib.metadata.version("transformers")
+    if _numbers(version) < _numbers(OLDEST):
+        raise MissingCapabilityError(
+            f"transformers {version} is installed, expected {OLDEST} or newer",
+            hint=f"pip install 'transformers>={OLDEST}'",
+        )
+    return Installed(Path(spec.origin).parent, version)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))

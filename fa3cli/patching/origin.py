@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.files.reading import read_bytes
@@ -19,17 +21,20 @@ _WHERE = "download that file beside the weights and take what stands before its 
 
 @dataclass(frozen=True)
 class Origin:
-    """A modeling file and the class of it that a model is.
+    """A modeling file and the class of it that is loaded; None if nothing loads it by itself.
 
     `kind` is installed, folder or given. `package` is where the relative imports start from, None where they lead to
-    other files of the weights folder. `is_native` says that unpatched weights are loaded by transformers' own class.
+    other files of the folder. `config` is what the model's config.json says, `component` the part of a pipeline that
+    it is. `is_native` says that unpatched weights are loaded by transformers' own class.
     """
 
     kind: str
     path: Path
-    class_name: str
+    class_name: str | None
     package: str | None
-    is_native: bool
+    config: Mapping[str, Any] = field(default_factory=dict)
+    component: str | None = None
+    is_native: bool = False
 
 
 def find_origin(installed: Installed, config: Config, modeling: Path | None = None) -> Origin:
@@ -70,7 +75,7 @@ def _installed(installed: Installed, config: Config) -> Origin:
             f"is {found.causal_lm}"
         )
     _check_config_class(installed, config)
-    return Origin("installed", found.path, architecture, found.package, is_native=True)
+    return Origin("installed", found.path, architecture, found.package, config.data, is_native=True)
 
 
 def _of_folder(installed: Installed, config: Config, custom: CustomClass) -> Origin:
@@ -87,7 +92,7 @@ def _of_folder(installed: Installed, config: Config, custom: CustomClass) -> Ori
             f"{path} is missing, though auto_map of {config.path} names it",
             hint="download it beside the weights, or pass it as --modeling",
         )
-    return Origin("folder", path, custom.name, None, is_native=False)
+    return Origin("folder", path, custom.name, None, config.data)
 
 
 def _given(installed: Installed, config: Config, path: Path, custom: CustomClass | None) -> Origin:
@@ -102,7 +107,8 @@ def _given(installed: Installed, config: Config, path: Path, custom: CustomClass
         found = installed.modeling_file(config.model_type)
         class_name = class_name or found.causal_lm
     package = found.package if in_package else None
-    return Origin("given", path, class_name, package, is_native=bool(in_package) or custom is None)
+    is_native = bool(in_package) or custom is None
+    return Origin("given", path, class_name, package, config.data, is_native=is_native)
 
 
 def _check_config_class(installed: Installed, config: Config) -> None:

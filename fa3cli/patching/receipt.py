@@ -10,27 +10,28 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal
 
 from fa3cli.errors import ConflictError
 from fa3cli.files.documents import read_json, typed
-from fa3cli.files.reading import read_bytes
+from fa3cli.files.reading import is_file_name, read_bytes
 from fa3cli.patching.edits import Edit
 
-__all__ = ["RECEIPT", "Change", "Options", "Receipt", "digest_of", "read_receipt", "receipt_data", "sha256"]
+__all__ = [
+    "RECEIPT",
+    "UNREADABLE",
+    "Change",
+    "FileChange",
+    "Options",
+    "Receipt",
+    "digest_of",
+    "read_receipt",
+    "receipt_library",
+    "sha256",
+]
 
 RECEIPT = Path(".fa3", "patch.json")
 UNREADABLE = "unreadable"
-
-
-class AnyReceipt(Protocol):
-    """A receipt of either kind of folder."""
-
-    def strange_name(self) -> str | None:
-        """A path of a patched file that fa3 would not write; None if all are fa3's."""
-
-
-R = TypeVar("R", bound=AnyReceipt)
 
 
 def sha256(data: bytes) -> str:
@@ -74,52 +75,91 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Receipt:
-    """One patch. `source` is the modeling file it started from, `link` what config.json pointed to if it was a link.
+class FileChange:
+    """One patched file: its path in the folder, the file it was made of, and what became of that.
 
-    `rules` counts what fa3 knows of itself, `rule_files` are the files of rules that had a say, with their digests.
+    `component` is the part of a pipeline it is for, None for a language model or a file that nothing loads by itself.
+    """
+
+    component: str | None
+    module: str
+    source: str
+    modeling: Change
+
+    def is_ours(self, library: str) -> bool:
+        """Whether fa3 would write a file there."""
+        if library == "transformers":
+            return self.component is None and re.fullmatch(r"modeling_\w+_fa3\.py", self.module) is not None
+        folder, _, name = self.module.rpartition("/")
+        return (
+            folder == (self.component or "")
+            and (self.component is None or is_file_name(folder))
+            and re.fullmatch(r"[^/\\\0]+_fa3_[0-9a-f]{12}\.py", name) is not None
+        )
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One patch of a folder with modeling files of a `library` of some `version`.
+
+    `index` is the change of config.json or model_index.json, None where nothing changed it; `link` what that linked to,
+    if it was a link. `rules` counts what fa3 knows of itself, `rule_files` are the files of rules that had a say, with
+    their digests.
     """
 
     fa3cli: str
     rules: int
-    transformers: str
+    library: Literal["transformers", "diffusers"]
+    version: str
     options: Options
-    source: str
-    module: str
-    modeling: Change
-    config: Change
-    auto_map_before: dict[str, Any] | None
+    files: tuple[FileChange, ...]
+    index: Change | None
     link: str | None = None
     rule_files: Mapping[str, str] = field(default_factory=dict)
 
-    def strange_name(self) -> str | None:
-        """The name of the patched file if fa3 gives no such name; None if it does."""
-        return None if re.fullmatch(r"modeling_\w+_fa3\.py", self.module) else self.module
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The paths of the patched files in the folder."""
+        return tuple(file.module for file in self.files)
 
     def to_json(self) -> str:
         """The text of the file."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
 
-def read_receipt(folder: Path, kind: type[R] = Receipt) -> R | None:
+def read_receipt(folder: Path) -> Receipt | None:
     """The receipt of a folder, None without one; ConflictError if it is none that fa3 would write."""
-    data = receipt_data(folder)
+    data = _receipt_data(folder)
     if data is None:
         return None
     try:
-        receipt = typed(data, kind)
+        receipt = typed(data, Receipt)
         _refuse_unknown(data, asdict(receipt))
+        if not receipt.files or (
+            receipt.library == "transformers" and not (receipt.index and len(receipt.files) == 1)
+        ):
+            raise ValueError(f"{len(receipt.files)} patched files, expected one for each model")
     except ValueError as error:
         raise _unreadable(folder, error) from None
-    if (name := receipt.strange_name()) is not None:
-        raise ConflictError(
-            f"{folder / RECEIPT} names a file outside its folder, or one that fa3 would not write: {name!r}",
-            hint="restore the receipt that fa3 wrote from a copy of the folder",
-        )
+    for file in receipt.files:
+        if not file.is_ours(receipt.library):
+            raise ConflictError(
+                f"{folder / RECEIPT} names a file outside its folder, or one that fa3 would not write: {file.module!r}",
+                hint="restore the receipt that fa3 wrote from a copy of the folder",
+            )
     return receipt
 
 
-def receipt_data(folder: Path) -> Any:
+def receipt_library(folder: Path) -> str | None:
+    """The library whose files a folder's receipt says were patched; None without a receipt that can be read."""
+    try:
+        found = (_receipt_data(folder) or {}).get("library")
+    except ConflictError:
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _receipt_data(folder: Path) -> dict[str, Any] | None:
     """What a folder's receipt says, None without one; ConflictError if it can't be read, or fa3's folder is a link."""
     path = folder / RECEIPT
     if not _is(path.parent, stat.S_ISDIR, "folder") or not _is(path, stat.S_ISREG, "file"):
@@ -132,6 +172,20 @@ def receipt_data(folder: Path) -> Any:
         raise _unreadable(folder, error) from None
     if not isinstance(data, dict):
         raise _unreadable(folder, ValueError(f"expected an object, found {type(data).__name__}"))
+    return _of_today(data)
+
+
+def _of_today(data: dict[str, Any]) -> dict[str, Any]:
+    """A receipt in today's form. Language models and pipelines once had forms of their own."""
+    for library in ("transformers", "diffusers"):
+        if library in data:
+            data = {**data, "library": library, "version": data[library]}
+            del data[library]
+    if "config" in data:
+        file = {"component": None} | {key: data.get(key) for key in ("module", "source", "modeling")}
+        former = ("module", "source", "modeling", "config", "auto_map_before")
+        rest = {key: value for key, value in data.items() if key not in former}
+        data = {**rest, "files": [file], "index": data["config"]}
     return data
 
 

@@ -9,7 +9,23 @@ from fa3cli.patching.folder import Disk
 from fa3cli.patching.locating.classes import AttentionClass
 from fa3cli.patching.receipt import Receipt
 
-__all__ = ["PatchPlan", "PatchResult", "UndoResult"]
+__all__ = ["PatchPlan", "PatchResult", "PatchedFile", "UndoResult"]
+
+
+@dataclass(frozen=True)
+class PatchedFile:
+    """One patched file: its path, the class it is loaded as, and the `source` it is made of.
+
+    `component` is the part of a pipeline it is for. `origin` says where the source is: in the installed library, in the
+    folder (code that came with the weights), or given by --modeling.
+    """
+
+    component: str | None
+    module: Path
+    class_name: str | None
+    attention: tuple[AttentionClass, ...]
+    origin: str
+    source: Path
 
 
 @dataclass(frozen=True)
@@ -17,18 +33,16 @@ class PatchResult:
     """What a patch did, or (from `plan`) would do.
 
     `state` is would-patch, stale (would replace an older patch, for the `reason`), edited (would replace one changed
-    by hand, with force), already-patched, or patched once written. `origin` tells where `source` is: in the installed
-    transformers, in the folder (code that came with the weights), or given by --modeling.
+    by hand, with force), already-patched, or patched once written. `index` is the document that names the files; None
+    where nothing does. The sources are of a `library` of a `version`.
     """
 
     state: str
     folder: Path
-    module: Path
-    class_name: str
-    attention: tuple[AttentionClass, ...]
-    origin: str
-    source: Path
-    transformers: str
+    files: tuple[PatchedFile, ...]
+    index: Path | None
+    library: str
+    version: str
     quantizer: str
     warnings: tuple[str, ...] = ()
     reason: str | None = None
@@ -37,15 +51,19 @@ class PatchResult:
 
 @dataclass(frozen=True)
 class PatchPlan:
-    """A result with all that has to be written for it: texts before and after, and the receipt."""
+    """A result with all that has to be written for it: the texts of each file and of the index, before and after."""
 
     result: PatchResult
-    source_text: str
-    patched_text: str
-    config_before: str
-    config_after: str
+    texts: tuple[tuple[str, str], ...]
+    index_before: str | None
+    index_after: str | None
     receipt: Receipt
     disk: Disk | None
+
+    @property
+    def code(self) -> dict[str, str]:
+        """The patched texts by the files' paths in the folder."""
+        return {module: after for module, (_, after) in zip(self.receipt.modules, self.texts)}
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fa3cli.errors import ConflictError, Fa3Error
 from fa3cli.patching.api import plan
-from fa3cli.patching.config_json import CAUSAL_LM
-from fa3cli.patching.diffusion import folder as diffusion
-from fa3cli.patching.diffusion.folder import is_pipeline
-from fa3cli.patching.diffusion.index import components
-from fa3cli.patching.folder import look
-from fa3cli.patching.locating.classes import AttentionClass
+from fa3cli.patching.folder import Disk, look
+from fa3cli.patching.formats import Format, format_of
+from fa3cli.patching.results import PatchResult
 
 __all__ = ["PatchStatus", "status"]
 
@@ -45,76 +41,40 @@ def status(folder: str | Path) -> PatchStatus:
     A receipt may be forged: a path that one names is not opened.
     """
     folder = Path(folder)
-    if is_pipeline(folder):
-        return _of_pipeline(folder)
+    form = format_of(folder)
     try:
-        disk = look(folder)
+        disk = look(form, folder)
     except ConflictError as error:
         return PatchStatus("foreign", reason=str(error))
-    custom = disk.config.causal_lm
-    module = folder / custom.file if custom and not custom.repository else None
-    judged = PatchStatus("unpatched", False, module, custom.name if custom else None)
+    module, class_name = form.loaded(disk.index) or (None, None)
+    if disk.receipt and module is None:
+        module = disk.receipt.modules[0]
+    judged = PatchStatus("stale", False, folder / module if module else None, class_name)
     if disk.receipt is None or disk.edited:
         state = "edited" if disk.edited else "foreign" if disk.foreign else "unpatched"
         return replace(judged, state=state, reason=disk.edited or disk.foreign)
-    if reason := disk.receipt.options.unverifiable("transformers"):
+    if reason := disk.receipt.options.unverifiable(form.library):
         return replace(judged, state="patched" if disk.is_whole else "stale", reason=reason)
     try:
         made = plan(folder, attention=disk.receipt.options.attention)
     except Fa3Error as error:
-        return replace(judged, state="stale", reason=str(error))
-    reason, others = made.result.reason, sorted(disk.config.auto_map.keys() - {CAUSAL_LM})
-    if made.result.origin != "installed":
-        reason = reason or f"made from {made.result.source}, not from the installed transformers"
-    elif others:
-        reason = reason or f"auto_map lets {', '.join(others)} load code too"
-    code = {made.receipt.module: made.patched_text}
-    return _judged(judged, made.result.state, made.result.attention, reason, code)
-
-
-def _of_pipeline(folder: Path) -> PatchStatus:
-    """The same of a pipeline; its module and class are those of the first transformer."""
-    try:
-        disk = diffusion.look(folder)
-    except ConflictError as error:
-        return PatchStatus("foreign", reason=str(error))
-    receipt = disk.receipt
-    if receipt is None or disk.edited:
-        return PatchStatus("edited" if disk.edited else "unpatched", reason=disk.edited)
-    judged = PatchStatus("stale", False, folder / receipt.files[0].module)
-    if reason := receipt.options.unverifiable("diffusers"):
-        return replace(judged, state="patched" if disk.is_whole else "stale", reason=reason)
-    try:
-        made = plan(folder, attention=receipt.options.attention)
-    except Fa3Error as error:
         return replace(judged, reason=str(error))
-    reason, ours = made.result.reason, {each.component for each in made.result.files}
-    others = [
-        each.name
-        for each in (components(disk.index) if disk.index else [])
-        if each.name not in ours and os.path.lexists(folder / each.name / f"{each.library}.py")
-    ]
-    if others:
-        reason = reason or f"model_index.json lets {', '.join(others)} load code too"
-    code = {file.module: text for file, (_, text) in zip(made.receipt.files, made.texts)}
-    attention = [each for file in made.result.files for each in file.attention]
-    judged = replace(judged, class_name=made.result.files[0].class_name)
-    return _judged(judged, made.result.state, attention, reason, code)
-
-
-def _judged(
-    judged: PatchStatus,
-    state: str,
-    attention: Iterable[AttentionClass],
-    reason: str | None,
-    code: Mapping[str, str],
-) -> PatchStatus:
-    """What a patch that could be made again is worth."""
+    reason = made.result.reason or _own_code(form, disk, made.result)
+    attention = (found.name for file in made.result.files for found in file.attention)
     return replace(
         judged,
-        state="patched" if state == "already-patched" else "stale",
+        state="patched" if made.result.state == "already-patched" else "stale",
         reproducible=reason is None,
-        attention=tuple(dict.fromkeys(each.name for each in attention)),
+        class_name=made.result.files[0].class_name,
+        attention=tuple(dict.fromkeys(attention)),
         reason=reason,
-        code={} if reason else code,
+        code={} if reason else made.code,
     )
+
+
+def _own_code(form: Format, disk: Disk, result: PatchResult) -> str | None:
+    """Which code of the folder is run though the installed library does not give it; None if there is none."""
+    for file in result.files:
+        if file.origin != "installed":
+            return f"made from {file.source}, not from the installed {form.library}"
+    return form.other_code(disk.folder, disk.index, {file.component for file in result.files})

@@ -13,7 +13,7 @@ from tests.patching.conftest import snapshot
 def test_patch_then_undo_restores_every_byte(weights) -> None:
     before = snapshot(weights)
     result = patch(weights)
-    assert (result.state, result.class_name) == ("patched", "Qwen2ForCausalLM")
+    assert (result.state, result.files[0].class_name) == ("patched", "Qwen2ForCausalLM")
     assert sorted(snapshot(weights)) == [
         ".fa3/patch.json",
         "config.json",
@@ -124,7 +124,7 @@ def test_output_is_a_complete_folder_and_the_source_stays(weights) -> None:
     assert not output.exists()
     result = patch(weights, output=output)
     assert snapshot(weights) == before
-    assert result.module == output / "modeling_qwen2_fa3.py"
+    assert result.files[0].module == output / "modeling_qwen2_fa3.py"
     assert (output / "model.safetensors").is_symlink()
     assert status(output).reproducible
     assert patch(weights, output=output).state == "already-patched"
@@ -152,7 +152,7 @@ def test_a_linked_receipt_folder_is_neither_read_nor_written(weights, target: st
 def test_a_folder_in_the_patched_files_place_is_a_conflict(weights, patched: bool) -> None:
     module = weights / "modeling_qwen2_fa3.py"
     if patched:
-        patch(weights).module.unlink()
+        patch(weights).files[0].module.unlink()
     (module / "mine").mkdir(parents=True)
     before = snapshot(weights)
     for act in (patch, undo):
@@ -176,10 +176,12 @@ def test_undo_keeps_a_file_that_a_forged_receipt_names(weights) -> None:
     patch(weights)
     (weights / "modeling_mine_fa3.py").write_text("mine")
     data = json.loads((weights / RECEIPT).read_text())
-    (weights / RECEIPT).write_text(json.dumps(data | {"module": "modeling_mine_fa3.py"}))
+    data["files"][0]["module"] = "modeling_mine_fa3.py"
+    (weights / RECEIPT).write_text(json.dumps(data))
     with pytest.raises(ConflictError, match=r"modeling_mine_fa3\.py changed since"):
         undo(weights)
-    (weights / RECEIPT).write_text(json.dumps(data | {"module": "config.json"}))
+    data["files"][0]["module"] = "config.json"
+    (weights / RECEIPT).write_text(json.dumps(data))
     with pytest.raises(ConflictError, match="would not write"):
         undo(weights, force=True)
     assert (weights / "config.json").exists()
@@ -261,8 +263,8 @@ def test_a_users_rules_are_used_and_a_bad_one_leaves_the_folder_alone(weights, t
     rule.parent.mkdir()
     rule.write_text(rule_samples.QWEN2)
     result = patch(weights, rules=rule.parent)
-    assert "FAQuantizer(SimpleNamespace(num_attention_heads=config." in result.module.read_text()
-    assert (result.rules, result.attention[0].rule) == (str(rule.parent), "mine.toml")
+    assert "FAQuantizer(SimpleNamespace(num_attention_heads=config." in result.files[0].module.read_text()
+    assert (result.rules, result.files[0].attention[0].rule) == (str(rule.parent), "mine.toml")
     assert attention_of(weights, rules=rule.parent)[0].rule == "mine.toml"
     assert plan(weights, rules=rule.parent).result.state == "already-patched"
     assert "patched with --rules" in plan(weights).result.reason
@@ -319,7 +321,7 @@ def test_the_hubs_cache_is_never_written_through(hub) -> None:
 def test_a_link_to_the_folder_is_as_good_as_the_folder(weights, tmp_path) -> None:
     before, link = snapshot(weights), tmp_path / "link"
     link.symlink_to(weights)
-    assert patch(link).module == link / "modeling_qwen2_fa3.py"
+    assert patch(link).files[0].module == link / "modeling_qwen2_fa3.py"
     assert patch(weights).state == "already-patched"
     undo(link)
     assert (link.is_symlink(), snapshot(weights)) == (True, before)

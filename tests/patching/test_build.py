@@ -16,7 +16,7 @@ def remote(tmp_path):
 
 
 def test_a_modeling_file_of_another_version_is_refused_by_the_names_it_misses(weights) -> None:
-    source = plan(weights).source_text
+    source = plan(weights).texts[0][0]
     path = weights.parent / "modeling_other.py"
     path.write_text(source.replace("import ACT2FN", "import ACT2FN, NEVER_THERE"))
     with pytest.raises(UnsupportedError, match="NEVER_THERE of transformers.activations"):
@@ -33,7 +33,7 @@ def test_a_modeling_file_of_another_version_is_refused_by_the_names_it_misses(we
 
 def test_the_folders_own_file_is_patched_and_its_imports_stay(remote) -> None:
     before = snapshot(remote)
-    made = patch(remote)
+    [made] = patch(remote).files
     assert (made.origin, made.source, made.class_name) == (
         "folder",
         remote / "modeling_tiny.py",
@@ -62,8 +62,9 @@ def test_a_file_given_instead_takes_the_folders_place(remote) -> None:
     with pytest.raises(InvalidInputError, match="modeling_tiny.py is missing"):
         plan(remote)
     made = plan(remote, modeling=path)
-    assert (made.result.origin, made.result.class_name) == ("given", "TinyForCausalLM")
-    assert "from .configuration_tiny" in made.patched_text
+    [file] = made.result.files
+    assert (file.origin, file.class_name) == ("given", "TinyForCausalLM")
+    assert "from .configuration_tiny" in made.texts[0][1]
     (remote / "helpers_tiny.py").unlink()
     with pytest.raises(InvalidInputError, match=r"given.py:\d+: imports .helpers_tiny"):
         plan(remote, modeling=path)
@@ -96,7 +97,7 @@ def test_a_package_the_file_cannot_do_without_is_named(remote) -> None:
     with pytest.raises(UnsupportedError, match=r"modeling_tiny.py:3: imports surely_not_installed"):
         plan(remote)
     path.write_text(path.read_text().replace("import surely", "if math.pi > 4:\n    import surely", 1))
-    assert "try: import surely_not_installed" in plan(remote).patched_text
+    assert "try: import surely_not_installed" in plan(remote).texts[0][1]
 
 
 def test_a_file_someone_patched_by_hand_is_left_alone(remote) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fa3cli.patching import api, patch, undo
+from fa3cli.patching import patch, undo
+from fa3cli.patching.formats import weights as weights_format
 from tests.patching.diffusion import samples
 from tests.patching.diffusion.conftest import library  # noqa: F401
 from tests.patching.interrupted import DONE, FAILED, KILLED, PAST, failing, killed, together, tree
@@ -81,14 +82,15 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     weights.rename(target)
     (target / "config.json").rename(target.parent / "blob")
     (target / "config.json").symlink_to("../blob")
-    build = functools.lru_cache(lambda options, text: real(installed[0], configs[text], options))
-    real, installed, configs = api.build, [], {}
+    real, made = weights_format.build, {}
 
-    def once(transformers, config, options):
-        installed[:], configs[config.text] = [transformers], config
-        return build(options, config.text)
+    def once(transformers, folder, origin, options):
+        key = repr((origin, options))
+        if key not in made:
+            made[key] = real(transformers, folder, origin, options)
+        return made[key]
 
-    monkeypatch.setattr(api, "build", once)
+    monkeypatch.setattr(weights_format, "build", once)
     patch(target)
     undo(target)
     patch(target, quantizer="msmodelslim")

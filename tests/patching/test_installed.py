@@ -1,3 +1,5 @@
+import importlib.metadata
+
 import pytest
 
 from fa3cli.errors import MissingCapabilityError, UnsupportedError
@@ -76,10 +78,18 @@ def test_an_unknown_type_names_the_nearest(installed) -> None:
         installed.modeling_file("lost")
 
 
-def test_versions_compare_by_number() -> None:
-    assert Installed(None, "4.9.2").older_than(4, 43, 0)
-    assert not Installed(None, "4.43.0.dev0").older_than(4, 43, 0)
-    assert not Installed(None, "5.23.0").older_than(4, 43, 0)
+@pytest.mark.parametrize(
+    ("version", "works"), [("4.9.2", False), ("4.42.4", False), ("4.43.0.dev0", True), ("5.0", True)]
+)
+def test_a_transformers_that_is_too_old_is_refused(monkeypatch, version: str, works: bool) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    if works:
+        assert installed_transformers().version == version
+        return
+    with pytest.raises(
+        MissingCapabilityError, match=f"transformers {version} is installed, expected 4.43 or newer"
+    ):
+        installed_transformers()
 
 
 def test_causal_lms_are_read_off(installed) -> None:

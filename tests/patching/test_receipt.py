@@ -1,29 +1,36 @@
 import json
 import os
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from fa3cli.errors import ConflictError
 from fa3cli.patching import patch, plan, status, undo
 from fa3cli.patching.edits import Edit, reverse
-from fa3cli.patching.receipt import RECEIPT, Change, Options, Receipt, read_receipt
+from fa3cli.patching.receipt import RECEIPT, Change, FileChange, Options, Receipt, read_receipt
 from tests.patching.conftest import snapshot
+from tests.patching.diffusion.conftest import flux, library  # noqa: F401
 
 CHANGE = Change("a", "b", (Edit(3, "x", "é\r\n"),))
 OPTIONS = Options(("A",), "/given.py", rules="/rules")
-SAMPLE = Receipt(
-    "0.1",
-    1,
-    "4.43.1",
-    OPTIONS,
-    "/s.py",
-    "modeling_qwen2_fa3.py",
-    CHANGE,
-    CHANGE,
-    {"AutoConfig": "c.C"},
-    None,
-    {"a.toml": "12"},
+FILE = FileChange(None, "modeling_qwen2_fa3.py", "/s.py", CHANGE)
+SAMPLE = Receipt("0.1", 1, "transformers", "4.43.1", OPTIONS, (FILE,), CHANGE, None, {"a.toml": "12"})
+PART = replace(FILE, component="a b", module="a b/transformer_x_fa3_0123456789ab.py")
+PIPELINE = replace(
+    SAMPLE, library="diffusers", files=(PART, replace(PART, component=None, module=PART.module[4:]))
 )
+
+
+def former(receipt: Receipt) -> dict[str, Any]:
+    """A receipt as it was written while language models and pipelines had forms of their own."""
+    data = json.loads(receipt.to_json())
+    data[data.pop("library")] = data.pop("version")
+    if receipt.library == "transformers":
+        [file] = data.pop("files")
+        del file["component"]
+        data |= file | {"config": data.pop("index"), "auto_map_before": {"AutoConfig": "c.C"}}
+    return data
 
 
 def write(folder, text: str) -> None:
@@ -31,9 +38,35 @@ def write(folder, text: str) -> None:
     (folder / RECEIPT).write_bytes(text.encode())
 
 
-def test_a_receipt_reads_back_as_written(tmp_path) -> None:
-    write(tmp_path, SAMPLE.to_json())
-    assert read_receipt(tmp_path) == SAMPLE
+@pytest.mark.parametrize("receipt", [SAMPLE, PIPELINE, replace(PIPELINE, index=None)])
+def test_a_receipt_reads_back_as_written(tmp_path, receipt: Receipt) -> None:
+    write(tmp_path, receipt.to_json())
+    assert read_receipt(tmp_path) == receipt
+
+
+@pytest.mark.parametrize("receipt", [SAMPLE, PIPELINE])
+def test_a_receipt_of_the_former_form_is_read(tmp_path, receipt: Receipt) -> None:
+    write(tmp_path, json.dumps(former(receipt)))
+    assert read_receipt(tmp_path) == receipt
+
+
+@pytest.mark.parametrize("gone", sorted(former(SAMPLE).keys() - {"rule_files", "link", "auto_map_before"}))
+def test_a_broken_receipt_of_the_former_form_is_a_conflict(tmp_path, gone: str) -> None:
+    for value in ({}, {gone: []}, {gone: None}):
+        data = {key: kept for key, kept in former(SAMPLE).items() if key != gone} | value
+        (tmp_path / RECEIPT).parent.mkdir(exist_ok=True)
+        (tmp_path / RECEIPT).write_text(json.dumps(data))
+        with pytest.raises(ConflictError, match="not a receipt"):
+            read_receipt(tmp_path)
+
+
+@pytest.mark.parametrize("files", [(), (FILE, FILE)])
+def test_a_language_model_has_one_file(tmp_path, files: tuple[FileChange, ...]) -> None:
+    for receipt in (replace(SAMPLE, files=files), replace(SAMPLE, index=None)):
+        (tmp_path / RECEIPT).parent.mkdir(exist_ok=True)
+        (tmp_path / RECEIPT).write_text(receipt.to_json())
+        with pytest.raises(ConflictError, match="not a receipt"):
+            read_receipt(tmp_path)
 
 
 def test_no_receipt_is_none(tmp_path) -> None:
@@ -64,20 +97,22 @@ DEEP = json.loads("[" * 90 + "]" * 90)
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (["module"], 7),
-        (["module"], None),
+        (["files"], 7),
+        (["files", 0, "module"], 7),
+        (["files", 0, "module"], None),
+        (["library"], "torch"),
+        (["version"], 5),
         (["options"], []),
         (["options", "rules"], 7),
         (["options", "attention"], "A"),
         (["options", "attention"], [7]),
-        (["modeling"], None),
-        (["modeling", "edits"], None),
-        (["modeling", "edits"], {"offset": 3}),
-        (["modeling", "edits", 0], [3, "x", "y"]),
-        (["config", "edits", 0, "offset"], "3"),
-        (["config", "edits", 0, "offset"], 1e400),
-        (["config", "before"], DEEP),
-        (["auto_map_before"], DEEP),
+        (["files", 0, "modeling"], None),
+        (["files", 0, "modeling", "edits"], None),
+        (["files", 0, "modeling", "edits"], {"offset": 3}),
+        (["files", 0, "modeling", "edits", 0], [3, "x", "y"]),
+        (["index", "edits", 0, "offset"], "3"),
+        (["index", "edits", 0, "offset"], 1e400),
+        (["index", "before"], DEEP),
         (["link"], 7),
         (["rule_files"], {"a.toml": None}),
         (["rules"], True),
@@ -118,7 +153,7 @@ def test_what_fa3_would_not_make_is_neither_read_nor_followed(tmp_path, name: st
     ],
 )
 def test_a_receipt_cannot_point_out_of_its_folder(tmp_path, module: str) -> None:
-    write(tmp_path, json.dumps({**json.loads(SAMPLE.to_json()), "module": module}))
+    write(tmp_path, replace(SAMPLE, files=(replace(FILE, module=module),)).to_json())
     with pytest.raises(ConflictError, match="outside"):
         read_receipt(tmp_path)
 
@@ -130,13 +165,25 @@ def test_a_receipt_with_other_edits_between_the_same_texts_is_read_checked_and_u
     path = weights / RECEIPT
     data = json.loads(path.read_text())
     # As fa3 cut them when it edited text: more than what differs.
-    text = made.source_text
+    [(text, patched_text)] = made.texts
     former = [Edit(edit.offset - 1, text[edit.offset - 1] + edit.removed, text[edit.offset - 1] + edit.inserted)
-              for edit in made.receipt.modeling.edits]  # fmt: skip
-    data["modeling"]["edits"] = [vars(edit) for edit in former]
+              for edit in made.receipt.files[0].modeling.edits]  # fmt: skip
+    data["files"][0]["modeling"]["edits"] = [vars(edit) for edit in former]
     path.write_text(json.dumps(data))
-    assert reverse(made.patched_text, read_receipt(weights).modeling.edits) == text
+    assert reverse(patched_text, read_receipt(weights).files[0].modeling.edits) == text
     assert plan(weights).result.state == "already-patched"
     assert status(weights).state == "patched"
     undo(weights)
     assert snapshot(weights) == before
+
+
+@pytest.mark.parametrize("folder", ["weights", "flux"])
+def test_a_patch_with_a_receipt_of_the_former_form_is_checked_and_undone(folder: str, request) -> None:
+    folder = request.getfixturevalue(folder)
+    before = snapshot(folder)
+    patch(folder)
+    (folder / RECEIPT).write_text(json.dumps(former(read_receipt(folder))))
+    assert patch(folder).state == "already-patched"
+    assert status(folder).reproducible
+    undo(folder)
+    assert snapshot(folder) == before

@@ -31,7 +31,7 @@ def test_a_forged_receipt_proves_nothing(weights) -> None:
     module, receipt = weights / "modeling_qwen2_fa3.py", weights / RECEIPT
     module.write_text("print('evil')\n")
     data = json.loads(receipt.read_text())
-    data["modeling"]["after"] = sha256(module.read_bytes())
+    data["files"][0]["modeling"]["after"] = sha256(module.read_bytes())
     receipt.write_text(json.dumps(data))
     found = status(weights)
     assert (found.state, found.reproducible) == ("stale", False)
@@ -49,7 +49,7 @@ def test_another_entry_of_auto_map_is_code_nobody_checked(weights) -> None:
 
 def test_a_given_source_and_another_quantizer_are_never_reproducible(weights) -> None:
     path = weights.parent / "modeling_given.py"
-    path.write_text(plan(weights).source_text)
+    path.write_text(plan(weights).texts[0][0])
     patch(weights, modeling=path)
     assert (status(weights).state, status(weights).reproducible) == ("patched", False)
     patch(weights, quantizer="msmodelslim")
@@ -87,7 +87,8 @@ def test_no_path_that_a_receipt_names_is_opened(weights, tmp_path, options, reas
     patch(weights)
     data = json.loads((weights / RECEIPT).read_text())
     data["options"] |= {key: value.replace("PIPE", path) for key, value in options.items()}
-    (weights / RECEIPT).write_text(json.dumps(data | {"source": path, "link": path}))
+    data["files"][0]["source"] = path
+    (weights / RECEIPT).write_text(json.dumps(data | {"link": path}))
     found = status(weights)
     assert (found.state, found.reproducible, found.code) == ("patched", False, {})
     assert reason.replace("PIPE", path) in found.reason
@@ -97,8 +98,8 @@ def test_no_path_that_a_receipt_names_is_opened(weights, tmp_path, options, reas
 
 def test_a_part_of_a_patch_with_a_given_source_is_stale(weights) -> None:
     path = weights.parent / "modeling_given.py"
-    path.write_text(plan(weights).source_text)
-    patch(weights, modeling=path).module.unlink()
+    path.write_text(plan(weights).texts[0][0])
+    patch(weights, modeling=path).files[0].module.unlink()
     assert status(weights).state == "stale"
 
 
@@ -148,7 +149,7 @@ def test_what_is_not_reproducible_says_why(weights) -> None:
 
 def test_a_reproducible_patch_comes_with_its_verified_code(weights) -> None:
     assert status(weights).code == {}
-    module = patch(weights).module
+    module = patch(weights).files[0].module
     assert status(weights).code == {module.name: module.read_text()}
     patch(weights, quantizer="msmodelslim")
     assert status(weights).code == {}

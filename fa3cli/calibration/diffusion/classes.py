@@ -13,13 +13,13 @@ from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
 from fa3cli.patching.config_json import Config
 from fa3cli.patching.diffusion.index import components
 from fa3cli.patching.diffusion.library import installed_diffusers
-from fa3cli.patching.diffusion.receipt import PipelineReceipt
+from fa3cli.patching.receipt import Receipt
 
 __all__ = ["pipeline_class_of", "require_trust", "transformer_classes"]
 
 
 def transformer_classes(
-    folder: Path, index: Config, receipt: PipelineReceipt | None, code: Mapping[str, str], *, trusted: bool
+    folder: Path, index: Config, receipt: Receipt | None, code: Mapping[str, str], *, trusted: bool
 ) -> dict[str, type[nn.Module]]:
     """Return the classes of the transformers by component: the patched ones of a receipt, else the installed diffusers'.
 

@@ -24,8 +24,9 @@ from fa3cli.calibration.streamed_model import StreamedModel
 from fa3cli.calibration.trust import require_known_code
 from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.patching.config_json import Config, read_config
-from fa3cli.patching.diffusion.folder import look, original_index
 from fa3cli.patching.diffusion.index import INDEX, components
+from fa3cli.patching.folder import look, original_index
+from fa3cli.patching.formats import Pipeline
 
 __all__ = ["OpenedPipeline", "load_pipeline", "open_pipeline"]
 
@@ -54,7 +55,7 @@ class OpenedPipeline:
     @property
     def parts(self) -> list[str]:
         """Names of the folders it is loaded from."""
-        return [each.name for each in components(original_index(look(self.folder)))]
+        return [each.name for each in components(original_index(look(Pipeline(), self.folder)))]
 
     @property
     def pipeline_class_name(self) -> str:
@@ -75,7 +76,7 @@ def open_pipeline(
         require_regular_files(part)
     status = patching.status(folder)
     require_known_code(folder, status, fa=fa, trusted=trust_remote_code)
-    disk = look(folder)
+    disk = look(Pipeline(), folder)
     index = original_index(disk)
     receipt = disk.receipt if fa else None
     classes = transformer_classes(folder, index, receipt, status.code, trusted=trust_remote_code)

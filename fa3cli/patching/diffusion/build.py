@@ -3,49 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
+from fa3cli.patching.build import Build
 from fa3cli.patching.config_json import Config
 from fa3cli.patching.diffusion.elsewhere import refuse_attention_elsewhere
 from fa3cli.patching.diffusion.index import Component, component_config, components
 from fa3cli.patching.diffusion.library import PACKAGE, Diffusers
 from fa3cli.patching.diffusion.vendor import Vendored, vendor
 from fa3cli.patching.locating.classes import AttentionClass
-from fa3cli.patching.origin import mentions_quantizer, read_source
+from fa3cli.patching.origin import Origin, mentions_quantizer, read_source
 from fa3cli.patching.receipt import Options
 from fa3cli.patching.rules.examples import checked_rules
 from fa3cli.patching.source import Source, parse
-from fa3cli.patching.sources import PatchedSource, list_source, patch_source
+from fa3cli.patching.sources import list_source, patch_source
 
-__all__ = ["Build", "Origin", "build", "listed", "origins"]
-
-
-@dataclass(frozen=True)
-class Origin:
-    """A file to patch: the part it is for and the class it is loaded as (none: nothing loads it by itself).
-
-    `package` is where its relative imports start from. `kind` is installed or given.
-    """
-
-    component: str | None
-    class_name: str | None
-    kind: str
-    path: Path
-    package: str | None
-    config: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Build:
-    """Where a file came from, its text, and what became of it."""
-
-    origin: Origin
-    text: str
-    patched: PatchedSource
+__all__ = ["build", "listed", "origins"]
 
 
 def origins(library: Diffusers, folder: Path, index: Config | None, modeling: Path | None) -> list[Origin]:
@@ -54,7 +29,7 @@ def origins(library: Diffusers, folder: Path, index: Config | None, modeling: Pa
     given = parse(read_source(modeling), str(modeling)) if modeling else None
     defined = re.findall(r"^class (\w+)", given.text, re.MULTILINE) if given else []
     if given and not {each.class_name for each in parts}.intersection(defined):
-        return [Origin(None, None, "given", modeling, _package_of(given, modeling), {})]
+        return [Origin("given", modeling, None, _package_of(given, modeling))]
     if not parts:
         raise UnsupportedError(
             f"{index.path}: names no transformer that diffusers {library.version} has",
@@ -69,10 +44,10 @@ def origins(library: Diffusers, folder: Path, index: Config | None, modeling: Pa
                 if _reaches_up(given) or library.folder in modeling.parents
                 else _package_of(given, modeling)
             )
-            found.append(Origin(part.name, part.class_name, "given", modeling, package, config))
+            found.append(Origin("given", modeling, part.class_name, package, config, part.name))
         else:
             path = library.transformer_file(part.class_name)
-            found.append(Origin(part.name, part.class_name, "installed", path, PACKAGE, config))
+            found.append(Origin("installed", path, part.class_name, PACKAGE, config, part.name))
     return found
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from fa3cli.patching.diffusion import api
 from fa3cli.patching.diffusion.library import Diffusers
+from fa3cli.patching.formats import pipeline
 from tests.patching.diffusion import samples
 
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Diffusers:
     found = samples.library(tmp_path)
-    monkeypatch.setattr(api, "installed_diffusers", lambda: found)
+    monkeypatch.setattr(pipeline, "installed_diffusers", lambda: found)
     return found
 
 

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from fa3cli.errors import Fa3Error
-from fa3cli.patching.diffusion.build import Origin, build
+from fa3cli.patching.diffusion.build import build
 from fa3cli.patching.diffusion.library import PACKAGE, Diffusers, installed_diffusers
+from fa3cli.patching.origin import Origin
 from fa3cli.patching.receipt import Options
 from tests.patching.diffusion.tiny_pipelines import TRANSFORMERS
 
@@ -48,7 +49,7 @@ def _names(library: Diffusers) -> list[str]:
 def _outcome(library: Diffusers, name: str, native: type, folder: Path) -> dict[str, Any]:
     try:
         path = library.transformer_file(name)
-        made = build(library, Origin("transformer", name, "installed", path, PACKAGE, {}), Options())
+        made = build(library, Origin("installed", path, name, PACKAGE, component="transformer"), Options())
     except Fa3Error as error:
         # Lines and paths change with every version.
         reason = re.sub(rf"{re.escape(str(library.folder))}/", "", str(error))

@@ -11,8 +11,8 @@ import pytest
 
 from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError
 from fa3cli.patching import attention_of, patch, plan, status, undo
-from fa3cli.patching.diffusion import api
 from fa3cli.patching.diffusion import library as installed
+from fa3cli.patching.formats import pipeline
 from tests.patching.conftest import snapshot
 from tests.patching.diffusion import samples
 
@@ -167,7 +167,7 @@ def test_a_stale_patch_names_its_reason_and_is_replaced(flux, library, monkeypat
     before = snapshot(flux)
     patch(flux)
     newer = replace(library, version="0.32.0")
-    monkeypatch.setattr(api, "installed_diffusers", lambda: newer)
+    monkeypatch.setattr(pipeline, "installed_diffusers", lambda: newer)
     assert plan(flux).result.state == "already-patched"  # the same text
     path = library.folder / "models" / "attention_processor.py"
     path.write_text(path.read_text().replace("attn.heads, 8", "attn.heads, 9"))
@@ -253,7 +253,7 @@ def test_what_is_no_file_is_an_error(flux, name: str, make) -> None:
         {"link": []},
         {"options": {"rules": 7}},
         {"unknown": 1},
-        {"diffusers": None},
+        {"library": None},
     ],
 )
 def test_a_receipt_of_wrong_types_is_a_conflict(flux, change: dict) -> None:
@@ -345,7 +345,7 @@ def test_a_file_that_is_there_already_is_not_written_over(flux) -> None:
 
 
 def test_without_diffusers_it_says_what_is_missing(flux, monkeypatch) -> None:
-    monkeypatch.setattr(api, "installed_diffusers", installed.installed_diffusers)
+    monkeypatch.setattr(pipeline, "installed_diffusers", installed.installed_diffusers)
     monkeypatch.setattr(installed.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingCapabilityError, match="diffusers is not installed"):
         patch(flux)

@@ -1,0 +1,81 @@
+"""The folder of a pipeline of diffusers: model_index.json, which names a patched file in the folder of each transformer.
+
+A folder without model_index.json, and a given modeling file, make a patched file that nothing loads by itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+from functools import cached_property
+from pathlib import Path
+
+from fa3cli.errors import InvalidInputError
+from fa3cli.patching.build import Build
+from fa3cli.patching.config_json import Config, read_config
+from fa3cli.patching.diffusion.build import build, listed, origins
+from fa3cli.patching.diffusion.index import INDEX, components, set_modules
+from fa3cli.patching.diffusion.library import Diffusers, installed_diffusers
+from fa3cli.patching.edits import Edit
+from fa3cli.patching.locating.classes import AttentionClass
+from fa3cli.patching.origin import Origin
+from fa3cli.patching.receipt import Options, sha256
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline:
+    """A folder with model_index.json and a folder for each part (see `Format`)."""
+
+    index = INDEX
+    library = "diffusers"
+
+    @cached_property
+    def installed(self) -> Diffusers:
+        """The installed diffusers."""
+        return installed_diffusers()
+
+    @property
+    def version(self) -> str:
+        return self.installed.version
+
+    def read_index(self, folder: Path, patched: bool) -> Config | None:
+        if not folder.is_dir():
+            raise InvalidInputError(f"{folder} is not a folder")
+        return read_config(folder / INDEX) if patched or os.path.lexists(folder / INDEX) else None
+
+    def foreign(self, folder: Path, index: Config | None) -> str | None:
+        return None
+
+    def warnings(self, index: Config | None) -> tuple[str, ...]:
+        return ()
+
+    def origins(self, folder: Path, index: Config | None, modeling: Path | None) -> list[Origin]:
+        return origins(self.installed, folder, index, modeling)
+
+    def build(self, folder: Path, origin: Origin, options: Options) -> Build:
+        return build(self.installed, origin, options)
+
+    def attention(self, origin: Origin, rules: str | Path | None) -> tuple[AttentionClass, ...]:
+        return listed(self.installed, origin, rules)
+
+    def module(self, index: Config | None, made: Build) -> str:
+        """Files of all folders share one namespace in diffusers, so the digest of the text is in the name."""
+        digest = sha256(made.patched.text.encode())
+        name = f"{made.origin.path.stem}_fa3_{digest[:12]}.py"
+        return f"{made.origin.component}/{name}" if made.origin.component else name
+
+    def index_edits(self, index: Config | None, modules: Iterable[tuple[Origin, str]]) -> list[Edit]:
+        stems = {origin.component: Path(module).stem for origin, module in modules if origin.component}
+        return set_modules(index, stems) if index and stems else []
+
+    def loaded(self, index: Config | None) -> tuple[str, str] | None:
+        return None
+
+    def other_code(self, folder: Path, index: Config | None, patched: Collection[str | None]) -> str | None:
+        others = [
+            part.name
+            for part in (components(index) if index else [])
+            if part.name not in patched and os.path.lexists(folder / part.name / f"{part.library}.py")
+        ]
+        return f"model_index.json lets {', '.join(others)} load code too" if others else None

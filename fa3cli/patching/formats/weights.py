@@ -1,0 +1,92 @@
+"""The folder of a language model: config.json, whose auto_map names the patched file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+from functools import cached_property
+from pathlib import Path
+
+from fa3cli.patching.build import Build, build
+from fa3cli.patching.config_json import CAUSAL_LM, Config, read_config, require_types, set_auto_map
+from fa3cli.patching.edits import Edit
+from fa3cli.patching.installed import Installed, installed_transformers
+from fa3cli.patching.locating.classes import AttentionClass
+from fa3cli.patching.origin import Origin, find_origin, mentions_quantizer, read_source
+from fa3cli.patching.receipt import RECEIPT, Options
+from fa3cli.patching.rules.examples import checked_rules
+from fa3cli.patching.sources import list_source
+
+__all__ = ["Weights"]
+
+
+class Weights:
+    """A folder with config.json and the weights of one causal language model (see `Format`)."""
+
+    index = "config.json"
+    library = "transformers"
+
+    @cached_property
+    def installed(self) -> Installed:
+        """The installed transformers."""
+        return installed_transformers()
+
+    @property
+    def version(self) -> str:
+        return self.installed.version
+
+    def read_index(self, folder: Path, patched: bool) -> Config:
+        config = read_config(folder / self.index)
+        require_types(config)
+        return config
+
+    def foreign(self, folder: Path, index: Config) -> str | None:
+        module, custom = folder / _module_name(index.model_type), index.causal_lm
+        if os.path.lexists(module):
+            return f"{module} exists, and there is no {RECEIPT} of fa3"
+        if custom is None or custom.repository:
+            return None
+        if custom.file == module.name:
+            return f"{index.path}: auto_map lets {CAUSAL_LM} load {custom.file}, and there is no {RECEIPT} of fa3"
+        own = folder / custom.file
+        return (
+            f"{own} has a fa_quantizer already, which fa3 didn't put there"
+            if mentions_quantizer(own)
+            else None
+        )
+
+    def warnings(self, index: Config) -> tuple[str, ...]:
+        written = index.data.get("transformers_version")
+        if not written or written == self.version:
+            return ()
+        return (f"config.json was written by transformers {written}, installed is {self.version}",)
+
+    def origins(self, folder: Path, index: Config, modeling: Path | None) -> list[Origin]:
+        return [find_origin(self.installed, index, modeling)]
+
+    def build(self, folder: Path, origin: Origin, options: Options) -> Build:
+        return build(self.installed, folder, origin, options)
+
+    def attention(self, origin: Origin, rules: str | Path | None) -> tuple[AttentionClass, ...]:
+        data, name = read_source(origin.path), str(origin.path)
+        return list_source(data, name=name, rules=checked_rules(rules), config=origin.config)
+
+    def module(self, index: Config, made: Build) -> str:
+        return _module_name(index.model_type)
+
+    def index_edits(self, index: Config, modules: Iterable[tuple[Origin, str]]) -> list[Edit]:
+        [(origin, module)] = modules
+        return set_auto_map(index, f"{module.removesuffix('.py')}.{origin.class_name}")
+
+    def loaded(self, index: Config) -> tuple[str, str] | None:
+        custom = index.causal_lm
+        return (custom.file, custom.name) if custom and not custom.repository else None
+
+    def other_code(self, folder: Path, index: Config, patched: Collection[str | None]) -> str | None:
+        others = sorted(index.auto_map.keys() - {CAUSAL_LM})
+        return f"auto_map lets {', '.join(others)} load code too" if others else None
+
+
+def _module_name(model_type: str) -> str:
+    stem = "".join(char if char.isalnum() else "_" for char in model_type)
+    return f"modeling_{stem}_fa3.py"
