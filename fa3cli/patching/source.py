@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import accumulate
 
 from fa3cli.errors import InvalidInputError, UnsupportedError
-from fa3cli.patching.bounds import Unbounded, bounded_tree
+from fa3cli.files.python_code import Unbounded, bounded_tree
 
 __all__ = ["BOM", "Source", "parse"]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fa3cli.patching.formats.format import Format
 from fa3cli.patching.formats.pipeline import Pipeline
 from fa3cli.patching.formats.weights import Weights
 from fa3cli.patching.receipt import receipt_library
+
+Format = Weights | Pipeline
 
 __all__ = ["Format", "Pipeline", "Weights", "format_of", "is_pipeline"]
 

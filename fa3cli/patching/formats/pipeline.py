@@ -25,7 +25,7 @@ __all__ = ["Pipeline"]
 
 
 class Pipeline:
-    """A folder with model_index.json and a folder for each part (see `Format`)."""
+    """A folder with model_index.json and a folder for each part; its methods are those of `Weights`."""
 
     index = INDEX
     library = "diffusers"

@@ -21,7 +21,10 @@ __all__ = ["Weights"]
 
 
 class Weights:
-    """A folder with config.json and the weights of one causal language model (see `Format`)."""
+    """A folder with config.json and the weights of one causal language model.
+
+    Each format has an `index`, the document of the folder that names what is loaded, and modeling files of a `library`.
+    """
 
     index = "config.json"
     library = "transformers"
@@ -33,14 +36,17 @@ class Weights:
 
     @property
     def version(self) -> str:
+        """The installed version of the library that the modeling files are of."""
         return self.installed.version
 
     def read_index(self, folder: Path, patched: bool) -> Config:
+        """Read the document that names what is loaded; InvalidInputError if it is broken."""
         config = read_config(folder / self.index)
         require_types(config)
         return config
 
     def foreign(self, folder: Path, index: Config) -> str | None:
+        """Why a folder without a receipt has a patch that is not fa3's; None if it has no patch."""
         module, custom = folder / _module_name(index.model_type), index.causal_lm
         if os.path.lexists(module):
             return f"{module} exists, and there is no {RECEIPT} of fa3"
@@ -56,33 +62,41 @@ class Weights:
         )
 
     def warnings(self, index: Config) -> tuple[str, ...]:
+        """What to warn of that the index says."""
         written = index.data.get("transformers_version")
         if not written or written == self.version:
             return ()
         return (f"config.json was written by transformers {written}, installed is {self.version}",)
 
     def origins(self, folder: Path, index: Config, modeling: Path | None) -> list[Origin]:
+        """The modeling files to patch, `modeling` in place of the library's own."""
         return [find_origin(self.installed, index, modeling)]
 
     def build(self, folder: Path, origin: Origin, options: Options) -> Build:
+        """Patch one modeling file; UnsupportedError (file:line) if that is not certain to be right."""
         return build(self.installed, folder, origin, options)
 
     def attention(self, origin: Origin, rules: str | Path | None) -> tuple[AttentionClass, ...]:
+        """Every attention class of a modeling file, patchable or not."""
         data, name = read_source(origin.path), str(origin.path)
         return list_source(data, name=name, rules=checked_rules(rules), config=origin.config)
 
     def module(self, index: Config, made: Build) -> str:
+        """The path in the folder that a patched file is written to."""
         return _module_name(index.model_type)
 
     def index_edits(self, index: Config, modules: Iterable[tuple[Origin, str]]) -> list[Edit]:
+        """The edits of the index that let the patched files, `modules`, be loaded."""
         [(origin, module)] = modules
         return set_auto_map(index, f"{module.removesuffix('.py')}.{origin.class_name}")
 
     def loaded(self, index: Config) -> tuple[str, str] | None:
+        """The file of the folder, and its class, that the index names in place of the library's; None if it names none."""
         custom = index.causal_lm
         return (custom.file, custom.name) if custom and not custom.repository else None
 
     def other_code(self, folder: Path, index: Config, patched: Collection[str | None]) -> str | None:
+        """Which code of the folder besides the `patched` parts the index lets be loaded; None if there is none."""
         others = sorted(index.auto_map.keys() - {CAUSAL_LM})
         return f"auto_map lets {', '.join(others)} load code too" if others else None
 

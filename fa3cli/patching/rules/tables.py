@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fa3cli.errors import InvalidInputError
-from fa3cli.patching.bounds import Unbounded, bounded_tree
+from fa3cli.files.python_code import Unbounded, bounded_tree
 
 __all__ = ["HINT", "Table", "expression", "statement"]
 

@@ -1,4 +1,4 @@
-"""Python text as a tree of bounded depth and size: what walks one by recursion, or several times, then comes to an end."""
+"""Reads Python text into a syntax tree of bounded depth and size, so that code that walks the tree comes to an end."""
 
 from __future__ import annotations
 
@@ -63,12 +63,7 @@ def _require_bounded(tree: ast.AST) -> None:
                 _require_short(node)
             elif isinstance(node, _FUNCTIONS):
                 functions.append(node)
-            for name in node._fields:
-                value = getattr(node, name, None)
-                if isinstance(value, list):
-                    below += [child for child in value if isinstance(child, ast.AST)]
-                elif isinstance(value, ast.AST):
-                    below.append(value)
+            below += ast.iter_child_nodes(node)
         level = below
     if count > _NODES_OF_A_FUNCTION:
         _require_small(functions)
