@@ -34,10 +34,10 @@ def require_known_code(folder: Path, status: patching.PatchStatus, *, fa: bool, 
         )
     if not (trusted or status.reproducible):
         again = "run fa3 patch again (--force gives up changes made by hand), or "
-        raise ConflictError(
-            f"{status.module or folder}: {status.reason}",
-            hint=again * (status.state in ("stale", "edited")) + _TRUST,
-        )
+        hint = again * (status.state in ("stale", "edited")) + _TRUST
+        if status.state == "hand-patched":
+            hint = f"run fa3 patch {folder}: it takes the place of what was patched by hand"
+        raise ConflictError(f"{status.module or folder}: {status.reason}", hint=hint)
 
 
 def trust_hint(error: Exception) -> str | None:

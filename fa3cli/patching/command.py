@@ -12,7 +12,7 @@ from libcst.codemod import CodemodContext, VisitorBasedCodemodCommand
 from fa3cli.patching.codemod import PatchAttention
 from fa3cli.patching.imports import QUANTIZERS
 from fa3cli.patching.source import parse
-from fa3cli.patching.sources import analyse
+from fa3cli.patching.sources import patch_source
 
 __all__ = ["PatchAttentionCommand"]
 
@@ -51,6 +51,7 @@ class PatchAttentionCommand(VisitorBasedCodemodCommand):
 
     def transform_module_impl(self, tree: cst.Module) -> cst.Module:
         """Analyse the text of a module, and write what was found into its tree."""
-        source = parse(tree.code, self.context.filename or "modeling.py")
-        found = analyse(source, self.package, None, self.attention, self.quantizer, False, None, {})
-        return self.context.wrapper.visit(PatchAttention(source, found.places))
+        name = self.context.filename or "modeling.py"
+        options = {"package": self.package, "attention": self.attention, "quantizer": self.quantizer}
+        found = patch_source(tree.code, name=name, **options)
+        return self.context.wrapper.visit(PatchAttention(parse(tree.code, name), found.places))

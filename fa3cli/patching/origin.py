@@ -14,7 +14,7 @@ from fa3cli.files.reading import read_bytes
 from fa3cli.patching.config_json import Config, CustomClass
 from fa3cli.patching.installed import Installed
 
-__all__ = ["Origin", "find_origin", "mentions_quantizer", "read_source"]
+__all__ = ["Origin", "find_origin", "installed_origin", "mentions_quantizer", "read_source"]
 
 _WHERE = "download that file beside the weights and take what stands before its name out of auto_map"
 
@@ -45,7 +45,7 @@ def find_origin(installed: Installed, config: Config, modeling: Path | None = No
     custom = config.causal_lm
     if modeling is not None:
         return _given(installed, config, modeling, custom)
-    return _of_folder(installed, config, custom) if custom else _installed(installed, config)
+    return _of_folder(installed, config, custom) if custom else installed_origin(installed, config)
 
 
 def read_source(path: Path) -> bytes:
@@ -66,7 +66,8 @@ def mentions_quantizer(path: Path) -> bool:
         return False
 
 
-def _installed(installed: Installed, config: Config) -> Origin:
+def installed_origin(installed: Installed, config: Config) -> Origin:
+    """The installed transformers' own file of a model, whatever auto_map names; UnsupportedError if there is none."""
     found = installed.modeling_file(config.model_type)
     architecture = config.architecture or found.causal_lm
     if architecture != found.causal_lm:

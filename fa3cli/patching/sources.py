@@ -25,31 +25,26 @@ from fa3cli.patching.rules.ruled import apply_rules, rules_of
 from fa3cli.patching.source import Source, parse
 from fa3cli.patching.writing import write
 
-__all__ = ["RULES", "Analysis", "PatchedSource", "analyse", "list_source", "patch_source"]
+__all__ = ["RULES", "PatchedSource", "list_source", "patch_source"]
 
 # Counts up whenever the same source would be patched differently: older patches are then stale.
 RULES = 2
 
 
 @dataclass(frozen=True)
-class Analysis:
-    """What is to be written where, the classes it patches, and what to warn of.
+class PatchedSource:
+    """The patched text, the `source` it was made of, the classes that are patched, and what to warn of.
 
-    `rules` are the rule files that had a say, with their digests.
+    `places` say what was written where, by nodes of this source's tree alone. `rules` are the rule files that had a say,
+    with their digests.
     """
-
-    places: tuple[Place, ...] = field(repr=False, compare=False)  # by nodes, which no other analysis has
-    attention: tuple[AttentionClass, ...]
-    warnings: tuple[str, ...] = ()
-    rules: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PatchedSource(Analysis):
-    """The patched text, the text it was made of, and what the analysis of that found."""
 
     text: str
     source: str
+    attention: tuple[AttentionClass, ...]
+    places: tuple[Place, ...] = field(default=(), repr=False, compare=False)
+    warnings: tuple[str, ...] = ()
+    rules: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -77,39 +72,10 @@ def patch_source(
     (none: the shipped ones), `config` what config.json says.
     Raises UnsupportedError (file:line and the reason) when the result isn't certain to be right.
     """
-    source = parse(data, name)
-    options = package, architecture, attention, quantizer, native_class, rules, config or {}
-    found = analyse(source, *options)
-    text = write(source, found.places)
-    return PatchedSource(**vars(found), text=text, source=source.text)
-
-
-def list_source(
-    data: bytes | str,
-    *,
-    name: str = "modeling.py",
-    rules: Rules | None = None,
-    config: Mapping[str, Any] | None = None,
-) -> tuple[AttentionClass, ...]:
-    """Every attention class of a modeling file, patchable or not."""
-    _, _, found = _classes(parse(data, name), rules, config or {})
-    return tuple(each for each, _ in found.values())
-
-
-def analyse(
-    source: Source,
-    package: str | None,
-    architecture: str | None,
-    attention: Sequence[str],
-    quantizer: str,
-    native_class: bool,
-    rules: Rules | None,
-    config: Mapping[str, Any],
-) -> Analysis:
-    """Find all that `patch_source` has to write in a modeling file; the options are the same."""
+    source, config = parse(data, name), config or {}
     if "fa_quantizer" in source.text:
         raise ConflictError(
-            f"{source.name} has a fa_quantizer already, which fa3 didn't put there",
+            f"{name} has a fa_quantizer already, which fa3 didn't put there",
             hint="start from the unpatched file",
         )
     graph, ruled, found = _classes(source, rules, config)
@@ -131,7 +97,20 @@ def analyse(
     places += _repair(source, graph) if native_class else []
     classes = tuple(found[each][0] for each in choice.patched)
     digests = {Path(rule.file).name: rule.digest for rule in ruled.values()}
-    return Analysis(tuple(places), classes, choice.warnings, digests)
+    text = write(source, places)
+    return PatchedSource(text, source.text, classes, tuple(places), choice.warnings, digests)
+
+
+def list_source(
+    data: bytes | str,
+    *,
+    name: str = "modeling.py",
+    rules: Rules | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> tuple[AttentionClass, ...]:
+    """Every attention class of a modeling file, patchable or not."""
+    _, _, found = _classes(parse(data, name), rules, config or {})
+    return tuple(each for each, _ in found.values())
 
 
 def _classes(

@@ -19,8 +19,8 @@ __all__ = ["PatchStatus", "status"]
 class PatchStatus:
     """What a folder's patch is worth.
 
-    `state` is unpatched, patched, stale (made from another source or by older rules), edited (changed since) or
-    foreign (not fa3's), with the `reason`. `reproducible` means that patching the *installed* transformers'
+    `state` is unpatched, hand-patched (after the guide), patched, stale (made from another source or by older rules),
+    edited (changed since) or foreign (not fa3's), with the `reason`. `reproducible` means that patching the *installed* transformers'
     source again gives the very bytes of `module`, and that config.json maps nothing else to code of the folder;
     where that fails alone, `reason` says why. `code` is then the verified text by each module's path in the folder: the
     very text that patching again gives, not read from the folder; empty unless `reproducible`.
@@ -50,9 +50,14 @@ def status(folder: str | Path) -> PatchStatus:
     if disk.receipt and module is None:
         module = disk.receipt.modules[0]
     judged = PatchStatus("stale", False, folder / module if module else None, class_name)
-    if disk.receipt is None or disk.edited:
-        state = "edited" if disk.edited else "foreign" if disk.foreign else "unpatched"
-        return replace(judged, state=state, reason=disk.edited or disk.foreign)
+    if disk.edited or disk.foreign:
+        return replace(
+            judged, state="edited" if disk.edited else "foreign", reason=disk.edited or disk.foreign
+        )
+    if disk.receipt is None:
+        by_hand = form.hand_made(disk.index)
+        reason = "patched by hand, and fa3 runs only patches of its own" if by_hand else None
+        return replace(judged, state="hand-patched" if by_hand else "unpatched", reason=reason)
     if reason := disk.receipt.options.unverifiable(form.library):
         return replace(judged, state="patched" if disk.is_whole else "stale", reason=reason)
     try:

@@ -92,17 +92,22 @@ def test_someone_elses_patch_is_left_alone(weights) -> None:
         with pytest.raises(ConflictError, match="modeling_qwen2_fa3.py exists"):
             act(weights)
     module.unlink()
+    change(weights, auto_map={"AutoModelForCausalLM": "modeling_qwen2_fa3.Model"})
+    before = snapshot(weights)
+    for act in (patch, undo):
+        with pytest.raises(ConflictError, match=r"no \.fa3/patch\.json"):
+            act(weights, force=True)
+    assert snapshot(weights) == before
+
+
+def test_a_file_that_only_mentions_a_quantizer_is_left_alone(weights) -> None:
     (weights / "theirs.py").write_text("self.fa_quantizer = mine")
-    for target, words in (
-        ("modeling_qwen2_fa3.Model", "no .fa3/patch.json"),
-        ("theirs.Model", "has a fa_quantizer"),
-    ):
-        change(weights, auto_map={"AutoModelForCausalLM": target})
-        before = snapshot(weights)
-        for act in (patch, undo):
-            with pytest.raises(ConflictError, match=words):
-                act(weights, force=True)
-        assert snapshot(weights) == before
+    change(weights, auto_map={"AutoModelForCausalLM": "theirs.Model"})
+    before = snapshot(weights)
+    with pytest.raises(ConflictError, match=r"theirs\.py:1: found not both imports of the guide"):
+        patch(weights, force=True)
+    assert undo(weights, force=True).removed == ()
+    assert snapshot(weights) == before
 
 
 def test_a_linked_config_is_replaced_and_linked_again(weights) -> None:

@@ -47,6 +47,9 @@ class Pipeline:
     def foreign(self, folder: Path, index: Config | None) -> str | None:
         return None
 
+    def hand_made(self, index: Config | None) -> Path | None:
+        return None
+
     def warnings(self, index: Config | None) -> tuple[str, ...]:
         return ()
 

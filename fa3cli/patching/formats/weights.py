@@ -7,14 +7,17 @@ from collections.abc import Collection, Iterable
 from functools import cached_property
 from pathlib import Path
 
+from fa3cli.errors import ConflictError
 from fa3cli.patching.build import Build, build
 from fa3cli.patching.config_json import CAUSAL_LM, Config, read_config, require_types, set_auto_map
 from fa3cli.patching.edits import Edit
+from fa3cli.patching.hand_made import check_hand_made
 from fa3cli.patching.installed import Installed, installed_transformers
 from fa3cli.patching.locating.classes import AttentionClass
-from fa3cli.patching.origin import Origin, find_origin, mentions_quantizer, read_source
+from fa3cli.patching.origin import Origin, find_origin, installed_origin, mentions_quantizer, read_source
 from fa3cli.patching.receipt import RECEIPT, Options
 from fa3cli.patching.rules.examples import checked_rules
+from fa3cli.patching.source import parse
 from fa3cli.patching.sources import list_source
 
 __all__ = ["Weights"]
@@ -50,27 +53,41 @@ class Weights:
         module, custom = folder / _module_name(index.model_type), index.causal_lm
         if os.path.lexists(module):
             return f"{module} exists, and there is no {RECEIPT} of fa3"
-        if custom is None or custom.repository:
-            return None
-        if custom.file == module.name:
+        if custom and not custom.repository and custom.file == module.name:
             return f"{index.path}: auto_map lets {CAUSAL_LM} load {custom.file}, and there is no {RECEIPT} of fa3"
-        own = folder / custom.file
-        return (
-            f"{own} has a fa_quantizer already, which fa3 didn't put there"
-            if mentions_quantizer(own)
-            else None
-        )
+        return None
+
+    def hand_made(self, index: Config) -> Path | None:
+        """The file that auto_map names, if somebody patched it by hand; None if there is no such file."""
+        custom = index.causal_lm
+        own = index.path.parent / custom.file if custom and not custom.repository else None
+        return own if own and mentions_quantizer(own) else None
 
     def warnings(self, index: Config) -> tuple[str, ...]:
         """What to warn of that the index says."""
-        written = index.data.get("transformers_version")
-        if not written or written == self.version:
-            return ()
-        return (f"config.json was written by transformers {written}, installed is {self.version}",)
+        warnings, written = [], index.data.get("transformers_version")
+        if written and written != self.version:
+            warnings.append(f"config.json was written by transformers {written}, installed is {self.version}")
+        if own := self.hand_made(index):
+            warnings.append(
+                f"{own} was patched by hand: it stays, and fa3 patches the installed file instead"
+            )
+        return tuple(warnings)
 
     def origins(self, folder: Path, index: Config, modeling: Path | None) -> list[Origin]:
         """The modeling files to patch, `modeling` in place of the library's own."""
-        return [find_origin(self.installed, index, modeling)]
+        own = self.hand_made(index) if modeling is None else None
+        if own is None:
+            return [find_origin(self.installed, index, modeling)]
+        if not self.installed.knows(index.model_type):
+            raise ConflictError(
+                f"{own} has a fa_quantizer already, which fa3 didn't put there",
+                hint="give the file as it was before as --modeling",
+            )
+        origin = installed_origin(self.installed, index)
+        hand, library = (parse(read_source(path), str(path)) for path in (own, origin.path))
+        check_hand_made(hand, library, origin.package, index.data)
+        return [origin]
 
     def build(self, folder: Path, origin: Origin, options: Options) -> Build:
         """Patch one modeling file; UnsupportedError (file:line) if that is not certain to be right."""

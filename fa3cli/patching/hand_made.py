@@ -1,0 +1,128 @@
+"""Checks a modeling file that somebody patched by hand after the guide, against the patch that fa3 makes."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from itertools import zip_longest
+from typing import Any
+
+from fa3cli.errors import ConflictError
+from fa3cli.patching.imports import QUANTIZERS
+from fa3cli.patching.source import Source, parse
+from fa3cli.patching.sources import patch_source
+
+__all__ = ["check_hand_made"]
+
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
+_HINT = (
+    "mend that line as the guide says; or take AutoModelForCausalLM out of auto_map, and fa3 patches the "
+    "file of the installed transformers"
+)
+
+
+def check_hand_made(hand: Source, installed: Source, package: str, config: Mapping[str, Any]) -> None:
+    """Require that a file is the installed one of `package` with the lines of the guide, each where fa3 puts it.
+
+    Comments and imports are not compared. ConflictError names file:line of the first difference, what was found there
+    and what is expected.
+    """
+    imported = {ast.unparse(node) for node in hand.tree.body if isinstance(node, ast.ImportFrom)}
+    if not any(imported.issuperset(lines) for lines in QUANTIZERS.values()):
+        expected = " and ".join(map(repr, QUANTIZERS["msmodelslim"]))
+        raise ConflictError(
+            f"{hand.name}:1: found not both imports of the guide, expected {expected}", hint=_HINT
+        )
+    names = _names(hand.tree, _is_call)
+    if not names:
+        raise ConflictError(f"{hand.name}:1: no class calls its fa_quantizer as the guide says", hint=_HINT)
+    own = patch_source(installed.text, name=installed.name, package=package, attention=names, config=config)
+    own_tree = parse(own.text, installed.name).tree
+    for tree in (hand.tree, own_tree):
+        for node in ast.walk(tree):
+            for name in _BLOCKS:
+                if isinstance(block := getattr(node, name, None), list):
+                    setattr(node, name, _canonical(block))
+    # fa3 patches the siblings of a class too (eager, sdpa and flash attention); the guide names one class.
+    for is_line in (_makes, _is_call):
+        named = _names(hand.tree, is_line)
+        for owner in [node for node in _classes(own_tree) if named and node.name not in named]:
+            for method in [node for node in owner.body if isinstance(node, ast.FunctionDef)]:
+                method.body = [node for node in method.body if not is_line(node)]
+    _require_same(hand, hand.tree, own_tree)
+
+
+def _classes(tree: ast.Module) -> list[ast.ClassDef]:
+    return [node for node in tree.body if isinstance(node, ast.ClassDef)]
+
+
+def _names(tree: ast.Module, is_line: Callable[[ast.AST], bool]) -> list[str]:
+    """The classes that hold such a line of the guide."""
+    return [node.name for node in _classes(tree) if any(map(is_line, ast.walk(node)))]
+
+
+def _makes(node: ast.AST) -> bool:
+    """Whether a statement makes a quantizer."""
+    return isinstance(node, ast.Assign) and getattr(node.targets[0], "attr", "") == "fa_quantizer"
+
+
+def _is_call(node: ast.AST) -> bool:
+    """Whether a statement quantizes a state."""
+    called = getattr(getattr(node, "value", None), "func", None)
+    return (
+        isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and called is not None
+        and ast.unparse(called).endswith(".fa_quantizer.quant")
+    )
+
+
+def _canonical(block: list[Any]) -> list[Any]:
+    """A block without imports, with each line of the guide in the one place that stands for all places with its effect.
+
+    The calls go up to the last statement that names a state, the line that makes the quantizer goes to the end.
+    """
+    states = {node.targets[0].id for node in block if _is_call(node)}
+    placed, last, number = [], 0, 0
+    for node in [node for node in block if not _is_import(node)]:
+        if _is_call(node):
+            placed.append((last, ast.unparse(node), node))
+        elif _makes(node):
+            config = ast.unparse(node.value).replace("(config,", "(self.config,")
+            node.value = ast.parse(config, mode="eval").body
+            placed.append((len(block), "", node))
+        else:
+            number += 1
+            names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+            last = number if names & states else last
+            placed.append((number, "", node))
+    return [node for _, _, node in sorted(placed, key=lambda entry: entry[:2])]
+
+
+def _is_import(node: ast.AST) -> bool:
+    if isinstance(node, ast.Try):
+        return all(map(_is_import, node.body))
+    return isinstance(node, (ast.Import, ast.ImportFrom))
+
+
+def _require_same(hand: Source, found: Any, expected: Any) -> None:
+    """Compare two statements, then the statements in their blocks."""
+    last = found
+    for name in _BLOCKS:
+        for pair in zip_longest(getattr(found, name, None) or (), getattr(expected, name, None) or ()):
+            last = pair[0] or last
+            if None in pair or _head(pair[0]) != _head(pair[1]):
+                line = pair[0].lineno if pair[0] else getattr(last, "end_lineno", 1)
+                raise ConflictError(
+                    f"{hand.name}:{line}: found {_told(pair[0])}, expected {_told(pair[1])}", hint=_HINT
+                )
+            _require_same(hand, *pair)
+
+
+def _head(node: Any) -> str:
+    """A statement without its blocks."""
+    return ast.dump(type(node)(**{name: part for name, part in ast.iter_fields(node) if name not in _BLOCKS}))
+
+
+def _told(node: ast.AST | None) -> str:
+    return f"{ast.unparse(node).splitlines()[0]!r:.120}" if node else "the end of the block"
