@@ -1,16 +1,27 @@
-"""CPU time of `fa3 --help` and `fa3 patch`, process start included: the median of five runs each."""
+"""CPU time of `fa3 --help` and `fa3 patch`, process start included: the median of five runs each.
+
+`fa3 patch --check` of qwen2, llama and the model type with the largest file is measured in every environment of
+transformers that is in .venvs (`make environments`).
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-_MODEL = Path(__file__).parent.parent / "examples" / "qwen2-tiny"
+from fa3cli.errors import UnsupportedError
+from fa3cli.patching.installed import Installed
+
+_ROOT = Path(__file__).parent.parent
+_MODEL = _ROOT / "examples" / "qwen2-tiny"
 
 
 def main() -> None:
@@ -18,16 +29,36 @@ def main() -> None:
         folder = Path(scratch, "model")
         shutil.copytree(_MODEL, folder)
         print(f"fa3 --help  {_median(['--help']):.2f} s")
-        print(
-            f"fa3 patch   {_median(['patch', str(folder)], lambda: _run(['patch', str(folder), '--undo'])):.2f} s"
-        )
+        print(f"fa3 patch   {_median(['patch', folder], lambda: _run(['patch', folder, '--undo'])):.2f} s")
+        for library in sorted(_ROOT.glob(".venvs/[0-9]*/lib/python*/site-packages/transformers")):
+            python = library.parents[3] / "bin" / "python"
+            for model_type in ("qwen2", "llama", _largest(library)):
+                (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+                seconds = _median(["patch", folder, "--check"], python=python)
+                print(f"fa3 patch --check, {library.parents[3].name} {model_type}  {seconds:.2f} s")
 
 
-def _median(arguments: list[str], after: object = None) -> float:
+def _largest(library: Path) -> str:
+    """The causal model type whose modeling file is the largest."""
+    installed = Installed(library, "")
+    sizes = {}
+    for model_type in installed.causal_lms:
+        try:
+            sizes[model_type] = installed.modeling_file(model_type).path.stat().st_size
+        except UnsupportedError:
+            continue
+    return max(sizes, key=sizes.get)
+
+
+def _median(
+    arguments: list[str | Path],
+    after: Callable[[], object] | None = None,
+    python: str | Path = sys.executable,
+) -> float:
     seconds = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        _run(arguments)
+        _run(arguments, python)
         now = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(now.ru_utime + now.ru_stime - before.ru_utime - before.ru_stime)
         if after is not None:
@@ -35,8 +66,14 @@ def _median(arguments: list[str], after: object = None) -> float:
     return statistics.median(seconds)
 
 
-def _run(arguments: list[str]) -> None:
-    subprocess.run([sys.executable, "-m", "fa3cli", *arguments], check=True, capture_output=True)
+def _run(arguments: list[str | Path], python: str | Path = sys.executable) -> None:
+    """Run fa3; 0 and 1 (not patched) are no failures, and neither is a model type that is refused (3)."""
+    variables = {**os.environ, "PYTHONPATH": str(_ROOT)}
+    ended = subprocess.run(
+        [python, "-m", "fa3cli", *arguments], env=variables, capture_output=True, check=False
+    )
+    if ended.returncode not in (0, 1, 3):
+        raise SystemExit(ended.stderr.decode())
 
 
 if __name__ == "__main__":

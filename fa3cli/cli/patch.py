@@ -131,14 +131,14 @@ def _show_undo(result: UndoResult, json: bool) -> None:
 
 def _show_classes(classes: tuple[AttentionClass, ...], json: bool) -> None:
     if json:
-        return print_json({"attention": [vars(each) for each in classes]})
+        return print_json({"attention": [vars(found) for found in classes]})
     if not classes:
         note("no class whose attention fa3 can find; a rule can name one (docs/patch-rules.md)")
-    for each in classes:
-        verdict = "left alone" if each.idle else "cannot be patched"
-        states = ", ".join(each.states) if each.states else f"{verdict}: {each.problem}"
-        place = f" ({_place(each)})" if each.place else ""
-        print(f"{each.line:5} {each.name:32} {states}{place}" + (f" [{each.rule}]" if each.rule else ""))
+    for found in classes:
+        verdict = "left alone" if found.idle else "cannot be patched"
+        states = ", ".join(found.states) if found.states else f"{verdict}: {found.problem}"
+        place = f" ({_place(found)})" if found.place else ""
+        print(f"{found.line:5} {found.name:32} {states}{place}" + (f" [{found.rule}]" if found.rule else ""))
 
 
 def _place(found: AttentionClass) -> str:

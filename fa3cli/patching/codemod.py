@@ -57,7 +57,7 @@ class PatchAttention(cst.CSTTransformer):
     ) -> cst.ImportFrom | cst.Pass:
         for place in self._take(Absolute, original):
             spaces = updated.whitespace_after_from, updated.whitespace_before_import
-            after, before = (_SPACE if each.empty else each for each in spaces)
+            after, before = (_SPACE if space.empty else space for space in spaces)
             updated = updated.with_changes(
                 relative=(),
                 module=cst.parse_expression(place.module),

@@ -28,7 +28,8 @@ def check_hand_made(hand: Source, installed: Source, package: str, config: Mappi
     and what is expected.
     """
     imported = {ast.unparse(node) for node in hand.tree.body if isinstance(node, ast.ImportFrom)}
-    if not any(imported.issuperset(lines) for lines in QUANTIZERS.values()):
+    quantizer = next((name for name, lines in QUANTIZERS.items() if imported.issuperset(lines)), None)
+    if quantizer is None:
         expected = " and ".join(map(repr, QUANTIZERS["msmodelslim"]))
         raise ConflictError(
             f"{hand.name}:1: found not both imports of the guide, expected {expected}", hint=_HINT
@@ -36,8 +37,8 @@ def check_hand_made(hand: Source, installed: Source, package: str, config: Mappi
     names = _names(hand.tree, _is_call)
     if not names:
         raise ConflictError(f"{hand.name}:1: no class calls its fa_quantizer as the guide says", hint=_HINT)
-    own = patch_source(installed.text, name=installed.name, package=package, attention=names, config=config)
-    own_tree = parse(own.text, installed.name).tree
+    options = {"package": package, "attention": names, "quantizer": quantizer, "config": config}
+    own_tree = parse(patch_source(installed.text, name=installed.name, **options).text, installed.name).tree
     for tree in (hand.tree, own_tree):
         for node in ast.walk(tree):
             for name in _BLOCKS:

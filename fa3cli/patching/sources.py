@@ -80,12 +80,12 @@ def patch_source(
         )
     graph, ruled, found = _classes(source, rules, config)
     choice = choose(source, graph, found, architecture, attention, config)
-    sites = {each: _in_layout(found[each][1], quantizer) for each in choice.patched}
+    sites = {name: _in_layout(found[name][1], quantizer) for name in choice.patched}
     making = _quantizers(source, graph, sites, architecture, ruled)
     # diffusers asks for no package.
     guards = [] if (package or "").startswith("diffusers.") else guard_imports(source)
     types = ["from types import SimpleNamespace"] * any(
-        "(SimpleNamespace(" in "".join(each.lines) for each in making
+        "(SimpleNamespace(" in "".join(place.lines) for place in making
     )
     places = [
         *guards,
@@ -93,9 +93,9 @@ def patch_source(
         quantizer_import(source, quantizer, *types),
         *making,
     ]
-    places += [place for site in sites.values() for each in (site, *site.others) for place in _calls(each)]
+    places += [place for first in sites.values() for site in (first, *first.others) for place in _calls(site)]
     places += _repair(source, graph) if native_class else []
-    classes = tuple(found[each][0] for each in choice.patched)
+    classes = tuple(found[name][0] for name in choice.patched)
     digests = {Path(rule.file).name: rule.digest for rule in ruled.values()}
     text = write(source, places)
     return PatchedSource(text, source.text, classes, tuple(places), choice.warnings, digests)
@@ -110,7 +110,7 @@ def list_source(
 ) -> tuple[AttentionClass, ...]:
     """Every attention class of a modeling file, patchable or not."""
     _, _, found = _classes(parse(data, name), rules, config or {})
-    return tuple(each for each, _ in found.values())
+    return tuple(attention for attention, _ in found.values())
 
 
 def _classes(
@@ -126,7 +126,7 @@ def _in_layout(site: Site, quantizer: str) -> Site:
     """A site as a quantizer can take it: msModelSlim's can't be told a layout, so the states are turned for it."""
     if site.layout == "BSHD" and quantizer != "fa3cli":
         site = replace(site, layout="BHSD", ways=dict.fromkeys(ROLES, TURN))
-    return replace(site, others=tuple(_in_layout(each, quantizer) for each in site.others))
+    return replace(site, others=tuple(_in_layout(other, quantizer) for other in site.others))
 
 
 def _quantizers(
@@ -137,7 +137,7 @@ def _quantizers(
     rules: Mapping[str, Rule],
 ) -> list[Below]:
     """Where the quantizers are made that the calls need."""
-    layouts = {each.layout: name for name, site in sites.items() for each in (site, *site.others)}
+    layouts = {site.layout: name for name, first in sites.items() for site in (first, *first.others)}
     if len(layouts) > 1:
         first, second = layouts.values()
         raise source.refuse(graph.classes[second], f"{first} and {second} lay out their states differently")

@@ -64,7 +64,7 @@ def run_patched(sample: str, root: Path, output: Path | None) -> dict:
     return {
         "module": type(model).__module__.split(".")[-1],
         "state": status(output or root / sample).state,
-        "origin": made.origin,
+        "origin": made.files[0].origin,
         "layers": len(layers),
         "seen": sorted([*key, count] for key, count in seen.items()),
         "equal": sorted(key for key in native if torch.equal(native[key], plain[key])),

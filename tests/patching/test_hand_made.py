@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from fa3cli.calibration.trust import require_known_code
-from fa3cli.errors import ConflictError
+from fa3cli.errors import ConflictError, UnsupportedError
 from fa3cli.patching import patch, plan, status, undo
 from fa3cli.patching.hand_made import check_hand_made
 from fa3cli.patching.installed import Installed, installed_transformers
+from fa3cli.patching.places import Around
 from fa3cli.patching.source import parse
+from fa3cli.patching.sources import patch_source
 from tests.patching.conftest import snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +81,25 @@ def test_one_of_the_three_classes_of_former_versions_may_have_the_lines(
     for owner in owners:
         hand = below(hand, owner, CACHE, *CALLS)
     check(installed, model_type.lower(), IMPORTS + hand)
+
+
+@pytest.mark.parametrize("step", [40, pytest.param(1, marks=pytest.mark.sweeps)])
+def test_what_fa3_writes_for_the_guides_quantizer_is_right(step: int) -> None:
+    """Calls around an expression are not the guide's: a file with no other ones is refused."""
+    installed, checked = installed_transformers(), 0
+    for model_type in sorted(installed.causal_lms)[::step]:
+        try:
+            file = installed.modeling_file(model_type)
+            made = patch_source(
+                file.path.read_text(), name=file.path.name, package=file.package, quantizer="msmodelslim"
+            )
+        except UnsupportedError:
+            continue
+        if any(isinstance(place, Around) for place in made.places):
+            continue
+        check(installed, model_type, made.text)
+        checked += 1
+    assert checked
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str |
     root = tmp_path_factory.mktemp("matrix")
     side(root, "native", root, "qwen2")
     for name, (spoil, _) in PATCHES.items():
-        module = patch(root / "models" / "qwen2", output=root / name).module
+        module = patch(root / "models" / "qwen2", output=root / name).files[0].module
         text = module.read_text()
         assert (spoil(text) == text) == (name == "right")
         module.write_text(spoil(text))

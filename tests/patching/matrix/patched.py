@@ -34,8 +34,9 @@ def run(model_type: str, root: Path, known: dict[str, Any]) -> dict[str, Any]:
         made = patch(source, output=folder)
     except Fa3Error as error:
         return {"refused": str(error)}
+    [file] = made.files
     sources = [inspect.getsource(each) for each in (factors, forwards, watch, sys.modules[__name__])]
-    same = repr((answered["digest"], made.module.read_text(), sources))
+    same = repr((answered["digest"], file.module.read_text(), sources))
     digest = hashlib.sha256(same.encode()).hexdigest()[:16]
     if known.get("digest") == digest:
         return known
@@ -46,7 +47,7 @@ def run(model_type: str, root: Path, known: dict[str, Any]) -> dict[str, Any]:
     checks["undone"] = _leftovers(source, folder)
     return {
         "digest": digest,
-        "classes": [each.name for each in made.attention],
+        "classes": [each.name for each in file.attention],
         "warnings": list(made.warnings),
         "checks": checks,
     }
