@@ -13,15 +13,7 @@ from fa3cli.files.documents import parse_json
 from fa3cli.files.reading import read_bytes
 from fa3cli.patching.edits import Edit
 
-__all__ = [
-    "CAUSAL_LM",
-    "Config",
-    "CustomClass",
-    "members_of",
-    "read_config",
-    "require_types",
-    "set_auto_map",
-]
+__all__ = ["CAUSAL_LM", "Config", "CustomClass", "members_of", "read_config", "require_types", "set_auto_map"]
 
 CAUSAL_LM = "AutoModelForCausalLM"
 _TYPES = {

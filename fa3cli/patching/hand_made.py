@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
@@ -50,7 +50,11 @@ def check_hand_made(hand: Source, installed: Source, package: str, config: Mappi
         for owner in [node for node in _classes(own_tree) if named and node.name not in named]:
             for method in [node for node in owner.body if isinstance(node, ast.FunctionDef)]:
                 method.body = [node for node in method.body if not is_line(node)]
-    _require_same(hand, hand.tree, own_tree)
+    end = len(hand.lines), (0, "", "the end of the file")
+    for found, expected in zip_longest(_statements(hand.tree), _statements(own_tree), fillvalue=end):
+        if found[1] != expected[1]:
+            texts = (f"{text.splitlines()[-1]!r:.120}" for _, (_, _, text) in (found, expected))
+            raise ConflictError(f"{hand.name}:{found[0]}: found {', expected '.join(texts)}", hint=_HINT)
 
 
 def _classes(tree: ast.Module) -> list[ast.ClassDef]:
@@ -106,24 +110,11 @@ def _is_import(node: ast.AST) -> bool:
     return isinstance(node, (ast.Import, ast.ImportFrom))
 
 
-def _require_same(hand: Source, found: Any, expected: Any) -> None:
-    """Compare two statements, then the statements in their blocks."""
-    last = found
+def _statements(node: ast.AST, depth: int = 0) -> Iterator[tuple[int, tuple[int, str, str]]]:
+    """Every statement in a node: its line, then how deep and in which block it is, and its text without its blocks."""
     for name in _BLOCKS:
-        for pair in zip_longest(getattr(found, name, None) or (), getattr(expected, name, None) or ()):
-            last = pair[0] or last
-            if None in pair or _head(pair[0]) != _head(pair[1]):
-                line = pair[0].lineno if pair[0] else getattr(last, "end_lineno", 1)
-                raise ConflictError(
-                    f"{hand.name}:{line}: found {_told(pair[0])}, expected {_told(pair[1])}", hint=_HINT
-                )
-            _require_same(hand, *pair)
-
-
-def _head(node: Any) -> str:
-    """A statement without its blocks."""
-    return ast.dump(type(node)(**{name: part for name, part in ast.iter_fields(node) if name not in _BLOCKS}))
-
-
-def _told(node: ast.AST | None) -> str:
-    return f"{ast.unparse(node).splitlines()[0]!r:.120}" if node else "the end of the block"
+        for child in getattr(node, name, None) or ():
+            lines = ast.unparse(child).splitlines()
+            head = lines[: len(getattr(child, "decorator_list", ())) + 1] if hasattr(child, "body") else lines
+            yield getattr(child, "lineno", 1), (depth, name, "\n".join(head))
+            yield from _statements(child, depth + 1)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
 from fa3cli.errors import InvalidInputError
@@ -16,18 +15,6 @@ from fa3cli.patching.origin import read_source
 from fa3cli.patching.source import Source, parse
 
 __all__ = ["attention_elsewhere", "check_siblings"]
-
-
-@dataclass(frozen=True, eq=False)
-class Module:
-    """A file and its classes."""
-
-    source: Source
-
-    @cached_property
-    def graph(self) -> ClassGraph:
-        """The classes of the file."""
-        return ClassGraph(self.source)
 
 
 def check_siblings(source: Source, folder: Path) -> None:
@@ -64,17 +51,16 @@ def attention_elsewhere(installed: Installed, source: Source, folder: Path, clas
 
     Files of the folder are read; of transformers' own classes the name has to say it.
     """
-    found, seen, read, attention = [], set(), cache(_read), cache(_attention)
-    todo: list[tuple[Module, str | None]] = [(Module(source), class_name)]
+    found, seen, read, graph_of, classes_of = [], set(), cache(_parse), cache(ClassGraph), cache(_attention)
+    todo: list[tuple[Source, str | None]] = [(source, class_name)]
     while todo:
-        module, name = todo.pop()
-        file, used = module.source, _used(module, name)
+        file, name = todo.pop()
+        used = _used(file, graph_of(file), name)
         if file is not source:
-            classes = attention(module)
+            classes = classes_of(file, graph_of(file))
             found += [f"{each.name} ({file.name}:{each.line})" for each in classes if each.name in used]
-        found += [
-            f"{each} of transformers ({file.name}:{line})" for each, line in _borrowed(installed, file, used)
-        ]
+        borrowed = _borrowed(installed, file, used)
+        found += [f"{part} of transformers ({file.name}:{line})" for part, line in borrowed]
         for node, _, path in _relative_imports(file, folder):
             for alias in node.names:
                 wanted = None if alias.name == "*" or not node.module else alias.name
@@ -84,20 +70,15 @@ def attention_elsewhere(installed: Installed, source: Source, folder: Path, clas
     return list(dict.fromkeys(found))
 
 
-def _attention(module: Module) -> list[AttentionClass]:
-    return [found for found, _ in attention_classes(module.source, module.graph).values()]
+def _attention(source: Source, graph: ClassGraph) -> list[AttentionClass]:
+    return [found for found, _ in attention_classes(source, graph).values()]
 
 
-def _used(module: Module, name: str | None) -> set[str]:
+def _used(source: Source, graph: ClassGraph, name: str | None) -> set[str]:
     """The top-level names that the language model of a class refers to; without a class all there are."""
-    references = module.graph.references
     if name is None:
-        return set().union(references, *references.values())
-    return language_model(module.source, module.graph, name)
-
-
-def _read(path: Path) -> Module:
-    return Module(_parse(path))
+        return set().union(graph.references, *graph.references.values())
+    return language_model(source, graph, name)
 
 
 def _borrowed(installed: Installed, source: Source, used: set[str]) -> Iterator[tuple[str, int]]:

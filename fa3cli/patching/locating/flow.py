@@ -19,17 +19,8 @@ __all__ = [
 ]
 
 _ABOUT_A_TENSOR = {
-    "shape",
-    "dtype",
-    "device",
-    "ndim",
-    "is_cuda",
-    "size",
-    "dim",
-    "numel",
-    "stride",
-    "is_contiguous",
-}
+    "shape", "dtype", "device", "ndim", "is_cuda", "size", "dim", "numel", "stride", "is_contiguous",
+}  # fmt: skip
 
 
 def blocks(statement: ast.stmt) -> list[list[ast.stmt]]:
