@@ -18,7 +18,7 @@ from fa3cli.patching.folder import Disk, look, original_index, patched_parts, re
 from fa3cli.patching.formats import Format, format_of
 from fa3cli.patching.locating.classes import AttentionClass
 from fa3cli.patching.output import is_new, make_output, output_folder, require_output_of
-from fa3cli.patching.receipt import RECEIPT, Change, FileChange, Options, Receipt, sha256
+from fa3cli.patching.receipt import RECEIPT, Change, FileChange, Options, Receipt
 from fa3cli.patching.results import PatchedFile, PatchPlan, PatchResult, UndoResult
 from fa3cli.patching.sources import RULES
 
@@ -126,9 +126,7 @@ def _plan(folder: Path, target: Path, options: Options, force: bool) -> PatchPla
         version=form.version,
         options=options,
         files=files,
-        index=Change(sha256(index.text.encode()), sha256(index_after.encode()), tuple(edits))
-        if edits
-        else None,
+        index=Change.of(index.text, index_after, edits) if edits else None,
         link=_link(target / form.index, disk),
         rule_files={name: digest for made in built for name, digest in made.patched.rules.items()},
     )
@@ -182,8 +180,7 @@ def _refuse_strangers(target: Path, disk: Disk | None, files: Sequence[FileChang
 
 
 def _change(made: Build, module: str) -> FileChange:
-    before, after = (sha256(text.encode()) for text in (made.text, made.patched.text))
-    change = Change(before, after, made.patched.edits)
+    change = Change.of(made.text, made.patched.text, made.patched.edits)
     return FileChange(made.origin.component, module, str(made.origin.path.absolute()), change)
 
 

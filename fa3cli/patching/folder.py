@@ -96,8 +96,8 @@ def patched_parts(form: Format, disk: Disk, original: str | None) -> Patched:
     data, index, explained = None, None, not disk.edited
     if receipt.index is not None:
         data, text = original.encode(), disk.index.text
-        explained = explained and sha256(data) == receipt.index.before
-        index = Change(sha256(data), sha256(text.encode()), (Edit(0, original, text),))
+        index = Change.of(original, text, [Edit(0, original, text)])
+        explained = explained and index.before == receipt.index.before
     bridge = replace(receipt, index=index, files=tuple(_as_found(file, disk) for file in receipt.files))
     return Patched(
         form.index if index else None, data, receipt.modules, None if explained else bridge.to_json().encode()

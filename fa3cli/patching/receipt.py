@@ -7,7 +7,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +54,11 @@ class Change:
     before: str
     after: str
     edits: tuple[Edit, ...]
+
+    @classmethod
+    def of(cls, before: str, after: str, edits: Iterable[Edit]) -> Change:
+        """The change of one text into another, made by `edits`."""
+        return cls(sha256(before.encode()), sha256(after.encode()), tuple(edits))
 
 
 @dataclass(frozen=True)

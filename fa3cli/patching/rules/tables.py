@@ -47,9 +47,7 @@ class Table:
 
     def text(self, key: str, required: bool = False) -> str | None:
         """A text that isn't empty; None if the key is missing and may be."""
-        return self._get(
-            key, None, required, "a text", lambda value: isinstance(value, str) and value.strip()
-        )
+        return self._get(key, None, required, "a text", _is_text)
 
     def texts(self, key: str, required: bool = False) -> tuple[str, ...]:
         """A list of texts; a single text is a list of one."""
@@ -91,13 +89,13 @@ class Table:
         return self.values[key]
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def _is_texts(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(each, str) and each.strip() for each in value)
-    )
+    return isinstance(value, list) and bool(value) and all(map(_is_text, value))
 
 
 def _is_tables(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
+    return isinstance(value, list) and all(isinstance(table, dict) for table in value)
