@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 
 __all__ = ["Unbounded", "bounded_tree"]
 
@@ -19,6 +21,7 @@ _DIGITS = 4300  # what Python writes of a number
 _TOO_DEEP = re.compile(
     r"too many (statically )?nested|too many levels|nested too deeply|too complex|Exceeds the limit"
 )
+_STRINGS = ("STRING", "FSTRING_START")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -43,30 +46,66 @@ def bounded_tree(text: str, mode: str = "exec") -> ast.AST:
         if _TOO_DEEP.search(str(error.msg)):
             raise Unbounded(str(error.msg), error.lineno or 1) from None
         raise
-    _require_bounded(tree)
+    _require_bounded(tree, text)
     return tree
 
 
-def _require_bounded(tree: ast.AST) -> None:
-    level, depth, count, line = [tree], 0, 0, 1
+def _require_bounded(tree: ast.AST, text: str) -> None:
+    level, count, line = [(tree, 1)], 0, 1
     functions: list[ast.AST] = []
+    parts_of = _JoinedStrings(text)
     while level:
-        depth, count = depth + 1, count + len(level)
-        line = getattr(level[0], "lineno", line)
-        if depth > _DEEPEST:
-            raise Unbounded(f"nested deeper than {_DEEPEST} levels", line)
+        count += len(level)
+        line = getattr(level[0][0], "lineno", line)
         if count > _NODES:
             raise Unbounded(f"more than {_NODES} expressions and statements", line)
-        below: list[ast.AST] = []
-        for node in level:
+        below: list[tuple[ast.AST, int]] = []
+        for node, depth in level:
+            depth += _hidden_levels(node, parts_of)
+            if depth > _DEEPEST:
+                raise Unbounded(f"nested deeper than {_DEEPEST} levels", getattr(node, "lineno", line))
             if isinstance(node, ast.Constant):
                 _require_short(node)
             elif isinstance(node, _FUNCTIONS):
                 functions.append(node)
-            below += ast.iter_child_nodes(node)
+            below += [(child, depth + 1) for child in ast.iter_child_nodes(node)]
         level = below
     if count > _NODES_OF_A_FUNCTION:
         _require_small(functions)
+
+
+def _hidden_levels(node: ast.AST, parts_of: _JoinedStrings) -> int:
+    """How many levels more a node has for libcst, which nests what `ast` keeps in one list."""
+    if isinstance(node, ast.BoolOp):
+        return len(node.values) - 2
+    if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+        return len(node.generators) - 1
+    if isinstance(node, ast.ImportFrom):
+        return (node.module or "").count(".")
+    if isinstance(node, ast.alias):
+        return node.name.count(".")
+    return parts_of(node) if isinstance(node, (ast.JoinedStr, ast.Constant)) else 0
+
+
+class _JoinedStrings:
+    """Counts the literals that one string of the text is written as: `"a" "b"` are two, and one for `ast`."""
+
+    def __init__(self, text: str) -> None:
+        self._text, self._lines = text, io.StringIO(text, newline="").readlines()
+        self._known: dict[tuple[int, int], int] = {}
+
+    def __call__(self, node: ast.expr) -> int:
+        if not isinstance(getattr(node, "value", ""), (str, bytes)):
+            return 0
+        lines = self._lines[node.lineno - 1 : node.end_lineno]
+        if sum(line.count('"') + line.count("'") for line in lines) <= 2 * _DEEPEST:
+            return 0  # by far most of them
+        place = node.lineno, node.col_offset
+        if place not in self._known:
+            segment = ast.get_source_segment(self._text, node) or ""
+            tokens = tokenize.generate_tokens(io.StringIO(f"({segment})").readline)
+            self._known[place] = sum(1 for token in tokens if tokenize.tok_name[token.type] in _STRINGS)
+        return self._known[place]
 
 
 def _require_short(node: ast.Constant) -> None:

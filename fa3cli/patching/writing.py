@@ -37,6 +37,8 @@ def write(source: Source, places: Sequence[Place]) -> str:
         found = re.search(r" at (\d+):", error.message)
         line = found[1] if found else error.raw_line
         raise UnsupportedError(f"{source.name}:{line}: libcst cannot parse this line") from None
+    except RecursionError:
+        raise UnsupportedError(f"{source.name}:1: nested too deeply for libcst") from None
 
 
 def _parts(text: str) -> tuple[str, str, str]:

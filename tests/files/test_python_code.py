@@ -82,3 +82,31 @@ def test_mutated_files_raise_nothing_but_errors_of_fa3(model_type: str) -> None:
             except Fa3Error as error:
                 ended.add(type(error).__name__)
     assert ended >= {"patched", "InvalidInputError"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x = " + "a or " * 19_000 + "b",
+        "x = " + "(a or b) and " * 3_000 + "c",
+        "import a" + ".a" * 28_000,
+        "from a" + ".a" * 600 + " import b",
+        "from .a" + ".a" * 600 + " import b",
+        "x = (" + "'a'\n" * 900 + ")",
+        "x = (" + "'a'\n" * 20_000 + ")",
+        "x = " + "f'{a}' " * 900,
+        "x = b'' " + "b'' " * 3_000,
+        "x = [a " + "for a in b " * 400 + "]",
+        "x = " + "(" * 95 + "a or " * 60 + "(" + "b or " * 60 + "c" + ")" * 96,
+    ],
+    ids=range(11),
+)
+def test_what_is_flat_for_ast_and_nested_for_libcst_is_bounded(line: str) -> None:
+    """libcst would end the process, or Python its stack."""
+    for text in (f"{line}\n", f"class A:\n    def forward(self):\n        {line}\n"):
+        with pytest.raises(UnsupportedError, match=r"^m\.py:\d+: (nested deeper|a line of more|more than)"):
+            list_source(text, name="m.py")
+
+
+def test_a_long_docstring_is_one_string() -> None:
+    assert bounded_tree('def f():\n    """' + "'x' \n" * 500 + '"""\n')
