@@ -36,7 +36,7 @@ def require_known_code(folder: Path, status: patching.PatchStatus, *, fa: bool, 
         again = "run fa3 patch again (--force gives up changes made by hand), or "
         hint = again * (status.state in ("stale", "edited")) + _TRUST
         if status.state == "hand-patched":
-            hint = f"run fa3 patch {folder}: it takes the place of what was patched by hand"
+            hint = f"run fa3 patch {folder}: it takes the folder over, or says what is wrong in the file"
         raise ConflictError(f"{status.module or folder}: {status.reason}", hint=hint)
 
 

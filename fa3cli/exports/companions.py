@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from fa3cli.files.reading import read_bytes
+
 __all__ = ["companions", "exported_config"]
 
 # What an engine needs beside the weights: tokenizer, generation defaults, the model's own code.
@@ -30,9 +32,13 @@ _PATCHED = re.compile(r"_fa3(_[0-9a-f]{12})?\.py$")
 
 
 def companions(source: Path) -> list[Path]:
-    """Return the files an engine needs beside the weights; not the modeling file fa3 patched."""
+    """Return the files an engine needs beside the weights; no patched modeling file, by fa3 or by hand."""
     found = {file for pattern in _COMPANIONS for file in source.glob(pattern) if file.is_file()}
-    return sorted(file for file in found if not _PATCHED.search(file.name))
+    return sorted(file for file in found if not (_PATCHED.search(file.name) or _is_quantizing(file)))
+
+
+def _is_quantizing(file: Path) -> bool:
+    return file.suffix == ".py" and b"fa_quantizer" in read_bytes(file)
 
 
 def exported_config(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:

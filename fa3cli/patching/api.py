@@ -84,7 +84,8 @@ def attention_of(
     """Every attention class of the modeling files a folder would be patched from, patchable or not."""
     folder = Path(folder)
     form = format_of(folder, modeling)
-    origins = form.origins(folder, original_index(look(form, folder)), _path(_absolute(modeling)))
+    disk = look(form, folder)
+    origins = form.origins(folder, original_index(disk), _path(_absolute(modeling)), disk.receipt)
     return tuple(dict.fromkeys(found for origin in origins for found in form.attention(origin, rules)))
 
 
@@ -112,8 +113,13 @@ def _plan(folder: Path, target: Path, options: Options, force: bool) -> PatchPla
     form = format_of(folder, options.modeling)
     source_disk, disk = _disks(form, folder, target, force)
     index = original_index(source_disk)
-    warnings = form.warnings(index)
-    origins = form.origins(folder, index, _path(options.modeling))
+    origins = form.origins(folder, index, _path(options.modeling), source_disk.receipt)
+    warnings = [*form.warnings(index)]
+    warnings += [
+        f"{origin.instead_of} was patched by hand: it stays, and auto_map names fa3's file"
+        for origin in origins
+        if origin.instead_of
+    ]
     built = [form.build(folder, origin, options) for origin in origins]
     files = tuple(_change(made, form.module(index, made)) for made in built)
     _refuse_strangers(target, disk, files)

@@ -9,9 +9,7 @@ import argparse
 import libcst as cst
 from libcst.codemod import CodemodContext, VisitorBasedCodemodCommand
 
-from fa3cli.patching.codemod import PatchAttention
 from fa3cli.patching.imports import QUANTIZERS
-from fa3cli.patching.source import parse
 from fa3cli.patching.sources import patch_source
 
 __all__ = ["PatchAttentionCommand"]
@@ -50,8 +48,7 @@ class PatchAttentionCommand(VisitorBasedCodemodCommand):
         self.attention, self.package, self.quantizer = attention or [], package, quantizer
 
     def transform_module_impl(self, tree: cst.Module) -> cst.Module:
-        """Analyse the text of a module, and write what was found into its tree."""
+        """Patch the text of a module."""
         name = self.context.filename or "modeling.py"
         options = {"package": self.package, "attention": self.attention, "quantizer": self.quantizer}
-        found = patch_source(tree.code, name=name, **options)
-        return self.context.wrapper.visit(PatchAttention(parse(tree.code, name), found.places))
+        return cst.parse_module(patch_source(tree.code, name=name, **options).text)

@@ -82,10 +82,22 @@ def original_index(disk: Disk) -> Config | None:
 
 
 def unpatched_config(folder: str | Path) -> dict[str, Any]:
-    """What config.json or model_index.json says without fa3's edits."""
+    """What config.json or model_index.json says without fa3's edits, and without a file that was patched by hand."""
     folder = Path(folder)
-    index = original_index(look(format_of(folder), folder))
-    return index.data if index else {}
+    form = format_of(folder)
+    index = original_index(look(form, folder))
+    by_hand = form.hand_made(index) if index else None
+    if by_hand is None:
+        return index.data if index else {}
+    auto_map = {key: entry for key, entry in index.auto_map.items() if not _names(entry, by_hand)}
+    return {key: value for key, value in index.data.items() if key != "auto_map"} | (
+        {"auto_map": auto_map} if auto_map else {}
+    )
+
+
+def _names(entry: object, module: Path) -> bool:
+    """Whether an entry of auto_map leads to a file."""
+    return isinstance(entry, str) and entry.rpartition(".")[0] == module.stem
 
 
 def patched_parts(form: Format, disk: Disk, original: str | None) -> Patched:

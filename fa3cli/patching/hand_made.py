@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
 from fa3cli.errors import ConflictError
-from fa3cli.patching.imports import QUANTIZERS
+from fa3cli.patching.imports import QUANTIZERS, absolute_module
 from fa3cli.patching.source import Source, parse
 from fa3cli.patching.sources import patch_source
 
@@ -24,21 +25,24 @@ _HINT = (
 def check_hand_made(hand: Source, installed: Source, package: str, config: Mapping[str, Any]) -> None:
     """Require that a file is the installed one of `package` with the lines of the guide, each where fa3 puts it.
 
-    Comments and imports are not compared. ConflictError names file:line of the first difference, what was found there
-    and what is expected.
+    Comments are not compared. ConflictError names file:line of the first difference, what was found there and what is
+    expected.
     """
     imported = {ast.unparse(node) for node in hand.tree.body if isinstance(node, ast.ImportFrom)}
     quantizer = next((name for name, lines in QUANTIZERS.items() if imported.issuperset(lines)), None)
     if quantizer is None:
         expected = " and ".join(map(repr, QUANTIZERS["msmodelslim"]))
         raise ConflictError(
-            f"{hand.name}:1: found not both imports of the guide, expected {expected}", hint=_HINT
+            f"{hand.name}:1: found a fa_quantizer, but not both imports of the guide, expected {expected}",
+            hint=_HINT,
         )
     names = _names(hand.tree, _is_call)
     if not names:
         raise ConflictError(f"{hand.name}:1: no class calls its fa_quantizer as the guide says", hint=_HINT)
     options = {"package": package, "attention": names, "quantizer": quantizer, "config": config}
-    own_tree = parse(patch_source(installed.text, name=installed.name, **options).text, installed.name).tree
+    own = parse(patch_source(installed.text, name=installed.name, **options).text, installed.name)
+    _require_same_imports(hand, own, package)
+    own_tree = own.tree
     for tree in (hand.tree, own_tree):
         for node in ast.walk(tree):
             for name in _BLOCKS:
@@ -53,8 +57,34 @@ def check_hand_made(hand: Source, installed: Source, package: str, config: Mappi
     end = len(hand.lines), (0, "", "the end of the file")
     for found, expected in zip_longest(_statements(hand.tree), _statements(own_tree), fillvalue=end):
         if found[1] != expected[1]:
-            texts = (f"{text.splitlines()[-1]!r:.120}" for _, (_, _, text) in (found, expected))
+            texts = [text for _, (_, _, text) in (found, expected)]
+            start = max(0, len(os.path.commonprefix(texts)) - 40)
+            texts = [f"{'...' * (start > 0)}{text[start : start + 120]!r}" for text in texts]
             raise ConflictError(f"{hand.name}:{found[0]}: found {', expected '.join(texts)}", hint=_HINT)
+
+
+def _require_same_imports(hand: Source, own: Source, package: str) -> None:
+    found, expected = _imports(hand, package), _imports(own, package)
+    for name, line in found.items():
+        if name not in expected:
+            raise ConflictError(
+                f"{hand.name}:{line}: found {name!r}, which {own.name} does not have", hint=_HINT
+            )
+    if missing := [name for name in expected if name not in found]:
+        raise ConflictError(f"{hand.name}:1: expected {missing[0]!r}, as {own.name} has it", hint=_HINT)
+
+
+def _imports(source: Source, package: str) -> dict[str, int]:
+    """Every name that a file imports, with the module in full, and the line."""
+    found = {}
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            start = (
+                f"from {absolute_module(source, node, package)} " if isinstance(node, ast.ImportFrom) else ""
+            )
+            for alias in node.names:
+                found.setdefault(f"{start}import {ast.unparse(alias)}", node.lineno)
+    return found
 
 
 def _classes(tree: ast.Module) -> list[ast.ClassDef]:
@@ -89,10 +119,12 @@ def _canonical(block: list[Any]) -> list[Any]:
     """
     states = {node.targets[0].id for node in block if _is_call(node)}
     placed, last, number = [], 0, 0
-    for node in [node for node in block if not _is_import(node)]:
+    for at, node in enumerate(block):
+        if _is_import(node):
+            continue
         if _is_call(node):
             placed.append((last, ast.unparse(node), node))
-        elif _makes(node):
+        elif _makes(node) and not any("super().__init__(" in ast.unparse(later) for later in block[at + 1 :]):
             config = ast.unparse(node.value).replace("(config,", "(self.config,")
             node.value = ast.parse(config, mode="eval").body
             placed.append((len(block), "", node))
@@ -106,7 +138,10 @@ def _canonical(block: list[Any]) -> list[Any]:
 
 def _is_import(node: ast.AST) -> bool:
     if isinstance(node, ast.Try):
-        return all(map(_is_import, node.body))
+        inner = [*node.body, *(part for handler in node.handlers for part in handler.body), *node.orelse]
+        return not node.finalbody and all(
+            isinstance(part, ast.Raise | ast.Pass) or _is_import(part) for part in inner
+        )
     return isinstance(node, (ast.Import, ast.ImportFrom))
 
 

@@ -25,7 +25,8 @@ class Origin:
 
     `kind` is installed, folder or given. `package` is where the relative imports start from, None where they lead to
     other files of the folder. `config` is what the model's config.json says, `component` the part of a pipeline that
-    it is. `is_native` says that unpatched weights are loaded by transformers' own class.
+    it is. `is_native` says that unpatched weights are loaded by transformers' own class. `instead_of` is a file of the
+    folder that was patched by hand.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Origin:
     config: Mapping[str, Any] = field(default_factory=dict)
     component: str | None = None
     is_native: bool = False
+    instead_of: Path | None = None
 
 
 def find_origin(installed: Installed, config: Config, modeling: Path | None = None) -> Origin:

@@ -182,11 +182,13 @@ def _receipt_data(folder: Path) -> dict[str, Any] | None:
 
 def _of_today(data: dict[str, Any]) -> dict[str, Any]:
     """A receipt in today's form. Language models and pipelines once had forms of their own."""
+    if {"library", "version"} & data.keys():
+        return data
     for library in ("transformers", "diffusers"):
         if library in data:
             data = {**data, "library": library, "version": data[library]}
             del data[library]
-    if "config" in data:
+    if "config" in data and not {"files", "index"} & data.keys():
         file = {"component": None} | {key: data.get(key) for key in ("module", "source", "modeling")}
         former = ("module", "source", "modeling", "config", "auto_map_before")
         rest = {key: value for key, value in data.items() if key not in former}

@@ -17,7 +17,7 @@ from fa3cli.patching.locating.choice import choose
 from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, Found, attention_classes
 from fa3cli.patching.locating.flat import TURN
 from fa3cli.patching.locating.locate import ROLES, Site
-from fa3cli.patching.places import Around, Below, End, Place
+from fa3cli.patching.places import Around, Below, End
 from fa3cli.patching.processors import attach_to_modules, idle_if_unmade
 from fa3cli.patching.rules.files import load_rules
 from fa3cli.patching.rules.rule import Rule, Rules
@@ -35,14 +35,12 @@ RULES = 2
 class PatchedSource:
     """The patched text, the `source` it was made of, the classes that are patched, and what to warn of.
 
-    `places` say what was written where, by nodes of this source's tree alone. `rules` are the rule files that had a say,
-    with their digests.
+    `rules` are the rule files that had a say, with their digests.
     """
 
     text: str
     source: str
     attention: tuple[AttentionClass, ...]
-    places: tuple[Place, ...] = field(default=(), repr=False, compare=False)
     warnings: tuple[str, ...] = ()
     rules: Mapping[str, str] = field(default_factory=dict)
 
@@ -97,8 +95,7 @@ def patch_source(
     places += _repair(source, graph) if native_class else []
     classes = tuple(found[name][0] for name in choice.patched)
     digests = {Path(rule.file).name: rule.digest for rule in ruled.values()}
-    text = write(source, places)
-    return PatchedSource(text, source.text, classes, tuple(places), choice.warnings, digests)
+    return PatchedSource(write(source, places), source.text, classes, choice.warnings, digests)
 
 
 def list_source(

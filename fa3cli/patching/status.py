@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fa3cli.errors import ConflictError, Fa3Error
+from fa3cli.errors import ConflictError, Fa3Error, MissingCapabilityError
 from fa3cli.patching.api import plan
 from fa3cli.patching.folder import Disk, look
 from fa3cli.patching.formats import Format, format_of
@@ -62,6 +62,8 @@ def status(folder: str | Path) -> PatchStatus:
         return replace(judged, state="patched" if disk.is_whole else "stale", reason=reason)
     try:
         made = plan(folder, attention=disk.receipt.options.attention)
+    except MissingCapabilityError:
+        raise
     except Fa3Error as error:
         return replace(judged, reason=str(error))
     reason = made.result.reason or _own_code(form, disk, made.result)

@@ -104,7 +104,7 @@ def test_a_file_that_only_mentions_a_quantizer_is_left_alone(weights) -> None:
     (weights / "theirs.py").write_text("self.fa_quantizer = mine")
     change(weights, auto_map={"AutoModelForCausalLM": "theirs.Model"})
     before = snapshot(weights)
-    with pytest.raises(ConflictError, match=r"theirs\.py:1: found not both imports of the guide"):
+    with pytest.raises(ConflictError, match=r"theirs\.py:1: found a fa_quantizer, but not both imports"):
         patch(weights, force=True)
     assert undo(weights, force=True).removed == ()
     assert snapshot(weights) == before

@@ -10,10 +10,10 @@ import pytest
 
 from fa3cli.calibration.trust import require_known_code
 from fa3cli.errors import ConflictError, UnsupportedError
-from fa3cli.patching import patch, plan, status, undo
+from fa3cli.exports.companions import companions
+from fa3cli.patching import patch, plan, status, undo, unpatched_config
 from fa3cli.patching.hand_made import check_hand_made
 from fa3cli.patching.installed import Installed, installed_transformers
-from fa3cli.patching.places import Around
 from fa3cli.patching.source import parse
 from fa3cli.patching.sources import patch_source
 from tests.patching.conftest import snapshot
@@ -95,7 +95,7 @@ def test_what_fa3_writes_for_the_guides_quantizer_is_right(step: int) -> None:
             )
         except UnsupportedError:
             continue
-        if any(isinstance(place, Around) for place in made.places):
+        if any(found.inside for found in made.attention):
             continue
         check(installed, model_type, made.text)
         checked += 1
@@ -159,6 +159,12 @@ def test_calls_at_another_place_are_named(qwen2: str, place: str, line: str) -> 
         ("self.scaling = ", "self.scaling = 2 * "),
         ("class Qwen2MLP", "f = lambda self: self.fa_quantizer.quant(1)\nclass Qwen2MLP"),
         ("class Qwen2MLP", "fa_quantizer = None\nclass Qwen2MLP"),
+        ("class Qwen2MLP", "import os\nclass Qwen2MLP"),
+        ("from torch import nn", "from torch import nn as nn2"),
+        (
+            CALLS[0],
+            "        try:\n            import x\n        except ImportError:\n            x = 0\n" + CALLS[0],
+        ),
         ("class Qwen2MLP", "x = self.fa_quantizer.quant(x)\nclass Qwen2MLP"),
     ],
 )
@@ -169,14 +175,14 @@ def test_any_other_change_is_named_with_its_line(qwen2: str, old: str, new: str)
         check(installed_transformers(), "qwen2", text.replace(old, new, 1))
 
 
-@pytest.fixture
-def hand_made(weights: Path, qwen2: str) -> Path:
-    """A folder that somebody took through the guide."""
-    (weights / "modeling_qwen2.py").write_text(
+@pytest.fixture(params=["modeling_qwen2", "modeling_qwen2_fa3"])
+def hand_made(weights: Path, qwen2: str, request: pytest.FixtureRequest) -> Path:
+    """A folder that somebody took through the guide, which names the file as fa3 does."""
+    (weights / f"{request.param}.py").write_text(
         by_hand(qwen2, "Qwen2Attention").replace("from ...", "from transformers.")
     )
     config = json.loads((weights / "config.json").read_text())
-    config["auto_map"] = {"AutoModelForCausalLM": "modeling_qwen2.Qwen2ForCausalLM"}
+    config["auto_map"] = {"AutoModelForCausalLM": f"{request.param}.Qwen2ForCausalLM"}
     (weights / "config.json").write_text(json.dumps(config, indent=2))
     return weights
 
@@ -187,10 +193,32 @@ def test_a_folder_patched_by_hand_is_taken_over_and_given_back(hand_made: Path) 
     result = patch(hand_made)
     assert result.files[0].origin == "installed"
     assert any("was patched by hand: it stays" in warning for warning in result.warnings)
-    assert (hand_made / "modeling_qwen2.py").read_bytes() == before["modeling_qwen2.py"]
+    assert {
+        name: data for name, data in snapshot(hand_made).items() if name in before and name != "config.json"
+    } == {name: data for name, data in before.items() if name != "config.json"}
     assert patch(hand_made).state == "already-patched" and status(hand_made).reproducible
+    assert "auto_map" not in unpatched_config(hand_made)
+    assert not [file for file in companions(hand_made) if file.suffix == ".py"]
     undo(hand_made)
     assert snapshot(hand_made) == before
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("changed = True\n")])
+def test_a_folder_that_was_taken_over_needs_the_hand_made_file_no_more(hand_made: Path, change) -> None:
+    own = next(hand_made.glob("modeling_*.py"))
+    patch(hand_made)
+    change(own)
+    assert plan(hand_made).result.state == "already-patched"
+    assert status(hand_made).reproducible
+    undo(hand_made)
+    assert not list(hand_made.glob("*by_fa3.py")) and not (hand_made / ".fa3").exists()
+
+
+def test_an_output_leaves_the_hand_made_folder_as_it_is(hand_made: Path, tmp_path: Path) -> None:
+    before = snapshot(hand_made)
+    patch(hand_made, output=tmp_path / "out")
+    assert snapshot(hand_made) == before
+    assert status(tmp_path / "out").reproducible
 
 
 def test_quantize_says_that_fa3_patch_takes_it_over(hand_made: Path) -> None:
@@ -202,9 +230,9 @@ def test_quantize_says_that_fa3_patch_takes_it_over(hand_made: Path) -> None:
 
 
 def test_a_folder_whose_hand_made_file_is_wrong_stays_as_it_is(hand_made: Path) -> None:
-    path = hand_made / "modeling_qwen2.py"
+    path = next(hand_made.glob("modeling_*.py"))
     path.write_text(path.read_text().replace(CALLS[1], ""))
     before = snapshot(hand_made)
-    with pytest.raises(ConflictError, match=r"modeling_qwen2\.py:\d+: found"):
+    with pytest.raises(ConflictError, match=r"modeling_qwen2\w*\.py:\d+: found"):
         patch(hand_made)
     assert snapshot(hand_made) == before

@@ -117,7 +117,7 @@ def test_what_fa3_did_not_do_is_foreign(weights) -> None:
     (weights / RECEIPT).write_text("{}")
     assert status(weights).state == "foreign"
     (weights / RECEIPT).unlink()
-    assert status(weights).state == "foreign"
+    assert status(weights).state == "hand-patched"
     assert status(weights).class_name == "Qwen2ForCausalLM"
 
 

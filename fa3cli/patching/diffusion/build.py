@@ -10,7 +10,7 @@ from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
 from fa3cli.patching.build import Build
 from fa3cli.patching.config_json import Config
 from fa3cli.patching.diffusion.elsewhere import refuse_attention_elsewhere
-from fa3cli.patching.diffusion.index import Component, component_config, components
+from fa3cli.patching.diffusion.index import INDEX, Component, component_config, components
 from fa3cli.patching.diffusion.library import PACKAGE, Diffusers
 from fa3cli.patching.diffusion.vendor import Vendored, vendor
 from fa3cli.patching.locating.classes import AttentionClass
@@ -25,6 +25,10 @@ __all__ = ["build", "listed", "origins"]
 
 def origins(library: Diffusers, folder: Path, index: Config | None, modeling: Path | None) -> list[Origin]:
     """The file of every transformer of a pipeline, the given one for those it defines; or the given one alone."""
+    if index is None and modeling is None:
+        raise InvalidInputError(
+            f"{folder} has no {INDEX}", hint="give the file that was patched as --modeling"
+        )
     parts = _transformers(library, folder, index) if index else []
     given = parse(read_source(modeling), str(modeling)) if modeling else None
     defined = re.findall(r"^class (\w+)", given.text, re.MULTILINE) if given else []

@@ -19,7 +19,7 @@ from fa3cli.patching.diffusion.library import Diffusers, installed_diffusers
 from fa3cli.patching.edits import Edit
 from fa3cli.patching.locating.classes import AttentionClass
 from fa3cli.patching.origin import Origin
-from fa3cli.patching.receipt import Options, sha256
+from fa3cli.patching.receipt import Options, Receipt, sha256
 
 __all__ = ["Pipeline"]
 
@@ -53,7 +53,9 @@ class Pipeline:
     def warnings(self, index: Config | None) -> tuple[str, ...]:
         return ()
 
-    def origins(self, folder: Path, index: Config | None, modeling: Path | None) -> list[Origin]:
+    def origins(
+        self, folder: Path, index: Config | None, modeling: Path | None, receipt: Receipt | None
+    ) -> list[Origin]:
         return origins(self.installed, folder, index, modeling)
 
     def build(self, folder: Path, origin: Origin, options: Options) -> Build:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fa3cli.patching.hand_made import check_hand_made
 from fa3cli.patching.installed import Installed, installed_transformers
 from fa3cli.patching.locating.classes import AttentionClass
 from fa3cli.patching.origin import Origin, find_origin, installed_origin, mentions_quantizer, read_source
-from fa3cli.patching.receipt import RECEIPT, Options
+from fa3cli.patching.receipt import RECEIPT, Options, Receipt
 from fa3cli.patching.rules.examples import checked_rules
 from fa3cli.patching.source import parse
 from fa3cli.patching.sources import list_source
@@ -50,12 +51,11 @@ class Weights:
 
     def foreign(self, folder: Path, index: Config) -> str | None:
         """Why a folder without a receipt has a patch that is not fa3's; None if it has no patch."""
-        module, custom = folder / _module_name(index.model_type), index.causal_lm
-        if os.path.lexists(module):
-            return f"{module} exists, and there is no {RECEIPT} of fa3"
-        if custom and not custom.repository and custom.file == module.name:
-            return f"{index.path}: auto_map lets {CAUSAL_LM} load {custom.file}, and there is no {RECEIPT} of fa3"
-        return None
+        custom, own = index.causal_lm, folder / _own_name(index)
+        if custom and not custom.repository and custom.file == own.name:
+            entry = f"{index.path}: auto_map lets {CAUSAL_LM} load {custom.file}, and there is no {RECEIPT} of fa3"
+            return None if self.hand_made(index) else entry
+        return f"{own} exists, and there is no {RECEIPT} of fa3" if os.path.lexists(own) else None
 
     def hand_made(self, index: Config) -> Path | None:
         """The file that auto_map names, if somebody patched it by hand; None if there is no such file."""
@@ -65,18 +65,21 @@ class Weights:
 
     def warnings(self, index: Config) -> tuple[str, ...]:
         """What to warn of that the index says."""
-        warnings, written = [], index.data.get("transformers_version")
-        if written and written != self.version:
-            warnings.append(f"config.json was written by transformers {written}, installed is {self.version}")
-        if own := self.hand_made(index):
-            warnings.append(
-                f"{own} was patched by hand: it stays, and fa3 patches the installed file instead"
-            )
-        return tuple(warnings)
+        written = index.data.get("transformers_version")
+        if not written or written == self.version:
+            return ()
+        return (f"config.json was written by transformers {written}, installed is {self.version}",)
 
-    def origins(self, folder: Path, index: Config, modeling: Path | None) -> list[Origin]:
-        """The modeling files to patch, `modeling` in place of the library's own."""
+    def origins(
+        self, folder: Path, index: Config, modeling: Path | None, receipt: Receipt | None
+    ) -> list[Origin]:
+        """The modeling files to patch, `modeling` in place of the library's own.
+
+        A file that was patched by hand is compared once, before fa3 patches the folder: without a `receipt`.
+        """
         own = self.hand_made(index) if modeling is None else None
+        if receipt and not modeling and self._is_library_file(index, receipt.files[0].source):
+            return [installed_origin(self.installed, index)]
         if own is None:
             return [find_origin(self.installed, index, modeling)]
         if not self.installed.knows(index.model_type):
@@ -87,7 +90,7 @@ class Weights:
         origin = installed_origin(self.installed, index)
         hand, library = (parse(read_source(path), str(path)) for path in (own, origin.path))
         check_hand_made(hand, library, origin.package, index.data)
-        return [origin]
+        return [replace(origin, instead_of=own)]
 
     def build(self, folder: Path, origin: Origin, options: Options) -> Build:
         """Patch one modeling file; UnsupportedError (file:line) if that is not certain to be right."""
@@ -100,7 +103,9 @@ class Weights:
 
     def module(self, index: Config, made: Build) -> str:
         """The path in the folder that a patched file is written to."""
-        return _module_name(index.model_type)
+        name, custom = _own_name(index), index.causal_lm
+        # The guide gives its file the name that fa3 gives.
+        return name.replace("_fa3.py", "_by_fa3.py") if custom and custom.file == name else name
 
     def index_edits(self, index: Config, modules: Iterable[tuple[Origin, str]]) -> list[Edit]:
         """The edits of the index that let the patched files, `modules`, be loaded."""
@@ -117,7 +122,14 @@ class Weights:
         others = sorted(index.auto_map.keys() - {CAUSAL_LM})
         return f"auto_map lets {', '.join(others)} load code too" if others else None
 
+    def _is_library_file(self, index: Config, path: str) -> bool:
+        """Whether a path is that of the library's own file of a model type, in this environment or in another one."""
+        if not self.installed.knows(index.model_type):
+            return False
+        package = self.installed.modeling_file(index.model_type).package.split(".")
+        return list(Path(path).parent.parts[-len(package) :]) == package
 
-def _module_name(model_type: str) -> str:
-    stem = "".join(char if char.isalnum() else "_" for char in model_type)
+
+def _own_name(index: Config) -> str:
+    stem = "".join(char if char.isalnum() else "_" for char in index.model_type)
     return f"modeling_{stem}_fa3.py"
