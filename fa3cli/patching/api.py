@@ -114,12 +114,7 @@ def _plan(folder: Path, target: Path, options: Options, force: bool) -> PatchPla
     source_disk, disk = _disks(form, folder, target, force)
     index = original_index(source_disk)
     origins = form.origins(folder, index, _path(options.modeling), source_disk.receipt)
-    warnings = [*form.warnings(index)]
-    warnings += [
-        f"{origin.instead_of} was patched by hand: it stays, and auto_map names fa3's file"
-        for origin in origins
-        if origin.instead_of
-    ]
+    warnings = form.warnings(index)
     built = [form.build(folder, origin, options) for origin in origins]
     files = tuple(_change(made, form.module(index, made)) for made in built)
     _refuse_strangers(target, disk, files)

@@ -56,7 +56,9 @@ def build(installed: Installed, folder: Path, origin: Origin, options: Options) 
     _check_packages(source)
     if origin.kind != "installed":
         _check_names(installed, parse(patched.text, source.name))
-    warnings = tuple(f"{each} is not patched: not in this file" for each in elsewhere)
+    warnings = tuple(f"{name} is not patched: not in this file" for name in elsewhere)
+    if origin.instead_of:
+        warnings += (f"{origin.instead_of} was patched by hand: it stays, and auto_map names fa3's file",)
     return Build(origin, source.text, replace(patched, warnings=patched.warnings + warnings))
 
 

@@ -86,18 +86,11 @@ def unpatched_config(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     form = format_of(folder)
     index = original_index(look(form, folder))
-    by_hand = form.hand_made(index) if index else None
-    if by_hand is None:
-        return index.data if index else {}
-    auto_map = {key: entry for key, entry in index.auto_map.items() if not _names(entry, by_hand)}
-    return {key: value for key, value in index.data.items() if key != "auto_map"} | (
-        {"auto_map": auto_map} if auto_map else {}
-    )
-
-
-def _names(entry: object, module: Path) -> bool:
-    """Whether an entry of auto_map leads to a file."""
-    return isinstance(entry, str) and entry.rpartition(".")[0] == module.stem
+    data = dict(index.data) if index else {}
+    if index and (own := form.hand_made(index)):
+        entries = index.auto_map.items()
+        data["auto_map"] = {key: entry for key, entry in entries if str(entry).rpartition(".")[0] != own.stem}
+    return data
 
 
 def patched_parts(form: Format, disk: Disk, original: str | None) -> Patched:

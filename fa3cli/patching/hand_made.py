@@ -65,13 +65,11 @@ def check_hand_made(hand: Source, installed: Source, package: str, config: Mappi
 
 def _require_same_imports(hand: Source, own: Source, package: str) -> None:
     found, expected = _imports(hand, package), _imports(own, package)
-    for name, line in found.items():
-        if name not in expected:
-            raise ConflictError(
-                f"{hand.name}:{line}: found {name!r}, which {own.name} does not have", hint=_HINT
-            )
-    if missing := [name for name in expected if name not in found]:
-        raise ConflictError(f"{hand.name}:1: expected {missing[0]!r}, as {own.name} has it", hint=_HINT)
+    for name in sorted(found.keys() ^ expected.keys(), key=lambda name: found.get(name, 1)):
+        here, there = ("", "no ") if name in found else ("no ", "")
+        raise ConflictError(
+            f"{hand.name}:{found.get(name, 1)}: found {here}{name!r}, expected {there}such import", hint=_HINT
+        )
 
 
 def _imports(source: Source, package: str) -> dict[str, int]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
 from fa3cli.files.reading import read_bytes
 from fa3cli.patching.config_json import Config, CustomClass
 from fa3cli.patching.installed import Installed
 
-__all__ = ["Origin", "find_origin", "installed_origin", "mentions_quantizer", "read_source"]
+__all__ = ["Origin", "find_origin", "has_quantizer", "installed_origin", "not_ours", "read_source"]
 
 _WHERE = "download that file beside the weights and take what stands before its name out of auto_map"
 
@@ -60,7 +60,12 @@ def read_source(path: Path) -> bytes:
         raise InvalidInputError(f"modeling file {path}: {said}") from None
 
 
-def mentions_quantizer(path: Path) -> bool:
+def not_ours(path: str | Path, hint: str) -> ConflictError:
+    """The error that a file to patch has a quantizer already."""
+    return ConflictError(f"{path} has a fa_quantizer already, which fa3 didn't put there", hint=hint)
+
+
+def has_quantizer(path: Path) -> bool:
     """Whether a file that may not be there has a fa_quantizer."""
     try:
         return b"fa_quantizer" in read_bytes(path)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fa3cli.errors import ConflictError
 from fa3cli.patching.attach import attach, owners
 from fa3cli.patching.edits import Edit, between
 from fa3cli.patching.guarded import guard_imports
@@ -17,6 +16,7 @@ from fa3cli.patching.locating.choice import choose
 from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, Found, attention_classes
 from fa3cli.patching.locating.flat import TURN
 from fa3cli.patching.locating.locate import ROLES, Site
+from fa3cli.patching.origin import not_ours
 from fa3cli.patching.places import Around, Below, End
 from fa3cli.patching.processors import attach_to_modules, idle_if_unmade
 from fa3cli.patching.rules.files import load_rules
@@ -72,10 +72,7 @@ def patch_source(
     """
     source, config = parse(data, name), config or {}
     if "fa_quantizer" in source.text:
-        raise ConflictError(
-            f"{name} has a fa_quantizer already, which fa3 didn't put there",
-            hint="start from the unpatched file",
-        )
+        raise not_ours(name, "start from the unpatched file")
     graph, ruled, found = _classes(source, rules, config)
     choice = choose(source, graph, found, architecture, attention, config)
     sites = {name: _in_layout(found[name][1], quantizer) for name in choice.patched}

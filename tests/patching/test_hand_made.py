@@ -197,7 +197,7 @@ def test_a_folder_patched_by_hand_is_taken_over_and_given_back(hand_made: Path) 
         name: data for name, data in snapshot(hand_made).items() if name in before and name != "config.json"
     } == {name: data for name, data in before.items() if name != "config.json"}
     assert patch(hand_made).state == "already-patched" and status(hand_made).reproducible
-    assert "auto_map" not in unpatched_config(hand_made)
+    assert not unpatched_config(hand_made)["auto_map"]
     assert not [file for file in companions(hand_made) if file.suffix == ".py"]
     undo(hand_made)
     assert snapshot(hand_made) == before

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
+from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.patching.build import Build
 from fa3cli.patching.config_json import Config
 from fa3cli.patching.diffusion.elsewhere import refuse_attention_elsewhere
@@ -14,7 +14,7 @@ from fa3cli.patching.diffusion.index import INDEX, Component, component_config, 
 from fa3cli.patching.diffusion.library import PACKAGE, Diffusers
 from fa3cli.patching.diffusion.vendor import Vendored, vendor
 from fa3cli.patching.locating.classes import AttentionClass
-from fa3cli.patching.origin import Origin, mentions_quantizer, read_source
+from fa3cli.patching.origin import Origin, has_quantizer, not_ours, read_source
 from fa3cli.patching.receipt import Options
 from fa3cli.patching.rules.examples import checked_rules
 from fa3cli.patching.source import Source, parse
@@ -87,11 +87,8 @@ def _transformers(library: Diffusers, folder: Path, index: Config) -> list[Compo
     found = []
     for part in components(index):
         own = folder / part.name / f"{part.library}.py"
-        if mentions_quantizer(own):
-            raise ConflictError(
-                f"{own} has a fa_quantizer already, which fa3 didn't put there",
-                hint="take the other patch back, or start from a fresh copy of the folder",
-            )
+        if has_quantizer(own):
+            raise not_ours(own, "take the other patch back, or start from a fresh copy of the folder")
         if own.is_file() and library.defines(part.class_name):
             raise UnsupportedError(
                 f"{index.path}: {part.name} is loaded from {own.name}, code of its own",

@@ -8,14 +8,13 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from fa3cli.errors import ConflictError
 from fa3cli.patching.build import Build, build
 from fa3cli.patching.config_json import CAUSAL_LM, Config, read_config, require_types, set_auto_map
 from fa3cli.patching.edits import Edit
 from fa3cli.patching.hand_made import check_hand_made
 from fa3cli.patching.installed import Installed, installed_transformers
 from fa3cli.patching.locating.classes import AttentionClass
-from fa3cli.patching.origin import Origin, find_origin, installed_origin, mentions_quantizer, read_source
+from fa3cli.patching.origin import Origin, find_origin, has_quantizer, installed_origin, not_ours, read_source
 from fa3cli.patching.receipt import RECEIPT, Options, Receipt
 from fa3cli.patching.rules.examples import checked_rules
 from fa3cli.patching.source import parse
@@ -61,7 +60,7 @@ class Weights:
         """The file that auto_map names, if somebody patched it by hand; None if there is no such file."""
         custom = index.causal_lm
         own = index.path.parent / custom.file if custom and not custom.repository else None
-        return own if own and mentions_quantizer(own) else None
+        return own if own and has_quantizer(own) else None
 
     def warnings(self, index: Config) -> tuple[str, ...]:
         """What to warn of that the index says."""
@@ -83,10 +82,7 @@ class Weights:
         if own is None:
             return [find_origin(self.installed, index, modeling)]
         if not self.installed.knows(index.model_type):
-            raise ConflictError(
-                f"{own} has a fa_quantizer already, which fa3 didn't put there",
-                hint="give the file as it was before as --modeling",
-            )
+            raise not_ours(own, "give the file as it was before as --modeling")
         origin = installed_origin(self.installed, index)
         hand, library = (parse(read_source(path), str(path)) for path in (own, origin.path))
         check_hand_made(hand, library, origin.package, index.data)
