@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fa3cli.errors import UnsupportedError
-from fa3cli.patching import patch, status, undo
+from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.patching import attention_of, patch, plan, status, undo
 from tests.patching.conftest import snapshot
 from tests.patching.diffusion import samples
 
@@ -96,3 +96,14 @@ def test_a_given_file_of_a_transformer_is_loaded_as_that(flux, library) -> None:
     result = patch(flux, modeling=modeling)
     assert (result.files[0].component, result.files[0].origin) == ("transformer", "given")
     assert not status(flux).reproducible
+
+
+def test_a_folder_without_an_index_asks_for_the_file_that_was_given(tmp_path, library) -> None:
+    modeling = repository(tmp_path / "repo", "hyvideo/modules/models.py", samples.TENCENT)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    patch(folder, modeling=modeling)
+    for act in (patch, plan, attention_of):
+        with pytest.raises(InvalidInputError, match="has no model_index.json") as caught:
+            act(folder)
+        assert "--modeling" in caught.value.hint
