@@ -43,7 +43,7 @@ def export(
     )
     for warning in api.plan_warnings(job, found.layers):
         warn(warning)
-    note(f"targets: {', '.join(each.name for each in job.targets)}, from {calibration}")
+    note(f"targets: {', '.join(engine.name for engine in job.targets)}, from {calibration}")
     with show_progress("export", as_json=json) as progress:
         result = api.export_calibration(job, found, progress)
     show_result(result, as_json=json)

@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG = 1
 def launched_rank() -> int | None:
     """Return this process's rank, where it is one of several."""
     given = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")]
-    if not all(each.isdigit() for each in given) or "MASTER_ADDR" not in os.environ or int(given[1]) < 2:
+    if not all(text.isdigit() for text in given) or "MASTER_ADDR" not in os.environ or int(given[1]) < 2:
         return None
     return int(given[0])
 

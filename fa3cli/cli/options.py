@@ -133,4 +133,4 @@ Json = Annotated[bool, typer.Option("--json", help="Print progress and result as
 
 def values(chosen: list[SaveType] | list[TargetName] | None) -> list[str]:
     """Return the texts of what was chosen."""
-    return [each.value for each in chosen or ()]
+    return [choice.value for choice in chosen or ()]

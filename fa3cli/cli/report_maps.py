@@ -24,19 +24,19 @@ _BORDERS = 4  # of a table, and about as many a column
 def map_tables(facts: Facts, width: int) -> list[Table]:
     """Return one table of all maps if the terminal is wide enough, else one each; without bars if even that is too wide."""
     maps = heat_maps(facts)
-    label = max((len(row.label) for each in maps for row in each.rows), default=0)
+    label = max((len(row.label) for heat_map in maps for row in heat_map.rows), default=0)
     room = width - 2 * _BORDERS - max(label, len(facts.part))
-    widths = [each.columns + _RANGE + _BORDERS for each in maps]
-    together = len({tuple(row.label for row in each.rows) for each in maps}) == 1
+    widths = [heat_map.columns + _RANGE + _BORDERS for heat_map in maps]
+    together = len({tuple(row.label for row in heat_map.rows) for heat_map in maps}) == 1
     bars = max(widths, default=0) <= room
     if together and (sum(widths) <= room or not bars):
         return [_table(maps, bars=bars)]
-    return [_table([each], bars=bars) for each in maps]
+    return [_table([heat_map], bars=bars) for heat_map in maps]
 
 
 def _table(maps: list[HeatMap], *, bars: bool) -> Table:
-    table = Table(maps[0].part, *(f"{each.role} scales of {each.columns} heads" for each in maps))
-    for rows in zip(*(each.rows for each in maps), strict=True):
+    table = Table(maps[0].part, *(f"{heat_map.role} scales of {heat_map.columns} heads" for heat_map in maps))
+    for rows in zip(*(heat_map.rows for heat_map in maps), strict=True):
         table.add_row(plain(rows[0].label), *(_cell(row, bars) for row in rows))
     return table
 

@@ -100,7 +100,7 @@ def _timesteps(facts: Facts) -> Table | None:
         caption="the largest over the smallest, and the timestep of the largest",
     )
     for name, roles in known.items():
-        table.add_row(plain(names[name]), *("–" if each is None else str(each) for each in roles))
+        table.add_row(plain(names[name]), *("–" if spread is None else str(spread) for spread in roles))
     return table
 
 

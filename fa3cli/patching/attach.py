@@ -23,7 +23,12 @@ def owners(source: Source, graph: ClassGraph, patched: tuple[str, ...]) -> list[
             raise source.refuse(graph.classes[name], f"{name} has no __init__ to make the quantizer in")
         while "super().__init__(" in ast.unparse(found[1]):
             above = next(
-                (each for base in graph.bases(found[0]) if (each := graph.method(base, "__init__"))), None
+                (
+                    inherited
+                    for base in graph.bases(found[0])
+                    if (inherited := graph.method(base, "__init__"))
+                ),
+                None,
             )
             if above is None:
                 break
@@ -77,9 +82,9 @@ def _own_config(source: Source, owner: str, init: ast.FunctionDef) -> str:
 
 
 def _ruled_config(source: Source, init: ast.FunctionDef, rule: Rule) -> Mapping[str, str]:
-    known = _arguments(init).union(*(assigned(each) for each in statements(init)))
+    known = _arguments(init).union(*(assigned(node) for node in statements(init)))
     for key, text in rule.attach.items():
-        names = {each.id for each in ast.walk(ast.parse(text)) if isinstance(each, ast.Name)}
+        names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
         if unknown := sorted(names - known):
             raise source.refuse(
                 init,
@@ -90,4 +95,4 @@ def _ruled_config(source: Source, init: ast.FunctionDef, rule: Rule) -> Mapping[
 
 
 def _arguments(init: ast.FunctionDef) -> set[str]:
-    return {each.arg for each in (*init.args.posonlyargs, *init.args.args, *init.args.kwonlyargs)}
+    return {argument.arg for argument in (*init.args.posonlyargs, *init.args.args, *init.args.kwonlyargs)}

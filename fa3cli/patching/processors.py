@@ -27,12 +27,12 @@ _SIZES = ("inner_dim", "hidden_size", "query_dim", "dim")
 
 def called_names(node: ast.AST) -> set[str]:
     """The names that are called in a node, or handed on as the class of the default processor."""
-    calls = {each.func.id for each in ast.walk(node) if isinstance(each, ast.Call) and _is_name(each.func)}
-    defaults = [each for each in ast.walk(node) if isinstance(each, ast.Assign)]
+    calls = {call.func.id for call in ast.walk(node) if isinstance(call, ast.Call) and _is_name(call.func)}
+    defaults = [assignment for assignment in ast.walk(node) if isinstance(assignment, ast.Assign)]
     return calls | {
-        each.value.id
-        for each in defaults
-        if _is_name(each.value) and "_default_processor_cls" in map(ast.unparse, targets(each))
+        assignment.value.id
+        for assignment in defaults
+        if _is_name(assignment.value) and "_default_processor_cls" in map(ast.unparse, targets(assignment))
     }
 
 
@@ -62,7 +62,7 @@ def attach_to_modules(
     module has another processor, or diffusers' default one: its attention would stay as it is, without a word.
     """
     own, places, made = _modules(graph), [], []
-    for name in [each for each in graph.classes if each in reachable]:
+    for name in [class_name for class_name in graph.classes if class_name in reachable]:
         rule = rules.get(name)
         for function, call in _made_modules(graph.classes[name], graph, own):
             makers = _processors(function, call)
@@ -77,7 +77,7 @@ def attach_to_modules(
                 made.append(call.func.id)
             else:
                 places.append(_behind(source, function, call, layout))
-    inside = [each for each in graph.classes if each in (made or (() if places else own))]
+    inside = [class_name for class_name in graph.classes if class_name in (made or (() if places else own))]
     if not inside and not places:
         raise source.refuse(
             graph.classes[next(iter(patched))], "found no module that its processors are made for"
@@ -103,11 +103,12 @@ def _made_modules(
     node: ast.ClassDef, graph: ClassGraph, own: Collection[str]
 ) -> Iterator[tuple[ast.FunctionDef, ast.Call]]:
     """Every call in a class that makes an attention module, with the method it is in."""
-    for function in [each for each in node.body if isinstance(each, ast.FunctionDef)]:
+    for function in [method for method in node.body if isinstance(method, ast.FunctionDef)]:
         for call in ast.walk(function):
             if isinstance(call, ast.Call) and _is_name(call.func):
                 foreign = call.func.id not in graph.classes and (
-                    call.func.id.endswith("Attention") or "processor" in [each.arg for each in call.keywords]
+                    call.func.id.endswith("Attention")
+                    or "processor" in [keyword.arg for keyword in call.keywords]
                 )
                 if foreign or call.func.id in own:
                     yield function, call
@@ -115,13 +116,13 @@ def _made_modules(
 
 def _processors(function: ast.FunctionDef, call: ast.Call) -> set[str]:
     """The classes the processor may be of that a module is made with; none if it is given none."""
-    given = [each.value for each in call.keywords if each.arg == "processor"]
-    given += [each for each in call.args if "Processor" in ast.unparse(each)]
+    given = [keyword.value for keyword in call.keywords if keyword.arg == "processor"]
+    given += [argument for argument in call.args if "Processor" in ast.unparse(argument)]
     found: set[str] = set()
-    for each in given:
-        values = [each]
-        if _is_name(each):
-            above = [line for line in simple_statements(function.body) if each.id in assigned(line)]
+    for processor in given:
+        values = [processor]
+        if _is_name(processor):
+            above = [line for line in simple_statements(function.body) if processor.id in assigned(line)]
             values = [line.value for line in above if line.value] or values
         for value in values:
             found |= called_names(value) - set(dir(builtins)) or {ast.unparse(value)}
@@ -151,7 +152,7 @@ def _behind(source: Source, function: ast.FunctionDef, call: ast.Call, layout: s
     for statement in simple_statements(function.body):
         if getattr(statement, "value", None) is call and len(targets(statement)) == 1:
             module = ast.unparse(targets(statement)[0])
-            has_kv = "kv_heads" in [each.arg for each in call.keywords]
+            has_kv = "kv_heads" in [keyword.arg for keyword in call.keywords]
             kv = (
                 f"{module}.inner_kv_dim * {module}.heads // {module}.inner_dim"
                 if has_kv
@@ -171,7 +172,7 @@ def _behind(source: Source, function: ast.FunctionDef, call: ast.Call, layout: s
 def _sizes(graph: ClassGraph, owner: str) -> dict[str, str]:
     """Where a module keeps its numbers, as its `__init__` shows; empty if it doesn't."""
     init = graph.method(owner, "__init__")[1]
-    kept = [ast.unparse(each) for each in ast.walk(init) if isinstance(getattr(each, "ctx", None), ast.Store)]
+    kept = [ast.unparse(node) for node in ast.walk(init) if isinstance(getattr(node, "ctx", None), ast.Store)]
     heads = [f"self.{name}" for name in _HEADS if f"self.{name}" in kept]
     size = [f"self.{name}" for name in _SIZES if f"self.{name}" in kept]
     kv = [name for name in kept if re.fullmatch(r"self\.(num_)?(kv|key_value)_heads", name)]

@@ -58,7 +58,11 @@ def attention_elsewhere(installed: Installed, source: Source, folder: Path, clas
         used = _used(file, graph_of(file), name)
         if file is not source:
             classes = classes_of(file, graph_of(file))
-            found += [f"{each.name} ({file.name}:{each.line})" for each in classes if each.name in used]
+            found += [
+                f"{attention.name} ({file.name}:{attention.line})"
+                for attention in classes
+                if attention.name in used
+            ]
         borrowed = _borrowed(installed, file, used)
         found += [f"{part} of transformers ({file.name}:{line})" for part, line in borrowed]
         for node, _, path in _relative_imports(file, folder):

@@ -50,12 +50,12 @@ def test_each_rank_is_told_what_torchrun_tells(tmp_path: Path, monkeypatch: pyte
     write = "import json; json.dump(dict(os.environ), open(sys.argv[1] + '/' + str(rank), 'w'))"
     assert launch(3, program(write, tmp_path)) == 0
     told = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(3)]
-    for rank, each in enumerate(told):
-        assert each["RANK"] == each["LOCAL_RANK"] == str(rank)
-        assert each["WORLD_SIZE"] == each["LOCAL_WORLD_SIZE"] == "3"
-        assert each["OMP_NUM_THREADS"] == "2"
-        assert each["MASTER_ADDR"] == "127.0.0.1" and each["MASTER_PORT"] == told[0]["MASTER_PORT"]
-        assert each["PATH"] == os.environ["PATH"]
+    for rank, variables in enumerate(told):
+        assert variables["RANK"] == variables["LOCAL_RANK"] == str(rank)
+        assert variables["WORLD_SIZE"] == variables["LOCAL_WORLD_SIZE"] == "3"
+        assert variables["OMP_NUM_THREADS"] == "2"
+        assert variables["MASTER_ADDR"] == "127.0.0.1" and variables["MASTER_PORT"] == told[0]["MASTER_PORT"]
+        assert variables["PATH"] == os.environ["PATH"]
 
 
 def test_threads_that_were_asked_for_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,9 @@ def test_ranks_that_do_not_notice_are_told_twice(tmp_path: Path) -> None:
 
 def test_a_rank_that_hears_nothing_is_killed() -> None:
     begin = time.monotonic()
-    deaf = "[signal.signal(each, signal.SIG_IGN) for each in (15, 2)]; rank or sys.exit(4); time.sleep(600)"
+    deaf = (
+        "[signal.signal(number, signal.SIG_IGN) for number in (15, 2)]; rank or sys.exit(4); time.sleep(600)"
+    )
     assert launch(2, program(deaf)) == 4
     assert time.monotonic() - begin < 20
 
@@ -174,6 +176,6 @@ def test_a_rank_runs_no_code_of_the_current_folder(tmp_path: Path, monkeypatch: 
     for name in ("typer", "torch", "fa3cli", "json", "__future__", "logging", "importlib", "re"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(99)")
     monkeypatch.setattr(sys, "argv", ["fa3", "--help"])
-    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(tmp_path))])
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
     run = subprocess.run(rank_command(), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0 and "fa3" in run.stdout, run.stderr

@@ -393,7 +393,7 @@ def test_patch_quantize_and_verify_under_every_version(version: str, tmp_path: P
     found = json.loads(
         fa3("verify", output, "--against", folder, "--eval", text, "--max-length", 64, "--json")
     )
-    assert found["ok"] and not [each for each in found["findings"] if each["severity"] == "error"]
+    assert found["ok"] and not [finding for finding in found["findings"] if finding["severity"] == "error"]
     change = found["comparison"]["perplexity_quantized"] / found["comparison"]["perplexity_float"] - 1
     assert abs(change) < 0.01 and found["comparison"]["top1_agreement"] > 0.9
 

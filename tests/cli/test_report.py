@@ -83,9 +83,9 @@ def test_images(export: Export, fa3: Fa3) -> None:
 def test_json(export: Export, fa3: Fa3) -> None:
     code, out, _ = fa3("report", export.folder, "--json")
     facts = json.loads(out)
-    assert code == 0 and [each["fa"] for each in facts["layers"]] == [True, False]
+    assert code == 0 and [layer["fa"] for layer in facts["layers"]] == [True, False]
     assert facts["accuracy"]["tokens"] == 1021 and facts["origin"]["settings"]["w_bit"] == 8
-    assert {each["tensor"]: each["values"] for each in facts["scales"]} == {
+    assert {scale["tensor"]: scale["values"] for scale in facts["scales"]} == {
         name: tensor.flatten().tolist()
         for name, tensor in export.tensors.items()
         if ".fa_" in name and name.endswith(".scale")
@@ -127,12 +127,12 @@ def test_what_quantize_makes(qwen2_tiny: Path, tmp_path: Path, fa3: Fa3) -> None
     code, out, _ = fa3("report", tmp_path / "out", "--json")
     facts = json.loads(out)
     assert code == 0 and facts["remarks"] == []
-    assert [each["quantized"] for each in facts["layers"]] == [each.quantized for each in result.layers]
-    assert [each["fa"] for each in facts["layers"]] == [each.fa for each in result.layers]
-    assert [len(each["float_linears"]) for each in facts["layers"]] == [
-        len(each.float_linears) for each in result.layers
+    assert [shown["quantized"] for shown in facts["layers"]] == [layer.quantized for layer in result.layers]
+    assert [shown["fa"] for shown in facts["layers"]] == [layer.fa for layer in result.layers]
+    assert [len(shown["float_linears"]) for shown in facts["layers"]] == [
+        len(layer.float_linears) for layer in result.layers
     ]
-    assert len(facts["scales"]) == 3 * sum(each.fa is True for each in result.layers)
+    assert len(facts["scales"]) == 3 * sum(layer.fa is True for layer in result.layers)
     assert facts["origin"]["hashes"].keys() >= {"weights", "config", "calibration"}
 
 

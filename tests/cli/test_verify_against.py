@@ -142,7 +142,7 @@ def test_what_goes_wrong(
     monkeypatch.chdir(text.parent)
     if spoil:
         spoil(llama)
-    named = [llama if each == "llama" else each for each in arguments]
+    named = [llama if argument == "llama" else argument for argument in arguments]
     found, out, err = fa3("verify", export, *named)
     assert (found, out) == (code, ""), err
     assert words in err and "Traceback" not in err

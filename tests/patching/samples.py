@@ -199,7 +199,7 @@ RIGHT = {
 REFUSED = {
     "one_tensor": (CACHE + "out = eager_attention_forward(self, a, b, b, mask)\nreturn out", "one tensor"),
     "returned_after": (CACHE + "out = eager_attention_forward(self, a, b, c)\nreturn out, (b, c)", "outside attention"),
-    "loop": (CACHE + "for each in mask:\n    out = eager_attention_forward(self, a, b, c, each)\nreturn out", "loop"),
+    "loop": (CACHE + "for part in mask:\n    out = eager_attention_forward(self, a, b, c, part)\nreturn out", "loop"),
     "branch_changes": (
         CACHE + "if self.fast:\n    a = a * 2\n    out = eager_attention_forward(self, a, b, c)\nelse:\n"
         "    out = eager_attention_forward(self, a, b, c)\nreturn out",

@@ -288,7 +288,7 @@ def test_a_users_rules_are_used_and_a_bad_one_leaves_the_folder_alone(weights, t
 
 
 def test_attention_of_lists_the_classes(weights) -> None:
-    assert "Qwen2Attention" in [each.name for each in attention_of(weights)]
+    assert "Qwen2Attention" in [attention.name for attention in attention_of(weights)]
 
 
 @pytest.fixture

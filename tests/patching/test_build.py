@@ -39,7 +39,7 @@ def test_the_folders_own_file_is_patched_and_its_imports_stay(remote) -> None:
         remote / "modeling_tiny.py",
         "TinyForCausalLM",
     )
-    assert [each.name for each in made.attention] == ["TinyAttention"]
+    assert [attention.name for attention in made.attention] == ["TinyAttention"]
     after = snapshot(remote)
     assert b"from .configuration_tiny import TinyConfig" in after["modeling_fa3_tiny_fa3.py"]
     assert b"is_custom_code" not in after["modeling_fa3_tiny_fa3.py"]
@@ -52,7 +52,7 @@ def test_the_folders_own_file_is_patched_and_its_imports_stay(remote) -> None:
     assert {name: after[name] for name in before if name != "config.json"} == {
         name: data for name, data in before.items() if name != "config.json"
     }
-    assert [each.name for each in attention_of(remote)] == ["TinyAttention"]
+    assert [attention.name for attention in attention_of(remote)] == ["TinyAttention"]
 
 
 def test_a_file_given_instead_takes_the_folders_place(remote) -> None:

@@ -98,6 +98,6 @@ def test_required_packages_are_those_imported_whatever_happens() -> None:
 def test_models_whose_optional_packages_are_missing_load(version: str, types: list[str], tmp_path) -> None:
     python(version, "tests")
     found = measure(version, types, tmp_path)
-    assert {name: (each.kind, each.reason) for name, each in found.items()} == dict.fromkeys(
+    assert {name: (outcome.kind, outcome.reason) for name, outcome in found.items()} == dict.fromkeys(
         types, ("equal", "")
     )

@@ -18,13 +18,13 @@ WORKER = """
 import json, os, sys
 from pathlib import Path
 results, *types = sys.argv[1:]
-for each in types:
-    print(each, flush=True)
-    if each == "signal":
+for name in types:
+    print(name, flush=True)
+    if name == "signal":
         os.abort()
-    if each == "exit":
+    if name == "exit":
         os._exit(3)
-    Path(results, each + ".json").write_text(json.dumps({"pid": os.getpid()}))
+    Path(results, name + ".json").write_text(json.dumps({"pid": os.getpid()}))
 """
 RUN = {"own": True, "errors": {}, "doubts": []}
 EQUAL = Outcome("equal", "own", checks=40)
@@ -39,11 +39,11 @@ MEASURED = {
 def test_a_run_goes_on_behind_types_that_end_the_process(tmp_path: Path) -> None:
     types, told = ["a", "signal", "b", "exit", "c"], []
     call = [sys.executable, "-c", WORKER, str(tmp_path)]
-    run_types(call, types, tmp_path, tmp_path / "log", lambda *each: told.append(each))
-    found = {each: json.loads((tmp_path / f"{each}.json").read_text()) for each in types}
+    run_types(call, types, tmp_path, tmp_path / "log", lambda *entry: told.append(entry))
+    found = {model_type: json.loads((tmp_path / f"{model_type}.json").read_text()) for model_type in types}
     assert [name for name, _ in told] == types
-    assert [each for each in types if "error" in found[each]] == ["signal", "exit"]
-    assert len({found[each]["pid"] for each in "abc"}) == 3
+    assert [model_type for model_type in types if "error" in found[model_type]] == ["signal", "exit"]
+    assert len({found[letter]["pid"] for letter in "abc"}) == 3
 
 
 def test_a_run_that_can_not_begin_says_so(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_type_that_was_run_in_the_same_way_is_not_run_again(tmp_path: Path) ->
 
     first = [run("native"), run("patched")]
     assert not any(first[1]["checks"].values())
-    marked = [{**each, "marked": True} for each in first]
-    for side, each in zip(("native", "patched"), marked):
-        (tmp_path / side / "gpt_neox.json").write_text(json.dumps(each))
+    marked = [{**result, "marked": True} for result in first]
+    for side, result in zip(("native", "patched"), marked):
+        (tmp_path / side / "gpt_neox.json").write_text(json.dumps(result))
     assert [run("native"), run("patched")] == marked

@@ -46,9 +46,9 @@ def installed_files() -> list[Path]:
     spec = importlib.util.find_spec("transformers")
     models = Path(spec.origin).parent / "models" if spec else Path("nowhere")
     return [
-        each
-        for each in sorted(models.glob("*/modeling_*.py"))
-        if "_tf_" not in each.name and "_flax_" not in each.name
+        path
+        for path in sorted(models.glob("*/modeling_*.py"))
+        if "_tf_" not in path.name and "_flax_" not in path.name
     ]
 
 

@@ -57,10 +57,10 @@ def run(version: str, module: str, side: str, folder: Path, *arguments: object) 
 def test_patched_models_compute_what_native_ones_do(version: str, tmp_path: Path) -> None:
     python(version, "tests")
     found = measure(version, SAMPLE[version], tmp_path)
-    assert {name: (each.kind, each.reason) for name, each in found.items()} == dict.fromkeys(
+    assert {name: (outcome.kind, outcome.reason) for name, outcome in found.items()} == dict.fromkeys(
         SAMPLE[version], ("equal", "")
     )
-    assert all(each.checks >= 20 for each in found.values())
+    assert all(outcome.checks >= 20 for outcome in found.values())
 
 
 @pytest.mark.versions

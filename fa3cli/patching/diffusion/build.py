@@ -32,7 +32,7 @@ def origins(library: Diffusers, folder: Path, index: Config | None, modeling: Pa
     parts = _transformers(library, folder, index) if index else []
     given = parse(read_source(modeling), str(modeling)) if modeling else None
     defined = re.findall(r"^class (\w+)", given.text, re.MULTILINE) if given else []
-    if given and not {each.class_name for each in parts}.intersection(defined):
+    if given and not {component.class_name for component in parts}.intersection(defined):
         return [Origin("given", modeling, None, _package_of(given, modeling))]
     if not parts:
         raise UnsupportedError(
@@ -71,7 +71,7 @@ def build(library: Diffusers, origin: Origin, options: Options) -> Build:
         rules=checked_rules(options.rules),
         config=origin.config,
     )
-    attention = tuple(_in_its_file(each, taken) for each in patched.attention)
+    attention = tuple(_in_its_file(attention_class, taken) for attention_class in patched.attention)
     return Build(origin, source.text, replace(patched, source=source.text, attention=attention))
 
 
@@ -80,7 +80,7 @@ def listed(library: Diffusers, origin: Origin, rules: str | Path | None) -> tupl
     source = parse(read_source(origin.path), str(origin.path))
     taken = _taken(library, origin, source)
     classes = list_source(taken.text, name=source.name, rules=checked_rules(rules), config=origin.config)
-    return tuple(_in_its_file(each, taken) for each in classes)
+    return tuple(_in_its_file(found, taken) for found in classes)
 
 
 def _transformers(library: Diffusers, folder: Path, index: Config) -> list[Component]:
@@ -107,12 +107,12 @@ def _taken(library: Diffusers, origin: Origin, source: Source) -> Vendored:
     return vendor(source, library, f"{PACKAGE}.{origin.path.stem}")
 
 
-def _in_its_file(each: AttentionClass, taken: Vendored) -> AttentionClass:
-    """A class that was taken over, with the lines it has in its own file."""
-    if each.name not in taken.places:
-        return each
-    path, shift = taken.places[each.name]
-    return replace(each, file=str(path), line=each.line + shift, place=each.place and each.place + shift)
+def _in_its_file(found: AttentionClass, taken: Vendored) -> AttentionClass:
+    """Give a class that was copied in the file and the line numbers of its own file."""
+    if found.name not in taken.places:
+        return found
+    path, shift = taken.places[found.name]
+    return replace(found, file=str(path), line=found.line + shift, place=found.place and found.place + shift)
 
 
 def _reaches_up(source: Source) -> bool:

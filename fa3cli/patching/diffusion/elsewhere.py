@@ -24,7 +24,7 @@ def refuse_attention_elsewhere(library: Diffusers, source: Source, class_name: s
     if class_name not in graph.classes:
         return
     made = set().union(
-        *(_made(graph.classes[each]) for each in graph.reachable(class_name) if each in graph.classes)
+        *(_made(graph.classes[name]) for name in graph.reachable(class_name) if name in graph.classes)
     )
     for node in source.tree.body:
         if not isinstance(node, ast.ImportFrom):
@@ -41,16 +41,16 @@ def refuse_attention_elsewhere(library: Diffusers, source: Source, class_name: s
 
 
 def _made(node: ast.AST) -> set[str]:
-    return {callee(each) for each in ast.walk(node) if isinstance(each, ast.Call)}
+    return {callee(call) for call in ast.walk(node) if isinstance(call, ast.Call)}
 
 
 def _holds_attention(source: Source, name: str) -> bool:
     graph = ClassGraph(source)
-    parts = [graph.classes[each] for each in graph.reachable(name) if each in graph.classes]
+    parts = [graph.classes[part] for part in graph.reachable(name) if part in graph.classes]
     called = set().union(*map(_made, parts)) if parts else set()
     return any(
-        each in KERNELS
-        or each == "softmax"
-        or each.endswith(("Attention", "AttnProcessor2_0", "TransformerBlock"))
-        for each in called
+        callee_name in KERNELS
+        or callee_name == "softmax"
+        or callee_name.endswith(("Attention", "AttnProcessor2_0", "TransformerBlock"))
+        for callee_name in called
     )

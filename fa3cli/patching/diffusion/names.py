@@ -44,7 +44,7 @@ def bound(module: Module) -> dict[str, tuple[str, bool]]:
     while todo:
         node, always = todo.pop()
         if isinstance(node, (ast.If, ast.Try)):
-            todo += [(each, False) for each in reversed([*node.body, *node.orelse])]
+            todo += [(child, False) for child in reversed([*node.body, *node.orelse])]
         for name, dotted in _names(module, node).items():
             found.setdefault(name, (dotted, always))
     return found
@@ -61,15 +61,17 @@ def origin(library: Diffusers, dotted: str) -> str:
 def _names(module: Module, node: ast.stmt) -> dict[str, str]:
     """The names a statement binds, and what each of them is."""
     if isinstance(node, ast.Import):
-        whole = {each.asname: each.name for each in node.names if each.asname}
+        whole = {alias.asname: alias.name for alias in node.names if alias.asname}
         return {
-            each.name.split(".")[0]: each.name.split(".")[0] for each in node.names if not each.asname
+            alias.name.split(".")[0]: alias.name.split(".")[0] for alias in node.names if not alias.asname
         } | whole
     if isinstance(node, ast.ImportFrom):
         start = absolute_module(module.source, node, module.package)
-        return {each.asname or each.name: f"{start}.{each.name}" for each in node.names}
+        return {alias.asname or alias.name: f"{start}.{alias.name}" for alias in node.names}
     if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
         return {node.name: f"{module.name}.{node.name}"}
     if isinstance(node, ast.Assign):
-        return {each.id: f"{module.name}.{each.id}" for each in node.targets if isinstance(each, ast.Name)}
+        return {
+            target.id: f"{module.name}.{target.id}" for target in node.targets if isinstance(target, ast.Name)
+        }
     return {}

@@ -69,7 +69,7 @@ def _computes_attention(graph: ClassGraph, name: str) -> bool:
 
 
 def _with_bases(graph: ClassGraph, name: str) -> list[str]:
-    return [each for base in graph.bases(name) for each in _with_bases(graph, base)] + [name]
+    return [ancestor for base in graph.bases(name) for ancestor in _with_bases(graph, base)] + [name]
 
 
 def _no_local_import(source: Source, node: ast.ImportFrom) -> list[Passed]:
@@ -85,14 +85,14 @@ def _refuse_early_uses(source: Source, taken: dict[str, Module]) -> None:
     """What stands at the end of the file isn't there yet while its classes are made."""
     for node in source.tree.body:
         inner = {
-            id(each)
+            id(inner_node)
             for function in ast.walk(node)
             if isinstance(function, ast.FunctionDef)
-            for each in ast.walk(function)
+            for inner_node in ast.walk(function)
         }
-        for each in ast.walk(node):
-            if isinstance(each, ast.Name) and each.id in taken and id(each) not in inner:
-                raise source.refuse(each, f"uses {each.id} of another file outside any function")
+        for part in ast.walk(node):
+            if isinstance(part, ast.Name) and part.id in taken and id(part) not in inner:
+                raise source.refuse(part, f"uses {part.id} of another file outside any function")
 
 
 def _at_the_end(
@@ -102,7 +102,9 @@ def _at_the_end(
         line for name, home in taken.items() for line in _needed(library, target, home, name, set(taken))
     ]
     homes = dict.fromkeys(home.name for home in taken.values())
-    text = "\n".join(["", "", *(f"# Taken over from {each}" for each in homes), *dict.fromkeys(needed), ""])
+    text = "\n".join(
+        ["", "", *(f"# Taken over from {module_name}" for module_name in homes), *dict.fromkeys(needed), ""]
+    )
     lines = {}
     for name, home in taken.items():
         text += "\n\n"
@@ -122,29 +124,29 @@ def _class_text(target: Module, home: Module, node: ast.ClassDef) -> str:
     lines = home.source.lines[_first_line(node) - 1 : node.end_lineno]
     source = parse("\n".join(line.rstrip("\r\n") for line in [*lines, ""]), home.source.name)
     places = [
-        Passed(each.node) if each.module == target.name else each
-        for each in absolute_imports(source, home.package)
+        Passed(place.node) if place.module == target.name else place
+        for place in absolute_imports(source, home.package)
     ]
     return write(source, places)
 
 
 def _first_line(node: ast.ClassDef) -> int:
-    return min([node.lineno, *(each.lineno for each in node.decorator_list)])
+    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
 
 
 def _needed(library: Diffusers, target: Module, home: Module, name: str, taken: set[str]) -> list[str]:
     """The imports a class needs in its new file, of names that it takes from its old one."""
     node = home.graph.classes[name]
-    used = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)} - taken - set(dir(builtins))
+    used = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} - taken - set(dir(builtins))
     here, there = bound(target), bound(home)
     lines = []
-    for each in sorted(used & there.keys() - {"logger"}):
-        dotted, always = there[each]
-        if each not in here:
-            line = f"from {home.name} import {each}"
+    for used_name in sorted(used & there.keys() - {"logger"}):
+        dotted, always = there[used_name]
+        if used_name not in here:
+            line = f"from {home.name} import {used_name}"
             lines += [line] if always else ["try:", f"    {line}", "except ImportError:", "    pass"]
-        elif origin(library, here[each][0]) != origin(library, dotted):
+        elif origin(library, here[used_name][0]) != origin(library, dotted):
             raise home.source.refuse(
-                node, f"{name} takes {each} for {dotted}, {target.name} for {here[each][0]}"
+                node, f"{name} takes {used_name} for {dotted}, {target.name} for {here[used_name][0]}"
             )
     return ["\n".join(lines)] if lines else []

@@ -42,25 +42,25 @@ def choose(
     whole = graph.classes[architecture] if architecture else source.tree
     if architecture:
         _refuse_composites(source, whole, reachable, speaks, config)
-    used = [each for each in found if each in reachable]
+    used = [name for name in found if name in reachable]
     asked = _asked(source, found, used, architecture, attention)
-    chosen = asked or [each for each in used if each in speaks and not found[each][0].idle]
+    chosen = asked or [name for name in used if name in speaks and not found[name][0].idle]
     if not chosen:
         raise source.refuse(
             whole, f"found no softmax attention that {architecture or 'the file'} is built of"
         )
-    family = set().union(*(graph.family(each) for each in chosen))
+    family = set().union(*(graph.family(name) for name in chosen))
     patched, skipped = _split_family(source, graph, found, family, attention)
     warnings = [
-        f"{each} is not patched ({found[each][0].problem}): do not load the model with flash attention"
-        for each in skipped
+        f"{name} is not patched ({found[name][0].problem}): do not load the model with flash attention"
+        for name in skipped
     ]
-    for each in used:
-        if found[each][0].idle:
-            warnings.append(f"{each} is left alone: {found[each][0].problem}")
-        elif each not in family:
+    for name in used:
+        if found[name][0].idle:
+            warnings.append(f"{name} is left alone: {found[name][0].problem}")
+        elif name not in family:
             reason = "not asked for" if attention else "it sees or hears (--attention says otherwise)"
-            warnings.append(f"{each} is not patched: {reason}")
+            warnings.append(f"{name} is not patched: {reason}")
     return Choice(tuple(patched), tuple(warnings))
 
 
@@ -68,9 +68,9 @@ def _refuse_composites(
     source: Source, whole: ast.ClassDef, reachable: set[str], speaks: set[str], config: Mapping[str, Any]
 ) -> None:
     """Refuse a language model, or another part with a model_type of its own, that comes from another file."""
-    builders = [each for each in sorted(speaks) if each.startswith("AutoModel")]
+    builders = [builder for builder in sorted(speaks) if builder.startswith("AutoModel")]
     if builders:
-        calls = [each for each in ast.walk(source.tree) if getattr(each, "id", "") == builders[0]]
+        calls = [node for node in ast.walk(source.tree) if getattr(node, "id", "") == builders[0]]
         raise source.refuse(calls[0], f"{whole.name} builds a part by {builders[0]}: composite model")
     parts = {name for name, part in config.items() if isinstance(part, dict) and part.get("model_type")}
     if elsewhere := sorted(parts - SENSES - built_parts(source, reachable)):
@@ -83,15 +83,15 @@ def _refuse_composites(
 def _asked(
     source: Source, found: Found, used: list[str], architecture: str | None, attention: Sequence[str]
 ) -> list[str]:
-    for each in attention:
-        if each not in used:
-            names = ", ".join(f"{each} ({found[each][0].line})" for each in used) or "none"
+    for name in attention:
+        if name not in used:
+            names = ", ".join(f"{used_name} ({found[used_name][0].line})" for used_name in used) or "none"
             raise UnsupportedError(
-                f"{source.name}: {architecture or 'the file'} has no attention class {each}",
+                f"{source.name}: {architecture or 'the file'} has no attention class {name}",
                 hint=f"its attention classes (and their lines): {names}",
             )
-        if found[each][0].idle:
-            raise UnsupportedError(f"{source.name}:{found[each][0].line}: {each}: {found[each][0].problem}")
+        if found[name][0].idle:
+            raise UnsupportedError(f"{source.name}:{found[name][0].line}: {name}: {found[name][0].problem}")
     return list(attention)
 
 

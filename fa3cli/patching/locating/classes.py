@@ -65,7 +65,7 @@ class ClassGraph:
         self._bases = {name: self._bases_of(node) for name, node in self.classes.items()}
         self._refuse_circles(source)
         self._methods = {
-            name: {each.name: each for each in node.body if isinstance(each, ast.FunctionDef)}
+            name: {function.name: function for function in node.body if isinstance(function, ast.FunctionDef)}
             for name, node in self.classes.items()
         }
         self.references: dict[str, set[str]] = {}
@@ -76,7 +76,7 @@ class ClassGraph:
 
     def _bases_of(self, node: ast.ClassDef) -> list[str]:
         names = [getattr(base, "id", None) for base in node.bases]
-        return [each for each in names if each in self.classes and each != node.name]
+        return [known_base for known_base in names if known_base in self.classes and known_base != node.name]
 
     def _refuse_circles(self, source: Source) -> None:
         """Refuse classes that inherit from each other, or through so many others that no model is built of them."""
@@ -108,7 +108,7 @@ class ClassGraph:
             if method in self._methods[owner]:
                 return owner, self._methods[owner][method]
             seen.add(owner)
-            todo += [each for each in reversed(self.bases(owner)) if inherited and each not in seen]
+            todo += [base for base in reversed(self.bases(owner)) if inherited and base not in seen]
         return None
 
     def reachable(self, name: str) -> set[str]:
@@ -116,7 +116,7 @@ class ClassGraph:
         found, todo = set(), {name}
         while todo:
             found |= todo
-            todo = set().union(*(self.references.get(each, set()) for each in todo)) - found
+            todo = set().union(*(self.references.get(other, set()) for other in todo)) - found
         return found
 
     def family(self, name: str) -> set[str]:
@@ -135,7 +135,7 @@ class ClassGraph:
 
     @cached_property
     def _links(self) -> list[set[str]]:
-        links = [{each, base} for each in self.classes for base in self.bases(each)]
+        links = [{name, base} for name in self.classes for base in self.bases(name)]
         return links + [names for names in self._choices() if len(names) > 1]
 
     @cached_property
@@ -143,8 +143,8 @@ class ClassGraph:
         """The numbers of the links that each class has a part in."""
         bound: dict[str, set[int]] = {}
         for number, link in enumerate(self._links):
-            for each in link:
-                bound.setdefault(each, set()).add(number)
+            for member in link:
+                bound.setdefault(member, set()).add(number)
         return bound
 
     def _choices(self) -> list[set[str]]:
@@ -168,7 +168,7 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
         is_flash = False
         try:
             cores = _cores(source, graph, name, functions)
-            found_cores = [each for inner in cores.values() for each in inner]
+            found_cores = [found_core for inner in cores.values() for found_core in inner]
             if kernel := unknown_kernel(node, found_cores, known):
                 raise source.refuse(
                     kernel, f"{name} calls {callee(kernel)}, which may be attention fa3 doesn't know"
@@ -206,11 +206,13 @@ def _attention_functions(graph: ClassGraph, name: str) -> list[ast.FunctionDef]:
     forward = graph.method(name, "forward", inherited=False)
     if forward or not is_processor(graph, name):
         return [forward[1]] if forward else []
-    return [each for each in graph.classes[name].body if _takes_module(each)]
+    return [function for function in graph.classes[name].body if _takes_module(function)]
 
 
 def _takes_module(node: ast.stmt) -> bool:
-    return isinstance(node, ast.FunctionDef) and [each.arg for each in node.args.args[1:2]] == ["attn"]
+    return isinstance(node, ast.FunctionDef) and [argument.arg for argument in node.args.args[1:2]] == [
+        "attn"
+    ]
 
 
 def _cores(
@@ -260,12 +262,12 @@ def _looks_like_attention(graph: ClassGraph, node: ast.ClassDef) -> bool:
     ]:
         found += more
         todo = set().union(*map(_names, more))
-    called = {callee(each).lower() for part in found for each in ast.walk(part) if isinstance(each, ast.Call)}
+    called = {callee(call).lower() for part in found for call in ast.walk(part) if isinstance(call, ast.Call)}
     return "softmax" in called and bool(called & {"matmul", "bmm", "baddbmm", "einsum"})
 
 
 def _names(node: ast.AST) -> set[str]:
-    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
 
 
 def _last_name(node: ast.expr) -> str:
@@ -276,4 +278,4 @@ def _defined(node: ast.stmt) -> list[str]:
     if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
         return [node.name]
     names = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    return [each.id for each in names if isinstance(each, ast.Name)]
+    return [target.id for target in names if isinstance(target, ast.Name)]

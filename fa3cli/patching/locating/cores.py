@@ -67,22 +67,22 @@ def find_cores(function: ast.FunctionDef, refuse: Refuse) -> list[Core]:
 def _nested(function: ast.FunctionDef) -> set[int]:
     """What stands in scopes of its own in a function, where names may mean something else."""
     scopes = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.GeneratorExp, ast.SetComp, ast.DictComp)
-    inner = [each for each in ast.walk(function) if isinstance(each, scopes) and each is not function]
-    return {id(node) for each in inner for node in ast.walk(each)}
+    inner = [scope for scope in ast.walk(function) if isinstance(scope, scopes) and scope is not function]
+    return {id(node) for scope in inner for node in ast.walk(scope)}
 
 
 def _dispatched_names(function: ast.FunctionDef) -> set[str]:
     """Local names that may hold an attention function: `attention_interface = ALL_ATTENTION_FUNCTIONS[...]`."""
     names = {
-        each.id
-        for each in ast.walk(function)
-        if isinstance(each, ast.Name) and _DISPATCHER.fullmatch(each.id)
+        part.id
+        for part in ast.walk(function)
+        if isinstance(part, ast.Name) and _DISPATCHER.fullmatch(part.id)
     }
     for statement in simple_statements(function.body):
         value = getattr(statement, "value", None)
         nodes = list(ast.walk(value)) if value is not None else []
-        mentions = any(isinstance(each, ast.Name) and _DISPATCHER.fullmatch(each.id) for each in nodes)
-        if mentions and not any(isinstance(each, ast.Call) and _called(each) in names for each in nodes):
+        mentions = any(isinstance(node, ast.Name) and _DISPATCHER.fullmatch(node.id) for node in nodes)
+        if mentions and not any(isinstance(node, ast.Call) and _called(node) in names for node in nodes):
             names |= assigned(statement)
     return names
 
@@ -154,14 +154,14 @@ def _products_before(
 ) -> list[tuple[ast.stmt, ast.expr]]:
     found = [(statement, product) for product in _products(softmax)]
     needed = set() if found else {name.id for name in used_names(softmax, parent_of)}
-    for each in reversed(before):
-        if not assigned(each) & needed or each.value is None:
+    for assignment in reversed(before):
+        if not assigned(assignment) & needed or assignment.value is None:
             continue
-        products = _products(each.value)
-        found += [(each, product) for product in products]
-        if isinstance(each, ast.Assign) and isinstance(parent_of[each], ast.FunctionDef):
-            needed -= assigned(each)  # what it was before no longer matters
-        needed |= set() if products else {name.id for name in used_names(each.value, parent_of)}
+        products = _products(assignment.value)
+        found += [(assignment, product) for product in products]
+        if isinstance(assignment, ast.Assign) and isinstance(parent_of[assignment], ast.FunctionDef):
+            needed -= assigned(assignment)  # what it was before no longer matters
+        needed |= set() if products else {name.id for name in used_names(assignment.value, parent_of)}
     return found
 
 
@@ -169,18 +169,18 @@ def _product_after(
     after: list[ast.stmt], softmax: ast.Call, parent_of: dict[ast.AST, ast.AST]
 ) -> tuple[ast.stmt, ast.expr] | None:
     tainted: set[str] = set()
-    for each in after:
-        for product in _products(each):
+    for statement in after:
+        for product in _products(statement):
             left = _operands(product)[0]
             if any(node is softmax for node in ast.walk(left)) or tainted & {
                 n.id for n in used_names(left, parent_of)
             }:
-                return each, product
-        value = getattr(each, "value", None)
+                return statement, product
+        value = getattr(statement, "value", None)
         if value is not None:
             reads = {name.id for name in used_names(value, parent_of)}
             if reads & tainted or any(node is softmax for node in ast.walk(value)):
-                tainted |= assigned(each)
+                tainted |= assigned(statement)
     return None
 
 

@@ -39,7 +39,7 @@ def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) 
 def expanded_above(body: list[ast.stmt], name: str) -> ast.stmt | None:
     """The statement that repeats a state's heads above the place, but below its cache, or may do so unseen."""
     above = list(simple_statements(body))
-    cached = {each for statement in above if is_cache(statement) for each in assigned(statement)}
+    cached = {target for statement in above if is_cache(statement) for target in assigned(statement)}
     for statement in reversed(above):
         if name not in assigned(statement):
             continue
@@ -53,7 +53,7 @@ def expanded_above(body: list[ast.stmt], name: str) -> ast.stmt | None:
 
 def gives_repeated(function: ast.FunctionDef) -> bool:
     """Whether a function gives back a state it was given with its heads repeated."""
-    returns = [each.value for each in ast.walk(function) if isinstance(each, ast.Return) and each.value]
+    returns = [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value]
     views = [view for value in returns if (view := view_of(value, None))]
     return any(view.expanded or expanded_above(function.body, view.name.id) for view in views)
 
@@ -61,8 +61,8 @@ def gives_repeated(function: ast.FunctionDef) -> bool:
 def is_cache(statement: ast.stmt) -> bool:
     """Whether a statement joins states with those of earlier positions."""
     value = getattr(statement, "value", None)
-    calls = [each for each in ast.walk(value) if isinstance(each, ast.Call)] if value is not None else []
-    return any(re.search("update|cache", callee(each)) or "past" in ast.unparse(each) for each in calls)
+    calls = [call for call in ast.walk(value) if isinstance(call, ast.Call)] if value is not None else []
+    return any(re.search("update|cache", callee(call)) or "past" in ast.unparse(call) for call in calls)
 
 
 def _source(statement: ast.stmt, name: str) -> str | None:
@@ -75,7 +75,7 @@ def _source(statement: ast.stmt, name: str) -> str | None:
         inner = inner.args[0]
     if isinstance(inner, ast.Name):
         return inner.id
-    return name if any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(inner)) else None
+    return name if any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(inner)) else None
 
 
 def still_flat(body: list[ast.stmt], name: str) -> ast.stmt | None:

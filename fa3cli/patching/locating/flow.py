@@ -38,8 +38,8 @@ def simple_statements(block: list[ast.stmt]) -> Iterator[ast.stmt]:
         inner = blocks(statement)
         if not inner:
             yield statement
-        for each in inner:
-            yield from simple_statements(each)
+        for branch in inner:
+            yield from simple_statements(branch)
 
 
 def callee(call: ast.Call) -> str:
@@ -53,11 +53,11 @@ def linear(block: list[ast.stmt], pivot: ast.stmt) -> list[ast.stmt]:
     found: list[ast.stmt] = []
     for statement in block:
         inner = blocks(statement)
-        holding = [each for each in inner if any(pivot is child for child in simple_statements(each))]
+        holding = [branch for branch in inner if any(pivot is child for child in simple_statements(branch))]
         if not inner:
             found.append(statement)
-        for each in holding or inner:
-            found += linear(each, pivot)
+        for branch in holding or inner:
+            found += linear(branch, pivot)
     return found
 
 
@@ -70,15 +70,17 @@ def targets(statement: ast.stmt) -> list[ast.expr]:
     else:
         return []
     return [
-        part for each in found for part in (each.elts if isinstance(each, (ast.Tuple, ast.List)) else [each])
+        part
+        for target in found
+        for part in (target.elts if isinstance(target, (ast.Tuple, ast.List)) else [target])
     ]
 
 
 def assigned(statement: ast.stmt) -> set[str]:
     """The names a statement assigns to, with `:=` too."""
-    names = {part.id for each in targets(statement) for part in ast.walk(each) if _is_stored(part)}
+    names = {part.id for target in targets(statement) for part in ast.walk(target) if _is_stored(part)}
     inner = [] if blocks(statement) else ast.walk(statement)
-    return names | {each.target.id for each in inner if isinstance(each, ast.NamedExpr)}
+    return names | {expression.target.id for expression in inner if isinstance(expression, ast.NamedExpr)}
 
 
 def _is_stored(node: ast.AST) -> bool:
@@ -93,7 +95,7 @@ def pairs_of(statement: ast.stmt) -> list[tuple[str, ast.expr]]:
     values = value.elts if isinstance(value, ast.Tuple) and len(names) > 1 else [value]
     if len(values) != len(names):
         return []
-    return [(name.id, each) for name, each in zip(names, values) if isinstance(name, ast.Name)]
+    return [(name.id, part) for name, part in zip(names, values) if isinstance(name, ast.Name)]
 
 
 def parents(function: ast.AST) -> dict[ast.AST, ast.AST]:
@@ -103,7 +105,7 @@ def parents(function: ast.AST) -> dict[ast.AST, ast.AST]:
 
 def used_names(node: ast.AST, parent_of: dict[ast.AST, ast.AST]) -> list[ast.Name]:
     """The names whose *values* a node reads; asking a tensor's shape, dtype or device, or `is None`, doesn't count."""
-    names = [each for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)]
+    names = [used for used in ast.walk(node) if isinstance(used, ast.Name) and isinstance(used.ctx, ast.Load)]
     return [name for name in names if not _asks_only(parent_of.get(name))]
 
 
@@ -111,7 +113,7 @@ def _asks_only(parent: ast.AST | None) -> bool:
     if isinstance(parent, ast.Attribute):
         return parent.attr in _ABOUT_A_TENSOR
     if isinstance(parent, ast.Compare):
-        return all(isinstance(each, (ast.Is, ast.IsNot)) for each in parent.ops)
+        return all(isinstance(operator, (ast.Is, ast.IsNot)) for operator in parent.ops)
     return isinstance(parent, ast.Call) and callee(parent) in ("isinstance", "len", "type_as")
 
 
@@ -122,7 +124,7 @@ def only_in_training(node: ast.AST, parent_of: dict[ast.AST, ast.AST]) -> bool:
         if isinstance(above, ast.If) and node in above.body:
             tests = above.test.values if isinstance(above.test, ast.BoolOp) else [above.test]
             is_and = not isinstance(above.test, ast.BoolOp) or isinstance(above.test.op, ast.And)
-            if is_and and any(ast.unparse(each) == "self.training" for each in tests):
+            if is_and and any(ast.unparse(test) == "self.training" for test in tests):
                 return True
         node = above
     return False

@@ -33,7 +33,7 @@ def _is_own_method(node: ast.AST) -> bool:
 
 
 def _is_a_core(call: ast.Call, cores: list[Core]) -> bool:
-    arguments = {id(each) for each in [*call.args, *(keyword.value for keyword in call.keywords)]}
+    arguments = {id(argument) for argument in [*call.args, *(keyword.value for keyword in call.keywords)]}
     return any(id(core.operands["q"]) in arguments for core in cores)
 
 

@@ -39,7 +39,7 @@ def locate_inside(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) 
         if any(other is not core and other.statements["v"] in paths["v"] for other in cores):
             raise refuse(core.statements["v"], "the states enter attention more than once")
         found = {role: _cut(function, core, role, paths[role], refuse) for role in ROLES}
-        if len({ast.unparse(each) for each in found.values()}) < len(ROLES):
+        if len({ast.unparse(state) for state in found.values()}) < len(ROLES):
             raise refuse(core.statements["k"], "two of q, k, v are one tensor")
         calls += found.items()
     _refuse_other_attention(function, cores, [expression for _, expression in calls], refuse)
@@ -53,11 +53,11 @@ def _cut(function: ast.FunctionDef, core: Core, role: str, path: list[ast.stmt],
         at = path.index(statement)
         chain = steps(expression, axes)
         for index, step in enumerate(chain):
-            repeated = any(each.expands for each in chain[index:])
+            repeated = any(later.expands for later in chain[index:])
             if step.axes == "BHSD" and not repeated and _has_heads(role, path[:at], step.expression):
                 return step.expression
         name = chain[-1].expression
-        above = [each for each in path[:at] if isinstance(name, ast.Name) and name.id in assigned(each)]
+        above = [line for line in path[:at] if isinstance(name, ast.Name) and name.id in assigned(line)]
         value = dict(pairs_of(above[-1])).get(name.id) if above else None
         if value is None or not _always_before(function, above[-1], statement):
             raise refuse(statement, f"{role} has no axis of heads before it enters attention")
@@ -67,7 +67,7 @@ def _cut(function: ast.FunctionDef, core: Core, role: str, path: list[ast.stmt],
 
 def _has_heads(role: str, above: list[ast.stmt], expression: ast.expr) -> bool:
     """Whether nothing above speaks against an expression having the heads of its role, each once."""
-    names = [each.id for each in ast.walk(expression) if isinstance(each, ast.Name)]
+    names = [node.id for node in ast.walk(expression) if isinstance(node, ast.Name)]
     if role != "q" and any(expanded_above(above, name) for name in names):
         return False
     if isinstance(expression, ast.Name):
@@ -98,9 +98,9 @@ def _refuse_other_attention(
     """Refuse readers of the states in branches without a known core: they may be attention fa3 doesn't know."""
     parent_of = parents(function)
     names = {
-        each.id for expression in inside for each in ast.walk(expression) if isinstance(each, ast.Name)
+        node.id for expression in inside for node in ast.walk(expression) if isinstance(node, ast.Name)
     } - {"self"}
-    known = {id(each) for core in cores for each in linear(function.body, core.statements["v"])}
+    known = {id(reached) for core in cores for reached in linear(function.body, core.statements["v"])}
     for statement in simple_statements(function.body):
         if id(statement) in known or only_in_training(statement, parent_of):
             continue
@@ -110,5 +110,5 @@ def _refuse_other_attention(
 
 
 def _in_loop(function: ast.FunctionDef, statement: ast.stmt) -> bool:
-    loops = [each for each in ast.walk(function) if isinstance(each, (ast.For, ast.While))]
+    loops = [node for node in ast.walk(function) if isinstance(node, (ast.For, ast.While))]
     return any(statement in simple_statements([loop]) for loop in loops)

@@ -22,15 +22,19 @@ def unknown_kernel(node: ast.ClassDef, cores: list[Core], known: set[str]) -> as
     """A call in a class that looks like attention on three tensors and is none of its cores, nor of the functions known."""
     parent_of = parents(node)
     inside = {
-        id(each) for core in cores for role in core.statements for each in ast.walk(core.statements[role])
+        id(part) for core in cores for role in core.statements for part in ast.walk(core.statements[role])
     }
     # A method that is called as a kernel is one.
-    kernels = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name in KERNELS]
-    inside |= {id(each) for kernel in kernels for each in ast.walk(kernel)}
+    kernels = [
+        function
+        for function in node.body
+        if isinstance(function, ast.FunctionDef) and function.name in KERNELS
+    ]
+    inside |= {id(part) for kernel in kernels for part in ast.walk(kernel)}
     for call in ast.walk(node):
         if not isinstance(call, ast.Call) or id(call) in inside:
             continue
-        name, starred = callee(call), any(isinstance(each, ast.Starred) for each in call.args)
+        name, starred = callee(call), any(isinstance(argument, ast.Starred) for argument in call.args)
         if name in known and not starred:
             continue
         looks = _KERNEL.search(name) and not _NO_KERNEL.search(name)

@@ -64,7 +64,7 @@ def locate(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Site
     if any(_holds_core(walk, statement) for statement in body[: stop + 1]):
         raise refuse(body[stop], "a state is changed between two attention calls")
     stop = _below_other_readers(walk, stop)
-    first = next(index for index, each in enumerate(body) if _holds_core(walk, each))
+    first = next(index for index, line in enumerate(body) if _holds_core(walk, line))
     problems = []
     for index in range(stop, max(first, stop + 1)):
         try:
@@ -149,10 +149,10 @@ def _above_branches(walk: _Walk, statement: ast.stmt, inner: list[list[ast.stmt]
     result: Tracks = {}
     for block in inner:
         here = {} if _leaves(block) else dict(tracks)
-        for each in reversed(block):
-            here, stopped = _above(walk, each, here)
+        for line in reversed(block):
+            here, stopped = _above(walk, line, here)
             if stopped:
-                raise walk.refuse(each, "a state is changed inside a branch")
+                raise walk.refuse(line, "a state is changed inside a branch")
         for role, view in here.items():
             _meet(walk, statement, result, role, view)
     for role, view in tracks.items():
@@ -178,10 +178,10 @@ def _meet(walk: _Walk, statement: ast.stmt, tracks: Tracks, role: str, view: Vie
 
 def _changes(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> bool:
     """Whether a compound statement without a core does more to a state than to cast it or to repeat its heads."""
-    for each in simple_statements([statement]):
-        pairs = dict(pairs_of(each))
+    for line in simple_statements([statement]):
+        pairs = dict(pairs_of(line))
         for view in tracks.values():
-            if view.name.id in assigned(each):
+            if view.name.id in assigned(line):
                 value = pairs.get(view.name.id)
                 source = view_of(value, "BSHD") if value is not None else None
                 if source is None or source.axes != "BSHD" or source.name.id != view.name.id:
@@ -193,7 +193,7 @@ def _changes(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> bool:
 def _below_other_readers(walk: _Walk, stop: int) -> int:
     """Move the place below every reader of the states that isn't attention; refuse one at or after the core."""
     parent_of = parents(walk.function)
-    first = next(index for index, each in enumerate(walk.function.body) if _holds_core(walk, each))
+    first = next(index for index, line in enumerate(walk.function.body) if _holds_core(walk, line))
     for index in range(len(walk.function.body) - 1, stop, -1):
         for name in used_names(walk.function.body[index], parent_of):
             if name.id in walk.names and id(name) not in walk.allowed:
@@ -201,7 +201,7 @@ def _below_other_readers(walk: _Walk, stop: int) -> int:
                     raise walk.refuse(
                         name, f"{name.id} is used outside attention, which would see it quantized"
                     )
-                if any(isinstance(each, ast.Return) for each in ast.walk(walk.function.body[index])):
+                if any(isinstance(node, ast.Return) for node in ast.walk(walk.function.body[index])):
                     raise walk.refuse(
                         name, f"{name.id} is used in a branch that returns without attention fa3 knows"
                     )
@@ -210,8 +210,8 @@ def _below_other_readers(walk: _Walk, stop: int) -> int:
 
 
 def _holds_core(walk: _Walk, statement: ast.stmt) -> bool:
-    inside = {id(each) for each in simple_statements([statement])}
-    return any(id(each) in inside for core in walk.cores for each in core.statements.values())
+    inside = {id(line) for line in simple_statements([statement])}
+    return any(id(reader) in inside for core in walk.cores for reader in core.statements.values())
 
 
 def _leaves(block: list[ast.stmt]) -> bool:

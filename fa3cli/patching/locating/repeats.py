@@ -42,14 +42,14 @@ def may_repeat(value: ast.AST, cached: Collection[str] = (), own: Collection[str
             return False
         if callee(value) in EXPAND or repeated(value) is not None:
             return True
-        given = {each.id for each in value.args if isinstance(each, ast.Name)}
+        given = {argument.id for argument in value.args if isinstance(argument, ast.Name)}
         if getattr(value, "foreign", False) and given & {*cached}:
             return True
         if getattr(value, "mentions_repeats", False) and given & {*own}:
             return True
     if isinstance(value, ast.Subscript) and _picks(value.slice):
         return True
-    return any(may_repeat(each, cached, own) for each in ast.iter_child_nodes(value))
+    return any(may_repeat(child, cached, own) for child in ast.iter_child_nodes(value))
 
 
 def mark_calls(tree: ast.Module, expanding: Callable[[ast.FunctionDef], bool]) -> None:
@@ -75,15 +75,17 @@ def mark_calls(tree: ast.Module, expanding: Callable[[ast.FunctionDef], bool]) -
 def _picks(index: ast.expr) -> bool:
     """Whether an index, `x[:, self.index]`, may pick heads more than once."""
     parts = index.elts if isinstance(index, ast.Tuple) else []
-    return any(isinstance(each, (ast.Name, ast.Attribute, ast.Call, ast.List)) for each in parts)
+    return any(isinstance(part, (ast.Name, ast.Attribute, ast.Call, ast.List)) for part in parts)
 
 
 def _only_part(parts: ast.expr) -> ast.expr | None:
     """The one expression a list repeats: `[b] * 2`, `(b, b)`."""
     if isinstance(parts, ast.BinOp) and isinstance(parts.op, ast.Mult):
-        lists = [each for each in (parts.left, parts.right) if isinstance(each, (ast.List, ast.Tuple))]
+        lists = [
+            operand for operand in (parts.left, parts.right) if isinstance(operand, (ast.List, ast.Tuple))
+        ]
         return lists[0].elts[0] if lists and len(lists[0].elts) == 1 else None
     if isinstance(parts, (ast.List, ast.Tuple)) and len(parts.elts) > 1:
-        same = len({ast.unparse(each) for each in parts.elts}) == 1
+        same = len({ast.unparse(part) for part in parts.elts}) == 1
         return parts.elts[0] if same else None
     return None

@@ -30,14 +30,14 @@ def _without_senses(text: str, name: str) -> ClassGraph:
 
 def built_parts(source: Source, reachable: set[str]) -> set[str]:
     """The parts of the configuration that the classes reached give to others: `Encoder(config.encoder_config)`."""
-    classes = [each for each in source.tree.body if isinstance(each, ast.ClassDef) and each.name in reachable]
-    calls = [call for each in classes for call in ast.walk(each) if isinstance(call, ast.Call)]
+    classes = [node for node in source.tree.body if isinstance(node, ast.ClassDef) and node.name in reachable]
+    calls = [call for owner in classes for call in ast.walk(owner) if isinstance(call, ast.Call)]
     return {name for call in calls for name in _given(call)}
 
 
 def _given(call: ast.Call) -> set[str]:
     given = [*call.args, *(keyword.value for keyword in call.keywords)]
-    return {each.attr for each in given if isinstance(each, ast.Attribute)}
+    return {argument.attr for argument in given if isinstance(argument, ast.Attribute)}
 
 
 class _WithoutSenses(ast.NodeTransformer):

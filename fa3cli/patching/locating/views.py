@@ -42,7 +42,7 @@ def view_of(expression: ast.expr, axes: str | None) -> View | None:
     last = chain[-1]
     if not isinstance(last.expression, ast.Name):
         return None
-    expanded = any(each.expands for each in chain)
+    expanded = any(step.expands for step in chain)
     # Heads are repeated along an axis of their own, which goes again: x[:, :, None].expand(...).reshape(...)
     whole = axes if expanded and last.axes is None and axes == "BHSD" else last.axes
     return View(last.expression, whole, expanded)
@@ -79,7 +79,7 @@ def _inner(expression: ast.expr, axes: str | None) -> tuple[ast.expr, str | None
     if operation in ("transpose", "swapaxes", "swapdims"):
         return tensor, _swap(axes, *map(_integer, arguments)) if len(arguments) == 2 else None, False
     if operation == "permute":
-        return tensor, _unpermute(axes, [_integer(each) for each in arguments]), False
+        return tensor, _unpermute(axes, [_integer(argument) for argument in arguments]), False
     return None
 
 
@@ -113,7 +113,7 @@ def _integer(node: ast.expr) -> int | None:
 def _swap(axes: str | None, first: int | None, second: int | None) -> str | None:
     if axes is None or first is None or second is None:
         return None
-    if not all(-len(axes) <= each < len(axes) for each in (first, second)):
+    if not all(-len(axes) <= axis < len(axes) for axis in (first, second)):
         return None
     order = list(axes)
     order[first], order[second] = order[second], order[first]
@@ -121,7 +121,7 @@ def _swap(axes: str | None, first: int | None, second: int | None) -> str | None
 
 
 def _unpermute(axes: str | None, order: list[int | None]) -> str | None:
-    if axes is None or sorted(each for each in order if each is not None) != list(range(len(axes))):
+    if axes is None or sorted(axis for axis in order if axis is not None) != list(range(len(axes))):
         return None
     before = dict(zip(order, axes))
-    return "".join(before[each] for each in range(len(axes)))
+    return "".join(before[axis] for axis in range(len(axes)))

@@ -53,14 +53,14 @@ def read_rule(path: Path) -> Rule:
         file=str(path),
         digest=sha256(data),
         match=table.texts("match", required=True),
-        contains=tuple(table.code("contains", each, statement) for each in table.texts("contains")),
+        contains=tuple(table.code("contains", text, statement) for text in table.texts("contains")),
         refuse=table.text("refuse"),
         unless=table.table("unless"),
         idle=table.text("idle"),
         attach=_attach(table),
         site=_site(table),
         absent=table.texts("absent"),
-        examples=tuple(_example(each) for each in table.tables("example")),
+        examples=tuple(_example(inner) for inner in table.tables("example")),
     )
     said = [key for key in ("refuse", "idle") if getattr(rule, key)]
     said += ["attach/site"] if rule.attach or rule.site else []

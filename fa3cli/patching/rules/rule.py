@@ -60,7 +60,9 @@ class Rule:
         """Whether a class has one of the names and contains every statement asked for."""
         if node.name not in self.match:
             return False
-        return not self.contains or {ast.unparse(each) for each in statements(node)}.issuperset(self.contains)
+        return not self.contains or {ast.unparse(statement) for statement in statements(node)}.issuperset(
+            self.contains
+        )
 
     def never_built(self, config: Mapping[str, Any]) -> bool:
         """Whether config.json says that the model doesn't build the class this rule refuses."""
@@ -90,4 +92,4 @@ class Rules:
 
 def statements(node: ast.AST) -> list[ast.stmt]:
     """Every statement in a node, however deep."""
-    return [each for each in ast.walk(node) if isinstance(each, ast.stmt)]
+    return [part for part in ast.walk(node) if isinstance(part, ast.stmt)]

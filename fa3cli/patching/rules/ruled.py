@@ -33,7 +33,7 @@ def apply_rules(
     changed = {
         name: _ruled(source, graph, name, rule, found.get(name), config) for name, rule in rules.items()
     }
-    both = {**found, **{name: each for name, each in changed.items() if each is not None}}
+    both = {**found, **{name: ruled for name, ruled in changed.items() if ruled is not None}}
     return {name: both[name] for name in graph.classes if name in both}
 
 
@@ -91,14 +91,14 @@ def _site(source: Source, graph: ClassGraph, name: str, rule: Rule, place: Place
             )
         return Site(after, place.states)
     written = (ast.Store, ast.Del)
-    read = [each for each in ast.walk(function) if isinstance(each, ast.expr)]
-    read = [each for each in read if not isinstance(getattr(each, "ctx", None), written)]
+    read = [node for node in ast.walk(function) if isinstance(node, ast.expr)]
+    read = [node for node in read if not isinstance(getattr(node, "ctx", None), written)]
     around = [_once(source, function, read, text, rule) for text in place.states]
     return Site(inside=tuple(zip(ROLES, around)))
 
 
 def _once(source: Source, function: ast.FunctionDef, nodes: list[ast.AST], text: str, rule: Rule) -> ast.AST:
-    found = [each for each in nodes if ast.unparse(each) == text]
+    found = [node for node in nodes if ast.unparse(node) == text]
     if len(found) != 1:
         first, _, more = text.partition("\n")
         written = f"{first} ..." if more else first

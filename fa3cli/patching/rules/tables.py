@@ -67,7 +67,7 @@ class Table:
     def tables(self, key: str) -> list[Table]:
         """An array of tables."""
         found = self._get(key, [], False, f"tables, each headed [[{key}]]", _is_tables)
-        return [Table(self.file, f"{key} {number}", each) for number, each in enumerate(found, 1)]
+        return [Table(self.file, f"{key} {number}", values) for number, values in enumerate(found, 1)]
 
     def code(self, key: str, text: str, parse: Callable[[str], str]) -> str:
         """A piece of Python as `ast.unparse` writes it."""

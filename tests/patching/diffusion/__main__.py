@@ -16,7 +16,7 @@ from tests.patching.matrix.environments import ROOT, variables
 
 def main() -> None:
     found = [_survey(version) for version in (*VERSIONS, None)]
-    text = render({each["version"]: each["transformers"] for each in found})
+    text = render({survey["version"]: survey["transformers"] for survey in found})
     (ROOT / "docs" / "supported-transformers.md").write_text(text, "utf-8")
 
 

@@ -101,7 +101,7 @@ def run(class_name: str, folder: Path) -> dict[str, Any]:
     found["reproducible"] = patching.status(folder).reproducible
     patching.undo(folder)
     found["undone"] = _files(folder) == before
-    found["attention"] = [each.name for file in result.files for each in file.attention]
+    found["attention"] = [attention.name for file in result.files for attention in file.attention]
     return found
 
 

@@ -119,8 +119,8 @@ class FluxAttnProcessor:
 class FluxIPAdapterAttnProcessor:
     def __call__(self, attn, states, images):
         query, key, value = attn.to_q(states), attn.to_k(states), attn.to_v(states)
-        for each in images:
-            states = states + dispatch_attention_fn(query, each, each)
+        for image in images:
+            states = states + dispatch_attention_fn(query, image, image)
         return dispatch_attention_fn(query, key, value)
 
 

@@ -34,9 +34,9 @@ def survey(folder: Path) -> dict[str, Any]:
     return {
         "version": library.version,
         "transformers": {
-            name: _outcome(library, name, each, folder)
-            for name, each in sorted(found.items())
-            if inspect.isclass(each) and issubclass(each, torch.nn.Module)
+            name: _outcome(library, name, transformer, folder)
+            for name, transformer in sorted(found.items())
+            if inspect.isclass(transformer) and issubclass(transformer, torch.nn.Module)
         },
     }
 
@@ -79,8 +79,8 @@ def _count(model: type) -> tuple[int, int] | None:
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return None
     return (
-        sum(getattr(each, "processor", None) is not None for each in modules),
-        sum(hasattr(each, "fa_quantizer") for each in modules),
+        sum(getattr(module, "processor", None) is not None for module in modules),
+        sum(hasattr(module, "fa_quantizer") for module in modules),
     )
 
 
@@ -90,7 +90,7 @@ def _run(name: str, folder: Path) -> bool:
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     found = json.loads(done.stdout.splitlines()[-1])
-    return all(found[each] for each in ("modules", "plain", "powers", "once", "keys", "undone"))
+    return all(found[aspect] for aspect in ("modules", "plain", "powers", "once", "keys", "undone"))
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ Survey = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 def render(found: Survey) -> str:
     """The whole page."""
-    names = sorted({name for each in found.values() for name in each})
+    names = sorted({name for outcomes in found.values() for name in outcomes})
     lines = [_line(["transformer", *found]), _line("---" for _ in range(len(found) + 1))]
-    lines += [_line([name, *(_mark(each.get(name)) for each in found.values())]) for name in names]
+    lines += [_line([name, *(_mark(outcomes.get(name)) for outcomes in found.values())]) for name in names]
     parts = [_HEAD.format(count=len(found)), _summary(found), "\n".join(lines)]
     parts += ["## Why not", "\n".join(reason for name in names for reason in _reasons(name, found))]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
@@ -37,10 +37,10 @@ def _summary(found: Survey) -> str:
         _line(["diffusers", "transformers", "patched", "of these run, right", "wrong"]),
         _line(["---"] * 5),
     ]
-    for version, each in found.items():
-        patched = [outcome for outcome in each.values() if "refused" not in outcome]
+    for version, outcomes in found.items():
+        patched = [outcome for outcome in outcomes.values() if "refused" not in outcome]
         right = [outcome["right"] for outcome in patched if "right" in outcome]
-        lines.append(_line([version, len(each), len(patched), sum(right), len(right) - sum(right)]))
+        lines.append(_line([version, len(outcomes), len(patched), sum(right), len(right) - sum(right)]))
     return "\n".join(lines)
 
 
@@ -57,9 +57,9 @@ def _mark(outcome: Mapping[str, Any] | None) -> str:
 def _reasons(name: str, found: Survey) -> list[str]:
     """Each reason with the versions it is given under."""
     given: dict[str, list[str]] = {}
-    for version, each in found.items():
-        if "refused" in each.get(name, {}):
-            given.setdefault(each[name]["refused"], []).append(version)
+    for version, outcomes in found.items():
+        if "refused" in outcomes.get(name, {}):
+            given.setdefault(outcomes[name]["refused"], []).append(version)
     return [f"- {name} ({', '.join(versions)}): {reason}" for reason, versions in given.items()]
 
 

@@ -54,7 +54,7 @@ def test_several_transformers_are_all_patched(tmp_path, library) -> None:
     parts = {"transformer": "FluxTransformer2DModel", "transformer_2": "FluxTransformer2DModel"}
     folder = samples.pipeline(tmp_path / "two", **parts, image_encoder="NewTransformer2DModel")
     before = snapshot(folder)
-    assert [each.component for each in patch(folder).files] == [*parts, "image_encoder"]
+    assert [file.component for file in patch(folder).files] == [*parts, "image_encoder"]
     assert len(modules(folder)) == 3
     assert patch(folder).state == "already-patched"
     (folder / "model_index.json").write_bytes((folder / "model_index.json").read_bytes() + b"\r\n")

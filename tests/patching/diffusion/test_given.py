@@ -16,8 +16,8 @@ def repository(folder: Path, name: str, text: str) -> Path:
     """A file of a package."""
     path = folder / name
     path.parent.mkdir(parents=True)
-    for each in Path(name).parents[:-1]:
-        (folder / each / "__init__.py").touch()
+    for parent in Path(name).parents[:-1]:
+        (folder / parent / "__init__.py").touch()
     path.write_text(text.lstrip("\n"))
     return path
 
@@ -34,7 +34,10 @@ def test_tencents_blocks(tmp_path, library) -> None:
     (folder / "mp_rank_00_model_states.pt").write_bytes(b"weights")
     before = snapshot(folder)
     result = patch(folder, modeling=modeling)
-    assert [each.name for each in result.files[0].attention] == ["MMDoubleStreamBlock", "MMSingleStreamBlock"]
+    assert [attention.name for attention in result.files[0].attention] == [
+        "MMDoubleStreamBlock",
+        "MMSingleStreamBlock",
+    ]
     text = patched(folder)
     assert text.count('layout="BSHD")') == 2 and text.count("self.fa_quantizer.quant(q, ") == 2
     assert "num_attention_heads=heads_num, hidden_size=hidden_size" in text

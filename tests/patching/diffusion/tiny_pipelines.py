@@ -190,8 +190,8 @@ def randomized(class_name: str, seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
     transformer = getattr(diffusers, class_name)(**TRANSFORMERS[class_name]).eval()
     with torch.no_grad():
-        for each in transformer.parameters():  # many are zeros or ones otherwise
-            each.add_(torch.randn_like(each) * 0.05)
+        for parameter in transformer.parameters():  # many are zeros or ones otherwise
+            parameter.add_(torch.randn_like(parameter) * 0.05)
     return transformer
 
 
@@ -225,12 +225,12 @@ def _flux(transformer: torch.nn.Module, folder: Path) -> None:
 def clip_tokenizer(folder: Path) -> Any:
     from transformers import CLIPTokenizer
 
-    letters = [chr(each) for each in range(ord("a"), ord("z") + 1)]
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     tokens = [
         "<|startoftext|>",
         "<|endoftext|>",
         *letters,
-        *(f"{each}</w>" for each in letters),
+        *(f"{letter}</w>" for letter in letters),
         "ca",
         "cat</w>",
     ]
@@ -252,12 +252,12 @@ def t5_tokenizer(folder: Path) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast, T5TokenizerFast
 
-    letters = [chr(each) for each in range(ord("a"), ord("z") + 1)]
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     pieces = [
         ("<pad>", 0.0),
         ("</s>", 0.0),
         ("<unk>", 0.0),
-        *((each, -2.0) for each in ["▁", *letters, "▁cat"]),
+        *((token, -2.0) for token in ["▁", *letters, "▁cat"]),
     ]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()

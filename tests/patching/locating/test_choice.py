@@ -25,7 +25,7 @@ def test_siblings_are_patched_and_share_one_quantizer() -> None:
     """)
     for asked in ((), ("Attention",), ("SdpaAttention",)):
         patched = patch_source(text, attention=asked)
-        assert [each.name for each in patched.attention] == ["Attention", "SdpaAttention"]
+        assert [attention.name for attention in patched.attention] == ["Attention", "SdpaAttention"]
         assert patched.text.count("FAQuantizer(self.config, logger)") == 1
         assert patched.text.count("self.fa_quantizer.quant(") == 6
 
@@ -37,7 +37,7 @@ def test_a_flash_sibling_that_cannot_be_patched_is_left_out_with_a_warning_unles
                 return _flash_attention_forward(x, x, x)
     """)
     patched = patch_source(text, attention=["Attention"])
-    assert [each.name for each in patched.attention] == ["Attention"]
+    assert [attention.name for attention in patched.attention] == ["Attention"]
     assert "FlashAttention is not patched (modeling.py:" in patched.warnings[0]
     with pytest.raises(UnsupportedError, match="arguments of the function"):
         patch_source(text, attention=["FlashAttention"])
@@ -52,7 +52,9 @@ BROKEN = OTHER.replace("class Other", "class Broken").replace("self, a, b, c)", 
 
 def patched_of(inner: str, *asked: str) -> list[str]:
     text = marked(INTERFACE)[0] + OTHER + BROKEN + MODEL.format(f"({inner})")
-    return [each.name for each in patch_source(text, architecture="Model", attention=asked).attention]
+    return [
+        attention.name for attention in patch_source(text, architecture="Model", attention=asked).attention
+    ]
 
 
 def test_every_kind_of_attention_a_model_is_built_of_is_patched() -> None:

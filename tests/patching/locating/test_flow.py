@@ -17,7 +17,7 @@ TEXT = textwrap.dedent("""
 
 
 def names(statements) -> str:
-    return "".join(targets(each)[0].id for each in statements)
+    return "".join(targets(line)[0].id for line in statements)
 
 
 def test_simple_statements_come_in_the_order_of_the_text() -> None:
@@ -31,11 +31,11 @@ def test_linear_leaves_out_the_other_branches() -> None:
 
 
 def test_targets_take_tuples_apart() -> None:
-    assert [each.id for each in targets(ast.parse("(x, y) = z = f()").body[0])] == ["x", "y", "z"]
+    assert [target.id for target in targets(ast.parse("(x, y) = z = f()").body[0])] == ["x", "y", "z"]
     assert targets(ast.parse("f(x)").body[0]) == []
 
 
 def test_asking_about_a_tensor_is_no_use_of_it() -> None:
     tree = ast.parse("f(a, b.shape[0], c.to(d.dtype), e is None, len(g), h.size(1), i[j])")
-    used = {each.id for each in used_names(tree, parents(tree))} - {"len"}
+    used = {name.id for name in used_names(tree, parents(tree))} - {"len"}
     assert used == {"f", "a", "c", "i", "j"}

@@ -47,9 +47,9 @@ def test_what_repeats_a_state(expression: str, state: str | None) -> None:
 def test_calls_of_functions_that_repeat_are_marked_and_those_from_elsewhere() -> None:
     tree = ast.parse("def own(x): ...\nown(a)\nother(b)\nself.own(c)\nself.k_norm(d)\nlen(e)\nx.view(f)")
     mark_calls(tree, lambda function: function.name == "own")
-    calls = [each for each in ast.walk(tree) if isinstance(each, ast.Call)]
-    assert [ast.unparse(each) for each in calls if each.repeats_heads] == ["own(a)", "self.own(c)"]
-    assert [ast.unparse(each) for each in calls if each.foreign] == ["other(b)"]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert [ast.unparse(call) for call in calls if call.repeats_heads] == ["own(a)", "self.own(c)"]
+    assert [ast.unparse(call) for call in calls if call.foreign] == ["other(b)"]
 
 
 @pytest.mark.parametrize(

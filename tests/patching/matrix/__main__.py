@@ -30,7 +30,9 @@ def _measured(version: str, asked: list[str], results: Path, known: Version) -> 
     """What is known of a version, with all types and files measured again, or only the types that were asked for."""
     types = causal_types(version)
     if asked:
-        found = measure(version, [each for each in asked if each in types], results / version)
+        found = measure(
+            version, [model_type for model_type in asked if model_type in types], results / version
+        )
         return replace(known, types={**known.types, **found})
     return Version(measure(version, types, results / version), check_files(modeling_files(version)))
 

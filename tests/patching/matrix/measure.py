@@ -31,7 +31,8 @@ def measure(version: str, types: Sequence[str], folder: Path) -> dict[str, Outco
         call, report = command(version, _SIDE, side, folder), partial(_report, version, side)
         run_types(call, types, folder / side, folder / f"{side}.log", report)
     return {
-        each: outcome(_result(folder, "native", each), _result(folder, "patched", each)) for each in types
+        model_type: outcome(_result(folder, "native", model_type), _result(folder, "patched", model_type))
+        for model_type in types
     }
 
 

@@ -39,11 +39,11 @@ class Version:
 
 def outcome(native: dict[str, Any], patched: dict[str, Any]) -> Outcome:
     """Judge the results of the two sides."""
-    runs = [native[each] for each in ("eager", "sdpa") if each in native]
-    failed = [each["errors"]["plain"] for each in runs if "plain" in each["errors"]]
+    runs = [native[implementation] for implementation in ("eager", "sdpa") if implementation in native]
+    failed = [run["errors"]["plain"] for run in runs if "plain" in run["errors"]]
     if "error" in native or len(failed) == len(runs):
         return Outcome("unmade", reason=_short_error(native.get("error") or failed[0]))
-    own = "own" if any(each["own"] for each in runs) else "none"
+    own = "own" if any(run["own"] for run in runs) else "none"
     attention = "composite" if native["parts"] else own
     if "refused" in patched:
         return Outcome("refused", attention, _short(patched["refused"]))
@@ -51,7 +51,7 @@ def outcome(native: dict[str, Any], patched: dict[str, Any]) -> Outcome:
     if "error" in patched or wrong:
         reason = patched.get("error") or "; ".join(f"{name}: {text}" for name, text in wrong.items())
         return Outcome("wrong", attention, reason[:300])
-    doubts = [doubt for each in runs for doubt in each["doubts"]]
+    doubts = [doubt for run in runs for doubt in run["doubts"]]
     if doubts:
         return Outcome("unproven", attention, doubts[0])
     return Outcome("equal", attention, checks=len(patched["checks"]))
@@ -62,22 +62,23 @@ def read(path: Path) -> dict[str, Version]:
     told = json.loads(path.read_text("utf-8")) if path.exists() else {}
     return {
         version: Version(
-            {name: Outcome(**of) for name, of in each["types"].items()}, _read_files(each["files"])
+            {name: Outcome(**of) for name, of in measured["types"].items()}, _read_files(measured["files"])
         )
-        for version, each in told.items()
+        for version, measured in told.items()
     }
 
 
 def write(path: Path, versions: dict[str, Version]) -> None:
     """Keep what is known, a line a type, versions and types in order."""
     parts = []
-    for version, each in sorted(versions.items(), key=lambda item: _number(item[0])):
+    for version, measured in sorted(versions.items(), key=lambda item: _number(item[0])):
         lines = [
-            f"   {json.dumps(name)}: {json.dumps(_told(each.types[name]))}" for name in sorted(each.types)
+            f"   {json.dumps(name)}: {json.dumps(_told(measured.types[name]))}"
+            for name in sorted(measured.types)
         ]
         types = ",\n".join(lines)
         parts.append(
-            f' "{version}": {{\n  "files": {json.dumps(each.files and asdict(each.files))},\n  "types": {{\n{types}\n  }}\n }}'
+            f' "{version}": {{\n  "files": {json.dumps(measured.files and asdict(measured.files))},\n  "types": {{\n{types}\n  }}\n }}'
         )
     path.write_text("{\n" + ",\n".join(parts) + "\n}\n", "utf-8")
 
@@ -86,8 +87,8 @@ def _read_files(told: dict[str, Any] | None) -> Files | None:
     return Files(told["seen"], told["patched"], tuple(told["wrong"])) if told else None
 
 
-def _told(each: Outcome) -> dict[str, Any]:
-    return {name: value for name, value in asdict(each).items() if value}
+def _told(measured: Outcome) -> dict[str, Any]:
+    return {name: value for name, value in asdict(measured).items() if value}
 
 
 def _number(version: str) -> tuple[int, ...]:

@@ -44,7 +44,7 @@ def check_files(files: Sequence[Path]) -> Files:
             wrong += [] if str(error).startswith(name) else [f"{name}: refused without a place: {error}"]
             continue
         patched += 1
-        wrong += [f"{name}: {each}" for each in _wrong(data.decode(), name, whole, own)]
+        wrong += [f"{name}: {fault}" for fault in _wrong(data.decode(), name, whole, own)]
     return Files(len(files), patched, tuple(wrong))
 
 

@@ -39,11 +39,11 @@ def main() -> None:
 def _types(_: str) -> Iterator[str]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as names
 
-    yield json.dumps([*names, *(each for each in VARIANTS if each.split("+")[0] in names)])
+    yield json.dumps([*names, *(variant for variant in VARIANTS if variant.split("+")[0] in names)])
 
 
 def _compare(_: str, answers: str, *folders: str) -> Iterator[str]:
-    yield json.dumps({Path(each).name: patched.compare(Path(each), Path(answers)) for each in folders})
+    yield json.dumps({Path(folder).name: patched.compare(Path(folder), Path(answers)) for folder in folders})
 
 
 def _run(side: str, folder: str, *types: str) -> Iterator[str]:

@@ -39,8 +39,8 @@ def render(measured: dict[str, Version]) -> str:
     versions = list(measured)
     rows: dict[str, dict[str, Outcome]] = {}
     for version in versions:
-        for name, each in measured[version].types.items():
-            rows.setdefault(name, {})[version] = each
+        for name, found in measured[version].types.items():
+            rows.setdefault(name, {})[version] = found
     parts = [_HEAD.format(count=len(versions)), _summary(measured), _files(measured)]
     for attention, title in _SECTIONS.items():
         chosen = {name: rows[name] for name in sorted(rows) if _section(rows[name]) == attention}
@@ -51,8 +51,8 @@ def render(measured: dict[str, Version]) -> str:
 
 def _summary(measured: dict[str, Version]) -> str:
     lines = []
-    for version, each in measured.items():
-        types = [outcome for name, outcome in each.types.items() if "+" not in name]
+    for version, results in measured.items():
+        types = [outcome for name, outcome in results.types.items() if "+" not in name]
         own = Counter(outcome.kind for outcome in types if outcome.attention == "own")
         apart = Counter(outcome.attention for outcome in types)
         share = f"{100 * own['equal'] / own.total():.1f} %" if own else ""
@@ -76,7 +76,7 @@ def _summary(measured: dict[str, Version]) -> str:
 
 def _files(measured: dict[str, Version]) -> str:
     """The modeling files, of whatever model: how many could be patched and the patch taken back."""
-    known = [(version, each.files) for version, each in measured.items() if each.files]
+    known = [(version, results.files) for version, results in measured.items() if results.files]
     cells = [[version, files.seen, files.patched, len(files.wrong)] for version, files in known]
     head = ["transformers", "modeling files", "patched", "not taken back to the byte, or patched twice"]
     return "\n".join([_line(head), _line("---" for _ in head), *map(_line, cells)])
@@ -102,7 +102,7 @@ def _reasons(versions: list[str], rows: dict[str, dict[str, Outcome]]) -> str:
 
 def _section(row: dict[str, Outcome]) -> str:
     """Own if it is so under any version, else what it is under the newest that can run it."""
-    found = {each.attention for each in row.values()}
+    found = {cell.attention for cell in row.values()}
     return next(attention for attention in _SECTIONS if attention in found)
 
 
@@ -111,10 +111,10 @@ def _span(under: list[str], versions: list[str]) -> str:
     return "all" if known == versions and len(known) > 1 else ", ".join(known)
 
 
-def _mark(each: Outcome | None) -> str:
-    if each is None:
+def _mark(outcome: Outcome | None) -> str:
+    if outcome is None:
         return ""
-    return str(each.checks) if each.kind == "equal" else _MARKS[each.kind]
+    return str(outcome.checks) if outcome.kind == "equal" else _MARKS[outcome.kind]
 
 
 def _line(cells) -> str:

@@ -88,7 +88,7 @@ def test_a_users_folder_comes_before_the_shipped_rules(tmp_path) -> None:
     rule(tmp_path, IDLE, "a.toml")
     (tmp_path / "notes.md").write_text("not a rule")
     found = load_rules(tmp_path)
-    assert [each.file for each in found.own] == [str(tmp_path / "a.toml"), str(tmp_path / "b.toml")]
+    assert [rule.file for rule in found.own] == [str(tmp_path / "a.toml"), str(tmp_path / "b.toml")]
     assert found.shipped == shipped_rules() == load_rules().shipped
 
 

@@ -18,7 +18,7 @@ UNKNOWN = TEXT.replace("attend(self, a, b, c", "mystery(self, a, b, c").replace(
 
 
 def classes(text: str, used: Rules, **config):
-    return {each.name: each for each in list_source(text, rules=used, config=config)}
+    return {attention.name: attention for attention in list_source(text, rules=used, config=config)}
 
 
 def test_a_refusal_is_listed_and_raised_with_line_reason_and_rule(tmp_path) -> None:
@@ -36,7 +36,7 @@ def test_config_takes_a_refusal_back_and_leaves_the_class_alone(tmp_path) -> Non
     with pytest.raises(UnsupportedError, match="too strange"):
         patch_source(TEXT + OTHER, rules=used, config={"kind": "sparse"})
     patched = patch_source(TEXT + OTHER, rules=used, config={"kind": "full"})
-    assert [each.name for each in patched.attention] == ["Attention"]
+    assert [attention.name for attention in patched.attention] == ["Attention"]
     assert classes(TEXT + OTHER, used, kind="full")["Other"].problem == "never built: kind is full"
 
 
@@ -46,7 +46,7 @@ def test_an_idle_class_is_listed_and_never_patched(tmp_path) -> None:
     with pytest.raises(UnsupportedError):
         patch_source(text, rules=NONE)
     patched = patch_source(text, rules=used)
-    assert [each.name for each in patched.attention] == ["Attention"]
+    assert [attention.name for attention in patched.attention] == ["Attention"]
     assert patched.warnings == ("Other is left alone: not about positions",)
     assert list(patched.rules) == ["mine.toml"]
     assert list(classes(text, used)) == ["Other", "Attention"]
