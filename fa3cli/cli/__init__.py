@@ -18,7 +18,7 @@ def main() -> None:
     # Python's last search for cycles would take a fifth of the time of a patch, and frees what is freed anyway.
     atexit.register(gc.freeze)
     with open_streams() as streams:
-        code = _told(streams, _exit_code())
+        code = _final_code(streams, _exit_code())
     sys.exit(code)
 
 
@@ -46,7 +46,7 @@ def _exit_code() -> int:
     return 0
 
 
-def _told(streams: Streams, code: int) -> int:
+def _final_code(streams: Streams, code: int) -> int:
     """Return the exit code, or that of a stdout that could not be written though all went well."""
     sys.stdout.flush()
     if streams.problem is None:

@@ -15,18 +15,18 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 @contextmanager
 def first_interrupt(tell: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether Ctrl-C came, or SIGTERM; `tell` is told once. The next one interrupts."""
-    came = False
+    interrupted = False
 
     def note_first(_: int, __: FrameType | None) -> None:
-        nonlocal came
-        if came:
+        nonlocal interrupted
+        if interrupted:
             raise KeyboardInterrupt
-        came = True
+        interrupted = True
         tell("stopping as soon as it can go on from there another time; Ctrl-C again stops at once")
 
     before = {number: signal.signal(number, note_first) for number in _SIGNALS}
     try:
-        yield lambda: came
+        yield lambda: interrupted
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

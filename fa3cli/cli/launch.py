@@ -88,10 +88,10 @@ def launch(nproc: int, command: Sequence[str]) -> int:
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
     """Wait for all ranks; those that don't notice that one failed are told to stop, and killed if they don't hear."""
     failed: list[int] = []  # by themselves, the first one first
-    deadline, told = float("inf"), 0
+    deadline, stop_signals = float("inf"), 0
     while True:
         running = any(rank.poll() is None for rank in ranks)
-        if not told:
+        if not stop_signals:
             failed += [number for number, rank in enumerate(ranks) if rank.poll() and number not in failed]
         if not running:
             break
@@ -100,8 +100,8 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
         if time.monotonic() > deadline:
             # A second SIGTERM stops at once; one that waits for the others within torch hears neither.
             for rank in ranks:
-                rank.kill() if told >= 2 else rank.terminate()
-            told, deadline = told + 1, time.monotonic() + _NOTICE
+                rank.kill() if stop_signals >= 2 else rank.terminate()
+            stop_signals, deadline = stop_signals + 1, time.monotonic() + _NOTICE
         time.sleep(0.05)
     if not failed:
         return 0

@@ -61,7 +61,7 @@ def run_command(
             with first_interrupt(lambda _: None) as stop:
                 api.run(job, resume=how, stop=stop)
         else:
-            _lead(command, job, how, as_json=json)
+            _run_leading_rank(command, job, how, as_json=json)
 
 
 def _show_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
@@ -77,7 +77,7 @@ def _show_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
         print_json(plans[0] if len(plans) == 1 else list(map(asdict, plans)))
 
 
-def _lead(command: str, job: Job, resume: str, *, as_json: bool) -> None:
+def _run_leading_rank(command: str, job: Job, resume: str, *, as_json: bool) -> None:
     """Tell what a job will do, and do it."""
     from fa3cli import api
     from fa3cli.cli.quantize_tables import settings_text

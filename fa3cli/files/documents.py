@@ -41,7 +41,7 @@ def parse_json(text: str, *, unique: bool = False) -> Any:
     try:
         data = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=hook)
     except RecursionError:
-        raise _too_deep() from None
+        raise _too_deep_error() from None
     _require_plain(data)
     return data
 
@@ -51,7 +51,7 @@ def parse_toml(data: bytes) -> dict[str, Any]:
     try:
         table = tomllib.loads(data.decode("utf-8"))
     except RecursionError:
-        raise _too_deep() from None
+        raise _too_deep_error() from None
     _require_plain(table)
     return table
 
@@ -71,7 +71,7 @@ def _require_plain(data: Any) -> None:
     level, depth = [data], 0
     while level:
         if depth > _DEEPEST:
-            raise _too_deep()
+            raise _too_deep_error()
         below: list[Any] = []
         for value in level:
             if isinstance(value, str):
@@ -92,7 +92,7 @@ def _require_unicode(text: str) -> None:
         raise ValueError(f"text that is not Unicode: {text[:80]!a}") from None
 
 
-def _too_deep() -> ValueError:
+def _too_deep_error() -> ValueError:
     return ValueError(f"nested deeper than {_DEEPEST} levels")
 
 

@@ -19,8 +19,8 @@ __all__ = ["exclusive_lock", "is_temporary", "shared_lock", "sweep", "temporary_
 
 _TEMPORARY = re.compile(r"\.fa3-[0-9a-f]{16}\.tmp")
 # Folders that this process has a lock of for itself, by device and inode: its own writers need none.
-_ALONE: set[tuple[int, int]] = set()
-_PATIENCE = 10.0
+_EXCLUSIVE: set[tuple[int, int]] = set()
+_LOCK_TIMEOUT = 10.0
 
 
 def temporary_in(folder: Path) -> Path:
@@ -38,7 +38,7 @@ def shared_lock(folder: Path) -> Iterator[None]:
     """Remove leftovers if nobody writes in the folder, then keep others from removing what is written in the block."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        if _key(descriptor) not in _ALONE:
+        if _folder_id(descriptor) not in _EXCLUSIVE:
             with suppress(OSError):  # others write there now
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove_leftovers(folder)
@@ -62,20 +62,20 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
     Raises OSError if one is writing there for ten seconds.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    key = _key(descriptor)
+    key = _folder_id(descriptor)
     try:
         if _lock(descriptor, folder):
             _remove_leftovers(folder)
-        _ALONE.add(key)
+        _EXCLUSIVE.add(key)
         yield
     finally:
-        _ALONE.discard(key)
+        _EXCLUSIVE.discard(key)
         os.close(descriptor)
 
 
 def _lock(descriptor: int, folder: Path) -> bool:
     """Wait for the lock of a folder; False where the file system has no locks."""
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + _LOCK_TIMEOUT
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -88,7 +88,7 @@ def _lock(descriptor: int, folder: Path) -> bool:
         time.sleep(0.02)
 
 
-def _key(descriptor: int) -> tuple[int, int]:
+def _folder_id(descriptor: int) -> tuple[int, int]:
     found = os.fstat(descriptor)
     return found.st_dev, found.st_ino
 

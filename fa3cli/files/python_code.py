@@ -41,7 +41,7 @@ def bounded_tree(text: str, mode: str = "exec") -> ast.AST:
     try:
         tree = ast.parse(text, mode=mode)
     except (RecursionError, MemoryError):
-        raise Unbounded("nested too deeply", _deep_line(text)) from None
+        raise Unbounded("nested too deeply", _line_of_depth_error(text)) from None
     except SyntaxError as error:
         if _TOO_DEEP.search(str(error.msg)):
             raise Unbounded(str(error.msg), error.lineno or 1) from None
@@ -61,20 +61,20 @@ def _require_bounded(tree: ast.AST, text: str) -> None:
             raise Unbounded(f"more than {_NODES} expressions and statements", line)
         below: list[tuple[ast.AST, int]] = []
         for node, depth in level:
-            depth += _hidden_levels(node, parts_of)
+            depth += _extra_levels(node, parts_of)
             if depth > _DEEPEST:
                 raise Unbounded(f"nested deeper than {_DEEPEST} levels", getattr(node, "lineno", line))
             if isinstance(node, ast.Constant):
-                _require_short(node)
+                _require_short_number(node)
             elif isinstance(node, _FUNCTIONS):
                 functions.append(node)
             below += [(child, depth + 1) for child in ast.iter_child_nodes(node)]
         level = below
     if count > _NODES_OF_A_FUNCTION:
-        _require_small(functions)
+        _require_small_functions(functions)
 
 
-def _hidden_levels(node: ast.AST, parts_of: _JoinedStrings) -> int:
+def _extra_levels(node: ast.AST, parts_of: _JoinedStrings) -> int:
     """How many levels more a node has for libcst, which nests what `ast` keeps in one list."""
     if isinstance(node, ast.BoolOp):
         return len(node.values) - 2
@@ -108,12 +108,12 @@ class _JoinedStrings:
         return self._known[place]
 
 
-def _require_short(node: ast.Constant) -> None:
+def _require_short_number(node: ast.Constant) -> None:
     if isinstance(node.value, int) and node.value.bit_length() > 3 * _DIGITS:
         raise Unbounded(f"a number of more than {_DIGITS} digits", node.lineno)
 
 
-def _require_small(functions: list[ast.AST]) -> None:
+def _require_small_functions(functions: list[ast.AST]) -> None:
     """Raise Unbounded for a function that is too large, with all functions within it; the outer ones come first."""
     for function in functions:
         if sum(1 for _ in ast.walk(function)) > _NODES_OF_A_FUNCTION:
@@ -122,7 +122,7 @@ def _require_small(functions: list[ast.AST]) -> None:
             )
 
 
-def _deep_line(text: str) -> int:
+def _line_of_depth_error(text: str) -> int:
     """The line of the first statement of a text that can't be read alone either."""
     lines = re.split(r"\r\n|\r|\n", text)
     starts = [number for number, line in enumerate(lines) if line[:1].strip(")]}#")] or [0]

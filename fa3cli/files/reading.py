@@ -29,9 +29,9 @@ def read_bytes(path: Path, limit: int = SMALL) -> bytes:
             _require_regular(path, os.fstat(file.fileno()), limit)
             data = file.read(limit + 1)
     except ValueError:
-        raise _no_name(path) from None
+        raise _invalid_name_error(path) from None
     if len(data) > limit:
-        raise _too_large(path, limit)
+        raise _too_large_error(path, limit)
     return data
 
 
@@ -43,7 +43,7 @@ def require_regular(path: Path, limit: int | None = None) -> None:
     try:
         _require_regular(path, os.stat(path), limit)
     except ValueError:
-        raise _no_name(path) from None
+        raise _invalid_name_error(path) from None
 
 
 def is_file_name(name: object) -> bool:
@@ -57,13 +57,13 @@ def _require_regular(path: Path, found: os.stat_result, limit: int | None) -> No
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     if limit is not None and found.st_size > limit:
-        raise _too_large(path, limit)
+        raise _too_large_error(path, limit)
 
 
-def _too_large(path: Path, limit: int) -> OSError:
+def _too_large_error(path: Path, limit: int) -> OSError:
     return OSError(errno.EFBIG, f"larger than {limit >> 20} MiB, the limit for such a file", str(path))
 
 
-def _no_name(path: Path) -> OSError:
+def _invalid_name_error(path: Path) -> OSError:
     """Return the error for a zero byte or a lone surrogate in a name."""
     return OSError(errno.EINVAL, "not a file name", str(path))

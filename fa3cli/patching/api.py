@@ -12,8 +12,8 @@ from fa3cli.errors import ConflictError
 from fa3cli.patching.build import Build
 from fa3cli.patching.difference import state_of
 from fa3cli.patching.edits import apply
-from fa3cli.patching.exchange import put_in, take_back
-from fa3cli.patching.files import may_fail, writing_in
+from fa3cli.patching.exchange import install_patch, remove_patch
+from fa3cli.patching.files import exclusive_folder, explain_write_errors
 from fa3cli.patching.folder import Disk, look, original_index, patched_parts, refuse_links
 from fa3cli.patching.formats import Format, format_of
 from fa3cli.patching.locating.classes import AttentionClass
@@ -62,7 +62,7 @@ def patch(
     """
     options = Options(tuple(attention), _absolute(modeling), quantizer, _absolute(rules))
     folder, target = Path(folder), output_folder(Path(folder), output)
-    with writing_in(target):
+    with exclusive_folder(target):
         made = _plan(folder, target, options, force)
         if made.result.state == "already-patched":
             return made.result
@@ -70,11 +70,11 @@ def patch(
         index = {form.index: made.index_after} if made.receipt.index else {}
         texts = {str(RECEIPT): made.receipt.to_json(), **made.code, **index}
         contents = {name: text.encode() for name, text in texts.items()}
-        with may_fail(target):
+        with explain_write_errors(target):
             if made.disk is None:
                 make_output(folder, target, contents)
             else:
-                put_in(target, patched_parts(form, made.disk, made.index_before), contents)
+                install_patch(target, patched_parts(form, made.disk, made.index_before), contents)
     return replace(made.result, state="patched")
 
 
@@ -96,15 +96,15 @@ def undo(folder: str | Path, *, force: bool = False) -> UndoResult:
     """
     folder = Path(folder)
     form = format_of(folder)
-    with writing_in(folder):
+    with exclusive_folder(folder):
         disk = look(form, folder)
         _refuse_conflicts(disk, force)
         if disk.receipt is None:
             return UndoResult(folder)
         original = original_index(disk)
         parts = patched_parts(form, disk, original.text if original else None)
-        with may_fail(folder):
-            take_back(folder, parts, disk.receipt.link)
+        with explain_write_errors(folder):
+            remove_patch(folder, parts, disk.receipt.link)
     restored = (folder / form.index,) if original and original.text != disk.index.text else ()
     return UndoResult(folder, (*(folder / name for name in parts.modules), folder / RECEIPT), restored)
 

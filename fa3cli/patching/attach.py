@@ -64,8 +64,8 @@ def quantizer_line(module: str, config: str | Mapping[str, str], layout: str | N
     """The line that gives a module its quantizer; `config` may be its numbers."""
     if not isinstance(config, str):
         config = f"SimpleNamespace({', '.join(f'{key}={text}' for key, text in config.items())})"
-    told = f', layout="{layout}"' if layout else ""
-    return f"{module}.fa_quantizer = FAQuantizer({config}, logger{told})"
+    layout_argument = f', layout="{layout}"' if layout else ""
+    return f"{module}.fa_quantizer = FAQuantizer({config}, logger{layout_argument})"
 
 
 def _own_config(source: Source, owner: str, init: ast.FunctionDef) -> str:

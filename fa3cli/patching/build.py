@@ -9,7 +9,7 @@ from pathlib import Path
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.guarded import required_packages
 from fa3cli.patching.installed import Installed
-from fa3cli.patching.needs import lacking
+from fa3cli.patching.needs import missing_names
 from fa3cli.patching.origin import Origin, read_source
 from fa3cli.patching.receipt import Options
 from fa3cli.patching.rules.examples import checked_rules
@@ -75,7 +75,7 @@ def _check_packages(source: Source) -> None:
 
 def _check_names(installed: Installed, patched: Source) -> None:
     """Refuse a file that was made for another transformers than the installed one."""
-    names = lacking(installed, patched)
+    names = missing_names(installed, patched)
     if names:
         raise UnsupportedError(
             f"{patched.name}: made for another transformers than the installed {installed.version}, which lacks "

@@ -29,11 +29,11 @@ class PatchAttention(cst.CSTTransformer):
     def __init__(self, source: Source, places: Iterable[Place]) -> None:
         super().__init__()
         self._source = source
-        self._left: dict[tuple[type[Place], int, int], list[Place]] = {}
+        self._remaining: dict[tuple[type[Place], int, int], list[Place]] = {}
         for place in places:
             start, length = source.span(place.node)
-            self._left.setdefault(self._key(type(place), start, length), []).append(place)
-        self._starts = sorted(start for _, start, _ in self._left)
+            self._remaining.setdefault(self._key(type(place), start, length), []).append(place)
+        self._starts = sorted(start for _, start, _ in self._remaining)
 
     def on_visit(self, node: cst.CSTNode) -> bool:
         if isinstance(node, (cst.SimpleStatementLine, cst.BaseCompoundStatement)):
@@ -49,7 +49,7 @@ class PatchAttention(cst.CSTTransformer):
         if isinstance(original, cst.BaseCompoundStatement):
             return self._with_neighbours(updated, original, original)
         if isinstance(original, cst.BaseExpression):
-            return self._in_call(original, updated)
+            return self._wrap_in_call(original, updated)
         return updated
 
     def leave_ImportFrom(
@@ -82,7 +82,7 @@ class PatchAttention(cst.CSTTransformer):
             first = first.with_changes(leading_lines=[*updated.footer, *end.header, *first.leading_lines])
             body = [*updated.body, first, *rest]
             updated = updated.with_changes(body=body, footer=end.footer, has_trailing_newline=True)
-        for place, *_ in self._left.values():
+        for place, *_ in self._remaining.values():
             reason = "cannot insert beside a statement that shares its line with another"
             raise self._source.refuse(place.node, reason)
         return updated
@@ -95,7 +95,7 @@ class PatchAttention(cst.CSTTransformer):
     def _take(self, kind: type[Place], node: cst.CSTNode) -> list[Place]:
         """The places of a kind at a node, which are written then."""
         span = self.get_metadata(ByteSpanPositionProvider, node)
-        return self._left.pop(self._key(kind, span.start, span.length), [])
+        return self._remaining.pop(self._key(kind, span.start, span.length), [])
 
     def _with_neighbours(
         self, line: cst.BaseStatement, first: cst.CSTNode, last: cst.CSTNode
@@ -112,7 +112,7 @@ class PatchAttention(cst.CSTTransformer):
             )
         return cst.FlattenSentinel([line, *_statements(below)]) if below else line
 
-    def _in_call(self, original: cst.BaseExpression, updated: cst.BaseExpression) -> cst.BaseExpression:
+    def _wrap_in_call(self, original: cst.BaseExpression, updated: cst.BaseExpression) -> cst.BaseExpression:
         for place in self._take(Around, original):
             call = cst.parse_expression(place.call)
             first, *rest = call.args

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fa3cli.errors import ConflictError
-from fa3cli.patching.files import Entry, entry_of, old_link, put
+from fa3cli.patching.files import Entry, original_link, read_entry, write_entry
 from fa3cli.patching.receipt import RECEIPT
 
-__all__ = ["Patched", "put_in", "take_back"]
+__all__ = ["Patched", "install_patch", "remove_patch"]
 
 _RECEIPT = str(RECEIPT)
 Steps = list[tuple[str, Entry]]
@@ -34,26 +34,26 @@ class Patched:
     receipt: bytes | None = None
 
 
-def put_in(folder: Path, old: Patched, contents: Mapping[str, bytes]) -> None:
+def install_patch(folder: Path, old: Patched, contents: Mapping[str, bytes]) -> None:
     """Replace the old patch of a folder, if it has one, by the files of a new one: its receipt, its modules, its index."""
-    _go(folder, old, [*(_steps_back(old) if old.modules else []), *contents.items()])
+    _run_steps(folder, old, [*(_undo_steps(old) if old.modules else []), *contents.items()])
 
 
-def take_back(folder: Path, old: Patched, link: str | None) -> None:
+def remove_patch(folder: Path, old: Patched, link: str | None) -> None:
     """Make a folder what it was before it was patched; the index too is a `link` again, unless it was changed since."""
     if old.index and not old.receipt:
-        old = replace(old, unpatched=old_link(folder / old.index, link, old.unpatched))
-    _go(folder, old, [*_steps_back(old), (_RECEIPT, None)])
+        old = replace(old, unpatched=original_link(folder / old.index, link, old.unpatched))
+    _run_steps(folder, old, [*_undo_steps(old), (_RECEIPT, None)])
 
 
-def _steps_back(old: Patched) -> Steps:
+def _undo_steps(old: Patched) -> Steps:
     """What leaves of a patch nothing but its receipt."""
     first = [(_RECEIPT, old.receipt)] if old.receipt else []
     index = [(old.index, old.unpatched)] if old.index else []
     return [*first, *index, *((name, None) for name in old.modules)]
 
 
-def _go(folder: Path, old: Patched, steps: Steps) -> None:
+def _run_steps(folder: Path, old: Patched, steps: Steps) -> None:
     names = dict.fromkeys(name for name, _ in steps)
     for path in (folder / name for name in names):
         if path.is_dir() and not path.is_symlink():
@@ -66,12 +66,12 @@ def _go(folder: Path, old: Patched, steps: Steps) -> None:
         with suppress(
             OSError
         ):  # what went wrong first is what counts; the receipt explains how far this came
-            for name, entry in _steps_to(before, old):
+            for name, entry in _restore_steps(before, old):
                 _put(folder / name, entry)
         raise
 
 
-def _steps_to(before: Mapping[str, Entry], old: Patched) -> Steps:
+def _restore_steps(before: Mapping[str, Entry], old: Patched) -> Steps:
     """What makes a folder again what it was, from wherever a change of it stopped."""
     index = [old.index] if old.index in before else []
     modules = [name for name in before if name not in (_RECEIPT, old.index)]
@@ -81,9 +81,9 @@ def _steps_to(before: Mapping[str, Entry], old: Patched) -> Steps:
 
 def _put(path: Path, entry: Entry) -> None:
     with suppress(OSError):
-        if entry is not None and entry_of(path) == entry:
+        if entry is not None and read_entry(path) == entry:
             return
-    put(path, entry)
+    write_entry(path, entry)
 
 
 def _entries(folder: Path, names: Iterable[str]) -> dict[str, Entry]:
@@ -91,5 +91,5 @@ def _entries(folder: Path, names: Iterable[str]) -> dict[str, Entry]:
     found = {}
     for name in names:
         with suppress(OSError):
-            found[name] = entry_of(folder / name)
+            found[name] = read_entry(folder / name)
     return found

@@ -16,7 +16,15 @@ from fa3cli.files.reading import read_bytes
 from fa3cli.files.writing import sync, write_file, write_link
 from fa3cli.patching.receipt import RECEIPT
 
-__all__ = ["Entry", "Link", "entry_of", "may_fail", "old_link", "put", "writing_in"]
+__all__ = [
+    "Entry",
+    "Link",
+    "exclusive_folder",
+    "explain_write_errors",
+    "original_link",
+    "read_entry",
+    "write_entry",
+]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -33,7 +41,7 @@ Entry = bytes | Link | None
 
 
 @contextmanager
-def may_fail(folder: Path) -> Iterator[None]:
+def explain_write_errors(folder: Path) -> Iterator[None]:
     """Turn what the system says about writing into an error with a hint."""
     try:
         yield
@@ -52,14 +60,14 @@ def may_fail(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def entry_of(path: Path) -> Entry:
+def read_entry(path: Path) -> Entry:
     """What a path is; raises OSError for what is neither a file of bounded size nor a link."""
     if path.is_symlink():
         return Link(os.readlink(path))
     return read_bytes(path) if os.path.lexists(path) else None
 
 
-def put(path: Path, entry: Entry) -> None:
+def write_entry(path: Path, entry: Entry) -> None:
     """Make a path what it should be, at once; .fa3 is made for what lies in it, and goes with the last of it."""
     own = path.parent.name == RECEIPT.parent.name
     if entry is None:
@@ -78,13 +86,13 @@ def put(path: Path, entry: Entry) -> None:
 
 
 @contextmanager
-def writing_in(folder: Path) -> Iterator[None]:
+def exclusive_folder(folder: Path) -> Iterator[None]:
     """Have a folder to oneself, if it is there already, without what killed processes left in it or beside it."""
     with suppress(OSError):
         sweep(folder.parent)
     with ExitStack() as stack:
         if folder.is_dir():
-            with may_fail(folder):
+            with explain_write_errors(folder):
                 stack.enter_context(exclusive_lock(folder))
                 _tidy(folder)
         yield
@@ -111,7 +119,7 @@ def _remove_empty(folder: Path) -> None:
             raise
 
 
-def old_link(path: Path, target: str | None, data: bytes) -> Entry:
+def original_link(path: Path, target: str | None, data: bytes) -> Entry:
     """The link that a file was before it was patched, if what that leads to still looks like its `data`; else these.
 
     A receipt may be forged, so what its link names is not opened.

@@ -11,7 +11,7 @@ from fa3cli.errors import ConflictError
 from fa3cli.patching.config_json import Config
 from fa3cli.patching.edits import Edit
 from fa3cli.patching.exchange import Patched
-from fa3cli.patching.files import entry_of
+from fa3cli.patching.files import read_entry
 from fa3cli.patching.formats import Format, format_of
 from fa3cli.patching.receipt import (
     RECEIPT,
@@ -97,7 +97,7 @@ def patched_parts(form: Format, disk: Disk, original: str | None) -> Patched:
     """The patch of a folder whose index is to be the `original` without it."""
     receipt = disk.receipt
     if receipt is None:
-        return Patched(form.index, entry_of(disk.folder / form.index))
+        return Patched(form.index, read_entry(disk.folder / form.index))
     data, index, explained = None, None, not disk.edited
     if receipt.index is not None:
         data, text = original.encode(), disk.index.text

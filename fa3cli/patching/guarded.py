@@ -16,7 +16,7 @@ from fa3cli.patching.source import Source
 __all__ = ["guard_imports", "required_packages"]
 
 # fa3cli itself needs these: no file with its quantizer runs without them.
-_THERE = {
+_ALWAYS_INSTALLED = {
     "accelerate",
     "numpy",
     "packaging",
@@ -68,7 +68,7 @@ def _packages(node: ast.stmt) -> set[str]:
     """The packages a statement imports that may be missing."""
     names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
     names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-    return {name.split(".")[0] for name in names} - _THERE
+    return {name.split(".")[0] for name in names} - _ALWAYS_INSTALLED
 
 
 def _lines(block: list[ast.stmt]) -> Iterator[list[ast.stmt]]:

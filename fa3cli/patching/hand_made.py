@@ -36,7 +36,7 @@ def check_hand_made(hand: Source, installed: Source, package: str, config: Mappi
             f"{hand.name}:1: found a fa_quantizer, but not both imports of the guide, expected {expected}",
             hint=_HINT,
         )
-    names = _names(hand.tree, _is_call)
+    names = _names(hand.tree, _is_quant_call)
     if not names:
         raise ConflictError(f"{hand.name}:1: no class calls its fa_quantizer as the guide says", hint=_HINT)
     options = {"package": package, "attention": names, "quantizer": quantizer, "config": config}
@@ -49,7 +49,7 @@ def check_hand_made(hand: Source, installed: Source, package: str, config: Mappi
                 if isinstance(block := getattr(node, name, None), list):
                     setattr(node, name, _canonical(block))
     # fa3 patches the siblings of a class too (eager, sdpa and flash attention); the guide names one class.
-    for is_line in (_makes, _is_call):
+    for is_line in (_creates_quantizer, _is_quant_call):
         named = _names(hand.tree, is_line)
         for owner in [node for node in _classes(own_tree) if named and node.name not in named]:
             for method in [node for node in owner.body if isinstance(node, ast.FunctionDef)]:
@@ -94,12 +94,12 @@ def _names(tree: ast.Module, is_line: Callable[[ast.AST], bool]) -> list[str]:
     return [node.name for node in _classes(tree) if any(map(is_line, ast.walk(node)))]
 
 
-def _makes(node: ast.AST) -> bool:
+def _creates_quantizer(node: ast.AST) -> bool:
     """Whether a statement makes a quantizer."""
     return isinstance(node, ast.Assign) and getattr(node.targets[0], "attr", "") == "fa_quantizer"
 
 
-def _is_call(node: ast.AST) -> bool:
+def _is_quant_call(node: ast.AST) -> bool:
     """Whether a statement quantizes a state."""
     called = getattr(getattr(node, "value", None), "func", None)
     return (
@@ -115,14 +115,16 @@ def _canonical(block: list[Any]) -> list[Any]:
 
     The calls go up to the last statement that names a state, the line that makes the quantizer goes to the end.
     """
-    states = {node.targets[0].id for node in block if _is_call(node)}
+    states = {node.targets[0].id for node in block if _is_quant_call(node)}
     placed, last, number = [], 0, 0
     for at, node in enumerate(block):
         if _is_import(node):
             continue
-        if _is_call(node):
+        if _is_quant_call(node):
             placed.append((last, ast.unparse(node), node))
-        elif _makes(node) and not any("super().__init__(" in ast.unparse(later) for later in block[at + 1 :]):
+        elif _creates_quantizer(node) and not any(
+            "super().__init__(" in ast.unparse(later) for later in block[at + 1 :]
+        ):
             config = ast.unparse(node.value).replace("(config,", "(self.config,")
             node.value = ast.parse(config, mode="eval").body
             placed.append((len(block), "", node))

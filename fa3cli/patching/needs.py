@@ -11,23 +11,23 @@ from pathlib import Path
 from fa3cli.patching.installed import Installed
 from fa3cli.patching.source import Source
 
-__all__ = ["lacking"]
+__all__ = ["missing_names"]
 
 # Each name that is missing is looked for in all of transformers.
-_ENOUGH = 100
+_LIMIT = 100
 
 
-def lacking(installed: Installed, source: Source) -> list[str]:
+def missing_names(installed: Installed, source: Source) -> list[str]:
     """The names a file imports from transformers, or takes from its modules, that the version hasn't: `a of b`, at most 100.
 
     What stands under `if` or in the body of a `try` isn't asked for: the file knows how to do without.
     """
-    wanted = dict.fromkeys(_wanted(installed, list(_firm(source.tree))))
-    missing = (f"{name} of {module}" for module, name in wanted if _lacks(installed, module, name))
-    return list(islice(missing, _ENOUGH))
+    wanted = dict.fromkeys(_required_names(installed, list(_unconditional(source.tree))))
+    missing = (f"{name} of {module}" for module, name in wanted if _is_missing(installed, module, name))
+    return list(islice(missing, _LIMIT))
 
 
-def _firm(node: ast.AST) -> Iterator[ast.AST]:
+def _unconditional(node: ast.AST) -> Iterator[ast.AST]:
     """The nodes below one that aren't under `if` or in the body of a `try`."""
     yield node
     for name, value in ast.iter_fields(node):
@@ -35,10 +35,10 @@ def _firm(node: ast.AST) -> Iterator[ast.AST]:
             continue
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST):
-                yield from _firm(child)
+                yield from _unconditional(child)
 
 
-def _wanted(installed: Installed, nodes: list[ast.AST]) -> Iterator[tuple[str, str]]:
+def _required_names(installed: Installed, nodes: list[ast.AST]) -> Iterator[tuple[str, str]]:
     """Pairs of module and name."""
     modules = {}
     for node in nodes:
@@ -73,13 +73,13 @@ def _files(installed: Installed, module: str, name: str = "") -> list[Path]:
     return [*sorted(path.glob("*.py")), *(sorted(path.glob("models/*/*.py")) if deep else [])]
 
 
-def _lacks(installed: Installed, module: str, name: str) -> bool:
+def _is_missing(installed: Installed, module: str, name: str) -> bool:
     return not _files(installed, f"{module}.{name}") and not any(
-        _binds(path.read_text("utf-8"), name) for path in _files(installed, module, name)
+        _defines_name(path.read_text("utf-8"), name) for path in _files(installed, module, name)
     )
 
 
-def _binds(text: str, name: str) -> bool:
+def _defines_name(text: str, name: str) -> bool:
     """Whether a text defines, assigns, imports or exports (by its quoted name) a name."""
     if name not in text:
         return False

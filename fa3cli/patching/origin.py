@@ -14,9 +14,16 @@ from fa3cli.files.reading import read_bytes
 from fa3cli.patching.config_json import Config, CustomClass
 from fa3cli.patching.installed import Installed
 
-__all__ = ["Origin", "find_origin", "has_quantizer", "installed_origin", "not_ours", "read_source"]
+__all__ = [
+    "Origin",
+    "find_origin",
+    "has_quantizer",
+    "installed_origin",
+    "quantizer_exists_error",
+    "read_source",
+]
 
-_WHERE = "download that file beside the weights and take what stands before its name out of auto_map"
+_HINT = "download that file beside the weights and take what stands before its name out of auto_map"
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def read_source(path: Path) -> bytes:
         raise InvalidInputError(f"modeling file {path}: {said}") from None
 
 
-def not_ours(path: str | Path, hint: str) -> ConflictError:
+def quantizer_exists_error(path: str | Path, hint: str) -> ConflictError:
     """The error that a file to patch has a quantizer already."""
     return ConflictError(f"{path} has a fa_quantizer already, which fa3 didn't put there", hint=hint)
 
@@ -93,7 +100,7 @@ def _of_folder(installed: Installed, config: Config, custom: CustomClass) -> Ori
         raise UnsupportedError(
             f"{config.path}: auto_map lets {custom.name} come from {custom.file} of another repository, "
             f"{custom.repository}",
-            hint=_WHERE + own,
+            hint=_HINT + own,
         )
     if not os.path.lexists(path):
         raise InvalidInputError(

@@ -13,7 +13,7 @@ from fa3cli.patching.receipt import RECEIPT
 
 __all__ = ["is_new", "make_output", "output_folder", "require_output_of"]
 
-_OWN = RECEIPT.parts[0]
+_FA3_FOLDER = RECEIPT.parts[0]
 _HINT = "give a new or empty folder to --output"
 
 
@@ -40,7 +40,7 @@ def is_new(target: Path) -> bool:
 def require_output_of(folder: Path, target: Path, modules: Collection[str], index: str) -> None:
     """Refuse a patched folder that wasn't made from `folder` by --output: it holds another model, or the model itself."""
     parts = {PurePosixPath(name).parent for name in modules}
-    own = {*map(PurePosixPath, modules), *parts, PurePosixPath(_OWN), PurePosixPath(index)}
+    own = {*map(PurePosixPath, modules), *parts, PurePosixPath(_FA3_FOLDER), PurePosixPath(index)}
     names = [name for part in sorted({PurePosixPath("."), *parts}) for name in _names(folder, part, target)]
     shared = [name for name in names if name not in own and os.path.lexists(target / name)]
     strange = [name for name in shared if os.path.realpath(target / name) != os.path.realpath(folder / name)]
@@ -58,7 +58,7 @@ def make_output(folder: Path, target: Path, contents: Mapping[str, bytes]) -> No
         for part in sorted(parts):
             (temporary / part).mkdir(exist_ok=True)
             for name in _names(folder, part, target, temporary):
-                if part.name != _OWN and name not in own and name not in parts:
+                if part.name != _FA3_FOLDER and name not in own and name not in parts:
                     (temporary / name).symlink_to((folder / name).absolute())
         for name, data in contents.items():
             write_file(temporary / name, data)

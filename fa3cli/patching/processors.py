@@ -19,7 +19,7 @@ from fa3cli.patching.places import Below
 from fa3cli.patching.rules.rule import Rule
 from fa3cli.patching.source import Source
 
-__all__ = ["attach_to_modules", "called_names", "idle_if_unmade"]
+__all__ = ["attach_to_modules", "called_names", "mark_unused_processors"]
 
 _HEADS = ("heads", "num_heads", "num_attention_heads")
 _SIZES = ("inner_dim", "hidden_size", "query_dim", "dim")
@@ -36,7 +36,7 @@ def called_names(node: ast.AST) -> set[str]:
     }
 
 
-def idle_if_unmade(source: Source, graph: ClassGraph, found: Found) -> Found:
+def mark_unused_processors(source: Source, graph: ClassGraph, found: Found) -> Found:
     """Leave processors alone that nothing in the file makes, if it makes any: others bring them in, from diffusers."""
     processors = [name for name in found if is_processor(graph, name)]
     made = called_names(source.tree) & set(graph.classes)
@@ -61,10 +61,10 @@ def attach_to_modules(
     In the module's class if that is in the file, else behind the statement that makes it. UnsupportedError where a
     module has another processor, or diffusers' default one: its attention would stay as it is, without a word.
     """
-    own, places, made = _modules(graph), [], []
+    own, places, made = _attention_modules(graph), [], []
     for name in [class_name for class_name in graph.classes if class_name in reachable]:
         rule = rules.get(name)
-        for function, call in _made_modules(graph.classes[name], graph, own):
+        for function, call in _module_calls(graph.classes[name], graph, own):
             makers = _processors(function, call)
             if rule is not None and rule.idle:
                 if makers & set(patched):
@@ -76,7 +76,7 @@ def attach_to_modules(
             if call.func.id in own:
                 made.append(call.func.id)
             else:
-                places.append(_behind(source, function, call, layout))
+                places.append(_after_creation(source, function, call, layout))
     inside = [class_name for class_name in graph.classes if class_name in (made or (() if places else own))]
     if not inside and not places:
         raise source.refuse(
@@ -89,7 +89,7 @@ def attach_to_modules(
     return places
 
 
-def _modules(graph: ClassGraph) -> list[str]:
+def _attention_modules(graph: ClassGraph) -> list[str]:
     """The classes of the file that hand themselves to a processor."""
     forwards = {name: graph.method(name, "forward") for name in graph.classes}
     return [
@@ -99,7 +99,7 @@ def _modules(graph: ClassGraph) -> list[str]:
     ]
 
 
-def _made_modules(
+def _module_calls(
     node: ast.ClassDef, graph: ClassGraph, own: Collection[str]
 ) -> Iterator[tuple[ast.FunctionDef, ast.Call]]:
     """Every call in a class that makes an attention module, with the method it is in."""
@@ -147,7 +147,7 @@ def _check_processors(
             raise source.refuse(call, f"{call.func.id} is made with {name}, which can't be patched here")
 
 
-def _behind(source: Source, function: ast.FunctionDef, call: ast.Call, layout: str | None) -> Below:
+def _after_creation(source: Source, function: ast.FunctionDef, call: ast.Call, layout: str | None) -> Below:
     """The quantizer of a module of another file's class, behind the statement that makes it."""
     for statement in simple_statements(function.body):
         if getattr(statement, "value", None) is call and len(targets(statement)) == 1:

@@ -167,7 +167,7 @@ def receipt_library(folder: Path) -> str | None:
 def _receipt_data(folder: Path) -> dict[str, Any] | None:
     """What a folder's receipt says, None without one; ConflictError if it can't be read, or fa3's folder is a link."""
     path = folder / RECEIPT
-    if not _is(path.parent, stat.S_ISDIR, "folder") or not _is(path, stat.S_ISREG, "file"):
+    if not _exists_as(path.parent, stat.S_ISDIR, "folder") or not _exists_as(path, stat.S_ISREG, "file"):
         return None
     try:
         data = read_json(path)
@@ -177,10 +177,10 @@ def _receipt_data(folder: Path) -> dict[str, Any] | None:
         raise _unreadable(folder, error) from None
     if not isinstance(data, dict):
         raise _unreadable(folder, ValueError(f"expected an object, found {type(data).__name__}"))
-    return _of_today(data)
+    return _current_form(data)
 
 
-def _of_today(data: dict[str, Any]) -> dict[str, Any]:
+def _current_form(data: dict[str, Any]) -> dict[str, Any]:
     """A receipt in today's form. Language models and pipelines once had forms of their own."""
     if {"library", "version"} & data.keys():
         return data
@@ -196,7 +196,7 @@ def _of_today(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _is(path: Path, right: Callable[[int], bool], what: str) -> bool:
+def _exists_as(path: Path, right: Callable[[int], bool], what: str) -> bool:
     """Whether something is there that fa3 makes itself, as a file or folder; ConflictError if it is anything else."""
     try:
         mode = os.lstat(path).st_mode

@@ -10,7 +10,7 @@ from fa3cli.patching.config_json import Config, read_config
 from fa3cli.patching.edits import Edit, reverse
 from fa3cli.patching.receipt import RECEIPT, Change, sha256
 
-__all__ = ["take_out", "unpatched"]
+__all__ = ["remove_edits", "unpatched"]
 
 
 def unpatched(index: Config, change: Change) -> Config:
@@ -23,7 +23,7 @@ def unpatched(index: Config, change: Change) -> Config:
         return index
     try:
         if digest != change.after:
-            return read_config(index.path, take_out(index, change.edits))
+            return read_config(index.path, remove_edits(index, change.edits))
         text = reverse(index.text, change.edits)
         if sha256(text.encode()) == change.before:
             return read_config(index.path, text)
@@ -37,7 +37,7 @@ def unpatched(index: Config, change: Change) -> Config:
     )
 
 
-def take_out(index: Config, edits: Sequence[Edit]) -> str:
+def remove_edits(index: Config, edits: Sequence[Edit]) -> str:
     """The text of a document changed by hand since `edits` were made, without them; ConflictError if they can't be told."""
     text = index.text
     ordered = sorted(edits, key=lambda edit: edit.offset)

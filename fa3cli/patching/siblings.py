@@ -63,7 +63,7 @@ def attention_elsewhere(installed: Installed, source: Source, folder: Path, clas
                 for attention in classes
                 if attention.name in used
             ]
-        borrowed = _borrowed(installed, file, used)
+        borrowed = _used_from_transformers(installed, file, used)
         found += [f"{part} of transformers ({file.name}:{line})" for part, line in borrowed]
         for node, _, path in _relative_imports(file, folder):
             for alias in node.names:
@@ -85,7 +85,9 @@ def _used(source: Source, graph: ClassGraph, name: str | None) -> set[str]:
     return language_model(source, graph, name)
 
 
-def _borrowed(installed: Installed, source: Source, used: set[str]) -> Iterator[tuple[str, int]]:
+def _used_from_transformers(
+    installed: Installed, source: Source, used: set[str]
+) -> Iterator[tuple[str, int]]:
     """Layers and language models of transformers that a file uses, and the line they are imported in."""
     models = {name.replace("ForCausalLM", "Model") for name in installed.causal_lms.values()}
     for node in ast.walk(source.tree):

@@ -14,11 +14,11 @@ from fa3cli.patching.guarded import guard_imports
 from fa3cli.patching.imports import absolute_imports, quantizer_import
 from fa3cli.patching.locating.choice import choose
 from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, Found, attention_classes
-from fa3cli.patching.locating.flat import TURN
+from fa3cli.patching.locating.flat import TRANSPOSE
 from fa3cli.patching.locating.locate import ROLES, Site
-from fa3cli.patching.origin import not_ours
+from fa3cli.patching.origin import quantizer_exists_error
 from fa3cli.patching.places import Around, Below, End
-from fa3cli.patching.processors import attach_to_modules, idle_if_unmade
+from fa3cli.patching.processors import attach_to_modules, mark_unused_processors
 from fa3cli.patching.rules.files import load_rules
 from fa3cli.patching.rules.rule import Rule, Rules
 from fa3cli.patching.rules.ruled import apply_rules, rules_of
@@ -72,24 +72,24 @@ def patch_source(
     """
     source, config = parse(data, name), config or {}
     if "fa_quantizer" in source.text:
-        raise not_ours(name, "start from the unpatched file")
+        raise quantizer_exists_error(name, "start from the unpatched file")
     graph, ruled, found = _classes(source, rules, config)
     choice = choose(source, graph, found, architecture, attention, config)
-    sites = {name: _in_layout(found[name][1], quantizer) for name in choice.patched}
-    making = _quantizers(source, graph, sites, architecture, ruled)
+    sites = {name: _for_quantizer(found[name][1], quantizer) for name in choice.patched}
+    quantizers = _quantizer_places(source, graph, sites, architecture, ruled)
     # diffusers asks for no package.
     guards = [] if (package or "").startswith("diffusers.") else guard_imports(source)
     types = ["from types import SimpleNamespace"] * any(
-        "(SimpleNamespace(" in "".join(place.lines) for place in making
+        "(SimpleNamespace(" in "".join(place.lines) for place in quantizers
     )
     places = [
         *guards,
         *absolute_imports(source, package),
         quantizer_import(source, quantizer, *types),
-        *making,
+        *quantizers,
     ]
     places += [place for first in sites.values() for site in (first, *first.others) for place in _calls(site)]
-    places += _repair(source, graph) if native_class else []
+    places += _native_class_fix(source, graph) if native_class else []
     classes = tuple(found[name][0] for name in choice.patched)
     digests = {Path(rule.file).name: rule.digest for rule in ruled.values()}
     return PatchedSource(write(source, places), source.text, classes, choice.warnings, digests)
@@ -113,17 +113,17 @@ def _classes(
     graph = ClassGraph(source)
     ruled = rules_of(graph, rules or load_rules())
     found = apply_rules(source, graph, attention_classes(source, graph), ruled, config)
-    return graph, ruled, idle_if_unmade(source, graph, found)
+    return graph, ruled, mark_unused_processors(source, graph, found)
 
 
-def _in_layout(site: Site, quantizer: str) -> Site:
+def _for_quantizer(site: Site, quantizer: str) -> Site:
     """A site as a quantizer can take it: msModelSlim's can't be told a layout, so the states are turned for it."""
     if site.layout == "BSHD" and quantizer != "fa3cli":
-        site = replace(site, layout="BHSD", ways=dict.fromkeys(ROLES, TURN))
-    return replace(site, others=tuple(_in_layout(other, quantizer) for other in site.others))
+        site = replace(site, layout="BHSD", layout_changes=dict.fromkeys(ROLES, TRANSPOSE))
+    return replace(site, others=tuple(_for_quantizer(other, quantizer) for other in site.others))
 
 
-def _quantizers(
+def _quantizer_places(
     source: Source,
     graph: ClassGraph,
     sites: Mapping[str, Site],
@@ -135,32 +135,34 @@ def _quantizers(
     if len(layouts) > 1:
         first, second = layouts.values()
         raise source.refuse(graph.classes[second], f"{first} and {second} lay out their states differently")
-    told = "BSHD" if "BSHD" in layouts else None
+    quantizer_layout = "BSHD" if "BSHD" in layouts else None
     modules = tuple(name for name, site in sites.items() if site.owner == "self")
-    making = [attach(source, graph, owner, rules, told) for owner in owners(source, graph, modules)]
+    quantizers = [
+        attach(source, graph, owner, rules, quantizer_layout) for owner in owners(source, graph, modules)
+    ]
     processors = [name for name in sites if name not in modules]
     if processors:
         reachable = graph.reachable(architecture) if architecture else set(graph.classes)
-        making += attach_to_modules(source, graph, processors, reachable, rules, told)
-    return making
+        quantizers += attach_to_modules(source, graph, processors, reachable, rules, quantizer_layout)
+    return quantizers
 
 
 def _calls(site: Site) -> Iterable[Around | Below]:
     if site.after is None:
         # Two branches may get a state from one expression.
-        return [Around(node, _quant(site, "_", role)) for role, node in dict.fromkeys(site.inside)]
+        return [Around(node, _quant_call(site, "_", role)) for role, node in dict.fromkeys(site.inside)]
     lines = [""]
     for name, role in zip(site.states, ROLES):
-        to, back = site.ways.get(role, ("", ""))
-        lines.append(f"{name} = {_quant(site, name + to, role)}{back}")
+        to, back = site.layout_changes.get(role, ("", ""))
+        lines.append(f"{name} = {_quant_call(site, name + to, role)}{back}")
     return [Below(site.after, tuple(lines))]
 
 
-def _quant(site: Site, state: str, role: str) -> str:
+def _quant_call(site: Site, state: str, role: str) -> str:
     return f'{site.owner}.fa_quantizer.quant({state}, qkv="{role}")'
 
 
-def _repair(source: Source, graph: ClassGraph) -> list[End]:
+def _native_class_fix(source: Source, graph: ClassGraph) -> list[End]:
     """Say that the file's models are native ones, at its end: transformers 5.13.1 and newer skip the checkpoint
     conversions of custom code, and the weights they concern stay random without a word."""
     roots = [

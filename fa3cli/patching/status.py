@@ -66,7 +66,7 @@ def status(folder: str | Path) -> PatchStatus:
         raise
     except Fa3Error as error:
         return replace(judged, reason=str(error))
-    reason = made.result.reason or _own_code(form, disk, made.result)
+    reason = made.result.reason or _folder_code(form, disk, made.result)
     attention = (found.name for file in made.result.files for found in file.attention)
     return replace(
         judged,
@@ -79,7 +79,7 @@ def status(folder: str | Path) -> PatchStatus:
     )
 
 
-def _own_code(form: Format, disk: Disk, result: PatchResult) -> str | None:
+def _folder_code(form: Format, disk: Disk, result: PatchResult) -> str | None:
     """Which code of the folder is run though the installed library does not give it; None if there is none."""
     for file in result.files:
         if file.origin != "installed":

@@ -63,16 +63,16 @@ def _refuse_losses(source: Source, text: str, read: str) -> None:
 
 def _require_compiles(source: Source, before: str, after: str) -> None:
     """Refuse a file whose patched text Python can't run, with the line of the source if that has the fault already."""
-    if (error := _fault(after, source.name)) is None:
+    if (error := _compile_error(after, source.name)) is None:
         return
-    if (fault := _fault(before, source.name)) is None:
+    if (fault := _compile_error(before, source.name)) is None:
         raise UnsupportedError(
             f"{source.name}: Python cannot run the patched file: {error.msg} (line {error.lineno})"
         )
     raise UnsupportedError(f"{source.name}:{fault.lineno or 1}: Python cannot run this file: {fault.msg}")
 
 
-def _fault(text: str, name: str) -> SyntaxError | None:
+def _compile_error(text: str, name: str) -> SyntaxError | None:
     try:
         compile(text, name, "exec", dont_inherit=True)
     except SyntaxError as error:

@@ -18,7 +18,7 @@ def mutated(choice: random.Random, text: str) -> str:
     return text
 
 
-def _cut(choice: random.Random, text: str) -> str:
+def _state_expression(choice: random.Random, text: str) -> str:
     return text[: choice.randrange(len(text) // 2, len(text) + 1)]
 
 
@@ -82,4 +82,11 @@ def _insert(choice: random.Random, text: str) -> str:
     return text[:at] + choice.choice(odd) + text[at:]
 
 
-_CHANGES = [_cut, *map(_lines, (_swap, _repeat, _remove, _join)), _replace, _replace, _replace, _insert]
+_CHANGES = [
+    _state_expression,
+    *map(_lines, (_swap, _repeat, _remove, _join)),
+    _replace,
+    _replace,
+    _replace,
+    _insert,
+]

@@ -4,7 +4,7 @@ import pytest
 
 from fa3cli.patching.imports import absolute_imports
 from fa3cli.patching.installed import Installed, installed_transformers
-from fa3cli.patching.needs import lacking
+from fa3cli.patching.needs import missing_names
 from fa3cli.patching.source import parse
 from fa3cli.patching.writing import write
 
@@ -42,7 +42,7 @@ def installed(tmp_path) -> Installed:
     ],
 )
 def test_what_is_there_or_can_be_done_without(installed, text: str) -> None:
-    assert lacking(installed, parse(text, "m.py")) == []
+    assert missing_names(installed, parse(text, "m.py")) == []
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_what_is_there_or_can_be_done_without(installed, text: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_named_once_and_whole(installed, text: str, names: list[str]) -> None:
-    assert lacking(installed, parse(f"{text}\n{text}", "m.py")) == names
+    assert missing_names(installed, parse(f"{text}\n{text}", "m.py")) == names
 
 
 def test_no_file_of_a_version_lacks_anything_under_it() -> None:
@@ -66,7 +66,7 @@ def test_no_file_of_a_version_lacks_anything_under_it() -> None:
     for path in paths:
         source = parse(path.read_bytes(), str(path))
         made = write(source, absolute_imports(source, f"transformers.models.{path.parent.name}"))
-        assert lacking(installed, parse(made, str(path))) == []
+        assert missing_names(installed, parse(made, str(path))) == []
     assert len(paths) > 10
 
 
@@ -82,7 +82,7 @@ def test_a_file_of_the_future_is_told_all_it_misses() -> None:
     for name in names:
         text = text.replace(f" {name}", f" {name}2")
     source = parse(text, "m.py")
-    found = lacking(
+    found = missing_names(
         installed, parse(write(source, absolute_imports(source, "transformers.models.qwen2")), "m.py")
     )
     relative = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom) and node.level]

@@ -6,7 +6,7 @@ from fa3cli.errors import ConflictError
 from fa3cli.patching.config_json import read_config, set_auto_map
 from fa3cli.patching.edits import Edit, apply
 from fa3cli.patching.receipt import Change, sha256
-from fa3cli.patching.reverting import take_out, unpatched
+from fa3cli.patching.reverting import remove_edits, unpatched
 
 PATH = Path("config.json")
 
@@ -15,9 +15,9 @@ def test_what_was_changed_by_hand_stays_when_the_entry_is_taken_out() -> None:
     text = '{\n  "model_type": "x"\n}\n'
     edits = set_auto_map(read_config(PATH, text), "m.C")
     by_hand = apply(text, edits).replace('"x"', '"y"')
-    assert take_out(read_config(PATH, by_hand), edits) == text.replace('"x"', '"y"')
+    assert remove_edits(read_config(PATH, by_hand), edits) == text.replace('"x"', '"y"')
     with pytest.raises(ConflictError, match="cannot tell"):
-        take_out(read_config(PATH, '{"auto_map": {"AutoModelForCausalLM":"m.C"}}'), edits)
+        remove_edits(read_config(PATH, '{"auto_map": {"AutoModelForCausalLM":"m.C"}}'), edits)
 
 
 def test_equal_insertions_are_taken_out_in_their_order() -> None:
@@ -25,7 +25,7 @@ def test_equal_insertions_are_taken_out_in_their_order() -> None:
     edits = [Edit(text.index("1"), "1", "9"), Edit(text.index("2"), "2", "9")]
     changed = apply(text, edits)
     assert changed.count("9") == 2
-    assert take_out(read_config(PATH, changed + " "), edits) == text + " "
+    assert remove_edits(read_config(PATH, changed + " "), edits) == text + " "
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ from fa3cli.patching.diffusion.index import INDEX, Component, component_config, 
 from fa3cli.patching.diffusion.library import PACKAGE, Diffusers
 from fa3cli.patching.diffusion.vendor import Vendored, vendor
 from fa3cli.patching.locating.classes import AttentionClass
-from fa3cli.patching.origin import Origin, has_quantizer, not_ours, read_source
+from fa3cli.patching.origin import Origin, has_quantizer, quantizer_exists_error, read_source
 from fa3cli.patching.receipt import Options
 from fa3cli.patching.rules.examples import checked_rules
 from fa3cli.patching.source import Source, parse
 from fa3cli.patching.sources import list_source, patch_source
 
-__all__ = ["build", "listed", "origins"]
+__all__ = ["attention_classes_of", "build", "origins"]
 
 
 def origins(library: Diffusers, folder: Path, index: Config | None, modeling: Path | None) -> list[Origin]:
@@ -60,7 +60,7 @@ def build(library: Diffusers, origin: Origin, options: Options) -> Build:
     source = parse(read_source(origin.path), str(origin.path))
     if origin.package == PACKAGE:
         refuse_attention_elsewhere(library, source, origin.class_name)
-    taken = _taken(library, origin, source)
+    taken = _with_copied_classes(library, origin, source)
     patched = patch_source(
         taken.text,
         name=source.name,
@@ -75,10 +75,12 @@ def build(library: Diffusers, origin: Origin, options: Options) -> Build:
     return Build(origin, source.text, replace(patched, source=source.text, attention=attention))
 
 
-def listed(library: Diffusers, origin: Origin, rules: str | Path | None) -> tuple[AttentionClass, ...]:
+def attention_classes_of(
+    library: Diffusers, origin: Origin, rules: str | Path | None
+) -> tuple[AttentionClass, ...]:
     """Every attention class of a file, those taken over from others among them, patchable or not."""
     source = parse(read_source(origin.path), str(origin.path))
-    taken = _taken(library, origin, source)
+    taken = _with_copied_classes(library, origin, source)
     classes = list_source(taken.text, name=source.name, rules=checked_rules(rules), config=origin.config)
     return tuple(_in_its_file(found, taken) for found in classes)
 
@@ -88,7 +90,9 @@ def _transformers(library: Diffusers, folder: Path, index: Config) -> list[Compo
     for part in components(index):
         own = folder / part.name / f"{part.library}.py"
         if has_quantizer(own):
-            raise not_ours(own, "take the other patch back, or start from a fresh copy of the folder")
+            raise quantizer_exists_error(
+                own, "take the other patch back, or start from a fresh copy of the folder"
+            )
         if own.is_file() and library.defines(part.class_name):
             raise UnsupportedError(
                 f"{index.path}: {part.name} is loaded from {own.name}, code of its own",
@@ -101,7 +105,7 @@ def _transformers(library: Diffusers, folder: Path, index: Config) -> list[Compo
     return found
 
 
-def _taken(library: Diffusers, origin: Origin, source: Source) -> Vendored:
+def _with_copied_classes(library: Diffusers, origin: Origin, source: Source) -> Vendored:
     if origin.package != PACKAGE:
         return Vendored(source.text)
     return vendor(source, library, f"{PACKAGE}.{origin.path.stem}")

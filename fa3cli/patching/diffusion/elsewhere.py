@@ -24,7 +24,7 @@ def refuse_attention_elsewhere(library: Diffusers, source: Source, class_name: s
     if class_name not in graph.classes:
         return
     made = set().union(
-        *(_made(graph.classes[name]) for name in graph.reachable(class_name) if name in graph.classes)
+        *(_called_names(graph.classes[name]) for name in graph.reachable(class_name) if name in graph.classes)
     )
     for node in source.tree.body:
         if not isinstance(node, ast.ImportFrom):
@@ -40,14 +40,14 @@ def refuse_attention_elsewhere(library: Diffusers, source: Source, class_name: s
                 )
 
 
-def _made(node: ast.AST) -> set[str]:
+def _called_names(node: ast.AST) -> set[str]:
     return {callee(call) for call in ast.walk(node) if isinstance(call, ast.Call)}
 
 
 def _holds_attention(source: Source, name: str) -> bool:
     graph = ClassGraph(source)
     parts = [graph.classes[part] for part in graph.reachable(name) if part in graph.classes]
-    called = set().union(*map(_made, parts)) if parts else set()
+    called = set().union(*map(_called_names, parts)) if parts else set()
     return any(
         callee_name in KERNELS
         or callee_name == "softmax"

@@ -11,7 +11,7 @@ from fa3cli.patching.locating.classes import ClassGraph
 from fa3cli.patching.origin import read_source
 from fa3cli.patching.source import Source, parse
 
-__all__ = ["Module", "bound", "origin", "read_module"]
+__all__ = ["Module", "bound_names", "origin", "read_module"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def read_module(library: Diffusers, name: str) -> Module | None:
     return Module(name, source, ClassGraph(source))
 
 
-def bound(module: Module) -> dict[str, tuple[str, bool]]:
+def bound_names(module: Module) -> dict[str, tuple[str, bool]]:
     """The names a module binds, what each of them is, and whether it does so whatever is installed."""
     found: dict[str, tuple[str, bool]] = {}
     todo = [(node, True) for node in reversed(module.source.tree.body)]
@@ -54,7 +54,7 @@ def origin(library: Diffusers, dotted: str) -> str:
     """Where a name comes from in the end: modules hand on what they import."""
     module, _, name = dotted.rpartition(".")
     home = read_module(library, module)
-    found = bound(home).get(name, (dotted, True))[0] if home else dotted
+    found = bound_names(home).get(name, (dotted, True))[0] if home else dotted
     return dotted if found == dotted else origin(library, found)
 
 

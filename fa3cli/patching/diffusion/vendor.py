@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fa3cli.patching.diffusion.library import Diffusers
-from fa3cli.patching.diffusion.names import Module, bound, origin, read_module
+from fa3cli.patching.diffusion.names import Module, bound_names, origin, read_module
 from fa3cli.patching.imports import absolute_imports, absolute_module
 from fa3cli.patching.locating.classes import ClassGraph, is_processor
 from fa3cli.patching.places import End, Passed
@@ -47,11 +47,11 @@ def vendor(source: Source, library: Diffusers, module: str) -> Vendored:
             if alias.asname:
                 raise source.refuse(node, f"imports {alias.name} under another name, {alias.asname}")
             taken |= dict.fromkeys(_with_bases(modules[home].graph, alias.name), modules[home])
-            passed += _no_local_import(source, node)
+            passed += _remove_local_import(source, node)
     if not taken:
         return Vendored(source.text)
     _refuse_early_uses(source, taken)
-    return _at_the_end(library, target, taken, passed)
+    return _append_classes(library, target, taken, passed)
 
 
 def _imported(source: Source, package: str) -> Iterator[tuple[ast.ImportFrom, ast.alias, str]]:
@@ -72,7 +72,7 @@ def _with_bases(graph: ClassGraph, name: str) -> list[str]:
     return [ancestor for base in graph.bases(name) for ancestor in _with_bases(graph, base)] + [name]
 
 
-def _no_local_import(source: Source, node: ast.ImportFrom) -> list[Passed]:
+def _remove_local_import(source: Source, node: ast.ImportFrom) -> list[Passed]:
     """An import within a function would hide what is taken over."""
     if node in source.tree.body:
         return []
@@ -95,11 +95,13 @@ def _refuse_early_uses(source: Source, taken: dict[str, Module]) -> None:
                 raise source.refuse(part, f"uses {part.id} of another file outside any function")
 
 
-def _at_the_end(
+def _append_classes(
     library: Diffusers, target: Module, taken: dict[str, Module], passed: list[Passed]
 ) -> Vendored:
     needed = [
-        line for name, home in taken.items() for line in _needed(library, target, home, name, set(taken))
+        line
+        for name, home in taken.items()
+        for line in _needed_imports(library, target, home, name, set(taken))
     ]
     homes = dict.fromkeys(home.name for home in taken.values())
     text = "\n".join(
@@ -134,11 +136,13 @@ def _first_line(node: ast.ClassDef) -> int:
     return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
 
 
-def _needed(library: Diffusers, target: Module, home: Module, name: str, taken: set[str]) -> list[str]:
+def _needed_imports(
+    library: Diffusers, target: Module, home: Module, name: str, taken: set[str]
+) -> list[str]:
     """The imports a class needs in its new file, of names that it takes from its old one."""
     node = home.graph.classes[name]
     used = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} - taken - set(dir(builtins))
-    here, there = bound(target), bound(home)
+    here, there = bound_names(target), bound_names(home)
     lines = []
     for used_name in sorted(used & there.keys() - {"logger"}):
         dotted, always = there[used_name]

@@ -13,7 +13,7 @@ from pathlib import Path
 from fa3cli.errors import InvalidInputError
 from fa3cli.patching.build import Build
 from fa3cli.patching.config_json import Config, read_config
-from fa3cli.patching.diffusion.build import build, listed, origins
+from fa3cli.patching.diffusion.build import attention_classes_of, build, origins
 from fa3cli.patching.diffusion.index import INDEX, components, set_modules
 from fa3cli.patching.diffusion.library import Diffusers, installed_diffusers
 from fa3cli.patching.edits import Edit
@@ -62,7 +62,7 @@ class Pipeline:
         return build(self.installed, origin, options)
 
     def attention(self, origin: Origin, rules: str | Path | None) -> tuple[AttentionClass, ...]:
-        return listed(self.installed, origin, rules)
+        return attention_classes_of(self.installed, origin, rules)
 
     def module(self, index: Config | None, made: Build) -> str:
         """Files of all folders share one namespace in diffusers, so the digest of the text is in the name."""

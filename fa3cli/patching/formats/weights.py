@@ -14,7 +14,14 @@ from fa3cli.patching.edits import Edit
 from fa3cli.patching.hand_made import check_hand_made
 from fa3cli.patching.installed import Installed, installed_transformers
 from fa3cli.patching.locating.classes import AttentionClass
-from fa3cli.patching.origin import Origin, find_origin, has_quantizer, installed_origin, not_ours, read_source
+from fa3cli.patching.origin import (
+    Origin,
+    find_origin,
+    has_quantizer,
+    installed_origin,
+    quantizer_exists_error,
+    read_source,
+)
 from fa3cli.patching.receipt import RECEIPT, Options, Receipt
 from fa3cli.patching.rules.examples import checked_rules
 from fa3cli.patching.source import parse
@@ -82,7 +89,7 @@ class Weights:
         if own is None:
             return [find_origin(self.installed, index, modeling)]
         if not self.installed.knows(index.model_type):
-            raise not_ours(own, "give the file as it was before as --modeling")
+            raise quantizer_exists_error(own, "give the file as it was before as --modeling")
         origin = installed_origin(self.installed, index)
         hand, library = (parse(read_source(path), str(path)) for path in (own, origin.path))
         check_hand_made(hand, library, origin.package, index.data)

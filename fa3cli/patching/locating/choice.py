@@ -9,7 +9,7 @@ from typing import Any
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.locating.classes import ClassGraph, Found
-from fa3cli.patching.locating.senses import SENSES, built_parts, language_model
+from fa3cli.patching.locating.senses import OTHER_MODALITIES, built_parts, language_model
 from fa3cli.patching.source import Source
 
 __all__ = ["Choice", "choose"]
@@ -38,17 +38,15 @@ def choose(
     if architecture is not None and architecture not in graph.classes:
         raise UnsupportedError(f"{source.name} has no class {architecture}, which config.json names")
     reachable = graph.reachable(architecture) if architecture else set(graph.classes)
-    speaks = language_model(source, graph, architecture) if architecture else reachable
-    whole = graph.classes[architecture] if architecture else source.tree
+    language_parts = language_model(source, graph, architecture) if architecture else reachable
+    root = graph.classes[architecture] if architecture else source.tree
     if architecture:
-        _refuse_composites(source, whole, reachable, speaks, config)
+        _refuse_composites(source, root, reachable, language_parts, config)
     used = [name for name in found if name in reachable]
-    asked = _asked(source, found, used, architecture, attention)
-    chosen = asked or [name for name in used if name in speaks and not found[name][0].idle]
+    requested = _requested(source, found, used, architecture, attention)
+    chosen = requested or [name for name in used if name in language_parts and not found[name][0].idle]
     if not chosen:
-        raise source.refuse(
-            whole, f"found no softmax attention that {architecture or 'the file'} is built of"
-        )
+        raise source.refuse(root, f"found no softmax attention that {architecture or 'the file'} is built of")
     family = set().union(*(graph.family(name) for name in chosen))
     patched, skipped = _split_family(source, graph, found, family, attention)
     warnings = [
@@ -65,22 +63,26 @@ def choose(
 
 
 def _refuse_composites(
-    source: Source, whole: ast.ClassDef, reachable: set[str], speaks: set[str], config: Mapping[str, Any]
+    source: Source,
+    root: ast.ClassDef,
+    reachable: set[str],
+    language_parts: set[str],
+    config: Mapping[str, Any],
 ) -> None:
     """Refuse a language model, or another part with a model_type of its own, that comes from another file."""
-    builders = [builder for builder in sorted(speaks) if builder.startswith("AutoModel")]
+    builders = [builder for builder in sorted(language_parts) if builder.startswith("AutoModel")]
     if builders:
         calls = [node for node in ast.walk(source.tree) if getattr(node, "id", "") == builders[0]]
-        raise source.refuse(calls[0], f"{whole.name} builds a part by {builders[0]}: composite model")
+        raise source.refuse(calls[0], f"{root.name} builds a part by {builders[0]}: composite model")
     parts = {name for name, part in config.items() if isinstance(part, dict) and part.get("model_type")}
-    if elsewhere := sorted(parts - SENSES - built_parts(source, reachable)):
+    if elsewhere := sorted(parts - OTHER_MODALITIES - built_parts(source, reachable)):
         raise source.refuse(
-            whole,
-            f"config.json describes a composite model, and {whole.name} doesn't build its {elsewhere[0]}",
+            root,
+            f"config.json describes a composite model, and {root.name} doesn't build its {elsewhere[0]}",
         )
 
 
-def _asked(
+def _requested(
     source: Source, found: Found, used: list[str], architecture: str | None, attention: Sequence[str]
 ) -> list[str]:
     for name in attention:

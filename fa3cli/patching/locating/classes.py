@@ -8,8 +8,8 @@ from functools import cached_property
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.locating.cores import KERNELS, Core
-from fa3cli.patching.locating.final import gives_repeated
-from fa3cli.patching.locating.flat import TURN
+from fa3cli.patching.locating.final import returns_repeated_heads
+from fa3cli.patching.locating.flat import TRANSPOSE
 from fa3cli.patching.locating.helpers import all_cores
 from fa3cli.patching.locating.inside import locate_inside
 from fa3cli.patching.locating.kernels import unknown_kernel
@@ -24,7 +24,7 @@ __all__ = [
     "Found",
     "attention_classes",
     "is_processor",
-    "listed",
+    "patchable_class",
     "site_of_core",
 ]
 
@@ -50,7 +50,7 @@ class AttentionClass:
     file: str | None = None
 
 
-_LONGEST_LINE_OF_BASES = 50
+_MAX_BASES = 50
 
 # The attention classes of a file by name, with the place of the calls.
 Found = dict[str, tuple[AttentionClass, "Site | None"]]
@@ -63,7 +63,7 @@ class ClassGraph:
         self.classes = {node.name: node for node in source.tree.body if isinstance(node, ast.ClassDef)}
         self.functions = {node.name: node for node in source.tree.body if isinstance(node, ast.FunctionDef)}
         self._bases = {name: self._bases_of(node) for name, node in self.classes.items()}
-        self._refuse_circles(source)
+        self._refuse_cycles(source)
         self._methods = {
             name: {function.name: function for function in node.body if isinstance(function, ast.FunctionDef)}
             for name, node in self.classes.items()
@@ -78,17 +78,17 @@ class ClassGraph:
         names = [getattr(base, "id", None) for base in node.bases]
         return [known_base for known_base in names if known_base in self.classes and known_base != node.name]
 
-    def _refuse_circles(self, source: Source) -> None:
+    def _refuse_cycles(self, source: Source) -> None:
         """Refuse classes that inherit from each other, or through so many others that no model is built of them."""
         left = dict(self._bases)
-        for _ in range(_LONGEST_LINE_OF_BASES):
+        for _ in range(_MAX_BASES):
             for name in [name for name, bases in left.items() if not any(base in left for base in bases)]:
                 del left[name]
         if left:
             name = next(iter(left))
             raise source.refuse(
                 self.classes[name],
-                f"{name} inherits from itself, or through more than {_LONGEST_LINE_OF_BASES} classes",
+                f"{name} inherits from itself, or through more than {_MAX_BASES} classes",
             )
 
     def _is_model_base(self, node: ast.stmt) -> bool:
@@ -141,11 +141,11 @@ class ClassGraph:
     @cached_property
     def _bound(self) -> dict[str, set[int]]:
         """The numbers of the links that each class has a part in."""
-        bound: dict[str, set[int]] = {}
+        bound_names: dict[str, set[int]] = {}
         for number, link in enumerate(self._links):
             for member in link:
-                bound.setdefault(member, set()).add(number)
-        return bound
+                bound_names.setdefault(member, set()).add(number)
+        return bound_names
 
     def _choices(self) -> list[set[str]]:
         return [
@@ -158,7 +158,7 @@ class ClassGraph:
 def attention_classes(source: Source, graph: ClassGraph) -> Found:
     """Every class of the file that computes softmax attention, with the place for the calls in its own forward."""
     found = {}
-    mark_calls(source.tree, gives_repeated)
+    mark_calls(source.tree, returns_repeated_heads)
     # What a class calls of the file's own is looked at where it is defined.
     known = {*graph.functions, *graph.classes, *KERNELS}
     for name, node in graph.classes.items():
@@ -178,12 +178,12 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
                     raise source.refuse(node, f"{name} computes attention in a way fa3 can't follow")
                 continue
             is_flash = all(core.flash for core in found_cores)
-            site, *others = [_place(function, inner, source) for function, inner in cores.items()]
+            site, *others = [_locate_site(function, inner, source) for function, inner in cores.items()]
             site = replace(site, others=tuple(others))
         except UnsupportedError as error:
             found[name] = AttentionClass(name, node.lineno, problem=str(error), is_flash=is_flash), None
         else:
-            found[name] = listed(node, site, is_flash), site
+            found[name] = patchable_class(node, site, is_flash), site
     return found
 
 
@@ -191,7 +191,7 @@ def site_of_core(source: Source, graph: ClassGraph, name: str, key: str) -> Site
     """The place for the attention call of a class whose keys are called `key`; others are left as they are."""
     for function, cores in _cores(source, graph, name, _attention_functions(graph, name)).items():
         if wanted := [core for core in cores if ast.unparse(core.operands["k"]) == key]:
-            return _place(function, wanted, source)
+            return _locate_site(function, wanted, source)
     return None
 
 
@@ -228,7 +228,7 @@ def _cores(
     return {function: cores for function, cores in every.items() if cores}
 
 
-def _place(function: ast.FunctionDef, cores: list[Core], source: Source) -> Site:
+def _locate_site(function: ast.FunctionDef, cores: list[Core], source: Source) -> Site:
     try:
         site = locate(function, cores, source.refuse)
     except UnsupportedError as error:
@@ -238,12 +238,14 @@ def _place(function: ast.FunctionDef, cores: list[Core], source: Source) -> Site
             raise error from None
     if _takes_module(function):
         site = replace(site, owner=function.args.args[1].arg)
-    if all(core.told for core in cores) and [*site.ways.values()] == [TURN] * len(ROLES):
-        site = replace(site, ways={}, layout="BSHD")
+    if all(core.pass_layout for core in cores) and [*site.layout_changes.values()] == [TRANSPOSE] * len(
+        ROLES
+    ):
+        site = replace(site, layout_changes={}, layout="BSHD")
     return site
 
 
-def listed(node: ast.ClassDef, site: Site, is_flash: bool) -> AttentionClass:
+def patchable_class(node: ast.ClassDef, site: Site, is_flash: bool) -> AttentionClass:
     """A class with the place found for it."""
     if site.after is not None:
         return AttentionClass(node.name, node.lineno, site.states, site.after.end_lineno, is_flash=is_flash)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fa3cli.patching.locating.flow import assigned, linear, parents, simple_statements, used_names
+from fa3cli.patching.locating.flow import assigned, parents, simple_statements, statements_on_path, used_names
 from fa3cli.patching.locating.views import callee
 
 __all__ = ["KERNELS", "Core", "find_cores"]
@@ -16,14 +16,14 @@ __all__ = ["KERNELS", "Core", "find_cores"]
 _DISPATCHER = re.compile(r"\w+_ATTENTION_FUNCTIONS?|eager_attention_forward")
 _FLASH = {"_flash_attention_forward", "flash_attn_func"}
 # Of diffusion transformers (diffusers, MindIE), which lay states out this way throughout: quantizers are told so.
-_TOLD = {"dispatch_attention_fn": "BSHD", "apply_fa": "BSHD"}
+_LAYOUT_TAKERS = {"dispatch_attention_fn": "BSHD", "apply_fa": "BSHD"}
 # Tencent's, which go by the lengths of the sequences; the second is given a module first.
 _BY_LENGTHS = {"attention": 0, "parallel_attention": 1}
 # torch_npu's is told its layout itself.
 _NPU = "npu_fusion_attention"
 _NPU_LAYOUTS = {"BNSD": "BHSD", "BSND": "BSHD"}
 # What is a core wherever it is called.
-KERNELS = _FLASH | {"scaled_dot_product_attention", *_TOLD}
+KERNELS = _FLASH | {"scaled_dot_product_attention", *_LAYOUT_TAKERS}
 _PRODUCTS = {"matmul", "bmm", "baddbmm"}
 
 Refuse = Callable[[ast.AST, str], Exception]
@@ -33,7 +33,7 @@ Refuse = Callable[[ast.AST, str], Exception]
 class Core:
     """One core: for each of q, k, v the statement that reads it, the operand and the axes it has there.
 
-    Axes: B batch, H heads, S positions, D head size, N = B*H; None if unknown. `told`: where they aren't BHSD, the
+    Axes: B batch, H heads, S positions, D head size, N = B*H; None if unknown. `pass_layout`: where they aren't BHSD, the
     quantizer is made for them rather than the states be turned for each call.
     """
 
@@ -41,7 +41,7 @@ class Core:
     operands: dict[str, ast.expr]
     axes: dict[str, str | None]
     flash: bool = False
-    told: bool = False
+    pass_layout: bool = False
 
 
 def find_cores(function: ast.FunctionDef, refuse: Refuse) -> list[Core]:
@@ -107,11 +107,13 @@ def _called_core(call: ast.Call, statement: ast.stmt, dispatched: set[str]) -> C
         if operand is None or isinstance(operand, ast.Starred):
             return None
         operands[role] = operand
-    axes = "BSHD" if name in _FLASH or by_lengths else _TOLD.get(name, "BHSD")
+    axes = "BSHD" if name in _FLASH or by_lengths else _LAYOUT_TAKERS.get(name, "BHSD")
     if on_npu:
         axes = _NPU_LAYOUTS[keywords["input_layout"].value]
-    told = name in _TOLD or on_npu or by_lengths
-    return Core(dict.fromkeys("qkv", statement), operands, dict.fromkeys("qkv", axes), name in _FLASH, told)
+    pass_layout = name in _LAYOUT_TAKERS or on_npu or by_lengths
+    return Core(
+        dict.fromkeys("qkv", statement), operands, dict.fromkeys("qkv", axes), name in _FLASH, pass_layout
+    )
 
 
 def _called(call: ast.Call) -> str:
@@ -128,7 +130,7 @@ def _product_core(
     function: ast.FunctionDef, statement: ast.stmt, softmax: ast.Call, refuse: Refuse
 ) -> Core | None:
     """softmax(q k^T ...) v: the one product that flows into the softmax, and the first its result flows into."""
-    path = linear(function.body, statement)
+    path = statements_on_path(function.body, statement)
     at, parent_of = path.index(statement), parents(function)
     scores = _products_before(path[:at], softmax, statement, parent_of)
     if not scores:

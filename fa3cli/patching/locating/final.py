@@ -6,68 +6,75 @@ import ast
 import re
 
 from fa3cli.patching.locating.cores import Refuse
-from fa3cli.patching.locating.flat import Way, way_of
-from fa3cli.patching.locating.flow import assigned, pairs_of, simple_statements
-from fa3cli.patching.locating.repeats import may_repeat
+from fa3cli.patching.locating.flat import LayoutChange, layout_change
+from fa3cli.patching.locating.flow import assigned, assignment_pairs, simple_statements
+from fa3cli.patching.locating.repeats import may_repeat_heads
 from fa3cli.patching.locating.views import View, callee, steps, view_of
 
-__all__ = ["check_states", "expanded_above", "gives_repeated", "is_cache", "is_projection", "still_flat"]
+__all__ = [
+    "check_states",
+    "is_projection",
+    "repeating_statement",
+    "returns_repeated_heads",
+    "unsplit_projection",
+    "updates_cache",
+]
 
 
-def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) -> dict[str, Way]:
+def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) -> dict[str, LayoutChange]:
     """Refuse states that aren't three tensors of `[B, H, S, D]` with the heads they are cached with, below `body`.
 
     Returns the way to that layout and back of those that are flat but were joined from it.
     """
-    ways = {role: way for role, view in states.items() if (way := way_of(view, body))}
+    layout_changes = {role: way for role, view in states.items() if (way := layout_change(view, body))}
     if states["k"].name.id == states["v"].name.id or states["q"].name.id in (
         states["k"].name.id,
         states["v"].name.id,
     ):
         raise refuse(body[-1], f"two of q, k, v are one tensor, {states['k'].name.id}")
     for role, view in states.items():
-        if view.axes != "BHSD" and role not in ways:
+        if view.axes != "BHSD" and role not in layout_changes:
             layout = f"laid out {view.axes} here" if view.axes else "reshaped before it enters attention"
             raise refuse(body[-1], f"{view.name.id} is {layout}, not batch, heads, positions, size")
-        if role != "q" and (line := expanded_above(body, view.name.id)):
+        if role != "q" and (line := repeating_statement(body, view.name.id)):
             raise refuse(line, f"the heads of {view.name.id} are, or may be, repeated before it is final")
-        if line := still_flat(body, view.name.id):
+        if line := unsplit_projection(body, view.name.id):
             raise refuse(line, f"{view.name.id} has no axis of heads here")
-    return ways
+    return layout_changes
 
 
-def expanded_above(body: list[ast.stmt], name: str) -> ast.stmt | None:
+def repeating_statement(body: list[ast.stmt], name: str) -> ast.stmt | None:
     """The statement that repeats a state's heads above the place, but below its cache, or may do so unseen."""
     above = list(simple_statements(body))
-    cached = {target for statement in above if is_cache(statement) for target in assigned(statement)}
+    cached = {target for statement in above if updates_cache(statement) for target in assigned(statement)}
     for statement in reversed(above):
         if name not in assigned(statement):
             continue
-        if is_cache(statement):
+        if updates_cache(statement):
             return None
-        if may_repeat(statement.value, cached, assigned(statement)):
+        if may_repeat_heads(statement.value, cached, assigned(statement)):
             return statement
-        name = _source(statement, name)
+        name = _state_before(statement, name)
     return None
 
 
-def gives_repeated(function: ast.FunctionDef) -> bool:
+def returns_repeated_heads(function: ast.FunctionDef) -> bool:
     """Whether a function gives back a state it was given with its heads repeated."""
     returns = [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value]
     views = [view for value in returns if (view := view_of(value, None))]
-    return any(view.expanded or expanded_above(function.body, view.name.id) for view in views)
+    return any(view.expanded or repeating_statement(function.body, view.name.id) for view in views)
 
 
-def is_cache(statement: ast.stmt) -> bool:
+def updates_cache(statement: ast.stmt) -> bool:
     """Whether a statement joins states with those of earlier positions."""
     value = getattr(statement, "value", None)
     calls = [call for call in ast.walk(value) if isinstance(call, ast.Call)] if value is not None else []
     return any(re.search("update|cache", callee(call)) or "past" in ast.unparse(call) for call in calls)
 
 
-def _source(statement: ast.stmt, name: str) -> str | None:
+def _state_before(statement: ast.stmt, name: str) -> str | None:
     """The state a statement makes `name` of, if that is one."""
-    value = dict(pairs_of(statement)).get(name, statement.value)
+    value = dict(assignment_pairs(statement)).get(name, statement.value)
     inner = steps(value, None)[-1].expression
     if isinstance(inner, ast.Subscript):
         inner = inner.value
@@ -78,11 +85,11 @@ def _source(statement: ast.stmt, name: str) -> str | None:
     return name if any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(inner)) else None
 
 
-def still_flat(body: list[ast.stmt], name: str) -> ast.stmt | None:
+def unsplit_projection(body: list[ast.stmt], name: str) -> ast.stmt | None:
     """The statement that makes a state straight by a projection: it has no axis of heads yet."""
     for statement in reversed(list(simple_statements(body))):
         if name in assigned(statement):
-            value = dict(pairs_of(statement)).get(name)
+            value = dict(assignment_pairs(statement)).get(name)
             return statement if value is not None and is_projection(value, name) else None
     return None
 

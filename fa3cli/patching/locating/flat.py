@@ -11,18 +11,18 @@ import ast
 from fa3cli.patching.locating.flow import assigned, simple_statements
 from fa3cli.patching.locating.views import View, callee
 
-__all__ = ["TURN", "Way", "way_of"]
+__all__ = ["TRANSPOSE", "LayoutChange", "layout_change"]
 
 # What is written behind a state inside the call, and behind the call.
-Way = tuple[str, str]
+LayoutChange = tuple[str, str]
 # From positions before heads, and back.
-TURN: Way = (".transpose(1, 2)", ".transpose(1, 2)")
+TRANSPOSE: LayoutChange = (".transpose(1, 2)", ".transpose(1, 2)")
 
 
-def way_of(view: View, body: list[ast.stmt]) -> Way | None:
+def layout_change(view: View, body: list[ast.stmt]) -> LayoutChange | None:
     """The way of a state laid out `BSHD`, or `NSD` or `NDS` with the heads it was joined from above; None if none is known."""
     if view.axes == "BSHD":
-        return TURN
+        return TRANSPOSE
     heads = _joined_heads(view.name.id, body)
     if heads is None or view.axes not in ("NSD", "NDS"):
         return None

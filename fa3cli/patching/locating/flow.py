@@ -7,18 +7,18 @@ from collections.abc import Iterator
 
 __all__ = [
     "assigned",
+    "assignment_pairs",
     "blocks",
     "callee",
-    "linear",
     "only_in_training",
-    "pairs_of",
     "parents",
     "simple_statements",
+    "statements_on_path",
     "targets",
     "used_names",
 ]
 
-_ABOUT_A_TENSOR = {
+_METADATA = {
     "shape", "dtype", "device", "ndim", "is_cuda", "size", "dim", "numel", "stride", "is_contiguous",
 }  # fmt: skip
 
@@ -48,7 +48,7 @@ def callee(call: ast.Call) -> str:
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
-def linear(block: list[ast.stmt], pivot: ast.stmt) -> list[ast.stmt]:
+def statements_on_path(block: list[ast.stmt], pivot: ast.stmt) -> list[ast.stmt]:
     """The simple statements that can run in one pass with `pivot`: all but those of the branches it isn't in."""
     found: list[ast.stmt] = []
     for statement in block:
@@ -57,7 +57,7 @@ def linear(block: list[ast.stmt], pivot: ast.stmt) -> list[ast.stmt]:
         if not inner:
             found.append(statement)
         for branch in holding or inner:
-            found += linear(branch, pivot)
+            found += statements_on_path(branch, pivot)
     return found
 
 
@@ -87,7 +87,7 @@ def _is_stored(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
 
 
-def pairs_of(statement: ast.stmt) -> list[tuple[str, ast.expr]]:
+def assignment_pairs(statement: ast.stmt) -> list[tuple[str, ast.expr]]:
     """Names and the expressions they get: `a = x`, and `a, b = x, y`."""
     if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or statement.value is None:
         return []
@@ -106,12 +106,12 @@ def parents(function: ast.AST) -> dict[ast.AST, ast.AST]:
 def used_names(node: ast.AST, parent_of: dict[ast.AST, ast.AST]) -> list[ast.Name]:
     """The names whose *values* a node reads; asking a tensor's shape, dtype or device, or `is None`, doesn't count."""
     names = [used for used in ast.walk(node) if isinstance(used, ast.Name) and isinstance(used.ctx, ast.Load)]
-    return [name for name in names if not _asks_only(parent_of.get(name))]
+    return [name for name in names if not _reads_metadata(parent_of.get(name))]
 
 
-def _asks_only(parent: ast.AST | None) -> bool:
+def _reads_metadata(parent: ast.AST | None) -> bool:
     if isinstance(parent, ast.Attribute):
-        return parent.attr in _ABOUT_A_TENSOR
+        return parent.attr in _METADATA
     if isinstance(parent, ast.Compare):
         return all(isinstance(operator, (ast.Is, ast.IsNot)) for operator in parent.ops)
     return isinstance(parent, ast.Call) and callee(parent) in ("isinstance", "len", "type_as")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from fa3cli.patching.locating.cores import Core, Refuse, find_cores
 from fa3cli.patching.locating.flow import simple_statements
-from fa3cli.patching.locating.locate import ROLES, entry
+from fa3cli.patching.locating.locate import ROLES, state_arguments
 
 __all__ = ["all_cores"]
 
@@ -22,7 +22,7 @@ def all_cores(
             found = method(call.func.attr) if _is_own_method(call) else None
             if found and not _is_a_core(call, cores):
                 inner = find_cores(found[1], refuse)
-                cores += [_as_core(call, statement, found[1], inner, refuse)] if inner else []
+                cores += [_helper_core(call, statement, found[1], inner, refuse)] if inner else []
     return cores
 
 
@@ -37,10 +37,10 @@ def _is_a_core(call: ast.Call, cores: list[Core]) -> bool:
     return any(id(core.operands["q"]) in arguments for core in cores)
 
 
-def _as_core(
+def _helper_core(
     call: ast.Call, statement: ast.stmt, helper: ast.FunctionDef, inner: list[Core], refuse: Refuse
 ) -> Core:
-    tracks = entry(helper, inner, refuse)
+    tracks = state_arguments(helper, inner, refuse)
     names = [argument.arg for argument in helper.args.args[1:]]
     given = dict(zip(names, call.args)) | {keyword.arg: keyword.value for keyword in call.keywords}
     if missing := [tracks[role].name.id for role in ROLES if tracks[role].name.id not in given]:

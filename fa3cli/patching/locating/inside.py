@@ -9,19 +9,19 @@ from __future__ import annotations
 import ast
 
 from fa3cli.patching.locating.cores import Core, Refuse
-from fa3cli.patching.locating.final import expanded_above, is_projection, still_flat
+from fa3cli.patching.locating.final import is_projection, repeating_statement, unsplit_projection
 from fa3cli.patching.locating.flow import (
     assigned,
+    assignment_pairs,
     blocks,
-    linear,
     only_in_training,
-    pairs_of,
     parents,
     simple_statements,
+    statements_on_path,
     used_names,
 )
 from fa3cli.patching.locating.locate import ROLES, Site
-from fa3cli.patching.locating.repeats import may_repeat
+from fa3cli.patching.locating.repeats import may_repeat_heads
 from fa3cli.patching.locating.views import steps
 
 __all__ = ["locate_inside"]
@@ -33,12 +33,12 @@ def locate_inside(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) 
     # A softmax in either branch of an if is two cores of the same products.
     cores = list({tuple(map(id, core.operands.values())): core for core in cores}.values())
     for core in cores:
-        paths = {role: linear(function.body, core.statements[role]) for role in ROLES}
+        paths = {role: statements_on_path(function.body, core.statements[role]) for role in ROLES}
         if any(_in_loop(function, core.statements[role]) for role in ROLES):
             raise refuse(core.statements["q"], "attention is computed in a loop")
         if any(other is not core and other.statements["v"] in paths["v"] for other in cores):
             raise refuse(core.statements["v"], "the states enter attention more than once")
-        found = {role: _cut(function, core, role, paths[role], refuse) for role in ROLES}
+        found = {role: _state_expression(function, core, role, paths[role], refuse) for role in ROLES}
         if len({ast.unparse(state) for state in found.values()}) < len(ROLES):
             raise refuse(core.statements["k"], "two of q, k, v are one tensor")
         calls += found.items()
@@ -46,7 +46,9 @@ def locate_inside(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) 
     return Site(inside=tuple(calls))
 
 
-def _cut(function: ast.FunctionDef, core: Core, role: str, path: list[ast.stmt], refuse: Refuse) -> ast.expr:
+def _state_expression(
+    function: ast.FunctionDef, core: Core, role: str, path: list[ast.stmt], refuse: Refuse
+) -> ast.expr:
     """The expression nearest to the core that is `[B, H, S, D]`, its heads not repeated, read by nothing else."""
     statement, expression, axes = core.statements[role], core.operands[role], core.axes[role]
     while True:
@@ -58,21 +60,21 @@ def _cut(function: ast.FunctionDef, core: Core, role: str, path: list[ast.stmt],
                 return step.expression
         name = chain[-1].expression
         above = [line for line in path[:at] if isinstance(name, ast.Name) and name.id in assigned(line)]
-        value = dict(pairs_of(above[-1])).get(name.id) if above else None
+        value = dict(assignment_pairs(above[-1])).get(name.id) if above else None
         if value is None or not _always_before(function, above[-1], statement):
             raise refuse(statement, f"{role} has no axis of heads before it enters attention")
-        _refuse_readers(function, above[-1], name, refuse)
+        _refuse_other_readers(function, above[-1], name, refuse)
         statement, expression, axes = above[-1], value, chain[-1].axes
 
 
 def _has_heads(role: str, above: list[ast.stmt], expression: ast.expr) -> bool:
     """Whether nothing above speaks against an expression having the heads of its role, each once."""
     names = [node.id for node in ast.walk(expression) if isinstance(node, ast.Name)]
-    if role != "q" and any(expanded_above(above, name) for name in names):
+    if role != "q" and any(repeating_statement(above, name) for name in names):
         return False
     if isinstance(expression, ast.Name):
-        return not still_flat(above, expression.id)
-    return not is_projection(expression) and not may_repeat(expression, names)
+        return not unsplit_projection(above, expression.id)
+    return not is_projection(expression) and not may_repeat_heads(expression, names)
 
 
 def _always_before(function: ast.FunctionDef, above: ast.stmt, statement: ast.stmt) -> bool:
@@ -84,7 +86,7 @@ def _always_before(function: ast.FunctionDef, above: ast.stmt, statement: ast.st
     return any(above in block and statement in simple_statements(block) for block in around)
 
 
-def _refuse_readers(function: ast.FunctionDef, above: ast.stmt, own: ast.Name, refuse: Refuse) -> None:
+def _refuse_other_readers(function: ast.FunctionDef, above: ast.stmt, own: ast.Name, refuse: Refuse) -> None:
     """Refuse a name that, once it holds the quantized state, is read by more than the chain to the core."""
     parent_of = parents(function)
     for name in used_names(function, parent_of):
@@ -100,7 +102,9 @@ def _refuse_other_attention(
     names = {
         node.id for expression in inside for node in ast.walk(expression) if isinstance(node, ast.Name)
     } - {"self"}
-    known = {id(reached) for core in cores for reached in linear(function.body, core.statements["v"])}
+    known = {
+        id(reached) for core in cores for reached in statements_on_path(function.body, core.statements["v"])
+    }
     for statement in simple_statements(function.body):
         if id(statement) in known or only_in_training(statement, parent_of):
             continue

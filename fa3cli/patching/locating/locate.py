@@ -14,11 +14,18 @@ from dataclasses import dataclass, field
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.locating.cores import Core
 from fa3cli.patching.locating.final import check_states
-from fa3cli.patching.locating.flat import Way
-from fa3cli.patching.locating.flow import assigned, blocks, pairs_of, parents, simple_statements, used_names
+from fa3cli.patching.locating.flat import LayoutChange
+from fa3cli.patching.locating.flow import (
+    assigned,
+    assignment_pairs,
+    blocks,
+    parents,
+    simple_statements,
+    used_names,
+)
 from fa3cli.patching.locating.views import View, view_of
 
-__all__ = ["ROLES", "Site", "entry", "locate"]
+__all__ = ["ROLES", "Site", "locate", "state_arguments"]
 
 ROLES = "qkv"
 Refuse = Callable[[ast.AST, str], Exception]
@@ -30,14 +37,14 @@ Tracks = dict[str, View]
 class Site:
     """Where the calls go: below `after`, a statement of the function's own block, for `states`, the names of q, k, v.
 
-    `ways` are those of states that are flat there. Or around the expressions `inside`, each with its role, where no
+    `layout_changes` are those of states that are flat there. Or around the expressions `inside`, each with its role, where no
     such statement exists. `owner` holds the quantizer there: self, or the attention a processor is called with.
     `layout` is the one the quantizer has to be made for. `others` are the places in other methods of a processor.
     """
 
     after: ast.stmt | None = None
     states: tuple[str, str, str] | tuple[()] = ()
-    ways: Mapping[str, Way] = field(default_factory=dict)
+    layout_changes: Mapping[str, LayoutChange] = field(default_factory=dict)
     inside: tuple[tuple[str, ast.expr], ...] = ()
     owner: str = "self"
     layout: str = "BHSD"
@@ -58,7 +65,7 @@ class _Walk:
 def locate(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Site:
     """Return the one place of a function where all three states can be taken, or raise with the reason."""
     walk, body = _Walk(function, cores, refuse), function.body
-    boundaries, stop = _climb(walk)
+    boundaries, stop = _trace_up(walk)
     if stop < 0:
         raise refuse(function, "the states are arguments of the function, not made in it")
     if any(_holds_core(walk, statement) for statement in body[: stop + 1]):
@@ -78,14 +85,14 @@ def _site(above: list[ast.stmt], states: Tracks, refuse: Refuse) -> Site:
     """The site below some statements, if the states are whole there."""
     if set(states) != set(ROLES):
         raise refuse(above[-1], "a state is changed after the attention scores were computed")
-    ways = check_states(states, above, refuse)
-    return Site(above[-1], tuple(states[role].name.id for role in ROLES), ways)
+    layout_changes = check_states(states, above, refuse)
+    return Site(above[-1], tuple(states[role].name.id for role in ROLES), layout_changes)
 
 
-def entry(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Tracks:
+def state_arguments(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Tracks:
     """Which arguments of a helper function are the states, untouched until they enter its cores."""
     walk = _Walk(function, cores, refuse)
-    boundaries, stop = _climb(walk)
+    boundaries, stop = _trace_up(walk)
     if stop >= 0 or set(boundaries[0]) != set(ROLES):
         raise refuse(function.body[stop], f"{function.name} changes a state before it enters attention")
     reader = _below_other_readers(walk, -1)
@@ -94,24 +101,24 @@ def entry(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Track
     return boundaries[0]
 
 
-def _climb(walk: _Walk) -> tuple[list[Tracks], int]:
+def _trace_up(walk: _Walk) -> tuple[list[Tracks], int]:
     """The tracks above each statement, from the last one up to where the way ends, and that statement's index."""
     body = walk.function.body
     boundaries: list[Tracks] = [{} for _ in range(len(body) + 1)]
     for index in reversed(range(len(body))):
-        boundaries[index], stopped = _above(walk, body[index], boundaries[index + 1])
+        boundaries[index], stopped = _step_up(walk, body[index], boundaries[index + 1])
         if stopped:
             return boundaries, index
     return boundaries, -1
 
 
-def _above(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> tuple[Tracks, bool]:
+def _step_up(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> tuple[Tracks, bool]:
     """The tracks above a statement, and whether it is where the way up ends."""
     inner = blocks(statement)
     if inner and _holds_core(walk, statement):
-        return _above_branches(walk, statement, inner, tracks), False
+        return _step_over_branches(walk, statement, inner, tracks), False
     if inner:
-        return tracks, _changes(walk, statement, tracks)
+        return tracks, _changes_state(walk, statement, tracks)
     moved, is_core = dict(tracks), False
     for core in walk.cores:
         for role in ROLES:
@@ -122,14 +129,14 @@ def _above(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> tuple[Tracks, bo
                     raise walk.refuse(
                         statement, f"{role} is an expression here: {ast.unparse(core.operands[role])}"
                     )
-                _meet(walk, statement, moved, role, view)
+                _merge(walk, statement, moved, role, view)
     if is_core:
         return moved, bool(assigned(statement) & {view.name.id for view in tracks.values()})
-    return _above_assignment(walk, statement, tracks)
+    return _step_over_assignment(walk, statement, tracks)
 
 
-def _above_assignment(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> tuple[Tracks, bool]:
-    pairs = dict(pairs_of(statement))
+def _step_over_assignment(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> tuple[Tracks, bool]:
+    pairs = dict(assignment_pairs(statement))
     moved, stopped = dict(tracks), False
     for role, view in tracks.items():
         if view.name.id in assigned(statement):
@@ -138,29 +145,31 @@ def _above_assignment(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> tuple
             if source is None:
                 stopped = True
             else:
-                moved[role] = _note(walk, source)
+                moved[role] = _allow(walk, source)
     return moved, stopped
 
 
-def _above_branches(walk: _Walk, statement: ast.stmt, inner: list[list[ast.stmt]], tracks: Tracks) -> Tracks:
+def _step_over_branches(
+    walk: _Walk, statement: ast.stmt, inner: list[list[ast.stmt]], tracks: Tracks
+) -> Tracks:
     """All branches with a core must come to the same states at their tops, as must the code below them."""
     if isinstance(statement, (ast.For, ast.While)):
         raise walk.refuse(statement, "attention is computed in a loop")
     result: Tracks = {}
     for block in inner:
-        here = {} if _leaves(block) else dict(tracks)
+        here = {} if _exits(block) else dict(tracks)
         for line in reversed(block):
-            here, stopped = _above(walk, line, here)
+            here, stopped = _step_up(walk, line, here)
             if stopped:
                 raise walk.refuse(line, "a state is changed inside a branch")
         for role, view in here.items():
-            _meet(walk, statement, result, role, view)
+            _merge(walk, statement, result, role, view)
     for role, view in tracks.items():
-        _meet(walk, statement, result, role, view)
+        _merge(walk, statement, result, role, view)
     return result
 
 
-def _meet(walk: _Walk, statement: ast.stmt, tracks: Tracks, role: str, view: View) -> None:
+def _merge(walk: _Walk, statement: ast.stmt, tracks: Tracks, role: str, view: View) -> None:
     """Record that `role` is `view` above a statement, which must agree with what is known already."""
     known = tracks.get(role)
     if known is not None and known.name.id != view.name.id:
@@ -172,21 +181,21 @@ def _meet(walk: _Walk, statement: ast.stmt, tracks: Tracks, role: str, view: Vie
             statement,
             f"{view.name.id} is laid out {known.axes} for one attention call, {view.axes} for another",
         )
-    tracks[role] = _note(walk, view if known is None or known.axes is None else known)
+    tracks[role] = _allow(walk, view if known is None or known.axes is None else known)
     walk.allowed.add(id(view.name))
 
 
-def _changes(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> bool:
+def _changes_state(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> bool:
     """Whether a compound statement without a core does more to a state than to cast it or to repeat its heads."""
     for line in simple_statements([statement]):
-        pairs = dict(pairs_of(line))
+        pairs = dict(assignment_pairs(line))
         for view in tracks.values():
             if view.name.id in assigned(line):
                 value = pairs.get(view.name.id)
                 source = view_of(value, "BSHD") if value is not None else None
                 if source is None or source.axes != "BSHD" or source.name.id != view.name.id:
                     return True
-                _note(walk, source)
+                _allow(walk, source)
     return False
 
 
@@ -214,11 +223,11 @@ def _holds_core(walk: _Walk, statement: ast.stmt) -> bool:
     return any(id(reader) in inside for core in walk.cores for reader in core.statements.values())
 
 
-def _leaves(block: list[ast.stmt]) -> bool:
+def _exits(block: list[ast.stmt]) -> bool:
     return isinstance(block[-1], (ast.Return, ast.Raise))
 
 
-def _note(walk: _Walk, view: View) -> View:
+def _allow(walk: _Walk, view: View) -> View:
     walk.names.add(view.name.id)
     walk.allowed.add(id(view.name))
     return view

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 
 from fa3cli.patching.locating.flow import callee
 
-__all__ = ["EXPAND", "mark_calls", "may_repeat", "repeated"]
+__all__ = ["EXPAND", "mark_calls", "may_repeat_heads", "repeated_state"]
 
 EXPAND = {
     "repeat_kv", "repeat_interleave", "repeat", "expand", "expand_as", "broadcast_to", "tile",
@@ -18,7 +18,7 @@ EXPAND = {
 _JOINS = {"cat", "concat", "concatenate", "stack"}
 
 
-def repeated(expression: ast.expr) -> ast.expr | None:
+def repeated_state(expression: ast.expr) -> ast.expr | None:
     """The state whose heads a call repeats that isn't one of EXPAND; None if it isn't known to."""
     if not isinstance(expression, ast.Call) or not expression.args:
         return None
@@ -26,30 +26,30 @@ def repeated(expression: ast.expr) -> ast.expr | None:
     if getattr(expression, "repeats_heads", False):
         return first
     if name in _JOINS:
-        return _only_part(first)
+        return _repeated_part(first)
     is_pattern = len(expression.args) > 1 and isinstance(getattr(expression.args[1], "value", None), str)
     return first if name == "repeat" and is_pattern else None
 
 
-def may_repeat(value: ast.AST, cached: Collection[str] = (), own: Collection[str] = ()) -> bool:
+def may_repeat_heads(value: ast.AST, cached: Collection[str] = (), own: Collection[str] = ()) -> bool:
     """Whether something in a value repeats heads, or may do so unseen: a function from elsewhere that is given a `cached`
     state, or one of the file that repeats anything and gives a state back under its `own` name.
 
     Latent attention repeats a part of its keys: what is joined with something else doesn't count.
     """
     if isinstance(value, ast.Call):
-        if callee(value) in _JOINS and repeated(value) is None:
+        if callee(value) in _JOINS and repeated_state(value) is None:
             return False
-        if callee(value) in EXPAND or repeated(value) is not None:
+        if callee(value) in EXPAND or repeated_state(value) is not None:
             return True
         given = {argument.id for argument in value.args if isinstance(argument, ast.Name)}
         if getattr(value, "foreign", False) and given & {*cached}:
             return True
         if getattr(value, "mentions_repeats", False) and given & {*own}:
             return True
-    if isinstance(value, ast.Subscript) and _picks(value.slice):
+    if isinstance(value, ast.Subscript) and _may_pick_heads(value.slice):
         return True
-    return any(may_repeat(child, cached, own) for child in ast.iter_child_nodes(value))
+    return any(may_repeat_heads(child, cached, own) for child in ast.iter_child_nodes(value))
 
 
 def mark_calls(tree: ast.Module, expanding: Callable[[ast.FunctionDef], bool]) -> None:
@@ -60,7 +60,7 @@ def mark_calls(tree: ast.Module, expanding: Callable[[ast.FunctionDef], bool]) -
     """
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     repeating = {function.name for function in functions if expanding(function)}
-    mentioning = {function.name for function in functions if may_repeat(function)}
+    mentioning = {function.name for function in functions if may_repeat_heads(function)}
     known = {function.name for function in functions} | set(dir(builtins))
     known |= {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
     for call in ast.walk(tree):
@@ -72,13 +72,13 @@ def mark_calls(tree: ast.Module, expanding: Callable[[ast.FunctionDef], bool]) -
             call.foreign = bool(name) and name not in known and not re.search("norm|proj", name)
 
 
-def _picks(index: ast.expr) -> bool:
+def _may_pick_heads(index: ast.expr) -> bool:
     """Whether an index, `x[:, self.index]`, may pick heads more than once."""
     parts = index.elts if isinstance(index, ast.Tuple) else []
     return any(isinstance(part, (ast.Name, ast.Attribute, ast.Call, ast.List)) for part in parts)
 
 
-def _only_part(parts: ast.expr) -> ast.expr | None:
+def _repeated_part(parts: ast.expr) -> ast.expr | None:
     """The one expression a list repeats: `[b] * 2`, `(b, b)`."""
     if isinstance(parts, ast.BinOp) and isinstance(parts.op, ast.Mult):
         lists = [

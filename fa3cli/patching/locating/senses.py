@@ -9,23 +9,23 @@ from functools import lru_cache
 from fa3cli.patching.locating.classes import ClassGraph
 from fa3cli.patching.source import Source, parse
 
-__all__ = ["SENSES", "built_parts", "language_model"]
+__all__ = ["OTHER_MODALITIES", "built_parts", "language_model"]
 
 # The parts of a config.json that describe how a model sees and hears.
-SENSES = {"vision_config", "audio_config"}
+OTHER_MODALITIES = {"vision_config", "audio_config"}
 
 
 def language_model(source: Source, graph: ClassGraph, architecture: str) -> set[str]:
     """The top-level names `architecture` refers to, without those only its vision and audio parts are made of."""
-    if not any(name in source.text for name in SENSES):
+    if not any(name in source.text for name in OTHER_MODALITIES):
         return graph.reachable(architecture)
-    return _without_senses(source.text, source.name).reachable(architecture)
+    return _without_other_modalities(source.text, source.name).reachable(architecture)
 
 
 @lru_cache(maxsize=8)
-def _without_senses(text: str, name: str) -> ClassGraph:
+def _without_other_modalities(text: str, name: str) -> ClassGraph:
     source = parse(text, name)
-    return ClassGraph(replace(source, tree=_WithoutSenses().visit(source.tree)))
+    return ClassGraph(replace(source, tree=_OtherModalitiesRemover().visit(source.tree)))
 
 
 def built_parts(source: Source, reachable: set[str]) -> set[str]:
@@ -40,8 +40,8 @@ def _given(call: ast.Call) -> set[str]:
     return {argument.attr for argument in given if isinstance(argument, ast.Attribute)}
 
 
-class _WithoutSenses(ast.NodeTransformer):
+class _OtherModalitiesRemover(ast.NodeTransformer):
     """Leaves out the calls that are given such a configuration: `VisionModel(config.vision_config)`."""
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
-        return ast.Constant(None) if _given(node) & SENSES else self.generic_visit(node)
+        return ast.Constant(None) if _given(node) & OTHER_MODALITIES else self.generic_visit(node)

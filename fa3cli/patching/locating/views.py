@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 
 from fa3cli.patching.locating.flow import callee
-from fa3cli.patching.locating.repeats import EXPAND, repeated
+from fa3cli.patching.locating.repeats import EXPAND, repeated_state
 
 __all__ = ["Step", "View", "callee", "steps", "view_of"]
 
@@ -65,7 +65,7 @@ def _inner(expression: ast.expr, axes: str | None) -> tuple[ast.expr, str | None
         return expression.value, None, False
     if not isinstance(expression, ast.Call):
         return None
-    if (tensor := repeated(expression)) is not None:
+    if (tensor := repeated_state(expression)) is not None:
         return tensor, axes, True
     operation, tensor, arguments = _unpack(expression)
     if tensor is None:

@@ -29,7 +29,7 @@ def checked_rules(folder: str | Path | None) -> Rules:
 def check_examples(rule: Rule) -> None:
     """Patch every example by this rule alone; InvalidInputError says how one came out instead."""
     for number, example in enumerate(rule.examples, 1):
-        if wrong := _wrong(rule, example, f"{rule.file}: example {number}"):
+        if wrong := _example_problem(rule, example, f"{rule.file}: example {number}"):
             raise InvalidInputError(f"{rule.file}: example {number} {wrong}")
     try:
         nodes = [node for example in rule.examples for node in bounded_tree(example.before).body]
@@ -41,7 +41,7 @@ def check_examples(rule: Rule) -> None:
         raise InvalidInputError(f"{rule.file}: no example has a class that the rule matches")
 
 
-def _wrong(rule: Rule, example: Example, name: str) -> str | None:
+def _example_problem(rule: Rule, example: Example, name: str) -> str | None:
     """What is wrong with an example; None if it comes out as written."""
     before = example.before.rstrip() + "\n"
     try:

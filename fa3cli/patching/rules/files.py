@@ -48,7 +48,7 @@ def read_rule(path: Path) -> Rule:
         raise InvalidInputError(f"{path}: {error.strerror}", hint=HINT) from None
     except ValueError as error:
         raise InvalidInputError(f"{path}: not TOML: {error}", hint=HINT) from None
-    table.only("match", "contains", "refuse", "unless", "idle", "attach", "site", "absent", "example")
+    table.allow_keys("match", "contains", "refuse", "unless", "idle", "attach", "site", "absent", "example")
     rule = Rule(
         file=str(path),
         digest=sha256(data),
@@ -60,57 +60,57 @@ def read_rule(path: Path) -> Rule:
         attach=_attach(table),
         site=_site(table),
         absent=table.texts("absent"),
-        examples=tuple(_example(inner) for inner in table.tables("example")),
+        examples=tuple(_example(subtable) for subtable in table.tables("example")),
     )
     said = [key for key in ("refuse", "idle") if getattr(rule, key)]
     said += ["attach/site"] if rule.attach or rule.site else []
     if len(said) != 1:
         found = " and ".join(said) or "none of them"
-        raise table.wrong(
+        raise table.problem(
             "",
             f"must say one thing of refuse, idle, attach or site (attach and site go together); found {found}",
         )
     if rule.unless and not rule.refuse:
-        raise table.wrong("unless", "takes back a refusal, but there is no `refuse`")
+        raise table.problem("unless", "takes back a refusal, but there is no `refuse`")
     if rule.absent and rule.site is None:
-        raise table.wrong("absent", "says when a `site` holds, but there is none")
+        raise table.problem("absent", "says when a `site` holds, but there is none")
     if not rule.examples:
-        raise table.wrong("example", "is missing: a rule needs at least one [[example]]")
+        raise table.problem("example", "is missing: a rule needs at least one [[example]]")
     return rule
 
 
 def _attach(table: Table) -> dict[str, str]:
     if "attach" not in table.values:
         return {}
-    inner, keys = table.inner("attach"), ("num_attention_heads", "hidden_size", "num_key_value_heads")
-    inner.only(*keys)
-    return {key: inner.code(key, inner.text(key, required=True), expression) for key in keys}
+    subtable, keys = table.subtable("attach"), ("num_attention_heads", "hidden_size", "num_key_value_heads")
+    subtable.allow_keys(*keys)
+    return {key: subtable.code(key, subtable.text(key, required=True), expression) for key in keys}
 
 
 def _site(table: Table) -> Place | None:
     if "site" not in table.values:
         return None
-    inner = table.inner("site")
-    inner.only("method", "after", "q", "k", "v", "core")
-    if "core" in inner.values:
-        if others := sorted(inner.values.keys() - {"core"}):
-            raise inner.wrong("core", f"lets fa3 find the place, so there can be no {', '.join(others)}")
-        return Place("", None, (), inner.code("core", inner.text("core", required=True), expression))
-    after = inner.text("after")
-    states = tuple(inner.code(key, inner.text(key, required=True), expression) for key in "qkv")
+    subtable = table.subtable("site")
+    subtable.allow_keys("method", "after", "q", "k", "v", "core")
+    if "core" in subtable.values:
+        if others := sorted(subtable.values.keys() - {"core"}):
+            raise subtable.problem("core", f"lets fa3 find the place, so there can be no {', '.join(others)}")
+        return Place("", None, (), subtable.code("core", subtable.text("core", required=True), expression))
+    after = subtable.text("after")
+    states = tuple(subtable.code(key, subtable.text(key, required=True), expression) for key in "qkv")
     if len(set(states)) < len(states):
-        raise inner.wrong("q, k, v", f"must be three different states, found {', '.join(states)}")
+        raise subtable.problem("q, k, v", f"must be three different states, found {', '.join(states)}")
     if after is not None and not all(state.isidentifier() for state in states):
-        raise inner.wrong(
+        raise subtable.problem(
             "after", "goes with three names; expressions are wrapped where they stand, without `after`"
         )
-    after = after and inner.code("after", after, statement)
-    return Place(inner.text("method") or "forward", after, states)
+    after = after and subtable.code("after", after, statement)
+    return Place(subtable.text("method") or "forward", after, states)
 
 
 def _example(table: Table) -> Example:
-    table.only("before", "after", "refused", "config")
+    table.allow_keys("before", "after", "refused", "config")
     after, refused = table.text("after"), table.text("refused")
     if (after is None) == (refused is None):
-        raise table.wrong("after", "or `refused`: an example has exactly one of the two")
+        raise table.problem("after", "or `refused`: an example has exactly one of the two")
     return Example(table.text("before", required=True), after, refused, table.table("config"))

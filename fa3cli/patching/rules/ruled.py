@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, Found, listed, site_of_core
+from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, Found, patchable_class, site_of_core
 from fa3cli.patching.locating.locate import ROLES, Site
 from fa3cli.patching.rules.rule import Place, Rule, Rules, statements
 from fa3cli.patching.source import Source
@@ -31,13 +31,13 @@ def apply_rules(
     `config` is config.json, which takes some refusals back.
     """
     changed = {
-        name: _ruled(source, graph, name, rule, found.get(name), config) for name, rule in rules.items()
+        name: _apply_rule(source, graph, name, rule, found.get(name), config) for name, rule in rules.items()
     }
     both = {**found, **{name: ruled for name, ruled in changed.items() if ruled is not None}}
     return {name: both[name] for name in graph.classes if name in both}
 
 
-def _ruled(
+def _apply_rule(
     source: Source,
     graph: ClassGraph,
     name: str,
@@ -65,7 +65,7 @@ def _ruled(
         site = _site(source, graph, name, rule, rule.site)
     except UnsupportedError as error:
         return AttentionClass(name, node.lineno, problem=str(error), rule=file), None
-    return replace(listed(node, site, is_flash=False), rule=file), site
+    return replace(patchable_class(node, site, is_flash=False), rule=file), site
 
 
 def _site(source: Source, graph: ClassGraph, name: str, rule: Rule, place: Place) -> Site:
@@ -83,7 +83,7 @@ def _site(source: Source, graph: ClassGraph, name: str, rule: Rule, place: Place
         )
     function = method[1]
     if place.after is not None:
-        after = _once(source, function, statements(function), place.after, rule)
+        after = _only_match(source, function, statements(function), place.after, rule)
         if after not in function.body:
             raise source.refuse(
                 after,
@@ -93,11 +93,13 @@ def _site(source: Source, graph: ClassGraph, name: str, rule: Rule, place: Place
     written = (ast.Store, ast.Del)
     read = [node for node in ast.walk(function) if isinstance(node, ast.expr)]
     read = [node for node in read if not isinstance(getattr(node, "ctx", None), written)]
-    around = [_once(source, function, read, text, rule) for text in place.states]
+    around = [_only_match(source, function, read, text, rule) for text in place.states]
     return Site(inside=tuple(zip(ROLES, around)))
 
 
-def _once(source: Source, function: ast.FunctionDef, nodes: list[ast.AST], text: str, rule: Rule) -> ast.AST:
+def _only_match(
+    source: Source, function: ast.FunctionDef, nodes: list[ast.AST], text: str, rule: Rule
+) -> ast.AST:
     found = [node for node in nodes if ast.unparse(node) == text]
     if len(found) != 1:
         first, _, more = text.partition("\n")

@@ -32,18 +32,18 @@ class Table:
     def __init__(self, file: str, name: str, values: Mapping[str, Any]) -> None:
         self.file, self.name, self.values = file, name, values
 
-    def wrong(self, key: str, what: str) -> InvalidInputError:
+    def problem(self, key: str, what: str) -> InvalidInputError:
         """An error about one key (none: about the whole rule)."""
         place = ".".join(filter(None, [self.name, key]))
         return InvalidInputError(f"{self.file}: {place + ' ' if place else ''}{what}", hint=HINT)
 
-    def only(self, *keys: str) -> None:
+    def allow_keys(self, *keys: str) -> None:
         """Refuse a key that isn't one of these, naming the nearest."""
         for key in self.values:
             if key not in keys:
                 near = difflib.get_close_matches(key, keys, n=1)
                 meant = f"did you mean {near[0]}?" if near else f"known are {', '.join(keys)}"
-                raise self.wrong(key, f"is not a key of a rule; {meant}")
+                raise self.problem(key, f"is not a key of a rule; {meant}")
 
     def text(self, key: str, required: bool = False) -> str | None:
         """A text that isn't empty; None if the key is missing and may be."""
@@ -60,7 +60,7 @@ class Table:
         """A table, empty if it is missing."""
         return self._get(key, {}, False, "a table", lambda value: isinstance(value, dict))
 
-    def inner(self, key: str) -> Table:
+    def subtable(self, key: str) -> Table:
         """A table of this table."""
         return Table(self.file, key, self.table(key))
 
@@ -74,18 +74,18 @@ class Table:
         try:
             return parse(text.strip())
         except Unbounded as error:
-            raise self.wrong(key, f"is code that fa3 does not follow: {error}") from None
+            raise self.problem(key, f"is code that fa3 does not follow: {error}") from None
         except (SyntaxError, ValueError):
             kind = "one whole statement" if parse is statement else "an expression"
-            raise self.wrong(key, f"must be {kind} of Python, found {text!r}") from None
+            raise self.problem(key, f"must be {kind} of Python, found {text!r}") from None
 
     def _get(self, key: str, default: Any, required: bool, kind: str, good: Callable[[Any], Any]) -> Any:
         if key not in self.values and not required:
             return default
         if key not in self.values:
-            raise self.wrong(key, f"is missing; expected {kind}")
+            raise self.problem(key, f"is missing; expected {kind}")
         if not good(self.values[key]):
-            raise self.wrong(key, f"must be {kind}, found {self.values[key]!r}")
+            raise self.problem(key, f"must be {kind}, found {self.values[key]!r}")
         return self.values[key]
 
 

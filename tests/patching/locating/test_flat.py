@@ -3,14 +3,14 @@ import ast
 import pytest
 import torch
 
-from fa3cli.patching.locating.flat import way_of
+from fa3cli.patching.locating.flat import layout_change
 from fa3cli.patching.locating.views import View
 
 JOINED = "x = self.split(h)\nx = x.transpose(1, 2).reshape(n * self.num_heads, s, d)\nx = torch.cat((past, x), dim=1)"
 
 
 def way(text: str, axes: str | None) -> tuple[str, str] | None:
-    return way_of(View(ast.Name("x"), axes), ast.parse(text).body)
+    return layout_change(View(ast.Name("x"), axes), ast.parse(text).body)
 
 
 @pytest.mark.parametrize(("axes", "shape"), [("NSD", (6, 5, 4)), ("NDS", (6, 4, 5))])

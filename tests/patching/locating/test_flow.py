@@ -1,7 +1,7 @@
 import ast
 import textwrap
 
-from fa3cli.patching.locating.flow import linear, parents, simple_statements, targets, used_names
+from fa3cli.patching.locating.flow import parents, simple_statements, statements_on_path, targets, used_names
 
 TEXT = textwrap.dedent("""
     a = 1
@@ -27,7 +27,7 @@ def test_simple_statements_come_in_the_order_of_the_text() -> None:
 def test_linear_leaves_out_the_other_branches() -> None:
     body = ast.parse(TEXT).body
     in_else = list(simple_statements(body))[2]
-    assert names(linear(body, in_else)) == "acde"
+    assert names(statements_on_path(body, in_else)) == "acde"
 
 
 def test_targets_take_tuples_apart() -> None:

@@ -29,8 +29,8 @@ def test_what_is_not_certain_is_refused_with_line_and_reason(family: str) -> Non
 
 
 def test_only_states_laid_out_otherwise_have_a_way() -> None:
-    ways = {family: set(site(marked(RIGHT[family])[0]).ways) for family in RIGHT}
-    assert {family: roles for family, roles in ways.items() if roles} == {
+    layout_changes = {family: set(site(marked(RIGHT[family])[0]).layout_changes) for family in RIGHT}
+    assert {family: roles for family, roles in layout_changes.items() if roles} == {
         "flat_cache": {"q", "k", "v"},
         "flash_query": {"q"},
     }
