@@ -44,7 +44,7 @@ def test_one_process_at_a_time_changes_several_files(tmp_path: Path, monkeypatch
     with exclusive_lock(tmp_path):
         write_file(tmp_path / "a", b"")
         assert entries(tmp_path) == ["a"]
-        monkeypatch.setattr(locking, "_PATIENCE", 0.05)
+        monkeypatch.setattr(locking, "_LOCK_TIMEOUT", 0.05)
         with pytest.raises(OSError, match="another process"), exclusive_lock(tmp_path):
             pass
     with exclusive_lock(tmp_path):
