@@ -1,1 +1,1 @@
-"""Locating: which classes are attention, and where their q, k and v can be taken. Syntax trees in, places out."""
+"""Finds the attention classes of a modeling file and the places where their q, k and v can be quantized."""

@@ -1,4 +1,4 @@
-"""Which attention classes to patch: those asked for or those the language model is built of, with their siblings."""
+"""Chooses the attention classes to patch: the requested ones, or those that build the language model, with siblings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Choice", "choose"]
 
 @dataclass(frozen=True)
 class Choice:
-    """The classes to patch, in the order of the file, and what to say of those that are left out."""
+    """The classes to patch, in the order of the file, and a warning for each attention class that is not patched."""
 
     patched: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -31,9 +31,10 @@ def choose(
     attention: Sequence[str],
     config: Mapping[str, Any],
 ) -> Choice:
-    """Choose the classes asked for, or every kind of attention the architecture's language model is built of.
+    """Choose the requested classes, or all attention classes that build the architecture's language model.
 
-    All of them, with their siblings, or UnsupportedError: a model that is patched in part is wrong.
+    Siblings (base classes, subclasses, alternatives) are chosen too. Raises UnsupportedError if one of them cannot be
+    patched: a model that is patched in part computes wrong results.
     """
     if architecture is not None and architecture not in graph.classes:
         raise UnsupportedError(f"{source.name} has no class {architecture}, which config.json names")
@@ -69,7 +70,7 @@ def _refuse_composites(
     language_parts: set[str],
     config: Mapping[str, Any],
 ) -> None:
-    """Refuse a language model, or another part with a model_type of its own, that comes from another file."""
+    """Refuse a composite model: its language model, or a part with its own model_type, is defined in another file."""
     builders = [builder for builder in sorted(language_parts) if builder.startswith("AutoModel")]
     if builders:
         calls = [node for node in ast.walk(source.tree) if getattr(node, "id", "") == builders[0]]
@@ -85,6 +86,7 @@ def _refuse_composites(
 def _requested(
     source: Source, found: Found, used: list[str], architecture: str | None, attention: Sequence[str]
 ) -> list[str]:
+    """Return the requested classes; refuse a name that is no attention class here, or whose class needs no patch."""
     for name in attention:
         if name not in used:
             names = ", ".join(f"{used_name} ({found[used_name][0].line})" for used_name in used) or "none"
@@ -100,7 +102,7 @@ def _requested(
 def _split_family(
     source: Source, graph: ClassGraph, found: Found, family: set[str], attention: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Which classes of a family are patched; only a flash sibling nobody asked for may be left out."""
+    """Split a family into classes to patch and to skip; only flash siblings that were not requested are skipped."""
     patched, skipped, refused = [], [], []
     for name in graph.classes:
         if name not in family:
@@ -115,7 +117,7 @@ def _split_family(
             skipped.append(name)
         elif not found[name][0].idle:
             error = UnsupportedError(f"{found[name][0].problem} [{name}]")
-            # A rule has a better reason than that something wasn't understood.
+            # Report a rule's reason first: it is more exact than a search that did not understand the code.
             refused.insert(0 if found[name][0].rule else len(refused), error)
     if skipped and not patched:
         refused.append(UnsupportedError(f"{found[skipped[0]][0].problem} [{skipped[0]}]"))

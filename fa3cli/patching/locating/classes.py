@@ -1,4 +1,4 @@
-"""The classes of a modeling file: who inherits from whom, what a model is built of, which are attention."""
+"""Finds the attention classes of a modeling file, and which classes inherit from or refer to which."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class AttentionClass:
-    """An attention class: its line, the names of q, k, v, the line the calls go below, or why there is none.
+    """An attention class: its line, the names of q, k, v, and the line `place` below which the calls are inserted.
 
-    With `inside` the states are expressions, that of q in line `place`, and the calls go around them. `rule` is the
-    file of the rule that said so, if one did; what is `idle` is left alone for the reason `problem`. `file` is where
-    the lines are counted if the class is taken over from another file.
+    A class that cannot be patched has a `problem` instead. With `inside` the states are expressions, q's is in line
+    `place`, and the calls are written around them. `rule` is the file of the rule that decided this, if there is one.
+    An `idle` class needs no patch; `problem` says why. `file` is the file that the line numbers refer to, if the class
+    was copied from another file.
     """
 
     name: str
@@ -52,12 +53,12 @@ class AttentionClass:
 
 _MAX_BASES = 50
 
-# The attention classes of a file by name, with the place of the calls.
+# The attention classes of a file by name, with the site of the calls (None if the class is not patched).
 Found = dict[str, tuple[AttentionClass, "Site | None"]]
 
 
 class ClassGraph:
-    """The classes of a file, by name, with the names each of them and each other top-level name refers to."""
+    """The classes of a file by name, and the names that every top-level name of the file refers to."""
 
     def __init__(self, source: Source) -> None:
         self.classes = {node.name: node for node in source.tree.body if isinstance(node, ast.ClassDef)}
@@ -79,7 +80,7 @@ class ClassGraph:
         return [known_base for known_base in names if known_base in self.classes and known_base != node.name]
 
     def _refuse_cycles(self, source: Source) -> None:
-        """Refuse classes that inherit from each other, or through so many others that no model is built of them."""
+        """Refuse classes that inherit from themselves, or through more classes than any real model has."""
         left = dict(self._bases)
         for _ in range(_MAX_BASES):
             for name in [name for name, bases in left.items() if not any(base in left for base in bases)]:
@@ -92,16 +93,16 @@ class ClassGraph:
             )
 
     def _is_model_base(self, node: ast.stmt) -> bool:
-        """What a file's PreTrainedModel mentions (whose weights to initialise, which not to split) isn't built."""
+        """Whether a class is the file's PreTrainedModel: it names classes to initialise, but builds none."""
         is_model = any(_last_name(base) == "PreTrainedModel" for base in getattr(node, "bases", []))
         return is_model and self.method(node.name, "forward", inherited=False) is None
 
     def bases(self, name: str) -> list[str]:
-        """The base classes of a class that are in the file; one of its own name is imported."""
+        """The base classes that the file defines; one with the same name as its subclass is imported."""
         return self._bases[name]
 
     def method(self, name: str, method: str, inherited: bool = True) -> tuple[str, ast.FunctionDef] | None:
-        """The method a class has, and the class of the file that defines it."""
+        """The method of a class, own or inherited, and the class of the file that defines it; None if missing."""
         todo, seen = [name], set()
         while todo:
             owner = todo.pop()
@@ -112,7 +113,7 @@ class ClassGraph:
         return None
 
     def reachable(self, name: str) -> set[str]:
-        """Every top-level name that a class refers to, directly or through others."""
+        """Every top-level name that a class refers to, directly or through other names."""
         found, todo = set(), {name}
         while todo:
             found |= todo
@@ -120,7 +121,7 @@ class ClassGraph:
         return found
 
     def family(self, name: str) -> set[str]:
-        """A class with all that are bound to it: by inheritance, or as another choice in the same dictionary.
+        """A class and all classes linked to it: by inheritance, or as alternatives in one dictionary.
 
         Up to transformers 4.47 the eager, sdpa and flash attention of a model are three such classes.
         """
@@ -140,7 +141,7 @@ class ClassGraph:
 
     @cached_property
     def _bound(self) -> dict[str, set[int]]:
-        """The numbers of the links that each class has a part in."""
+        """For each class, the indices of the links that contain it."""
         bound_names: dict[str, set[int]] = {}
         for number, link in enumerate(self._links):
             for member in link:
@@ -156,10 +157,10 @@ class ClassGraph:
 
 
 def attention_classes(source: Source, graph: ClassGraph) -> Found:
-    """Every class of the file that computes softmax attention, with the place for the calls in its own forward."""
+    """Find every class of the file that computes softmax attention, and the site of the calls in its own forward."""
     found = {}
     mark_calls(source.tree, returns_repeated_heads)
-    # What a class calls of the file's own is looked at where it is defined.
+    # Functions and classes of this file are analysed where they are defined, so calls of them are no unknown kernels.
     known = {*graph.functions, *graph.classes, *KERNELS}
     for name, node in graph.classes.items():
         functions = _attention_functions(graph, name)
@@ -188,7 +189,7 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
 
 
 def site_of_core(source: Source, graph: ClassGraph, name: str, key: str) -> Site | None:
-    """The place for the attention call of a class whose keys are called `key`; others are left as they are."""
+    """The site for the attention call whose key operand is `key`; other attention calls of the class stay unchanged."""
     for function, cores in _cores(source, graph, name, _attention_functions(graph, name)).items():
         if wanted := [core for core in cores if ast.unparse(core.operands["k"]) == key]:
             return _locate_site(function, wanted, source)
@@ -196,13 +197,13 @@ def site_of_core(source: Source, graph: ClassGraph, name: str, key: str) -> Site
 
 
 def is_processor(graph: ClassGraph, name: str) -> bool:
-    """Whether a class computes attention for the module it is called with, `__call__(self, attn, ...)`."""
+    """Whether a class is an attention processor: it computes attention for a module, `__call__(self, attn, ...)`."""
     call = graph.method(name, "__call__")
     return call is not None and _takes_module(call[1])
 
 
 def _attention_functions(graph: ClassGraph, name: str) -> list[ast.FunctionDef]:
-    """The functions of a class that attention would be computed in: a processor may have one for each way to do it."""
+    """The functions of a class that may compute attention: forward, or each method of a processor with `attn`."""
     forward = graph.method(name, "forward", inherited=False)
     if forward or not is_processor(graph, name):
         return [forward[1]] if forward else []
@@ -218,7 +219,10 @@ def _takes_module(node: ast.stmt) -> bool:
 def _cores(
     source: Source, graph: ClassGraph, name: str, functions: list[ast.FunctionDef]
 ) -> dict[ast.FunctionDef, list[Core]]:
-    """The cores of each function that has some; those of a method that is looked at itself count there."""
+    """The cores of each function that has any.
+
+    A helper method's cores count for its caller, unless the helper is one of `functions` itself: each core counts once.
+    """
 
     def method(wanted: str) -> tuple[str, ast.FunctionDef] | None:
         found = graph.method(name, wanted)
@@ -246,7 +250,7 @@ def _locate_site(function: ast.FunctionDef, cores: list[Core], source: Source) -
 
 
 def patchable_class(node: ast.ClassDef, site: Site, is_flash: bool) -> AttentionClass:
-    """A class with the place found for it."""
+    """Describe a class for which a site was found."""
     if site.after is not None:
         return AttentionClass(node.name, node.lineno, site.states, site.after.end_lineno, is_flash=is_flash)
     first = dict(reversed(site.inside))
@@ -255,7 +259,7 @@ def patchable_class(node: ast.ClassDef, site: Site, is_flash: bool) -> Attention
 
 
 def _looks_like_attention(graph: ClassGraph, node: ast.ClassDef) -> bool:
-    """Whether a class without a core is likely to have one all the same: relative, hashed, block-sparse attention."""
+    """Whether a class seems to compute attention in an unknown form: relative, hashed, block-sparse."""
     if "att" not in node.name.lower():
         return False
     found, todo = [node], _names(node)

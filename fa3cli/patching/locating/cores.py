@@ -1,4 +1,4 @@
-"""Where attention itself happens: the call, or the pair of matrix products, whose operands are q, k and v."""
+"""Finds attention cores: the call, or the pair of matrix products around a softmax, whose operands are q, k and v."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from fa3cli.patching.locating.views import callee
 
 __all__ = ["KERNELS", "Core", "find_cores"]
 
-# ALL_ATTENTION_FUNCTIONS, or up to transformers 4.49 a file's own GPTNEOX_ATTENTION_FUNCTION
+# ALL_ATTENTION_FUNCTIONS; up to transformers 4.49 some files have their own, such as GPTNEOX_ATTENTION_FUNCTION.
 _DISPATCHER = re.compile(r"\w+_ATTENTION_FUNCTIONS?|eager_attention_forward")
 _FLASH = {"_flash_attention_forward", "flash_attn_func"}
-# Of diffusion transformers (diffusers, MindIE), which lay states out this way throughout: quantizers are told so.
+# Functions of diffusion transformers (diffusers, MindIE). Their states have this layout everywhere, so the quantizer is
+# created with it.
 _LAYOUT_TAKERS = {"dispatch_attention_fn": "BSHD", "apply_fa": "BSHD"}
-# Tencent's, which go by the lengths of the sequences; the second is given a module first.
+# Functions of Tencent's models that take sequence lengths, and how many arguments come before q.
 _BY_LENGTHS = {"attention": 0, "parallel_attention": 1}
-# torch_npu's is told its layout itself.
+# torch_npu's function has an argument for the layout.
 _NPU = "npu_fusion_attention"
 _NPU_LAYOUTS = {"BNSD": "BHSD", "BSND": "BSHD"}
-# What is a core wherever it is called.
+# Functions whose calls are always cores.
 KERNELS = _FLASH | {"scaled_dot_product_attention", *_LAYOUT_TAKERS}
 _PRODUCTS = {"matmul", "bmm", "baddbmm"}
 
@@ -31,10 +32,10 @@ Refuse = Callable[[ast.AST, str], Exception]
 
 @dataclass(frozen=True)
 class Core:
-    """One core: for each of q, k, v the statement that reads it, the operand and the axes it has there.
+    """One core: for each of q, k, v the statement that reads it, the operand, and the operand's axes.
 
-    Axes: B batch, H heads, S positions, D head size, N = B*H; None if unknown. `pass_layout`: where they aren't BHSD, the
-    quantizer is made for them rather than the states be turned for each call.
+    Axes: B batch, H heads, S positions, D head size, N = B*H; None if unknown. With `pass_layout`, the quantizer is
+    created with a layout other than BHSD; otherwise each call transposes the states to BHSD and back.
     """
 
     statements: dict[str, ast.stmt]
@@ -45,7 +46,7 @@ class Core:
 
 
 def find_cores(function: ast.FunctionDef, refuse: Refuse) -> list[Core]:
-    """All cores of a function, in the order of the text, helpers of its class not followed."""
+    """All cores of a function in the order of the text; methods that it calls are not searched."""
     cores = []
     dispatched = _dispatched_names(function)
     nested = _nested(function)
@@ -65,7 +66,7 @@ def find_cores(function: ast.FunctionDef, refuse: Refuse) -> list[Core]:
 
 
 def _nested(function: ast.FunctionDef) -> set[int]:
-    """What stands in scopes of its own in a function, where names may mean something else."""
+    """The ids of the nodes in inner scopes of a function: there, a name may stand for another variable."""
     scopes = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.GeneratorExp, ast.SetComp, ast.DictComp)
     inner = [scope for scope in ast.walk(function) if isinstance(scope, scopes) and scope is not function]
     return {id(node) for scope in inner for node in ast.walk(scope)}
@@ -117,7 +118,7 @@ def _called_core(call: ast.Call, statement: ast.stmt, dispatched: set[str]) -> C
 
 
 def _called(call: ast.Call) -> str:
-    """The name of what is called: of the table for `TABLE[key](...)`."""
+    """The name of the called function; for `TABLE[key](...)` the name of the table."""
     return getattr(call.func.value, "id", "") if isinstance(call.func, ast.Subscript) else callee(call)
 
 
@@ -129,12 +130,12 @@ def _is_softmax(call: ast.Call) -> bool:
 def _product_core(
     function: ast.FunctionDef, statement: ast.stmt, softmax: ast.Call, refuse: Refuse
 ) -> Core | None:
-    """softmax(q k^T ...) v: the one product that flows into the softmax, and the first its result flows into."""
+    """softmax(q k^T ...) v: the only product that the softmax depends on, and the first that depends on the softmax."""
     path = statements_on_path(function.body, statement)
     at, parent_of = path.index(statement), parents(function)
     scores = _products_before(path[:at], softmax, statement, parent_of)
     if not scores:
-        return None  # a softmax over something else: routing, gating
+        return None  # another softmax, such as routing or gating
     if len(scores) > 1:
         raise refuse(
             scores[1][1], "several matrix products make up the attention scores (relative attention?)"
@@ -162,7 +163,7 @@ def _products_before(
         products = _products(assignment.value)
         found += [(assignment, product) for product in products]
         if isinstance(assignment, ast.Assign) and isinstance(parent_of[assignment], ast.FunctionDef):
-            needed -= assigned(assignment)  # what it was before no longer matters
+            needed -= assigned(assignment)  # earlier values of the name were overwritten
         needed |= set() if products else {name.id for name in used_names(assignment.value, parent_of)}
     return found
 

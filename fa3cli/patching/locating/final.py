@@ -1,4 +1,4 @@
-"""Last doubts about a place: are the states there three, with axes of heads that nobody has repeated yet?"""
+"""Checks a site: q, k and v are three different tensors, [B, H, S, D], and their heads are not repeated yet."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = [
 
 
 def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) -> dict[str, LayoutChange]:
-    """Refuse states that aren't three tensors of `[B, H, S, D]` with the heads they are cached with, below `body`.
+    """Refuse states that are not three tensors `[B, H, S, D]`, with the heads that the cache holds, below `body`.
 
-    Returns the way to that layout and back of those that are flat but were joined from it.
+    Returns the layout changes, by role, of states that have another layout from which `[B, H, S, D]` can be restored.
     """
     layout_changes = {role: way for role, view in states.items() if (way := layout_change(view, body))}
     if states["k"].name.id == states["v"].name.id or states["q"].name.id in (
@@ -44,7 +44,7 @@ def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) 
 
 
 def repeating_statement(body: list[ast.stmt], name: str) -> ast.stmt | None:
-    """The statement that repeats a state's heads above the place, but below its cache, or may do so unseen."""
+    """The statement above the site and below the cache that repeats a state's heads, or may repeat them; else None."""
     above = list(simple_statements(body))
     cached = {target for statement in above if updates_cache(statement) for target in assigned(statement)}
     for statement in reversed(above):
@@ -59,21 +59,21 @@ def repeating_statement(body: list[ast.stmt], name: str) -> ast.stmt | None:
 
 
 def returns_repeated_heads(function: ast.FunctionDef) -> bool:
-    """Whether a function gives back a state it was given with its heads repeated."""
+    """Whether a function returns one of its arguments with repeated heads."""
     returns = [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value]
     views = [view for value in returns if (view := view_of(value, None))]
     return any(view.expanded or repeating_statement(function.body, view.name.id) for view in views)
 
 
 def updates_cache(statement: ast.stmt) -> bool:
-    """Whether a statement joins states with those of earlier positions."""
+    """Whether a statement appends states to the cached states of earlier positions."""
     value = getattr(statement, "value", None)
     calls = [call for call in ast.walk(value) if isinstance(call, ast.Call)] if value is not None else []
     return any(re.search("update|cache", callee(call)) or "past" in ast.unparse(call) for call in calls)
 
 
 def _state_before(statement: ast.stmt, name: str) -> str | None:
-    """The state a statement makes `name` of, if that is one."""
+    """The variable from which a statement computes `name`; None if it is not one variable."""
     value = dict(assignment_pairs(statement)).get(name, statement.value)
     inner = steps(value, None)[-1].expression
     if isinstance(inner, ast.Subscript):
@@ -86,7 +86,7 @@ def _state_before(statement: ast.stmt, name: str) -> str | None:
 
 
 def unsplit_projection(body: list[ast.stmt], name: str) -> ast.stmt | None:
-    """The statement that makes a state straight by a projection: it has no axis of heads yet."""
+    """The statement that assigns a bare projection, without an axis of heads, to a state; else None."""
     for statement in reversed(list(simple_statements(body))):
         if name in assigned(statement):
             value = dict(assignment_pairs(statement)).get(name)
@@ -95,7 +95,7 @@ def unsplit_projection(body: list[ast.stmt], name: str) -> ast.stmt | None:
 
 
 def is_projection(value: ast.expr, name: str = "") -> bool:
-    """Whether a value is straight a projection, `self.proj(y) * scale`, of something else than `name`: [B, S, H*D]."""
+    """Whether a value is a bare projection [B, S, H*D], `self.proj(y) * scale`, of another variable than `name`."""
     while isinstance(value, ast.BinOp):
         value = value.left
     return (

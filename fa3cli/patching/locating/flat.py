@@ -1,7 +1,7 @@
-"""States that aren't `[B, H, S, D]` where they can be taken: the way there and back.
+"""Finds the code that changes a state's layout to `[B, H, S, D]` and back, where it has another one at the site.
 
-Flash attention wants positions before heads. Bloom up to transformers 4.45 and models like it make batch and heads
-one axis before the cache, so that no other place is right.
+Flash attention takes positions before heads. Bloom up to transformers 4.45 and similar models join batch and heads into
+one axis before the cache, and there is no other correct site.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from fa3cli.patching.locating.views import View, callee
 
 __all__ = ["TRANSPOSE", "LayoutChange", "layout_change"]
 
-# What is written behind a state inside the call, and behind the call.
+# Code appended to a state inside the call, and code appended to the call.
 LayoutChange = tuple[str, str]
-# From positions before heads, and back.
+# From [B, S, H, D] to [B, H, S, D], and back.
 TRANSPOSE: LayoutChange = (".transpose(1, 2)", ".transpose(1, 2)")
 
 
 def layout_change(view: View, body: list[ast.stmt]) -> LayoutChange | None:
-    """The way of a state laid out `BSHD`, or `NSD` or `NDS` with the heads it was joined from above; None if none is known."""
+    """The layout change for `BSHD`, or for `NSD` and `NDS` if `body` shows the number of heads; None if unknown."""
     if view.axes == "BSHD":
         return TRANSPOSE
     heads = _joined_heads(view.name.id, body)

@@ -1,4 +1,4 @@
-"""Small questions about statements and names that the search for the place of the calls is made of."""
+"""Tells which names statements assign and read, and which statements they contain."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def blocks(statement: ast.stmt) -> list[list[ast.stmt]]:
 
 
 def simple_statements(block: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Every statement without blocks of its own, in the order of the text."""
+    """Every statement of a block that contains no other statements, at any depth, in the order of the text."""
     for statement in block:
         inner = blocks(statement)
         if not inner:
@@ -43,13 +43,13 @@ def simple_statements(block: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def callee(call: ast.Call) -> str:
-    """The last name of what is called: `torch.matmul(...)` -> `matmul`."""
+    """The last part of a called name: `torch.matmul(...)` -> `matmul`."""
     function = call.func
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def statements_on_path(block: list[ast.stmt], pivot: ast.stmt) -> list[ast.stmt]:
-    """The simple statements that can run in one pass with `pivot`: all but those of the branches it isn't in."""
+    """The simple statements that can run together with `pivot`: branches that exclude `pivot` are left out."""
     found: list[ast.stmt] = []
     for statement in block:
         inner = blocks(statement)
@@ -62,7 +62,7 @@ def statements_on_path(block: list[ast.stmt], pivot: ast.stmt) -> list[ast.stmt]
 
 
 def targets(statement: ast.stmt) -> list[ast.expr]:
-    """What an assignment assigns to, tuples taken apart; empty for other statements."""
+    """The targets of an assignment, tuples split into their elements; empty for other statements."""
     if isinstance(statement, ast.Assign):
         found = statement.targets
     elif isinstance(statement, (ast.AnnAssign, ast.AugAssign)):
@@ -77,7 +77,7 @@ def targets(statement: ast.stmt) -> list[ast.expr]:
 
 
 def assigned(statement: ast.stmt) -> set[str]:
-    """The names a statement assigns to, with `:=` too."""
+    """The names that a statement assigns, `:=` included."""
     names = {part.id for target in targets(statement) for part in ast.walk(target) if _is_stored(part)}
     inner = [] if blocks(statement) else ast.walk(statement)
     return names | {expression.target.id for expression in inner if isinstance(expression, ast.NamedExpr)}
@@ -88,7 +88,7 @@ def _is_stored(node: ast.AST) -> bool:
 
 
 def assignment_pairs(statement: ast.stmt) -> list[tuple[str, ast.expr]]:
-    """Names and the expressions they get: `a = x`, and `a, b = x, y`."""
+    """Pairs of a name and the expression assigned to it: `a = x`, and `a, b = x, y`."""
     if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or statement.value is None:
         return []
     names, value = targets(statement), statement.value
@@ -99,12 +99,12 @@ def assignment_pairs(statement: ast.stmt) -> list[tuple[str, ast.expr]]:
 
 
 def parents(function: ast.AST) -> dict[ast.AST, ast.AST]:
-    """Each node's parent."""
+    """Map each node to its parent."""
     return {child: node for node in ast.walk(function) for child in ast.iter_child_nodes(node)}
 
 
 def used_names(node: ast.AST, parent_of: dict[ast.AST, ast.AST]) -> list[ast.Name]:
-    """The names whose *values* a node reads; asking a tensor's shape, dtype or device, or `is None`, doesn't count."""
+    """The names whose *values* a node reads; reading a shape, dtype or device, or testing `is None`, does not count."""
     names = [used for used in ast.walk(node) if isinstance(used, ast.Name) and isinstance(used.ctx, ast.Load)]
     return [name for name in names if not _reads_metadata(parent_of.get(name))]
 
@@ -118,7 +118,7 @@ def _reads_metadata(parent: ast.AST | None) -> bool:
 
 
 def only_in_training(node: ast.AST, parent_of: dict[ast.AST, ast.AST]) -> bool:
-    """Whether an `if ... and self.training` is around a node, which is in its body."""
+    """Whether a node is in the body of an `if ... and self.training`."""
     while node in parent_of:
         above = parent_of[node]
         if isinstance(above, ast.If) and node in above.body:

@@ -1,4 +1,4 @@
-"""Attention computed in a method of the class: `self._attn(query, key, value, mask)` is a core by its arguments."""
+"""Finds cores in helper methods: `self._attn(query, key, value, mask)` is a core whose operands are its arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["all_cores"]
 def all_cores(
     function: ast.FunctionDef, method: Callable[[str], tuple[str, ast.FunctionDef] | None], refuse: Refuse
 ) -> list[Core]:
-    """The cores of a function, those in methods it calls on `self` among them; `method` finds one by name."""
+    """The cores of a function, including calls of helper methods on `self`; `method` finds a method by its name."""
     cores = find_cores(function, refuse)
     for statement in simple_statements(function.body):
         for call in ast.walk(statement):

@@ -1,7 +1,8 @@
-"""The other way to place the calls: around the operands of attention itself, where no line of its own would do.
+"""Finds the operand expressions of attention that the calls can be written around.
 
-Needed where other code reads the states too (relative positions, a tuple kept as cache) or where they have an
-axis of heads only in the middle of an expression (`self._shape(q, length, batch).view(*flat)`).
+This is needed where no statement below which the calls could go is correct: other code reads the states too (relative
+positions, a tuple kept as cache), or the states have an axis of heads only in the middle of an expression
+(`self._shape(q, length, batch).view(*flat)`).
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ __all__ = ["locate_inside"]
 
 
 def locate_inside(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Site:
-    """Return the expressions that are q, k and v of every core and nobody else's, or raise with the reason."""
+    """Return the expressions of q, k and v that only the cores read, or raise with the reason."""
     calls = []
-    # A softmax in either branch of an if is two cores of the same products.
+    # Two branches that each compute the softmax of the same products give two cores with the same operands.
     cores = list({tuple(map(id, core.operands.values())): core for core in cores}.values())
     for core in cores:
         paths = {role: statements_on_path(function.body, core.statements[role]) for role in ROLES}
@@ -49,7 +50,7 @@ def locate_inside(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) 
 def _state_expression(
     function: ast.FunctionDef, core: Core, role: str, path: list[ast.stmt], refuse: Refuse
 ) -> ast.expr:
-    """The expression nearest to the core that is `[B, H, S, D]`, its heads not repeated, read by nothing else."""
+    """The expression nearest to the core that is `[B, H, S, D]`, without repeated heads, read by the core alone."""
     statement, expression, axes = core.statements[role], core.operands[role], core.axes[role]
     while True:
         at = path.index(statement)
@@ -68,7 +69,7 @@ def _state_expression(
 
 
 def _has_heads(role: str, above: list[ast.stmt], expression: ast.expr) -> bool:
-    """Whether nothing above speaks against an expression having the heads of its role, each once."""
+    """Whether an expression has an axis of heads, and no statement above is known to repeat them."""
     names = [node.id for node in ast.walk(expression) if isinstance(node, ast.Name)]
     if role != "q" and any(repeating_statement(above, name) for name in names):
         return False
@@ -78,7 +79,7 @@ def _has_heads(role: str, above: list[ast.stmt], expression: ast.expr) -> bool:
 
 
 def _always_before(function: ast.FunctionDef, above: ast.stmt, statement: ast.stmt) -> bool:
-    """Whether `above` runs whenever `statement` does: the block that holds it holds the other too, however deep."""
+    """Whether `above` always runs before `statement`: the block of `above` contains `statement` at any depth."""
     around = [
         function.body,
         *(block for node in ast.walk(function) if isinstance(node, ast.stmt) for block in blocks(node)),
@@ -87,7 +88,7 @@ def _always_before(function: ast.FunctionDef, above: ast.stmt, statement: ast.st
 
 
 def _refuse_other_readers(function: ast.FunctionDef, above: ast.stmt, own: ast.Name, refuse: Refuse) -> None:
-    """Refuse a name that, once it holds the quantized state, is read by more than the chain to the core."""
+    """Refuse a name that other code than the chain to the core reads once it holds the quantized state."""
     parent_of = parents(function)
     for name in used_names(function, parent_of):
         if name.id == own.id and name is not own and name.lineno > above.end_lineno:
@@ -97,7 +98,7 @@ def _refuse_other_readers(function: ast.FunctionDef, above: ast.stmt, own: ast.N
 def _refuse_other_attention(
     function: ast.FunctionDef, cores: list[Core], inside: list[ast.expr], refuse: Refuse
 ) -> None:
-    """Refuse readers of the states in branches without a known core: they may be attention fa3 doesn't know."""
+    """Refuse branches that read the states without a known core: they may compute attention unknown to fa3."""
     parent_of = parents(function)
     names = {
         node.id for expression in inside for node in ast.walk(expression) if isinstance(node, ast.Name)

@@ -1,4 +1,4 @@
-"""Attention kernels fa3 doesn't know: a class that calls one beside its cores would be patched in part."""
+"""Finds calls of unknown attention kernels: a class with such a call would be patched in part only."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from fa3cli.patching.locating.views import callee
 __all__ = ["unknown_kernel"]
 
 _KERNEL = re.compile(r"attention|attn|flash|sdpa")
-# Masks, questions, and classes, whose own forward is looked at.
+# Functions for masks, predicates, and classes (their own forward is analysed).
 _NO_KERNEL = re.compile(
     r"mask|processor|^_?(is|get|has|supports?|prepare|create|check|warn)_|^[A-Z]|class|norm|pad"
 )
 
 
 def unknown_kernel(node: ast.ClassDef, cores: list[Core], known: set[str]) -> ast.Call | None:
-    """A call in a class that looks like attention on three tensors and is none of its cores, nor of the functions known."""
+    """The first call in a class that looks like attention on three tensors but is no core and no known function."""
     parent_of = parents(node)
     inside = {
         id(part) for core in cores for role in core.statements for part in ast.walk(core.statements[role])
     }
-    # A method that is called as a kernel is one.
+    # A method with the name of a kernel is that kernel.
     kernels = [
         function
         for function in node.body

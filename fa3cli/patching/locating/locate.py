@@ -1,8 +1,8 @@
-"""Find where q, k and v can be taken as they enter attention: after rope and cache, before head expansion.
+"""Finds the statement below which q, k and v can be quantized: after rope and cache, before heads are repeated.
 
-From the core upwards each role is followed by data flow, never by its name. A statement that only lays
-out, casts or repeats a state is stepped over; whatever else assigns it is where the way up ends, and the
-calls go below. Nothing but attention may see the states from there on. What can't be shown is refused.
+The search follows the data flow of each role upwards from the core; variable names do not matter. It passes statements
+that only change layout or dtype or repeat heads. It stops at any other assignment, and the calls are inserted below.
+From there on only attention may read the states. Code for which this cannot be shown is refused.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ __all__ = ["ROLES", "Site", "locate", "state_arguments"]
 
 ROLES = "qkv"
 Refuse = Callable[[ast.AST, str], Exception]
-# role -> the variable that holds it here, and the axes it has
+# role -> the variable that holds the state here, with its axes
 Tracks = dict[str, View]
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where the calls go: below `after`, a statement of the function's own block, for `states`, the names of q, k, v.
+    """Where the calls are written: below the statement `after`, for `states`, the variables of q, k and v.
 
-    `layout_changes` are those of states that are flat there. Or around the expressions `inside`, each with its role, where no
-    such statement exists. `owner` holds the quantizer there: self, or the attention a processor is called with.
-    `layout` is the one the quantizer has to be made for. `others` are the places in other methods of a processor.
+    `after` is a direct child of the function. `layout_changes` belong to states that are not [B, H, S, D] there. Where
+    no such statement exists, the calls are written around the expressions `inside`, each with its role. `owner` is the
+    variable whose attribute is the quantizer: self, or the module that a processor is called with. `layout` is the
+    layout that the quantizer is created for. `others` are the sites in other methods of a processor.
     """
 
     after: ast.stmt | None = None
@@ -53,7 +54,7 @@ class Site:
 
 @dataclass
 class _Walk:
-    """What the way up has seen: names that may hold a state, and the places that may read them."""
+    """What the search has seen: names that may hold a state, and the nodes that may read them."""
 
     function: ast.FunctionDef
     cores: list[Core]
@@ -63,7 +64,7 @@ class _Walk:
 
 
 def locate(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Site:
-    """Return the one place of a function where all three states can be taken, or raise with the reason."""
+    """Return the site of a function where all three states are available, or raise with the reason."""
     walk, body = _Walk(function, cores, refuse), function.body
     boundaries, stop = _trace_up(walk)
     if stop < 0:
@@ -82,7 +83,7 @@ def locate(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Site
 
 
 def _site(above: list[ast.stmt], states: Tracks, refuse: Refuse) -> Site:
-    """The site below some statements, if the states are whole there."""
+    """The site below the statements `above`, if all three states are final there."""
     if set(states) != set(ROLES):
         raise refuse(above[-1], "a state is changed after the attention scores were computed")
     layout_changes = check_states(states, above, refuse)
@@ -90,7 +91,7 @@ def _site(above: list[ast.stmt], states: Tracks, refuse: Refuse) -> Site:
 
 
 def state_arguments(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Tracks:
-    """Which arguments of a helper function are the states, untouched until they enter its cores."""
+    """Which arguments of a helper function are the states; the helper must not change them before its cores."""
     walk = _Walk(function, cores, refuse)
     boundaries, stop = _trace_up(walk)
     if stop >= 0 or set(boundaries[0]) != set(ROLES):
@@ -102,7 +103,7 @@ def state_arguments(function: ast.FunctionDef, cores: list[Core], refuse: Refuse
 
 
 def _trace_up(walk: _Walk) -> tuple[list[Tracks], int]:
-    """The tracks above each statement, from the last one up to where the way ends, and that statement's index."""
+    """The tracks above each statement, and the index of the statement where the search stops (-1: none)."""
     body = walk.function.body
     boundaries: list[Tracks] = [{} for _ in range(len(body) + 1)]
     for index in reversed(range(len(body))):
@@ -113,7 +114,7 @@ def _trace_up(walk: _Walk) -> tuple[list[Tracks], int]:
 
 
 def _step_up(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> tuple[Tracks, bool]:
-    """The tracks above a statement, and whether it is where the way up ends."""
+    """The tracks above a statement, and whether the search stops at it."""
     inner = blocks(statement)
     if inner and _holds_core(walk, statement):
         return _step_over_branches(walk, statement, inner, tracks), False
@@ -152,7 +153,7 @@ def _step_over_assignment(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> t
 def _step_over_branches(
     walk: _Walk, statement: ast.stmt, inner: list[list[ast.stmt]], tracks: Tracks
 ) -> Tracks:
-    """All branches with a core must come to the same states at their tops, as must the code below them."""
+    """The tracks above a compound statement: all its branches and the code below it must agree on the states."""
     if isinstance(statement, (ast.For, ast.While)):
         raise walk.refuse(statement, "attention is computed in a loop")
     result: Tracks = {}
@@ -170,7 +171,7 @@ def _step_over_branches(
 
 
 def _merge(walk: _Walk, statement: ast.stmt, tracks: Tracks, role: str, view: View) -> None:
-    """Record that `role` is `view` above a statement, which must agree with what is known already."""
+    """Record that `role` is `view` above a statement; refuse a view that contradicts the known one."""
     known = tracks.get(role)
     if known is not None and known.name.id != view.name.id:
         raise walk.refuse(
@@ -186,7 +187,7 @@ def _merge(walk: _Walk, statement: ast.stmt, tracks: Tracks, role: str, view: Vi
 
 
 def _changes_state(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> bool:
-    """Whether a compound statement without a core does more to a state than to cast it or to repeat its heads."""
+    """Whether a compound statement without a core changes a state by more than a cast or repeated heads."""
     for line in simple_statements([statement]):
         pairs = dict(assignment_pairs(line))
         for view in tracks.values():
@@ -200,7 +201,7 @@ def _changes_state(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> bool:
 
 
 def _below_other_readers(walk: _Walk, stop: int) -> int:
-    """Move the place below every reader of the states that isn't attention; refuse one at or after the core."""
+    """Move the site below every other reader of the states; refuse a reader at or after the core."""
     parent_of = parents(walk.function)
     first = next(index for index, line in enumerate(walk.function.body) if _holds_core(walk, line))
     for index in range(len(walk.function.body) - 1, stop, -1):

@@ -1,4 +1,4 @@
-"""What repeats the heads of a state: methods and functions of torch, einops, concatenation, functions of the file."""
+"""Finds calls that repeat the heads of a state: torch, einops, concatenation, and functions of the file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _JOINS = {"cat", "concat", "concatenate", "stack"}
 
 
 def repeated_state(expression: ast.expr) -> ast.expr | None:
-    """The state whose heads a call repeats that isn't one of EXPAND; None if it isn't known to."""
+    """The state whose heads a call outside of EXPAND repeats; None if the call is not known to repeat heads."""
     if not isinstance(expression, ast.Call) or not expression.args:
         return None
     name, first = callee(expression), expression.args[0]
@@ -32,10 +32,11 @@ def repeated_state(expression: ast.expr) -> ast.expr | None:
 
 
 def may_repeat_heads(value: ast.AST, cached: Collection[str] = (), own: Collection[str] = ()) -> bool:
-    """Whether something in a value repeats heads, or may do so unseen: a function from elsewhere that is given a `cached`
-    state, or one of the file that repeats anything and gives a state back under its `own` name.
+    """Whether an expression repeats heads, or may repeat them where fa3 cannot see it.
 
-    Latent attention repeats a part of its keys: what is joined with something else doesn't count.
+    The latter are functions of other files that take a `cached` state, and functions of this file that repeat anything
+    and whose result is assigned to the variable of an argument (`own`). Latent attention repeats a part of its keys, so
+    a repeated tensor that is concatenated with another one does not count.
     """
     if isinstance(value, ast.Call):
         if callee(value) in _JOINS and repeated_state(value) is None:
@@ -53,10 +54,10 @@ def may_repeat_heads(value: ast.AST, cached: Collection[str] = (), own: Collecti
 
 
 def mark_calls(tree: ast.Module, expanding: Callable[[ast.FunctionDef], bool]) -> None:
-    """Mark the calls of functions of the file that give their first argument back with repeated heads.
+    """Mark calls of the file's functions that return their first argument with repeated heads (`repeats_heads`).
 
-    `expanding` says so of a function. Also marked are calls of functions that repeat anything at all, and (`foreign`)
-    of functions and modules from elsewhere; a norm or a projection repeats nothing.
+    `expanding` tells whether a function does that. Other marks: `mentions_repeats` for functions that repeat anything,
+    `foreign` for functions and modules of other files, except norms and projections, which repeat nothing.
     """
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     repeating = {function.name for function in functions if expanding(function)}
@@ -73,13 +74,13 @@ def mark_calls(tree: ast.Module, expanding: Callable[[ast.FunctionDef], bool]) -
 
 
 def _may_pick_heads(index: ast.expr) -> bool:
-    """Whether an index, `x[:, self.index]`, may pick heads more than once."""
+    """Whether an index, `x[:, self.index]`, may select a head more than once."""
     parts = index.elts if isinstance(index, ast.Tuple) else []
     return any(isinstance(part, (ast.Name, ast.Attribute, ast.Call, ast.List)) for part in parts)
 
 
 def _repeated_part(parts: ast.expr) -> ast.expr | None:
-    """The one expression a list repeats: `[b] * 2`, `(b, b)`."""
+    """The expression that all elements of a list are: `[b] * 2`, `(b, b)`; None if they differ."""
     if isinstance(parts, ast.BinOp) and isinstance(parts.op, ast.Mult):
         lists = [
             operand for operand in (parts.left, parts.right) if isinstance(operand, (ast.List, ast.Tuple))

@@ -1,4 +1,4 @@
-"""Which part of a model is its language model: what is built from a vision or audio configuration isn't."""
+"""Finds the classes of a model's language part: those not built from a vision or audio configuration."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fa3cli.patching.source import Source, parse
 
 __all__ = ["OTHER_MODALITIES", "built_parts", "language_model"]
 
-# The parts of a config.json that describe how a model sees and hears.
+# The parts of config.json that describe other modalities than text.
 OTHER_MODALITIES = {"vision_config", "audio_config"}
 
 
 def language_model(source: Source, graph: ClassGraph, architecture: str) -> set[str]:
-    """The top-level names `architecture` refers to, without those only its vision and audio parts are made of."""
+    """The top-level names that `architecture` refers to, without names that only its vision and audio parts use."""
     if not any(name in source.text for name in OTHER_MODALITIES):
         return graph.reachable(architecture)
     return _without_other_modalities(source.text, source.name).reachable(architecture)
@@ -29,7 +29,7 @@ def _without_other_modalities(text: str, name: str) -> ClassGraph:
 
 
 def built_parts(source: Source, reachable: set[str]) -> set[str]:
-    """The parts of the configuration that the classes reached give to others: `Encoder(config.encoder_config)`."""
+    """The parts of the configuration that reachable classes pass to calls: `Encoder(config.encoder_config)`."""
     classes = [node for node in source.tree.body if isinstance(node, ast.ClassDef) and node.name in reachable]
     calls = [call for owner in classes for call in ast.walk(owner) if isinstance(call, ast.Call)]
     return {name for call in calls for name in _given(call)}
@@ -41,7 +41,7 @@ def _given(call: ast.Call) -> set[str]:
 
 
 class _OtherModalitiesRemover(ast.NodeTransformer):
-    """Leaves out the calls that are given such a configuration: `VisionModel(config.vision_config)`."""
+    """Replaces calls that take a vision or audio configuration by None: `VisionModel(config.vision_config)`."""
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         return ast.Constant(None) if _given(node) & OTHER_MODALITIES else self.generic_visit(node)

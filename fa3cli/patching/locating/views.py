@@ -1,4 +1,4 @@
-"""Expressions that only lay out, cast or repeat a tensor: what attention sees through them is still that tensor."""
+"""Follows expressions that only change a tensor's layout or dtype or repeat its heads, back to that tensor."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from fa3cli.patching.locating.repeats import EXPAND, repeated_state
 
 __all__ = ["Step", "View", "callee", "steps", "view_of"]
 
-# Methods and functions of torch; None as new layout means: the axes can't be followed through it.
+# Methods and functions of torch. A new layout of None means that the axes are unknown behind the operation.
 _KEEP_AXES = {"contiguous", "to", "float", "half", "bfloat16", "type", "type_as", "clone", "pad"}
 _RESHAPE = {"view", "reshape", "unsqueeze", "squeeze", "flatten", "unflatten"}
-# Three axes come from four by joining batch and heads; what other reshapes do to the axes isn't known.
+# A reshape from four axes to three joins batch and heads; the effect of other reshapes on the axes is unknown.
 _BEFORE_JOIN = {"NSD": "BHSD", "NDS": "BHDS"}
 _FUNCTIONS_OF = {"torch", "F", "nn.functional", "torch.nn.functional"}
 
 
 @dataclass(frozen=True)
 class View:
-    """`name`'s tensor, with the axes it has before (`BHSD`, None if unknown) and whether heads were repeated since."""
+    """The variable that an expression is a view of, its axes (None if unknown), and whether heads are repeated."""
 
     name: ast.Name
     axes: str | None
@@ -29,7 +29,7 @@ class View:
 
 @dataclass(frozen=True)
 class Step:
-    """One expression of a chain of views, with its axes and whether going on to the next one inside repeats heads."""
+    """One expression of a chain of views, with its axes, and whether it repeats the heads of the next inner one."""
 
     expression: ast.expr
     axes: str | None
@@ -37,13 +37,13 @@ class Step:
 
 
 def view_of(expression: ast.expr, axes: str | None) -> View | None:
-    """Strip layout, dtype and head expansion off `expression`, whose result has `axes`; None if anything else is in it."""
+    """Find the variable that `expression`, whose result has `axes`, is a view of; None if it computes anything else."""
     chain = steps(expression, axes)
     last = chain[-1]
     if not isinstance(last.expression, ast.Name):
         return None
     expanded = any(step.expands for step in chain)
-    # Heads are repeated along an axis of their own, which goes again: x[:, :, None].expand(...).reshape(...)
+    # x[:, :, None].expand(...).reshape(...) repeats heads along an extra axis and removes that axis again.
     whole = axes if expanded and last.axes is None and axes == "BHSD" else last.axes
     return View(last.expression, whole, expanded)
 
@@ -58,7 +58,7 @@ def steps(expression: ast.expr, axes: str | None) -> list[Step]:
 
 
 def _inner(expression: ast.expr, axes: str | None) -> tuple[ast.expr, str | None, bool] | None:
-    """What `expression` is a view of, the axes that has, and whether the view repeats heads; None for no view."""
+    """The expression that `expression` is a view of, its axes, and whether the view repeats heads; None for no view."""
     if isinstance(expression, ast.Attribute) and expression.attr in ("T", "mT"):
         return expression.value, _swap(axes, -1, -2), False
     if isinstance(expression, ast.Subscript) and _adds_axes_only(expression.slice):
