@@ -1,6 +1,6 @@
-"""Patching: text in, text out. Finds the modeling file, places the calls, edits config.json, keeps a receipt.
+"""Patches modeling files as text: finds the file and the sites of the calls, edits config.json, keeps a receipt.
 
-Never imports torch or transformers.
+This package never imports torch or transformers.
 """
 
 from fa3cli.patching.api import attention_of, patch, plan, undo

@@ -1,4 +1,4 @@
-"""Plan, write and undo the patch of a folder: of a language model's weights, or of a pipeline of diffusers."""
+"""Plans, writes and undoes the patch of a folder: a language model's weights or a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def plan(
     rules: str | Path | None = None,
     force: bool = False,
 ) -> PatchPlan:
-    """Work out a patch without writing anything; raises what `patch` would raise."""
+    """Compute a patch without writing anything; raises the same errors as `patch`."""
     options = Options(tuple(attention), _absolute(modeling), quantizer, _absolute(rules))
     folder = Path(folder)
     return _plan(folder, output_folder(folder, output), options, force)
@@ -55,10 +55,10 @@ def patch(
 
     The index is config.json (its auto_map), or model_index.json of a pipeline.
 
-    `attention` names classes (none: those the architecture is built of), `modeling` a modeling file other than the
-    installed library's own, `output` a folder to make instead of changing this one, `quantizer` whose FAQuantizer to
-    import (fa3cli or msmodelslim), `rules` a folder of the user's own rules. `force` replaces a patch that was changed
-    by hand.
+    `attention` names the classes to patch (none: all that build the architecture), `modeling` a modeling file to use
+    instead of the installed library's, `output` a folder to create while this one stays unchanged, `quantizer` the
+    package to import FAQuantizer from (fa3cli or msmodelslim), `rules` a folder with the user's own rules. `force`
+    replaces a patch that was changed by hand.
     """
     options = Options(tuple(attention), _absolute(modeling), quantizer, _absolute(rules))
     folder, target = Path(folder), output_folder(Path(folder), output)
@@ -81,7 +81,7 @@ def patch(
 def attention_of(
     folder: str | Path, *, modeling: str | Path | None = None, rules: str | Path | None = None
 ) -> tuple[AttentionClass, ...]:
-    """Every attention class of the modeling files a folder would be patched from, patchable or not."""
+    """List every attention class of the modeling files that a folder would be patched from, patchable or not."""
     folder = Path(folder)
     form = format_of(folder, modeling)
     disk = look(form, folder)
@@ -90,9 +90,9 @@ def attention_of(
 
 
 def undo(folder: str | Path, *, force: bool = False) -> UndoResult:
-    """Take a patch back: every byte of the index as it was, and nothing left that fa3 added.
+    """Undo a patch: restore every byte of the index and remove every file that fa3 added.
 
-    ConflictError if the folder's patch isn't fa3's, or was changed by hand and `force` isn't given.
+    Raises ConflictError if the folder's patch is not fa3's, or was changed by hand and `force` is not given.
     """
     folder = Path(folder)
     form = format_of(folder)
@@ -149,7 +149,7 @@ def _plan(folder: Path, target: Path, options: Options, force: bool) -> PatchPla
 
 
 def _disks(form: Format, folder: Path, target: Path, force: bool) -> tuple[Disk, Disk | None]:
-    """What lies in the folder and in the target, None for one that is still to be made; ConflictError if it may not be patched."""
+    """Inspect the folder and the target (None: not created yet); ConflictError if the target may not be patched."""
     source = look(form, folder)
     if target != folder and source.receipt:
         raise ConflictError(f"{folder} is patched itself", hint="undo that first, or leave out --output")
@@ -171,7 +171,7 @@ def _refuse_conflicts(disk: Disk, force: bool) -> None:
 
 
 def _refuse_strangers(target: Path, disk: Disk | None, files: Sequence[FileChange]) -> None:
-    """Refuse to write over a file that isn't fa3's, or through a link."""
+    """Refuse to overwrite a file that fa3 did not write, or to write through a link."""
     if disk is not None:
         refuse_links(target, files)
     ours = disk.modules if disk else ()
@@ -193,7 +193,7 @@ def _patched(made: Build, module: Path) -> PatchedFile:
 
 
 def _link(index: Path, disk: Disk | None) -> str | None:
-    """What the index links to, or did before it was patched."""
+    """The target of the index if it is a symbolic link, or was one before the patch; else None."""
     if index.is_symlink():
         return os.readlink(index)
     return disk.receipt.link if disk and disk.receipt else None

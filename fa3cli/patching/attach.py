@@ -1,4 +1,4 @@
-"""Where the quantizer is made: at the end of the `__init__` that all patched classes run through."""
+"""Creates the quantizer at the end of the `__init__` that all patched classes call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["attach", "owners", "quantizer_line"]
 
 
 def owners(source: Source, graph: ClassGraph, patched: tuple[str, ...]) -> list[str]:
-    """The classes whose `__init__` makes the quantizer: the topmost ones that every patched class runs through."""
+    """The classes whose `__init__` creates the quantizer: the topmost base classes, so that it is created once."""
     found_in = []
     for name in patched:
         found = graph.method(name, "__init__")
@@ -45,9 +45,9 @@ def attach(
     layout: str | None = None,
     sizes: Mapping[str, str] | None = None,
 ) -> Below:
-    """Make the quantizer at the end of an `__init__`: as its rule says, from `sizes`, or from the config.
+    """Create the quantizer at the end of an `__init__`, from its rule's attributes, from `sizes`, or from the config.
 
-    `layout` is what the quantizer is told of the states it will get, None where it needn't be.
+    `layout` is the layout of the states if the quantizer needs that argument, else None.
     """
     init = graph.method(owner, "__init__")[1]
     if any(isinstance(node, ast.Return) for node in ast.walk(init)):
@@ -61,7 +61,7 @@ def attach(
 
 
 def quantizer_line(module: str, config: str | Mapping[str, str], layout: str | None) -> str:
-    """The line that gives a module its quantizer; `config` may be its numbers."""
+    """The line that assigns a quantizer to a module; `config` is an expression, or the attributes of a namespace."""
     if not isinstance(config, str):
         config = f"SimpleNamespace({', '.join(f'{key}={text}' for key, text in config.items())})"
     layout_argument = f', layout="{layout}"' if layout else ""

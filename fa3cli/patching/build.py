@@ -1,4 +1,4 @@
-"""The patch of a language model's modeling file, with every check that needs its folder and the installed transformers."""
+"""Patches a language model's modeling file, with the checks that need its folder and the installed transformers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Build", "build"]
 
 @dataclass(frozen=True)
 class Build:
-    """Where a modeling file came from, its text, and what became of it."""
+    """A modeling file: where it came from, its text, and the patched result."""
 
     origin: Origin
     text: str
@@ -30,7 +30,7 @@ class Build:
 
 
 def build(installed: Installed, folder: Path, origin: Origin, options: Options) -> Build:
-    """Patch the modeling file of a language model, or raise what keeps it from being patched or loaded."""
+    """Patch the modeling file of a language model; raises the reason if it cannot be patched or loaded."""
     source = parse(read_source(origin.path), str(origin.path))
     elsewhere = []
     if origin.package is None:
@@ -63,7 +63,7 @@ def build(installed: Installed, folder: Path, origin: Origin, options: Options) 
 
 
 def _check_packages(source: Source) -> None:
-    """Refuse a file that can't be loaded without a package this environment hasn't."""
+    """Refuse a file that needs a package that is not installed."""
     for package, line in required_packages(source).items():
         if importlib.util.find_spec(package) is None:
             raise UnsupportedError(
@@ -74,7 +74,7 @@ def _check_packages(source: Source) -> None:
 
 
 def _check_names(installed: Installed, patched: Source) -> None:
-    """Refuse a file that was made for another transformers than the installed one."""
+    """Refuse a file that uses names which the installed transformers does not have."""
     names = missing_names(installed, patched)
     if names:
         raise UnsupportedError(

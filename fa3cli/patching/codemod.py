@@ -1,4 +1,4 @@
-"""The one writer: a libcst codemod that makes the changes the analysis found places for, and nothing else."""
+"""Writes the places that the analysis found into a modeling file, as a libcst codemod; nothing else changes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SPACE = cst.SimpleWhitespace(" ")
 
 
 class PatchAttention(cst.CSTTransformer):
-    """Write every place of a file: lines, calls, guards, absolute imports, and what goes to its end.
+    """Write every place of a file: lines, calls, import guards, absolute imports, and text at the end.
 
-    Statements in which there is no place are not entered.
+    Statements without a place are not visited, which saves most of the time.
     """
 
     METADATA_DEPENDENCIES = (ByteSpanPositionProvider,)
@@ -69,7 +69,7 @@ class PatchAttention(cst.CSTTransformer):
     def leave_SimpleStatementSuite(
         self, original: cst.SimpleStatementSuite, updated: cst.SimpleStatementSuite
     ) -> cst.BaseSuite:
-        """`if x: import y` gets a block for its guard."""
+        """Turn `if x: import y` into an indented block, which its `try` needs."""
         if not self._take(Guarded, original.body[0]):
             return updated
         line = cst.SimpleStatementLine(updated.body, trailing_whitespace=updated.trailing_whitespace)
@@ -89,18 +89,18 @@ class PatchAttention(cst.CSTTransformer):
 
     @staticmethod
     def _key(kind: type[Place], start: int, length: int) -> tuple[type[Place], int, int]:
-        """Statements are known by their start: whether `;` belongs to them is seen differently."""
+        """Identify statements by their start only: `ast` and libcst disagree on whether a `;` belongs to them."""
         return kind, start, length if kind is Around else 0
 
     def _take(self, kind: type[Place], node: cst.CSTNode) -> list[Place]:
-        """The places of a kind at a node, which are written then."""
+        """Remove and return the places of one kind at a node, which the caller writes."""
         span = self.get_metadata(ByteSpanPositionProvider, node)
         return self._remaining.pop(self._key(kind, span.start, span.length), [])
 
     def _with_neighbours(
         self, line: cst.BaseStatement, first: cst.CSTNode, last: cst.CSTNode
     ) -> cst.BaseStatement | cst.FlattenSentinel:
-        """A line or block, its import guarded, with the lines above its first and below its last statement."""
+        """Add the guard of a line or block, the lines above its first statement and those below its last one."""
         if self._take(Guarded, first):
             line = _guarded(line)
         above, below = self._take(Above, first), self._take(Below, last)

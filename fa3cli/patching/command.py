@@ -1,5 +1,5 @@
-"""The codemod as a command of libcst: `python -m libcst.tool codemod -x --no-format
-fa3cli.patching.command.PatchAttentionCommand --attention Qwen2Attention FILE` patches FILE itself.
+"""Offers the codemod as a libcst command: `python -m libcst.tool codemod -x --no-format
+fa3cli.patching.command.PatchAttentionCommand --attention Qwen2Attention FILE` patches FILE in place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class PatchAttentionCommand(VisitorBasedCodemodCommand):
 
     @staticmethod
     def add_args(arg_parser: argparse.ArgumentParser) -> None:
-        """The options of `fa3 patch` that concern one file alone."""
+        """Add the options of `fa3 patch` that concern a single file."""
         arg_parser.add_argument(
             "--attention",
             metavar="CLASS",

@@ -1,4 +1,4 @@
-"""config.json, read as data and edited as text: what isn't ours keeps its order, indentation and line ends."""
+"""Reads config.json as data and edits it as text, so that order, indentation and line ends of other keys stay."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 @dataclass(frozen=True)
 class CustomClass:
-    """What an entry of auto_map names: a class, the file it is in, and the hub repository if that is another one."""
+    """An entry of auto_map: a class, its file, and the hub repository if the file is in another one."""
 
     repository: str | None
     file: str
@@ -39,7 +39,7 @@ class CustomClass:
 
 @dataclass(frozen=True)
 class Config:
-    """A config.json: its text as it is in the file, and what it says."""
+    """A config.json: its path, its text and its parsed data."""
 
     path: Path
     text: str
@@ -47,7 +47,7 @@ class Config:
 
     @property
     def model_type(self) -> str:
-        """The model type; InvalidInputError if the file names none."""
+        """The model type; raises InvalidInputError if the file has no valid one."""
         found = self.data.get("model_type")
         if found is None and "_class_name" in self.data:
             raise InvalidInputError(
@@ -82,7 +82,7 @@ class Config:
 
     @property
     def causal_lm(self) -> CustomClass | None:
-        """The class auto_map lets AutoModelForCausalLM load; None if it names none (or null, as some tools write)."""
+        """The class that auto_map gives to AutoModelForCausalLM; None without an entry (some tools write null)."""
         entry = self.auto_map.get(CAUSAL_LM)
         if entry is None:
             return None
@@ -119,7 +119,7 @@ def read_config(path: Path, text: str | None = None) -> Config:
 
 
 def require_types(config: Config) -> None:
-    """Raise InvalidInputError for a key of a model's config.json whose value is of a kind no model has."""
+    """Raise InvalidInputError for a key of a model's config.json whose value has the wrong type."""
     for key, (kind, what) in _TYPES.items():
         found = config.data.get(key)
         if found is not None and not isinstance(found, kind):
@@ -133,7 +133,7 @@ def require_types(config: Config) -> None:
 
 
 def set_auto_map(config: Config, target: str) -> list[Edit]:
-    """The edits that let AutoModelForCausalLM load `target` (file.Class); none if it does already."""
+    """The edits that make AutoModelForCausalLM load `target` (file.Class); none if it already does."""
     if config.auto_map.get(CAUSAL_LM) == target:
         return []
     text, entry = config.text, f'"{CAUSAL_LM}": {json.dumps(target)}'
@@ -156,14 +156,14 @@ def set_auto_map(config: Config, target: str) -> list[Edit]:
 
 
 def _gap(text: str, key: int) -> str:
-    """The white space in front of a key: a line end and its indentation, or nothing or a blank on one line."""
+    """The white space before a key: a line end with indentation; in a one-line document, the blanks, at least one."""
     return re.search(r"[ \t\r\n]*\Z", text[:key]).group() or " "
 
 
 def members_of(text: str, start: int) -> dict[str, tuple[int, int, int]]:
-    """For each key of the (valid) object at `start`: where the key begins, its value begins and ends.
+    """Map each key of the (valid) json object at `start` to the offsets of the key, its value, and the value's end.
 
-    Of a key that is there twice it is the last one, as it is for Python's json, which transformers reads with.
+    The last one of repeated keys counts, as in Python's json module, which transformers uses.
     """
     members, at = {}, _SPACE.match(text, start + 1).end()
     while text[at] != "}":
@@ -178,6 +178,6 @@ def members_of(text: str, start: int) -> dict[str, tuple[int, int, int]]:
 
 
 def _brief(value: Any) -> str:
-    """A value as it is quoted in a message."""
+    """A value as text for a message, cut to a bounded length."""
     text = f"{value!a}" if isinstance(value, str) else repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -1,4 +1,4 @@
-"""The state of a folder against the patch that would be written now, and why a patch is stale."""
+"""Compares a folder's patch with the patch that would be written now, and tells why it is stale."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["difference", "state_of"]
 
 
 def state_of(disk: Disk | None, new: Receipt) -> tuple[str, str | None]:
-    """The state of a folder, and what keeps it from being what would be written."""
+    """The state of a folder, and the reason if its patch is not the one that would be written now."""
     if disk is None or disk.receipt is None:
         return "would-patch", None
     if disk.edited:
@@ -26,7 +26,7 @@ def state_of(disk: Disk | None, new: Receipt) -> tuple[str, str | None]:
 
 
 def difference(old: Receipt, new: Receipt) -> str:
-    """What a patch was made of, and what it would be made of now."""
+    """The first input that differs between an old patch and the new one, in words."""
     for name, before in vars(old.options).items():
         after = getattr(new.options, name)
         if before != after:

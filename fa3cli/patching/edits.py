@@ -1,4 +1,4 @@
-"""A change of a text as data: what was removed and inserted where, so that it can be reversed exactly."""
+"""Describes a change of a text as edits (offset, removed, inserted), which can be reversed exactly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Edit", "apply", "between", "reverse"]
 
 @dataclass(frozen=True)
 class Edit:
-    """At `offset` (characters of the *source* text) `removed` gave way to `inserted`."""
+    """At `offset` (in characters of the *source* text), `removed` was replaced by `inserted`."""
 
     offset: int
     removed: str
@@ -37,7 +37,7 @@ def apply(text: str, edits: Iterable[Edit]) -> str:
 
 
 def reverse(text: str, edits: Iterable[Edit]) -> str:
-    """Return the text `apply` was given, from the text it made and the same edits."""
+    """Return the text that `apply` got, from the text that it returned and the same edits."""
     inverse, shift = [], 0
     for edit in sorted(edits, key=lambda edit: edit.offset):
         inverse.append(Edit(edit.offset + shift, edit.inserted, edit.removed))
@@ -46,7 +46,7 @@ def reverse(text: str, edits: Iterable[Edit]) -> str:
 
 
 def between(before: str, after: str) -> tuple[Edit, ...]:
-    """The edits that make one text of another: whole lines that were added or removed, and parts of changed lines."""
+    """The edits that change `before` to `after`: whole added or removed lines, and the changed parts of other lines."""
     return tuple(_changes(before, after, r"[^\n]*\n|[^\n]+", [r"\w+|\s+|[^\w\s]+"], 0))
 
 

@@ -1,7 +1,7 @@
-"""Puts a patch into a folder and takes it out, in an order in which a receipt explains every state in between.
+"""Writes a patch into a folder and removes it, in an order in which the receipt explains every state in between.
 
-config.json or model_index.json (the index) names patched files only while they and their receipt are there. So it is
-restored first and changed last. What fails or is interrupted is taken back.
+config.json or model_index.json (the index) may name patched files only while these files and their receipt exist. So
+the index is restored first and changed last. A change that fails or is interrupted is rolled back.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Steps = list[tuple[str, Entry]]
 
 @dataclass(frozen=True)
 class Patched:
-    """A patch that lies in a folder, or none: its files, and the index (None: it has none) with what that is without it.
+    """The patch that a folder has, if any: its files, and the index (None: no index) with its `unpatched` content.
 
-    `receipt` is written first where the one that is there doesn't explain the folder: it was changed by hand since.
+    `receipt` is a new receipt to write first: the folder's own one does not explain changes made by hand.
     """
 
     index: str | None
@@ -35,19 +35,19 @@ class Patched:
 
 
 def install_patch(folder: Path, old: Patched, contents: Mapping[str, bytes]) -> None:
-    """Replace the old patch of a folder, if it has one, by the files of a new one: its receipt, its modules, its index."""
+    """Replace a folder's old patch, if there is one, by `contents`, in this order: receipt, modules, index."""
     _run_steps(folder, old, [*(_undo_steps(old) if old.modules else []), *contents.items()])
 
 
 def remove_patch(folder: Path, old: Patched, link: str | None) -> None:
-    """Make a folder what it was before it was patched; the index too is a `link` again, unless it was changed since."""
+    """Restore the folder before the patch; an index that was a `link` becomes one again unless it was changed since."""
     if old.index and not old.receipt:
         old = replace(old, unpatched=original_link(folder / old.index, link, old.unpatched))
     _run_steps(folder, old, [*_undo_steps(old), (_RECEIPT, None)])
 
 
 def _undo_steps(old: Patched) -> Steps:
-    """What leaves of a patch nothing but its receipt."""
+    """The steps that remove all of a patch except its receipt."""
     first = [(_RECEIPT, old.receipt)] if old.receipt else []
     index = [(old.index, old.unpatched)] if old.index else []
     return [*first, *index, *((name, None) for name in old.modules)]
@@ -63,16 +63,15 @@ def _run_steps(folder: Path, old: Patched, steps: Steps) -> None:
         for name, entry in steps:
             _put(folder / name, entry)
     except BaseException:
-        with suppress(
-            OSError
-        ):  # what went wrong first is what counts; the receipt explains how far this came
+        # The first error is the one to report. If the rollback fails too, the receipt explains the folder's state.
+        with suppress(OSError):
             for name, entry in _restore_steps(before, old):
                 _put(folder / name, entry)
         raise
 
 
 def _restore_steps(before: Mapping[str, Entry], old: Patched) -> Steps:
-    """What makes a folder again what it was, from wherever a change of it stopped."""
+    """The steps that restore the entries `before`, from any point at which a change stopped."""
     index = [old.index] if old.index in before else []
     modules = [name for name in before if name not in (_RECEIPT, old.index)]
     removed: Steps = [*((name, old.unpatched) for name in index), *((name, None) for name in modules)]
@@ -87,7 +86,7 @@ def _put(path: Path, entry: Entry) -> None:
 
 
 def _entries(folder: Path, names: Iterable[str]) -> dict[str, Entry]:
-    """What paths of a folder are; what is neither a file nor a link could not be made again, and is left out."""
+    """Read the entries at some paths; omit what is neither a file nor a link, as it can't be restored."""
     found = {}
     for name in names:
         with suppress(OSError):

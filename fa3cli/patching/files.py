@@ -1,4 +1,4 @@
-"""One entry of a folder: what it is, and what it is made; what the system says about writing."""
+"""Reads and writes single entries of a folder (file, link or nothing), with errors that have a hint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class Link:
-    """A symbolic link and what it says."""
+    """A symbolic link and its target."""
 
     target: str
 
@@ -42,7 +42,7 @@ Entry = bytes | Link | None
 
 @contextmanager
 def explain_write_errors(folder: Path) -> Iterator[None]:
-    """Turn what the system says about writing into an error with a hint."""
+    """Turn an OSError of the block, which writes in `folder`, into an fa3 error with a hint."""
     try:
         yield
     except OSError as error:
@@ -61,14 +61,14 @@ def explain_write_errors(folder: Path) -> Iterator[None]:
 
 
 def read_entry(path: Path) -> Entry:
-    """What a path is; raises OSError for what is neither a file of bounded size nor a link."""
+    """Read the entry at a path; raises OSError if it is neither a link nor a file of bounded size."""
     if path.is_symlink():
         return Link(os.readlink(path))
     return read_bytes(path) if os.path.lexists(path) else None
 
 
 def write_entry(path: Path, entry: Entry) -> None:
-    """Make a path what it should be, at once; .fa3 is made for what lies in it, and goes with the last of it."""
+    """Write an entry atomically, or remove it (None); .fa3 is created with its first file and removed with its last."""
     own = path.parent.name == RECEIPT.parent.name
     if entry is None:
         if os.path.lexists(path):
@@ -87,7 +87,7 @@ def write_entry(path: Path, entry: Entry) -> None:
 
 @contextmanager
 def exclusive_folder(folder: Path) -> Iterator[None]:
-    """Have a folder to oneself, if it is there already, without what killed processes left in it or beside it."""
+    """Lock a folder, if it exists, during the block, and remove leftovers of killed processes in it and beside it."""
     with suppress(OSError):
         sweep(folder.parent)
     with ExitStack() as stack:
@@ -99,7 +99,7 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder, in its .fa3 and in its subfolders, but not in links."""
+    """Remove half-written files of killed processes in a folder and its subfolders (.fa3 too), but not behind links."""
     for place in [
         folder,
         *(entry for entry in folder.iterdir() if not entry.is_symlink() and entry.is_dir()),
@@ -120,9 +120,9 @@ def _remove_empty(folder: Path) -> None:
 
 
 def original_link(path: Path, target: str | None, data: bytes) -> Entry:
-    """The link that a file was before it was patched, if what that leads to still looks like its `data`; else these.
+    """The symbolic link that a file was before the patch, if its target has the size of `data`; else `data`.
 
-    A receipt may be forged, so what its link names is not opened.
+    A receipt may be forged, so the link's target is not opened.
     """
     try:
         found = os.stat(path.parent / target) if target else None

@@ -1,4 +1,4 @@
-"""What lies in a folder: its index, a receipt if fa3 patched it, and whether they still fit each other."""
+"""Inspects a folder: reads its index and its receipt, and checks whether its files still match the receipt."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ __all__ = ["Disk", "look", "original_index", "patched_parts", "refuse_links", "u
 
 @dataclass(frozen=True)
 class Disk:
-    """What lies in a folder, before it is judged against the installed library.
+    """The patch state of a folder, not yet compared with the installed library.
 
-    `edited` says what was changed since fa3 wrote it, `foreign` which patch is not fa3's. `modules` are the digests of
-    the patched files, None for those that are missing.
+    `edited` says which files were changed since fa3 wrote them, `foreign` describes a patch that fa3 did not make.
+    `modules` are the digests of the patched files, None for a missing file.
     """
 
     folder: Path
@@ -45,7 +45,7 @@ class Disk:
 
     @property
     def is_whole(self) -> bool:
-        """Whether a patch is there as it was written, all of it."""
+        """Whether the patch is complete and unchanged."""
         if self.receipt is None or self.edited or None in self.modules.values():
             return False
         change = self.receipt.index
@@ -75,14 +75,14 @@ def look(form: Format, folder: Path) -> Disk:
 
 
 def original_index(disk: Disk) -> Config | None:
-    """The index as it was without fa3's edits; changes made by hand since stay in it."""
+    """The index without fa3's edits; later changes made by hand stay in it."""
     if disk.receipt is None or disk.receipt.index is None:
         return disk.index
     return unpatched(disk.index, disk.receipt.index)
 
 
 def unpatched_config(folder: str | Path) -> dict[str, Any]:
-    """What config.json or model_index.json says without fa3's edits, and without a file that was patched by hand."""
+    """The data of config.json or model_index.json without fa3's edits and entries for a file patched by hand."""
     folder = Path(folder)
     form = format_of(folder)
     index = original_index(look(form, folder))
@@ -94,7 +94,7 @@ def unpatched_config(folder: str | Path) -> dict[str, Any]:
 
 
 def patched_parts(form: Format, disk: Disk, original: str | None) -> Patched:
-    """The patch of a folder whose index is to be the `original` without it."""
+    """The patch that a folder has; `original` is the text of its index without that patch."""
     receipt = disk.receipt
     if receipt is None:
         return Patched(form.index, read_entry(disk.folder / form.index))
@@ -110,7 +110,7 @@ def patched_parts(form: Format, disk: Disk, original: str | None) -> Patched:
 
 
 def refuse_links(folder: Path, files: Iterable[FileChange]) -> None:
-    """Refuse to write or to remove a file in a part of a pipeline that is a link: it lies elsewhere."""
+    """Refuse to write or remove a file in a component folder that is a link: the file would be in another folder."""
     for place in dict.fromkeys(folder / file.component for file in files if file.component):
         if place.is_symlink():
             raise ConflictError(

@@ -1,7 +1,7 @@
-"""Imports a modeling file can live without, in a form that transformers doesn't ask the package for.
+"""Finds the optional imports of a modeling file, to put them into `try`, where transformers does not require them.
 
-Before it loads a file from a weights folder, transformers wants every package the file imports to be installed. What
-it makes of `if is_x_available():` or of a function differs by version; inside `try` it never looks.
+Before transformers loads a file from a weights folder, it requires every package that the file imports. Whether it
+skips imports under `if is_x_available():` or in functions differs by version; imports in `try` are always skipped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fa3cli.patching.source import Source
 
 __all__ = ["guard_imports", "required_packages"]
 
-# fa3cli itself needs these: no file with its quantizer runs without them.
+# fa3cli itself needs these packages, so they are installed wherever a patched file runs.
 _ALWAYS_INSTALLED = {
     "accelerate",
     "numpy",
@@ -28,15 +28,15 @@ _ALWAYS_INSTALLED = {
 
 
 def guard_imports(source: Source) -> list[Guarded]:
-    """The lines of imports that only run under a condition, to be guarded by `except ImportError: raise`.
+    """The lines of conditional imports, to be guarded by `except ImportError: raise`, which does not change behaviour.
 
-    They do what they did. All of them are treated alike, installed or not: the same file everywhere.
+    Installed packages are guarded too, so that every machine writes the same file.
     """
     return [Guarded(line[0]) for line in _conditional(source.tree) if any(map(_packages, line))]
 
 
 def required_packages(source: Source) -> dict[str, int]:
-    """Packages that are imported whenever the file is, and the line."""
+    """Map each package that the file always imports to the line of the import."""
     found: dict[str, int] = {}
     for node in _unconditional(source.tree.body):
         for package in _packages(node):
@@ -45,7 +45,7 @@ def required_packages(source: Source) -> dict[str, int]:
 
 
 def _conditional(node: ast.AST, under: bool = False) -> Iterator[list[ast.stmt]]:
-    """The simple statements under a condition, outside the body of a `try`, line by line."""
+    """The simple statements under a condition and outside of `try` bodies, line by line."""
     under = under or not isinstance(node, (ast.Module, ast.ClassDef))
     for name, block in ast.iter_fields(node):
         if not isinstance(block, list) or (isinstance(node, ast.Try) and name == "body"):
@@ -65,14 +65,14 @@ def _unconditional(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _packages(node: ast.stmt) -> set[str]:
-    """The packages a statement imports that may be missing."""
+    """The packages that a statement imports and that may not be installed."""
     names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
     names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
     return {name.split(".")[0] for name in names} - _ALWAYS_INSTALLED
 
 
 def _lines(block: list[ast.stmt]) -> Iterator[list[ast.stmt]]:
-    """The statements of a block, those together that semicolons put on one line."""
+    """The statements of a block, grouped by line: semicolons join several."""
     line = block[:1]
     for node in block[1:]:
         if node.lineno > line[-1].end_lineno:

@@ -1,4 +1,4 @@
-"""Checks a modeling file that somebody patched by hand after the guide, against the patch that fa3 makes."""
+"""Compares a modeling file that was patched by hand after the guide with the patch that fa3 makes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _HINT = (
 
 
 def check_hand_made(hand: Source, installed: Source, package: str, config: Mapping[str, Any]) -> None:
-    """Require that a file is the installed one of `package` with the lines of the guide, each where fa3 puts it.
+    """Require that a file is the installed file of `package` plus the guide's lines, at the places that fa3 uses.
 
-    Comments are not compared. ConflictError names file:line of the first difference, what was found there and what is
+    Comments are not compared. ConflictError names file:line of the first difference, the text found there and the text
     expected.
     """
     imported = {ast.unparse(node) for node in hand.tree.body if isinstance(node, ast.ImportFrom)}
@@ -73,7 +73,7 @@ def _require_same_imports(hand: Source, own: Source, package: str) -> None:
 
 
 def _imports(source: Source, package: str) -> dict[str, int]:
-    """Every name that a file imports, with the module in full, and the line."""
+    """Map each import of a file, with its full module name, to its line."""
     found = {}
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -90,12 +90,12 @@ def _classes(tree: ast.Module) -> list[ast.ClassDef]:
 
 
 def _names(tree: ast.Module, is_line: Callable[[ast.AST], bool]) -> list[str]:
-    """The classes that hold such a line of the guide."""
+    """The names of the classes that contain such a line of the guide."""
     return [node.name for node in _classes(tree) if any(map(is_line, ast.walk(node)))]
 
 
 def _creates_quantizer(node: ast.AST) -> bool:
-    """Whether a statement makes a quantizer."""
+    """Whether a statement creates a quantizer."""
     return isinstance(node, ast.Assign) and getattr(node.targets[0], "attr", "") == "fa_quantizer"
 
 
@@ -111,9 +111,9 @@ def _is_quant_call(node: ast.AST) -> bool:
 
 
 def _canonical(block: list[Any]) -> list[Any]:
-    """A block without imports, with each line of the guide in the one place that stands for all places with its effect.
+    """Remove a block's imports, and move the guide's lines to a fixed place among the places with the same effect.
 
-    The calls go up to the last statement that names a state, the line that makes the quantizer goes to the end.
+    The calls move up to the last statement that names a state; the line that creates the quantizer moves to the end.
     """
     states = {node.targets[0].id for node in block if _is_quant_call(node)}
     placed, last, number = [], 0, 0
@@ -146,7 +146,7 @@ def _is_import(node: ast.AST) -> bool:
 
 
 def _statements(node: ast.AST, depth: int = 0) -> Iterator[tuple[int, tuple[int, str, str]]]:
-    """Every statement in a node: its line, then how deep and in which block it is, and its text without its blocks."""
+    """Every statement in a node: its line, and its depth, its kind of block and its text without inner blocks."""
     for name in _BLOCKS:
         for child in getattr(node, name, None) or ():
             lines = ast.unparse(child).splitlines()

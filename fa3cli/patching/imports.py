@@ -1,4 +1,4 @@
-"""Relative imports become absolute, since the patched file lives outside the transformers package."""
+"""Makes relative imports absolute, because the patched file lies outside its package, and imports the quantizer."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ QUANTIZERS = {
 
 
 def absolute_imports(source: Source, package: str | None) -> list[Absolute]:
-    """Every relative import, at any level and depth, with the module it leads to from `package` (transformers.models.x).
+    """Every relative import, at any depth of the file, with its full module name as seen from `package`.
 
-    Without a package there are none: the imports of a file that came with the weights lead to files beside it.
+    Without a package nothing changes: a file that came with the weights imports files of its own folder.
     """
     nodes = [node for node in ast.walk(source.tree) if isinstance(node, ast.ImportFrom) and node.level]
     return [Absolute(node, absolute_module(source, node, package)) for node in nodes if package is not None]
 
 
 def absolute_module(source: Source, node: ast.ImportFrom, package: str) -> str:
-    """The module an import leads to from a file of `package`."""
+    """The full module name of an import in a file of `package` (such as transformers.models.qwen2)."""
     if not node.level:
         return node.module
     parents = package.split(".")
@@ -38,9 +38,9 @@ def absolute_module(source: Source, node: ast.ImportFrom, package: str) -> str:
 
 
 def quantizer_import(source: Source, quantizer: str, *others: str) -> Above:
-    """The lines that import FAQuantizer and logger, behind `others`, above the first import.
+    """The lines that import FAQuantizer and logger, after the lines `others`, above the first import of the file.
 
-    There the file's own `logger`, if it has one, is assigned later and stays what the file's code uses.
+    Above: if the file assigns a `logger` of its own, the assignment comes later and stays the one its code uses.
     """
     for node in source.tree.body:
         if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "module", "") != "__future__":

@@ -1,4 +1,4 @@
-"""The installed transformers, looked at as files: importing it would cost seconds and torch."""
+"""Reads the installed transformers package as files: an import would take seconds and need torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fa3cli.errors import MissingCapabilityError, UnsupportedError
 
 __all__ = ["OLDEST", "Installed", "ModelingFile", "installed_transformers"]
 
-# The oldest transformers whose files fa3 patches, and which has all that the guide's models need.
+# The oldest version whose files fa3 patches; it has everything that the guide's models need.
 OLDEST = "4.43"
 
 
 @dataclass(frozen=True)
 class ModelingFile:
-    """Where a model type's code is: the file, the package its relative imports start from, the causal LM class."""
+    """The code of a model type: the file, the package of its relative imports, and the causal LM class."""
 
     path: Path
     package: str
@@ -35,7 +35,7 @@ class Installed:
 
     @property
     def knows_custom_code(self) -> bool:
-        """Whether this version treats models from outside the package differently (5.13.1 and newer)."""
+        """Whether this version treats models from outside of the package as custom code (5.13.1 and newer)."""
         return "def is_custom_code" in self._text("modeling_utils.py")
 
     @property
@@ -52,7 +52,7 @@ class Installed:
         return self._mapping("CONFIG_MAPPING_NAMES").get(model_type)
 
     def modeling_file(self, model_type: str) -> ModelingFile:
-        """The modeling file of a model type; UnsupportedError with the nearest known ones if there is none."""
+        """Find the modeling file of a model type; UnsupportedError names similar known types if there is none."""
         causal_lm = self.causal_lms
         if model_type not in causal_lm:
             near = difflib.get_close_matches(model_type, causal_lm, n=3) or ["llama", "qwen2"]
@@ -68,7 +68,7 @@ class Installed:
             for path in sorted(folder.glob("modeling_*.py")):
                 if _defines(path, name):
                     return ModelingFile(path, f"transformers.{package}", name)
-        # Some types share another type's class: code_llama is Llama's.
+        # Some types use the class of another type: code_llama uses Llama's.
         paths = [path for path in sorted(self.folder.glob("models/*/modeling_*.py")) if _defines(path, name)]
         if len(paths) != 1:
             raise UnsupportedError(
@@ -77,7 +77,7 @@ class Installed:
         return ModelingFile(paths[0], f"transformers.models.{paths[0].parent.name}", name)
 
     def _mapping(self, name: str) -> dict[str, str]:
-        """A mapping of the auto classes, read off its text, wherever this version has it."""
+        """Read a mapping of the auto classes from its source text; the file that contains it differs by version."""
         files = ("auto_mappings.py", "configuration_auto.py", "modeling_auto.py")
         text = "\n".join(self._text("models", "auto", file) for file in files)
         blocks = re.findall(rf"^{name}\b[^\n]*\(\n.*?^\)", text, re.MULTILINE | re.DOTALL)
@@ -93,7 +93,7 @@ def _defines(path: Path, name: str) -> bool:
 
 
 def installed_transformers() -> Installed:
-    """The transformers package that `import transformers` would load; MissingCapabilityError if it is missing or too old."""
+    """Find the package that `import transformers` would load; MissingCapabilityError if it is missing or too old."""
     spec = importlib.util.find_spec("transformers")
     if spec is None or not spec.origin:
         raise MissingCapabilityError(

@@ -1,4 +1,4 @@
-"""What a file needs of transformers that the installed version may not have."""
+"""Finds the names that a file needs from transformers and that the installed version does not have."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fa3cli.patching.source import Source
 
 __all__ = ["missing_names"]
 
-# Each name that is missing is looked for in all of transformers.
+# Each missing name costs a search through all of transformers.
 _LIMIT = 100
 
 
 def missing_names(installed: Installed, source: Source) -> list[str]:
-    """The names a file imports from transformers, or takes from its modules, that the version hasn't: `a of b`, at most 100.
+    """The names that a file uses from transformers modules and that this version lacks, as `a of b`, at most 100.
 
-    What stands under `if` or in the body of a `try` isn't asked for: the file knows how to do without.
+    Names under `if` or in the body of a `try` are not checked: the file can run without them.
     """
     wanted = dict.fromkeys(_required_names(installed, list(_unconditional(source.tree))))
     missing = (f"{name} of {module}" for module, name in wanted if _is_missing(installed, module, name))
@@ -28,7 +28,7 @@ def missing_names(installed: Installed, source: Source) -> list[str]:
 
 
 def _unconditional(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes below one that aren't under `if` or in the body of a `try`."""
+    """The nodes below a node, without those under `if` or in the body of a `try`."""
     yield node
     for name, value in ast.iter_fields(node):
         if isinstance(node, (ast.If, ast.Try)) and name in ("test", "body", "orelse"):
@@ -39,7 +39,7 @@ def _unconditional(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _required_names(installed: Installed, nodes: list[ast.AST]) -> Iterator[tuple[str, str]]:
-    """Pairs of module and name."""
+    """Pairs of a transformers module and a name that the file takes from it."""
     modules = {}
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and not node.level and _is_ours(node.module):
@@ -63,12 +63,12 @@ def _is_ours(module: str) -> bool:
 
 
 def _files(installed: Installed, module: str, name: str = "") -> list[Path]:
-    """The file of a module, or the files of a package, which may hand on what any of them defines."""
+    """The file of a module, or the files of a package, which may export names that any of them defines."""
     path = installed.folder.joinpath(*module.split(".")[1:])
     if not path.is_dir():
         path = path.with_name(f"{path.name}.py")
         return [path] if path.exists() else []
-    # transformers itself has every model's classes, some versions without naming them.
+    # transformers exports the classes of every model; some versions do so without naming them in a file.
     deep = module == "transformers" and name[:1].isupper()
     return [*sorted(path.glob("*.py")), *(sorted(path.glob("models/*/*.py")) if deep else [])]
 
@@ -80,7 +80,7 @@ def _is_missing(installed: Installed, module: str, name: str) -> bool:
 
 
 def _defines_name(text: str, name: str) -> bool:
-    """Whether a text defines, assigns, imports or exports (by its quoted name) a name."""
+    """Whether a source text defines, assigns, imports or exports (as a quoted string) a name."""
     if name not in text:
         return False
     name = re.escape(name)

@@ -1,4 +1,4 @@
-"""Where a model's code is: in the installed transformers, in the weights folder, or in a file that was given."""
+"""Finds a model's modeling file: in the installed transformers, in the weights folder, or the one that was given."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _HINT = "download that file beside the weights and take what stands before its n
 
 @dataclass(frozen=True)
 class Origin:
-    """A modeling file and the class of it that is loaded; None if nothing loads it by itself.
+    """A modeling file and the class that is loaded from it (None: no index names it).
 
-    `kind` is installed, folder or given. `package` is where the relative imports start from, None where they lead to
-    other files of the folder. `config` is what the model's config.json says, `component` the part of a pipeline that
-    it is. `is_native` says that unpatched weights are loaded by transformers' own class. `instead_of` is a file of the
-    folder that was patched by hand.
+    `kind` is installed, folder or given. `package` is the package of the relative imports, None if they refer to other
+    files of the folder. `config` is the data of the model's config.json, `component` the part of a pipeline. With
+    `is_native`, transformers' own class loads the unpatched weights. `instead_of` is a file of the folder that was
+    patched by hand.
     """
 
     kind: str
@@ -47,9 +47,9 @@ class Origin:
 
 
 def find_origin(installed: Installed, config: Config, modeling: Path | None = None) -> Origin:
-    """Find the modeling file to patch: `modeling` if given, the one auto_map names, or else transformers' own.
+    """Find the modeling file to patch: `modeling` if given, else the file in auto_map, else transformers' own.
 
-    UnsupportedError where there is none or it is in another hub repository, InvalidInputError where it is missing.
+    Raises UnsupportedError if there is none or it is in another hub repository, InvalidInputError if it is missing.
     """
     custom = config.causal_lm
     if modeling is not None:
@@ -58,7 +58,7 @@ def find_origin(installed: Installed, config: Config, modeling: Path | None = No
 
 
 def read_source(path: Path) -> bytes:
-    """The bytes of a modeling file; InvalidInputError if it can't be read."""
+    """Read the bytes of a modeling file; raises InvalidInputError if it cannot be read."""
     try:
         return read_bytes(path)
     except OSError as error:
@@ -68,12 +68,12 @@ def read_source(path: Path) -> bytes:
 
 
 def quantizer_exists_error(path: str | Path, hint: str) -> ConflictError:
-    """The error that a file to patch has a quantizer already."""
+    """Return the error for a file that already has a quantizer."""
     return ConflictError(f"{path} has a fa_quantizer already, which fa3 didn't put there", hint=hint)
 
 
 def has_quantizer(path: Path) -> bool:
-    """Whether a file that may not be there has a fa_quantizer."""
+    """Whether a file exists and mentions fa_quantizer."""
     try:
         return b"fa_quantizer" in read_bytes(path)
     except OSError:
@@ -81,7 +81,7 @@ def has_quantizer(path: Path) -> bool:
 
 
 def installed_origin(installed: Installed, config: Config) -> Origin:
-    """The installed transformers' own file of a model, whatever auto_map names; UnsupportedError if there is none."""
+    """Find transformers' own file of a model, regardless of auto_map; raises UnsupportedError if there is none."""
     found = installed.modeling_file(config.model_type)
     architecture = config.architecture or found.causal_lm
     if architecture != found.causal_lm:
@@ -112,7 +112,7 @@ def _of_folder(installed: Installed, config: Config, custom: CustomClass) -> Ori
 
 def _given(installed: Installed, config: Config, path: Path, custom: CustomClass | None) -> Origin:
     class_name = custom.name if custom else config.architecture
-    # A file of transformers reaches up in its package. One that came with weights can't: there is nothing above it.
+    # Only a file of a package can import with two dots; above a file that came with weights there is no package.
     in_package = installed.folder in path.absolute().parents or re.search(
         rb"^[ \t]*from[ \t]+\.\.", read_source(path), re.MULTILINE
     )
@@ -127,7 +127,7 @@ def _given(installed: Installed, config: Config, path: Path, custom: CustomClass
 
 
 def _check_config_class(installed: Installed, config: Config) -> None:
-    """Refuse a configuration class of the folder's own that transformers would not give to its model class."""
+    """Refuse a configuration class of the folder that transformers' own model class does not accept."""
     entry, native = config.auto_map.get("AutoConfig"), installed.config_class(config.model_type)
     if native and isinstance(entry, str) and entry.rpartition(".")[2] != native:
         raise UnsupportedError(

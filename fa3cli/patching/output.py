@@ -1,4 +1,4 @@
-"""The folder `--output` names: a whole folder of links to the weights, but for what is patched."""
+"""Creates the folder of `--output`: links to all files of the weights folder, except for the patched files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HINT = "give a new or empty folder to --output"
 
 
 def output_folder(folder: Path, output: str | Path | None) -> Path:
-    """The folder to patch; refuses an output folder that isn't new, empty, or made by us."""
+    """The folder to patch; refuses an output folder that is not new, empty, or patched by fa3."""
     if output is None or Path(output).resolve() == folder.resolve():
         return folder
     target = Path(output)
@@ -30,7 +30,7 @@ def output_folder(folder: Path, output: str | Path | None) -> Path:
 
 
 def is_new(target: Path) -> bool:
-    """Whether a folder is still to be made: it isn't there, or is empty."""
+    """Whether a folder is missing or empty."""
     try:
         return not os.path.lexists(target) or not any(target.iterdir())
     except OSError:
@@ -38,7 +38,7 @@ def is_new(target: Path) -> bool:
 
 
 def require_output_of(folder: Path, target: Path, modules: Collection[str], index: str) -> None:
-    """Refuse a patched folder that wasn't made from `folder` by --output: it holds another model, or the model itself."""
+    """Refuse a patched target that --output did not make from `folder`: it holds another model, or a copy of it."""
     parts = {PurePosixPath(name).parent for name in modules}
     own = {*map(PurePosixPath, modules), *parts, PurePosixPath(_FA3_FOLDER), PurePosixPath(index)}
     names = [name for part in sorted({PurePosixPath("."), *parts}) for name in _names(folder, part, target)]
@@ -50,7 +50,7 @@ def require_output_of(folder: Path, target: Path, modules: Collection[str], inde
 
 
 def make_output(folder: Path, target: Path, contents: Mapping[str, bytes]) -> None:
-    """Make `target` a folder of links to everything in `folder`, with files of its own, by path; all or nothing."""
+    """Create `target` with links to everything in `folder` and with the files `contents`, completely or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     own = {PurePosixPath(name) for name in contents}
     parts = {part for name in own for part in name.parents}
@@ -65,7 +65,7 @@ def make_output(folder: Path, target: Path, contents: Mapping[str, bytes]) -> No
 
 
 def _names(folder: Path, part: PurePosixPath, *never: Path) -> Iterator[PurePosixPath]:
-    """What lies in a part of a folder, by its path in the folder; what is being written there is left out."""
+    """The entries of a subfolder as paths in the folder, without `never` and without half-written files."""
     place, left_out = folder / part, [path.absolute() for path in never]
     for entry in sorted(place.iterdir()) if place.is_dir() else []:
         if entry.absolute() not in left_out and not is_temporary(entry.name):

@@ -1,4 +1,4 @@
-"""Places in a modeling file: what the analysis answers with, by the nodes of `ast`, and the codemod writes."""
+"""Defines the changes that the analysis asks for, at nodes of `ast`, and that the codemod writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Above", "Absolute", "Around", "Below", "End", "Guarded", "Passed", "
 
 @dataclass(frozen=True)
 class Above:
-    """Lines above a statement, with a blank line between."""
+    """Insert lines above a statement, with a blank line between."""
 
     node: ast.stmt
     lines: tuple[str, ...]
@@ -18,7 +18,7 @@ class Above:
 
 @dataclass(frozen=True)
 class Below:
-    """Lines below a statement, in its block; an empty one is a blank line."""
+    """Insert lines below a statement, in its block; an empty line is a blank line."""
 
     node: ast.stmt
     lines: tuple[str, ...]
@@ -26,7 +26,7 @@ class Below:
 
 @dataclass(frozen=True)
 class Around:
-    """A call around an expression; the expression takes the place of the first argument of `call`."""
+    """Write a call around an expression, which replaces the first argument of `call`."""
 
     node: ast.expr
     call: str
@@ -34,7 +34,7 @@ class Around:
 
 @dataclass(frozen=True)
 class Absolute:
-    """An import that names its module in full."""
+    """Make a relative import absolute, from `module`."""
 
     node: ast.ImportFrom
     module: str
@@ -42,21 +42,21 @@ class Absolute:
 
 @dataclass(frozen=True)
 class Guarded:
-    """A line (its first statement) that gets a `try` whose `except ImportError` raises the error again."""
+    """Put a line, given by its first statement, into a `try` whose `except ImportError` raises the error again."""
 
     node: ast.stmt
 
 
 @dataclass(frozen=True)
 class Passed:
-    """An import that gives way to `pass`."""
+    """Replace an import by `pass`."""
 
     node: ast.ImportFrom
 
 
 @dataclass(frozen=True)
 class End:
-    """Statements at the end of the file, as text with LF line ends; comments and blank lines in it are kept."""
+    """Append statements to the file, as text with LF line ends; its comments and blank lines are kept."""
 
     node: ast.Module
     text: str

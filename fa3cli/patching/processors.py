@@ -1,7 +1,7 @@
-"""Attention of diffusion transformers: modules that hold the projections, and the processors they are computed by.
+"""Attaches quantizers to the attention modules of diffusion transformers, whose processors compute the attention.
 
-A processor is a class of its own, called with the module (`__call__(self, attn, ...)`), and makes no module; so the
-quantizer belongs to the module, wherever one is made.
+The module holds the projections. A processor is another class, called with the module (`__call__(self, attn, ...)`),
+and is no module itself; so the quantizer is attached to the module, wherever the file creates one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SIZES = ("inner_dim", "hidden_size", "query_dim", "dim")
 
 
 def called_names(node: ast.AST) -> set[str]:
-    """The names that are called in a node, or handed on as the class of the default processor."""
+    """The names that are called in a node, or assigned as the class of the default processor."""
     calls = {call.func.id for call in ast.walk(node) if isinstance(call, ast.Call) and _is_name(call.func)}
     defaults = [assignment for assignment in ast.walk(node) if isinstance(assignment, ast.Assign)]
     return calls | {
@@ -37,7 +37,7 @@ def called_names(node: ast.AST) -> set[str]:
 
 
 def mark_unused_processors(source: Source, graph: ClassGraph, found: Found) -> Found:
-    """Leave processors alone that nothing in the file makes, if it makes any: others bring them in, from diffusers."""
+    """Mark processors as idle that the file never creates, if it creates any: only other code would pass them in."""
     processors = [name for name in found if is_processor(graph, name)]
     made = called_names(source.tree) & set(graph.classes)
     made |= {base for name in made for base in graph.bases(name)}
@@ -56,10 +56,11 @@ def attach_to_modules(
     rules: Mapping[str, Rule],
     layout: str | None,
 ) -> list[Below]:
-    """Give every attention module a quantizer that a patched processor is made for.
+    """Attach a quantizer to every attention module that is created with a patched processor.
 
-    In the module's class if that is in the file, else behind the statement that makes it. UnsupportedError where a
-    module has another processor, or diffusers' default one: its attention would stay as it is, without a word.
+    It is created in the module's class if the file defines that class, else after the statement that creates the
+    module. Raises UnsupportedError for a module with another processor, or with diffusers' default one: its attention
+    would silently stay unpatched.
     """
     own, places, made = _attention_modules(graph), [], []
     for name in [class_name for class_name in graph.classes if class_name in reachable]:
@@ -90,7 +91,7 @@ def attach_to_modules(
 
 
 def _attention_modules(graph: ClassGraph) -> list[str]:
-    """The classes of the file that hand themselves to a processor."""
+    """The classes of the file that pass themselves to a processor."""
     forwards = {name: graph.method(name, "forward") for name in graph.classes}
     return [
         name
@@ -102,7 +103,7 @@ def _attention_modules(graph: ClassGraph) -> list[str]:
 def _module_calls(
     node: ast.ClassDef, graph: ClassGraph, own: Collection[str]
 ) -> Iterator[tuple[ast.FunctionDef, ast.Call]]:
-    """Every call in a class that makes an attention module, with the method it is in."""
+    """Every call in a class that creates an attention module, with the method that contains the call."""
     for function in [method for method in node.body if isinstance(method, ast.FunctionDef)]:
         for call in ast.walk(function):
             if isinstance(call, ast.Call) and _is_name(call.func):
@@ -115,7 +116,7 @@ def _module_calls(
 
 
 def _processors(function: ast.FunctionDef, call: ast.Call) -> set[str]:
-    """The classes the processor may be of that a module is made with; none if it is given none."""
+    """The possible classes of the processor argument of a call that creates a module; empty without the argument."""
     given = [keyword.value for keyword in call.keywords if keyword.arg == "processor"]
     given += [argument for argument in call.args if "Processor" in ast.unparse(argument)]
     found: set[str] = set()
@@ -148,7 +149,7 @@ def _check_processors(
 
 
 def _after_creation(source: Source, function: ast.FunctionDef, call: ast.Call, layout: str | None) -> Below:
-    """The quantizer of a module of another file's class, behind the statement that makes it."""
+    """Create the quantizer of a module whose class is in another file, after the statement that creates the module."""
     for statement in simple_statements(function.body):
         if getattr(statement, "value", None) is call and len(targets(statement)) == 1:
             module = ast.unparse(targets(statement)[0])
@@ -170,7 +171,7 @@ def _after_creation(source: Source, function: ast.FunctionDef, call: ast.Call, l
 
 
 def _sizes(graph: ClassGraph, owner: str) -> dict[str, str]:
-    """Where a module keeps its numbers, as its `__init__` shows; empty if it doesn't."""
+    """The attributes that hold a module's sizes, found in its `__init__`; empty if they are not found."""
     init = graph.method(owner, "__init__")[1]
     kept = [ast.unparse(node) for node in ast.walk(init) if isinstance(getattr(node, "ctx", None), ast.Store)]
     heads = [f"self.{name}" for name in _HEADS if f"self.{name}" in kept]

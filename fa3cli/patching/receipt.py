@@ -1,4 +1,4 @@
-"""`.fa3/patch.json`: what a patch was made of and did, so that it can be undone and its age be seen."""
+"""Reads and writes `.fa3/patch.json`, the record of a patch, so that it can be undone and recognised as stale."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ UNREADABLE = "unreadable"
 
 
 def sha256(data: bytes) -> str:
-    """The digest a receipt knows a file by."""
+    """The digest of a file in a receipt."""
     return hashlib.sha256(data).hexdigest()
 
 
 def digest_of(path: Path) -> str | None:
-    """The digest of a file, None where there is nothing, `UNREADABLE` for what is no file or can't be read."""
+    """The digest of a file; None if nothing is there, `UNREADABLE` if it is no file or cannot be read."""
     try:
         return sha256(read_bytes(path))
     except OSError:
@@ -49,7 +49,7 @@ def digest_of(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes of one text: digests before and after, and the edits between."""
+    """The change of one text: digests before and after, and the edits between."""
 
     before: str
     after: str
@@ -63,7 +63,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asked for besides the folder; each is named like its option of `fa3 patch`."""
+    """The options of a patch besides the folder; each field is named like its option of `fa3 patch`."""
 
     attention: tuple[str, ...] = ()
     modeling: str | None = None
@@ -71,7 +71,7 @@ class Options:
     rules: str | None = None
 
     def unverifiable(self, library: str) -> str | None:
-        """Why a patch made by these options can't be made again from the installed `library` alone; None if it can."""
+        """Why a patch with these options cannot be reproduced from the installed `library` alone; None if it can."""
         if self.modeling:
             return f"made from {self.modeling}, not from the installed {library}"
         if self.quantizer != "fa3cli":
@@ -81,9 +81,9 @@ class Options:
 
 @dataclass(frozen=True)
 class FileChange:
-    """One patched file: its path in the folder, the file it was made of, and what became of that.
+    """One patched file: its path in the folder, its source file, and the change of the text.
 
-    `component` is the part of a pipeline it is for, None for a language model or a file that nothing loads by itself.
+    `component` is the part of a pipeline, None for a language model or a file that no index names.
     """
 
     component: str | None
@@ -92,7 +92,7 @@ class FileChange:
     modeling: Change
 
     def is_ours(self, library: str) -> bool:
-        """Whether fa3 would write a file there."""
+        """Whether the path is one at which fa3 would write a file."""
         if library == "transformers":
             return self.component is None and re.fullmatch(r"modeling_\w+_fa3\.py", self.module) is not None
         folder, _, name = self.module.rpartition("/")
@@ -105,11 +105,11 @@ class FileChange:
 
 @dataclass(frozen=True)
 class Receipt:
-    """One patch of a folder with modeling files of a `library` of some `version`.
+    """One patch of a folder with modeling files of a `library` in some `version`.
 
-    `index` is the change of config.json or model_index.json, None where nothing changed it; `link` what that linked to,
-    if it was a link. `rules` counts what fa3 knows of itself, `rule_files` are the files of rules that had a say, with
-    their digests.
+    `index` is the change of config.json or model_index.json, None if it was not changed; `link` is its target if it was
+    a link. `rules` is the version of fa3's own patching code, `rule_files` maps the rule files that matched to their
+    digests.
     """
 
     fa3cli: str
@@ -133,7 +133,7 @@ class Receipt:
 
 
 def read_receipt(folder: Path) -> Receipt | None:
-    """The receipt of a folder, None without one; ConflictError if it is none that fa3 would write."""
+    """Read the receipt of a folder, None without one; raises ConflictError if fa3 would not write such a receipt."""
     data = _receipt_data(folder)
     if data is None:
         return None
@@ -156,7 +156,7 @@ def read_receipt(folder: Path) -> Receipt | None:
 
 
 def receipt_library(folder: Path) -> str | None:
-    """The library whose files a folder's receipt says were patched; None without a receipt that can be read."""
+    """The library named by a folder's receipt; None without a readable receipt."""
     try:
         found = (_receipt_data(folder) or {}).get("library")
     except ConflictError:
@@ -165,7 +165,7 @@ def receipt_library(folder: Path) -> str | None:
 
 
 def _receipt_data(folder: Path) -> dict[str, Any] | None:
-    """What a folder's receipt says, None without one; ConflictError if it can't be read, or fa3's folder is a link."""
+    """The data of a folder's receipt, None without one; ConflictError if it is unreadable or .fa3 is a link."""
     path = folder / RECEIPT
     if not _exists_as(path.parent, stat.S_ISDIR, "folder") or not _exists_as(path, stat.S_ISREG, "file"):
         return None
@@ -181,7 +181,7 @@ def _receipt_data(folder: Path) -> dict[str, Any] | None:
 
 
 def _current_form(data: dict[str, Any]) -> dict[str, Any]:
-    """A receipt in today's form. Language models and pipelines once had forms of their own."""
+    """Convert a receipt to the current form; earlier versions had one form per library."""
     if {"library", "version"} & data.keys():
         return data
     for library in ("transformers", "diffusers"):
@@ -197,7 +197,7 @@ def _current_form(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _exists_as(path: Path, right: Callable[[int], bool], what: str) -> bool:
-    """Whether something is there that fa3 makes itself, as a file or folder; ConflictError if it is anything else."""
+    """Whether a path exists as the file or folder that fa3 creates there; ConflictError if it is anything else."""
     try:
         mode = os.lstat(path).st_mode
     except OSError:

@@ -1,4 +1,4 @@
-"""What patching a folder gives back."""
+"""Defines the results of planning, patching and undoing."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["PatchPlan", "PatchResult", "PatchedFile", "UndoResult"]
 
 @dataclass(frozen=True)
 class PatchedFile:
-    """One patched file: its path, the class it is loaded as, and the `source` it is made of.
+    """One patched file: its path, the class that is loaded from it, and its `source` file.
 
-    `component` is the part of a pipeline it is for. `origin` says where the source is: in the installed library, in the
-    folder (code that came with the weights), or given by --modeling.
+    `component` is the part of a pipeline. `origin` says where the source is: installed (in the library), folder (code
+    that came with the weights), or given (--modeling).
     """
 
     component: str | None
@@ -33,8 +33,8 @@ class PatchResult:
     """What a patch did, or (from `plan`) would do.
 
     `state` is would-patch, stale (would replace an older patch, for the `reason`), edited (would replace one changed
-    by hand, with force), already-patched, or patched once written. `index` is the document that names the files; None
-    where nothing does. The sources are of a `library` of a `version`.
+    by hand, with force), already-patched, or patched (written now). `index` is the document that names the files, or
+    None. The sources belong to a `library` in some `version`.
     """
 
     state: str
@@ -51,7 +51,7 @@ class PatchResult:
 
 @dataclass(frozen=True)
 class PatchPlan:
-    """A result with all that has to be written for it: the texts of each file and of the index, before and after."""
+    """A result and everything to write for it: the texts of all files and of the index, before and after."""
 
     result: PatchResult
     texts: tuple[tuple[str, str], ...]
@@ -62,7 +62,7 @@ class PatchPlan:
 
     @property
     def code(self) -> dict[str, str]:
-        """The patched texts by the files' paths in the folder."""
+        """Map the paths of the patched files in the folder to their texts."""
         return {module: after for module, (_, after) in zip(self.receipt.modules, self.texts)}
 
 

@@ -1,4 +1,4 @@
-"""config.json or model_index.json as it was before fa3 edited it."""
+"""Restores config.json or model_index.json as it was before fa3 edited it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["remove_edits", "unpatched"]
 
 
 def unpatched(index: Config, change: Change) -> Config:
-    """A document without the edits of a receipt; changes made by hand since stay in it.
+    """A document without the edits of a receipt; later changes made by hand stay in it.
 
-    ConflictError where the receipt does not lead back to what it says was there before.
+    Raises ConflictError if the edits do not lead back to the text whose digest the receipt has.
     """
     digest = sha256(index.text.encode())
     if digest == change.before:
@@ -38,7 +38,7 @@ def unpatched(index: Config, change: Change) -> Config:
 
 
 def remove_edits(index: Config, edits: Sequence[Edit]) -> str:
-    """The text of a document changed by hand since `edits` were made, without them; ConflictError if they can't be told."""
+    """Remove `edits` from a document that was changed by hand since; ConflictError if they cannot be identified."""
     text = index.text
     ordered = sorted(edits, key=lambda edit: edit.offset)
     for inserted in dict.fromkeys(edit.inserted for edit in ordered):

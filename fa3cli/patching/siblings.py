@@ -1,4 +1,4 @@
-"""The files of a weights folder that its modeling file imports: are they there, and is attention in one of them?"""
+"""Checks the files that a modeling file of a weights folder imports: they must exist, and hold no attention."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["attention_elsewhere", "check_siblings"]
 
 
 def check_siblings(source: Source, folder: Path) -> None:
-    """Refuse what transformers could not load from a weights folder, from the source on through all it imports.
+    """Refuse imports, direct or indirect, that transformers could not load from a weights folder.
 
-    It copies the files that are imported as `from .name import`, one by one: none of a folder, none from above.
-    InvalidInputError names a file that is missing. A file that imports the source back is refused: it would make the
+    transformers copies single files, imported as `from .name import`; it copies no subfolder and no file of a parent
+    folder. InvalidInputError names a missing file. A file that imports the source itself is refused: it would load the
     unpatched classes too.
     """
     done, todo = {source.name}, [source]
@@ -47,9 +47,9 @@ def check_siblings(source: Source, folder: Path) -> None:
 
 
 def attention_elsewhere(installed: Installed, source: Source, folder: Path, class_name: str) -> list[str]:
-    """What a class's language model is built of outside its file that computes attention, with file:line.
+    """The attention classes outside of this file that a class's language model is built of, with file:line.
 
-    Files of the folder are read; of transformers' own classes the name has to say it.
+    Files of the folder are read; classes of transformers are recognised by their names.
     """
     found, seen, read, graph_of, classes_of = [], set(), cache(_parse), cache(ClassGraph), cache(_attention)
     todo: list[tuple[Source, str | None]] = [(source, class_name)]
@@ -79,7 +79,7 @@ def _attention(source: Source, graph: ClassGraph) -> list[AttentionClass]:
 
 
 def _used(source: Source, graph: ClassGraph, name: str | None) -> set[str]:
-    """The top-level names that the language model of a class refers to; without a class all there are."""
+    """The top-level names that the language model of a class refers to; all names without a class."""
     if name is None:
         return set().union(graph.references, *graph.references.values())
     return language_model(source, graph, name)
@@ -88,7 +88,7 @@ def _used(source: Source, graph: ClassGraph, name: str | None) -> set[str]:
 def _used_from_transformers(
     installed: Installed, source: Source, used: set[str]
 ) -> Iterator[tuple[str, int]]:
-    """Layers and language models of transformers that a file uses, and the line they are imported in."""
+    """Layers and language models of transformers that a file uses, with the line of their import."""
     models = {name.replace("ForCausalLM", "Model") for name in installed.causal_lms.values()}
     for node in ast.walk(source.tree):
         if (
@@ -101,13 +101,13 @@ def _used_from_transformers(
                 is_part = name in models or name.endswith(
                     ("Attention", "DecoderLayer", "ForCausalLM", "LMHeadModel")
                 )
-                # What AutoModel makes is looked for in the source itself.
+                # Models created through AutoModel are handled where the source is searched.
                 if is_part and not name.startswith("Auto") and (alias.asname or name) in used:
                     yield name, node.lineno
 
 
 def _relative_imports(source: Source, folder: Path) -> Iterator[tuple[ast.ImportFrom, str, Path]]:
-    """Every relative import, the module it names and that module's file; `from . import x` names x."""
+    """Every relative import with its module and the module's file; `from . import x` imports the module x."""
     for node in ast.walk(source.tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             for module in [node.module] if node.module else [alias.name for alias in node.names]:

@@ -1,4 +1,4 @@
-"""A modeling file as text and syntax tree, and where in the text a node is."""
+"""Parses a modeling file, and finds the position of a syntax node in its text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_LINE = 10_000
 
 @dataclass(frozen=True)
 class Source:
-    """`text` as it was decoded (line ends and byte order mark kept), and its tree."""
+    """A decoded text (line ends and byte order mark kept) and its syntax tree."""
 
     name: str
     text: str
@@ -31,7 +31,7 @@ class Source:
         return io.StringIO(self.text.removeprefix(BOM), newline="").readlines()
 
     def span(self, node: ast.AST) -> tuple[int, int]:
-        """Where a node starts and how long it is, in bytes of UTF-8 behind the byte order mark; 0, 0 of the file."""
+        """The start and the length of a node in UTF-8 bytes, without the byte order mark; 0, 0 for the module."""
         if isinstance(node, ast.Module):
             return 0, 0
         start = self._starts[node.lineno - 1] + node.col_offset
@@ -42,15 +42,15 @@ class Source:
         return [0, *accumulate(len(line.encode()) for line in self.lines)]
 
     def refuse(self, node: ast.AST, reason: str, hint: str | None = None) -> UnsupportedError:
-        """An error that names file and line of `node` and the reason."""
+        """Return an error that names the file, the line of `node` and the reason."""
         return UnsupportedError(f"{self.name}:{getattr(node, 'lineno', 1)}: {reason}", hint=hint)
 
 
 def parse(data: bytes | str, name: str) -> Source:
     """Parse a modeling file.
 
-    InvalidInputError (file:line) if it isn't UTF-8 or isn't Python, UnsupportedError if it is larger or deeper than
-    modeling files are.
+    Raises InvalidInputError (file:line) if it is not UTF-8 or not Python, UnsupportedError if it is much larger or
+    deeper than real modeling files.
     """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")

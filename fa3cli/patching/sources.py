@@ -1,4 +1,4 @@
-"""Patching as a pure function: a modeling file's text in, the patched text out."""
+"""Patches the text of a modeling file; reads and writes no files except the shipped rules."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from fa3cli.patching.writing import write
 
 __all__ = ["RULES", "PatchedSource", "list_source", "patch_source"]
 
-# Counts up whenever the same source would be patched differently: older patches are then stale.
+# Increased whenever fa3 would patch the same source differently; patches with a lower number are stale.
 RULES = 2
 
 
 @dataclass(frozen=True)
 class PatchedSource:
-    """The patched text, the `source` it was made of, the classes that are patched, and what to warn of.
+    """The patched text, the unpatched text `source`, the patched classes, and warnings.
 
-    `rules` are the rule files that had a say, with their digests.
+    `rules` maps the rule files that matched to their digests.
     """
 
     text: str
@@ -62,13 +62,13 @@ def patch_source(
     rules: Rules | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> PatchedSource:
-    """Place the quantizer and its three calls in a modeling file's attention and make its imports absolute.
+    """Insert the quantizer and its three calls into a modeling file's attention, and make its imports absolute.
 
-    `package` is where the file's relative imports start from (None: they stay), `architecture` the class a model is
-    built from, `attention` the classes asked for (none: the one the architecture is built of). `native_class` adds
-    what keeps transformers 5.13.1 and newer from treating the models as custom code. `rules` are those to go by
-    (none: the shipped ones), `config` what config.json says.
-    Raises UnsupportedError (file:line and the reason) when the result isn't certain to be right.
+    `package` is the package of the file's relative imports (None: they stay), `architecture` the model's class,
+    `attention` the requested classes (none: all that build the architecture). `native_class` adds code that keeps
+    transformers 5.13.1 and newer from treating the models as custom code. `rules` are the rules to use (None: the
+    shipped ones), `config` is the data of config.json.
+    Raises UnsupportedError (file:line and the reason) if the result is not certain to be correct.
     """
     source, config = parse(data, name), config or {}
     if "fa_quantizer" in source.text:
@@ -77,7 +77,7 @@ def patch_source(
     choice = choose(source, graph, found, architecture, attention, config)
     sites = {name: _for_quantizer(found[name][1], quantizer) for name in choice.patched}
     quantizers = _quantizer_places(source, graph, sites, architecture, ruled)
-    # diffusers asks for no package.
+    # diffusers does not check the packages that a file imports.
     guards = [] if (package or "").startswith("diffusers.") else guard_imports(source)
     types = ["from types import SimpleNamespace"] * any(
         "(SimpleNamespace(" in "".join(place.lines) for place in quantizers
@@ -117,7 +117,7 @@ def _classes(
 
 
 def _for_quantizer(site: Site, quantizer: str) -> Site:
-    """A site as a quantizer can take it: msModelSlim's can't be told a layout, so the states are turned for it."""
+    """Adapt a site to a quantizer: msModelSlim's has no layout argument, so the calls transpose the states."""
     if site.layout == "BSHD" and quantizer != "fa3cli":
         site = replace(site, layout="BHSD", layout_changes=dict.fromkeys(ROLES, TRANSPOSE))
     return replace(site, others=tuple(_for_quantizer(other, quantizer) for other in site.others))
@@ -130,7 +130,7 @@ def _quantizer_places(
     architecture: str | None,
     rules: Mapping[str, Rule],
 ) -> list[Below]:
-    """Where the quantizers are made that the calls need."""
+    """The places that create the quantizers which the calls need."""
     layouts = {site.layout: name for name, first in sites.items() for site in (first, *first.others)}
     if len(layouts) > 1:
         first, second = layouts.values()
@@ -149,7 +149,7 @@ def _quantizer_places(
 
 def _calls(site: Site) -> Iterable[Around | Below]:
     if site.after is None:
-        # Two branches may get a state from one expression.
+        # Two branches may share one expression for a state, which must be wrapped once.
         return [Around(node, _quant_call(site, "_", role)) for role, node in dict.fromkeys(site.inside)]
     lines = [""]
     for name, role in zip(site.states, ROLES):
@@ -163,8 +163,11 @@ def _quant_call(site: Site, state: str, role: str) -> str:
 
 
 def _native_class_fix(source: Source, graph: ClassGraph) -> list[End]:
-    """Say that the file's models are native ones, at its end: transformers 5.13.1 and newer skip the checkpoint
-    conversions of custom code, and the weights they concern stay random without a word."""
+    """Append code that declares the file's models native.
+
+    transformers 5.13.1 and newer skip checkpoint conversions for custom code; the weights that need a conversion would
+    silently stay random.
+    """
     roots = [
         name
         for name, node in graph.classes.items()

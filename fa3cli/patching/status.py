@@ -1,4 +1,4 @@
-"""What the patch of a folder is worth: whole, up to date, and made from the installed transformers?"""
+"""Judges the patch of a folder: complete, up to date, and reproducible from the installed library."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["PatchStatus", "status"]
 
 @dataclass(frozen=True)
 class PatchStatus:
-    """What a folder's patch is worth.
+    """The state of a folder's patch.
 
     `state` is unpatched, hand-patched (after the guide), patched, stale (made from another source or by older rules),
-    edited (changed since) or foreign (not fa3's), with the `reason`. `reproducible` means that patching the *installed* transformers'
-    source again gives the very bytes of `module`, and that config.json maps nothing else to code of the folder;
-    where that fails alone, `reason` says why. `code` is then the verified text by each module's path in the folder: the
-    very text that patching again gives, not read from the folder; empty unless `reproducible`.
+    edited (changed since) or foreign (not fa3's), with the `reason`. `reproducible` means that patching the *installed*
+    library's source again gives exactly the bytes of `module`, and that the index names no other code of the folder;
+    if a patched folder is not reproducible, `reason` says why. `code` maps each module's path in the folder to the
+    verified text: the text that patching again gives, not read from the folder. It is empty unless `reproducible`.
     """
 
     state: str
@@ -36,9 +36,9 @@ class PatchStatus:
 
 
 def status(folder: str | Path) -> PatchStatus:
-    """Judge the patch of a folder; broken folders raise as `plan` does, an unreadable receipt is foreign.
+    """Judge the patch of a folder; broken folders raise as in `plan`, an unreadable receipt counts as foreign.
 
-    A receipt may be forged: a path that one names is not opened.
+    A receipt may be forged, so no path that it names is opened.
     """
     folder = Path(folder)
     form = format_of(folder)
@@ -80,7 +80,7 @@ def status(folder: str | Path) -> PatchStatus:
 
 
 def _folder_code(form: Format, disk: Disk, result: PatchResult) -> str | None:
-    """Which code of the folder is run though the installed library does not give it; None if there is none."""
+    """The code of the folder that would run and does not come from the installed library; None if there is none."""
     for file in result.files:
         if file.origin != "installed":
             return f"made from {file.source}, not from the installed {form.library}"

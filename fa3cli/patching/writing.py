@@ -1,6 +1,6 @@
-"""From places to text: the file goes through libcst and the codemod, byte for byte as it was where there is no place.
+"""Writes places into a file's text with libcst; all other bytes stay as they are.
 
-libcst is imported when the first file is written: it would cost every command's start 0.2 s.
+libcst is imported when the first file is written, because the import takes 0.2 s.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["write"]
 
 
 def write(source: Source, places: Sequence[Place]) -> str:
-    """The text of a file with every place written; UnsupportedError if libcst can't read it or Python can't run it."""
+    """Write every place into a file's text; UnsupportedError if libcst cannot read it or Python cannot compile it."""
     if not places:
         return source.text
     import libcst as cst
@@ -33,7 +33,7 @@ def write(source: Source, places: Sequence[Place]) -> str:
         _require_compiles(source, text, made.code)
         return mark + made.code + blank
     except cst.ParserSyntaxError as error:
-        # raw_line is the line below unless the error is in the last one.
+        # libcst's raw_line is the line after the error, except in the last line; the message has the right one.
         found = re.search(r" at (\d+):", error.message)
         line = found[1] if found else error.raw_line
         raise UnsupportedError(f"{source.name}:{line}: libcst cannot parse this line") from None
@@ -42,7 +42,7 @@ def write(source: Source, places: Sequence[Place]) -> str:
 
 
 def _parts(text: str) -> tuple[str, str, str]:
-    """The byte order mark, the code, and the blank lines at the end if libcst would not keep the spaces in them."""
+    """Split off the byte order mark, and blank lines at the end if they hold spaces, which libcst would drop."""
     code = text.removeprefix(BOM)
     end = code[len(code.rstrip(" \t\f\r\n")) :]
     blank = end.partition("\n")[2]
@@ -52,7 +52,7 @@ def _parts(text: str) -> tuple[str, str, str]:
 
 
 def _refuse_losses(source: Source, text: str, read: str) -> None:
-    """Refuse a file that libcst doesn't give back as it was."""
+    """Refuse a file whose text libcst does not reproduce exactly."""
     if read != text:
         line = 1 + len(re.findall(r"\r\n?|\n", os.path.commonprefix([read, text])))
         raise UnsupportedError(
@@ -62,7 +62,7 @@ def _refuse_losses(source: Source, text: str, read: str) -> None:
 
 
 def _require_compiles(source: Source, before: str, after: str) -> None:
-    """Refuse a file whose patched text Python can't run, with the line of the source if that has the fault already."""
+    """Refuse a file whose patched text Python cannot compile; names the source line if the source has the error."""
     if (error := _compile_error(after, source.name)) is None:
         return
     if (fault := _compile_error(before, source.name)) is None:
