@@ -1,1 +1,1 @@
-"""Pipelines of diffusers: the transformers a model_index.json names, patched like the language models' files."""
+"""Patches the transformers of diffusers pipelines, which model_index.json names."""

@@ -1,4 +1,4 @@
-"""The patch of each file a pipeline's transformers are loaded from."""
+"""Patches the modeling file of every transformer of a pipeline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["attention_classes_of", "build", "origins"]
 
 
 def origins(library: Diffusers, folder: Path, index: Config | None, modeling: Path | None) -> list[Origin]:
-    """The file of every transformer of a pipeline, the given one for those it defines; or the given one alone."""
+    """The file of every transformer of a pipeline; `modeling` for the classes that it defines, or `modeling` alone."""
     if index is None and modeling is None:
         raise InvalidInputError(
             f"{folder} has no {INDEX}", hint="give the file that was patched as --modeling"
@@ -56,7 +56,7 @@ def origins(library: Diffusers, folder: Path, index: Config | None, modeling: Pa
 
 
 def build(library: Diffusers, origin: Origin, options: Options) -> Build:
-    """Patch one file, or raise what keeps it from being patched."""
+    """Patch one file; raises the reason if it cannot be patched."""
     source = parse(read_source(origin.path), str(origin.path))
     if origin.package == PACKAGE:
         refuse_attention_elsewhere(library, source, origin.class_name)
@@ -78,7 +78,7 @@ def build(library: Diffusers, origin: Origin, options: Options) -> Build:
 def attention_classes_of(
     library: Diffusers, origin: Origin, rules: str | Path | None
 ) -> tuple[AttentionClass, ...]:
-    """Every attention class of a file, those taken over from others among them, patchable or not."""
+    """List every attention class of a file, patchable or not, including classes that are copied from other files."""
     source = parse(read_source(origin.path), str(origin.path))
     taken = _with_copied_classes(library, origin, source)
     classes = list_source(taken.text, name=source.name, rules=checked_rules(rules), config=origin.config)
@@ -112,7 +112,7 @@ def _with_copied_classes(library: Diffusers, origin: Origin, source: Source) -> 
 
 
 def _in_its_file(found: AttentionClass, taken: Vendored) -> AttentionClass:
-    """Give a class that was copied in the file and the line numbers of its own file."""
+    """Return a copied class with the path and the line numbers of the file that it was copied from."""
     if found.name not in taken.places:
         return found
     path, shift = taken.places[found.name]
@@ -124,7 +124,7 @@ def _reaches_up(source: Source) -> bool:
 
 
 def _package_of(source: Source, path: Path) -> str | None:
-    """The package a file is in, as its folders show; None for a file without relative imports that is in none."""
+    """The package of a file, from its parent folders; None for a file in no package and without relative imports."""
     names, folder = [], path.absolute().parent
     while (folder / "__init__.py").is_file():
         names.insert(0, folder.name)

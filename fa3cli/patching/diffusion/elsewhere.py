@@ -1,4 +1,4 @@
-"""Attention that a transformer borrows from other files of diffusers, where fa3 can't patch it."""
+"""Refuses transformers that use attention from other files of diffusers, which fa3 does not patch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["refuse_attention_elsewhere"]
 
 
 def refuse_attention_elsewhere(library: Diffusers, source: Source, class_name: str) -> None:
-    """Refuse a transformer made of another file's blocks that hold attention: those would stay as they are.
+    """Refuse a transformer that uses another file's blocks with attention: these blocks would stay unpatched.
 
-    Attention modules themselves and their processors are no such blocks: their place is known.
+    Attention modules and processors from other files are accepted: the quantizer is attached where they are created.
     """
     graph = ClassGraph(source)
     if class_name not in graph.classes:

@@ -1,4 +1,4 @@
-"""model_index.json: which transformers a pipeline has, and the edits that let it load others."""
+"""Reads the components of a pipeline from model_index.json, and makes the edits that load them from other files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LONGEST_NAME = 200
 
 @dataclass(frozen=True)
 class Component:
-    """A part of a pipeline: its folder's name, the library (or the file of its folder) and the class it is loaded by."""
+    """A component of a pipeline: the name of its folder, the library (or a file of the folder), and its class."""
 
     name: str
     library: str
@@ -30,9 +30,10 @@ class Component:
 
 
 def components(index: Config) -> list[Component]:
-    """The parts that model_index.json names, in its order; those left out (null) aren't parts.
+    """The components that model_index.json names, in its order, without omitted ones (null).
 
-    InvalidInputError for the name of a folder beside it that is given anything else, and for a name that is no folder's.
+    Raises InvalidInputError for a key that names a folder beside it but has another kind of value, and for a component
+    whose name cannot be the name of a folder.
     """
     class_name, found = index.data.get("_class_name"), []
     names = class_name if isinstance(class_name, list) and len(class_name) == 2 else [class_name]
@@ -57,7 +58,7 @@ def components(index: Config) -> list[Component]:
 
 
 def component_config(folder: Path, component: Component) -> dict[str, Any]:
-    """What the config.json of a part says, empty without one."""
+    """The data of a component's config.json, empty without one."""
     path = folder / component.name / "config.json"
     if not os.path.lexists(path):
         return {}
@@ -67,7 +68,7 @@ def component_config(folder: Path, component: Component) -> dict[str, Any]:
 
 
 def set_modules(index: Config, modules: Mapping[str, str]) -> list[Edit]:
-    """The edits that let parts be loaded from a file of their folder: part -> the file's name without `.py`."""
+    """The edits that make components load from a file of their folder: component -> file name without `.py`."""
     found = members_of(index.text, index.text.index("{"))
     edits = []
     for name, module in modules.items():

@@ -1,4 +1,4 @@
-"""The installed diffusers, looked at as files."""
+"""Reads the installed diffusers package as files, without importing it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fa3cli.errors import MissingCapabilityError, UnsupportedError
 
 __all__ = ["PACKAGE", "Diffusers", "installed_diffusers"]
 
-# Where the transformers' relative imports start from.
+# The package of the transformers' relative imports.
 PACKAGE = "diffusers.models.transformers"
 
 
@@ -24,11 +24,11 @@ class Diffusers:
     version: str
 
     def defines(self, class_name: str) -> bool:
-        """Whether a class is one of the transformers."""
+        """Whether this version defines a transformer class of that name."""
         return bool(self._files(class_name))
 
     def transformer_file(self, class_name: str) -> Path:
-        """The file of a transformer class; UnsupportedError if this version hasn't exactly one."""
+        """The file of a transformer class; raises UnsupportedError if this version does not have exactly one."""
         files = self._files(class_name)
         if len(files) != 1:
             raise UnsupportedError(
@@ -38,7 +38,7 @@ class Diffusers:
         return files[0]
 
     def module_file(self, module: str) -> Path | None:
-        """The file of a module, by its full name; None for a package or what isn't there."""
+        """The file of a module, by its full name; None for a package or a missing module."""
         first, *rest = module.split(".")
         path = self.folder.joinpath(*rest).with_suffix(".py") if first == "diffusers" and rest else None
         return path if path and path.is_file() else None
@@ -50,7 +50,7 @@ class Diffusers:
 
 
 def installed_diffusers() -> Diffusers:
-    """The diffusers package that `import diffusers` would load; MissingCapabilityError if there is none."""
+    """Find the package that `import diffusers` would load; raises MissingCapabilityError if there is none."""
     spec = importlib.util.find_spec("diffusers")
     if spec is None or not spec.origin:
         raise MissingCapabilityError("diffusers is not installed", hint="pip install diffusers")

@@ -1,4 +1,4 @@
-"""What a module of diffusers binds its names to, read off its text."""
+"""Reads from a diffusers module's text which names it defines or imports, and where they come from."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Module:
 
     @property
     def package(self) -> str:
-        """Where the module's relative imports start from."""
+        """The package of the module's relative imports."""
         return self.name.rpartition(".")[0]
 
 
 def read_module(library: Diffusers, name: str) -> Module | None:
-    """Read a module by its full name; None for a package or what isn't diffusers'."""
+    """Read a module by its full name; None for a package or a module outside of diffusers."""
     path = library.module_file(name)
     if path is None:
         return None
@@ -38,7 +38,7 @@ def read_module(library: Diffusers, name: str) -> Module | None:
 
 
 def bound_names(module: Module) -> dict[str, tuple[str, bool]]:
-    """The names a module binds, what each of them is, and whether it does so whatever is installed."""
+    """Map each name that a module binds to its full name, and to whether it is always bound (no `if` or `try`)."""
     found: dict[str, tuple[str, bool]] = {}
     todo = [(node, True) for node in reversed(module.source.tree.body)]
     while todo:
@@ -51,7 +51,7 @@ def bound_names(module: Module) -> dict[str, tuple[str, bool]]:
 
 
 def origin(library: Diffusers, dotted: str) -> str:
-    """Where a name comes from in the end: modules hand on what they import."""
+    """The full name in the module that defines a name; imports of other modules are followed."""
     module, _, name = dotted.rpartition(".")
     home = read_module(library, module)
     found = bound_names(home).get(name, (dotted, True))[0] if home else dotted
@@ -59,7 +59,7 @@ def origin(library: Diffusers, dotted: str) -> str:
 
 
 def _names(module: Module, node: ast.stmt) -> dict[str, str]:
-    """The names a statement binds, and what each of them is."""
+    """Map the names that a statement binds to their full names."""
     if isinstance(node, ast.Import):
         whole = {alias.asname: alias.name for alias in node.names if alias.asname}
         return {

@@ -1,7 +1,7 @@
-"""Attention processors that a transformer imports, taken over into its patched file: diffusers' own file stays as it is.
+"""Copies attention processors that a transformer imports into its patched file; diffusers' own files stay unchanged.
 
-Their text comes from the installed package when a model is patched, and goes to the end of the file, where it takes
-the place of what was imported.
+Their text is read from the installed package when a model is patched, and appended to the file, where it replaces the
+imported classes.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ __all__ = ["Vendored", "vendor"]
 
 @dataclass(frozen=True)
 class Vendored:
-    """The text with the classes taken over, and where each was: the file, and its line there less its line now."""
+    """The text with the copied classes, and where each comes from: its file, and its line there minus its line here."""
 
     text: str
     places: Mapping[str, tuple[Path, int]] = field(default_factory=dict)
 
 
 def vendor(source: Source, library: Diffusers, module: str) -> Vendored:
-    """Take over the processors that a transformer's file, `module`, makes but doesn't define."""
+    """Copy the processors that a transformer's file, `module`, creates but does not define."""
     target = Module(module, source, ClassGraph(source))
     taken: dict[str, Module] = {}
     passed: list[Passed] = []
@@ -62,7 +62,7 @@ def _imported(source: Source, package: str) -> Iterator[tuple[ast.ImportFrom, as
 
 
 def _computes_attention(graph: ClassGraph, name: str) -> bool:
-    """Whether a class is a processor, or makes one in its place (`__new__`, as diffusers does with old names)."""
+    """Whether a class is a processor, or returns one from `__new__`, as diffusers does for old names."""
     return name in graph.classes and (
         is_processor(graph, name) or graph.method(name, "__new__", inherited=False) is not None
     )
@@ -73,7 +73,7 @@ def _with_bases(graph: ClassGraph, name: str) -> list[str]:
 
 
 def _remove_local_import(source: Source, node: ast.ImportFrom) -> list[Passed]:
-    """An import within a function would hide what is taken over."""
+    """Replace an import in a function by `pass`: it would hide the copied class."""
     if node in source.tree.body:
         return []
     if len(node.names) > 1:
@@ -82,7 +82,7 @@ def _remove_local_import(source: Source, node: ast.ImportFrom) -> list[Passed]:
 
 
 def _refuse_early_uses(source: Source, taken: dict[str, Module]) -> None:
-    """What stands at the end of the file isn't there yet while its classes are made."""
+    """Refuse uses outside of functions: they run before the copied classes at the end of the file are defined."""
     for node in source.tree.body:
         inner = {
             id(inner_node)
@@ -122,7 +122,7 @@ def _append_classes(
 
 
 def _class_text(target: Module, home: Module, node: ast.ClassDef) -> str:
-    """The text of a class, its imports made absolute; one of the target itself is left out."""
+    """The text of a class with absolute imports; imports of the target module itself become `pass`."""
     lines = home.source.lines[_first_line(node) - 1 : node.end_lineno]
     source = parse("\n".join(line.rstrip("\r\n") for line in [*lines, ""]), home.source.name)
     places = [
@@ -139,7 +139,7 @@ def _first_line(node: ast.ClassDef) -> int:
 def _needed_imports(
     library: Diffusers, target: Module, home: Module, name: str, taken: set[str]
 ) -> list[str]:
-    """The imports a class needs in its new file, of names that it takes from its old one."""
+    """The imports that a class needs in its new file, for names that it uses from its old file."""
     node = home.graph.classes[name]
     used = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} - taken - set(dir(builtins))
     here, there = bound_names(target), bound_names(home)

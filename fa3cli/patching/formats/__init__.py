@@ -1,4 +1,4 @@
-"""The kinds of folder that can be patched, and which of them a folder is."""
+"""Recognises the kind of a folder: a language model's weights or a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def format_of(folder: Path, modeling: str | Path | None = None) -> Format:
 
 
 def is_pipeline(folder: str | Path, modeling: str | Path | None = None) -> bool:
-    """Whether a folder is one of diffusers: it has a model_index.json, or no config.json but a file to start from."""
+    """Whether a folder is a diffusers pipeline: it has model_index.json, or no config.json but `modeling` is given."""
     folder = Path(folder)
     if receipt_library(folder) == Pipeline.library or os.path.lexists(folder / Pipeline.index):
         return True

@@ -1,6 +1,6 @@
-"""The folder of a pipeline of diffusers: model_index.json, which names a patched file in the folder of each transformer.
+"""Handles the folder of a diffusers pipeline: model_index.json names a patched file in each transformer's folder.
 
-A folder without model_index.json, and a given modeling file, make a patched file that nothing loads by itself.
+For a folder without model_index.json and a given modeling file, no index names the patched file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Pipeline"]
 
 
 class Pipeline:
-    """A folder with model_index.json and a folder for each part; its methods are those of `Weights`."""
+    """A folder with model_index.json and one folder per component; it has the methods of `Weights`."""
 
     index = INDEX
     library = "diffusers"
@@ -65,7 +65,7 @@ class Pipeline:
         return attention_classes_of(self.installed, origin, rules)
 
     def module(self, index: Config | None, made: Build) -> str:
-        """Files of all folders share one namespace in diffusers, so the digest of the text is in the name."""
+        """diffusers loads files of all folders into one namespace, so the name has the digest of the text."""
         digest = sha256(made.patched.text.encode())
         name = f"{made.origin.path.stem}_fa3_{digest[:12]}.py"
         return f"{made.origin.component}/{name}" if made.origin.component else name

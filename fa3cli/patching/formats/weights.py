@@ -1,4 +1,4 @@
-"""The folder of a language model: config.json, whose auto_map names the patched file."""
+"""Handles the folder of a language model: auto_map of config.json names the patched file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["Weights"]
 class Weights:
     """A folder with config.json and the weights of one causal language model.
 
-    Each format has an `index`, the document of the folder that names what is loaded, and modeling files of a `library`.
+    Each format has an `index`, the document that names the code to load, and modeling files of a `library`.
     """
 
     index = "config.json"
@@ -46,11 +46,11 @@ class Weights:
 
     @property
     def version(self) -> str:
-        """The installed version of the library that the modeling files are of."""
+        """The installed version of the library with the modeling files."""
         return self.installed.version
 
     def read_index(self, folder: Path, patched: bool) -> Config:
-        """Read the document that names what is loaded; InvalidInputError if it is broken."""
+        """Read the index; raises InvalidInputError if it is broken."""
         config = read_config(folder / self.index)
         require_types(config)
         return config
@@ -70,7 +70,7 @@ class Weights:
         return own if own and has_quantizer(own) else None
 
     def warnings(self, index: Config) -> tuple[str, ...]:
-        """What to warn of that the index says."""
+        """Warnings about values of the index."""
         written = index.data.get("transformers_version")
         if not written or written == self.version:
             return ()
@@ -79,9 +79,9 @@ class Weights:
     def origins(
         self, folder: Path, index: Config, modeling: Path | None, receipt: Receipt | None
     ) -> list[Origin]:
-        """The modeling files to patch, `modeling` in place of the library's own.
+        """The modeling files to patch; `modeling` replaces the library's own.
 
-        A file that was patched by hand is compared once, before fa3 patches the folder: without a `receipt`.
+        A file that was patched by hand is compared once, before fa3 patches the folder (there is no `receipt` yet).
         """
         own = self.hand_made(index) if modeling is None else None
         if receipt and not modeling and self._is_library_file(index, receipt.files[0].source):
@@ -107,26 +107,26 @@ class Weights:
     def module(self, index: Config, made: Build) -> str:
         """The path in the folder that a patched file is written to."""
         name, custom = _own_name(index), index.causal_lm
-        # The guide gives its file the name that fa3 gives.
+        # A file patched by hand after the guide has the same name, and must not be overwritten.
         return name.replace("_fa3.py", "_by_fa3.py") if custom and custom.file == name else name
 
     def index_edits(self, index: Config, modules: Iterable[tuple[Origin, str]]) -> list[Edit]:
-        """The edits of the index that let the patched files, `modules`, be loaded."""
+        """The edits of the index that make it load the patched files, `modules`."""
         [(origin, module)] = modules
         return set_auto_map(index, f"{module.removesuffix('.py')}.{origin.class_name}")
 
     def loaded(self, index: Config) -> tuple[str, str] | None:
-        """The file of the folder, and its class, that the index names in place of the library's; None if it names none."""
+        """The folder's own file, and its class, that the index names instead of the library's; None without one."""
         custom = index.causal_lm
         return (custom.file, custom.name) if custom and not custom.repository else None
 
     def other_code(self, folder: Path, index: Config, patched: Collection[str | None]) -> str | None:
-        """Which code of the folder besides the `patched` parts the index lets be loaded; None if there is none."""
+        """Describe code of the folder that the index loads besides the `patched` components; None if there is none."""
         others = sorted(index.auto_map.keys() - {CAUSAL_LM})
         return f"auto_map lets {', '.join(others)} load code too" if others else None
 
     def _is_library_file(self, index: Config, path: str) -> bool:
-        """Whether a path is that of the library's own file of a model type, in this environment or in another one."""
+        """Whether a path is the library's own file of the model type, in this or another environment."""
         if not self.installed.knows(index.model_type):
             return False
         package = self.installed.modeling_file(index.model_type).package.split(".")

@@ -1,1 +1,1 @@
-"""Rules: what the search for the place cannot find, said by class name in TOML files."""
+"""Reads rules from TOML files: they say, by class name, what the search for attention cannot find."""

@@ -1,4 +1,4 @@
-"""A rule's examples, run: its documentation and its test are one."""
+"""Runs the examples of a rule, which are its documentation and its test."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fa3cli.patching.sources import patch_source
 
 __all__ = ["check_examples", "checked_rules"]
 
-# Examples are classes without the imports of a whole file; below them, one leaves their line numbers alone.
+# Examples have no imports, which a modeling file needs. One is added below, so that line numbers stay.
 _END = "\n\n# The example ends here.\n"
 
 
 def checked_rules(folder: str | Path | None) -> Rules:
-    """The shipped rules and those of a user's folder, whose examples come out as written; else InvalidInputError."""
+    """The shipped rules and those of a user's folder; raises InvalidInputError if an example of the latter fails."""
     rules = load_rules(folder)
     for rule in rules.own:
         check_examples(rule)
@@ -27,7 +27,7 @@ def checked_rules(folder: str | Path | None) -> Rules:
 
 
 def check_examples(rule: Rule) -> None:
-    """Patch every example by this rule alone; InvalidInputError says how one came out instead."""
+    """Patch every example with this rule alone; InvalidInputError shows a different result."""
     for number, example in enumerate(rule.examples, 1):
         if wrong := _example_problem(rule, example, f"{rule.file}: example {number}"):
             raise InvalidInputError(f"{rule.file}: example {number} {wrong}")
@@ -42,7 +42,7 @@ def check_examples(rule: Rule) -> None:
 
 
 def _example_problem(rule: Rule, example: Example, name: str) -> str | None:
-    """What is wrong with an example; None if it comes out as written."""
+    """Describe how the result of an example differs from the expected one; None if it does not."""
     before = example.before.rstrip() + "\n"
     try:
         patched = patch_source(

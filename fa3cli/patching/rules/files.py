@@ -1,4 +1,4 @@
-"""Reading rules: those that come with fa3cli, and those of a user's folder."""
+"""Reads the rules that come with fa3cli, and those of a user's folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGE = Path(__file__).parents[2]
 def load_rules(folder: str | Path | None = None) -> Rules:
     """The shipped rules and, before them, those of a user's folder (every *.toml in it).
 
-    InvalidInputError if the folder has none, or a file in it is not a rule.
+    Raises InvalidInputError if the folder has no rule, or a file in it is not a valid one.
     """
     if folder is None:
         return Rules(shipped_rules())
@@ -40,7 +40,7 @@ def shipped_rules() -> tuple[Rule, ...]:
 
 
 def read_rule(path: Path) -> Rule:
-    """Read one rule file; InvalidInputError says what is wrong with it."""
+    """Read one rule file; raises InvalidInputError if it is not valid."""
     try:
         data = read_bytes(path)
         table = Table(str(path), "", parse_toml(data))

@@ -1,4 +1,4 @@
-"""Rules: what the search for the place cannot find, said by class name. One file, one rule."""
+"""Defines rules, which say by class name what the search for attention cannot find; one per file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["Example", "Place", "Rule", "Rules", "statements"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where the calls go in `method`: below the statement `after`, for names; or around three expressions.
+    """Where the calls are written in `method`: below the statement `after`, for variables, or around expressions.
 
-    Or, of several attention calls, where fa3 finds it for the one whose keys are called `core`.
+    With `core`, fa3 finds the place itself, for the one of several attention calls whose key operand is `core`.
     """
 
     method: str
@@ -27,7 +27,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Example:
-    """A few lines of a modeling file, and what becomes of them: the lines `after`, or a part of the reason."""
+    """A few lines of a modeling file, and the expected result: the lines `after`, or a part of the refusal."""
 
     before: str
     after: str | None
@@ -37,11 +37,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Rule:
-    """What one file says about the classes it matches; all code in it is text as `ast.unparse` writes it.
+    """One rule file, for the classes that it matches; all code in it is text as `ast.unparse` writes it.
 
-    `refuse` and `idle` are reasons: the patch would be wrong, or the class is nothing to patch. `unless` are values
-    of config.json with which a refused class is never built. `attach` are the attributes of the quantizer's config,
-    expressions of `__init__`. `absent` are keys of config.json that must have no value, else the class is refused.
+    `refuse` and `idle` are reasons: a patch would be wrong, or the class needs none. `unless` are values of config.json
+    with which a refused class is never built. `attach` maps attributes of the quantizer's config to expressions of
+    `__init__`. `absent` are keys of config.json that must have no value; otherwise the class is refused.
     """
 
     file: str
@@ -57,7 +57,7 @@ class Rule:
     absent: tuple[str, ...] = ()
 
     def matches(self, node: ast.ClassDef) -> bool:
-        """Whether a class has one of the names and contains every statement asked for."""
+        """Whether a class has one of the names and contains every statement of `contains`."""
         if node.name not in self.match:
             return False
         return not self.contains or {ast.unparse(statement) for statement in statements(node)}.issuperset(
@@ -65,13 +65,13 @@ class Rule:
         )
 
     def never_built(self, config: Mapping[str, Any]) -> bool:
-        """Whether config.json says that the model doesn't build the class this rule refuses."""
+        """Whether config.json shows that the model does not build the class which this rule refuses."""
         return bool(self.unless) and all(config.get(key) == value for key, value in self.unless.items())
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules a file is patched by; a user's own come before the shipped ones."""
+    """The rules for patching a file; a user's own come before the shipped ones."""
 
     shipped: tuple[Rule, ...] = ()
     own: tuple[Rule, ...] = ()
@@ -91,5 +91,5 @@ class Rules:
 
 
 def statements(node: ast.AST) -> list[ast.stmt]:
-    """Every statement in a node, however deep."""
+    """Every statement in a node, at any depth."""
     return [part for part in ast.walk(node) if isinstance(part, ast.stmt)]

@@ -1,4 +1,4 @@
-"""The attention classes of a file once the rules have had their say."""
+"""Applies rules to the attention classes that the search found in a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["apply_rules", "rules_of"]
 
 
 def rules_of(graph: ClassGraph, rules: Rules) -> dict[str, Rule]:
-    """The rule of each class of a file that has one."""
+    """Map the classes of a file to their rules; classes without a rule are omitted."""
     found = {name: rules.of(node) for name, node in graph.classes.items()}
     return {name: rule for name, rule in found.items() if rule is not None}
 
@@ -26,9 +26,9 @@ def rules_of(graph: ClassGraph, rules: Rules) -> dict[str, Rule]:
 def apply_rules(
     source: Source, graph: ClassGraph, found: Found, rules: Mapping[str, Rule], config: Mapping[str, Any]
 ) -> Found:
-    """What the search found, with every class that has a rule as the rule says, in the order of the file.
+    """Replace what the search found by what the rules say, for classes that have one, in the order of the file.
 
-    `config` is config.json, which takes some refusals back.
+    `config` is the data of config.json, with which some refusals do not apply.
     """
     changed = {
         name: _apply_rule(source, graph, name, rule, found.get(name), config) for name, rule in rules.items()

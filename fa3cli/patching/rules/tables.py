@@ -1,4 +1,4 @@
-"""The tables of a rule file, which name the file, the key, what is there and what should be when something is wrong."""
+"""Reads values from the tables of a rule file; errors name the file, the key, the value found and the expected kind."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ HINT = "docs/patch-rules.md says what a rule may hold"
 
 
 def statement(text: str) -> str:
-    """One statement as `ast.unparse` writes it; SyntaxError or ValueError if it isn't one."""
+    """One statement as `ast.unparse` writes it; raises SyntaxError or ValueError if it is not one."""
     (found,) = bounded_tree(text).body
     return ast.unparse(found)
 
 
 def expression(text: str) -> str:
-    """An expression as `ast.unparse` writes it; SyntaxError or ValueError if it isn't one."""
+    """An expression as `ast.unparse` writes it; raises SyntaxError or ValueError if it is not one."""
     return ast.unparse(bounded_tree(text, mode="eval"))
 
 
 class Table:
-    """A table of a rule file, which knows the file and its own name for what it has to complain about."""
+    """A table of a rule file, with the file and its own name for error messages."""
 
     def __init__(self, file: str, name: str, values: Mapping[str, Any]) -> None:
         self.file, self.name, self.values = file, name, values
 
     def problem(self, key: str, what: str) -> InvalidInputError:
-        """An error about one key (none: about the whole rule)."""
+        """Return an error about one key (empty: about the whole rule)."""
         place = ".".join(filter(None, [self.name, key]))
         return InvalidInputError(f"{self.file}: {place + ' ' if place else ''}{what}", hint=HINT)
 
     def allow_keys(self, *keys: str) -> None:
-        """Refuse a key that isn't one of these, naming the nearest."""
+        """Refuse a key that is not one of these; the error names the most similar one."""
         for key in self.values:
             if key not in keys:
                 near = difflib.get_close_matches(key, keys, n=1)
@@ -46,7 +46,7 @@ class Table:
                 raise self.problem(key, f"is not a key of a rule; {meant}")
 
     def text(self, key: str, required: bool = False) -> str | None:
-        """A text that isn't empty; None if the key is missing and may be."""
+        """A text that is not empty; None if the key is missing and not required."""
         return self._get(key, None, required, "a text", _is_text)
 
     def texts(self, key: str, required: bool = False) -> tuple[str, ...]:
