@@ -152,7 +152,7 @@ def _disks(form: Format, folder: Path, target: Path, force: bool) -> tuple[Disk,
     """Inspect the folder and the target (None: not created yet); ConflictError if the target may not be patched."""
     source = look(form, folder)
     if target != folder and source.receipt:
-        raise ConflictError(f"{folder} is patched itself", hint="undo that first, or leave out --output")
+        raise ConflictError(f"{folder} has a patch itself", hint="undo that patch first, or omit --output")
     disk = source if target == folder else None if is_new(target) else look(form, target)
     for found in filter(None, (source, disk)):
         _refuse_conflicts(found, force)
@@ -164,10 +164,10 @@ def _disks(form: Format, folder: Path, target: Path, force: bool) -> tuple[Disk,
 def _refuse_conflicts(disk: Disk, force: bool) -> None:
     if disk.foreign:
         raise ConflictError(
-            disk.foreign, hint="take the other patch back, or start from a fresh copy of the folder"
+            disk.foreign, hint="undo the other patch, or start from a fresh copy of the folder"
         )
     if disk.edited and not force:
-        raise ConflictError(f"{disk.folder}: {disk.edited}", hint="--force gives up the changes")
+        raise ConflictError(f"{disk.folder}: {disk.edited}", hint="--force discards these changes")
 
 
 def _refuse_strangers(target: Path, disk: Disk | None, files: Sequence[FileChange]) -> None:

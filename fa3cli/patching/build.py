@@ -40,7 +40,7 @@ def build(installed: Installed, folder: Path, origin: Origin, options: Options) 
         raise UnsupportedError(
             f"{source.name}: {origin.class_name} is also built of attention that is not in this file: "
             f"{', '.join(elsewhere)}",
-            hint="fa3 patches one file; --attention CLASS patches that class of it and nothing else",
+            hint="fa3 patches one file; --attention CLASS patches only that class of it",
         )
     patched = patch_source(
         source.text,
@@ -58,7 +58,9 @@ def build(installed: Installed, folder: Path, origin: Origin, options: Options) 
         _check_names(installed, parse(patched.text, source.name))
     warnings = tuple(f"{name} is not patched: not in this file" for name in elsewhere)
     if origin.instead_of:
-        warnings += (f"{origin.instead_of} was patched by hand: it stays, and auto_map names fa3's file",)
+        warnings += (
+            f"{origin.instead_of} was patched by hand: it is kept, and auto_map names fa3's file instead",
+        )
     return Build(origin, source.text, replace(patched, warnings=patched.warnings + warnings))
 
 

@@ -51,7 +51,7 @@ class Config:
         found = self.data.get("model_type")
         if found is None and "_class_name" in self.data:
             raise InvalidInputError(
-                f"{self.path} is that of a part of a diffusers pipeline",
+                f"{self.path} belongs to a component of a diffusers pipeline",
                 hint="give the pipeline's folder, the one with model_index.json",
             )
         if not isinstance(found, str) or not found or len(found) > _LONGEST:

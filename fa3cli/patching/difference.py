@@ -19,7 +19,7 @@ def state_of(disk: Disk | None, new: Receipt) -> tuple[str, str | None]:
         if digest is None:
             return "stale", f"{disk.folder / module} is missing"
     if old.index and sha256(disk.index.text.encode()) != old.index.after:
-        return "stale", "an earlier run was cut off before it had written everything"
+        return "stale", "an earlier run was interrupted before it had written everything"
     if _outputs(old) == _outputs(new):
         return "already-patched", None
     return "stale", difference(old, new)
@@ -30,11 +30,11 @@ def difference(old: Receipt, new: Receipt) -> str:
     for name, before in vars(old.options).items():
         after = getattr(new.options, name)
         if before != after:
-            return f"patched with --{name} {_plain(before)}, asked for is {_plain(after)}"
+            return f"patched with --{name} {_plain(before)}, requested is {_plain(after)}"
     if old.version != new.version:
         return f"patched with {old.library} {old.version}, installed is {new.version}"
     if old.rules != new.rules:
-        return f"patched by rules {old.rules}, today's are {new.rules}"
+        return f"patched by rules {old.rules}, current rules are {new.rules}"
     if changed := sorted(name for name, _ in old.rule_files.items() ^ new.rule_files.items()):
         return f"the rule {changed[0]} has changed"
     sources = {file.component: file.modeling.before for file in old.files}

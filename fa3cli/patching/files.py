@@ -48,15 +48,15 @@ def explain_write_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise MissingCapabilityError(
-                f"no room to write in {folder}", hint="free some, or use --output"
+                f"no room to write in {folder}", hint="free some space, or use --output"
             ) from None
         if error.errno == errno.EIO:
             raise MissingCapabilityError(
-                f"the disk of {folder} fails: {error.strerror}", hint="see to the disk, or use --output"
+                f"the disk of {folder} fails: {error.strerror}", hint="check the disk, or use --output"
             ) from None
         raise ConflictError(
             f"cannot write in {folder}: {error.strerror} ({error.filename})",
-            hint="--output DIR leaves the folder as it is and makes a patched one of links to it",
+            hint="--output DIR does not change this folder and creates a patched one with links to it",
         ) from None
 
 

@@ -60,7 +60,7 @@ def look(form: Format, folder: Path) -> Disk:
         return Disk(folder, index, None, foreign=form.foreign(folder, index))
     if receipt.library != form.library:
         raise ConflictError(
-            f"{folder / RECEIPT} is of a patch of {receipt.library}, while the folder is one of {form.library}",
+            f"{folder / RECEIPT} belongs to a patch of {receipt.library}, but this is a folder for {form.library}",
             hint="restore the receipt that fa3 wrote from a copy of the folder",
         )
     refuse_links(folder, receipt.files)
@@ -114,8 +114,8 @@ def refuse_links(folder: Path, files: Iterable[FileChange]) -> None:
     for place in dict.fromkeys(folder / file.component for file in files if file.component):
         if place.is_symlink():
             raise ConflictError(
-                f"{place} is a link to {place.readlink()}: fa3 changes nothing through it",
-                hint="--output DIR leaves the folder as it is and makes a patched one of links to it",
+                f"{place} is a link to {place.readlink()}: fa3 changes no files behind links",
+                hint="--output DIR does not change this folder and creates a patched one with links to it",
             )
 
 

@@ -17,7 +17,7 @@ __all__ = ["check_hand_made"]
 
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 _HINT = (
-    "mend that line as the guide says; or take AutoModelForCausalLM out of auto_map, and fa3 patches the "
+    "correct that line as the guide says; or remove AutoModelForCausalLM from auto_map, and fa3 patches the "
     "file of the installed transformers"
 )
 

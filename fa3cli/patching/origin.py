@@ -23,7 +23,7 @@ __all__ = [
     "read_source",
 ]
 
-_HINT = "download that file beside the weights and take what stands before its name out of auto_map"
+_HINT = "download that file beside the weights and remove the repository before its name from auto_map"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def read_source(path: Path) -> bytes:
 
 def quantizer_exists_error(path: str | Path, hint: str) -> ConflictError:
     """Return the error for a file that already has a quantizer."""
-    return ConflictError(f"{path} has a fa_quantizer already, which fa3 didn't put there", hint=hint)
+    return ConflictError(f"{path} already has a fa_quantizer that fa3 did not add", hint=hint)
 
 
 def has_quantizer(path: Path) -> bool:
@@ -104,7 +104,7 @@ def _of_folder(installed: Installed, config: Config, custom: CustomClass) -> Ori
         )
     if not os.path.lexists(path):
         raise InvalidInputError(
-            f"{path} is missing, though auto_map of {config.path} names it",
+            f"{path} is missing, but auto_map of {config.path} names it",
             hint="download it beside the weights, or pass it as --modeling",
         )
     return Origin("folder", path, custom.name, None, config.data)
@@ -133,5 +133,5 @@ def _check_config_class(installed: Installed, config: Config) -> None:
         raise UnsupportedError(
             f"{config.path}: auto_map lets AutoConfig load {entry}, while {config.model_type} takes a {native}: "
             "a patched model could not be loaded",
-            hint="take AutoConfig out of auto_map if the weights are those of transformers' own model",
+            hint="remove AutoConfig from auto_map if the weights belong to transformers' own model",
         )

@@ -45,7 +45,7 @@ def require_output_of(folder: Path, target: Path, modules: Collection[str], inde
     shared = [name for name in names if name not in own and os.path.lexists(target / name)]
     strange = [name for name in shared if os.path.realpath(target / name) != os.path.realpath(folder / name)]
     if strange or (not shared and set(names) - own):
-        found = f": {target / strange[0]} is not that of {folder}" if strange else ""
+        found = f": {target / strange[0]} is not the same file as in {folder}" if strange else ""
         raise ConflictError(f"{target} is patched, but was not made from {folder}{found}", hint=_HINT)
 
 

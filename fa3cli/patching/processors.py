@@ -70,7 +70,8 @@ def attach_to_modules(
             if rule is not None and rule.idle:
                 if makers & set(patched):
                     raise source.refuse(
-                        call, f"{rule.file}: {name} is to be left alone, but uses a processor others do"
+                        call,
+                        f"{rule.file}: {name} is marked idle, but it shares a processor with other modules",
                     )
                 continue
             _check_processors(source, graph, call, makers, patched, own)
@@ -166,7 +167,7 @@ def _after_creation(source: Source, function: ast.FunctionDef, call: ast.Call, l
             }
             return Below(statement, (quantizer_line(module, sizes, layout),))
     raise source.refuse(
-        call, f"{call.func.id} is made within an expression, where it can be given no quantizer"
+        call, f"{call.func.id} is created inside an expression, where no quantizer can be attached"
     )
 
 

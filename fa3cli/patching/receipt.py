@@ -205,7 +205,7 @@ def _exists_as(path: Path, right: Callable[[int], bool], what: str) -> bool:
     if not right(mode):
         found = f"a link to {os.readlink(path)}" if stat.S_ISLNK(mode) else "something else"
         raise ConflictError(
-            f"{path} is {found}, expected a {what} of fa3's own: fa3 neither reads nor writes there",
+            f"{path} is {found}, expected a {what} that fa3 created: fa3 does not read or write there",
             hint="move it elsewhere, then run the command again",
         )
     return True
@@ -227,6 +227,6 @@ def _unreadable(folder: Path, error: Exception) -> ConflictError:
     why = error.strerror if isinstance(error, OSError) else str(error)
     return ConflictError(
         f"{folder / RECEIPT} is not a receipt fa3 can read ({why})",
-        hint="restore it from a copy; or move it and the files named *_fa3*.py that fa3 wrote elsewhere, take fa3's "
-        "entry out of config.json or model_index.json by hand, and patch again",
+        hint="restore it from a copy; or move it and fa3's files (*_fa3*.py) to another place, remove fa3's entry "
+        "from config.json or model_index.json by hand, and patch again",
     )

@@ -29,7 +29,7 @@ def unpatched(index: Config, change: Change) -> Config:
             return read_config(index.path, text)
     except InvalidInputError as error:
         raise ConflictError(
-            f"{index.path}: without fa3's edits it is broken: {error}", hint="restore it from a copy"
+            f"{index.path}: without fa3's edits it is invalid: {error}", hint="restore it from a copy"
         ) from None
     raise ConflictError(
         f"{index.path}: the edits in {RECEIPT} do not lead back to the file they were made for",
@@ -46,7 +46,7 @@ def remove_edits(index: Config, edits: Sequence[Edit]) -> str:
         if not inserted or text.count(inserted) != len(removed):
             raise ConflictError(
                 f"{index.path}: cannot tell what fa3 inserted from what was changed since",
-                hint=f"let it hold {inserted!r} again as fa3 wrote it, or restore it from a copy",
+                hint=f"write {inserted!r} into it again as fa3 wrote it, or restore it from a copy",
             )
         parts = text.split(inserted)
         text = "".join(part + old for part, old in zip_longest(parts, removed, fillvalue=""))

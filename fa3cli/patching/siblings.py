@@ -31,14 +31,16 @@ def check_siblings(source: Source, folder: Path) -> None:
             if node.level > 1 or "." in module:
                 raise file.refuse(
                     node,
-                    f"imports {'.' * node.level}{module}: transformers loads only files that lie beside the "
+                    f"imports {'.' * node.level}{module}: transformers loads only files beside the "
                     "modeling file",
                 )
             if path == Path(source.name):
-                raise file.refuse(node, f"imports {path.name} back: the unpatched classes would be made too")
+                raise file.refuse(
+                    node, f"imports {path.name} itself: that would load the unpatched classes too"
+                )
             if not path.is_file():
                 raise InvalidInputError(
-                    f"{file.name}:{node.lineno}: imports .{module}, and there is no {path}",
+                    f"{file.name}:{node.lineno}: imports .{module}, but {path} does not exist",
                     hint="download it beside the weights",
                 )
             if str(path) not in done:

@@ -56,7 +56,7 @@ def status(folder: str | Path) -> PatchStatus:
         )
     if disk.receipt is None:
         by_hand = form.hand_made(disk.index)
-        reason = "patched by hand, and fa3 runs only patches of its own" if by_hand else None
+        reason = "patched by hand, and fa3 runs only its own patches" if by_hand else None
         return replace(judged, state="hand-patched" if by_hand else "unpatched", reason=reason)
     if reason := disk.receipt.options.unverifiable(form.library):
         return replace(judged, state="patched" if disk.is_whole else "stale", reason=reason)

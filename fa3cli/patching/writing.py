@@ -57,7 +57,7 @@ def _refuse_losses(source: Source, text: str, read: str) -> None:
         line = 1 + len(re.findall(r"\r\n?|\n", os.path.commonprefix([read, text])))
         raise UnsupportedError(
             f"{source.name}:{line}: libcst does not keep this line as it is",
-            hint="take lone CR line ends and form feeds in front of statements out of the file",
+            hint="remove lone CR line ends, and form feeds before statements, from the file",
         )
 
 

@@ -52,7 +52,7 @@ def test_check_tells_by_its_exit_code_and_writes_nothing(fa3, weights) -> None: 
     assert fa3(weights, "--check")[0] == 0
     assert json.loads(fa3(weights, "--check", "--json")[1])["state"] == "already-patched"
     code, _, err = fa3(weights, "--check", "--quantizer", "msmodelslim")
-    assert (code, "stale (patched with --quantizer fa3cli, asked for is msmodelslim)" in err) == (1, True)
+    assert (code, "stale (patched with --quantizer fa3cli, requested is msmodelslim)" in err) == (1, True)
     (weights / "modeling_qwen2_fa3.py").write_text("edited")
     code, out, err = fa3(weights, "--check")
     assert (code, out) == (1, "")

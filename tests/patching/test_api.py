@@ -359,7 +359,7 @@ def test_a_read_only_folder_is_a_conflict_and_output_works(weights) -> None:
 
 def test_what_keeps_a_patch_from_being_up_to_date_is_named(weights) -> None:
     patch(weights, quantizer="msmodelslim")
-    assert plan(weights).result.reason == "patched with --quantizer msmodelslim, asked for is fa3cli"
+    assert plan(weights).result.reason == "patched with --quantizer msmodelslim, requested is fa3cli"
     (weights / "modeling_qwen2_fa3.py").unlink()
     assert "is missing" in plan(weights).result.reason
     undo(weights)

@@ -76,7 +76,7 @@ class TestPatchAttentionCommand(CodemodTest):
         before = marked(INTERFACE)[0]
         with pytest.raises(UnsupportedError, match="has no attention class Other"):
             self.assertCodemod(before, before, attention=["Other"])
-        with pytest.raises(ConflictError, match="fa_quantizer already"):
+        with pytest.raises(ConflictError, match="already has a fa_quantizer"):
             self.assertCodemod(patch_source(before).text, "")
 
 
@@ -97,4 +97,4 @@ def test_the_command_runs_as_documented(tmp_path: Path) -> None:
     assert file.read_text() == patch_source(marked(INTERFACE)[0], package=None).text
     again = subprocess.run(call, check=False, **options)
     assert again.returncode == 1
-    assert "modeling_x.py has a fa_quantizer already" in again.stderr
+    assert "modeling_x.py already has a fa_quantizer" in again.stderr

@@ -146,5 +146,5 @@ def test_no_architectures_is_none() -> None:
 
 def test_a_part_of_a_pipeline_is_told_from_a_model(tmp_path) -> None:
     config = read_config(tmp_path / "config.json", '{"_class_name": "FluxTransformer2DModel"}')
-    with pytest.raises(InvalidInputError, match="part of a diffusers pipeline"):
+    with pytest.raises(InvalidInputError, match="component of a diffusers pipeline"):
         _ = config.model_type

@@ -17,9 +17,9 @@ OLD = Receipt("0.1", 3, "transformers", "4.57.6", Options(), (FILE,), CHANGE, ru
     ("changes", "words"),
     [
         ({}, "another fa3 wrote it: 0.1, this is 0.1"),
-        ({"options": Options(attention=("A", "B"))}, "--attention none, asked for is A B"),
+        ({"options": Options(attention=("A", "B"))}, "--attention none, requested is A B"),
         ({"version": "5.0.0"}, "transformers 4.57.6, installed is 5.0.0"),
-        ({"rules": 4}, "rules 3, today's are 4"),
+        ({"rules": 4}, "rules 3, current rules are 4"),
         ({"rule_files": {"a.toml": "2"}}, "the rule a.toml has changed"),
         ({"files": (replace(FILE, modeling=replace(CHANGE, before="c")),)}, "its source /s.py has changed"),
     ],

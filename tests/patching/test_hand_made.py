@@ -192,7 +192,7 @@ def test_a_folder_patched_by_hand_is_taken_over_and_given_back(hand_made: Path) 
     assert plan(hand_made).result.state == "would-patch"
     result = patch(hand_made)
     assert result.files[0].origin == "installed"
-    assert any("was patched by hand: it stays" in warning for warning in result.warnings)
+    assert any("was patched by hand: it is kept" in warning for warning in result.warnings)
     assert {
         name: data for name, data in snapshot(hand_made).items() if name in before and name != "config.json"
     } == {name: data for name, data in before.items() if name != "config.json"}

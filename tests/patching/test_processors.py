@@ -87,7 +87,7 @@ def test_a_file_of_processors_alone_is_patched_whole() -> None:
     [
         (BLOCK.replace(", processor=Processor()", "") + BLOCK.replace("Block", "B"), "made with the default processor"),
         (BLOCK + BLOCK.replace("Block", "B").replace("Processor()", "Foreign()"), "made with Foreign, which can't be"),
-        (BLOCK.replace("self.attn = Attention(", "self.attn = wrap(Attention(").replace("())", "()))"), "within an expr"),
+        (BLOCK.replace("self.attn = Attention(", "self.attn = wrap(Attention(").replace("())", "()))"), "inside an expr"),
         (LAST + BLOCK + BLOCK.replace("Block", "B").replace("Processor", "Other"), "lay out their states differently"),
     ],
 )  # fmt: skip
@@ -98,7 +98,7 @@ def test_what_would_be_patched_in_part_is_refused(text: str, reason: str) -> Non
 
 def test_a_block_left_alone_may_not_use_a_patched_processor() -> None:
     rule = Rule(file="mine.toml", digest="", match=("B",), examples=(), idle="a reason")
-    with pytest.raises(UnsupportedError, match="mine.toml: B is to be left alone, but uses a processor"):
+    with pytest.raises(UnsupportedError, match="mine.toml: B is marked idle, but it shares a processor"):
         patched(PROCESSOR + BLOCK + BLOCK.replace("Block", "B"), rules=Rules((rule,)))
     text = patched(
         PROCESSOR + BLOCK + BLOCK.replace("Block", "B").replace(", processor=Processor()", ""),

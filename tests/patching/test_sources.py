@@ -82,7 +82,7 @@ def test_calls_inside_expressions_are_insertions_only() -> None:
 
 
 def test_patching_twice_is_recognised() -> None:
-    with pytest.raises(ConflictError, match="fa_quantizer already"):
+    with pytest.raises(ConflictError, match="already has a fa_quantizer"):
         patch_source(EXPECTED)
 
 

@@ -26,9 +26,7 @@ __all__ = ["attention_classes_of", "build", "origins"]
 def origins(library: Diffusers, folder: Path, index: Config | None, modeling: Path | None) -> list[Origin]:
     """The file of every transformer of a pipeline; `modeling` for the classes that it defines, or `modeling` alone."""
     if index is None and modeling is None:
-        raise InvalidInputError(
-            f"{folder} has no {INDEX}", hint="give the file that was patched as --modeling"
-        )
+        raise InvalidInputError(f"{folder} has no {INDEX}", hint="pass the file to patch as --modeling")
     parts = _transformers(library, folder, index) if index else []
     given = parse(read_source(modeling), str(modeling)) if modeling else None
     defined = re.findall(r"^class (\w+)", given.text, re.MULTILINE) if given else []
@@ -37,7 +35,7 @@ def origins(library: Diffusers, folder: Path, index: Config | None, modeling: Pa
     if not parts:
         raise UnsupportedError(
             f"{index.path}: names no transformer that diffusers {library.version} has",
-            hint="fa3 patches the transformers of pipelines, no UNets; another diffusers version may have yours",
+            hint="fa3 patches transformers of pipelines, not UNets; another diffusers version may have yours",
         )
     found = []
     for part in parts:
@@ -91,16 +89,16 @@ def _transformers(library: Diffusers, folder: Path, index: Config) -> list[Compo
         own = folder / part.name / f"{part.library}.py"
         if has_quantizer(own):
             raise quantizer_exists_error(
-                own, "take the other patch back, or start from a fresh copy of the folder"
+                own, "undo the other patch, or start from a fresh copy of the folder"
             )
         if own.is_file() and library.defines(part.class_name):
             raise UnsupportedError(
-                f"{index.path}: {part.name} is loaded from {own.name}, code of its own",
-                hint="let it be loaded from diffusers, and give that file as --modeling if you need it",
+                f"{index.path}: {part.name} is loaded from {own.name}, its own code in the folder",
+                hint="make model_index.json load it from diffusers, and pass that file as --modeling if you need it",
             )
         if part.library == "diffusers" and library.defines(part.class_name):
             if not (folder / part.name).is_dir():
-                raise InvalidInputError(f"{folder / part.name} is missing, though {index.path} names it")
+                raise InvalidInputError(f"{folder / part.name} is missing, but {index.path} names it")
             found.append(part)
     return found
 
@@ -135,7 +133,7 @@ def _package_of(source: Source, path: Path) -> str | None:
     if found:
         line = source.text[: found.start()].count("\n") + 1
         raise UnsupportedError(
-            f"{path}:{line}: imports what lies beside it, but {path.absolute().parent} is no package (no __init__.py)",
-            hint="give the file where it lies in its repository",
+            f"{path}:{line}: imports files beside it, but {path.absolute().parent} is not a package (it has no __init__.py)",
+            hint="give the path of the file inside its repository",
         )
     return None

@@ -89,7 +89,7 @@ class Weights:
         if own is None:
             return [find_origin(self.installed, index, modeling)]
         if not self.installed.knows(index.model_type):
-            raise quantizer_exists_error(own, "give the file as it was before as --modeling")
+            raise quantizer_exists_error(own, "pass the unpatched file as --modeling")
         origin = installed_origin(self.installed, index)
         hand, library = (parse(read_source(path), str(path)) for path in (own, origin.path))
         check_hand_made(hand, library, origin.package, index.data)

@@ -58,7 +58,11 @@ def choose(
         if found[name][0].idle:
             warnings.append(f"{name} is left alone: {found[name][0].problem}")
         elif name not in family:
-            reason = "not asked for" if attention else "it sees or hears (--attention says otherwise)"
+            reason = (
+                "not asked for"
+                if attention
+                else "it is part of a vision or audio model (--attention patches it)"
+            )
             warnings.append(f"{name} is not patched: {reason}")
     return Choice(tuple(patched), tuple(warnings))
 

@@ -35,7 +35,7 @@ def check_examples(rule: Rule) -> None:
         nodes = [node for example in rule.examples for node in bounded_tree(example.before).body]
     except ValueError as error:
         raise InvalidInputError(
-            f"{rule.file}: an example is code that fa3 does not follow: {error}"
+            f"{rule.file}: an example has code that fa3 cannot analyse: {error}"
         ) from None
     if not any(isinstance(node, ast.ClassDef) and rule.matches(node) for node in nodes):
         raise InvalidInputError(f"{rule.file}: no example has a class that the rule matches")
@@ -53,13 +53,13 @@ def _example_problem(rule: Rule, example: Example, name: str) -> str | None:
             return f"was refused: {error}"
         return None if example.refused in str(error) else f"was refused for another reason: {error}"
     except Fa3Error as error:
-        return f"is no example: {error}"
+        return f"is not valid: {error}"
     if example.refused is not None:
         return f"was patched, expected to be refused: {example.refused}"
     inside = patched.text.partition(_END)[0]
     found, expected = (text.strip("\n").split("\n") for text in (inside, example.after))
     if found == [line.rstrip() for line in expected]:
         return None
-    return "came out otherwise\n" + "\n".join(
+    return "has another result\n" + "\n".join(
         difflib.unified_diff(expected, found, "expected", "found", lineterm="")
     )

@@ -68,12 +68,12 @@ def read_rule(path: Path) -> Rule:
         found = " and ".join(said) or "none of them"
         raise table.problem(
             "",
-            f"must say one thing of refuse, idle, attach or site (attach and site go together); found {found}",
+            f"must have exactly one of refuse, idle, and attach or site (or both); found {found}",
         )
     if rule.unless and not rule.refuse:
-        raise table.problem("unless", "takes back a refusal, but there is no `refuse`")
+        raise table.problem("unless", "is an exception to a refusal, but there is no `refuse`")
     if rule.absent and rule.site is None:
-        raise table.problem("absent", "says when a `site` holds, but there is none")
+        raise table.problem("absent", "is a condition for a `site`, but there is no `site`")
     if not rule.examples:
         raise table.problem("example", "is missing: a rule needs at least one [[example]]")
     return rule
@@ -94,7 +94,9 @@ def _site(table: Table) -> Place | None:
     subtable.allow_keys("method", "after", "q", "k", "v", "core")
     if "core" in subtable.values:
         if others := sorted(subtable.values.keys() - {"core"}):
-            raise subtable.problem("core", f"lets fa3 find the place, so there can be no {', '.join(others)}")
+            raise subtable.problem(
+                "core", f"makes fa3 find the place, so these keys are not allowed: {', '.join(others)}"
+            )
         return Place("", None, (), subtable.code("core", subtable.text("core", required=True), expression))
     after = subtable.text("after")
     states = tuple(subtable.code(key, subtable.text(key, required=True), expression) for key in "qkv")
@@ -102,7 +104,7 @@ def _site(table: Table) -> Place | None:
         raise subtable.problem("q, k, v", f"must be three different states, found {', '.join(states)}")
     if after is not None and not all(state.isidentifier() for state in states):
         raise subtable.problem(
-            "after", "goes with three names; expressions are wrapped where they stand, without `after`"
+            "after", "needs three variable names as q, k, v; calls around expressions need no `after`"
         )
     after = after and subtable.code("after", after, statement)
     return Place(subtable.text("method") or "forward", after, states)
@@ -112,5 +114,5 @@ def _example(table: Table) -> Example:
     table.allow_keys("before", "after", "refused", "config")
     after, refused = table.text("after"), table.text("refused")
     if (after is None) == (refused is None):
-        raise table.problem("after", "or `refused`: an example has exactly one of the two")
+        raise table.problem("after", "or `refused`: an example needs exactly one of them")
     return Example(table.text("before", required=True), after, refused, table.table("config"))

@@ -83,7 +83,7 @@ class Rules:
             if len(found) > 1:
                 raise UnsupportedError(
                     f"two rules match {node.name}: {found[0].file} and {found[1].file}",
-                    hint="let `contains` tell the classes apart, or make one rule of the two",
+                    hint="distinguish the classes by `contains`, or merge the two rules",
                 )
             if found:
                 return found[0]

@@ -87,7 +87,7 @@ def _site(source: Source, graph: ClassGraph, name: str, rule: Rule, place: Place
         if after not in function.body:
             raise source.refuse(
                 after,
-                f"{rule.file}: site.after stands inside another statement, and the calls must run every time",
+                f"{rule.file}: site.after is inside another statement, but the calls must always run",
             )
         return Site(after, place.states)
     written = (ast.Store, ast.Del)

@@ -74,7 +74,7 @@ class Table:
         try:
             return parse(text.strip())
         except Unbounded as error:
-            raise self.problem(key, f"is code that fa3 does not follow: {error}") from None
+            raise self.problem(key, f"is code that fa3 cannot analyse: {error}") from None
         except (SyntaxError, ValueError):
             kind = "one whole statement" if parse is statement else "an expression"
             raise self.problem(key, f"must be {kind} of Python, found {text!r}") from None

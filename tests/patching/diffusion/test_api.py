@@ -142,10 +142,12 @@ def test_code_that_came_with_the_pipeline_is_refused(flux) -> None:
     index = flux / "model_index.json"
     index.write_bytes(index.read_bytes().replace(b'"diffusers",\r\n    "Flux', b'"own",\r\n    "Flux'))
     (flux / "transformer" / "own.py").write_text("import torch\n")
-    with pytest.raises(UnsupportedError, match="transformer is loaded from own.py, code of its own"):
+    with pytest.raises(
+        UnsupportedError, match="transformer is loaded from own.py, its own code in the folder"
+    ):
         patch(flux)
     (flux / "transformer" / "own.py").write_text("self.fa_quantizer = None\n")
-    with pytest.raises(ConflictError, match="has a fa_quantizer already"):
+    with pytest.raises(ConflictError, match="already has a fa_quantizer"):
         patch(flux)
 
 

@@ -80,7 +80,7 @@ def test_a_file_out_of_its_package_is_refused(tmp_path, library) -> None:
     modeling.write_text(samples.TENCENT.lstrip("\n"))
     (tmp_path / "weights").mkdir()
     with pytest.raises(
-        UnsupportedError, match=r"models.py:5: imports what lies beside it, but .* is no package"
+        UnsupportedError, match=r"models.py:5: imports files beside it, but .* is not a package"
     ):
         patch(tmp_path / "weights", modeling=modeling)
 

@@ -52,10 +52,10 @@ def test_an_example_that_comes_out_as_written_passes(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ('qkv="k")', 'qkv="v")', r"example 1 came out otherwise\n(.*\n)*\+.*qkv=\"k\""),
+        ('qkv="k")', 'qkv="v")', r"example 1 has another result\n(.*\n)*\+.*qkv=\"k\""),
         ("self, width, heads):", "self, width):", r"example 1 was refused: .*example 1:2: .*needs heads"),
         ("after = '''", "refused = '''", "example 1 was patched, expected to be refused"),
-        ("    def forward(self, x):\n        q,", "    def forward(self x):\n        q,", "example 1 is no example: .*:5: "),
+        ("    def forward(self, x):\n        q,", "    def forward(self x):\n        q,", "example 1 is not valid: .*:5: "),
         ('match = "Attention"', 'match = "Other"', "example 1 was refused: .*no config"),
     ],
 )  # fmt: skip

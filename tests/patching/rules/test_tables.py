@@ -12,8 +12,8 @@ def test_code_is_compared_without_its_looks() -> None:
 @pytest.mark.parametrize(
     ("ask", "complaint"),
     [
-        (lambda table: table.only("match"), "site.matsch is not a key of a rule; did you mean match?"),
-        (lambda table: table.only("q"), "site.matsch is not a key of a rule; known are q"),
+        (lambda table: table.allow_keys("match"), "site.matsch is not a key of a rule; did you mean match?"),
+        (lambda table: table.allow_keys("q"), "site.matsch is not a key of a rule; known are q"),
         (lambda table: table.text("name", required=True), "site.name is missing; expected a text"),
         (lambda table: table.text("matsch"), "site.matsch must be a text, found 3"),
         (lambda table: table.texts("matsch"), "site.matsch must be a text or a list of texts, found 3"),
