@@ -1,4 +1,4 @@
-"""The command line: the only rooms that print, prompt or exit."""
+"""Runs the command line; only this package prints, prompts or exits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run `fa3`; errors become one message on stderr and the exit code their class carries."""
-    # Python's last search for cycles would take a fifth of the time of a patch, and frees what is freed anyway.
+    # Garbage collection at exit would take a fifth of the time of a patch; the process frees its memory anyway.
     atexit.register(gc.freeze)
     with open_streams() as streams:
         code = _final_code(streams, _exit_code())
@@ -23,12 +23,12 @@ def main() -> None:
 
 
 def _exit_code() -> int:
-    """Run the command that sys.argv names, and return how it ended."""
+    """Run the command of sys.argv and return its exit code."""
     try:
         from fa3cli.cli.app import app
 
         _run(app)
-    except SystemExit as ended:  # typer ends each command so
+    except SystemExit as ended:  # typer ends every command with SystemExit
         return ended.code if isinstance(ended.code, int) else 0
     except Fa3Error as error:
         from fa3cli.cli.console import print_error
@@ -47,20 +47,20 @@ def _exit_code() -> int:
 
 
 def _final_code(streams: Streams, code: int) -> int:
-    """Return the exit code, or that of a stdout that could not be written though all went well."""
+    """Return the exit code; 6 if the command succeeded but stdout could not be written."""
     sys.stdout.flush()
     if streams.problem is None:
         return code
     print(f"error: stdout cannot be written ({streams.problem})", file=sys.stderr)
     print(
-        "hint: what the command did is done, only its output is lost; write it somewhere else",
+        "hint: the command has done its work, only its output is lost; write the output to another place",
         file=sys.stderr,
     )
     return 6 if code in (0, 1) else code
 
 
 def _run(app: Callable[..., object]) -> None:
-    """Run the app; that torch cannot load a device's package is an error of this machine."""
+    """Run the app; if torch cannot load a device package, raise MissingCapabilityError."""
     try:
         app(prog_name="fa3")
     except RuntimeError as error:

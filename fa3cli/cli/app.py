@@ -1,4 +1,4 @@
-"""The typer application: one command a module, each an ordinary typed function."""
+"""Registers the commands with typer; every command is a typed function in a module of its own."""
 
 from __future__ import annotations
 

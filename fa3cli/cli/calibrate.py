@@ -1,4 +1,4 @@
-"""`fa3 calibrate`: the first half of quantize; finds every parameter and keeps it without weights."""
+"""Defines `fa3 calibrate`, the first half of quantize: finds all parameters and saves them without weights."""
 
 from __future__ import annotations
 

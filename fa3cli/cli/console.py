@@ -1,4 +1,4 @@
-"""Where output goes: what was asked for on stdout, everything else on stderr."""
+"""Prints output: requested results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["note", "plain", "print_error", "print_event", "print_json", "warn"]
 
 
 def note(message: str) -> None:
-    """Tell the user something on stderr; names and values in it may come from any file."""
+    """Print a message on stderr; it may hold names and values from untrusted files, so it is cleaned."""
     print("\n".join(map(plain, message.splitlines())), file=sys.stderr)
 
 
@@ -26,12 +26,12 @@ def warn(message: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Return text that may come from files without what a terminal would take for commands."""
+    """Replace control characters of a text, which a terminal could take for commands."""
     return "".join("\N{REPLACEMENT CHARACTER}" if category(char).startswith("C") else char for char in text)
 
 
 def print_error(error: Fa3Error) -> None:
-    """Print what went wrong and, if the error knows it, what to do next."""
+    """Print an error and its hint, if it has one."""
     rank = os.environ.get("RANK", "0")
     note(f"error: {error}" if rank == "0" else f"rank {rank}: error: {error}")
     if error.hint:
@@ -45,7 +45,7 @@ def print_json(result: Any) -> None:
 
 
 def print_event(event: str, result: Any) -> None:
-    """Print a dataclass as json on one line of stdout, and which event it tells of."""
+    """Print a dataclass as one line of json on stdout, with the name of its event."""
     data = {"event": event, **dataclasses.asdict(result)}
     print(json.dumps(data, ensure_ascii=False, default=_plain), flush=True)
 

@@ -1,4 +1,4 @@
-"""`fa3 doctor`: what this machine has, and what will and won't work on it."""
+"""Defines `fa3 doctor`, which shows what this machine has and which commands work on it."""
 
 from __future__ import annotations
 

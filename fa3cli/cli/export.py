@@ -1,4 +1,4 @@
-"""`fa3 export`: the second half of quantize; writes exports from weights and a calibration, without a device."""
+"""Defines `fa3 export`, the second half of quantize: writes exports from weights and a calibration, on no device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first Ctrl-C lets a run end the layer or the step it is at; a second one ends it at once."""
+"""Handles Ctrl-C: after the first, a run finishes its current layer or step; the second ends it at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def first_interrupt(tell: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether Ctrl-C came, or SIGTERM; `tell` is told once. The next one interrupts."""
+    """Yield a function that tells whether SIGINT or SIGTERM came; `tell` gets one message. The next signal interrupts."""
     interrupted = False
 
     def note_first(_: int, __: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""`--nproc N`: starts the ranks of a run on this machine, as torchrun would, and passes signals and exit codes on."""
+"""Implements `--nproc N`: starts the ranks of a run as torchrun does, and forwards signals and exit codes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fa3cli.errors import MissingCapabilityError
 
 __all__ = ["launch", "launched_rank", "rank_command"]
 
-_GRACE = 30.0  # seconds in which the other ranks notice by themselves that one is gone
-_NOTICE = 3.0  # seconds in which one that was told to stop does
+_GRACE = 30.0  # seconds for the other ranks to notice by themselves that one has ended
+_NOTICE = 3.0  # seconds for a rank to end after SIGTERM
 _PR_SET_PDEATHSIG = 1
 
 
 def launched_rank() -> int | None:
-    """Return this process's rank, where it is one of several."""
+    """Return this process's rank if it is one of several ranks, else None."""
     given = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")]
     if not all(text.isdigit() for text in given) or "MASTER_ADDR" not in os.environ or int(given[1]) < 2:
         return None
@@ -35,7 +35,8 @@ def launched_rank() -> int | None:
 def rank_command() -> list[str]:
     """Return the command of this process for a rank, with this fa3cli and this sys.path.
 
-    `-m` and `-c` would add the current folder, which may hold anything: with `-c` nothing is imported before it is gone.
+    `-m` and `-c` add the current folder to sys.path, which may hold any module. With `-c`, the code removes it before
+    it imports anything from there.
     """
     here = str(Path(fa3cli.__path__[0]).parent)
     code = (
@@ -46,9 +47,9 @@ def rank_command() -> list[str]:
 
 
 def launch(nproc: int, command: Sequence[str]) -> int:
-    """Run `command` once a rank, with the variables torchrun sets, and return the exit code of the first that failed.
+    """Run `command` once per rank with torchrun's variables, and return the exit code of the rank that failed first.
 
-    SIGINT and SIGTERM go to all ranks. They end with this process, however it ends, where the system can do that.
+    SIGINT and SIGTERM are sent to all ranks. On Linux the ranks end with this process, however it ends.
     """
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // nproc))
     shared = {
@@ -86,8 +87,8 @@ def launch(nproc: int, command: Sequence[str]) -> int:
 
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all ranks; those that don't notice that one failed are told to stop, and killed if they don't hear."""
-    failed: list[int] = []  # by themselves, the first one first
+    """Wait for all ranks; after a failure, ranks that do not end by themselves get SIGTERM twice, then SIGKILL."""
+    failed: list[int] = []  # ranks that failed before any was told to stop, in order
     deadline, stop_signals = float("inf"), 0
     while True:
         running = any(rank.poll() is None for rank in ranks)
@@ -98,21 +99,21 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
         if failed and deadline == float("inf"):
             deadline = time.monotonic() + _GRACE
         if time.monotonic() > deadline:
-            # A second SIGTERM stops at once; one that waits for the others within torch hears neither.
+            # A second SIGTERM stops a rank at once; a rank that waits for others inside torch handles neither.
             for rank in ranks:
                 rank.kill() if stop_signals >= 2 else rank.terminate()
             stop_signals, deadline = stop_signals + 1, time.monotonic() + _NOTICE
         time.sleep(0.05)
     if not failed:
         return 0
-    # Who lost another one fails as well, and may be seen before the one that was lost.
+    # When a rank dies, its peers fail too and may end first: prefer a rank with another exit code than theirs.
     lost = MissingCapabilityError.exit_code
     cause = next((number for number in failed if ranks[number].returncode != lost), failed[0])
     code = ranks[cause].returncode
     if code == -signal.SIGINT:
         return 130
     if code < 0:
-        note(f"rank {cause} was killed by {signal.Signals(-code).name}; the same command goes on from there")
+        note(f"rank {cause} was killed by {signal.Signals(-code).name}; the same command resumes the run")
         return lost
     return code
 
@@ -124,6 +125,6 @@ def _free_port() -> int:
 
 
 def _end_with_parent() -> Callable[[], object] | None:
-    """Return what a child calls first so that Linux kills it when its parent is gone."""
+    """Return the function that a child calls first so that Linux kills it when its parent ends; None elsewhere."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
     return None if prctl is None else lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Options that several commands share, as typer takes them."""
+"""Defines the options that several commands share."""
 
 from __future__ import annotations
 
@@ -132,5 +132,5 @@ Json = Annotated[bool, typer.Option("--json", help="Print progress and result as
 
 
 def values(chosen: list[SaveType] | list[TargetName] | None) -> list[str]:
-    """Return the texts of what was chosen."""
+    """Return the values of the chosen options as text."""
     return [choice.value for choice in chosen or ()]

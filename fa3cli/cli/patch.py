@@ -1,4 +1,4 @@
-"""`fa3 patch`: steps 1 to 4 of the guide in one command, and its way back."""
+"""Defines `fa3 patch`, which does steps 1 to 4 of the guide in one command, or undoes them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["patch"]
 
 
 class Quantizer(str, Enum):
-    """Whose FAQuantizer the patched file imports."""
+    """The package from which the patched file imports FAQuantizer."""
 
     fa3cli = "fa3cli"
     msmodelslim = "msmodelslim"
@@ -107,8 +107,8 @@ def _show_file(file: PatchedFile, library: str) -> None:
 
 def _next_step(result: PatchResult) -> str:
     if result.index is None:
-        return "nothing loads this file by itself: use it in place of the one it was made from"
-    named = f"{result.index} names what was written; next: "
+        return "no index names this file: use it instead of the file it was made from"
+    named = f"{result.index} names the written files; next: "
     if result.quantizer != "fa3cli":
         return f"{named}load with trust_remote_code=True"
     trust = " --trust-remote-code" * (
@@ -178,7 +178,7 @@ def _show_diff(plan: PatchPlan, json: bool) -> None:
 
 
 def _changes(plan: PatchPlan) -> list[tuple[Path, Path, str, str]]:
-    """The names and texts of every file before and after."""
+    """The paths and texts of all changed files, before and after the patch."""
     result = plan.result
     files = [(file.source, file.module, *texts) for file, texts in zip(result.files, plan.texts)]
     index = [(result.index, result.index, plan.index_before, plan.index_after)] if result.index else []

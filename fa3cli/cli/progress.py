@@ -1,4 +1,4 @@
-"""Progress of a run: a bar on a terminal, a line a layer elsewhere, or json objects on stdout."""
+"""Shows the progress of a run: a bar on a terminal, lines elsewhere, or json objects on stdout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["duration", "show_progress"]
 
 
 def show_progress(task: str, *, as_json: bool = False) -> AbstractContextManager[Callable[[Progress], None]]:
-    """Return a context that gives the function a run reports to."""
+    """Return a context manager that yields the function to which a run reports."""
     from fa3cli.calibration.progress import now_and_then
 
     if as_json:
@@ -60,7 +60,7 @@ def _line(at: Progress) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it: 42 s, 3 min 5 s, 2 h 7 min."""
+    """Return a time with units: 42 s, 3 min 5 s, 2 h 7 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

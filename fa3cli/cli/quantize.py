@@ -1,4 +1,4 @@
-"""`fa3 quantize`: calibrate a patched weights folder and export int8 weights and FA3 scales."""
+"""Defines `fa3 quantize`, which calibrates a patched weights folder and exports int8 weights and FA3 scales."""
 
 from __future__ import annotations
 

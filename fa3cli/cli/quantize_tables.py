@@ -1,4 +1,4 @@
-"""The tables of `fa3 quantize`: what will be done, and what was done."""
+"""Prints the tables of `fa3 quantize`: the plan and the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["print_plan", "print_result", "settings_text"]
 
 
 def print_plan(plan: Plan) -> None:
-    """Print settings, counts and needs, one a row."""
+    """Print settings, counts and needed resources, one per row."""
     table = Table("plan", Column("value", overflow="fold"), "from")
     table.add_row("weights", str(plan.folder))
     table.add_row("output", str(plan.output))
@@ -42,7 +42,7 @@ def print_plan(plan: Plan) -> None:
 
 
 def print_result(result: Result) -> None:
-    """Print a row a layer, then the totals."""
+    """Print one row per layer, then the totals."""
     scored = any(layer.fa_score is not None for layer in result.layers)
     names = (Column("layer", overflow="fold"), Column("float linears", overflow="fold"))
     table = Table(names[0], "W8A8 linears", names[1], "FA3", *(["fa_amp score"] if scored else []))
@@ -62,7 +62,7 @@ def print_result(result: Result) -> None:
 
 
 def settings_text(plan: Plan) -> str:
-    """Return the settings that an option or the recipe decided, in one line."""
+    """Return the settings that an option or the recipe has set, in one line."""
     decided = (
         f"{name}={_text(value)} ({plan.origins[name]})"
         for name, value in plan.settings.items()
@@ -76,7 +76,7 @@ def _text(value: object) -> str:
 
 
 def _forwards(streams: Streams) -> str:
-    """Say how many forwards a pass runs, and for what."""
+    """The number of forwards of a pass, by purpose."""
     parts = {
         "for AntiOutlier": streams.smoothing,
         "float, for range_param": streams.features,
@@ -86,7 +86,7 @@ def _forwards(streams: Streams) -> str:
 
 
 def _console() -> Console:
-    """Return stdout for text as it is: folders and globs have brackets that rich would take for markup."""
+    """Return a console without markup: folders and globs have brackets, which rich would interpret."""
     return Console(markup=False, emoji=False)
 
 
@@ -95,7 +95,7 @@ def _size(nbytes: int) -> str:
 
 
 def _samples(count: int, tokens: int) -> str:
-    """Say how much a run sees: text is counted in tokens, a transformer's calls are not."""
+    """The amount of calibration data: samples and tokens of text, or recorded calls of a pipeline's transformer."""
     return f"{count} samples with {tokens} tokens" if tokens else f"{count} recorded calls"
 
 

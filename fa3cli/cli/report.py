@@ -1,4 +1,4 @@
-"""`fa3 report`: what became of a model, in the terminal or as a page."""
+"""Defines `fa3 report`, which shows an export in the terminal or as a web page."""
 
 from __future__ import annotations
 

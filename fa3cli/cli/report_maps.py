@@ -1,4 +1,4 @@
-"""Heat maps for a terminal: a character a head, by height and, where there are colours, by colour."""
+"""Draws heat maps in a terminal: one bar character per head, also coloured where the terminal has colours."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["map_tables"]
 
 _HEIGHTS = "▁▂▃▄▅▆▇█"
 _RANGE = 15  # width of the two numbers before a bar
-_BORDERS = 4  # of a table, and about as many a column
+_BORDERS = 4  # of a table; a column takes about as many
 
 
 def map_tables(facts: Facts, width: int) -> list[Table]:
-    """Return one table of all maps if the terminal is wide enough, else one each; without bars if even that is too wide."""
+    """Return one table with all maps, or one table per map in a narrow terminal, or no bars in a very narrow one."""
     maps = heat_maps(facts)
     label = max((len(row.label) for heat_map in maps for row in heat_map.rows), default=0)
     room = width - 2 * _BORDERS - max(label, len(facts.part))
@@ -42,7 +42,7 @@ def _table(maps: list[HeatMap], *, bars: bool) -> Table:
 
 
 def _cell(row: Row, bars: bool) -> Text:
-    """Return the range of a layer's scales and a bar for each."""
+    """Return the range of a layer's scales, and one bar per scale."""
     if not row.cells or not bars:
         return Text(row.span)
     colours = shades(dark=True)

@@ -1,4 +1,4 @@
-"""The terminal's form of a report."""
+"""Prints a report as tables in the terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["print_facts"]
 
 
 def print_facts(facts: Facts) -> None:
-    """Print what the page shows, as tables; what to beware of goes to stderr."""
+    """Print the contents of the report page as tables; warnings go to stderr."""
     console = Console(markup=False, emoji=False, highlight=False)
     tables = [_summary(facts), _layers(facts), *map_tables(facts, console.width), _timesteps(facts)]
     tables.append(_fallbacks(facts))
@@ -63,7 +63,7 @@ def _summary(facts: Facts) -> Table:
 
 
 def _layers(facts: Facts) -> Table:
-    """A row a layer; columns of which nothing is known are left out."""
+    """One row per layer; columns without any known value are omitted."""
     names = words.labels(facts.layers)
     columns = {
         facts.part: [names[layer.name] for layer in facts.layers],
@@ -88,7 +88,7 @@ def _attention(layer: LayerFacts) -> str:
 
 
 def _timesteps(facts: Facts) -> Table | None:
-    """A row a block: how far apart the largest values of q, k and v are over a sampling, and when they are largest."""
+    """One row per block: how much the largest values of q, k and v vary over the timesteps, and when they peak."""
     spreads = {layer.name: [spread_of(layer, role) for role in "qkv"] for layer in facts.layers}
     known = {name: roles for name, roles in spreads.items() if any(roles)}
     if not known:

@@ -1,4 +1,4 @@
-"""What quantize and calibrate do once their options are read: one process or several, a plan or a run."""
+"""Runs quantize and calibrate after their options are read: in one or several processes, as a plan or a run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_command(
     target: list[TargetName] | None = None,
     **options: Any,
 ) -> None:
-    """Prepare a job of a command's arguments and run it, or print its plan; of several ranks the leading one says all."""
+    """Prepare jobs from a command's arguments and run them, or print their plans; only the leading rank prints."""
     rank = launched_rank()
     if nproc > 1 and rank is None and not plan:
         raise typer.Exit(launch(nproc, rank_command()))
@@ -65,7 +65,7 @@ def run_command(
 
 
 def _show_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
-    """Print a plan, or those of a pipeline's transformers."""
+    """Print one plan, or one per transformer of a pipeline."""
     from fa3cli.cli.quantize_tables import print_plan
 
     for planned in plans:
@@ -78,7 +78,7 @@ def _show_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
 
 
 def _run_leading_rank(command: str, job: Job, resume: str, *, as_json: bool) -> None:
-    """Tell what a job will do, and do it."""
+    """Print warnings and settings of a job, run it and print the result."""
     from fa3cli import api
     from fa3cli.cli.quantize_tables import settings_text
 
@@ -90,28 +90,28 @@ def _run_leading_rank(command: str, job: Job, resume: str, *, as_json: bool) -> 
 
 
 def _run(command: str, job: Job, resume: str, *, as_json: bool) -> Result:
-    """Run a job, telling where it goes on from, now or next time."""
+    """Run a job; tell from which saved state it resumes now, or could resume after an interrupt."""
     from fa3cli import api
     from fa3cli.cli.interrupts import first_interrupt
     from fa3cli.cli.progress import show_progress
 
     if resume != "never" and (left := api.left_by(job)):
-        note(f"{left}: left by a run that was stopped; going on from there")
+        note(f"{left}: left by a stopped run; resuming from it")
     try:
         with show_progress(command, as_json=as_json) as progress, first_interrupt(note) as stop:
             return api.run(job, progress, resume=resume, stop=stop)
     except KeyboardInterrupt:
         if left := api.left_by(job):
-            note(f"{left}: the same command will go on from there")
+            note(f"{left}: the same command will resume from it")
         raise
 
 
 def show_result(result: Result, *, as_json: bool) -> None:
-    """Print what was made, or say that it is there already."""
+    """Print the result, or a note that it exists already."""
     from fa3cli.cli.quantize_tables import print_result
 
     if result.already_there:
-        note(f"{result.output}: this very result is there already, nothing to do")
+        note(f"{result.output}: exactly this result exists already, nothing to do")
     for warning in result.warnings:
         warn(warning)
     if as_json:

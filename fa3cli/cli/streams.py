@@ -1,4 +1,4 @@
-"""stdout and stderr that take every write: what nobody reads or no disk holds is dropped and never ends a run."""
+"""Replaces stdout and stderr so that a failed write (closed pipe, full disk) drops output but never ends a run."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["Streams", "open_streams"]
 
 
 class Streams:
-    """The raw stdout and stderr of this process, where they have descriptors."""
+    """The raw stdout of this process, if it has a descriptor."""
 
     def __init__(self) -> None:
         self.stdout: _Raw | None = None
 
     @property
     def problem(self) -> str | None:
-        """Why not everything reached stdout; a reader that went away is no problem."""
+        """Why stdout is incomplete; None if it is complete or its reader closed the pipe."""
         failed = self.stdout and self.stdout.failed
         return failed.strerror if failed and failed.errno != errno.EPIPE else None
 
 
 class _Raw(FileIO):
-    """A descriptor whose first error is kept; from then on, what is written is dropped."""
+    """A descriptor that keeps its first error and drops everything written afterwards."""
 
     failed: OSError | None = None
 
@@ -41,7 +41,7 @@ class _Raw(FileIO):
             except OSError as error:
                 self.failed = error
             else:
-                if written is None:  # a pipe that does not block, and is full for now
+                if written is None:  # a full non-blocking pipe: wait until it takes more
                     select.select([], [self], [])
                 rest = rest[written or 0 :]
         return size
@@ -49,23 +49,23 @@ class _Raw(FileIO):
 
 @contextmanager
 def open_streams() -> Iterator[Streams]:
-    """Replace sys.stdout and sys.stderr in the block; at its end everything is written, or known not to be."""
+    """Replace sys.stdout and sys.stderr in the block; at its end everything is written or an error is known."""
     _fill_closed()
     before, streams = (sys.stdout, sys.stderr), Streams()
-    # Names come from files, bars from us: neither need be in a terminal's encoding.
+    # The terminal may be unable to encode names from files, or our bars.
     sys.stdout, streams.stdout = _safe(sys.stdout, errors="replace")
     sys.stderr, _ = _safe(sys.stderr, errors="backslashreplace")
     try:
         yield streams
     finally:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # another one, put there or closed since
+            with suppress(OSError, ValueError):  # replaced or closed since
                 stream.flush()
         sys.stdout, sys.stderr = before
 
 
 def _safe(stream: TextIO | None, errors: str) -> tuple[TextIO, _Raw | None]:
-    """Return a stream to the same descriptor, or the stream itself where it has none."""
+    """Return a stream to the same descriptor, or the stream itself if it has none."""
     if stream is None:  # closed when the process began
         return open(os.devnull, "w"), None
     try:
@@ -73,18 +73,18 @@ def _safe(stream: TextIO | None, errors: str) -> tuple[TextIO, _Raw | None]:
         raw = _Raw(stream.fileno(), "w", closefd=False)
     except (OSError, UnsupportedOperation):
         return stream, None
-    # No BufferedWriter between the two: the handler of a signal may print while something is being written.
+    # No BufferedWriter in between: it is not reentrant, and a signal handler may print during a write.
     wrapped = TextIOWrapper(
         raw,
         encoding=stream.encoding,
         errors=errors,
-        line_buffering=stream.line_buffering or stream.write_through,  # the latter with python -u
+        line_buffering=stream.line_buffering or stream.write_through,  # write_through: python -u
     )
     return wrapped, raw
 
 
 def _fill_closed() -> None:
-    """Open /dev/null in the place of each closed standard descriptor, so that no file of a run gets its number."""
+    """Open /dev/null for every closed standard descriptor, so that no other file gets its number."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

@@ -1,4 +1,4 @@
-"""`fa3 verify`: will an engine load this export?"""
+"""Defines `fa3 verify`, which checks whether an engine will load an export."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ def verify(
     if against is not None and not compares:
         raise UnsupportedError(
             f"--against computes with exports for modelslim, mindie or mindie-sd, not with one for {report.target}",
-            hint="make one of those of the same calibration too",
+            hint="export the same calibration for one of them too",
         )
     if not report.ok:
         if against is not None:
-            note("not compared with the float model: the export must be right first")
+            note("not compared with the float model: the export must pass its checks first")
         raise typer.Exit(1)
 
 
@@ -89,7 +89,7 @@ def _show(report: VerificationReport) -> None:
             count = found[target, check.name]
             table.add_row(check.name, _result(check, count), check.reason if count else "")
         Console().print(table)
-    # Plain lines: a rich table would cut the names, and logs are searched for them.
+    # Plain lines: a rich table would cut the names, and people search logs for them.
     for finding in report.findings:
         print(f"{finding.severity}: {finding.subject} {finding.message} [{finding.target}: {finding.check}]")
     errors = sum(finding.severity == "error" for finding in report.findings)
@@ -101,7 +101,7 @@ def _show(report: VerificationReport) -> None:
 def _compare(
     export: Path, against: Path, text: Path, *, images: bool, **options: Any
 ) -> Comparison | ImageComparison:
-    """Compare an export with its float model, and keep in its report what came out."""
+    """Compare an export with its float model, and save the result in the export's report."""
     from fa3cli.api import compare, compare_images
     from fa3cli.calibration.kept_comparison import keep_comparison
     from fa3cli.cli.progress import show_progress

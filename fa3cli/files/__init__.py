@@ -1,1 +1,1 @@
-"""The disk: every document is read, and every small file is written, through this room."""
+"""Reads documents and writes small files: all other packages access the disk for these through this one."""

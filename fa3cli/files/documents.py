@@ -1,4 +1,4 @@
-"""Parses json and TOML documents, and gives them types; whatever is wrong with one is a ValueError."""
+"""Parses json and TOML documents, and converts them to types; every fault of a document is a ValueError."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ __all__ = ["parse_json", "parse_toml", "read_json", "typed"]
 
 T = TypeVar("T")
 
-# No document of a model comes near it, and code that walks a document by recursion is safe below it.
+# Real documents are far below this depth, and recursive code is safe up to it.
 _DEEPEST = 100
-# Wider ones overflow where they meet floats, and Python refuses to print very wide ones.
+# Wider whole numbers overflow when they are converted to float, and Python refuses to print very wide ones.
 _WIDEST = 1023
 
 
 def read_json(path: Path, limit: int = SMALL) -> Any:
-    """Return what a json file says; raises OSError as `read_bytes` does, ValueError as `parse_json` does."""
+    """Return the data of a json file; raises OSError as `read_bytes` does, ValueError as `parse_json` does."""
     return parse_json(read_bytes(path, limit).decode("utf-8"))
 
 
 def parse_json(text: str, *, unique: bool = False) -> Any:
-    """Return what a json text says, without its byte order mark.
+    """Return the data of a json text, which may start with a byte order mark.
 
-    Raises ValueError where it is not json, nests deeper than 100 levels, holds text that is not Unicode or a number too
-    wide for a float, or, if keys must be `unique`, where an object has a key twice: readers differ in which of the two
-    they take.
+    Raises ValueError if it is not json, is nested deeper than 100 levels, or holds text that is not Unicode or a number
+    too wide for a float. If keys must be `unique`, also if an object has a key twice: readers differ in which of the
+    two values they use.
     """
     hook = _unique if unique else None
     try:
@@ -57,7 +57,7 @@ def parse_toml(data: bytes) -> dict[str, Any]:
 
 
 def typed(data: Any, kind: type[T]) -> T:
-    """Return parsed data as a dataclass or another type; raises ValueError that says where the types differ."""
+    """Convert parsed data to a dataclass or another type; raises ValueError that names the place of a wrong type."""
     import msgspec
 
     try:
@@ -67,7 +67,7 @@ def typed(data: Any, kind: type[T]) -> T:
 
 
 def _require_plain(data: Any) -> None:
-    """Raise ValueError for values nested too deep, for text that can't be written again, and for too wide numbers."""
+    """Raise ValueError for values nested too deep, text that cannot be encoded, and numbers that are too wide."""
     level, depth = [data], 0
     while level:
         if depth > _DEEPEST:

@@ -1,6 +1,6 @@
-"""Locks of folders: who writes in one shares its lock, and who has it alone removes what killed processes left there.
+"""Locks folders: writers share a folder's lock; with the exclusive lock, leftovers of killed processes are removed.
 
-The system frees a lock when its process dies. A file system without locks (of a network) is written all the same.
+The system frees a lock when its process dies. On (network) file systems without locks, files are written without one.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from pathlib import Path
 __all__ = ["exclusive_lock", "is_temporary", "shared_lock", "sweep", "temporary_in"]
 
 _TEMPORARY = re.compile(r"\.fa3-[0-9a-f]{16}\.tmp")
-# Folders that this process has a lock of for itself, by device and inode: its own writers need none.
+# Folders that this process has locked exclusively, by device and inode: its own writers take no shared lock there.
 _EXCLUSIVE: set[tuple[int, int]] = set()
 _LOCK_TIMEOUT = 10.0
 
 
 def temporary_in(folder: Path) -> Path:
-    """Return a new name for what is being written in a folder."""
+    """Return a new temporary path in a folder."""
     return folder / f".fa3-{os.urandom(8).hex()}.tmp"
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a name is one that files and folders have here while they are written."""
+    """Whether a name is a temporary one, of a file or folder that is being written."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 @contextmanager
 def shared_lock(folder: Path) -> Iterator[None]:
-    """Remove leftovers if nobody writes in the folder, then keep others from removing what is written in the block."""
+    """Remove leftovers if nobody writes in the folder; then prevent others from removing what the block writes."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         if _folder_id(descriptor) not in _EXCLUSIVE:
-            with suppress(OSError):  # others write there now
+            with suppress(OSError):  # another process is writing there
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove_leftovers(folder)
             with suppress(OSError):
@@ -50,16 +50,16 @@ def shared_lock(folder: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder, unless another one is writing there now."""
+    """Remove half-written files of killed processes in a folder, unless a process is writing there now."""
     with shared_lock(folder):
         pass
 
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing in a folder during the block, which changes several files.
+    """Prevent other processes from writing in a folder during the block, which changes several files.
 
-    Raises OSError if one is writing there for ten seconds.
+    Raises OSError if another process does not stop writing there for ten seconds.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     key = _folder_id(descriptor)

@@ -1,4 +1,4 @@
-"""Reads Python text into a syntax tree of bounded depth and size, so that code that walks the tree comes to an end."""
+"""Parses Python text into a syntax tree of bounded depth and size, so that code can walk it within its limits."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import tokenize
 
 __all__ = ["Unbounded", "bounded_tree"]
 
-# Of all files of transformers and diffusers the largest has 264,000 characters and 38,500 nodes, the deepest tree 54
-# levels, the largest function 2,700 nodes. ast.unparse takes four of Python's 1,000 nested calls a level.
+# Among all files of transformers and diffusers, the largest has 264,000 characters and 38,500 nodes, the deepest tree
+# has 54 levels, the largest function 2,700 nodes. ast.unparse uses four of Python's 1,000 nested calls per level.
 _LINES = 30_000
 _CHARACTERS = 600_000
 _DEEPEST = 100
 _NODES = 80_000
 _NODES_OF_A_FUNCTION = 20_000
-_DIGITS = 4300  # what Python writes of a number
-# What Python says of text that nests deeper than it can read.
+_DIGITS = 4300  # Python refuses to convert longer numbers to text
+# Python's messages for text that is nested deeper than its parser allows.
 _TOO_DEEP = re.compile(
     r"too many (statically )?nested|too many levels|nested too deeply|too complex|Exceeds the limit"
 )
@@ -26,7 +26,7 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 class Unbounded(ValueError):
-    """Python, but larger or deeper than a modeling file may be; `line` is where."""
+    """Raised for Python text that is larger or deeper than allowed, at `line`."""
 
     def __init__(self, reason: str, line: int) -> None:
         super().__init__(reason)
@@ -34,7 +34,7 @@ class Unbounded(ValueError):
 
 
 def bounded_tree(text: str, mode: str = "exec") -> ast.AST:
-    """Parse a text; raises Unbounded, or SyntaxError or ValueError for what is no Python."""
+    """Parse a text; raises Unbounded, or SyntaxError or ValueError if it is not Python."""
     if len(text) > _CHARACTERS or text.count("\n") > _LINES:
         line = min(text.count("\n", 0, _CHARACTERS), _LINES) + 1
         raise Unbounded(f"more than {_LINES} lines or {_CHARACTERS} characters", line)
@@ -75,7 +75,7 @@ def _require_bounded(tree: ast.AST, text: str) -> None:
 
 
 def _extra_levels(node: ast.AST, parts_of: _JoinedStrings) -> int:
-    """How many levels more a node has for libcst, which nests what `ast` keeps in one list."""
+    """How many more levels a node has in libcst, which nests elements that `ast` keeps in one list."""
     if isinstance(node, ast.BoolOp):
         return len(node.values) - 2
     if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
@@ -88,7 +88,7 @@ def _extra_levels(node: ast.AST, parts_of: _JoinedStrings) -> int:
 
 
 class _JoinedStrings:
-    """Counts the literals that one string of the text is written as: `"a" "b"` are two, and one for `ast`."""
+    """Counts the literals of a string expression: `"a" "b"` has two, which `ast` joins into one node."""
 
     def __init__(self, text: str) -> None:
         self._text, self._lines = text, io.StringIO(text, newline="").readlines()
@@ -99,7 +99,7 @@ class _JoinedStrings:
             return 0
         lines = self._lines[node.lineno - 1 : node.end_lineno]
         if sum(line.count('"') + line.count("'") for line in lines) <= 2 * _DEEPEST:
-            return 0  # by far most of them
+            return 0  # most strings: no need to tokenize
         place = node.lineno, node.col_offset
         if place not in self._known:
             segment = ast.get_source_segment(self._text, node) or ""
@@ -123,7 +123,7 @@ def _require_small_functions(functions: list[ast.AST]) -> None:
 
 
 def _line_of_depth_error(text: str) -> int:
-    """The line of the first statement of a text that can't be read alone either."""
+    """The line of the first top-level statement that is nested too deeply by itself."""
     lines = re.split(r"\r\n|\r|\n", text)
     starts = [number for number, line in enumerate(lines) if line[:1].strip(")]}#")] or [0]
     for start, end in zip(starts, [*starts[1:], len(lines)]):
@@ -131,6 +131,6 @@ def _line_of_depth_error(text: str) -> int:
             ast.parse("\n".join(lines[start:end]))
         except (RecursionError, MemoryError):
             return start + 1
-        except (SyntaxError, ValueError):  # a part of a longer statement
+        except (SyntaxError, ValueError):  # not a whole statement
             continue
     return 1

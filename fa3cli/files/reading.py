@@ -1,4 +1,4 @@
-"""Reads whole files that may come from anywhere: regular files only, of bounded size."""
+"""Reads untrusted files: regular files only, of bounded size."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 
 __all__ = ["LARGE", "SMALL", "is_file_name", "read_bytes", "require_regular"]
 
-# Parsed, a hostile file takes some 50 times its size in memory.
+# A parsed hostile file can take about 50 times its size in memory.
 SMALL = 8 << 20
-"""Limit in bytes for what people and fa3 write: configurations, receipts, Python source, recipes."""
+"""Limit in bytes for files that people and fa3 write: configurations, receipts, Python source, recipes."""
 LARGE = 128 << 20
-"""Limit in bytes for what lists every tensor of a model: indexes, descriptions, reports."""
+"""Limit in bytes for files that list every tensor of a model: indexes, descriptions, reports."""
 
 
 def read_bytes(path: Path, limit: int = SMALL) -> bytes:
     """Return the bytes of a regular file, or of the regular file that a link leads to.
 
-    Raises OSError, whose strerror says why, for anything else: a pipe would block, a device may never end, and a file of
-    more than `limit` bytes would fill the memory.
+    Raises OSError, whose strerror says why, for anything else: a pipe would block, a device may never end, and a file
+    of more than `limit` bytes would fill the memory.
     """
     try:
         _require_regular(path, os.stat(path), limit)
-        # O_NONBLOCK: the file may have become a pipe since.
+        # O_NONBLOCK: the file may have been replaced by a pipe since os.stat, and opening a pipe would block.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             _require_regular(path, os.fstat(file.fileno()), limit)
             data = file.read(limit + 1)
@@ -47,7 +47,7 @@ def require_regular(path: Path, limit: int | None = None) -> None:
 
 
 def is_file_name(name: object) -> bool:
-    """Tell whether a value from a document is the plain name of a file, which leads to no other folder."""
+    """Whether a value from a document is a plain file name, which does not lead to another folder."""
     return isinstance(name, str) and name not in ("", ".", "..") and not any(char in name for char in "/\\\0")
 
 
@@ -65,5 +65,5 @@ def _too_large_error(path: Path, limit: int) -> OSError:
 
 
 def _invalid_name_error(path: Path) -> OSError:
-    """Return the error for a zero byte or a lone surrogate in a name."""
+    """Return the error for a path with a zero byte or a lone surrogate."""
     return OSError(errno.EINVAL, "not a file name", str(path))

@@ -1,4 +1,4 @@
-"""Opens safetensors files and reads their headers: regular files only, bounded, in the form the format asks for."""
+"""Opens safetensors files and reads their headers: regular files only, of bounded size, in valid format."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fa3cli.files.reading import require_regular
 __all__ = ["Entry", "open_tensors", "read_header"]
 
 _LARGEST_SIZE = 1 << 48
-"""What torch can hold as a size is less than what the format can write; no tensor comes near it."""
+"""Limit for one dimension: the format can store sizes that torch cannot represent; real tensors are far below."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a header says of a tensor; its bytes lie from `begin` to `end` in the file."""
+    """The header entry of a tensor; its bytes are at `begin` to `end` in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -31,22 +31,22 @@ def open_tensors(path: Path) -> Any:
     """Map a safetensors file, as `safe_open` does; raises OSError for anything but a regular file, SafetensorError."""
     from safetensors import safe_open
 
-    require_regular(path)  # a pipe would be waited for
+    require_regular(path)  # opening a pipe would block
     try:
         return safe_open(path, "pt")
-    except RuntimeError as error:  # torch maps the file once more
+    except RuntimeError as error:  # torch maps the file a second time
         raise OSError(errno.EIO, "torch cannot map the file", str(path)) from error
 
 
 def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
-    """Return the tensors and the metadata of a safetensors file that is all there.
+    """Return the tensors and the metadata of a complete safetensors file.
 
-    Raises OSError as `open_tensors` does, ValueError for what is no such file.
+    Raises OSError as `open_tensors` does, ValueError for a file that is not complete or not in this format.
     """
     from safetensors import SafetensorError
 
     try:
-        with open_tensors(path):  # checks the header, its length, and that the data is as long as it says
+        with open_tensors(path):  # checks the header, its length, and the length of the data
             pass
     except SafetensorError as error:
         raise ValueError(str(error)) from None

@@ -1,4 +1,4 @@
-"""Writes whole files and whole folders at once and durably; what a killed process left is removed by the next one."""
+"""Writes files and folders atomically and durably; the next writer removes leftovers of a killed process."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ __all__ = ["new_folder", "sync", "write_file", "write_link"]
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Replace `path` (the link itself if it is one) by a file of `data`, in the mode of the file that was there.
+    """Replace `path` (the link itself if it is one) by a file with `data`, in the mode of the old file.
 
-    After a crash, of the machine too, `path` is what it was or what it should be. Raises OSError, which names `path`.
+    After a crash of the process or the machine, `path` has either the old or the new content. Raises OSError, which
+    names `path`.
     """
     with _replacing(path) as temporary:
         _write(temporary, data, mode=path.stat().st_mode & 0o777 if path.exists() else None)
 
 
 def write_link(path: Path, target: str) -> None:
-    """Replace `path` by a symbolic link, at once and durably; raises OSError, which names `path`."""
+    """Replace `path` by a symbolic link, atomically and durably; raises OSError, which names `path`."""
     with _replacing(path) as temporary:
         os.symlink(target, temporary)
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Give a folder to fill, which becomes `path` (so far missing or empty) when the block ends well, else is removed."""
+    """Yield a new folder, which becomes `path` (missing or empty) if the block succeeds, and is removed otherwise."""
     with shared_lock(path.parent):
         temporary = temporary_in(path.parent)
         temporary.mkdir()
@@ -46,7 +47,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Return when a file's bytes, or the names in a folder, are on the disk."""
+    """Wait until a file's bytes, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -56,7 +57,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name, whose file becomes `path` when the block ends well."""
+    """Yield a temporary path, whose file becomes `path` if the block succeeds."""
     try:
         with shared_lock(path.parent):
             temporary = temporary_in(path.parent)
@@ -64,7 +65,7 @@ def _replacing(path: Path) -> Iterator[Path]:
                 yield temporary
                 os.replace(temporary, path)
             except BaseException:
-                with suppress(OSError):  # the first error is the one to tell; the next writer sweeps
+                with suppress(OSError):  # report the first error; the next writer removes the file
                     temporary.unlink(missing_ok=True)
                 raise
             sync(path.parent)
