@@ -14,7 +14,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def first_interrupt(tell: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether SIGINT or SIGTERM came; `tell` gets one message. The next signal interrupts."""
+    """Yield a function that tells whether SIGINT or SIGTERM came; `tell` gets one message. The next one interrupts."""
     interrupted = False
 
     def note_first(_: int, __: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""`fa3 calibrate` and `fa3 export` as a user runs them."""
+"""Runs `fa3 calibrate` and `fa3 export` as a user does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first signal asks, the second one interrupts, and afterwards all is as before."""
+"""Tests that the first signal requests a stop, the second interrupts, and the old handlers are restored."""
 
 from __future__ import annotations
 

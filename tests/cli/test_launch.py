@@ -1,4 +1,4 @@
-"""Ranks as small programs: what they are told, whose exit code counts, and that none is left."""
+"""Runs small programs as ranks: their variables, the exit code that counts, and that no process is left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command as a user runs it: exit codes, what goes where, and that nothing is left behind."""
+"""Runs `fa3 quantize` as a user does: exit codes, stdout and stderr, and that no files are left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fa3 report` as a user runs it."""
+"""Runs `fa3 report` as a user does."""
 
 from __future__ import annotations
 

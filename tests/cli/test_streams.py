@@ -1,4 +1,4 @@
-"""Where stdout or stderr goes ends no command: a reader that went away, a full disk, a stream that is closed."""
+"""Tests that a broken stdout or stderr ends no command: a closed pipe, a full disk, a closed stream."""
 
 from __future__ import annotations
 

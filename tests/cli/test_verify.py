@@ -1,4 +1,4 @@
-"""The command as a user runs it: exit codes, and what goes to stdout."""
+"""Runs `fa3 verify` as a user does: exit codes and stdout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fa3 verify --against DIR --eval FILE` as a user runs it."""
+"""Runs `fa3 verify --against DIR --eval FILE` as a user does."""
 
 from __future__ import annotations
 

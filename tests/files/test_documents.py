@@ -1,4 +1,4 @@
-"""Whatever is wrong with a document is a ValueError, never a RecursionError or a surprise later on."""
+"""Tests that every fault of a document is a ValueError, never a RecursionError or a later error."""
 
 from __future__ import annotations
 

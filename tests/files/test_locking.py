@@ -1,4 +1,4 @@
-"""Who has a folder alone removes leftovers; what another one is writing stays."""
+"""Tests that the exclusive lock removes leftovers, but no file that another process is writing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modeling files that break what reads Python are refused, and quickly."""
+"""Tests that files which break Python parsers are refused, and quickly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Only regular files of bounded size are read, and what else there is neither blocks nor fills the memory."""
+"""Tests that only regular files of bounded size are read; other files neither block nor fill the memory."""
 
 from __future__ import annotations
 

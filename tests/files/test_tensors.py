@@ -1,4 +1,4 @@
-"""A header is read from a regular file that is all there, or the error says why not."""
+"""Tests that a header is read from a complete regular file only, and that errors give the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file is what it was or what it should be, and the next writer removes what a killed one left."""
+"""Tests that a file has its old or its new content, and that the next writer removes leftovers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder as `fa3 patch` sees one: only config.json matters to it."""
+"""Provides a weights folder for `fa3 patch`, which needs config.json only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modeling files that break what reads Python: too deep, too large, in circles, or nothing Python would run."""
+"""Makes modeling files that break Python parsers: too deep, too large, circular, or not valid Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mutated modeling files: cut, with lines or words in other places, with brackets where none should be."""
+"""Mutates modeling files: cuts them, moves lines or words, inserts brackets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small weights folders that bring their own code: model types no transformers knows, each written for these tests.
+"""Makes small weights folders with their own code, of model types that no transformers version has.
 
 `write(folder, name)` lays a folder's files; the weights are made by `run_remote.py`, where transformers is at hand.
 """

@@ -1,4 +1,4 @@
-"""A rule of each kind, as a user would write it, for the attention class of `samples`."""
+"""Provides one rule of every kind, as a user would write it, for the attention class of `samples`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that bring their own code, native and patched, in two processes.
+"""Runs models with their own code, native and patched, in two processes.
 
 python -m tests.patching.run_remote native  FOLDER SAMPLE...    make the models, keep their logits
 python -m tests.patching.run_remote patched FOLDER SAMPLE...    patch them, run them, compare; one json object on stdout

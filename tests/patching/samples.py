@@ -1,4 +1,4 @@
-"""Small attention classes, one a family: a complete modeling file each, with the place marked by `# HERE`."""
+"""Provides one small attention class per family, as a complete modeling file; `# HERE` marks the expected site."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The codemod writes at its places, and every other byte of a file stays: whatever line ends, tabs and comments it has."""
+"""Tests that the codemod writes its places and keeps all other bytes, with any line ends, tabs and comments."""
 
 from __future__ import annotations
 

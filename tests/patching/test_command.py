@@ -1,4 +1,4 @@
-"""The command for libcst.tool, by libcst's own test case, and once as a user runs it."""
+"""Tests the command of libcst.tool with libcst's own test case, and once as a user runs it."""
 
 from __future__ import annotations
 

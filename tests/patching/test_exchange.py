@@ -1,4 +1,4 @@
-"""A patch, its replacement and its undoing are killed, or fail, at every change they make on the disk."""
+"""Kills a patch, its replacement and its undo, or makes them fail, at every change of the disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder that was patched by hand after the guide is taken over, or refused with the line that is wrong."""
+"""Tests that a folder patched by hand after the guide is accepted, or refused with the wrong line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison itself: every kind of wrong patch is found, and nothing else is."""
+"""Tests that the comparison finds every kind of wrong patch, and reports no correct one."""
 
 from __future__ import annotations
 

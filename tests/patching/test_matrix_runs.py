@@ -1,4 +1,4 @@
-"""Runs of the comparison: none is lost to a crash, none repeated, and the table keeps what wasn't measured."""
+"""Tests that comparison runs survive crashes and are not repeated, and that the table keeps older measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules that come with fa3cli, and the one the documentation teaches with: every example of every one."""
+"""Checks all examples of the rules that come with fa3cli, and of the rule in the documentation."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Modules of diffusion transformers get a quantizer where they are made, or the file is refused."""
+"""Tests that attention modules of diffusion transformers get a quantizer where they are created, or are refused."""
 
 from __future__ import annotations
 

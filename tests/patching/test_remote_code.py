@@ -1,4 +1,4 @@
-"""Models that bring their own code, native and patched, under every transformers version that has an environment."""
+"""Compares native and patched models with their own code, under every transformers version with an environment."""
 
 import pytest
 

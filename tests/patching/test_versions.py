@@ -1,4 +1,4 @@
-"""A sample of all families, and every modeling file, under three transformers versions (`make versions`)."""
+"""Tests a sample of all families, and every modeling file, under three transformers versions (`make versions`)."""
 
 from __future__ import annotations
 

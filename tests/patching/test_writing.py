@@ -1,4 +1,4 @@
-"""What libcst cannot give back as it was is refused; libcst is imported for a file that is written, and else not."""
+"""Tests that files which libcst cannot reproduce are refused, and that libcst is imported only to write a file."""
 
 from __future__ import annotations
 

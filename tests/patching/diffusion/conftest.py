@@ -1,4 +1,4 @@
-"""A small diffusers in place of the installed one, and a pipeline's folder."""
+"""Provides a small diffusers package instead of the installed one, and a pipeline's folder."""
 
 from __future__ import annotations
 

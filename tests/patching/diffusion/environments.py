@@ -1,4 +1,4 @@
-"""The older diffusers versions that tiny models are run under, each in an environment of its own (`make versions`)."""
+"""Finds the environments of older diffusers versions, under which tiny models are run (`make versions`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One tiny pipeline, before and after it is patched: `python -m … CLASS FOLDER` prints what came of it as json.
+"""Runs one tiny pipeline before and after its patch: `python -m … CLASS FOLDER` prints the results as json.
 
 The native side runs first, as it is and with the operands of its attention multiplied by powers of two that differ by
 role and head; then the folder is patched and loaded the way model_index.json says, and has to compute the same bits.

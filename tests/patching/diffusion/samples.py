@@ -1,4 +1,4 @@
-"""A diffusers package in small: files of the shape of its own, with what matters to patching and nothing else."""
+"""Writes a small diffusers package: files of the same structure, with only the code that matters to patching."""
 
 from __future__ import annotations
 

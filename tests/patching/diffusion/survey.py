@@ -1,4 +1,4 @@
-"""Every transformer of the installed diffusers: `python -m … FOLDER` prints what becomes of each as json.
+"""Patches every transformer of the installed diffusers: `python -m … FOLDER` prints the outcomes as json.
 
 Those that tiny_pipelines can make are run, by `run_transformer`; the others are patched and built without weights, to
 count the attention modules and the quantizers on them.

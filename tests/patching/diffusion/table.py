@@ -1,4 +1,4 @@
-"""docs/supported-transformers.md, made of what a survey found: pure text."""
+"""Renders docs/supported-transformers.md from the results of a survey."""
 
 from __future__ import annotations
 

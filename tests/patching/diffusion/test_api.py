@@ -1,4 +1,4 @@
-"""A pipeline's folder, patched and taken back; a small diffusers stands in for the installed one."""
+"""Patches a pipeline's folder and undoes it, with a small diffusers package instead of the installed one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that lie in other repositories, given as --modeling: Tencent's HunyuanVideo and MindIE's FLUX.1-dev in small."""
+"""Tests files of other repositories as --modeling: small forms of Tencent's HunyuanVideo and MindIE's FLUX.1-dev."""
 
 from __future__ import annotations
 

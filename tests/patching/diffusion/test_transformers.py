@@ -1,4 +1,4 @@
-"""Tiny random transformers, and a whole tiny Flux pipeline, before and after `fa3 patch`: the same bits."""
+"""Tests that tiny random transformers and a tiny Flux pipeline give the same bits before and after `fa3 patch`."""
 
 from __future__ import annotations
 

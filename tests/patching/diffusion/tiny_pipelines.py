@@ -1,4 +1,4 @@
-"""Tiny random pipelines of diffusers, made without network; their tokenizers too."""
+"""Makes tiny random diffusers pipelines, with tokenizers, without network."""
 
 from __future__ import annotations
 

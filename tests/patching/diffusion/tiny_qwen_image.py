@@ -1,4 +1,4 @@
-"""A whole tiny QwenImage pipeline."""
+"""Makes a complete tiny QwenImage pipeline."""
 
 from __future__ import annotations
 

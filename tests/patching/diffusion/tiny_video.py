@@ -1,4 +1,4 @@
-"""Whole tiny pipelines that make videos: CogVideoX, HunyuanVideo, and Wan with two transformers."""
+"""Makes complete tiny video pipelines: CogVideoX, HunyuanVideo, and Wan with two transformers."""
 
 from __future__ import annotations
 

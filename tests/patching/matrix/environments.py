@@ -1,4 +1,4 @@
-"""Processes of another transformers version, and how a run outlives a type that crashes or hangs."""
+"""Starts processes with another transformers version, and goes on with the next type after a crash or a hang."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a type under a version, and the file that keeps it: docs/supported-models.json."""
+"""Judges the results of a type under a version, and keeps the outcomes in docs/supported-models.json."""
 
 from __future__ import annotations
 

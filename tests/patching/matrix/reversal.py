@@ -1,4 +1,4 @@
-"""What holds of the patch of every modeling file, without running any: it can be taken back, to the byte."""
+"""Checks that the patch of every modeling file can be reversed exactly, without running the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/supported-models.md, made of outcomes: pure text."""
+"""Renders docs/supported-models.md from outcomes."""
 
 from __future__ import annotations
 
