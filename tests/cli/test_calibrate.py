@@ -20,7 +20,7 @@ def llama(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def kept(llama: Path, fa3: Fa3, tmp_path: Path) -> Path:
-    """A calibration of the model."""
+    """Calibrate the model and return the folder."""
     calib = write_lines(tmp_path / "calib.jsonl", token_ids(9, 17, 5))
     code, out, err = fa3("calibrate", llama, "--calib", calib, "--output", tmp_path / "kept")
     assert code == 0 and "model.layers.2" in out and "settings:" in err

@@ -38,7 +38,7 @@ def test_exit_6_if_something_required_is_too_old(tmp_path: Path) -> None:
 
 
 def install_broken_torch_npu(folder: Path) -> None:
-    """What `import torch` itself loads, and fails with, where CANN's set_env.sh was not sourced."""
+    """Install a torch_npu that makes `import torch` fail, as if CANN's set_env.sh had not been sourced."""
     info = folder / "torch_npu-2.13.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torch_npu\nVersion: 2.13.0\n")

@@ -22,7 +22,7 @@ PYTHON = [sys.executable, "-I", "-S", "-c"]
 
 
 def program(code: str, *arguments: object) -> list[str]:
-    """A rank's program, which knows its rank."""
+    """Return the command of a rank's program, which knows its rank."""
     return [
         *PYTHON,
         f"import os, signal, sys, time; rank = int(os.environ['RANK']); {code}",
@@ -31,7 +31,7 @@ def program(code: str, *arguments: object) -> list[str]:
 
 
 def apart(code: list[str], nproc: int) -> subprocess.Popen[str]:
-    """A process that launches ranks, and ends with their exit code."""
+    """Start a process that launches ranks and ends with their exit code."""
     text = f"import sys; from fa3cli.cli.launch import launch; sys.exit(launch({nproc}, {code!r}))"
     return subprocess.Popen(
         [sys.executable, "-c", text], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -85,7 +85,7 @@ def test_the_exit_code_is_that_of_the_first_that_failed(
 def test_a_rank_that_a_signal_ended_is_a_missing_capability(
     capfd: pytest.CaptureFixture, number: signal.Signals
 ) -> None:
-    """Which the others tell of too, and sooner."""
+    """The peers of the killed rank fail too, and before it is noticed."""
     assert (
         launch(2, program(f"rank and (time.sleep(0.2), os.kill(os.getpid(), {int(number)})); sys.exit(6)"))
         == 6
@@ -94,7 +94,7 @@ def test_a_rank_that_a_signal_ended_is_a_missing_capability(
 
 
 def test_ranks_that_do_not_notice_are_told_twice(tmp_path: Path) -> None:
-    """The first SIGTERM lets a run end its layer, the second one ends it at once."""
+    """The first SIGTERM lets a run finish its layer; the second ends it at once."""
     wait = (
         "told = []; signal.signal(signal.SIGTERM, lambda *_: told.append(1)); rank or sys.exit(5)\n"
         "while len(told) < 2: time.sleep(0.01)\n"
@@ -115,7 +115,7 @@ def test_a_rank_that_hears_nothing_is_killed() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_go_to_all_ranks_and_the_handlers_come_back(tmp_path: Path, number: signal.Signals) -> None:
-    """Each time, so that a second one reaches them as well."""
+    """Every signal is forwarded, so that a second one reaches the ranks too."""
     code = (
         "import signal\n"
         "told = []\n"
@@ -172,7 +172,7 @@ def test_a_process_knows_its_rank(
 
 
 def test_a_rank_runs_no_code_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which is the weights folder, perhaps, and whose code is run when it is trusted alone."""
+    """It may be the weights folder, whose code may run only when it is trusted."""
     for name in ("typer", "torch", "fa3cli", "json", "__future__", "logging", "importlib", "re"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(99)")
     monkeypatch.setattr(sys, "argv", ["fa3", "--help"])

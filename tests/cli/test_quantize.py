@@ -54,7 +54,7 @@ def calib(llama: Path) -> list[str]:
 
 
 def test_the_default_way(qwen2_tiny: Path, fa3: Fa3) -> None:
-    """The shipped calibration set through the model's own tokenizer, into the folder beside the weights."""
+    """With the shipped calibration set and the model's tokenizer, the export is written beside the weights."""
     code, out, err = fa3("quantize", qwen2_tiny, "--samples", 2)
     output = qwen2_tiny.with_name(f"{qwen2_tiny.name}-w8a8-fa3")
     assert code == 0 and (output / "quant_model_weight_w8a8.safetensors").exists()
@@ -179,7 +179,7 @@ def test_help_lists_the_options(fa3: Fa3, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def line(text: str) -> Callable[[Path], None]:
-    """Make the second calibration line this text."""
+    """Replace the second calibration line by this text."""
 
     def edit(folder: Path) -> None:
         file = folder.parent / "calib.jsonl"

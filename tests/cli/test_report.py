@@ -147,7 +147,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
 def test_any_name_on_any_terminal(export: Export, form: tuple[str, ...]) -> None:
-    """Half a surrogate pair in a name, and a terminal that knows ASCII alone."""
+    """A name with a lone surrogate, and a terminal that encodes ASCII only."""
     write_report(export.folder, report_of([layer(0)], recipe="\ud800"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "fa3cli", "report", str(export.folder), *form]

@@ -23,7 +23,7 @@ FA3 = f"{shlex.quote(sys.executable)} -m fa3cli"
 
 
 def shell(script: str) -> tuple[int, str]:
-    """Run a line of bash: the exit code of its first command, and stderr."""
+    """Run a line of bash; returns the exit code of its first command, and stderr."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     command = ["bash", "-c", f"{script}; exit ${{PIPESTATUS[0]}}"]
     run = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)

@@ -104,7 +104,7 @@ def test_mutated_files_raise_nothing_but_errors_of_fa3(model_type: str) -> None:
     ids=range(11),
 )
 def test_what_is_flat_for_ast_and_nested_for_libcst_is_bounded(line: str) -> None:
-    """libcst would end the process, or Python its stack."""
+    """Otherwise libcst would crash, or Python's stack would overflow."""
     for text in (f"{line}\n", f"class A:\n    def forward(self):\n        {line}\n"):
         with pytest.raises(UnsupportedError, match=r"^m\.py:\d+: (nested deeper|a line of more|more than)"):
             list_source(text, name="m.py")

@@ -20,7 +20,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder, links followed."""
+    """The bytes of every file of a folder, links followed."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))

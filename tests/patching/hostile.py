@@ -8,18 +8,18 @@ __all__ = ["BROKEN", "HOSTILE", "modeling"]
 
 
 def modeling(extra: str, body: str = samples.INTERFACE) -> str:
-    """A modeling file fa3 can patch, with something else at its end."""
+    """A modeling file that fa3 can patch, with the given text at its end."""
     return samples.marked(body)[0] + "\n\n" + extra + "\n"
 
 
 def nested(head: str, inner: str, times: int, tail: str = "") -> str:
-    """Statements each in the one before it."""
+    """Nested statements."""
     lines = [" " * level + head for level in range(times)]
     return "\n".join([*lines, " " * times + inner]) + tail
 
 
 def in_forward(line: str) -> str:
-    """An attention whose forward has one more line."""
+    """A modeling file whose attention's forward has an additional line."""
     return modeling("", samples.INTERFACE.replace("# HERE", line + "\n# HERE", 1))
 
 

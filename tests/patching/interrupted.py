@@ -19,12 +19,12 @@ _WRITING = os.O_WRONLY | os.O_RDWR
 
 
 def killed(action: Callable[[], object], at: int) -> str:
-    """Run an action that is killed just before its change number `at` of the disk; how it ended."""
+    """Run an action that is killed just before its change number `at` of the disk; returns how it ended."""
     return _forked(action, at, lambda number: number == at and os.kill(os.getpid(), signal.SIGKILL))
 
 
 def failing(action: Callable[[], object], at: int, number: int, *, ever_after: bool = False) -> str:
-    """Run an action whose change number `at` of the disk (or every one from there on) fails; how it ended."""
+    """Run an action whose change number `at` of the disk (or every later one too) fails; returns how it ended."""
 
     def fail(count: int) -> None:
         if count == at or (ever_after and count > at):
@@ -34,12 +34,12 @@ def failing(action: Callable[[], object], at: int, number: int, *, ever_after: b
 
 
 def together(actions: list[Callable[[], object]]) -> list[str]:
-    """Run actions at the same time, each in a process of its own; how they ended."""
+    """Run actions at the same time in separate processes; returns how they ended."""
     return [_ended(child) for child in [_fork(action, 0, lambda _: None) for action in actions]]
 
 
 def tree(folder: Path) -> dict[str, object]:
-    """Everything below a folder: the bytes of files, what links say, and folders."""
+    """Everything below a folder: the bytes of files, the targets of links, and folders."""
     found: dict[str, object] = {}
     for place, folders, files in os.walk(folder):
         for path in (Path(place, name) for name in (*folders, *files)):
@@ -73,7 +73,7 @@ def _ended(child: int) -> str:
 
 
 def _watch(at_change: Callable[[int], object]) -> Iterator[int]:
-    """Call `at_change` with the number of each change just before it is made; gives the number of the next one."""
+    """Call `at_change` with the number of each change just before it; returns a function for the next number."""
     count = iter(range(sys.maxsize))
 
     def hook(event: str, arguments: tuple) -> None:

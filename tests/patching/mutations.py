@@ -12,7 +12,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def mutated(choice: random.Random, text: str) -> str:
-    """A text after up to six changes."""
+    """Change a text up to six times."""
     for _ in range(choice.randint(1, 6)):
         text = choice.choice(_CHANGES)(choice, text)
     return text
@@ -52,7 +52,7 @@ def _join(choice: random.Random, lines: list[str]) -> None:
 
 
 def _replace(choice: random.Random, text: str) -> str:
-    """One word gives way to another of the text, so that much of what comes out is still Python."""
+    """Replace a word by another word of the text, so that the result is often still Python."""
     words = list(_WORD.finditer(text))
     old, new = choice.choice(words), choice.choice(words)
     return text[: old.start()] + new.group() + text[old.end() :]

@@ -159,7 +159,7 @@ def _file(attention: str, cache: dict[str, str], config: str = BESIDE) -> str:
 
 
 def _split(text: str) -> dict[str, str]:
-    """The same model with its helper and its base class in files of their own."""
+    """The same model with its helper and its base class in separate files."""
     helper = text[text.index("def repeat_kv") : text.index("class TinyAttention")]
     return {
         "modeling_tiny.py": text.replace(helper, "").replace(
@@ -197,7 +197,7 @@ CONFIG = {
 
 
 def write(folder: Path, name: str) -> Path:
-    """Lay the files of a sample, but for its weights."""
+    """Write the files of a sample, without weights."""
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in {"configuration_tiny.py": CONFIGURATION.lstrip(), **SAMPLES[name]}.items():
         (folder / file).write_text(text)

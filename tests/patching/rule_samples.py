@@ -53,7 +53,7 @@ refused = "arguments"
 
 
 def rule(folder: Path, text: str, name: str = "mine.toml") -> Rule:
-    """Read a rule that has this text and an example."""
+    """Read a rule with this text and an example."""
     (folder / name).write_text(text + EXAMPLE)
     return read_rule(folder / name)
 

@@ -20,7 +20,7 @@ from tests.patching.remote_samples import write
 
 
 def run_native(sample: str, root: Path) -> str:
-    """Make a model and keep its logits."""
+    """Make a model and save its logits."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     # The file that imports an absent package can only be loaded patched.
@@ -73,7 +73,7 @@ def run_patched(sample: str, root: Path, output: Path | None) -> dict:
 
 
 def logits(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Those of one prompt without a cache, and of single tokens with one."""
+    """The logits of one prompt without a cache, and of single tokens with a cache."""
     return {way: answer(model, way)["logits"] for way in ("plain", "cached")}
 
 

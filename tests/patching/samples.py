@@ -237,7 +237,7 @@ REFUSED = {
 
 
 def modeling(body: str) -> str:
-    """A modeling file whose attention has this forward."""
+    """A modeling file whose attention class has this forward."""
     return HEAD.lstrip() + textwrap.indent(body.strip("\n"), " " * 8) + "\n"
 
 

@@ -293,7 +293,7 @@ def test_attention_of_lists_the_classes(weights) -> None:
 
 @pytest.fixture
 def hub(tmp_path):
-    """A snapshot as the hub's cache has it: every file a link to a blob."""
+    """Make a snapshot like the hub's cache: every file is a link to a blob."""
     blobs, snapshot_folder = tmp_path / "blobs", tmp_path / "snapshots" / "0f1e2d"
     blobs.mkdir()
     snapshot_folder.mkdir(parents=True)

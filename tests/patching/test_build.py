@@ -11,7 +11,7 @@ from tests.patching.conftest import snapshot
 
 @pytest.fixture
 def remote(tmp_path):
-    """A weights folder that brings its own code."""
+    """A weights folder with its own code."""
     return remote_samples.write(tmp_path / "remote", "helpers")
 
 

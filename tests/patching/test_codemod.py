@@ -108,7 +108,7 @@ def decorated(draw: st.DrawFn, plain: str) -> str:
 
 
 def undecorated(text: str) -> str:
-    """The code alone, in the form of the plain file."""
+    """Remove the decoration of a file again, so that only its code remains."""
     text = text.removeprefix(BOM).replace("\r\n", "\n").replace("\t", "    ").replace(NOTE, "")
     return "\n".join(line for line in text.split("\n") if line.strip() and not line.strip().startswith("#"))
 

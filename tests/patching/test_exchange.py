@@ -69,7 +69,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in a folder of its own: a pipeline's, or one whose config.json is a link and whose patch is known."""
+    """A pipeline's folder, or a weights folder whose config.json is a link, alone in its parent folder."""
     if request.param == "pipeline":
         request.getfixturevalue("library")
         (tmp_path / "base").mkdir()
@@ -99,7 +99,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 def copied(folder: Path, name: str) -> Path:
-    """The folder's folder, copied: what lies beside it is looked at too."""
+    """Copy the parent folder, because entries beside the folder are checked too."""
     to = folder.parent.with_name(name)
     if to.exists():
         shutil.rmtree(to)
@@ -117,7 +117,7 @@ def without_output(entries: dict[str, object]) -> dict[str, object]:
 
 
 def shown(folder: Path) -> dict[str, object]:
-    """All that lies beside and in a folder, with links by where they lead within it."""
+    """Everything in and beside a folder; links as paths relative to the parent folder."""
     place = str(folder.parent)
     return {
         name: content.replace(place, "") if isinstance(content, str) else content

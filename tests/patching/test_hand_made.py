@@ -32,7 +32,7 @@ CACHE = r"\.update\([^)]*\)\n"
 
 
 def below(text: str, owner: str, pattern: str, *lines: str) -> str:
-    """A text with lines below the first match of a pattern in a class."""
+    """Insert lines below the first match of a pattern in a class."""
     start = re.compile(rf"^class {owner}\b", re.MULTILINE).search(text).start()
     at = re.compile(pattern).search(text, start).end()
     return text[:at] + "".join(lines) + text[at:]
@@ -85,7 +85,7 @@ def test_one_of_the_three_classes_of_former_versions_may_have_the_lines(
 
 @pytest.mark.parametrize("step", [40, pytest.param(1, marks=pytest.mark.sweeps)])
 def test_what_fa3_writes_for_the_guides_quantizer_is_right(step: int) -> None:
-    """Calls around an expression are not the guide's: a file with no other ones is refused."""
+    """The guide has no calls around expressions: a file with only such calls is refused."""
     installed, checked = installed_transformers(), 0
     for model_type in sorted(installed.causal_lms)[::step]:
         try:
@@ -177,7 +177,7 @@ def test_any_other_change_is_named_with_its_line(qwen2: str, old: str, new: str)
 
 @pytest.fixture(params=["modeling_qwen2", "modeling_qwen2_fa3"])
 def hand_made(weights: Path, qwen2: str, request: pytest.FixtureRequest) -> Path:
-    """A folder that somebody took through the guide, which names the file as fa3 does."""
+    """A folder patched by hand after the guide, which names the file as fa3 does."""
     (weights / f"{request.param}.py").write_text(
         by_hand(qwen2, "Qwen2Attention").replace("from ...", "from transformers.")
     )

@@ -47,7 +47,7 @@ def moved_above(mark: str, role: str) -> Callable[[str], str]:
 
 
 def v_after_expansion(text: str) -> str:
-    """Right in number, and only under eager."""
+    """The number of calls is correct, but they happen under eager attention only."""
     text = re.sub(CALL.format("v"), "", text)
     return text.replace(VALUES, f'module.fa_quantizer.quant({VALUES}, qkv="v")')
 
@@ -65,7 +65,7 @@ def k_and_v_swapped(text: str) -> str:
 
 
 def heads_last(text: str) -> str:
-    """Positions before heads, given back as they were."""
+    """The states are transposed to positions before heads, and returned as they were."""
     return re.sub(
         r"quant\(key_states, qkv=\"k\"\)", 'quant(key_states.transpose(1, 2), qkv="k").transpose(1, 2)', text
     )
@@ -102,7 +102,7 @@ def side(folder: Path, *arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str | None]]:
-    """What the comparison says of each patch of a tiny qwen2."""
+    """The comparison's verdict on every patch of a tiny qwen2."""
     root = tmp_path_factory.mktemp("matrix")
     side(root, "native", root, "qwen2")
     for name, (spoil, _) in PATCHES.items():
@@ -152,7 +152,7 @@ def test_repeated_heads_are_told_however_they_were_repeated(
 
 @pytest.mark.versions
 def test_a_quantized_tuple_cache_is_found(tmp_path: Path) -> None:
-    """Up to 4.47 many models return their cache as a tuple that is made of the states themselves."""
+    """Up to 4.47 many models return their cache as a tuple of the states themselves."""
 
     def run(module: str, *arguments: object) -> str:
         call = python("4.43.1", module, *arguments)

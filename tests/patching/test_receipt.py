@@ -23,7 +23,7 @@ PIPELINE = replace(
 
 
 def former(receipt: Receipt) -> dict[str, Any]:
-    """A receipt as it was written while language models and pipelines had forms of their own."""
+    """Convert a receipt to the earlier form, when language models and pipelines had different forms."""
     data = json.loads(receipt.to_json())
     data[data.pop("library")] = data.pop("version")
     if receipt.library == "transformers":
@@ -141,7 +141,7 @@ def test_what_fa3_would_not_make_is_neither_read_nor_followed(tmp_path, name: st
     if name == ".fa3" and path.is_dir() and not path.is_symlink():
         assert read_receipt(tmp_path) is None
         return
-    with pytest.raises(ConflictError, match="of fa3's own"):
+    with pytest.raises(ConflictError, match="that fa3 created"):
         read_receipt(tmp_path)
 
 

@@ -36,7 +36,7 @@ VERSIONS = tuple(SAMPLE)
 
 
 def python(version: str, module: str, *arguments: object) -> list[str]:
-    """How to run a module under a transformers version; the test is skipped if that isn't here."""
+    """The command that runs a module under a transformers version; skips the test without its environment."""
     try:
         return command(version, module, *arguments)
     except FileNotFoundError as error:
@@ -44,7 +44,7 @@ def python(version: str, module: str, *arguments: object) -> list[str]:
 
 
 def run(version: str, module: str, side: str, folder: Path, *arguments: object) -> dict:
-    """What one side of a comparison says on stdout, as json."""
+    """Run one side of a comparison and return its json from stdout."""
     call = python(version, module, side, folder, *arguments)
     own = variables(folder / f"modules-{side}")
     done = subprocess.run(call, cwd=ROOT, env=own, capture_output=True, text=True, check=False)

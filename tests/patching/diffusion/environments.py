@@ -18,7 +18,7 @@ VERSIONS = ("0.31.0", "0.33.1", "0.35.2")
 
 
 def python(version: str | None) -> Path | None:
-    """The interpreter that has a diffusers version, this one for no version; None where there is none."""
+    """The interpreter with a diffusers version (None: this interpreter); None if there is no such environment."""
     if version is None:
         return Path(sys.executable) if importlib.util.find_spec("diffusers") else None
     path = ROOT / ".venvs" / f"diffusers-{version}" / "bin" / "python"

@@ -26,7 +26,7 @@ _QUANTIZED = ("transformer_blocks.", "single_transformer_blocks.", "blocks.")
 
 
 class ScaledAttention(TorchFunctionMode):
-    """Multiplies what attention is given, `[B, H, S, D]`, wherever a module is running that is to be quantized."""
+    """Multiplies the inputs of attention, `[B, H, S, D]`, while a module runs that should be quantized."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class ScaledAttention(TorchFunctionMode):
 
 
 def scaled(states: Tensor, role: str) -> Tensor:
-    """States `[B, H, S, D]` times the powers of two of their heads."""
+    """States `[B, H, S, D]`, multiplied by a power of two per head."""
     return states * factors(role, torch.arange(states.shape[1])).view(-1, 1, 1)
 
 
@@ -116,7 +116,7 @@ def _fused(model: nn.Module, inputs: dict[str, Any], modules: dict[str, nn.Modul
 
 
 def _load(folder: Path, class_name: str) -> nn.Module:
-    """The transformer as the pipeline has it."""
+    """Load the transformer as the pipeline does."""
     import diffusers
 
     name, others = PIPELINES.get(class_name, ("FluxPipeline", ()))

@@ -26,7 +26,7 @@ from tests.patching.diffusion.tiny_pipelines import TRANSFORMERS
 
 
 def survey(folder: Path) -> dict[str, Any]:
-    """What becomes of each transformer, by its class."""
+    """The outcome of every transformer, by its class."""
     import diffusers
 
     library = installed_diffusers()

@@ -18,7 +18,7 @@ from tests.patching.diffusion import samples
 
 
 def modules(folder: Path) -> dict[str, str]:
-    """The files fa3 wrote."""
+    """The files that fa3 wrote."""
     return {name: data.decode() for name, data in snapshot(folder).items() if name.endswith(".py")}
 
 
@@ -134,7 +134,7 @@ def test_a_missing_part_is_named(flux) -> None:
     for path in sorted((flux / "transformer").iterdir()):
         path.unlink()
     (flux / "transformer").rmdir()
-    with pytest.raises(InvalidInputError, match="transformer is missing, though"):
+    with pytest.raises(InvalidInputError, match="transformer is missing, but"):
         patch(flux)
 
 

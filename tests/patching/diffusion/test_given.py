@@ -86,7 +86,7 @@ def test_a_file_out_of_its_package_is_refused(tmp_path, library) -> None:
 
 
 def test_attention_by_an_unknown_object_is_refused(tmp_path, library) -> None:
-    """An earlier version of Tencent's file, for several devices alone."""
+    """An earlier version of Tencent's file, for several devices only."""
     text = samples.TENCENT.replace("parallel_attention(\n", "unknown_attention(\n")
     modeling = repository(tmp_path / "repo", "hyvideo/modules/models.py", text)
     (tmp_path / "weights").mkdir()

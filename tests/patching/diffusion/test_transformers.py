@@ -28,7 +28,7 @@ SAMPLE = {
 
 
 def run(version: str | None, class_name: str, folder: Path) -> dict[str, Any]:
-    """What `run_transformer` found, in a process of its own."""
+    """Run `run_transformer` in a separate process and return its results."""
     path = python(version)
     if path is None:
         pytest.skip(f"no environment for diffusers {version or ''} (pip install .[diffusion]; make versions)")

@@ -165,7 +165,7 @@ INPUTS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def make(class_name: str, folder: Path) -> None:
-    """Write a pipeline with a tiny random transformer; of Flux all of it, of others nothing else."""
+    """Write a pipeline with a tiny random transformer; Flux gets all components, others only the transformer."""
     import diffusers
 
     transformer = randomized(class_name)

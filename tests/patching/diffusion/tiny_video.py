@@ -11,7 +11,7 @@ __all__ = ["make_cogvideox", "make_hunyuan_video", "make_wan", "word_tokenizer"]
 
 
 def make_cogvideox(folder: Path) -> None:
-    """Write a CogVideoXPipeline: what its blocks return is a pair, and text and video attend as one."""
+    """Write a CogVideoXPipeline: its blocks return a pair, and attend to text and video together."""
     from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXPipeline
     from transformers import T5Config, T5EncoderModel
 
@@ -33,7 +33,7 @@ def make_cogvideox(folder: Path) -> None:
 
 
 def make_hunyuan_video(folder: Path) -> None:
-    """Write a HunyuanVideoPipeline: two lists of blocks, and a text refiner that is none of them."""
+    """Write a HunyuanVideoPipeline: two lists of blocks, and a text refiner outside of them."""
     from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline
     from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel
 
@@ -84,7 +84,7 @@ def make_wan(folder: Path) -> None:
 
 
 def word_tokenizer() -> Any:
-    """A token a word or run of punctuation: the templates around prompts have to be short."""
+    """Make a tokenizer with one token per word or run of punctuation, which keeps prompt templates short."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def _measured(version: str, asked: list[str], results: Path, known: Version) -> Version:
-    """What is known of a version, with all types and files measured again, or only the types that were asked for."""
+    """The results of a version, with all types and files measured again, or only the requested types."""
     types = causal_types(version)
     if asked:
         found = measure(

@@ -15,7 +15,7 @@ VERSIONS = ("4.43.1", "4.46.3", "4.48.3", "4.51.3", "4.53.3", "4.57.6", "5.0.0",
 
 
 def command(version: str, module: str, *arguments: object) -> list[str]:
-    """How to run a module of these tests under a transformers version; FileNotFoundError if it isn't here."""
+    """The command that runs a module under a transformers version; FileNotFoundError without its environment."""
     python = ROOT / ".venvs" / version / "bin" / "python"
     if not python.exists():
         raise FileNotFoundError(f"{python} is not here: no environment for transformers {version}")
@@ -34,9 +34,9 @@ def variables(modules: Path | None = None) -> dict[str, str]:
 def run_types(
     call: Sequence[str], types: Sequence[str], results: Path, log: Path, report: Callable[[str, dict], None]
 ) -> None:
-    """Run types in one process; in another one behind the type that ended it, and so on.
+    """Run types in one process; if a type ends the process, run the following types in a new one.
 
-    `call`, given types, says each one's name on stdout as it begins and writes `results`/<type>.json as it ends.
+    `call` with types prints the name of a type when it begins, and writes `results`/<type>.json when it ends.
     """
     todo = list(types)
     while todo:

@@ -25,7 +25,7 @@ def causal_types(version: str) -> list[str]:
 
 
 def measure(version: str, types: Sequence[str], folder: Path) -> dict[str, Outcome]:
-    """Run both sides of these types; all they leave stays in `folder`, and what is there isn't run again."""
+    """Run both sides of these types; results stay in `folder`, and existing results are not measured again."""
     for side in ("native", "patched"):
         (folder / side).mkdir(parents=True, exist_ok=True)
         call, report = command(version, _SIDE, side, folder), partial(_report, version, side)

@@ -58,7 +58,7 @@ def outcome(native: dict[str, Any], patched: dict[str, Any]) -> Outcome:
 
 
 def read(path: Path) -> dict[str, Version]:
-    """What is known, by version; nothing if there is no file."""
+    """The recorded outcomes by version; empty without the file."""
     told = json.loads(path.read_text("utf-8")) if path.exists() else {}
     return {
         version: Version(
@@ -69,7 +69,7 @@ def read(path: Path) -> dict[str, Version]:
 
 
 def write(path: Path, versions: dict[str, Version]) -> None:
-    """Keep what is known, a line a type, versions and types in order."""
+    """Write the outcomes, one line per type, versions and types in order."""
     parts = []
     for version, measured in sorted(versions.items(), key=lambda item: _number(item[0])):
         lines = [
@@ -96,11 +96,11 @@ def _number(version: str) -> tuple[int, ...]:
 
 
 def _short_error(reason: str) -> str:
-    """An error without its place and what to do about it, which differ from version to version."""
+    """An error without its place and its hint, which differ between versions."""
     reason = re.sub(r" \(\w+\.py:\d+\)$", "", reason)
     return re.sub(r"(?<=was not found in your environment)\..*", "", reason)
 
 
 def _short(reason: str) -> str:
-    """A refusal without the folder and line it names first."""
+    """A refusal without the folder and the line at its start."""
     return re.sub(r"^\S*?([^/\s]+\.(?:py|json))(?::\d+)?: ", "", reason)

@@ -16,7 +16,7 @@ __all__ = ["Files", "check_files", "modeling_files"]
 
 @dataclass(frozen=True)
 class Files:
-    """How many modeling files there are, how many could be patched, and what was wrong with which."""
+    """The number of modeling files, of patched ones, and the faults by file."""
 
     seen: int
     patched: int
@@ -31,7 +31,7 @@ def modeling_files(version: str) -> list[Path]:
 
 
 def check_files(files: Sequence[Path]) -> Files:
-    """Patch every file, with the attention fa3 chooses itself, and take the patch back."""
+    """Patch every file with the attention that fa3 chooses, and reverse the patch."""
     patched, wrong = 0, []
     for path in files:
         package = ".".join(path.parent.parts[path.parts.index("site-packages") + 1 :])
@@ -64,7 +64,7 @@ def _wrong(text: str, name: str, whole: PatchedSource, own: PatchedSource) -> It
 
 
 def _without_inserted_lines(patched: PatchedSource) -> str:
-    """The patched text without the lines that an edit put there."""
+    """The patched text without the lines that edits inserted."""
     inserted, moved = set(), 0
     for edit in patched.edits:
         first = patched.text.count("\n", 0, edit.offset + moved)

@@ -59,7 +59,7 @@ def _run(side: str, folder: str, *types: str) -> Iterator[str]:
 
 
 def _one(side: str, model_type: str, folder: Path, known: dict[str, Any]) -> dict[str, Any]:
-    """Run one type, whatever goes wrong."""
+    """Run one type; every error becomes its result."""
     started = time.process_time()
     try:
         run = {"native": native, "patched": patched}[side].run

@@ -75,7 +75,7 @@ def _summary(measured: dict[str, Version]) -> str:
 
 
 def _files(measured: dict[str, Version]) -> str:
-    """The modeling files, of whatever model: how many could be patched and the patch taken back."""
+    """The section on modeling files of all models: how many could be patched and restored."""
     known = [(version, results.files) for version, results in measured.items() if results.files]
     cells = [[version, files.seen, files.patched, len(files.wrong)] for version, files in known]
     head = ["transformers", "modeling files", "patched", "not taken back to the byte, or patched twice"]
@@ -88,7 +88,7 @@ def _table(versions: list[str], rows: dict[str, dict[str, Outcome]]) -> str:
 
 
 def _reasons(versions: list[str], rows: dict[str, dict[str, Outcome]]) -> str:
-    """Why, type by type: each reason with the versions it is given under."""
+    """The reasons by type, with the versions that give each reason."""
     lines = []
     for name, row in rows.items():
         given: dict[str, list[str]] = {}
@@ -101,7 +101,7 @@ def _reasons(versions: list[str], rows: dict[str, dict[str, Outcome]]) -> str:
 
 
 def _section(row: dict[str, Outcome]) -> str:
-    """Own if it is so under any version, else what it is under the newest that can run it."""
+    """`own` if any version has it so, else the value of the newest version that can run the type."""
     found = {cell.attention for cell in row.values()}
     return next(attention for attention in _SECTIONS if attention in found)
 
