@@ -1,4 +1,4 @@
-"""The jobs of a folder: one for a language model, one for each transformer of a pipeline."""
+"""Makes the jobs of a folder: one for a language model, one per transformer of a pipeline."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _OF_LANGUAGE_MODELS = ("calib", "samples", "max_length", "attn_implementation")
 
 
 def prepare_jobs(folder: str | Path, **options: Any) -> list[Job]:
-    """Read and check everything for a folder of either kind; nothing is written and no weight is read.
+    """Read and check everything for a folder of either kind; writes nothing and reads no weights.
 
-    `options` are those of `prepare` or `prepare_pipeline`; raises UsageError for one that is for the other kind.
+    `options` are those of `prepare` or `prepare_pipeline`; raises UsageError for an option of the other kind.
     """
     if not Path(folder).is_dir():
         raise InvalidInputError(

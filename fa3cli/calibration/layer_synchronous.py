@@ -1,8 +1,8 @@
-"""Runs every sample's own forward at once, all of them meeting at each decoder layer.
+"""Runs the forwards of all samples in step, layer by layer, so that only one layer's weights are loaded at a time.
 
-A forward is a greenlet: it is suspended inside the model's own code, just before it enters a decoder
-layer, while the other samples catch up. So the model's code for masks, rope and layer kinds runs as
-it is, once a sample, and one layer's weights are needed at a time.
+A forward is a greenlet: it is suspended inside the model's own code, just before it enters a decoder layer, until all
+other samples have reached that layer. So the model's own code for masks, rope and layer kinds runs unchanged, once per
+sample.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
 from fa3cli.calibration.memory import in_own_memory
-from fa3cli.calibration.moving import each_tensor
-from fa3cli.calibration.replaced import replaced
+from fa3cli.calibration.moving import map_tensors
+from fa3cli.calibration.replaced import temporarily
 from fa3cli.errors import UnsupportedError
 
 __all__ = ["LayerSynchronousForwards"]
 
 
 class LayerSynchronousForwards:
-    """The suspended forwards of `samples` (keyword arguments of the model), to be used as a context.
+    """The suspended forwards of `samples` (keyword arguments of the model); a context manager.
 
-    `start` brings all of them to the first layer, `advance` takes one through the layer it waits at; after
-    the last layer `finish` lets it run to its end and `stop` ends it there. `outputs` are what the forwards got from
-    the layer they passed last. The first `skipped` layers are not run: the last of them returns these `outputs`, the
-    others as much NaN, which shows wherever it would matter; `earlier` are what these others return, by layer, where
-    that has another form, and there is one sample then. `arguments` are those of the layer call that the first
-    forward waits in, if it does. Raises UnsupportedError where a forward does not visit the layers once each, in order;
-    one that is stopped early shows no more of its way.
+    `start` runs all forwards up to the first layer, `advance` runs one forward through its next layer. After the last
+    layer, `finish` runs a forward to its end, and `stop` ends it there. `outputs` are the forwards' outputs of their
+    last layer. `arguments` are those of the layer call in which the first forward is suspended, if it is.
+
+    The first `skipped` layers do not run: the last of them returns the given `outputs`, the others return NaN of the same
+    shape, which becomes visible if anything uses it. `earlier` are the return values of these others, by layer, if they
+    have other shapes; then there is only one sample.
+
+    Raises UnsupportedError if a forward does not visit each layer once, in order. A forward that is stopped early is
+    not checked further.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class LayerSynchronousForwards:
         self._hooks.append(self._layers[-1].register_forward_hook(_meet))
         self._earlier, self._undo = earlier, ExitStack()
         for index, layer in enumerate(self._layers[:skipped]):
-            self._undo.enter_context(replaced(layer, "forward", partial(self._skip, index)))
+            self._undo.enter_context(temporarily(layer, "forward", partial(self._skip, index)))
 
     def __enter__(self) -> LayerSynchronousForwards:
         return self
@@ -79,9 +82,9 @@ class LayerSynchronousForwards:
             self._switch_to(sample, self._layers[min(self._skipped, len(self._layers) - 1)])
 
     def advance(self, sample: int, index: int) -> None:
-        """Take a sample through layer `index` and up to the next one; the last layer's end stops it too.
+        """Run a sample through layer `index` up to the next layer; after the last layer it is suspended, too.
 
-        An index behind the last layer stands for all that follows, the head.
+        The index after the last layer stands for the rest of the model, the head.
         """
         if index == len(self._layers):
             self.finish(sample)
@@ -90,7 +93,7 @@ class LayerSynchronousForwards:
 
     @torch.no_grad()
     def finish(self, sample: int) -> Any:
-        """Run what follows the last layer and return the model's output."""
+        """Run the rest of the model after the last layer and return the model's output."""
         self._running = sample
         output = self._forwards[sample].switch()
         if isinstance(output, nn.Module):
@@ -99,7 +102,7 @@ class LayerSynchronousForwards:
 
     @torch.no_grad()
     def stop(self, sample: int) -> None:
-        """End a sample's forward where it is and free what it holds."""
+        """End a sample's forward and free its tensors."""
         if self._forwards[sample]:
             self._forwards[sample].throw()
         self.outputs[sample] = None
@@ -122,14 +125,14 @@ class LayerSynchronousForwards:
         if not _is_ours():
             return output
         self.arguments = None if self._running == 0 else self.arguments
-        self.outputs[self._running] = output = each_tensor(in_own_memory, output)
+        self.outputs[self._running] = output = map_tensors(in_own_memory, output)
         return output
 
     def _skip(self, index: int, *_: Any, **__: Any) -> Any:
         output = self.outputs[self._running]
         if index == self._skipped - 1:
             return output
-        return self._earlier[index] if self._earlier else each_tensor(_as_nan, output)
+        return self._earlier[index] if self._earlier else map_tensors(_as_nan, output)
 
 
 def _lost(sample: int, reached: Any) -> UnsupportedError:
@@ -145,11 +148,11 @@ def _as_nan(tensor: Tensor) -> Tensor:
 
 
 def _is_ours() -> bool:
-    """Tell whether a forward is running, and not somebody who calls a layer by itself."""
+    """Tell whether the caller is one of our greenlets, and not code that calls a layer directly."""
     return getcurrent().parent is not None
 
 
 def _meet(module: nn.Module, *_: Any) -> None:
-    """Suspend the forward that reached `module`, if it is one of ours."""
+    """Suspend the forward that reached `module`, if it is one of our greenlets."""
     if _is_ours():
         getcurrent().parent.switch(module)

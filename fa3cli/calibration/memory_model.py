@@ -1,4 +1,4 @@
-"""A model whose weights are in memory already, as a script that calls fa3 has it."""
+"""Wraps a model whose weights are in memory already, as a script that calls fa3 has loaded it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MemoryModel"]
 class MemoryModel(LayeredModel):
     """A causal LM with its parameters on one device; nothing is loaded or freed.
 
-    Raises UnsupportedError where its parameters are on several devices, or on none yet, or of several dtypes.
+    Raises UnsupportedError if its parameters are on several devices, on the meta device, or of several dtypes.
     """
 
     resident = True
@@ -41,7 +41,7 @@ class MemoryModel(LayeredModel):
 
     @contextmanager
     def loaded(self, names: list[str], device: torch.device | None = None) -> Iterator[None]:
-        """Do nothing: the tensors are where they are."""
+        """Do nothing: the tensors are always loaded."""
         yield
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Tensors within dicts, lists and tuples, kept in a safetensors file and read back as they were."""
+"""Writes nested dicts, lists and tuples of tensors to a safetensors file, and reads them back."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _KEY = "tree"
 
 
 def write_tree(file: Path, tree: Any) -> None:
-    """Write a tree of dicts with text keys, lists, tuples, tensors and plain values; the file appears when it is whole.
+    """Write a tree of dicts with text keys, lists, tuples, tensors and plain values; the file appears when it is complete.
 
-    A tensor's name says where it is in the tree, and the tree says its dtype and shape once more: a damaged header is
-    found. Raises TypeError for a value of another kind, and names its place.
+    A tensor's name tells its place in the tree. The tree repeats the tensor's dtype and shape, to detect a damaged
+    header. Raises TypeError for a value of another kind, and names its place.
     """
     tensors: dict[str, Tensor] = {}
     described = _described(tree, tensors)
@@ -35,9 +35,9 @@ def write_tree(file: Path, tree: Any) -> None:
 
 
 def read_tree(file: Path) -> Any:
-    """Return what was written; its tensors share memory with the mapped file.
+    """Return the tree of a file; its tensors share memory with the mapped file.
 
-    Raises ConflictError for a file that is broken or gone.
+    Raises ConflictError for a broken or missing file.
     """
     try:
         with open_tensors(file) as opened:
@@ -51,7 +51,7 @@ def read_tree(file: Path) -> Any:
 
 
 def tensors_of(tree: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a tree, also those that objects in it hold (modules aside), always in the same order."""
+    """Yield the tensors of a tree in a fixed order, including attributes of objects in it; modules are left out."""
     seen: set[int] = set()
     waiting = [tree]
     while waiting:
@@ -68,13 +68,13 @@ def tensors_of(tree: Any) -> Iterator[Tensor]:
 def _described(value: Any, tensors: dict[str, Tensor], place: str = "") -> Any:
     """Return a value as json and put its tensors into `tensors`."""
     if isinstance(value, Tensor):
-        name = f"{len(tensors)}{place}"  # the number, since keys may have points in them
+        name = f"{len(tensors)}{place}"  # the number makes it unique, since keys may contain dots
         tensors[name] = value
         return {"tensor": [name, _form(value)]}
     if type(value) is dict and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _described(each, tensors, f"{place}.{key}") for key, each in value.items()}}
+        return {"dict": {key: _described(item, tensors, f"{place}.{key}") for key, item in value.items()}}
     if type(value) in (list, tuple):
-        items = [_described(each, tensors, f"{place}.{index}") for index, each in enumerate(value)]
+        items = [_described(item, tensors, f"{place}.{index}") for index, item in enumerate(value)]
         return {type(value).__name__: items}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
@@ -94,8 +94,8 @@ def _rebuilt(described: Any, tensor: Callable[[str], Tensor]) -> Any:
             raise ValueError(f"{name} is {_form(found)}, written as {form}")
         return found
     if kind == "dict":
-        return {key: _rebuilt(each, tensor) for key, each in value.items()}
+        return {key: _rebuilt(item, tensor) for key, item in value.items()}
     if kind in ("list", "tuple"):
-        values = [_rebuilt(each, tensor) for each in value]
+        values = [_rebuilt(item, tensor) for item in value]
         return values if kind == "list" else tuple(values)
     return value

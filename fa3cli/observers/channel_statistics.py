@@ -33,16 +33,16 @@ class ChannelStatistics:
 
     def merged(self, *others: ChannelStatistics) -> ChannelStatistics:
         """Return what is known from all ranks' samples, which they took in turn."""
-        seen = [each for each in (self, *others) if each.tokens]
+        seen = [statistics for statistics in (self, *others) if statistics.tokens]
         if len(seen) < 2:
             return seen[0] if seen else self
-        turns = zip_longest(*(each.samples for each in seen))
+        turns = zip_longest(*(statistics.samples for statistics in seen))
         samples = [sample for turn in turns for sample in turn if sample is not None]
         return ChannelStatistics(
             self.keep,
-            sum(each.tokens for each in seen),
-            torch.stack([each.low for each in seen]).amin(0),
-            torch.stack([each.high for each in seen]).amax(0),
+            sum(statistics.tokens for statistics in seen),
+            torch.stack([statistics.low for statistics in seen]).amin(0),
+            torch.stack([statistics.high for statistics in seen]).amax(0),
             tuple(samples[: self.keep]),
         )
 

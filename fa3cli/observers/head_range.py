@@ -30,13 +30,13 @@ class HeadRange:
 
     def merged(self, *others: HeadRange) -> HeadRange:
         """Return what is known from all sets of samples."""
-        seen = [each for each in (self, *others) if each.tokens]
+        seen = [ranges for ranges in (self, *others) if ranges.tokens]
         if len(seen) < 2:
             return seen[0] if seen else self
         return HeadRange(
-            sum(each.tokens for each in seen),
-            torch.stack([each.low for each in seen]).amin(0),
-            torch.stack([each.high for each in seen]).amax(0),
+            sum(ranges.tokens for ranges in seen),
+            torch.stack([ranges.low for ranges in seen]).amin(0),
+            torch.stack([ranges.high for ranges in seen]).amax(0),
         )
 
     @property

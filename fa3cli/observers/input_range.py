@@ -26,15 +26,15 @@ class InputRange:
     def merged(self, *others: InputRange) -> InputRange:
         """Return what is known from all sets of samples."""
         everybody = (self, *others)
-        samples = (sample for each in everybody for sample in each.samples)
-        return InputRange(sum(each.tokens for each in everybody), tuple(samples))
+        samples = (sample for observer in everybody for sample in observer.samples)
+        return InputRange(sum(observer.tokens for observer in everybody), tuple(samples))
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Return the mean minimum and the mean maximum, float32 `[1]` each; NaN if one is not finite."""
-        ends = torch.stack([each.to(self.samples[0].device) for each in self.samples]).cpu().double()
+        ends = torch.stack([ends.to(self.samples[0].device) for ends in self.samples]).cpu().double()
         if not ends.isfinite().all():
             return torch.full((1,), math.nan), torch.full((1,), math.nan)
         low, high = (
-            torch.tensor([math.fsum(each) / len(each)], dtype=torch.float32) for each in ends.T.tolist()
+            torch.tensor([math.fsum(values) / len(values)], dtype=torch.float32) for values in ends.T.tolist()
         )
         return low, high

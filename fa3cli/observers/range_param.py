@@ -37,14 +37,14 @@ class RangeParam:
 
     def merged(self, *others: RangeParam) -> RangeParam:
         """Return what is known from all sets of samples."""
-        seen = [each for each in (self, *others) if each.tokens]
+        seen = [observer for observer in (self, *others) if observer.tokens]
         if len(seen) < 2:
             return seen[0] if seen else self
         return replace(
             self,
-            tokens=sum(each.tokens for each in seen),
-            largest=torch.stack([each.largest for each in seen]).amax(),
-            deviation=torch.stack([each.deviation for each in seen]).amax(),
+            tokens=sum(observer.tokens for observer in seen),
+            largest=torch.stack([observer.largest for observer in seen]).amax(),
+            deviation=torch.stack([observer.deviation for observer in seen]).amax(),
         )
 
     def value(self) -> float:

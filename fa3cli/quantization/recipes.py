@@ -12,7 +12,7 @@ from typing import Any
 from fa3cli.errors import InvalidInputError, UnsupportedError, UsageError
 from fa3cli.files.documents import parse_toml, typed
 from fa3cli.files.reading import read_bytes
-from fa3cli.quantization.settings import QuantSettings, require_sense
+from fa3cli.quantization.settings import QuantSettings, require_valid
 
 __all__ = ["Recipe", "choose_recipe", "shipped_recipes"]
 
@@ -50,7 +50,9 @@ def choose_recipe(
     if name is None:
         fitting = (recipe for recipe in shipped.values() if model_type in recipe.model_types)
         found = next(fitting, shipped[default])
-        names = tuple(each for each in found.settings["disable_names"] if fnmatch.filter(linears, each))
+        names = tuple(
+            pattern for pattern in found.settings["disable_names"] if fnmatch.filter(linears, pattern)
+        )
         if not names and "include_names" not in found.settings:
             return NONE
         return replace(found, settings={**found.settings, "disable_names": names})
@@ -81,7 +83,7 @@ def _read(file: Path, name: str) -> Recipe:
             )
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     try:
-        require_sense(replace(QuantSettings(), **settings))
+        require_valid(replace(QuantSettings(), **settings))
     except UsageError as error:
         raise InvalidInputError(f"{file}: {error}", hint=error.hint) from None
     return Recipe(name, settings, model_types)

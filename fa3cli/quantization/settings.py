@@ -16,7 +16,7 @@ __all__ = [
     "QuantSettings",
     "ResolvedSettings",
     "SettingsOf",
-    "require_sense",
+    "require_valid",
     "resolve_settings",
 ]
 
@@ -116,7 +116,7 @@ def resolve_settings(
     """
     given = {name: value for name, value in options.items() if value is not None}
     settings = replace(kind.defaults, **{**recipe, **given})
-    require_sense(settings)
+    require_valid(settings)
     for name, supported in kind.supported.items():
         value = getattr(settings, name)
         if value not in supported:
@@ -132,7 +132,7 @@ def resolve_settings(
     return ResolvedSettings(settings, origins)
 
 
-def require_sense(settings: QuantSettings) -> None:
+def require_valid(settings: QuantSettings) -> None:
     """Raise UsageError for a value that no version could take."""
     for field in fields(settings):
         value, default = getattr(settings, field.name), field.default

@@ -22,7 +22,7 @@ def test_a_pipelines_transformer_goes_to_mindie_sd() -> None:
     [
         (["vllm"], (), None, "vllm: takes language models", "choose mindie-sd"),
         (["mindie-sd"], ["numpy"], None, "save_type numpy", "leave save_type at safe_tensor"),
-        ((), (), 4.0, "opens one weight file", "leave part_file_size away"),
+        ((), (), 4.0, "opens one weight file", "omit part_file_size"),
     ],
 )
 def test_what_mindie_sd_cannot_have_is_refused(

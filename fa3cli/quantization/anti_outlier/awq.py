@@ -22,14 +22,14 @@ def searched_scale(group: GroupData) -> Tensor:
     """
     values = group.inputs.samples[0]
     magnitudes = values.abs().mean(dim=0)
-    errors = [_OutputError(group, values, *each) for each in zip(group.weights, group.biases)]
+    errors = [_OutputError(group, values, *linear) for linear in zip(group.weights, group.biases)]
     best, least = torch.ones_like(magnitudes), torch.inf
     for ratio in _RATIOS:
         scale = magnitudes.pow(ratio).clamp(min=_SMALLEST)
         scale = scale / (scale.max() * scale.min()).sqrt()
         error = 0.0
-        for each in errors:
-            error += each.with_scale(scale)
+        for output_error in errors:
+            error += output_error.with_scale(scale)
             if error >= least:  # and the others only add to it
                 break
         if error < least:

@@ -32,7 +32,7 @@ def _threshold(extremes: Tensor) -> Tensor:
 def _edge(outlying: Tensor) -> Tensor:
     """Return the first value, falling, behind the widest gap, the variance of those behind taken off it."""
     rest = [outlying[index:] for index in range(1, len(outlying))]
-    variances = torch.stack([each.var() if len(each) > 1 else each.new_zeros(()) for each in rest])
+    variances = torch.stack([values.var() if len(values) > 1 else values.new_zeros(()) for values in rest])
     gaps = (outlying[:-1] - outlying[1:]).abs() - variances
     return outlying[gaps.argmax() + 1]
 

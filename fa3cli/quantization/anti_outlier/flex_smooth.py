@@ -23,7 +23,9 @@ def flexible_scale(group: GroupData) -> Tensor:
     activations, weights = largest_activations(group), largest_weights(group)
     if group.repeats == 1:
         return power_ratio(activations, weights, alpha, beta)
-    shared = [each.view(group.heads, group.repeats, -1).amax(dim=1) for each in (activations, weights)]
+    shared = [
+        magnitudes.view(group.heads, group.repeats, -1).amax(dim=1) for magnitudes in (activations, weights)
+    ]
     scale = power_ratio(*shared, alpha, beta)
     return scale.unsqueeze(1).expand(-1, group.repeats, -1).reshape(-1)
 
