@@ -1,4 +1,4 @@
-"""What AntiOutlier looks at: each channel's extremes over the samples, and the samples themselves where a rule wants them."""
+"""Collects AntiOutlier's statistics: each channel's extremes over the samples, and the samples that a rule needs whole."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ChannelStatistics:
     samples: tuple[Tensor, ...] = ()
 
     def updated(self, values: Tensor) -> ChannelStatistics:
-        """Return what is known after another sample, `[..., in]`."""
+        """Return the statistics after another sample, `[..., in]`."""
         rows = values.flatten(0, -2)
         rows = rows.to(self.low.device) if self.tokens else rows
         low, high = rows.amin(dim=0), rows.amax(dim=0)
@@ -32,7 +32,7 @@ class ChannelStatistics:
         return replace(self, tokens=self.tokens + len(rows), low=low, high=high, samples=samples)
 
     def merged(self, *others: ChannelStatistics) -> ChannelStatistics:
-        """Return what is known from all ranks' samples, which they took in turn."""
+        """Return the statistics of all ranks' samples; the ranks took the samples in turn, which restores their order."""
         seen = [statistics for statistics in (self, *others) if statistics.tokens]
         if len(seen) < 2:
             return seen[0] if seen else self
@@ -47,6 +47,6 @@ class ChannelStatistics:
         )
 
     def to(self, dtype: torch.dtype) -> ChannelStatistics:
-        """Return the same in another dtype."""
+        """Return the statistics in another dtype."""
         samples = tuple(sample.to(dtype) for sample in self.samples)
         return replace(self, low=self.low.to(dtype), high=self.high.to(dtype), samples=samples)

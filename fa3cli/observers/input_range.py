@@ -1,4 +1,4 @@
-"""The range of a linear's input (act_method 1): the mean over samples of each sample's minimum and maximum."""
+"""Observes the range of a linear's input (act_method 1): the mean of the samples' minima and maxima."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ __all__ = ["InputRange"]
 
 @dataclass(frozen=True)
 class InputRange:
-    """Minimum and maximum of each sample, float32 `[2]`, reduced exactly: the order of the samples does not matter."""
+    """Minimum and maximum of each sample, float32 `[2]`; the mean is exact, so the order of the samples does not matter."""
 
     tokens: int = 0
     samples: tuple[Tensor, ...] = ()
 
     def updated(self, values: Tensor) -> InputRange:
-        """Return what is known after another sample, `[..., in]`."""
+        """Return the observer after another sample, `[..., in]`."""
         ends = torch.stack(values.aminmax()).float()
         return InputRange(self.tokens + values.numel() // values.shape[-1], (*self.samples, ends))
 
     def merged(self, *others: InputRange) -> InputRange:
-        """Return what is known from all sets of samples."""
-        everybody = (self, *others)
-        samples = (sample for observer in everybody for sample in observer.samples)
-        return InputRange(sum(observer.tokens for observer in everybody), tuple(samples))
+        """Return the observer of all sets of samples."""
+        observers = (self, *others)
+        samples = (sample for observer in observers for sample in observer.samples)
+        return InputRange(sum(observer.tokens for observer in observers), tuple(samples))
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Return the mean minimum and the mean maximum, float32 `[1]` each; NaN if one is not finite."""

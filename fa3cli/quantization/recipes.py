@@ -1,4 +1,4 @@
-"""Settings by name: the guide's for the models it was verified on, and a user's own from a TOML file."""
+"""Reads recipes, which are named settings: the guide's for its verified models, or a user's TOML file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SETTINGS = [field.name for field in fields(QuantSettings)]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A name, the settings that differ from the defaults, and the model types it is taken for when none is named."""
+    """A name, the settings that differ from the defaults, and the model types that use it by default."""
 
     name: str
     settings: dict[str, Any]
@@ -41,10 +41,10 @@ def shipped_recipes() -> dict[str, Recipe]:
 def choose_recipe(
     name: str | None, model_type: str, linears: Sequence[str], *, default: str = "default"
 ) -> Recipe:
-    """Return the recipe of that name or file, else the model type's, else the `default` one.
+    """Return the recipe of that name or file; without a name the model type's recipe, else the `default` one.
 
-    One that nobody named leaves out the disable_names that select nothing, and gives way to none where all of them do (a
-    model without any down_proj).
+    A recipe chosen without a name drops disable_names that select no linear. If all of them are dropped (a model without
+    any down_proj), the recipe "none" is used instead.
     """
     shipped = shipped_recipes()
     if name is None:
@@ -66,7 +66,7 @@ def choose_recipe(
 
 
 def _read(file: Path, name: str) -> Recipe:
-    """Read a recipe; raises InvalidInputError where it is none."""
+    """Read a recipe; raises InvalidInputError if the file is not a valid recipe."""
     try:
         table = parse_toml(read_bytes(file))
         model_types = typed(table.pop("model_types", []), tuple[str, ...])

@@ -1,4 +1,4 @@
-"""m3: the power of the mean activations with which int8 weights change the outputs least (AWQ)."""
+"""Implements m3: searches the power of the mean activations with the least output error of int8 weights (AWQ)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def searched_scale(group: GroupData) -> Tensor:
         error = 0.0
         for output_error in errors:
             error += output_error.with_scale(scale)
-            if error >= least:  # and the others only add to it
+            if error >= least:  # the other linears can only increase the error
                 break
         if error < least:
             best, least = scale, error
@@ -38,7 +38,7 @@ def searched_scale(group: GroupData) -> Tensor:
 
 
 class _OutputError:
-    """How far a linear's output is from the float one when its smoothed weight is int8; memory is used again."""
+    """Measures the output error of a linear whose smoothed weight is int8; buffers are reused between scales."""
 
     def __init__(self, group: GroupData, values: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         self._group, self._values, self._weight, self._bias = group, values, weight, bias
