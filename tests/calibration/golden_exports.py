@@ -41,8 +41,8 @@ def calibration(name: str, file: Path) -> Path:
     arrays = np.load(GOLDEN / "inputs" / f"{name}.npz")
     count = len(arrays.files) // 2
     lines = (
-        {"input_ids": arrays[f"ids_{each}"].tolist(), "attention_mask": arrays[f"mask_{each}"].tolist()}
-        for each in range(count)
+        {"input_ids": arrays[f"ids_{number}"].tolist(), "attention_mask": arrays[f"mask_{number}"].tolist()}
+        for number in range(count)
     )
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return file

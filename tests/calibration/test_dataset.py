@@ -193,10 +193,10 @@ def test_an_empty_file(file: Path, text: str) -> None:
 
 def test_files_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
     file.write_bytes(b'{"text": "\xff\xfe"}\n')
-    for each in (file, tmp_path, tmp_path / "nowhere.jsonl"):
+    for path in (file, tmp_path, tmp_path / "nowhere.jsonl"):
         with pytest.raises(InvalidInputError, match="cannot be read") as raised:
-            read_samples(each, MODEL)
-        assert str(each) in str(raised.value)
+            read_samples(path, MODEL)
+        assert str(path) in str(raised.value)
 
 
 def test_line_ends_and_marks_of_other_systems(file: Path) -> None:

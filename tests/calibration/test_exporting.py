@@ -92,7 +92,10 @@ def test_the_same_export_again_is_there_already(llama: Path, calib: Path, tmp_pa
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda folder: edit_weights(folder, lambda each: each["model.norm.weight"].add_(1)), "weights"),
+        (
+            lambda folder: edit_weights(folder, lambda tensors: tensors["model.norm.weight"].add_(1)),
+            "weights",
+        ),
         (lambda folder: edit_config(folder, rope_theta=5.0), "config"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "files beside"),
     ],

@@ -75,9 +75,9 @@ def test_visits_come_back_as_they_were(folder: RunFolder) -> None:
     for number in range(4):
         journal.commit(visit(number), outputs(number), arguments)
         again = Journal(folder)
-        assert [each.name for each in again.visits] == [visit(each).name for each in range(number + 1)]
-        for each, found in enumerate(again.visits):
-            assert_same(found, visit(each))
+        assert [kept.name for kept in again.visits] == [visit(step).name for step in range(number + 1)]
+        for step, found in enumerate(again.visits):
+            assert_same(found, visit(step))
         assert_same(tuple(again.outputs(list(outputs(number)))), tuple(outputs(number).values()))
         again.require_same(arguments)
         assert folder.keep
@@ -172,7 +172,7 @@ def test_a_commit_killed_anywhere_leaves_the_visit_before_or_this_one(
 def test_without_a_folder_visits_are_only_remembered() -> None:
     journal = Journal()
     journal.commit(visit(0), {"a": object()}, object())
-    assert [each.name for each in journal.visits] == ["model.layers.0"]
+    assert [kept.name for kept in journal.visits] == ["model.layers.0"]
 
 
 # ---- what an earlier run left

@@ -27,10 +27,10 @@ def weights() -> SyntheticWeights:
 def test_shapes_and_dtypes_are_the_models(weights: SyntheticWeights) -> None:
     expected = Model().state_dict()
     found = weights.read(expected)
-    assert {name: (each.shape, each.dtype) for name, each in found.items()} == {
-        name: (each.shape, each.dtype) for name, each in expected.items()
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in found.items()} == {
+        name: (tensor.shape, tensor.dtype) for name, tensor in expected.items()
     }
-    assert all(each.isfinite().all() for each in found.values())
+    assert all(tensor.isfinite().all() for tensor in found.values())
     assert weights.seconds > 0
 
 

@@ -140,7 +140,7 @@ def test_each_sample_is_observed_once(log: Log, failures: int) -> None:
             inputs.see(None)
             layer(torch.full((3, 2), sample))
     assert inputs.observers["linear"].tokens == 6
-    assert [each.tolist() for each in inputs.observers["linear"].samples] == [[1.0, 1.0], [2.0, 2.0]]
+    assert [sample.tolist() for sample in inputs.observers["linear"].samples] == [[1.0, 1.0], [2.0, 2.0]]
 
 
 def test_forwards_are_the_layers_own_behind_the_block(log: Log) -> None:

@@ -101,5 +101,5 @@ def test_observers_of_all_ranks_are_merged_in_their_order(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
     merged = Ranks(1, 3).merged(shares[1])
-    assert [each[0].item() for each in merged["a"].samples] == [0, 1, 2]
+    assert [sample[0].item() for sample in merged["a"].samples] == [0, 1, 2]
     assert merged["a"].tokens == 3 and merged["b"].tokens == 0

@@ -107,7 +107,7 @@ def test_containers_of_whatever_class_are_left_alone_and_tensors_shared(kind: ty
         assert module(values, places=places).tolist() == [2.0]
     assert call.repeat().tolist() == [3.0] and call.repeat().tolist() == [3.0]
     assert len(places["in"]["one"]) == 2
-    assert all(each is values for each in places["in"]["one"])
+    assert all(place is values for place in places["in"]["one"])
 
 
 def test_tensors_may_be_handed_on_changed(module: Scaled) -> None:

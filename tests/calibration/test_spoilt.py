@@ -161,7 +161,7 @@ def test_a_dtype_in_which_nothing_is_computed(dtype: str, tmp_path: Path) -> Non
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> RunFolder:
-    """The folder of a run that was stopped behind its second layer."""
+    """The folder of a run that was stopped after its second layer."""
     with suppress(StoppedError), RunFolder(tmp_path / "out") as folder:
         open_journal(folder, MADE_OF, "auto")
         journal = Journal(folder)

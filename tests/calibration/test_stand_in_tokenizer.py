@@ -30,7 +30,7 @@ def test_a_conversation_counts_with_its_words() -> None:
     chat = [{"role": "user", "content": "Who is there?"}, {"role": "assistant", "content": "It is I."}]
     assert tokenizer.chat_template
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    assert all(words in text for each in chat for words in each.values())
+    assert all(words in text for message in chat for words in message.values())
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ def test_dtypes_and_buffers_are_those_of_from_pretrained(
     assert not built.training
     assert all(parameter.is_meta for parameter in built.parameters())
     held, wanted = built.state_dict(), loaded.state_dict()
-    assert {name: (each.dtype, each.shape) for name, each in held.items()} == {
-        name: (each.dtype, each.shape) for name, each in wanted.items()
+    assert {name: (tensor.dtype, tensor.shape) for name, tensor in held.items()} == {
+        name: (tensor.dtype, tensor.shape) for name, tensor in wanted.items()
     }
     buffers = dict(built.named_buffers())
     for name, buffer in loaded.named_buffers():

@@ -24,7 +24,7 @@ class Scheduler:
     """As many steps as it is told."""
 
     def __init__(self, steps: int) -> None:
-        self.timesteps = [1000 - each for each in range(steps)]
+        self.timesteps = [1000 - step for step in range(steps)]
 
     def step(self, output: int, sample: int = 0) -> int:
         return output + sample
