@@ -17,7 +17,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 __all__ = ["bounded_building", "bounded_memory", "bounded_modules", "bounded_time"]
 
 # Every module holds tensors except containers, activations and dropout; one fused tensor may belong to many modules.
-_MODULES_A_TENSOR, _MODULES_BESIDES = 20, 10_000
+_MODULES_PER_TENSOR, _EXTRA_MODULES = 20, 10_000
 _MODULES = 1_000_000
 """The limit where the number of tensors is not known."""
 
@@ -69,13 +69,13 @@ def bounded_modules(count: int) -> Iterator[None]:
     """Raise ValueError if the block creates more than `count` modules."""
     made = 0
 
-    def note(_: nn.Module, __: str, ___: nn.Module | None) -> None:
+    def count_module(_: nn.Module, __: str, ___: nn.Module | None) -> None:
         nonlocal made
         made += 1
         if made > count:
             raise ValueError(f"it asks for more than {count} modules")
 
-    hook = register_module_module_registration_hook(note)
+    hook = register_module_module_registration_hook(count_module)
     try:
         yield
     finally:
@@ -85,6 +85,6 @@ def bounded_modules(count: int) -> Iterator[None]:
 @contextmanager
 def bounded_building(tensors: int | None = None) -> Iterator[None]:
     """Limit a model that is built in the block to the free memory, and its modules to a multiple of its `tensors`."""
-    most = _MODULES if tensors is None else _MODULES_A_TENSOR * tensors + _MODULES_BESIDES
+    most = _MODULES if tensors is None else _MODULES_PER_TENSOR * tensors + _EXTRA_MODULES
     with bounded_memory(psutil.virtual_memory().available), bounded_modules(most):
         yield

@@ -47,10 +47,10 @@ def copy_checked(folder: Path, target: Path, wanted: str = "*") -> None:
     require_regular_files(folder)
     for file in _files(folder):
         copied = target / file.relative_to(folder)
-        if _is_any(file, _LEFT_OUT) or not fnmatch(file.name, wanted):
+        if _matches_any(file, _LEFT_OUT) or not fnmatch(file.name, wanted):
             continue
         copied.parent.mkdir(exist_ok=True)
-        if _is_any(file, _DOCUMENTS):
+        if _matches_any(file, _DOCUMENTS):
             copied.write_bytes(checked_file(file))
         else:
             copied.symlink_to(file.absolute())
@@ -72,7 +72,7 @@ def require_regular_files(folder: Path) -> None:
     """
     for file in _files(folder):
         try:
-            require_regular(file, LARGE if _is_any(file, _DOCUMENTS) else None)
+            require_regular(file, LARGE if _matches_any(file, _DOCUMENTS) else None)
         except OSError as error:
             raise InvalidInputError(f"{file}: {error.strerror}", hint=_HINT) from error
 
@@ -88,5 +88,5 @@ def _files(folder: Path) -> Iterator[Path]:
         raise InvalidInputError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-def _is_any(file: Path, patterns: tuple[str, ...]) -> bool:
+def _matches_any(file: Path, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(file.name, pattern) for pattern in patterns)

@@ -40,7 +40,7 @@ def export_bytes(job: Job) -> int:
     weights += sum(
         2 * model.dtype.itemsize * model.shape(name)[0] for name in channels if name in model.stored
     )
-    return weights + _fallen_bytes(job) + _TENSOR * len(_names(job))
+    return weights + _fallback_bytes(job) + _TENSOR * len(_names(job))
 
 
 def journal_bytes(job: Job, todo: Sequence[Streams]) -> int:
@@ -61,7 +61,7 @@ def _names(job: Job) -> list[str]:
     return modelslim.exported_names(job.model.names, job.quantized, job.attentions, norms)
 
 
-def _fallen_bytes(job: Job) -> int:
+def _fallback_bytes(job: Job) -> int:
     """Return an upper bound of the bytes that disable_level adds: which linears stay float is known only later."""
     stored = {name for name in job.quantized if f"{name}.weight" in job.model.stored}
     groups = [] if job.settings.reference else list(fused_groups(stored))

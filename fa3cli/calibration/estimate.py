@@ -27,9 +27,9 @@ from fa3cli.quantization.anti_outlier.methods import METHODS
 from fa3cli.quantization.linear import quantize_linear
 from fa3cli.quantization.reference_linear import quantize_reference_linear
 
-__all__ = ["BYTES_A_SECOND", "estimate_seconds"]
+__all__ = ["BYTES_PER_SECOND", "estimate_seconds"]
 
-BYTES_A_SECOND = 500_000_000
+BYTES_PER_SECOND = 500_000_000
 """Assumed speed of reading and writing weights: a plan may have no files to measure it with."""
 _TOKENS = 256
 _WORK = 3 << 35  # parameters x tokens of a timed forward: about one second on two cores
@@ -58,7 +58,7 @@ def estimate_seconds(job: Job, planned: Plan) -> float | None:
     forward = took.token * sum(sum(tokens[:count]) for count in counts)
     names = [name for part in [*model.layers, *job.quantized_head] for name in model.of_layer[part]]
     layers = model.nbytes(*names) / model.layer_bytes
-    return layers * (took.once + forward) + (planned.bytes_read + planned.bytes_written) / BYTES_A_SECOND
+    return layers * (took.once + forward) + (planned.bytes_read + planned.bytes_written) / BYTES_PER_SECOND
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from fa3cli.errors import InvalidInputError, UsageError
 
 __all__ = ["prepare_jobs"]
 
-_OF_PIPELINES = ("prompts", "steps", "height", "width", "frames", "guidance", "seed", "max_records")
-_OF_LANGUAGE_MODELS = ("calib", "samples", "max_length", "attn_implementation")
+_PIPELINE_OPTIONS = ("prompts", "steps", "height", "width", "frames", "guidance", "seed", "max_records")
+_LANGUAGE_MODEL_OPTIONS = ("calib", "samples", "max_length", "attn_implementation")
 
 
 def prepare_jobs(folder: str | Path, **options: Any) -> list[Job]:
@@ -26,7 +26,7 @@ def prepare_jobs(folder: str | Path, **options: Any) -> list[Job]:
             f"{folder}: no such folder", hint="give the folder of the weights or the pipeline"
         )
     pipeline = patching.is_pipeline(folder)
-    foreign = _OF_LANGUAGE_MODELS if pipeline else _OF_PIPELINES
+    foreign = _LANGUAGE_MODEL_OPTIONS if pipeline else _PIPELINE_OPTIONS
     for name in foreign:
         if options.pop(name, None) not in (None, "auto"):
             kinds = ("a pipeline of diffusers", "language models")

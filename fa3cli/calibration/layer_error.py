@@ -65,9 +65,11 @@ def _norms(
     """Return `||y_q - y||` and `||y - x||` over all compared outputs."""
     squares = torch.zeros(2, dtype=torch.float64)
     for position, pair in enumerate(zip(noisy, exact, strict=True)):
-        like = next((place for place, argument in enumerate(arguments) if _is_like(argument, pair[1])), None)
-        if like is not None:
-            squares += _square_sums(*pair, arguments.pop(like), mask)
+        matching = next(
+            (place for place, argument in enumerate(arguments) if _has_shape_of(argument, pair[1])), None
+        )
+        if matching is not None:
+            squares += _square_sums(*pair, arguments.pop(matching), mask)
         elif position == 0:
             squares += _square_sums(*pair, None, mask)
     noise, added = squares.sqrt().tolist()
@@ -124,7 +126,7 @@ def _dynamic_call(module: nn.Linear, states: Tensor) -> Tensor:
     return fake_dynamic_linear(states, module.weight.detach(), module.bias)
 
 
-def _is_like(value: object, exact: Tensor) -> bool:
+def _has_shape_of(value: object, exact: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == exact.shape and value.is_floating_point()
 
 

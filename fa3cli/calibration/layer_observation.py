@@ -91,7 +91,7 @@ class LayerObservation:
         for linear, observed in ranks.merged(self.inputs.observers).items():
             if observed.tokens:
                 linears[linear] = self._input_range(linear, observed)
-                warnings += _wide(linear, *linears[linear])
+                warnings += _width_warnings(linear, *linears[linear])
             elif ".experts." in linear:
                 warnings.append(f"{linear}: no calibration sample reached this expert, so it stays float")
             else:
@@ -101,7 +101,7 @@ class LayerObservation:
                 )
         heads = {module: ranks.merged(roles) for module, roles in self.heads.items()}
         attentions = {
-            module: dict(self._head_ranges(module, roles)) for module, roles in _seen(heads).items()
+            module: dict(self._head_ranges(module, roles)) for module, roles in _used_modules(heads).items()
         }
         scores = self._scores | {
             module: signal_to_noise(call, attentions[module])
@@ -160,7 +160,7 @@ def _by_timestep(peaks: Sequence[Mapping[float, Mapping[str, float]]]) -> Iterat
         }
 
 
-def _seen(heads: dict[str, dict[str, HeadRange]]) -> dict[str, dict[str, HeadRange]]:
+def _used_modules(heads: dict[str, dict[str, HeadRange]]) -> dict[str, dict[str, HeadRange]]:
     seen = {
         name: roles for name, roles in heads.items() if any(observed.tokens for observed in roles.values())
     }
@@ -172,7 +172,7 @@ def _seen(heads: dict[str, dict[str, HeadRange]]) -> dict[str, dict[str, HeadRan
     return seen
 
 
-def _wide(name: str, low: Tensor, high: Tensor) -> Iterator[str]:
+def _width_warnings(name: str, low: Tensor, high: Tensor) -> Iterator[str]:
     """Yield a warning if the width of the range overflows its dtype."""
     if (high - low).isinf().any():
         yield (

@@ -76,7 +76,7 @@ class LayerPass:
         model = self._job.model
         self._last, self._float_linears = len(parts) - 1, self._findings.float_linears(self._job)
         self._fallback = CpuFallback(list(model.layers.values())[done:], model.device)
-        with model.evaluating(), self._fallback, self._begun(journal, done) as self._forwards:
+        with model.evaluating(), self._fallback, self._started_forwards(journal, done) as self._forwards:
             for self._index, part in enumerate(parts[done:], start=done):
                 with model.loaded(model.needed(part)):
                     for following in parts[self._index + 1 : self._index + 2]:
@@ -85,15 +85,17 @@ class LayerPass:
                 self._ticks.layer_ends(model.nbytes(*model.needed(part)))
 
     @contextmanager
-    def _begun(self, journal: Journal, done: int) -> Iterator[LayerSynchronousForwards | ReplayedForwards]:
+    def _started_forwards(
+        self, journal: Journal, done: int
+    ) -> Iterator[LayerSynchronousForwards | ReplayedForwards]:
         """Start this rank's forwards, and suspend them before the first layer that is not done."""
         job, model = self._job, self._job.model
         if job.replayed:
-            samples = {_key(sample): job.samples[sample[1]] for sample in self._samples}
+            samples = {_forward_key(sample): job.samples[sample[1]] for sample in self._samples}
             with model.loaded(model.before_layers):
                 yield ReplayedForwards(model, samples, journal.states())
             return
-        kept = journal.outputs([_key(sample) for sample in self._samples]) if done else []
+        kept = journal.outputs([_forward_key(sample) for sample in self._samples]) if done else []
         # Copied: kernels may depend on alignment and strides, which differ in the mapped file.
         outputs = map_tensors(lambda tensor: tensor.to(model.device, copy=True), kept)
         inputs = [job.samples[position].inputs(model.device) for _, position in self._samples]
@@ -111,7 +113,9 @@ class LayerPass:
         """Return each forward's output of the current layer, and the arguments of the first forward's next layer call."""
         if self._index == self._last:
             return {}, None
-        outputs = {_key(sample): output for sample, output in zip(self._samples, self._forwards.outputs)}
+        outputs = {
+            _forward_key(sample): output for sample, output in zip(self._samples, self._forwards.outputs)
+        }
         return outputs, self._forwards.arguments
 
     def _visit(self, part: str) -> LayerParameters:
@@ -187,5 +191,5 @@ class LayerPass:
         self._fallback.discard_sample = lambda: None
 
 
-def _key(sample: tuple[str, int]) -> str:
+def _forward_key(sample: tuple[str, int]) -> str:
     return "{}.{}".format(*sample)

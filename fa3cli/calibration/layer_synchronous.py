@@ -54,12 +54,12 @@ class LayerSynchronousForwards:
         self.arguments: Any = None
         self._layers, self._skipped, self._running = list(layers), skipped, 0
         self._forwards = [greenlet(partial(model, **sample)) for sample in samples]
-        self._hooks = [layer.register_forward_hook(self._passed) for layer in self._layers[skipped:]]
+        self._hooks = [layer.register_forward_hook(self._after_layer) for layer in self._layers[skipped:]]
         self._hooks += [
-            layer.register_forward_pre_hook(self._reached, with_kwargs=True)
+            layer.register_forward_pre_hook(self._before_layer, with_kwargs=True)
             for layer in self._layers[skipped:]
         ]
-        self._hooks.append(self._layers[-1].register_forward_hook(_meet))
+        self._hooks.append(self._layers[-1].register_forward_hook(_suspend))
         self._earlier, self._undo = earlier, ExitStack()
         for index, layer in enumerate(self._layers[:skipped]):
             self._undo.enter_context(temporarily(layer, "forward", partial(self._skip, index)))
@@ -97,7 +97,7 @@ class LayerSynchronousForwards:
         self._running = sample
         output = self._forwards[sample].switch()
         if isinstance(output, nn.Module):
-            raise _lost(sample, output)
+            raise _order_error(sample, output)
         return output
 
     @torch.no_grad()
@@ -113,16 +113,16 @@ class LayerSynchronousForwards:
         self._running = sample
         reached = self._forwards[sample].switch()
         if reached is not expected:
-            raise _lost(sample, reached)
+            raise _order_error(sample, reached)
 
-    def _reached(self, layer: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if _is_ours():
+    def _before_layer(self, layer: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if _in_own_greenlet():
             if self._running == 0:
                 self.arguments = positional, named
-            _meet(layer)
+            _suspend(layer)
 
-    def _passed(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-        if not _is_ours():
+    def _after_layer(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        if not _in_own_greenlet():
             return output
         self.arguments = None if self._running == 0 else self.arguments
         self.outputs[self._running] = output = map_tensors(in_own_memory, output)
@@ -135,7 +135,7 @@ class LayerSynchronousForwards:
         return self._earlier[index] if self._earlier else map_tensors(_as_nan, output)
 
 
-def _lost(sample: int, reached: Any) -> UnsupportedError:
+def _order_error(sample: int, reached: Any) -> UnsupportedError:
     found = f"another {type(reached).__name__}" if isinstance(reached, nn.Module) else "its end"
     return UnsupportedError(
         f"the forward of sample {sample + 1} reached {found} instead of what comes next",
@@ -147,12 +147,12 @@ def _as_nan(tensor: Tensor) -> Tensor:
     return torch.full_like(tensor, torch.nan) if tensor.is_floating_point() else tensor
 
 
-def _is_ours() -> bool:
+def _in_own_greenlet() -> bool:
     """Tell whether the caller is one of our greenlets, and not code that calls a layer directly."""
     return getcurrent().parent is not None
 
 
-def _meet(module: nn.Module, *_: Any) -> None:
+def _suspend(module: nn.Module, *_: Any) -> None:
     """Suspend the forward that reached `module`, if it is one of our greenlets."""
-    if _is_ours():
+    if _in_own_greenlet():
         getcurrent().parent.switch(module)

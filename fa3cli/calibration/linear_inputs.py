@@ -31,7 +31,7 @@ class LinearInputs(Generic[AnyObserver]):
         self.observers = dict(observers)
         self.mask: Tensor | None = None
         self._linears, self._fake = linears, fake
-        self._forget()
+        self._clear_cache()
 
     def __enter__(self) -> LinearInputs[AnyObserver]:
         self._hooks = [
@@ -44,7 +44,7 @@ class LinearInputs(Generic[AnyObserver]):
     ) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._forget()
+        self._clear_cache()
 
     def see(self, mask: Tensor | None, timestep: float | None = None) -> None:
         """Announce the next sample; `mask [B, S]` is True for tokens that are not padding, None if there is no padding."""
@@ -53,9 +53,9 @@ class LinearInputs(Generic[AnyObserver]):
     def discard_sample(self) -> None:
         """Discard the observations of the current sample, which will run again."""
         self.observers = dict(self._earlier)
-        self._forget()
+        self._clear_cache()
 
-    def _forget(self) -> None:
+    def _clear_cache(self) -> None:
         self._values = self._before = self._after = self._passed = None
 
     def _hook(self, name: str) -> Any:

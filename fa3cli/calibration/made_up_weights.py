@@ -35,13 +35,13 @@ class SyntheticWeights(ConfigWeights):
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Return tensors of the model's shapes and dtypes; checks them for NaN, to take as long as a Checkpoint does."""
         begin = time.perf_counter()
-        tensors = {name: self._made_up(name) for name in names}
+        tensors = {name: self._synthetic(name) for name in names}
         self.seconds += time.perf_counter() - begin
         for name in self._whole & tensors.keys():
             is_finite(tensors[name])
         return tensors
 
-    def _made_up(self, name: str) -> Tensor:
+    def _synthetic(self, name: str) -> Tensor:
         shape, dtype = self.tensors[name].shape, self._dtypes[name]
         if not dtype.is_floating_point:
             return torch.zeros(shape, dtype=dtype)

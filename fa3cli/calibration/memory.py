@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["FreedMemory", "in_own_memory"]
 
 _LEAST_SLACK = 3 << 20
-_WORTH_A_MAPPING = 1 << 17
+_SMALLEST_MAPPED = 1 << 17
 
 
 def in_own_memory(tensor: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def in_own_memory(tensor: Tensor) -> Tensor:
 
     Long-lived tensors between short-lived ones would fragment the heap.
     """
-    if tensor.device.type != "cpu" or tensor.nbytes < _WORTH_A_MAPPING:
+    if tensor.device.type != "cpu" or tensor.nbytes < _SMALLEST_MAPPED:
         return tensor
     own = torch.frombuffer(mmap.mmap(-1, tensor.nbytes), dtype=tensor.dtype)
     return own.view(tensor.shape).copy_(tensor)

@@ -31,7 +31,7 @@ class CpuFallback:
 
     def __init__(self, layers: Sequence[nn.Module], device: torch.device) -> None:
         self.discard_sample: Callable[[], None] = lambda: None
-        self._layers, self._device, self._short = list(layers), device, False
+        self._layers, self._device, self._uses_cpu = list(layers), device, False
         self._undo = ExitStack()
 
     def __enter__(self) -> CpuFallback:
@@ -46,33 +46,33 @@ class CpuFallback:
         self._undo.close()
 
     def _call(self, layer: nn.Module, forward: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        call = partial(self._on, self._device, forward, arguments, named)
+        call = partial(self._call_on, self._device, forward, arguments, named)
         done, output = _attempt(call)
         if not done:
-            self._prepare_again()
+            self._prepare_repetition()
             done, output = _attempt(call)
         if not done:
-            self._prepare_again()
-            if not self._short:
+            self._prepare_repetition()
+            if not self._uses_cpu:
                 _logger.warning(
                     "out of memory on %s: samples that don't fit go through layers on the CPU, slowly, and all "
                     "of them wait there",
                     self._device,
                 )
-            self._short = True
+            self._uses_cpu = True
             layer.to(CPU)
             try:
-                output = self._on(CPU, forward, arguments, named)
+                output = self._call_on(CPU, forward, arguments, named)
             finally:
                 layer.to(self._device)
         last = layer is self._layers[-1]
-        return moved(output, CPU if self._short and not last else self._device)
+        return moved(output, CPU if self._uses_cpu and not last else self._device)
 
-    def _prepare_again(self) -> None:
+    def _prepare_repetition(self) -> None:
         self.discard_sample()
         free_memory(self._device)
 
-    def _on(
+    def _call_on(
         self,
         device: torch.device,
         forward: Callable[..., Any],

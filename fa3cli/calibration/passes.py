@@ -50,20 +50,20 @@ def calibrate(
     earlier, calibrated = list(journal.visits), []
     for number, streams in enumerate(todo):
         done, earlier = earlier[: len(parts)], earlier[len(parts) :]
-        this = LayerPass(job, streams, findings, ticks, ranks)
+        layer_pass = LayerPass(job, streams, findings, ticks, ranks)
         for layer in done:
             findings.add(layer)
             ticks.skip_layer(len(own_forwards(streams, ranks)))
             if streams.calibration:
                 write(layer)
                 calibrated.append(layer)
-        for layer in this.visits(parts, journal, len(done)):
+        for layer in layer_pass.visits(parts, journal, len(done)):
             if streams.calibration:
                 layer = replace(
                     layer, warnings=layer.warnings + _all_warnings(job, layer, ranks.gather(write(layer)))
                 )
                 calibrated.append(layer)
-            journal.commit(layer, *this.boundary())
+            journal.commit(layer, *layer_pass.boundary())
             if any(ranks.gather(stop())) and (layer.name != parts[-1] or number < len(todo) - 1):
                 raise StoppedError(
                     f"stopped after {layer.name} (interrupted)", hint="the same command goes on from here"

@@ -32,7 +32,7 @@ def peak_memory(job: Job, todo: list[Streams]) -> int:
     phases = [
         *_smoothing_phases(job, layer),
         _calibration_phase(job, layer),
-        *(_cast(job, [name]) for name in model.outside),
+        *(_cast_bytes(job, [name]) for name in model.outside),
     ]
     if job.quantized_head:
         phases.append(_calibration_phase(job, model.head))
@@ -43,19 +43,21 @@ def peak_memory(job: Job, todo: list[Streams]) -> int:
 def _freed_bytes(job: Job, layer: str) -> int:
     """Return the bytes of freed memory that glibc keeps: holes of the size of the largest temporary tensor."""
     model = job.model
-    copied = job.settings.reference or _smoothed(job, layer) or _cast(job, model.of_layer[layer])
+    copied = job.settings.reference or _smoothed(job, layer) or _cast_bytes(job, model.of_layer[layer])
     tensors = [{name} for name in model.linears(layer)]
     if job.settings.anti_method != "none" and METHODS[job.settings.anti_method].multiplies_all:
         tensors += [
             set(group.linears) for group in _smoothed(job, layer)
         ]  # the search joins them into one matrix
-    weights = max(map(partial(_weights, job), tensors), default=0)
-    states = max(sample.tokens for sample in job.samples) * max(map(max, _widths(job, layer))) * _FLOAT32
+    weights = max(map(partial(_weight_count, job), tensors), default=0)
+    states = (
+        max(sample.tokens for sample in job.samples) * max(map(max, _matrix_shapes(job, layer))) * _FLOAT32
+    )
     largest = max(weights * (_FLOAT32 if copied else 1), states)
     return model.layer_bytes // _KEPT_SHARE + min(_KEPT_TENSORS * largest, _KEPT_MOST)
 
 
-def _widths(job: Job, part: str) -> list[tuple[int, ...]]:
+def _matrix_shapes(job: Job, part: str) -> list[tuple[int, ...]]:
     """Return the shapes of the matrices that one token is multiplied with; only a token's own experts count."""
     matrices = [name for name in job.model.of_layer[part] if len(job.model.shape(name)) == 2]
     experts = [name for name in matrices if ".experts." in name]
@@ -67,7 +69,7 @@ def _counts(streams: Streams) -> tuple[int, int, int]:
     return streams.smoothing, streams.features, streams.calibration
 
 
-def _cast(job: Job, names: list[str]) -> int:
+def _cast_bytes(job: Job, names: list[str]) -> int:
     """Return the bytes of the tensors that are copied, because they are stored in another dtype."""
     if job.model.resident:
         return 0
@@ -108,7 +110,7 @@ def _smoothed(job: Job, layer: str) -> list[Group]:
     return groups_of(job.model, layer, METHODS[method].groups)
 
 
-def _weights(job: Job, names: set[str]) -> int:
+def _weight_count(job: Job, names: set[str]) -> int:
     """Return the number of weights of linears."""
     stored = {f"{name}.weight" for name in names} & set(job.model.stored)  # a shared weight counts once
     return job.model.nbytes(*stored) // job.model.dtype.itemsize
@@ -123,32 +125,32 @@ def _smoothing_phases(job: Job, layer: str) -> Iterator[int]:
     kept = job.samples[: method.keep]
     tokens = sum(sample.tokens for sample in kept)
     multiplied = tokens if method.multiplies_all else max((sample.tokens for sample in kept), default=0)
-    loaded = _cast(job, model.of_layer[layer])
+    loaded = _cast_bytes(job, model.of_layer[layer])
     widths = [model.shape(f"{group.linears[0]}.weight")[1] for group in groups]
     held = loaded + tokens * sum(widths) * itemsize
     computes = itemsize if job.settings.reference else _FLOAT32
     for group, width in zip(groups, widths):
-        weights = _weights(job, set(group.linears))
+        weights = _weight_count(job, set(group.linears))
         rows, copies = weights // width, method.copies
         if not job.settings.reference:
             weights, copies = min(weights, BLOCK), 1 + method.copies
         values = tokens * width * (computes != itemsize) + multiplied * (3 * width + 4 * rows)
         yield held + (copies * weights + values) * computes
     changed = {name for group in groups for name in group.linears}
-    yield loaded + _weights(job, changed) * itemsize + _forward_bytes(job, layer)
+    yield loaded + _weight_count(job, changed) * itemsize + _forward_bytes(job, layer)
 
 
 def _calibration_phase(job: Job, part: str) -> int:
     """Return the bytes of a loaded part while samples run or it is quantized; smoothed and fake weights are copies."""
     model, itemsize = job.model, job.model.dtype.itemsize
-    cast = _cast(job, model.of_layer[part])
+    cast = _cast_bytes(job, model.of_layer[part])
     copied = {name for group in _smoothed(job, part) for name in group.linears}
     copied -= {name for name in copied if cast}  # the smoothed copy replaces the cast tensor
     linears = set(model.linears(part))
-    loaded = cast + _weights(job, copied) * itemsize
-    fake = _weights(job, linears & job.quantized) * itemsize if job.settings.reference else 0
+    loaded = cast + _weight_count(job, copied) * itemsize
+    fake = _weight_count(job, linears & job.quantized) * itemsize if job.settings.reference else 0
     forward, error = _forward_bytes(job, part), _error_bytes(job) if part in model.layers else 0
-    quantizing = max((_weights(job, {name}) for name in linears), default=0)
+    quantizing = max((_weight_count(job, {name}) for name in linears), default=0)
     return loaded + max(fake + forward, forward + error, quantizing)
 
 
@@ -169,7 +171,7 @@ def _forward_bytes(job: Job, part: str) -> int:
     """Return the bytes of the longest sample's forward: every linear's output, and observers in float32."""
     model, config, itemsize = job.model, job.model.config, job.model.dtype.itemsize
     longest = max(job.samples, key=lambda sample: sample.tokens)
-    widths = _widths(job, part)
+    widths = _matrix_shapes(job, part)
     outputs, widest = sum(rows for rows, _ in widths), max(map(max, widths))
     states = longest.tokens * (outputs * itemsize + 3 * widest * _FLOAT32)
     if config._attn_implementation != "eager" or part == model.head:

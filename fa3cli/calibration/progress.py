@@ -12,7 +12,7 @@ import psutil
 
 __all__ = ["Progress", "Ticks", "now_and_then"]
 
-_SILENCE = 30.0  # seconds without a message after which a log gets one
+_LOG_INTERVAL = 30.0  # seconds without a message after which a log gets one
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def now_and_then(tell: Callable[[Progress], None]) -> Callable[[Progress], None]
 
     def report(at: Progress) -> None:
         nonlocal layer, told
-        if at.layer > layer or at.seconds > told + _SILENCE:
+        if at.layer > layer or at.seconds > told + _LOG_INTERVAL:
             layer, told = at.layer, at.seconds
             tell(at)
 
@@ -67,7 +67,7 @@ class Ticks:
         self._layers, self._samples, self._report, self._ranks = layers, samples, report, ranks
         self._layer = self._sample = self._skipped = self._tokens = self._read = 0
         self._process, self._begin = psutil.Process(), time.monotonic()
-        self._wrote_before = self._wrote()
+        self._wrote_before = self._bytes_written()
 
     def skip_layer(self, samples: int) -> None:
         """Count a layer that an earlier run has finished."""
@@ -99,13 +99,13 @@ class Ticks:
             seconds_left=passed / done * (self._samples - self._sample) if done else None,
             tokens_per_second=self._tokens / passed,
             read_per_second=self._read / passed,
-            written_per_second=(self._wrote() - self._wrote_before) / passed,
+            written_per_second=(self._bytes_written() - self._wrote_before) / passed,
             memory=memory,
             peak_memory=max(memory, _peak_memory()),
             unit=self._unit,
         )
 
-    def _wrote(self) -> int:
+    def _bytes_written(self) -> int:
         """Return the bytes that this process has written, 0 if the system does not count them."""
         counters = getattr(self._process, "io_counters", None)
         return getattr(counters(), "write_chars", 0) if counters else 0

@@ -20,7 +20,7 @@ Value = TypeVar("Value")
 Observer = TypeVar("Observer")
 _BACKENDS = {"npu": "hccl", "cuda": "nccl"}
 # A rank that dies closes its connections, and its peers fail at once; the timeout is for a network without answers.
-_SILENCE = timedelta(hours=12)
+_TIMEOUT = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
     own = _BACKENDS.get(device.type)
     backend = f"cpu:gloo,{device.type}:{own}" if own else "gloo"
     try:
-        torch.distributed.init_process_group(backend, timeout=_SILENCE)
+        torch.distributed.init_process_group(backend, timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise MissingCapabilityError(
             f"the ranks of this run cannot reach each other ({brief(error)})"

@@ -60,7 +60,7 @@ class ReplayedForwards:
     def _keep(self, sample: int, index: int, forms: list[Any], output: Any) -> None:
         file = self._file(sample, index)
         try:
-            write_tree(file, {"forms": [*forms, map_tensors(_form, output)], "output": output})
+            write_tree(file, {"forms": [*forms, map_tensors(_empty_like_shape, output)], "output": output})
         except TypeError as error:
             raise UnsupportedError(
                 f"{type(self._layers[index]).__name__} returns what its states' file can't hold ({error})"
@@ -75,6 +75,6 @@ class ReplayedForwards:
         return torch.full((), value, dtype=form.dtype, device=self._model.device).expand(form.shape[1:])
 
 
-def _form(tensor: Tensor) -> Tensor:
+def _empty_like_shape(tensor: Tensor) -> Tensor:
     """Return a tensor without values that stores another tensor's dtype and shape: `[...] -> [0, ...]`."""
     return torch.empty((0, *tensor.shape), dtype=tensor.dtype)

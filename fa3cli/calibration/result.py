@@ -30,7 +30,7 @@ __all__ = [
 
 REPORT_FILE = "fa3_report.json"
 PARAMETERS_FILE = "fa3_parameters.safetensors"
-_OF_THIS_RUN = ("output", "seconds", "already_there")
+_NOT_REPRODUCIBLE = ("output", "seconds", "already_there")
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def write_reports(job: Job, export: Path, identity: dict[str, Any] | None, resul
     """Write a report beside the weights of each target; it holds nothing that differs when the run is repeated."""
     for target, place in job.places.items():
         folder = export / place
-        files = {name: (folder / name).stat().st_size for name in _within(place, result.files)}
-        made = {name: value for name, value in asdict(result).items() if name not in _OF_THIS_RUN}
+        files = {name: (folder / name).stat().st_size for name in _files_in(place, result.files)}
+        made = {name: value for name, value in asdict(result).items() if name not in _NOT_REPRODUCIBLE}
         made |= {"files": list(files), "bytes_written": sum(files.values())}
         report = {"identity": identity, "recipe": job.recipe, "target": target, "result": made}
         if (folder / PARAMETERS_FILE).is_file():
@@ -182,6 +182,6 @@ def _read_typed(folder: Path) -> _Report:
     return report
 
 
-def _within(place: Path, files: Sequence[str]) -> list[str]:
+def _files_in(place: Path, files: Sequence[str]) -> list[str]:
     """Return the files that lie in a folder, by their path in it."""
     return [str(Path(name).relative_to(place)) for name in files if Path(name).is_relative_to(place)]

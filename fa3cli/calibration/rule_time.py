@@ -60,16 +60,16 @@ class _Search:
     def seconds(self, tokens: int) -> float:
         """Return the seconds of the whole search with that many tokens; beyond a few, the time grows linearly."""
         if tokens <= _TOKENS:
-            return self.share * self._timed(tokens)
-        few, most = self._timed(_FEW), self._timed(_TOKENS)
+            return self.share * self._measure(tokens)
+        few, most = self._measure(_FEW), self._measure(_TOKENS)
         return self.share * (few + max(0.0, most - few) * (tokens - _FEW) / (_TOKENS - _FEW))
 
-    def _timed(self, tokens: int) -> float:
+    def _measure(self, tokens: int) -> float:
         noise = torch.randn(max(tokens, 1), self.part.weights[0].shape[1], dtype=self.part.weights[0].dtype)
         data = replace(self.part, inputs=self.part.inputs.updated(noise))
-        return min(self._once(data), self._once(data))  # the first call is slower: caches are cold
+        return min(self._run_rule(data), self._run_rule(data))  # the first call is slower: caches are cold
 
-    def _once(self, data: GroupData) -> float:
+    def _run_rule(self, data: GroupData) -> float:
         begin = time.perf_counter()
         self.rule(data)
         return time.perf_counter() - begin

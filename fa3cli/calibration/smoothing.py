@@ -47,10 +47,10 @@ def find_smoothing(
     scales = {}
     for group in groups:
         data = group_data(model, group, observers[group.linears[0]], settings)
-        scales[group.source] = _movable(model, group, with_cpu_retry(method.rule, data))
+        scales[group.source] = _within_dtype(model, group, with_cpu_retry(method.rule, data))
     scales = ranks.first(scales)  # a rank that computed on the CPU may differ in the last bit
     if checked and call.made:
-        _require_same(model, layer, settings.anti_method, scales, call)
+        _require_same_output(model, layer, settings.anti_method, scales, call)
     return scales
 
 
@@ -99,17 +99,17 @@ def _modules(model: LayeredModel, groups: list[Group]) -> list[nn.Module]:
     return [model.model.get_submodule(name) for name in names]
 
 
-def _movable(model: LayeredModel, group: Group, scale: Tensor) -> Tensor:
+def _within_dtype(model: LayeredModel, group: Group, scale: Tensor) -> Tensor:
     """Return the scale, with 1 for channels whose weights would overflow the dtype: dead float16 channels, far outliers."""
     heads, repeats = shared_heads(model, group)
     weight = model.tensor(f"{group.source}.weight")
     scale = scale.to(weight.device, model.dtype)
     divided = weight.abs() if weight.dim() == 1 else _largest(weight, dim=1)
     divided = divided.view(heads, 1, -1).expand(-1, repeats, -1).reshape(-1) / scale
-    stays = scale.isfinite() & (scale > 0) & divided.isfinite()
+    fits = scale.isfinite() & (scale > 0) & divided.isfinite()
     for name in group.linears:
-        stays &= (_largest(model.tensor(f"{name}.weight"), dim=0) * scale).isfinite()
-    shared = stays.view(heads, repeats, -1).all(dim=1, keepdim=True).expand(-1, repeats, -1)
+        fits &= (_largest(model.tensor(f"{name}.weight"), dim=0) * scale).isfinite()
+    shared = fits.view(heads, repeats, -1).all(dim=1, keepdim=True).expand(-1, repeats, -1)
     return torch.where(shared.reshape(-1), scale, 1.0).to(scale.dtype)
 
 
@@ -118,7 +118,7 @@ def _largest(weight: Tensor, dim: int) -> Tensor:
     return torch.maximum(weight.amax(dim=dim), -weight.amin(dim=dim))
 
 
-def _require_same(
+def _require_same_output(
     model: LayeredModel, layer: str, anti_method: str, scales: Mapping[str, Tensor], call: RecordedCall
 ) -> None:
     """Raise UnsupportedError if a smoothed layer's output differs by more than rounding explains."""

@@ -8,7 +8,7 @@ from typing import Any
 __all__ = ["TokenEstimate", "has_tokenizer"]
 
 _FILES = ("tokenizer*", "vocab.*", "merges.txt", "*.model", "*.tiktoken")
-_BYTES_A_TOKEN = 4  # of UTF-8: a token is 4 or 5 English letters, or 1 or 2 Chinese characters of 3 bytes
+_BYTES_PER_TOKEN = 4  # of UTF-8: a token is 4 or 5 English letters, or 1 or 2 Chinese characters of 3 bytes
 
 
 class TokenEstimate:
@@ -21,7 +21,7 @@ class TokenEstimate:
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
         """Return the token ids of a text, all of them 0."""
-        tokens = 1 + len(text.encode("utf-8", "replace")) // _BYTES_A_TOKEN
+        tokens = 1 + len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN
         return {"input_ids": [0] * min(tokens, self._longest or tokens)}
 
     def apply_chat_template(self, messages: list[dict[str, Any]], **_: Any) -> str:

@@ -27,7 +27,7 @@ def write_tree(file: Path, tree: Any) -> None:
     header. Raises TypeError for a value of another kind, and names its place.
     """
     tensors: dict[str, Tensor] = {}
-    described = _described(tree, tensors)
+    described = _encode(tree, tensors)
     writer = SafetensorsWriter(file, list(tensors), metadata={_KEY: json.dumps(described)})
     for name, tensor in tensors.items():
         writer.add(name, tensor)
@@ -41,7 +41,7 @@ def read_tree(file: Path) -> Any:
     """
     try:
         with open_tensors(file) as opened:
-            return _rebuilt(parse_json(opened.metadata()[_KEY]), opened.get_tensor)
+            return _decode(parse_json(opened.metadata()[_KEY]), opened.get_tensor)
     except FileNotFoundError as error:
         raise ConflictError(f"{file}: gone", hint="--resume never starts over") from error
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -65,37 +65,37 @@ def tensors_of(tree: Any) -> Iterator[Tensor]:
             waiting += value if isinstance(value, (list, tuple)) else getattr(value, "__dict__", {}).values()
 
 
-def _described(value: Any, tensors: dict[str, Tensor], place: str = "") -> Any:
+def _encode(value: Any, tensors: dict[str, Tensor], place: str = "") -> Any:
     """Return a value as json and put its tensors into `tensors`."""
     if isinstance(value, Tensor):
         name = f"{len(tensors)}{place}"  # the number makes it unique, since keys may contain dots
         tensors[name] = value
-        return {"tensor": [name, _form(value)]}
+        return {"tensor": [name, _signature(value)]}
     if type(value) is dict and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _described(item, tensors, f"{place}.{key}") for key, item in value.items()}}
+        return {"dict": {key: _encode(item, tensors, f"{place}.{key}") for key, item in value.items()}}
     if type(value) in (list, tuple):
-        items = [_described(item, tensors, f"{place}.{index}") for index, item in enumerate(value)]
+        items = [_encode(item, tensors, f"{place}.{index}") for index, item in enumerate(value)]
         return {type(value).__name__: items}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
     raise TypeError(f"{place.lstrip('.')}: {type(value).__name__} can't be kept in a file")
 
 
-def _form(tensor: Tensor) -> str:
+def _signature(tensor: Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}"
 
 
-def _rebuilt(described: Any, tensor: Callable[[str], Tensor]) -> Any:
+def _decode(described: Any, tensor: Callable[[str], Tensor]) -> Any:
     [(kind, value)] = described.items()
     if kind == "tensor":
         name, form = value
         found = tensor(name)
-        if _form(found) != form:
-            raise ValueError(f"{name} is {_form(found)}, written as {form}")
+        if _signature(found) != form:
+            raise ValueError(f"{name} is {_signature(found)}, written as {form}")
         return found
     if kind == "dict":
-        return {key: _rebuilt(item, tensor) for key, item in value.items()}
+        return {key: _decode(item, tensor) for key, item in value.items()}
     if kind in ("list", "tuple"):
-        values = [_rebuilt(item, tensor) for item in value]
+        values = [_decode(item, tensor) for item in value]
         return values if kind == "list" else tuple(values)
     return value
