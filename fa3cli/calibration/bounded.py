@@ -73,7 +73,7 @@ def bounded_modules(count: int) -> Iterator[None]:
         nonlocal made
         made += 1
         if made > count:
-            raise ValueError(f"it asks for more than {count} modules")
+            raise ValueError(f"it builds more than {count} modules")
 
     hook = register_module_module_registration_hook(count_module)
     try:

@@ -94,7 +94,7 @@ def read_calibration(folder: Path) -> Calibration:
         identity = typed(report.identity, _Identity)
         layers = typed(read_tree(file), tuple[LayerParameters, ...])
         if report.parameters_sha256 != file_sha256(file):
-            raise ValueError(f"{REPORT_FILE} was written with other parameters")
+            raise ValueError(f"{REPORT_FILE} belongs to other parameters")
         return Calibration(
             folder=folder,
             identity=report.identity,
@@ -130,7 +130,7 @@ def require_complete(job: Job, found: Calibration) -> None:
         wrong += [name for name, roles in layer.attentions.items() if not _are_roles(roles)]
         if wrong:
             raise InvalidInputError(
-                f"{found.folder}: no use as the parameters of {wrong[0]}", hint="run fa3 calibrate again"
+                f"{found.folder}: invalid parameters of {wrong[0]}", hint="run fa3 calibrate again"
             )
 
 
@@ -150,7 +150,7 @@ def _is_range(low: Tensor, high: Tensor, count: int = 1) -> bool:
 
 def _settings(values: Mapping[str, Any]) -> QuantSettings:
     if unknown := values.keys() - {field.name for field in fields(QuantSettings)}:
-        raise ValueError(f"{min(unknown)!r} is no setting")
+        raise ValueError(f"{min(unknown)!r} is not a setting")
     given = {field.name: values[field.name] for field in fields(QuantSettings)} | dict(values)
     texts = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     return resolve_settings({}, given | texts).values

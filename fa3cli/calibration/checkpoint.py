@@ -106,13 +106,13 @@ class Checkpoint:
                 finite = is_finite(tensors[name])
             except NotImplementedError as error:  # float8 and smaller
                 raise InvalidInputError(
-                    f"{self.path(name)}: {name} is {tensors[name].dtype}, in which no model computes",
-                    hint="quantized checkpoints are no input: fetch the model in bfloat16 or float16",
+                    f"{self.path(name)}: {name} is {tensors[name].dtype}, a dtype in which no model computes",
+                    hint="fa3 does not read quantized checkpoints: fetch the model in bfloat16 or float16",
                 ) from error
             if not finite:
                 raise InvalidInputError(
                     f"{self.path(name)}: {name} holds NaN or infinite values",
-                    hint="fetch the file again, or mend the checkpoint",
+                    hint="fetch the file again, or repair the checkpoint",
                 )
         self._finite.update(tensors)
         return tensors
@@ -185,7 +185,7 @@ def read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
                 f"{path}: a git-lfs pointer, not the file", hint="git lfs pull"
             ) from error
         raise InvalidInputError(
-            f"{path}: not a whole safetensors file ({error})",
+            f"{path}: not a complete safetensors file ({error})",
             hint="the download was cut short: fetch it again",
         ) from error
     return {

@@ -124,5 +124,5 @@ def _read_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, record
     if not number:
         raise InvalidInputError(
-            f"{file}: empty; expected one json object a line", hint=f"a line holds {KEYS}"
+            f"{file}: empty; expected one json object per line", hint=f"a line holds {KEYS}"
         )

@@ -60,9 +60,9 @@ def where_to_save(
         if other := set(save_types) - set(target.save_types):
             raise UnsupportedError(
                 f"save_type {min(other)} for target {target.name}: its engine reads {' and '.join(target.save_types)} alone",
-                hint=f"leave save_type at {target.save_types[0]}"
+                hint=f"use save_type {target.save_types[0]}"
                 if pipelines
-                else "export it for target modelslim, in a run of its own or with fa3 calibrate and fa3 export",
+                else "export it for target modelslim, in a separate run or with fa3 calibrate and fa3 export",
             )
     if part_file_size is not None and not 0 < part_file_size < 1e6:
         raise UsageError(
@@ -70,7 +70,7 @@ def where_to_save(
         )
     if whole := [target.name for target in chosen if part_file_size is not None and not target.sharded]:
         raise UnsupportedError(
-            f"part_file_size for target {whole[0]}: its engine opens one weight file by its name, and no index",
+            f"part_file_size for target {whole[0]}: its engine opens one weight file by name, and reads no index",
             hint="omit part_file_size",
         )
     return {

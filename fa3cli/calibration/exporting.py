@@ -120,7 +120,7 @@ def _require_source(job: ExportJob, found: Calibration) -> None:
     source = source_identity(job)
     if differs := differing({name: found.identity.get(name) for name in source}, source):
         raise ConflictError(
-            f"{job.folder}: not what {found.folder} was calibrated from; other {', '.join(differs)}",
+            f"{job.folder}: not the folder that {found.folder} was calibrated from; different {', '.join(differs)}",
             hint="name the weights folder that fa3 calibrate ran on, patched as it was then (under transformers "
             f"{found.transformers}), or calibrate this one",
         )

@@ -69,7 +69,8 @@ class Journal:
         if not all(self._ranks.gather(written)):
             self._folder = None
             logger.warning(
-                "%s returns what files can't hold: if this run is stopped, it starts over", visit.name
+                "%s returns values that cannot be written to a file: if this run is stopped, it starts over",
+                visit.name,
             )
             return
         if self._ranks.leads:
@@ -92,7 +93,7 @@ class Journal:
             kept |= _typed(file, read_tree(file), dict[str, Any])
         if not kept.keys() >= set(forwards):
             raise ConflictError(
-                f"{self._folder.journal}: not all files {states} are here",
+                f"{self._folder.journal}: some files {states} are missing",
                 hint="have all ranks write to the same disk; --resume never starts over",
             )
         return [kept[forward] for forward in forwards]
@@ -108,7 +109,7 @@ class Journal:
         if not self._ranks.first(_digest(arguments) == self._digest):
             raise NotResumableError(
                 f"the layer after {self.visits[-1].name} gets more than that layer's output and what the model "
-                "computes before its layers (for example K and V of other layers), which a journal doesn't hold",
+                "computes before its layers (for example K and V of other layers), which a journal does not hold",
                 hint="runs of this model cannot be resumed",
             )
 
@@ -130,13 +131,13 @@ def open_journal(folder: RunFolder, run_identity: dict[str, Any], resume: str) -
         folder.keep = True
         if differs := differing(_read_identity(file), run_identity):
             raise ConflictError(
-                f"{folder.path}: left by a run that was stopped, but one made from other {', '.join(differs)}",
-                hint="run that command again to finish it; --resume never gives it up and starts over",
+                f"{folder.path}: left by a stopped run that was made from other {', '.join(differs)}",
+                hint="run that command again to finish it; --resume never discards it and starts over",
             )
         return
     if resume == "required":
         raise ConflictError(
-            f"{folder.path}: nothing there to resume", hint="without --resume required the run starts anew"
+            f"{folder.path}: nothing there to resume", hint="without --resume required, a new run starts"
         )
     folder.clear()
     write_file(file, (json.dumps(run_identity, indent=2) + "\n").encode())
@@ -147,7 +148,7 @@ def require_nothing_kept(folder: RunFolder) -> None:
     if _holds_records(folder):
         folder.keep = True
         raise ConflictError(
-            f"{folder.path}: left by a run of fa3 quantize that was stopped",
+            f"{folder.path}: left by a stopped run of fa3 quantize",
             hint="run that command again to finish it, or choose another --output",
         )
 
@@ -168,7 +169,7 @@ def _read_identity(file: Path) -> dict[str, Any]:
         return typed(read_json(file, LARGE), dict[str, Any])
     except (OSError, ValueError) as error:
         raise ConflictError(
-            f"{file}: not as fa3 wrote it ({error})", hint="--resume never gives that run up and starts over"
+            f"{file}: not as fa3 wrote it ({error})", hint="--resume never discards that run and starts over"
         ) from error
 
 

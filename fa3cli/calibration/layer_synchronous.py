@@ -138,7 +138,7 @@ class LayerSynchronousForwards:
 def _order_error(sample: int, reached: Any) -> UnsupportedError:
     found = f"another {type(reached).__name__}" if isinstance(reached, nn.Module) else "its end"
     return UnsupportedError(
-        f"the forward of sample {sample + 1} reached {found} instead of what comes next",
+        f"the forward of sample {sample + 1} reached {found} instead of the expected layer",
         hint="a model that skips, repeats or reorders its decoder layers cannot be streamed",
     )
 

@@ -27,6 +27,6 @@ def check_loaded_code(model: nn.Module, module: Path, seen: bytes) -> None:
     if code_of(loaded) != seen:
         raise ConflictError(
             f"transformers loaded {loaded}, which is not {module}",
-            hint="another process uses a folder of the same name: run again, or set HF_MODULES_CACHE to a folder "
-            "for each of them",
+            hint="another process uses a folder of the same name: run again, or set HF_MODULES_CACHE to a separate "
+            "folder for each of them",
         )

@@ -28,13 +28,13 @@ class MemoryModel(LayeredModel):
             raise UnsupportedError(
                 f"{type(model).__name__}: its parameters are on {', '.join(sorted(map(str, devices)))}, "
                 "expected one device",
-                hint="load it without device_map, or give fa3 the folder of its weights: it holds a layer at a time",
+                hint="load it without device_map, or give fa3 the folder of its weights: then one layer is loaded at a time",
             )
         for name, parameter in model.named_parameters():
             if parameter.is_floating_point() and parameter.dtype != model.dtype:
                 raise UnsupportedError(
                     f"{name} is {_name(parameter.dtype)}, other parameters are {_name(model.dtype)}",
-                    hint=f"bring the model to one dtype, as model.to(torch.{_name(model.dtype)}) does",
+                    hint=f"convert the model to one dtype, for example with model.to(torch.{_name(model.dtype)})",
                 )
         super().__init__(model, model.dtype, devices.pop())
         self._sort_names([name for name in self.names if name not in self.tied])

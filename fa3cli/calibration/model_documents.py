@@ -42,8 +42,8 @@ def _tokenizer_config(file: Path, data: bytes) -> bytes:
     found = _parsed(file, data)
     if found.get("gguf_file") is not None:
         raise InvalidInputError(
-            f"{file}: gguf_file is {found['gguf_file']!r}, and the tokenizer of a folder is no GGUF file",
-            hint="take gguf_file out, and copy the tokenizer's own files into the folder",
+            f"{file}: gguf_file is {found['gguf_file']!r}, but a folder's tokenizer must not be a GGUF file",
+            hint="remove gguf_file, and copy the tokenizer's own files into the folder",
         )
     cleaned = _without_paths(found)
     return data if cleaned == found else json.dumps(cleaned).encode()
@@ -69,14 +69,14 @@ def _is_path(key: str, value: Any) -> bool:
 def _check_config(file: Path, config: dict[str, Any]) -> None:
     if config.get("configuration_files"):
         raise ConflictError(
-            f"{file}: configuration_files lets transformers take {config['configuration_files']!r} in its place",
-            hint="take configuration_files out if config.json is right, or pass --trust-remote-code if you trust the folder",
+            f"{file}: configuration_files makes transformers read {config['configuration_files']!r} instead",
+            hint="remove configuration_files if config.json is right, or pass --trust-remote-code if you trust the folder",
         )
     for key, value in _values(config):
         if key.endswith("_implementation") and isinstance(value, str) and "/" in value:
             raise ConflictError(
-                f"{file}: {key} lets transformers fetch code of {value}",
-                hint="take it out, or pass --trust-remote-code if you trust that code",
+                f"{file}: {key} makes transformers fetch code of {value}",
+                hint="remove it, or pass --trust-remote-code if you trust that code",
             )
         if (
             isinstance(value, (int, float))
@@ -101,7 +101,7 @@ def _values(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def _check_index(file: Path, index: dict[str, Any]) -> None:
     shards = index.get("weight_map")
     if not isinstance(shards, dict):
-        raise InvalidInputError(f"{file}: weight_map is no object", hint=_FETCH)
+        raise InvalidInputError(f"{file}: weight_map is not an object", hint=_FETCH)
     for name, shard in shards.items():
         if not (is_file_name(shard) and shard.endswith(".safetensors")):
             raise InvalidInputError(

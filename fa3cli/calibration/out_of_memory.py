@@ -55,8 +55,8 @@ class CpuFallback:
             self._prepare_repetition()
             if not self._uses_cpu:
                 _logger.warning(
-                    "out of memory on %s: samples that don't fit go through layers on the CPU, slowly, and all "
-                    "of them wait there",
+                    "out of memory on %s: samples that don't fit run through layers on the CPU, slowly, and all "
+                    "samples are kept on the CPU between layers",
                     self._device,
                 )
             self._uses_cpu = True

@@ -66,7 +66,7 @@ def calibrate(
             journal.commit(layer, *layer_pass.boundary())
             if any(ranks.gather(stop())) and (layer.name != parts[-1] or number < len(todo) - 1):
                 raise StoppedError(
-                    f"stopped after {layer.name} (interrupted)", hint="the same command goes on from here"
+                    f"stopped after {layer.name} (interrupted)", hint="the same command continues from here"
                 )
     return calibrated
 

@@ -48,8 +48,8 @@ class Ranks:
             torch.distributed.all_gather_object(values, moved(value, CPU))
         except RuntimeError as error:
             raise MissingCapabilityError(
-                f"another rank of this run was lost ({brief(error)})",
-                hint="see what the other rank said; the same command goes on at the first unfinished layer",
+                f"another rank of this run has died ({brief(error)})",
+                hint="read the error of the other rank; the same command continues at the first unfinished layer",
             ) from error
         return values
 

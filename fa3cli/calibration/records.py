@@ -69,7 +69,9 @@ def _chat_text(messages: Any, tokenizer: Any) -> str:
     except Exception as error:  # a template is code of the model's author, and may raise any error
         raise ValueError(f"the chat template cannot be applied ({brief(error)})") from error
     if len(text) > _TEMPLATE_CHARACTERS:
-        raise ValueError(f"the chat template makes {len(text)} characters of it")
+        raise ValueError(
+            f"the chat template returns {len(text)} characters, more than {_TEMPLATE_CHARACTERS}"
+        )
     return text
 
 
@@ -82,7 +84,7 @@ def _text(record: dict[str, Any]) -> str:
     for key in ("text", "inputs_pretokenized"):
         if key in record:
             return _string(record, key)
-    raise ValueError(f"none of the keys fa3 knows, only {', '.join(map(repr, record)) or 'an empty object'}")
+    raise ValueError(f"no key that fa3 knows, only {', '.join(map(repr, record)) or 'an empty object'}")
 
 
 def _string(record: dict[str, Any], key: str) -> str:

@@ -63,7 +63,7 @@ class ReplayedForwards:
             write_tree(file, {"forms": [*forms, map_tensors(_empty_like_shape, output)], "output": output})
         except TypeError as error:
             raise UnsupportedError(
-                f"{type(self._layers[index]).__name__} returns what its states' file can't hold ({error})"
+                f"{type(self._layers[index]).__name__} returns values that cannot be written to a file ({error})"
             ) from error
 
     def _file(self, sample: int, index: int) -> Path:

@@ -151,14 +151,14 @@ def read_result(job: Job, identity: dict[str, Any]) -> Result | None:
     if differs := differing(last.identity, identity):
         raise ConflictError(
             f"{output}: holds an export made from other {', '.join(differs)}",
-            hint="choose another --output; an export that nobody needs any more may be removed instead",
+            hint="choose another --output; or remove the export if nobody needs it any more",
         )
     files = tuple(str(place / name) for place, report in reports.items() for name in report.result.files)
     if lost := [name for name in files if not is_file(output / name)]:
         raise ConflictError(
-            f"{output}: holds this export, but {lost[0]} is gone from it",
-            hint="restore that file or choose another --output; where nothing else lies in the folder, removing it has "
-            "the export made again",
+            f"{output}: holds this export, but {lost[0]} is missing",
+            hint="restore that file or choose another --output; or, if the folder holds nothing else, remove it "
+            "to make the export again",
         )
     return Result(
         output=output,
@@ -178,7 +178,7 @@ def _read_typed(folder: Path) -> _Report:
     report = typed(read_report(folder), _Report)
     for name in report.result.files:
         if not all(map(is_file_name, name.split("/"))):
-            raise ValueError(f"{name!a} is no file of an export")
+            raise ValueError(f"{name!a} is not a file of an export")
     return report
 
 

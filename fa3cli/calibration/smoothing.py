@@ -76,7 +76,7 @@ def require_groups(model: LayeredModel, anti_method: str) -> None:
     if not any(groups_of(model, layer, groups) for layer in model.layers):
         sought = "; ".join(f"{group.source} before {', '.join(group.linears)}" for group in groups)
         raise UnsupportedError(
-            f"AntiOutlier {anti_method}: no decoder layer of {type(model.model).__name__} has what it smooths ({sought})",
+            f"AntiOutlier {anti_method}: no decoder layer of {type(model.model).__name__} has modules that it smooths ({sought})",
             hint="quantize with --anti-method none",
         )
 
@@ -132,7 +132,7 @@ def _require_same_output(
     model.reload(model.of_layer[layer])
     if not difference <= math.sqrt(torch.finfo(model.dtype).eps):
         raise UnsupportedError(
-            f"{layer}: AntiOutlier {anti_method} would change what it computes, by {difference:.1%} on the first "
+            f"{layer}: AntiOutlier {anti_method} would change its output by {difference:.1%} on the first "
             "sample; its norms are scaled in another way, or feed more than the linears fa3 knows",
             hint="quantize with --anti-method none",
         )

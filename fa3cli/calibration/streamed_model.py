@@ -80,7 +80,7 @@ class StreamedModel(LayeredModel):
                 if not torch.equal(both[alias], both[name]):
                     raise InvalidInputError(
                         f"{self.checkpoint.path(alias)}: {alias} differs from {name}, which config.json ties it to",
-                        hint='transformers versions differ in which they use: mend "tie_word_embeddings"',
+                        hint='transformers versions differ in which tensor they use: correct "tie_word_embeddings"',
                     )
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -138,7 +138,7 @@ class StreamedModel(LayeredModel):
                 raise InvalidInputError(
                     f"{self.checkpoint.path(name)}: {name} has dtype {held[name].dtype}, but the model "
                     f"computes with {str(expected[name].dtype).removeprefix('torch.')}",
-                    hint="fa3 quantizes float checkpoints; one that is quantized already is none",
+                    hint="fa3 quantizes float checkpoints, and this one is quantized already",
                 )
 
 

@@ -43,7 +43,7 @@ def read_tree(file: Path) -> Any:
         with open_tensors(file) as opened:
             return _decode(parse_json(opened.metadata()[_KEY]), opened.get_tensor)
     except FileNotFoundError as error:
-        raise ConflictError(f"{file}: gone", hint="--resume never starts over") from error
+        raise ConflictError(f"{file}: missing", hint="--resume never starts over") from error
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConflictError(
             f"{file}: not as fa3 wrote it ({error})", hint="the same command with --resume never starts over"
@@ -78,7 +78,7 @@ def _encode(value: Any, tensors: dict[str, Tensor], place: str = "") -> Any:
         return {type(value).__name__: items}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
-    raise TypeError(f"{place.lstrip('.')}: {type(value).__name__} can't be kept in a file")
+    raise TypeError(f"{place.lstrip('.')}: {type(value).__name__} cannot be written to a file")
 
 
 def _signature(tensor: Tensor) -> str:

@@ -25,7 +25,7 @@ def require_known_code(folder: Path, status: patching.PatchStatus, *, fa: bool, 
     if status.state == "unpatched":
         patching.attention_of(folder)  # raises if fa3 patch could not patch this folder
         raise InvalidInputError(
-            f"{folder}: not patched, so q, k and v cannot be seen",
+            f"{folder}: not patched, so q, k and v cannot be observed",
             hint=f"run fa3 patch {folder} (fa3 quantize --no-fa leaves q, k and v alone)",
         )
     if status.module and not status.module.is_file():

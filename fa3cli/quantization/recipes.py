@@ -78,7 +78,7 @@ def _read(file: Path, name: str) -> Recipe:
         if key not in _SETTINGS:
             near = get_close_matches(key, _SETTINGS, n=1)
             raise InvalidInputError(
-                f"{file}: {key!r:.60} is no setting",
+                f"{file}: {key!r:.60} is not a setting",
                 hint=f"did you mean {near[0]}?" if near else f"settings: {', '.join(_SETTINGS)}",
             )
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}

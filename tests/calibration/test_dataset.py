@@ -186,7 +186,7 @@ def test_a_broken_line_is_named_by_its_number(file: Path, broken: str, words: st
 @pytest.mark.parametrize("text", ["", "\n", " \n\n"])
 def test_an_empty_file(file: Path, text: str) -> None:
     file.write_text(text)
-    with pytest.raises(InvalidInputError, match="empty; expected one json object a line") as raised:
+    with pytest.raises(InvalidInputError, match="empty; expected one json object per line") as raised:
         read_samples(file, MODEL)
     assert str(file) in str(raised.value)
 

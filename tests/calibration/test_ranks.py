@@ -76,7 +76,7 @@ def test_a_lost_rank_is_a_missing_capability(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", lost)
     with pytest.raises(
-        MissingCapabilityError, match=r"lost \(RuntimeError: Connection closed by peer \["
+        MissingCapabilityError, match=r"has died \(RuntimeError: Connection closed by peer \["
     ) as raised:
         Ranks(1, 2).gather(None)
     assert raised.value.exit_code == 6 and "the same command" in raised.value.hint

@@ -242,7 +242,7 @@ def test_a_calibration_with_a_setting_that_fa3_does_not_know(kept: Path) -> None
     report = json.loads(text)
     report["identity"]["settings"]["unheard_of"] = 1
     (kept / REPORT_FILE).write_text(json.dumps(report))
-    with pytest.raises(InvalidInputError, match="'unheard_of' is no setting"):
+    with pytest.raises(InvalidInputError, match="'unheard_of' is not a setting"):
         read_calibration(kept)
     (kept / REPORT_FILE).write_text(text)
 

@@ -75,7 +75,9 @@ def _source(file: Path, judged: str | None, trusted: bool) -> bytes:
     if judged is not None:
         return judged.encode()
     if not trusted:
-        raise ConflictError(f"{file}: patched again meanwhile", hint="run again when nothing writes there")
+        raise ConflictError(
+            f"{file}: patched again in the meantime", hint="run again when nothing writes there"
+        )
     return code_of(file)
 
 

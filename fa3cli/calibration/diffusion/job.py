@@ -49,7 +49,7 @@ class TransformerJob(Job):
             if stop():
                 raise StoppedError(
                     "stopped while the pipeline was sampled (interrupted)",
-                    hint="the same command goes on from here",
+                    hint="the same command continues from here",
                 )
 
         if ranks.leads:
@@ -63,6 +63,6 @@ class TransformerJob(Job):
         if not samples:
             raise UnsupportedError(
                 f"{self.folder}: no recorded step of the sampling calls it",
-                hint="pipelines that share the steps between transformers need --steps and --max-records enough for all",
+                hint="if transformers share the steps, give --steps and --max-records large enough for all of them",
             )
         return replace(self, samples=samples)

@@ -71,7 +71,7 @@ def sample(pipeline: Any, sampling: Sampling, number: int, *, output_type: str =
             raise
         if _lacks_package(error):
             raise MissingCapabilityError(f"{origin} lacks a package ({brief(error)})") from error
-        raise UnsupportedError(f"{origin} cannot be sampled so ({brief(error)})") from error
+        raise UnsupportedError(f"{origin} cannot be sampled with these settings ({brief(error)})") from error
 
 
 def require_valid(sampling: Sampling) -> None:
@@ -95,12 +95,12 @@ def require_accepted(pipeline_class: type, sampling: Sampling) -> None:
         if name not in taken:
             raise UnsupportedError(
                 f"{pipeline_class.__name__} takes no {name}",
-                hint=f"of the arguments of fa3 it takes {', '.join(each for each in _ARGUMENTS.values() if each in taken)}",
+                hint=f"of the arguments of fa3 it takes {', '.join(name for name in _ARGUMENTS.values() if name in taken)}",
             )
     for name, parameter in taken.items():
         if parameter.default is parameter.empty and name not in given:
             raise UnsupportedError(
-                f"{pipeline_class.__name__} asks for {name} as well",
+                f"{pipeline_class.__name__} also requires {name}",
                 hint="fa3 samples pipelines that need nothing but a prompt",
             )
 
@@ -111,7 +111,7 @@ def steps_of(pipeline_class: type, sampling: Sampling) -> int:
     steps = sampling.steps or getattr(parameter, "default", None)
     if not isinstance(steps, int):
         raise UnsupportedError(
-            f"{pipeline_class.__name__} has no number of steps of its own", hint="give --steps"
+            f"{pipeline_class.__name__} has no default number of steps", hint="give --steps"
         )
     return steps
 

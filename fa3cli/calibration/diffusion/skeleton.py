@@ -68,7 +68,7 @@ def block_names(model: nn.Module) -> list[str]:
     ]
     if not names:
         raise UnsupportedError(
-            f"{type(model).__name__}: no list of blocks found that hold attention modules of diffusers"
+            f"{type(model).__name__}: found no list of blocks with attention modules of diffusers"
         )
     return names
 

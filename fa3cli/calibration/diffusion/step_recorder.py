@@ -79,7 +79,7 @@ class StepRecorder:
         if self._step == 0 and (made := len(self._scheduler.timesteps)) != self._expected:
             raise UnsupportedError(
                 f"{type(self._scheduler).__name__} makes {made} steps where {self._expected} were expected",
-                hint="give the pipeline a scheduler that makes as many steps as it is told",
+                hint="give the pipeline a scheduler that makes the requested number of steps",
             )
         self._write()
         self._step, self._component = self._step + 1, ""
@@ -93,9 +93,7 @@ class StepRecorder:
         try:
             write_tree(self._files[self._step], {"component": self._component, "calls": calls})
         except TypeError as error:
-            raise UnsupportedError(
-                f"{self._component}: what it is called with can't be recorded; {error}"
-            ) from error
+            raise UnsupportedError(f"{self._component}: its arguments cannot be recorded; {error}") from error
 
 
 class RecordingDone(Exception):

@@ -229,7 +229,7 @@ def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
         (
             lambda f: edit(f / "transformer" / "config.json", num_layers=90_000),
             UnsupportedError,
-            "it asks for more than",
+            "it builds more than",
         ),
         (lambda f: shutil.rmtree(f / "vae"), InvalidInputError, "flux/vae: no such folder"),
     ],

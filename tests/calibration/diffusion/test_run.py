@@ -147,7 +147,7 @@ def test_states_of_an_earlier_run_that_are_gone(patched_flux: Path, prompts: Pat
     with pytest.raises(StoppedError):
         api.run(job, stop=lambda: len(list(states.glob("visit-*"))) == 2)
     shutil.rmtree(states / "states")
-    with pytest.raises(ConflictError, match="gone") as raised:
+    with pytest.raises(ConflictError, match="missing") as raised:
         api.run(job)
     assert "--resume never" in raised.value.hint
     assert api.run(job, resume="never").samples == 8

@@ -116,14 +116,14 @@ def test_what_is_taken() -> None:
     with pytest.raises(UnsupportedError, match="Pipeline takes no num_frames") as raised:
         require_accepted(Pipeline, replace(SAMPLING, frames=5))
     assert "num_inference_steps, height, guidance_scale" in raised.value.hint
-    with pytest.raises(UnsupportedError, match="FromAnImage asks for image as well"):
+    with pytest.raises(UnsupportedError, match="FromAnImage also requires image"):
         require_accepted(FromAnImage, Sampling(("a",)))
 
 
 def test_steps() -> None:
     assert steps_of(Pipeline, SAMPLING) == 2
     assert steps_of(Pipeline, replace(SAMPLING, steps=None)) == 7
-    with pytest.raises(UnsupportedError, match="no number of steps"):
+    with pytest.raises(UnsupportedError, match="no default number of steps"):
         steps_of(FromAnImage, Sampling(("a",)))
 
 
@@ -133,5 +133,5 @@ def test_pipelines_of_diffusers() -> None:
     require_accepted(diffusers.FluxPipeline, replace(SAMPLING, height=8, width=8))
     with pytest.raises(UnsupportedError, match="FluxPipeline takes no num_frames"):
         require_accepted(diffusers.FluxPipeline, replace(SAMPLING, frames=5))
-    with pytest.raises(UnsupportedError, match="CogVideoXImageToVideoPipeline asks for image"):
+    with pytest.raises(UnsupportedError, match="CogVideoXImageToVideoPipeline also requires image"):
         require_accepted(diffusers.CogVideoXImageToVideoPipeline, SAMPLING)

@@ -50,7 +50,7 @@ def test_blocks_are_the_lists_with_attention_in_module_order(class_name: str) ->
 
 
 def test_a_model_without_such_a_list() -> None:
-    with pytest.raises(UnsupportedError, match="Sequential: no list of blocks"):
+    with pytest.raises(UnsupportedError, match="Sequential: found no list of blocks"):
         block_names(nn.Sequential(nn.ModuleList([nn.Linear(2, 2)])))
 
 
