@@ -54,6 +54,7 @@ def bounded_memory(nbytes: int) -> Iterator[None]:
     Systems other than Linux may not support this.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    # RLIMIT_AS limits the address space, so the limit counts from the virtual size, not the resident one.
     wanted = psutil.Process().memory_info().vms + nbytes
     limits = [limit for limit in (soft, hard, wanted) if limit != resource.RLIM_INFINITY]
     with suppress(OSError, ValueError):

@@ -74,6 +74,7 @@ class Journal:
             )
             return
         if self._ranks.leads:
+            # States first: a record must not be on the disk before the states that it stands for.
             sync(self._folder.journal)
             kept = {field.name: getattr(visit, field.name) for field in fields(visit)}
             write_tree(self._record(number), {**kept, "digest": _digest(arguments)})

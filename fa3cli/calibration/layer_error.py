@@ -46,6 +46,7 @@ def layer_error(
     if not found.linears and not found.attentions:
         return 0.0
     try:
+        # The extra calls must not change the random numbers that later code draws.
         with torch.random.fork_rng(devices=()):
             # The reference's numerics recorded the call on fake-quantized linears, so its output is not the float one.
             exact = call.repeat_outputs(Tensor.clone) if settings.reference else call.outputs

@@ -59,6 +59,7 @@ class LayerSynchronousForwards:
             layer.register_forward_pre_hook(self._before_layer, with_kwargs=True)
             for layer in self._layers[skipped:]
         ]
+        # Suspend after the last layer, too: what follows needs other weights.
         self._hooks.append(self._layers[-1].register_forward_hook(_suspend))
         self._earlier, self._undo = earlier, ExitStack()
         for index, layer in enumerate(self._layers[:skipped]):
@@ -104,7 +105,7 @@ class LayerSynchronousForwards:
     def stop(self, sample: int) -> None:
         """End a sample's forward and free its tensors."""
         if self._forwards[sample]:
-            self._forwards[sample].throw()
+            self._forwards[sample].throw()  # GreenletExit unwinds the forward's frames, which hold tensors
         self.outputs[sample] = None
         self.arguments = None if sample == 0 else self.arguments
 

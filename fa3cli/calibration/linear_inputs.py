@@ -63,6 +63,7 @@ class LinearInputs(Generic[AnyObserver]):
             values, before = arguments[0], self.observers[name]
             if values.numel() == 0:  # an expert that got none of this sample's tokens
                 return None
+            # Identity, not equality: q, k and v get the same tensor object, and their observers are one object.
             if values is not self._values or before is not self._before:
                 self._values, self._before = values, before
                 self._after = self._observed(before, values)

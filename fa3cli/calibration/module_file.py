@@ -50,6 +50,7 @@ def module_of(file: Path, source: bytes) -> ModuleType:
 def _show_in_tracebacks(file: Path, source: bytes) -> None:
     """Make tracebacks and `inspect`, with which transformers reads a model's code, use this source and not the file."""
     text = source.decode("utf-8", "replace")
+    # An entry without a modification time is never compared with the file.
     linecache.cache[str(file)] = (len(source), None, text.splitlines(keepends=True), str(file))
 
 

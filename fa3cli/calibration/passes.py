@@ -64,6 +64,7 @@ def calibrate(
                 )
                 calibrated.append(layer)
             journal.commit(layer, *layer_pass.boundary())
+            # One decision for all ranks; after the last layer of the last pass nothing is left to stop.
             if any(ranks.gather(stop())) and (layer.name != parts[-1] or number < len(todo) - 1):
                 raise StoppedError(
                     f"stopped after {layer.name} (interrupted)", hint="the same command continues from here"

@@ -45,6 +45,7 @@ class Ranks:
             return [value]
         values: list[Any] = [None] * self.size
         try:
+            # As CPU tensors: a receiver would restore others on the sender's device.
             torch.distributed.all_gather_object(values, moved(value, CPU))
         except RuntimeError as error:
             raise MissingCapabilityError(

@@ -39,6 +39,7 @@ class ReplayedForwards:
 
     def advance(self, sample: int, index: int) -> None:
         """Run a sample through layer `index`; its weights and those outside the layers are loaded."""
+        # A run that stops in this layer needs the states of index - 1 again: only those of index - 2 can be removed.
         self._file(sample, index - 2).unlink(missing_ok=True)
         kept = read_tree(self._file(sample, index - 1)) if index else {"forms": [], "output": None}
         # Copied: kernels may depend on alignment and strides, which differ in the mapped file.

@@ -74,6 +74,7 @@ def _run(
     with folder if ranks.leads else nullcontext(), memory_errors(job.model.device):
         if ranks.leads:
             open_journal(folder, run_identity, resume)
+        # A barrier: the others read the journal only after the leading rank has kept or cleared it.
         ranks.gather(None)
         journal = Journal(folder, ranks)
         _require_one_folder(ranks, folder, journal)
@@ -87,6 +88,7 @@ def _run(
 
 def _require_one_folder(ranks: Ranks, folder: RunFolder, journal: Journal) -> None:
     """Raise ConflictError if ranks write into different folders of the same name."""
+    # A random token, since the same path may be another disk on another machine.
     token = folder.scratch / "run"
     if ranks.leads:
         token.write_text(uuid4().hex)

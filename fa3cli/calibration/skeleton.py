@@ -76,6 +76,7 @@ def build_skeleton(
     if known_class is not None:
         build = known_class._from_config
     try:
+        # Buffers (rope's frequencies, say) are computed now: checkpoints do not hold them.
         with init_empty_weights(include_buffers=False), without_trust_prompt(), bounded_building(tensors):
             model = build(config, **options)
     except Exception as error:  # the model's own code may raise any error for a bad value

@@ -55,6 +55,7 @@ class StreamedModel(LayeredModel):
         mapped file, and only the pages that are used are read.
         """
         read = self.checkpoint.read(names)
+        # pop releases each stored tensor as soon as it is cast or moved.
         tensors = {name: self._cast(name, read.pop(name), device or self.device) for name in names}
         try:
             self._assign(tensors)
@@ -114,6 +115,7 @@ class StreamedModel(LayeredModel):
     def _assign(self, tensors: dict[str, Tensor]) -> None:
         tied = {alias: tensors[name] for alias, name in self.tied.items() if name in tensors}
         for name, tensor in {**tensors, **tied}.items():
+            # assign=True puts in the tensor itself: no copy, and a meta parameter could not be copied into.
             module, _, leaf = name.rpartition(".")
             self.model.get_submodule(module).load_state_dict({leaf: tensor}, strict=False, assign=True)
 

@@ -20,6 +20,7 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
     number, blank = 0, 0
     try:
         with file.open("rb") as stream:
+            # A bounded read: a file may be one endless line.
             while line := stream.readline(LARGE + 1):
                 number += 1
                 if len(line) > LARGE:

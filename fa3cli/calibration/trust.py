@@ -50,6 +50,7 @@ def without_trust_prompt() -> Iterator[None]:
     """Make transformers refuse untrusted code within the block, where it would otherwise ask on the terminal."""
     from transformers import dynamic_module_utils
 
+    # transformers asks only if its timeout is above 0; at 0 it raises an error at once.
     before, dynamic_module_utils.TIME_OUT_REMOTE_CODE = dynamic_module_utils.TIME_OUT_REMOTE_CODE, 0
     try:
         yield

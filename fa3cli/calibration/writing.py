@@ -84,6 +84,7 @@ class LayerWriter:
         if not self._ranks.leads:
             for export in self._exports:
                 export.suspend()
+        # A barrier: the leading rank finishes the files only after all others have closed them.
         self._ranks.gather(None)
         if not self._ranks.leads:
             return

@@ -65,6 +65,7 @@ def _readable(folder: Path, index: str, trusted: bool) -> Iterator[Path]:
             elif entry.is_dir() and not entry.name.startswith("."):
                 (readable / entry.name).mkdir()
                 copy_checked(entry, readable / entry.name)
+        # Remove the link first: writing through it would change the user's file.
         (readable / INDEX).unlink(missing_ok=True)
         (readable / INDEX).write_text(index, encoding="utf-8")
         yield readable

@@ -34,6 +34,7 @@ def recorded_sampling(export: Path) -> tuple[str, str, Sampling]:
         "seed": lambda value: isinstance(value, int),
     }
     given = {name: settings[name] for name in allowed if settings.get(name) is not None}
+    # bool is a subclass of int, but true is no number of steps.
     wrong = [name for name, value in given.items() if isinstance(value, bool) or not allowed[name](value)]
     if wrong or not isinstance(component, str):
         name, value = (wrong[0], given[wrong[0]]) if wrong else ("component", component)
