@@ -1,4 +1,4 @@
-"""Makes the exports of golden cases anew and says what differs; run where their transformers version is.
+"""Makes the exports of golden cases again and reports differences; runs under the transformers version of the cases.
 
 python -m tests.calibration.golden_exports FOLDER CASE...    one json object on stdout: case -> what differs
 """

@@ -1,4 +1,4 @@
-"""What can be written for which model, before any work."""
+"""Tests which targets and save types are accepted for which kind of model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two halves of quantize: parameters kept in a folder, and exports for any target made of them."""
+"""Tests the two halves of quantize: parameters in a folder, and exports for any target from them."""
 
 from __future__ import annotations
 

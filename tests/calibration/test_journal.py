@@ -1,4 +1,4 @@
-"""A visit is there when all of it is on the disk, and comes back as it was."""
+"""Tests that a visit exists only when all of it is on the disk, and is read back unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A layer's error on the first sample: by hand, and that it moves as it should."""
+"""Tests a layer's error on the first sample against a calculation by hand, and how it depends on settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Observers on the inputs of linears: who shares one, and what a linear is handed."""
+"""Tests observers on the inputs of linears: which linears share one, and which input a linear gets."""
 
 from __future__ import annotations
 

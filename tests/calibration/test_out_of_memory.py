@@ -1,4 +1,4 @@
-"""Calls that find no memory are made again, then on the CPU. The CPU with a number stands in for the device here.
+"""Tests that calls without enough memory are repeated, then run on the CPU. Here the device is the CPU with a number.
 
 tests/calibration/test_other_device.py has a device that counts its memory.
 """

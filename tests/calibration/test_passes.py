@@ -1,4 +1,4 @@
-"""Passes over the layers: which forwards run, what each knob leaves float, what padding and batches count for."""
+"""Tests the passes over the layers: which forwards run, what each setting leaves float, padding and batches."""
 
 from __future__ import annotations
 

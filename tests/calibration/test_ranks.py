@@ -1,4 +1,4 @@
-"""Shares are parts of the whole, nobody's twice, and nearly alike in size."""
+"""Tests that the ranks' shares cover everything once and have nearly equal sizes."""
 
 from __future__ import annotations
 

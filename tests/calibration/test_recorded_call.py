@@ -1,4 +1,4 @@
-"""A module's first call within the block, and what the same call gives after a change."""
+"""Tests the recording of a module's first call, and its repetition after a change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stopped anywhere and continued, a run makes the bytes of one that was never stopped."""
+"""Tests that a stopped and resumed run makes the same bytes as an uninterrupted run."""
 
 from __future__ import annotations
 

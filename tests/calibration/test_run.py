@@ -1,4 +1,4 @@
-"""From a patched folder to an export, compared with what ordinary forwards say it should hold."""
+"""Tests whole runs from a patched folder to an export, against results of ordinary forwards."""
 
 from __future__ import annotations
 

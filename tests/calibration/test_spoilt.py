@@ -1,4 +1,4 @@
-"""Whatever the documents of a run hold, they are read, or refused with an error that names the file."""
+"""Tests that damaged documents of a run are read, or refused with an error that names the file."""
 
 from __future__ import annotations
 

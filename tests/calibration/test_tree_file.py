@@ -1,4 +1,4 @@
-"""What is written comes back: the same kinds, the same bits; a broken file is named."""
+"""Tests that a tree is read back with the same types and bits, and that an error names a broken file."""
 
 from __future__ import annotations
 

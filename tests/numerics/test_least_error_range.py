@@ -1,4 +1,4 @@
-"""The search for the range that errs least, against the error of each pair of bounds, integrated bin by bin."""
+"""Tests the search for the range with the least error, against the error of each pair of bounds, integrated bin by bin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stays float: by name, by range_param, by fa_amp, and with its fused group."""
+"""Tests which modules stay float: by name, by range_param, by fa_amp, and with their fused group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which observer an input gets, and that linears of one kind share it."""
+"""Tests which observer an input gets, and that linears of one kind share it."""
 
 from __future__ import annotations
 

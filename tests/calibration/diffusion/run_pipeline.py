@@ -1,4 +1,4 @@
-"""One tiny pipeline, patched and quantized: `python -m … NAME FOLDER` prints what came of it as json.
+"""Patches and quantizes one tiny pipeline: `python -m … NAME FOLDER` prints the results as json.
 
 What its attention sees is measured a second time by the plainest means: the patched pipeline as diffusers loads it, with
 a transform on every quantizer, sampled the same way.

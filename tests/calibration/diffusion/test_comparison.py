@@ -1,4 +1,4 @@
-"""Images of an export beside those of the float pipeline, on a tiny Flux made here."""
+"""Tests the comparison of an export's images with the float pipeline's, on a tiny Flux."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole run on tiny pipelines: what is exported, and that whatever stops it costs no other result."""
+"""Tests whole runs on tiny pipelines: what they export, and that an interruption does not change the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""m3: of twenty powers the one whose int8 weights change the outputs least, against a loop over them."""
+"""Tests m3: among twenty powers it finds the one with the least output error, against a loop over all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights taken in blocks give the scale they give as a whole, but for what the order of a sum rounds."""
+"""Tests that weights in blocks give the same scale as whole weights, except for rounding by the order of sums."""
 
 from __future__ import annotations
 

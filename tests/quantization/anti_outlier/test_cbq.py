@@ -1,4 +1,4 @@
-"""m5: channels whose extremes stand out, found as a box plot finds them, and scaled by a power."""
+"""Tests m5: channels with outlying extremes are found like outliers in a box plot, and scaled by a power."""
 
 from __future__ import annotations
 
