@@ -67,7 +67,7 @@ def calibrate(
             # One decision for all ranks; after the last layer of the last pass nothing is left to stop.
             if any(ranks.gather(stop())) and (layer.name != parts[-1] or number < len(todo) - 1):
                 raise StoppedError(
-                    f"stopped after {layer.name} (interrupted)", hint="the same command continues from here"
+                    f"stopped after {layer.name} (interrupted)", hint="the same command goes on from here"
                 )
     return calibrated
 

@@ -50,7 +50,7 @@ class Ranks:
         except RuntimeError as error:
             raise MissingCapabilityError(
                 f"another rank of this run has died ({brief(error)})",
-                hint="read the error of the other rank; the same command continues at the first unfinished layer",
+                hint="read the error of the other rank; the same command goes on at the first unfinished layer",
             ) from error
         return values
 

@@ -109,7 +109,7 @@ def test_other_arguments_are_refused(folder: RunFolder) -> None:
         None,
     ):
         with pytest.raises(
-            NotResumableError, match=r"behind model\.layers\.0 .* which a journal doesn't hold"
+            NotResumableError, match=r"after model\.layers\.0 .* which a journal does not hold"
         ):
             journal.require_same(other)
 

@@ -255,7 +255,7 @@ def test_a_file_that_may_not_grow_ends_a_run_without_a_traceback(
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
     )
     assert run.returncode == 6, run.stderr
-    assert "File too large" in run.stderr and "continues from here" in run.stderr
+    assert "File too large" in run.stderr and "goes on from here" in run.stderr
     assert "Traceback" not in run.stderr and "ignored" not in run.stderr
     quantize(llama, calib=calib, output=output, resume="required")
     assert snapshot(output) == snapshot(tmp_path / "whole")

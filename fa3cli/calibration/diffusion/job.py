@@ -49,7 +49,7 @@ class TransformerJob(Job):
             if stop():
                 raise StoppedError(
                     "stopped while the pipeline was sampled (interrupted)",
-                    hint="the same command continues from here",
+                    hint="the same command goes on from here",
                 )
 
         if ranks.leads:
