@@ -88,7 +88,7 @@ ROWS = "{% for a in range(99999) %}"
         (ROWS * 3 + "{% endfor %}" * 3, "TimeoutError"),
         ("{{ 'a' * 10**10 }}", "MemoryError"),
         ("{{ 9 ** (9 ** 10) }}", "Error"),
-        ("{{ 'a' * 20_000_000 }}", "makes 20000000 characters"),
+        ("{{ 'a' * 20_000_000 }}", "returns 20000000 characters"),
         ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "RecursionError"),
         ("{{ messages.append(1) }}", "SecurityError"),
         ("{{ ''.__class__.__mro__ }}{{ nothing.at.all }}", "Error"),
