@@ -1,4 +1,4 @@
-"""How much an attention module's output suffers from int8 q, k and v: fa_amp's score `error`."""
+"""Measures how much int8 q, k and v change an attention module's output: fa_amp's score `error`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["int8_states", "signal_to_noise"]
 
 
 def int8_states(ranges: Mapping[str, Range]) -> Callable[[Tensor, str], Tensor]:
-    """Return a transform that leaves of a role's states `[B, H, S, D]` what int8 does, by the heads' `ranges`, `[H]` each."""
+    """Return a transform that adds int8's error to a role's states `[B, H, S, D]`; `ranges` are per head, `[H]` each."""
     scales = {role: symmetric_scale(low, high)[:, None, None] for role, (low, high) in ranges.items()}
 
     def transform(states: Tensor, role: str) -> Tensor:
@@ -25,15 +25,15 @@ def int8_states(ranges: Mapping[str, Range]) -> Callable[[Tensor, str], Tensor]:
 
 
 def signal_to_noise(call: RecordedCall, ranges: Mapping[str, Range]) -> float:
-    """Return the SNR of a patched attention module's output in dB, on a call of it that was recorded.
+    """Return the SNR in dB of a patched attention module's output on a recorded call.
 
-    `ranges` are those of the heads by role, `[H]` each. The module runs again, its states as int8 leaves them.
+    `ranges` are per role and head, `[H]` each. The module runs again with int8's error in its states.
     """
     quantizer = call.module.fa_quantizer
-    exact = call.again()
+    exact = call.repeat()
     quantizer.transform = int8_states(ranges)
     try:
-        error = call.again() - exact
+        error = call.repeat() - exact
     finally:
         quantizer.transform = None
     signal, noise = exact.square().sum().item(), error.square().sum().item()

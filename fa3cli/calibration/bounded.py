@@ -1,4 +1,4 @@
-"""Bounds for what code that follows a stranger's numbers may take: templates, and models built from a configuration."""
+"""Limits time, memory and modules of code that untrusted files control: chat templates, models built from a config."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 __all__ = ["bounded_building", "bounded_memory", "bounded_modules", "bounded_time"]
 
-# Every module holds tensors but for containers, activations and dropout; a fused tensor may be of many modules.
-_MODULES_A_TENSOR, _MODULES_BESIDES = 20, 10_000
+# Every module holds tensors except containers, activations and dropout; one fused tensor may belong to many modules.
+_MODULES_PER_TENSOR, _EXTRA_MODULES = 20, 10_000
 _MODULES = 1_000_000
-"""Of a model of any size."""
+"""The limit where the number of tensors is not known."""
 
 
 @contextmanager
 def bounded_time(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError where the block takes longer. In a thread other than the main one nothing is bounded.
+    """Raise TimeoutError if the block takes longer; only the main thread is limited, since others get no signals.
 
-    A timer that was running goes on behind the block, and its handler is the one it had.
+    A timer that was already running continues after the block, with its own handler.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -36,7 +36,7 @@ def bounded_time(seconds: float) -> Iterator[None]:
         raise TimeoutError(f"not done within {seconds:g} s")
 
     began, handler = time.monotonic(), signal.signal(signal.SIGALRM, stop)
-    # Again every second: what is raised within a destructor is lost.
+    # Repeats every second: Python drops an exception that is raised within a destructor.
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1)
     try:
         yield
@@ -49,11 +49,12 @@ def bounded_time(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def bounded_memory(nbytes: int) -> Iterator[None]:
-    """Have the system refuse this process, within the block, memory of more than `nbytes` besides what it has.
+    """Limit the memory that this process may allocate within the block to `nbytes` more than it has.
 
-    Systems other than Linux may not be able to.
+    Systems other than Linux may not support this.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    # RLIMIT_AS limits the address space, so the limit counts from the virtual size, not the resident one.
     wanted = psutil.Process().memory_info().vms + nbytes
     limits = [limit for limit in (soft, hard, wanted) if limit != resource.RLIM_INFINITY]
     with suppress(OSError, ValueError):
@@ -66,16 +67,16 @@ def bounded_memory(nbytes: int) -> Iterator[None]:
 
 @contextmanager
 def bounded_modules(count: int) -> Iterator[None]:
-    """Raise ValueError where more than `count` modules are made in the block."""
+    """Raise ValueError if the block creates more than `count` modules."""
     made = 0
 
-    def note(_: nn.Module, __: str, ___: nn.Module | None) -> None:
+    def count_module(_: nn.Module, __: str, ___: nn.Module | None) -> None:
         nonlocal made
         made += 1
         if made > count:
-            raise ValueError(f"it asks for more than {count} modules")
+            raise ValueError(f"it builds more than {count} modules")
 
-    hook = register_module_module_registration_hook(note)
+    hook = register_module_module_registration_hook(count_module)
     try:
         yield
     finally:
@@ -84,7 +85,7 @@ def bounded_modules(count: int) -> Iterator[None]:
 
 @contextmanager
 def bounded_building(tensors: int | None = None) -> Iterator[None]:
-    """Have a model that is built in the block take no more memory than is free, nor many more modules than it has `tensors`."""
-    most = _MODULES if tensors is None else _MODULES_A_TENSOR * tensors + _MODULES_BESIDES
+    """Limit a model that is built in the block to the free memory, and its modules to a multiple of its `tensors`."""
+    most = _MODULES if tensors is None else _MODULES_PER_TENSOR * tensors + _EXTRA_MODULES
     with bounded_memory(psutil.virtual_memory().available), bounded_modules(most):
         yield

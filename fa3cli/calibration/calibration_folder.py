@@ -1,4 +1,4 @@
-"""A calibration on the disk: every parameter of a run and what it was made from, without weights."""
+"""Writes and reads a calibration folder: all parameters of a run and its identity, without weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Calibration", "CalibrationWriter", "read_calibration", "require_comp
 
 @dataclass(frozen=True)
 class Calibration:
-    """The parameters of all layers, the identity and recipe of the run that found them, and what it saw."""
+    """The parameters of all layers, and the identity, recipe and sample counts of the run that found them."""
 
     folder: Path
     identity: Mapping[str, Any]
@@ -36,12 +36,12 @@ class Calibration:
     tokens: int
     layers: tuple[LayerParameters, ...]
     transformers: str
-    """The version it was found under."""
+    """The transformers version that the run used."""
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """How much a run saw."""
+class _Counts:
+    """Numbers of samples and tokens that a run calibrated on."""
 
     samples: int
     tokens: int
@@ -49,17 +49,17 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Report:
-    """What is needed of the report of a calibration."""
+    """The fields that are read from a calibration's report."""
 
     identity: dict[str, Any]
-    result: _Seen
+    result: _Counts
     recipe: str
     parameters_sha256: str
 
 
 @dataclass(frozen=True)
 class _Identity:
-    """What an export needs of the identity of a calibration."""
+    """The fields that an export reads from a calibration's identity."""
 
     settings: dict[str, Any]
     dtype: Literal["torch.bfloat16", "torch.float16", "torch.float32"]
@@ -67,13 +67,13 @@ class _Identity:
 
 
 class CalibrationWriter:
-    """Keeps the parameters of a run instead of an export; a layer's are in the journal until all are there."""
+    """Writes the parameters of a run, and no export; until the run ends, the journal holds each layer's."""
 
     def __init__(self, job: Job, folder: RunFolder, ranks: Ranks = ALONE, *, resumed: bool = False) -> None:
         self._folder, self._ranks = folder, ranks
 
     def add(self, layer: LayerParameters) -> dict[str, str]:
-        """Do nothing with a layer, and warn of nothing."""
+        """Do nothing, and return no warnings."""
         return {}
 
     def close(self, layers: Sequence[LayerParameters], fallen: Collection[str]) -> None:
@@ -84,7 +84,7 @@ class CalibrationWriter:
 
 
 def read_calibration(folder: Path) -> Calibration:
-    """Return what fa3 calibrate wrote; raises InvalidInputError where that is not all there, or something else is."""
+    """Return what fa3 calibrate wrote; raises InvalidInputError if files are missing or not as it wrote them."""
     file = folder / PARAMETERS_FILE
     for needed in (file, folder / REPORT_FILE):
         if not is_file(needed):
@@ -94,7 +94,7 @@ def read_calibration(folder: Path) -> Calibration:
         identity = typed(report.identity, _Identity)
         layers = typed(read_tree(file), tuple[LayerParameters, ...])
         if report.parameters_sha256 != file_sha256(file):
-            raise ValueError(f"{REPORT_FILE} was written with other parameters")
+            raise ValueError(f"{REPORT_FILE} belongs to other parameters")
         return Calibration(
             folder=folder,
             identity=report.identity,
@@ -114,7 +114,7 @@ def read_calibration(folder: Path) -> Calibration:
 
 
 def require_complete(job: Job, found: Calibration) -> None:
-    """Raise InvalidInputError where a calibration does not speak of the job's layers, or of a range that is no range."""
+    """Raise InvalidInputError if a calibration does not cover exactly the job's layers, or holds an invalid range."""
     parts = [*job.model.layers, *job.quantized_head]
     named = [layer.name for layer in found.layers]
     if named != parts:
@@ -130,19 +130,19 @@ def require_complete(job: Job, found: Calibration) -> None:
         wrong += [name for name, roles in layer.attentions.items() if not _are_roles(roles)]
         if wrong:
             raise InvalidInputError(
-                f"{found.folder}: no use as the parameters of {wrong[0]}", hint="run fa3 calibrate again"
+                f"{found.folder}: invalid parameters of {wrong[0]}", hint="run fa3 calibrate again"
             )
 
 
 def _are_roles(roles: Mapping[str, Range]) -> bool:
-    """Tell whether these are ranges of q, k and v, a value a head."""
+    """Tell whether these are valid ranges of q, k and v, one value per head."""
     return roles.keys() == set("qkv") and all(
         _is_range(low, high, low.numel()) for low, high in roles.values()
     )
 
 
 def _is_range(low: Tensor, high: Tensor, count: int = 1) -> bool:
-    """Tell whether these are `count` lowest and highest values."""
+    """Tell whether these are `count` lowest and highest values, finite and in order."""
     if not low.shape == high.shape == (count,) or not count or not low.is_floating_point():
         return False
     return bool(low.isfinite().all() and high.isfinite().all() and (low <= high).all())
@@ -150,7 +150,7 @@ def _is_range(low: Tensor, high: Tensor, count: int = 1) -> bool:
 
 def _settings(values: Mapping[str, Any]) -> QuantSettings:
     if unknown := values.keys() - {field.name for field in fields(QuantSettings)}:
-        raise ValueError(f"{min(unknown)!r} is no setting")
+        raise ValueError(f"{min(unknown)!r} is not a setting")
     given = {field.name: values[field.name] for field in fields(QuantSettings)} | dict(values)
     texts = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     return resolve_settings({}, given | texts).values

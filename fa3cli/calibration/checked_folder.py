@@ -1,4 +1,4 @@
-"""A folder of weights as transformers and diffusers may see it: no code, no way out of it, nothing that never ends."""
+"""Copies a weights folder for transformers and diffusers: without code, paths that lead elsewhere, or endless files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fa3cli.files.reading import LARGE, read_bytes, require_regular
 
 __all__ = ["checked_copy", "checked_file", "copy_checked", "require_regular_files"]
 
-# What the libraries read whole, by name.
+# Files that the libraries read whole.
 _DOCUMENTS = (
     "*config.json", "*index.json", "tokenizer*", "*vocab*", "merges.txt", "*tokens*.json", "*.model",
     "*.jinja", "chat_template*", "*.tiktoken", "*.spm", "*.codes",
 )  # fmt: skip
-# Code, what can hold some, and what sends transformers to the weights of another folder.
+# Code, pickles (which can hold code), and files that make transformers load the weights of another folder.
 _LEFT_OUT = (
     "*.py", "*.pyc", "*.so", "*.bin", "*.bin.index.json", "*.ckpt", "*.pt", "*.pth", "*.pkl", "adapter_config.json",
 )  # fmt: skip
@@ -29,10 +29,10 @@ _HINT = "fetch the folder again, or move the file elsewhere"
 
 @contextmanager
 def checked_copy(folder: Path, wanted: str = "*") -> Iterator[Path]:
-    """Give a folder with what a library may read of this one, if it is not to run its code; of files `wanted` by name.
+    """Give a temporary folder with the files that a library may read without running this folder's code.
 
-    Documents are copies: what they say is what was looked at, whatever becomes of the originals. Raises as
-    `copy_checked` does.
+    `wanted` is a glob for file names. Documents are copies, so that the library reads the bytes that were checked, even
+    if the originals change. Raises as `copy_checked` does.
     """
     with TemporaryDirectory(prefix="fa3-checked-") as place:
         copy_checked(folder, Path(place), wanted)
@@ -40,24 +40,24 @@ def checked_copy(folder: Path, wanted: str = "*") -> Iterator[Path]:
 
 
 def copy_checked(folder: Path, target: Path, wanted: str = "*") -> None:
-    """Fill `target` with a folder's documents and links to its other files, but without its code.
+    """Fill `target` with copies of a folder's documents and links to its other files, without its code.
 
-    Raises InvalidInputError as `require_regular_files` does, and what `checked_document` does.
+    Raises the errors of `require_regular_files` and `checked_document`.
     """
     require_regular_files(folder)
     for file in _files(folder):
         copied = target / file.relative_to(folder)
-        if _is_any(file, _LEFT_OUT) or not fnmatch(file.name, wanted):
+        if _matches_any(file, _LEFT_OUT) or not fnmatch(file.name, wanted):
             continue
         copied.parent.mkdir(exist_ok=True)
-        if _is_any(file, _DOCUMENTS):
+        if _matches_any(file, _DOCUMENTS):
             copied.write_bytes(checked_file(file))
         else:
             copied.symlink_to(file.absolute())
 
 
 def checked_file(file: Path) -> bytes:
-    """Return the bytes of a document without what leads to other files; raises as `checked_document` does."""
+    """Return the bytes of a document without paths of other files; raises as `checked_document` does."""
     try:
         data = read_bytes(file, LARGE)
     except OSError as error:
@@ -66,19 +66,19 @@ def checked_file(file: Path) -> bytes:
 
 
 def require_regular_files(folder: Path) -> None:
-    """Raise InvalidInputError for a file that is there whose reading would never end, or fill the memory.
+    """Raise InvalidInputError for a file that a reader would never finish, or that would fill the memory.
 
-    A pipe is one, and so is a link to a device.
+    Examples are a pipe and a link to a device.
     """
     for file in _files(folder):
         try:
-            require_regular(file, LARGE if _is_any(file, _DOCUMENTS) else None)
+            require_regular(file, LARGE if _matches_any(file, _DOCUMENTS) else None)
         except OSError as error:
             raise InvalidInputError(f"{file}: {error.strerror}", hint=_HINT) from error
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield what is no folder, here and in the subfolder of templates; broken links are no files."""
+    """Yield the files of a folder and of its subfolder of templates; broken links are left out."""
     try:
         entries = [
             entry for place in (folder, folder / _TEMPLATES) if place.is_dir() for entry in place.iterdir()
@@ -88,5 +88,5 @@ def _files(folder: Path) -> Iterator[Path]:
         raise InvalidInputError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-def _is_any(file: Path, patterns: tuple[str, ...]) -> bool:
+def _matches_any(file: Path, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(file.name, pattern) for pattern in patterns)

@@ -1,4 +1,4 @@
-"""The weights of a model folder: safetensors shards, checked up front and read by tensor name."""
+"""Opens the safetensors shards of a model folder, checks their headers, and reads tensors by name."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _LFS = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a shard's header says of a tensor."""
+    """A tensor's entry in its shard's header."""
 
     file: str
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
     begin: int = 0
-    """Where its values begin in the file."""
+    """Offset of its values in the file, in bytes."""
 
 
 @dataclass(frozen=True)
 class _Index:
-    """What is read of an index: the file of each tensor."""
+    """The part of an index that is read: the file of each tensor."""
 
     weight_map: dict[str, Any]
 
@@ -47,9 +47,9 @@ class _Index:
 class Checkpoint:
     """Tensors of a weights folder by name. Opening reads headers only.
 
-    `file` is the weights' name where they are one file; several have an index named after it. Raises
-    InvalidInputError where there are none, a shard is missing or truncated, or the index names a tensor its
-    shard doesn't hold or a file outside the folder.
+    `file` is the name of a single weights file; several files have an index with that name. Raises InvalidInputError if
+    there are no weights, a shard is missing or truncated, or the index names a tensor that its shard doesn't hold or a
+    file outside the folder.
     """
 
     def __init__(self, folder: Path, file: str = _FILE) -> None:
@@ -58,16 +58,16 @@ class Checkpoint:
         index = folder / f"{file}.index.json"
         shards = _read_index(index) if index.exists() else {}
         if (folder / file).exists() and file not in shards:
-            shards = {file: None}  # which transformers prefers to an index of other files
+            shards = {file: None}  # transformers, too, prefers the single file to an index of others
         if not shards:
             raise no_weights(folder, file)
         self.tensors: dict[str, TensorInfo] = {}
         for shard, names in shards.items():
             held = read_header(folder, shard)
-            lacking = sorted(set(names or ()) - held.keys())
-            if lacking:
+            missing = sorted(set(names or ()) - held.keys())
+            if missing:
                 raise InvalidInputError(
-                    f"{index}: {lacking[0]} should be in {shard}, but is not ({len(lacking)} such tensors)",
+                    f"{index}: {missing[0]} should be in {shard}, but is not ({len(missing)} such tensors)",
                     hint="index and shards are from different downloads: fetch the folder again",
                 )
             self.tensors.update({name: held[name] for name in (names or held)})
@@ -89,7 +89,7 @@ class Checkpoint:
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Return tensors that share memory with the mapped shards; dropping them releases the pages.
 
-        Raises InvalidInputError where one holds NaN or an infinity.
+        Raises InvalidInputError if one holds NaN or an infinity.
         """
         by_file = defaultdict(list)
         for name in names:
@@ -106,19 +106,19 @@ class Checkpoint:
                 finite = is_finite(tensors[name])
             except NotImplementedError as error:  # float8 and smaller
                 raise InvalidInputError(
-                    f"{self.path(name)}: {name} is {tensors[name].dtype}, in which no model computes",
-                    hint="quantized checkpoints are no input: fetch the model in bfloat16 or float16",
+                    f"{self.path(name)}: {name} is {tensors[name].dtype}, a dtype in which no model computes",
+                    hint="fa3 does not read quantized checkpoints: fetch the model in bfloat16 or float16",
                 ) from error
             if not finite:
                 raise InvalidInputError(
                     f"{self.path(name)}: {name} holds NaN or infinite values",
-                    hint="fetch the file again, or mend the checkpoint",
+                    hint="fetch the file again, or repair the checkpoint",
                 )
         self._finite.update(tensors)
         return tensors
 
     def read_ahead(self, names: Iterable[str]) -> None:
-        """Have the system read tensors into its page cache, where it can, while something else is done."""
+        """Start reading tensors into the system's page cache in the background, where the system supports it."""
         if hasattr(os, "posix_fadvise"):
             Thread(target=self._read_ahead, args=(list(names),), daemon=True).start()
 
@@ -141,7 +141,7 @@ def is_finite(tensor: Tensor) -> bool:
     """Tell whether all values are finite."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
-    # Both extremes of a tensor with a NaN are NaN; no temporary of the tensor's size is made.
+    # aminmax returns NaN for a tensor that holds one, and needs no temporary of the tensor's size.
     return all(bound.isfinite() for bound in tensor.aminmax())
 
 
@@ -171,7 +171,7 @@ def _is_lfs_pointer(path: Path) -> bool:
 
 
 def read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
-    """Return what a shard holds, after checking that it is all there."""
+    """Return the tensors of a shard by name, after checking that the file is complete."""
     path = folder / file
     try:
         entries, _ = tensor_files.read_header(path)
@@ -185,7 +185,7 @@ def read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
                 f"{path}: a git-lfs pointer, not the file", hint="git lfs pull"
             ) from error
         raise InvalidInputError(
-            f"{path}: not a whole safetensors file ({error})",
+            f"{path}: not a complete safetensors file ({error})",
             hint="the download was cut short: fetch it again",
         ) from error
     return {

@@ -1,4 +1,4 @@
-"""The weights a folder without any would hold, as its config.json describes them: enough for a plan."""
+"""Derives names, shapes and dtypes of weights from config.json alone: enough for a plan."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torc
 
 
 class ConfigWeights:
-    """Stands in for a Checkpoint: names and shapes are the model's own, floats are stored in `dtype`.
+    """Replaces a Checkpoint: names and shapes are the model's, floats are stored in `dtype`.
 
-    Reading raises the InvalidInputError that opening the folder's Checkpoint would.
+    Reading raises the same InvalidInputError as opening the folder's Checkpoint.
     """
 
     def __init__(self, folder: Path, model: nn.Module, dtype: torch.dtype) -> None:
         self.folder = folder
         self.files: list[str] = []
         named = dict(model.named_parameters(remove_duplicate=False))
-        aliases = named.keys() - dict(model.named_parameters()).keys()  # of tied ones, which are stored once
+        aliases = named.keys() - dict(model.named_parameters()).keys()  # tied tensors are stored once
         self.tensors = {
             name: _info(tensor, dtype) for name, tensor in model.state_dict().items() if name not in aliases
         }
 
     def path(self, name: str) -> Path:
-        """Return the folder: no file of it holds a tensor."""
+        """Return the folder, since there are no files of weights."""
         return self.folder
 
     def read_ahead(self, names: Iterable[str]) -> None:
@@ -44,7 +44,7 @@ class ConfigWeights:
 
 
 def has_weights(folder: Path) -> bool:
-    """Tell whether a folder holds files of weights, sound or not."""
+    """Tell whether a folder holds files of weights, valid or not."""
     return any(any(folder.glob(pattern)) for pattern in _WEIGHT_FILES)
 
 

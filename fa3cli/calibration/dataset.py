@@ -1,4 +1,4 @@
-"""Calibration and evaluation text: one json object a line, one line a forward."""
+"""Reads calibration and evaluation text: one json object per line, one forward per line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fa3cli.calibration.lazy_tokenizer import LazyTokenizer
 from fa3cli.calibration.records import KEYS, token_ids
-from fa3cli.calibration.stand_in_tokenizer import StandInTokenizer, has_tokenizer
+from fa3cli.calibration.stand_in_tokenizer import TokenEstimate, has_tokenizer
 from fa3cli.calibration.text_lines import numbered_lines
 from fa3cli.errors import InvalidInputError
 from fa3cli.files.documents import parse_json
@@ -26,9 +26,9 @@ DEFAULT_CALIBRATION = Path(__file__).parent.parent / "data" / "calibration.jsonl
 
 @dataclass(frozen=True)
 class Sample:
-    """What one forward of a causal LM is called with; `origin` says where it stands, `cut` whether it was longer.
+    """The arguments of one forward of a causal LM; `origin` names its file and line, `cut` says whether it was shortened.
 
-    One that is `estimated` has about as many tokens as its text would have, and none of them is real.
+    An `estimated` sample has about as many tokens as its text would have, but their ids are not real.
     """
 
     origin: str
@@ -44,7 +44,7 @@ class Sample:
 
     @property
     def mask(self) -> Tensor | None:
-        """The tokens that are no padding, bool `[B, S]`; None where all are."""
+        """True for real tokens, False for padding, bool `[B, S]`; None if there is no padding."""
         mask = self.arguments.get("attention_mask")
         if mask is None or mask.shape != self.arguments["input_ids"].shape or mask.all():
             return None
@@ -72,13 +72,13 @@ def read_samples(
 ) -> list[Sample]:
     """Read the first `count` lines of a jsonl file as token ids, with the tokenizer of `folder` where needed.
 
-    Each is cut to `max_length` tokens. Raises InvalidInputError with the line's number for a broken or
+    Each sample is cut to `max_length` tokens. Raises InvalidInputError with the line's number for a broken or
     empty line, a token outside the vocabulary, or a sample longer than `longest`, the model's positions.
-    To `estimate`, a folder need have no tokenizer.
+    With `estimate`, the folder may lack a tokenizer.
     """
     samples = []
     estimate = estimate and not has_tokenizer(folder)
-    tokenizer = partial(StandInTokenizer, longest) if estimate else LazyTokenizer(folder, trust_remote_code)
+    tokenizer = partial(TokenEstimate, longest) if estimate else LazyTokenizer(folder, trust_remote_code)
     for number, record in islice(_read_records(file), count):
         origin = f"{file}, line {number}"
         try:
@@ -96,7 +96,7 @@ def read_samples(
 
 
 def require_fit(sample: Sample, longest: int | None, vocab_size: int | None) -> None:
-    """Raise InvalidInputError for a sample without tokens, too long for the model, or with tokens it has not."""
+    """Raise InvalidInputError for a sample without tokens, longer than the model's positions, or outside its vocabulary."""
     ids = sample.arguments["input_ids"]
     if ids.numel() == 0:
         raise InvalidInputError(f"{sample.origin}: no tokens", hint="remove the line")
@@ -124,5 +124,5 @@ def _read_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, record
     if not number:
         raise InvalidInputError(
-            f"{file}: empty; expected one json object a line", hint=f"a line holds {KEYS}"
+            f"{file}: empty; expected one json object per line", hint=f"a line holds {KEYS}"
         )

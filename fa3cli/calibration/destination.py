@@ -1,4 +1,4 @@
-"""Where a job's exports go and in what form: targets, save types, sizes of files."""
+"""Chooses where a job's exports go and in which form: targets, save types, file sizes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SAVE_TYPES = ("safe_tensor", "numpy")
 
 
 def default_output(folder: Path, output: str | Path | None) -> Path:
-    """Return where an export goes: beside the weights, unless told otherwise.
+    """Return the folder of an export: `output`, or by default one beside the weights.
 
-    Raises ConflictError where that is the weights folder, or among files below it.
+    Raises ConflictError if that is the weights folder, or lies among files inside it.
     """
     place = Path(os.path.abspath(output or folder.with_name(f"{folder.name}-w8a8-fa3")))
     weights, real = Path(os.path.realpath(folder)), Path(os.path.realpath(place))
@@ -32,7 +32,7 @@ def default_output(folder: Path, output: str | Path | None) -> Path:
 
 
 def _require_no_files_around(place: Path, weights: Path) -> None:
-    """Raise ConflictError for an output in a folder of the model's: what lies there is part of what the next run reads."""
+    """Raise ConflictError for an output among the model's files: the next run would read it as part of the model."""
     for folder in place.parents[: place.parents.index(weights)]:
         if folder.is_dir() and any(path.is_file() for path in folder.iterdir()):
             raise ConflictError(
@@ -50,8 +50,8 @@ def where_to_save(
 ) -> dict[str, Any]:
     """Return a job's targets, save_types and part_bytes, for a language model or a transformer of a pipeline.
 
-    Raises UsageError for what cannot be, UnsupportedError for what a target has not: this kind of model, a save type,
-    several files.
+    Raises UsageError for an invalid value, UnsupportedError if a target lacks support for this kind of model, a save type
+    or several files.
     """
     chosen = targets_named(targets, pipelines=pipelines)
     if unknown := [name for name in save_types if name not in _SAVE_TYPES]:
@@ -60,9 +60,9 @@ def where_to_save(
         if other := set(save_types) - set(target.save_types):
             raise UnsupportedError(
                 f"save_type {min(other)} for target {target.name}: its engine reads {' and '.join(target.save_types)} alone",
-                hint=f"leave save_type at {target.save_types[0]}"
+                hint=f"use save_type {target.save_types[0]}"
                 if pipelines
-                else "export it for target modelslim, in a run of its own or with fa3 calibrate and fa3 export",
+                else "export it for target modelslim, in a separate run or with fa3 calibrate and fa3 export",
             )
     if part_file_size is not None and not 0 < part_file_size < 1e6:
         raise UsageError(
@@ -70,8 +70,8 @@ def where_to_save(
         )
     if whole := [target.name for target in chosen if part_file_size is not None and not target.sharded]:
         raise UnsupportedError(
-            f"part_file_size for target {whole[0]}: its engine opens one weight file by its name, and no index",
-            hint="leave part_file_size away",
+            f"part_file_size for target {whole[0]}: its engine opens one weight file by name, and reads no index",
+            hint="omit part_file_size",
         )
     return {
         "targets": chosen,

@@ -1,4 +1,4 @@
-"""The device a run computes on: found by name, set up, and what it can do."""
+"""Finds a run's device by name, sets it up, and tells what it can do."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ _NAME = re.compile(r"(auto|cpu|(?:npu|cuda)(?::(\d+))?)")
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of that name, ready for use: `auto`, `cpu`, `npu`, `cuda`, the last two with a number or without.
+    """Return the device of that name, ready for use: `auto`, `cpu`, `npu`, `npu:N`, `cuda` or `cuda:N`.
 
-    `auto` is an NPU or a CUDA device where there is one. Without a number, each rank of a machine has one of its own.
-    Raises UsageError for another name, MissingCapabilityError where this machine lacks the device.
+    `auto` chooses an NPU or a CUDA device if there is one. Without a number, each rank of a machine gets its own device.
+    Raises UsageError for another name, MissingCapabilityError if this machine lacks the device.
     """
     found = _NAME.fullmatch(name)
     if found is None:
         raise UsageError(f"--device {name}: expected auto, cpu, npu, npu:N, cuda or cuda:N")
     kind, number = name.partition(":")[0], found[2]
     if kind == "auto":
-        kind = next((each for each in ("npu", "cuda") if _count(each)), "cpu")
+        kind = next((candidate for candidate in ("npu", "cuda") if _count(candidate)), "cpu")
     if kind == "cpu":
         return torch.device("cpu")
     backend = _npu(name) if kind == "npu" else torch.cuda
     count = backend.device_count() if backend.is_available() else 0
+    # torchrun sets LOCAL_RANK, the number of a rank on its machine.
     index = int(number) if number else int(os.environ.get("LOCAL_RANK", "0")) % max(count, 1)
     if index >= count:
         raise MissingCapabilityError(
@@ -45,7 +46,7 @@ def device_of(name: str) -> torch.device:
 
 
 def device_kind(device: torch.device) -> str:
-    """Return what kind of device this is, its model's name with it."""
+    """Return the device's type and the name of its model."""
     name = getattr(_backend(device), "get_device_name", None)
     return f"{device.type}, {name(device)}" if name else device.type
 
@@ -57,7 +58,7 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give memory that torch keeps for later back to the device."""
+    """Return the memory in torch's cache to the device."""
     empty = getattr(_backend(device), "empty_cache", None)
     if empty is not None:
         empty()
@@ -69,7 +70,7 @@ def _backend(device: torch.device) -> ModuleType | None:
 
 
 def _count(kind: str) -> int:
-    """Return how many devices of a kind there are, without complaint."""
+    """Return the number of devices of a kind; 0 if its backend cannot be imported."""
     if kind == "npu" and util.find_spec("torch_npu") is None:
         return 0
     try:
@@ -80,10 +81,10 @@ def _count(kind: str) -> int:
 
 
 def _npu(name: str) -> ModuleType:
-    """Return torch.npu, imported and told to run operators as they are, not to compile each shape anew."""
+    """Import torch_npu and return torch.npu, set to use prebuilt operators: otherwise it compiles for every new shape."""
     try:
         importlib.import_module("torch_npu")
-    except Exception as error:  # a driver that does not fit raises what it likes
+    except Exception as error:  # a driver of a wrong version raises errors of any class
         raise MissingCapabilityError(
             f"--device {name}: torch_npu cannot be imported ({brief(error)})",
             hint="pip install 'fa3cli[npu]' in the version of this torch, and source CANN's set_env.sh",

@@ -1,4 +1,4 @@
-"""How much of the disk a job needs, from headers alone: for its exports or parameters, and for its journal."""
+"""Computes from headers how much disk space a job needs: for its exports or parameters, and for its journal."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from fa3cli.quantization.linear import linear_layout
 
 __all__ = ["bytes_written", "export_bytes", "journal_bytes"]
 
-_TENSOR = 160  # bytes of a tensor's entries in header and description
-_PICKLED = 2048  # what a tensor in a numpy file takes beside its values
+_TENSOR = 160  # bytes per tensor in the header and the description file
+_PICKLED = 2048  # bytes per tensor in a numpy file, its values aside
 _RECORD = 1 << 15
 
 
 def bytes_written(job: Job) -> int:
-    """Return the bytes of all that a job keeps when it is done, and of what it needs to make it."""
+    """Return the bytes of all files that a job writes, including those it removes at its end."""
     if not job.targets:
-        smoothing = 8 * sum(job.model.shape(name)[0] for name in job.model.stored)  # a scale a channel
+        smoothing = 8 * sum(job.model.shape(name)[0] for name in job.model.stored)  # one scale per channel
         return _TENSOR * len(_names(job)) + smoothing * (job.settings.anti_method != "none")
-    # numpy files are made from the safetensors, which go at the end if they were not asked for.
+    # numpy files are made from safetensors; if those were not requested, they are removed at the end.
     export = export_bytes(job)
     numpy = export + _PICKLED * len(_names(job)) if "numpy" in job.save_types else 0
     return len(job.targets) * (export + numpy)
 
 
 def export_bytes(job: Job) -> int:
-    """Return the bytes of the safetensors and documents for one target, at most."""
+    """Return an upper bound of the bytes of the safetensors and documents for one target."""
     model, norms = job.model, wrapped_norms(job.model, job.settings.anti_method)
     weights = sum(_written_bytes(job, name) for name in model.stored)
     weights += sum(4 * model.nbytes(f"{norm}.weight") for norm in norms)
@@ -40,16 +40,16 @@ def export_bytes(job: Job) -> int:
     weights += sum(
         2 * model.dtype.itemsize * model.shape(name)[0] for name in channels if name in model.stored
     )
-    return weights + _fallen_bytes(job) + _TENSOR * len(_names(job))
+    return weights + _fallback_bytes(job) + _TENSOR * len(_names(job))
 
 
 def journal_bytes(job: Job, todo: Sequence[Streams]) -> int:
-    """Return the bytes of the states of all forwards at two borders of layers, and of a record a visit."""
+    """Return the bytes of all forwards' states after two layers, and of one record per visit."""
     hidden = getattr(job.model.config, "hidden_size", 0) * job.model.dtype.itemsize
     tokens = [sample.tokens for sample in job.samples]
     states = max(
-        sum(sum(tokens[:count]) for count in (each.smoothing, each.features, each.calibration))
-        for each in todo
+        sum(sum(tokens[:count]) for count in (streams.smoothing, streams.features, streams.calibration))
+        for streams in todo
     )
     return 2 * states * hidden + len(todo) * (len(job.model.layers) + 1) * _RECORD
 
@@ -61,8 +61,8 @@ def _names(job: Job) -> list[str]:
     return modelslim.exported_names(job.model.names, job.quantized, job.attentions, norms)
 
 
-def _fallen_bytes(job: Job) -> int:
-    """Return how much larger disable_level makes an export at most: which linears it leaves float is seen later."""
+def _fallback_bytes(job: Job) -> int:
+    """Return an upper bound of the bytes that disable_level adds: which linears stay float is known only later."""
     stored = {name for name in job.quantized if f"{name}.weight" in job.model.stored}
     groups = [] if job.settings.reference else list(fused_groups(stored))
     alone = stored - {name for group in groups for name in group}
@@ -74,7 +74,7 @@ def _fallen_bytes(job: Job) -> int:
 
 
 def _written_bytes(job: Job, name: str) -> int:
-    """Return the bytes that become of a float tensor in the export."""
+    """Return the bytes that a float tensor takes in the export."""
     module, _, leaf = name.rpartition(".")
     if module not in job.quantized or leaf != "weight":
         return job.model.nbytes(name)

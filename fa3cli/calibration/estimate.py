@@ -1,4 +1,4 @@
-"""About how long a run will take: one decoder layer of made-up weights, run and quantized as all will be."""
+"""Estimates how long a run takes: runs and quantizes one decoder layer with synthetic weights, and measures the time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from fa3cli.calibration.dataset import Sample
 from fa3cli.calibration.job import Job
-from fa3cli.calibration.made_up_weights import MadeUpWeights
+from fa3cli.calibration.made_up_weights import SyntheticWeights
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.passes import calibrate
 from fa3cli.calibration.plan import Plan
@@ -27,21 +27,21 @@ from fa3cli.quantization.anti_outlier.methods import METHODS
 from fa3cli.quantization.linear import quantize_linear
 from fa3cli.quantization.reference_linear import quantize_reference_linear
 
-__all__ = ["BYTES_A_SECOND", "estimate_seconds"]
+__all__ = ["BYTES_PER_SECOND", "estimate_seconds"]
 
-BYTES_A_SECOND = 500_000_000
-"""How fast weights are taken to be read and written: a plan has no files to try it on."""
+BYTES_PER_SECOND = 500_000_000
+"""Assumed speed of reading and writing weights: a plan may have no files to measure it with."""
 _TOKENS = 256
-_WORK = 3 << 35  # parameters x tokens of a timed forward: about a second of two cores
+_WORK = 3 << 35  # parameters x tokens of a timed forward: about one second on two cores
 _SHORT = 1.0
-"""Seconds below which what a process does once outweighs what it does in every layer: then it is timed again."""
+"""If a layer took fewer seconds, the process's one-time work (imports, caches) dominates, and the layer is timed again."""
 
 
 def estimate_seconds(job: Job, planned: Plan) -> float | None:
-    """Return about how many seconds a run takes on this machine; None where a layer finds no room to be timed.
+    """Return about how many seconds a run takes on this machine; None if the memory is too small to time a layer.
 
-    The layer stands for all of them, by their bytes. Attention's part, which grows with the square of a sample's
-    length, is taken to grow with the length.
+    One layer's time is scaled to all layers by their bytes. The time of attention grows with the square of a sample's
+    length; the estimate treats it as linear.
     """
     model = job.model
     if 1.5 * model.layer_bytes > psutil.virtual_memory().available:
@@ -50,30 +50,34 @@ def estimate_seconds(job: Job, planned: Plan) -> float | None:
     if took.once < _SHORT:
         took = _time_layer(job)
     tokens = [sample.tokens for sample in job.samples]
-    streams = [count for each in passes(job) for count in (each.smoothing, each.features, each.calibration)]
-    forward = took.token * sum(sum(tokens[:count]) for count in streams)
+    counts = [
+        count
+        for streams in passes(job)
+        for count in (streams.smoothing, streams.features, streams.calibration)
+    ]
+    forward = took.token * sum(sum(tokens[:count]) for count in counts)
     names = [name for part in [*model.layers, *job.quantized_head] for name in model.of_layer[part]]
     layers = model.nbytes(*names) / model.layer_bytes
-    return layers * (took.once + forward) + (planned.bytes_read + planned.bytes_written) / BYTES_A_SECOND
+    return layers * (took.once + forward) + (planned.bytes_read + planned.bytes_written) / BYTES_PER_SECOND
 
 
 @dataclass(frozen=True)
 class _LayerTime:
-    """Seconds a layer takes once, and for each token that passes it."""
+    """Seconds per layer that do not depend on the samples, and seconds per token."""
 
     once: float
     token: float
 
 
 def _time_layer(job: Job) -> _LayerTime:
-    """Run the largest layer, and those before it, on two samples: the second finds everything warm.
+    """Run the largest layer, and those before it, on two samples: the second runs with warm caches.
 
-    What the layer's error takes, on a sample as long, is part of what a layer takes once.
+    `once` includes the time of the layer's error, on a sample of the same length.
     """
     trial = _trial(job)
     model, weights = trial.model, trial.model.checkpoint
     largest = list(model.layers)[-1]
-    ended = [time.perf_counter()]  # of each layer, without what making up its weights took
+    ended = [time.perf_counter()]  # end of each layer, without the time spent on synthetic weights
 
     def write(layer: LayerParameters) -> dict[str, str]:
         _quantize(trial, layer)
@@ -90,14 +94,14 @@ def _time_layer(job: Job) -> _LayerTime:
 
 
 def _trial(job: Job) -> Job:
-    """Return the job for the layers up to the largest, with weights made up and two short samples."""
+    """Return the job for the layers up to the largest, with synthetic weights and two short samples."""
     sizes = {layer: job.model.nbytes(*names) for layer, names in job.model.of_layer.items()}
     count = 1 + max(
         range(len(job.model.layers)), key=[sizes[layer] for layer in job.model.layers].__getitem__
     )
     timed = list(islice(job.model.layers, count))
     whole = {name for layer in timed for name in job.model.of_layer[layer]}
-    weights = MadeUpWeights(job.folder, job.model.model, job.model.dtype, whole)
+    weights = SyntheticWeights(job.folder, job.model.model, job.model.dtype, whole)
     model = StreamedModel(job.model.model, weights, job.model.dtype, job.model.device)
     model.layers = {layer: model.layers[layer] for layer in timed}
     return replace(
@@ -111,15 +115,15 @@ def _trial(job: Job) -> Job:
 
 
 def _sample(job: Job) -> Sample:
-    """Return a sample of the mean length, or of as many tokens as soon pass a large layer."""
+    """Return a sample of the mean length, or shorter if a large layer would take too long for that."""
     mean = sum(sample.tokens for sample in job.samples) // len(job.samples)
-    soon = _WORK * job.model.dtype.itemsize // job.model.layer_bytes
-    tokens = max(1, min(mean, _TOKENS, soon))
+    affordable = _WORK * job.model.dtype.itemsize // job.model.layer_bytes
+    tokens = max(1, min(mean, _TOKENS, affordable))
     return Sample("made up", {"input_ids": torch.arange(tokens).remainder(job.model.config.vocab_size)[None]})
 
 
 def _no_smoothing(model: StreamedModel, layer: str, anti_method: str) -> dict[str, torch.Tensor]:
-    """Return scales of 1: smoothing a layer takes as long whatever they are, and finding them is timed apart."""
+    """Return scales of 1: the time to apply scales does not depend on their values; the search is timed separately."""
     if anti_method == "none":
         return {}
     return {
@@ -129,7 +133,7 @@ def _no_smoothing(model: StreamedModel, layer: str, anti_method: str) -> dict[st
 
 
 def _quantize(job: Job, layer: LayerParameters) -> None:
-    """Quantize a layer's linears and forget them."""
+    """Quantize a layer's linears and drop the results."""
     quantize = quantize_reference_linear if job.settings.reference else quantize_linear
     for name, (low, high) in layer.linears.items():
         linear = job.model.model.get_submodule(name)
@@ -139,7 +143,7 @@ def _quantize(job: Job, layer: LayerParameters) -> None:
 
 @contextmanager
 def _timed_calls(module: nn.Module) -> Iterator[list[float]]:
-    """Yield the seconds of each call of a module within the block, its forward alone: hooks may suspend it."""
+    """Yield the seconds of each call of a module's forward within the block; hooks are left out, since they suspend it."""
     seconds, forward = [], module.forward
 
     @wraps(forward)

@@ -1,4 +1,4 @@
-"""Compares an export with the float model it was made from, on text."""
+"""Compares an export with its float model on text."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from fa3cli.quantization.simulation import simulate
 
 __all__ = ["Comparison", "compare"]
 
-_BLOCK = 256  # positions whose logits are brought to float32 at a time
+_BLOCK = 256  # positions whose logits are converted to float32 at a time
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far the simulated quantized model is from the float one, over all predicted tokens."""
+    """Differences between the simulated quantized model and the float model, over all predicted tokens."""
 
     samples: int
     samples_cut: int
@@ -43,7 +43,7 @@ class Comparison:
     top1_agreement: float
     """Share of tokens for which both predict the same one."""
     layer_errors: tuple[float, ...] = ()
-    """Behind each decoder layer, the norm over all states of quantized - float over that of float: errors add up."""
+    """Per decoder layer: norm of (quantized - float) / norm of float over all output states; errors accumulate."""
 
 
 def compare(
@@ -55,7 +55,7 @@ def compare(
     trust_remote_code: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Comparison:
-    """Run both models side by side, layer by layer, over the lines of `text`."""
+    """Run both models layer by layer over the lines of `text`, and compare their predictions."""
     folder, text = Path(weights_dir), Path(text)
     exported = Checkpoint(Path(export_dir), WEIGHT_FILE)
     fa = any(name.endswith(".fa_q.scale") for name in exported.tensors)
@@ -97,7 +97,7 @@ def _logits(
     states: list[_StateTotals],
     progress: Callable[[Progress], None],
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield each sample's token ids `[S]` and both models' logits `[S, V]`; before, `states` get what layers return."""
+    """Add the layers' outputs to `states`, then yield each sample's token ids `[S]` and both models' logits `[S, V]`."""
     inputs = [sample.inputs(float_model.device) for sample in samples]
     models = (float_model, quantized)
     with ExitStack() as stack:
@@ -125,13 +125,13 @@ def _logits(
 
 
 class _StateTotals:
-    """Sums of squares over the states behind a layer."""
+    """Sums of squares over the output states of a layer."""
 
     def __init__(self) -> None:
         self.noise = self.signal = 0.0
 
     def add(self, expected: Any, found: Any) -> None:
-        """Add a sample: what both layers returned, states `[1, S, C]` or a tuple that begins with them."""
+        """Add one sample's outputs of both layers: states `[1, S, C]`, or a tuple whose first item they are."""
         exact, simulated = (
             (output[0] if isinstance(output, tuple) else output).cpu().double()
             for output in (expected, found)
@@ -141,7 +141,7 @@ class _StateTotals:
 
     def error(self) -> float:
         error = math.sqrt(self.noise / self.signal) if self.signal else math.inf if self.noise else 0.0
-        return math.inf if math.isnan(error) else error  # as broken as can be
+        return math.inf if math.isnan(error) else error  # NaN counts as the largest error
 
 
 class _Totals:
@@ -152,7 +152,7 @@ class _Totals:
         self.nll_float = self.nll_quantized = self.kl = self.agreed = 0.0
 
     def add(self, ids: Tensor, logits: Tensor, simulated: Tensor) -> None:
-        """Add a sample, `[S]` and `[S, V]` twice, a block of positions at a time: vocabularies are large."""
+        """Add a sample, `[S]` and twice `[S, V]`, in blocks of positions: float32 logits of all would be large."""
         for block in zip(ids[1:].split(_BLOCK), logits[:-1].split(_BLOCK), simulated[:-1].split(_BLOCK)):
             self._add_block(*block)
 
@@ -180,5 +180,5 @@ class _Totals:
 def _exp(value: float) -> float:
     try:
         return math.exp(value)
-    except OverflowError:  # a broken export is what a comparison is there to show
+    except OverflowError:  # a broken export must give a result, not an error
         return math.inf

@@ -1,4 +1,4 @@
-"""From parameters that were found before to exports: a layer's weights at a time, on the CPU, without any sample."""
+"""Writes exports from the parameters of an earlier calibration: one layer's weights at a time, on the CPU, no samples."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["ExportJob", "export_calibration", "export_layers", "prepare_export"]
 
 @dataclass(frozen=True)
 class ExportJob(Job):
-    """A job whose samples were seen by the run that calibrated it; their numbers are what is left of them."""
+    """A job from an earlier calibration: it has no samples, only the numbers of samples and tokens."""
 
     sample_count: int = 0
     token_count: int = 0
@@ -51,7 +51,7 @@ def prepare_export(
 ) -> tuple[ExportJob, Calibration]:
     """Read and check everything for exports of a calibration; nothing is written.
 
-    Raises ConflictError where the weights folder is not the one that was calibrated.
+    Raises ConflictError if the weights folder is not the one that was calibrated.
     """
     folder = Path(os.path.abspath(folder))
     destination = where_to_save(target, save_types, part_file_size)
@@ -82,21 +82,21 @@ def prepare_export(
 def export_calibration(
     job: ExportJob, found: Calibration, report: Callable[[Progress], None] = lambda _: None
 ) -> Result:
-    """Write what `prepare_export` has checked, if it isn't there already."""
-    made_of = export_identity(found.identity, job)
-    if earlier := read_result(job, made_of):
+    """Write the exports that `prepare_export` has checked, unless they exist already."""
+    run_identity = export_identity(found.identity, job)
+    if earlier := read_result(job, run_identity):
         RunFolder(job.output).sweep()
         return earlier
-    return export_layers(job, found.layers, made_of, report)
+    return export_layers(job, found.layers, run_identity, report)
 
 
 def export_layers(
     job: Job,
     layers: Sequence[LayerParameters],
-    made_of: dict[str, Any] | None = None,
+    run_identity: dict[str, Any] | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Result:
-    """Write the exports of a job whose parameters were found before."""
+    """Write the exports of a job from its parameters."""
     begin = time.monotonic()
     ticks, written = Ticks(len(layers), len(layers), report), []
     with RunFolder(job.output, bytes_written(job)) as folder:
@@ -112,15 +112,15 @@ def export_layers(
                 warnings = writer.add(layer).values()
             written.append(replace(layer, warnings=(*layer.warnings, *warnings)))
             ticks.layer_ends(job.model.nbytes(*names))
-        return finish(job, folder, writer, written, made_of, begin)
+        return finish(job, folder, writer, written, run_identity, begin)
 
 
 def _require_source(job: ExportJob, found: Calibration) -> None:
-    """Raise ConflictError where the weights folder is not what was calibrated."""
+    """Raise ConflictError if the weights folder differs from the calibrated one."""
     source = source_identity(job)
     if differs := differing({name: found.identity.get(name) for name in source}, source):
         raise ConflictError(
-            f"{job.folder}: not what {found.folder} was calibrated from; other {', '.join(differs)}",
+            f"{job.folder}: not the folder that {found.folder} was calibrated from; different {', '.join(differs)}",
             hint="name the weights folder that fa3 calibrate ran on, patched as it was then (under transformers "
             f"{found.transformers}), or calibrate this one",
         )

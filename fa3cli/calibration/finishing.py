@@ -1,4 +1,4 @@
-"""The end of a run: what fa_amp leaves float, the rest of the files, and the report of what became of each layer."""
+"""Finishes a run: applies fa_amp, writes the remaining files and the report of each layer."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def finish(
     folder: RunFolder,
     writer: LayerWriter | CalibrationWriter,
     layers: Sequence[LayerParameters],
-    made_of: dict[str, Any] | None,
+    run_identity: dict[str, Any] | None,
     begin: float,
     *,
     leads: bool = True,
 ) -> Result | None:
-    """Have the writer write the rest, and report what was made since `begin`, if this rank `leads`."""
+    """Write the remaining files and, if this rank `leads`, the report of the run that started at `begin`."""
     scores = {name: score for layer in layers for name, score in layer.scores.items()}
     fallen = fall_back_attentions(scores, job.settings.fa_amp)
     writer.close(layers, fallen)
@@ -36,7 +36,7 @@ def finish(
     warnings = [text for layer in layers for text in layer.warnings]
     made = list(_layer_results(job, layers, fallen))
     result = make_result(job, folder.export, time.monotonic() - begin, made, warnings)
-    write_reports(job, folder.export, made_of, result)
+    write_reports(job, folder.export, run_identity, result)
     return result
 
 
@@ -55,12 +55,12 @@ def _layer_results(
             fa_reason=_attention_reason(job, attentions, fallen) if attentions and not kept else None,
             fa_score=min(layer.scores.values(), default=None),
             error=layer.error,
-            timesteps=tuple(dict(each) for each in layer.timesteps),
+            timesteps=tuple(dict(peaks) for peaks in layer.timesteps),
         )
 
 
 def _joined_experts(job: Job, layer: LayerParameters) -> dict[str, str]:
-    """Return the experts of a layer that transformers 5 joins into one tensor, of three dimensions."""
+    """Return the experts of a layer that transformers 5 stores as one tensor of three dimensions; they stay float."""
     experts = [name for name in job.model.of_layer[layer.name] if ".experts." in name]
     joined = (name for name in experts if len(job.model.shape(name)) == 3)
     return {name: "experts joined in one tensor" for name in joined}

@@ -1,4 +1,4 @@
-"""What makes two runs the same: an export of the same identity need not be made again."""
+"""Computes a run's identity: hashes, options and versions; runs of the same identity make the same export."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def identity(job: Job) -> dict[str, Any]:
 
 
 def export_identity(calibrated: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    """Return the identity of a job's exports, from that of the calibration they are made of."""
+    """Return the identity of a job's exports: the calibration's identity and the options of the export."""
     if not job.targets:
         return dict(calibrated)
     return {
@@ -48,7 +48,7 @@ def export_identity(calibrated: Mapping[str, Any], job: Job) -> dict[str, Any]:
 
 
 def source_identity(job: Job) -> dict[str, str]:
-    """Return the hashes of what lies in a weights folder: its weights, config and code, and the files beside them."""
+    """Return the hashes of a weights folder: weights, config, code, and the files beside them."""
     headers = json.dumps({name: asdict(info) for name, info in job.model.checkpoint.tensors.items()})
     begins = defaultdict(list)
     for info in job.model.checkpoint.tensors.values():
@@ -64,7 +64,7 @@ def source_identity(job: Job) -> dict[str, str]:
 
 
 def _read(file: Path) -> bytes:
-    """Return the bytes of a file beside the weights; raises InvalidInputError where they can't be had."""
+    """Return the bytes of a file beside the weights; raises InvalidInputError if it cannot be read."""
     try:
         return read_bytes(file, LARGE)
     except OSError as error:
@@ -77,10 +77,11 @@ def _calibration_identity(job: Job) -> dict[str, Any]:
     return {
         **source_identity(job),
         **(_sampled_identity(job) if isinstance(job, TransformerJob) else _text_identity(job.samples)),
+        # Through json: tuples become lists, as in an identity that is read back from a file.
         "settings": json.loads(json.dumps(asdict(job.settings))),
         "dtype": str(job.model.dtype),
         "attn_implementation": str(getattr(job.model.config, "_attn_implementation", None)),
-        # The same sums come out in another order of other kernels, or of another number of threads.
+        # Other kernels or thread counts add floats in another order, so the last bits differ.
         "device": device_kind(job.model.device),
         "cpu": f"{_cpu_model()}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
@@ -99,7 +100,7 @@ def _text_identity(samples: Sequence[AnySample]) -> dict[str, str]:
 
 
 def _sampled_identity(job: TransformerJob) -> dict[str, Any]:
-    """Return what the records of a pipeline's float sampling run depend on, this transformer aside."""
+    """Return the identity of a pipeline's float sampling run, apart from this transformer."""
     sampling = asdict(job.sampling)
     return {
         "calibration": _sha256(*sampling.pop("prompts")),
@@ -110,15 +111,15 @@ def _sampled_identity(job: TransformerJob) -> dict[str, Any]:
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Name the fields in which two identities differ, with their values where these say something."""
+    """Name the fields in which two identities differ, with both values unless they are hashes or missing."""
     names = []
     for field in {**before, **now}:
         old, new = before.get(field), now.get(field)
         if isinstance(old, dict) and isinstance(new, dict):
             names += [f"{field}.{name}" for name in differing(old, new)]
         elif old != new:
-            told = _is_hash(old) or old is None or new is None
-            names.append(field if told else f"{field} ({old!s:.60}, now {new!s:.60})")
+            name_only = _is_hash(old) or old is None or new is None
+            names.append(field if name_only else f"{field} ({old!s:.60}, now {new!s:.60})")
     return names
 
 
@@ -127,7 +128,7 @@ def _is_hash(value: Any) -> bool:
 
 
 def _cpu_model() -> str:
-    """Return the processor's name, as Linux or Python knows it."""
+    """Return the processor's name from /proc/cpuinfo, or from Python."""
     file = Path("/proc/cpuinfo")
     text = file.read_text(errors="replace") if file.is_file() else ""
     found = re.search(r"(?m)^(?:model name|CPU part)\s*:\s*(.*)$", text)
@@ -141,7 +142,7 @@ def _parts(sample: AnySample) -> Iterator[str]:
 
 
 def _fingerprint(file: Path, begins: Sequence[int]) -> str:
-    """Hash a file's size, where each tensor begins, and 256 blocks of 4 KB spread over it: other weights differ there."""
+    """Hash a file's size, the start of each tensor, and 256 blocks of 4 KB spread over it: a sample that is fast to read."""
     size = file.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with file.open("rb") as stream:
@@ -155,5 +156,6 @@ def _sha256(*parts: str | bytes) -> str:
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
+        # With its length, so that other splits of the same bytes have other hashes.
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""One run: what is quantized, how, from which samples, and where the result goes."""
+"""Defines a job: which modules of a model are quantized, how, from which samples, and where the result goes."""
 
 from __future__ import annotations
 
@@ -42,34 +42,34 @@ class Job:
     disabled: Mapping[str, str]
     """Why each of the other linears and attention modules stays float."""
     replayed: bool = False
-    """Whether samples are too large to wait in memory between two layers."""
+    """Whether states between two layers are kept on the disk, since samples are too large for the memory."""
     smoothing: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    """AntiOutlier's scales by layer, where they are known already."""
+    """AntiOutlier's scales by layer, if they were found before."""
     recipe: str = "none"
     folder: Path | None = None
     output: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
-    """config.json as it was before the patch."""
+    """The content of config.json before the patch."""
     targets: tuple[Target, ...] = targets_named(())
-    """Without any, the parameters themselves are what is kept."""
+    """If empty, the run writes its parameters instead of exports."""
     save_types: tuple[str, ...] = ("safe_tensor",)
     part_bytes: int | None = None
 
     @property
     def quantized_head(self) -> list[str]:
-        """The linear behind the decoder layers, in a list, where it is quantized."""
+        """The name of the linear after the decoder layers, in a list; empty if it is not quantized."""
         return [self.model.head] if self.model.head in self.quantized else []
 
     @property
     def places(self) -> dict[str | None, Path]:
-        """Where in the output each target's export lies: several have a folder each. None stands for a calibration."""
+        """Each target's folder within the output: subfolders if there are several targets. The key None is a calibration."""
         names = [target.name for target in self.targets]
         return {name: Path(name) for name in names} if len(names) > 1 else {(*names, None)[0]: Path()}
 
-    def gathered(
+    def with_samples(
         self, folder: RunFolder, ranks: Ranks, report: Callable[[Progress], None], stop: Callable[[], bool]
     ) -> Job:
-        """Return the job with its samples at hand; what it takes to make them stays in the run's folder."""
+        """Return the job with its samples; a subclass that has to make them keeps its files in the run's folder."""
         return self
 
     @property
@@ -79,7 +79,7 @@ class Job:
 
     @property
     def token_count(self) -> int:
-        """Number of tokens in them."""
+        """Number of tokens in all calibration samples."""
         return sum(sample.tokens for sample in self.samples)
 
 
@@ -91,7 +91,7 @@ def make_job(
     kind: type[AnyJob] = Job,
     **where: Any,
 ) -> AnyJob:
-    """Decide which modules are quantized; raises InvalidInputError for a disable name that matches none."""
+    """Choose the modules that are quantized; raises InvalidInputError for a name or glob that matches no module."""
     settings = resolved.values
     linears = list(model.linears())
     attentions = [name for layer in model.layers for name in model.attentions(layer)]

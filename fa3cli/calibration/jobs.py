@@ -1,4 +1,4 @@
-"""The jobs of a folder: one for a language model, one for each transformer of a pipeline."""
+"""Makes the jobs of a folder: one for a language model, one per transformer of a pipeline."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from fa3cli.errors import InvalidInputError, UsageError
 
 __all__ = ["prepare_jobs"]
 
-_OF_PIPELINES = ("prompts", "steps", "height", "width", "frames", "guidance", "seed", "max_records")
-_OF_LANGUAGE_MODELS = ("calib", "samples", "max_length", "attn_implementation")
+_PIPELINE_OPTIONS = ("prompts", "steps", "height", "width", "frames", "guidance", "seed", "max_records")
+_LANGUAGE_MODEL_OPTIONS = ("calib", "samples", "max_length", "attn_implementation")
 
 
 def prepare_jobs(folder: str | Path, **options: Any) -> list[Job]:
-    """Read and check everything for a folder of either kind; nothing is written and no weight is read.
+    """Read and check everything for a folder of either kind; writes nothing and reads no weights.
 
-    `options` are those of `prepare` or `prepare_pipeline`; raises UsageError for one that is for the other kind.
+    `options` are those of `prepare` or `prepare_pipeline`; raises UsageError for an option of the other kind.
     """
     if not Path(folder).is_dir():
         raise InvalidInputError(
             f"{folder}: no such folder", hint="give the folder of the weights or the pipeline"
         )
     pipeline = patching.is_pipeline(folder)
-    foreign = _OF_LANGUAGE_MODELS if pipeline else _OF_PIPELINES
+    foreign = _LANGUAGE_MODEL_OPTIONS if pipeline else _PIPELINE_OPTIONS
     for name in foreign:
         if options.pop(name, None) not in (None, "auto"):
             kinds = ("a pipeline of diffusers", "language models")

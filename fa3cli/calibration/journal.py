@@ -1,4 +1,4 @@
-"""What a run has finished, on the disk: the same command goes on from there after whatever ended it."""
+"""Records the finished layers of a run on the disk, so that the same command continues after an interruption."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ T = TypeVar("T")
 
 
 class NotResumableError(ConflictError):
-    """A model's forward cannot be taken up again between two layers."""
+    """A model's forward cannot be resumed between two layers."""
 
 
 @dataclass(frozen=True)
 class _Boundary:
-    """What a record holds besides the visit: a hash of the arguments the next layer was called with."""
+    """The part of a record besides the visit: a hash of the arguments of the next layer's call."""
 
     digest: str
 
 
 class Journal:
-    """The finished visits of layers, one record each, and what every forward had got from the last one visited.
+    """The finished visits of layers, one record per visit, and every forward's output of the last visited layer.
 
-    A record is there when all that the visit made is on the disk. Without a folder, visits are only remembered.
+    A record exists only if everything that the visit wrote is on the disk. Without a folder, visits stay in memory.
     """
 
     def __init__(self, folder: RunFolder | None = None, ranks: Ranks = ALONE) -> None:
@@ -56,7 +56,7 @@ class Journal:
             self.visits.append(visit)
 
     def commit(self, visit: LayerParameters, outputs: Mapping[str, Any], arguments: Any) -> None:
-        """Keep a visit, the layer's `outputs` by forward, and of what comes next the first call's arguments."""
+        """Write a visit, the layer's `outputs` by forward, and a hash of the `arguments` of the next layer's first call."""
         number = len(self.visits)
         self.visits.append(visit)
         if self._folder is None:
@@ -69,22 +69,24 @@ class Journal:
         if not all(self._ranks.gather(written)):
             self._folder = None
             logger.warning(
-                "%s returns what files can't hold: if this run is stopped, it starts over", visit.name
+                "%s returns values that cannot be written to a file: if this run is stopped, it starts over",
+                visit.name,
             )
             return
         if self._ranks.leads:
+            # States first: a record must not be on the disk before the states that it stands for.
             sync(self._folder.journal)
             kept = {field.name: getattr(visit, field.name) for field in fields(visit)}
             write_tree(self._record(number), {**kept, "digest": _digest(arguments)})
             sync(self._folder.journal)
             self._folder.keep = True
-        # Not those of the visit before: another rank may get here before the leading one has written the record.
+        # Never the previous visit's: a rank may arrive here before rank 0 has written this record.
         self._states(number - 2, self._ranks.rank).unlink(missing_ok=True)
 
     def outputs(self, forwards: Sequence[str]) -> list[Any]:
-        """Return what these forwards had got from the layer of the last visit, on the CPU, whichever rank's they were.
+        """Return these forwards' outputs of the last visited layer, on the CPU, from the files of all ranks.
 
-        Raises ConflictError where that is gone.
+        Raises ConflictError if a file is missing.
         """
         kept: dict[str, Any] = {}
         states = self._states(len(self.visits) - 1, "*").name
@@ -92,23 +94,23 @@ class Journal:
             kept |= _typed(file, read_tree(file), dict[str, Any])
         if not kept.keys() >= set(forwards):
             raise ConflictError(
-                f"{self._folder.journal}: not all files {states} are here",
+                f"{self._folder.journal}: some files {states} are missing",
                 hint="have all ranks write to the same disk; --resume never starts over",
             )
-        return [kept[each] for each in forwards]
+        return [kept[forward] for forward in forwards]
 
     def states(self) -> Path:
-        """Return the folder for states of forwards that are replayed, which lives as long as the run's folder."""
+        """Return the folder for states of replayed forwards; it is removed with the run's folder."""
         folder = self._folder.journal / "states"
         folder.mkdir(exist_ok=True)
         return folder
 
     def require_same(self, arguments: Any) -> None:
-        """Raise NotResumableError where the next layer would be called with something else than it was."""
+        """Raise NotResumableError if the next layer's arguments differ from those before the interruption."""
         if not self._ranks.first(_digest(arguments) == self._digest):
             raise NotResumableError(
-                f"the layer behind {self.visits[-1].name} is handed more than that layer's output and what the model "
-                "computes beforehand (K and V of other layers, say), which a journal doesn't hold",
+                f"the layer after {self.visits[-1].name} gets more than that layer's output and what the model "
+                "computes before its layers (for example K and V of other layers), which a journal does not hold",
                 hint="runs of this model cannot be resumed",
             )
 
@@ -119,35 +121,35 @@ class Journal:
         return self._folder.journal / f"states-{number:05d}.{rank}.safetensors"
 
 
-def open_journal(folder: RunFolder, made_of: dict[str, Any], resume: str) -> None:
-    """Keep or clear what an earlier run left in `folder`, as `resume` (auto, required, never) wants it.
+def open_journal(folder: RunFolder, run_identity: dict[str, Any], resume: str) -> None:
+    """Keep or clear the records of an earlier run in `folder`, according to `resume` (auto, required, never).
 
-    Raises ConflictError where that was a run of another identity, naming what differs, or where nothing is left of one
-    although it is required.
+    Raises ConflictError, naming the differences, if that run had another identity, or if there are no records although
+    they are required.
     """
     file = folder.journal / _IDENTITY
     if _holds_records(folder) and resume != "never":
         folder.keep = True
-        if differs := differing(_read_identity(file), made_of):
+        if differs := differing(_read_identity(file), run_identity):
             raise ConflictError(
-                f"{folder.path}: left by a run that was stopped, but one made from other {', '.join(differs)}",
-                hint="run that command again to finish it; --resume never gives it up and starts over",
+                f"{folder.path}: left by a stopped run that was made from other {', '.join(differs)}",
+                hint="run that command again to finish it; --resume never discards it and starts over",
             )
         return
     if resume == "required":
         raise ConflictError(
-            f"{folder.path}: nothing there to resume", hint="without --resume required the run starts anew"
+            f"{folder.path}: nothing there to resume", hint="without --resume required, a new run starts"
         )
     folder.clear()
-    write_file(file, (json.dumps(made_of, indent=2) + "\n").encode())
+    write_file(file, (json.dumps(run_identity, indent=2) + "\n").encode())
 
 
 def require_nothing_kept(folder: RunFolder) -> None:
-    """Raise ConflictError where a run was stopped that could go on."""
+    """Raise ConflictError if the folder holds a stopped run that could be resumed."""
     if _holds_records(folder):
         folder.keep = True
         raise ConflictError(
-            f"{folder.path}: left by a run of fa3 quantize that was stopped",
+            f"{folder.path}: left by a stopped run of fa3 quantize",
             hint="run that command again to finish it, or choose another --output",
         )
 
@@ -158,7 +160,7 @@ def _holds_records(folder: RunFolder) -> bool:
 
 
 def has_records(folder: RunFolder) -> bool:
-    """Tell whether anything was finished that need not be done again: a visit, or a step of a sampling run."""
+    """Tell whether the folder holds finished work: a visit, or a recorded step of a sampling run."""
     kept = (folder.journal.glob("visit-*.safetensors"), folder.journal.glob("records/*.safetensors"))
     return any(any(files) for files in kept)
 
@@ -168,12 +170,12 @@ def _read_identity(file: Path) -> dict[str, Any]:
         return typed(read_json(file, LARGE), dict[str, Any])
     except (OSError, ValueError) as error:
         raise ConflictError(
-            f"{file}: not as fa3 wrote it ({error})", hint="--resume never gives that run up and starts over"
+            f"{file}: not as fa3 wrote it ({error})", hint="--resume never discards that run and starts over"
         ) from error
 
 
 def _read_record(file: Path) -> tuple[LayerParameters, str]:
-    """Return a visit, and the hash of what the next layer was called with."""
+    """Return a visit, and the hash of the arguments of the next layer's call."""
     kept = read_tree(file)
     return _typed(file, kept, LayerParameters), _typed(file, kept, _Boundary).digest
 

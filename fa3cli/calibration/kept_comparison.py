@@ -1,4 +1,4 @@
-"""Keeps what `fa3 verify --against` measured beside what the export's report says of its making."""
+"""Adds a comparison of `fa3 verify --against` to the export's report."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["keep_comparison"]
 
 
 def keep_comparison(export: Path, comparison: Comparison | ImageComparison, text: Path) -> str | None:
-    """Put a comparison and which text or prompts it was made on into the export's report, at once; return why, where it can't be.
+    """Write a comparison, and the name and hash of its text or prompts, into the export's report in one atomic step.
 
-    One that was there is replaced, everything else stays as it is.
+    An earlier comparison is replaced, everything else stays. Returns the reason if the comparison cannot be written.
     """
     file = export / REPORT_FILE
     try:
         if not text.is_file():
             return f"{text} is no file that could be told by its bytes later"
-        file = file.resolve(strict=True)  # a link stays one
+        file = file.resolve(strict=True)  # so that a link is kept and its target is replaced
         report = parse_json(read_bytes(file, LARGE).decode("utf-8"), unique=True)
         if not isinstance(report, dict):
             return f"{file}: not as fa3 wrote it"

@@ -1,4 +1,4 @@
-"""How far a decoder layer is off when it runs quantized: what `fa3 report` shows of each."""
+"""Measures the error of a decoder layer that runs quantized; `fa3 report` shows it per layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fa3cli.calibration.attention_error import int8_states
 from fa3cli.calibration.masking import real_rows
 from fa3cli.calibration.parameters import LayerParameters, Range
 from fa3cli.calibration.recorded_call import RecordedCall
-from fa3cli.calibration.replaced import replaced
+from fa3cli.calibration.replaced import temporarily
 from fa3cli.errors import brief
 from fa3cli.numerics.row_blocks import row_blocks
 from fa3cli.quantization import linear, reference_linear
@@ -33,27 +33,28 @@ def layer_error(
     settings: QuantSettings,
     mask: Tensor | None = None,
 ) -> float | None:
-    """Return `||y_q - y|| / ||y - x||` of a loaded layer on a call of it that was recorded, None where it is no number.
+    """Return `||y_q - y|| / ||y - x||` of a loaded layer on a recorded call, None if the result is not finite.
 
-    y is the layer's output, y_q that of the layer with the linears and attention states in `found` quantized, all of
-    them: fa_amp chooses later. x is the argument of y's shape, whose part of y an error would be lost in; 0 without one.
-    The first output counts, and of others those that an argument has the shape of, each argument taken for one of them:
-    blocks of a diffusion transformer return text and image, layers of a language model caches and attention weights.
-    Improved numerics leave padding out, by `mask [B, S]`. The layer is left as it is, whatever happens.
+    y is the layer's output; y_q is the output with all linears and attention states in `found` quantized (fa_amp chooses
+    later). x is the argument of y's shape, or 0 if there is none: it is subtracted because the residual x in y is large
+    and would hide the error. The first output counts, and any other output whose shape an argument has, each argument for
+    one output: blocks of a diffusion transformer return text and image, layers of a language model also return caches
+    and attention weights. Improved numerics leave out padding by `mask [B, S]`. The layer is always restored.
     """
     if not call.made:
         return None
     if not found.linears and not found.attentions:
         return 0.0
     try:
+        # The extra calls must not change the random numbers that later code draws.
         with torch.random.fork_rng(devices=()):
-            # The reference's calibration ran on a layer that was quantized, with the ranges known then.
-            exact = call.outputs_again(Tensor.clone) if settings.reference else call.outputs
+            # The reference's numerics recorded the call on fake-quantized linears, so its output is not the float one.
+            exact = call.repeat_outputs(Tensor.clone) if settings.reference else call.outputs
             with _quantized(model, found, settings):
-                noisy = call.outputs_again(Tensor.clone)
+                noisy = call.repeat_outputs(Tensor.clone)
             mask = None if settings.reference else mask
             noise, added = _norms(noisy, exact, call.arguments, mask)
-    except Exception as problem:  # noqa: BLE001 - a model's code may not stand a second call, and the run needs none
+    except Exception as problem:  # noqa: BLE001 - a model's code may fail on a second call, which the run does not need
         logger.warning("%s: its error could not be measured (%s)", found.name, brief(problem))
         return None
     return _ratio(noise, added)
@@ -62,12 +63,14 @@ def layer_error(
 def _norms(
     noisy: list[Tensor], exact: list[Tensor], arguments: list[Any], mask: Tensor | None
 ) -> tuple[float, float]:
-    """Return `||y_q - y||` and `||y - x||` over all outputs that count."""
+    """Return `||y_q - y||` and `||y - x||` over all compared outputs."""
     squares = torch.zeros(2, dtype=torch.float64)
     for position, pair in enumerate(zip(noisy, exact, strict=True)):
-        like = next((place for place, each in enumerate(arguments) if _is_like(each, pair[1])), None)
-        if like is not None:
-            squares += _square_sums(*pair, arguments.pop(like), mask)
+        matching = next(
+            (place for place, argument in enumerate(arguments) if _has_shape_of(argument, pair[1])), None
+        )
+        if matching is not None:
+            squares += _square_sums(*pair, arguments.pop(matching), mask)
         elif position == 0:
             squares += _square_sums(*pair, None, mask)
     noise, added = squares.sqrt().tolist()
@@ -77,9 +80,9 @@ def _norms(
 def _square_sums(noisy: Tensor, exact: Tensor, before: Tensor | None, mask: Tensor | None) -> Tensor:
     """Return the sums of squares of noisy - exact and exact - before, `[2]`, all `[..., C]`.
 
-    Summed in float64 on the CPU, as not every device has it, a block of rows at a time: a video's states are gigabytes.
+    Summed in float64 on the CPU, since some devices lack it, in blocks of rows: a video's states are gigabytes.
     """
-    noisy, exact = (real_rows(each, mask).reshape(-1, each.shape[-1]) for each in (noisy, exact))
+    noisy, exact = (real_rows(output, mask).reshape(-1, output.shape[-1]) for output in (noisy, exact))
     before = None if before is None else real_rows(before, mask).reshape(exact.shape)
     sums = torch.zeros(2, dtype=torch.float64)
     for rows in row_blocks(exact):
@@ -92,14 +95,14 @@ def _square_sums(noisy: Tensor, exact: Tensor, before: Tensor | None, mask: Tens
 
 @contextmanager
 def _quantized(model: nn.Module, found: LayerParameters, settings: QuantSettings) -> Iterator[None]:
-    """Have a layer's modules compute as its export will within the block; a linear's weight is quantized in its call."""
+    """Make a layer's modules compute like its export within the block; a linear's weight is quantized during its call."""
     with ExitStack() as undo:
         for name, ranges in found.linears.items():
             module = model.get_submodule(name)
-            undo.enter_context(replaced(module, "forward", _int8_forward(module, ranges, settings)))
+            undo.enter_context(temporarily(module, "forward", _int8_forward(module, ranges, settings)))
         for name, roles in found.attentions.items():
             quantizer = model.get_submodule(name).fa_quantizer
-            undo.enter_context(replaced(quantizer, "transform", int8_states(roles)))
+            undo.enter_context(temporarily(quantizer, "transform", int8_states(roles)))
         yield
 
 
@@ -124,7 +127,7 @@ def _dynamic_call(module: nn.Linear, states: Tensor) -> Tensor:
     return fake_dynamic_linear(states, module.weight.detach(), module.bias)
 
 
-def _is_like(value: object, exact: Tensor) -> bool:
+def _has_shape_of(value: object, exact: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == exact.shape and value.is_floating_point()
 
 

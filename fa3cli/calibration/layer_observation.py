@@ -1,4 +1,4 @@
-"""Watches one decoder layer while the samples pass, and says which ranges it saw."""
+"""Observes one decoder layer while samples run through it, and returns the ranges."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ __all__ = ["LayerObservation"]
 class LayerObservation:
     """Observers on the linears and attention modules of a layer, within the `with` block.
 
-    Where the settings ask for the reference's numerics, its linears run quantized meanwhile. `see` names the sample
-    on its way; the first one also gives each attention module the score fa_amp wants. Of samples that have a timestep
-    the largest states at each are kept.
+    With the reference's numerics, the linears run quantized within the block. `see` announces the next sample; fa_amp's
+    scores of the attention modules come from the first sample. For samples with a timestep, the largest states per
+    timestep are kept.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class LayerObservation:
         self._calls: dict[str, RecordedCall] = {}
 
     def __enter__(self) -> LayerObservation:
-        with ExitStack() as undo:  # what raises half-way, as memory that runs out does, is undone as well
+        with ExitStack() as undo:  # an error half-way, such as out of memory, undoes the earlier steps
             if self._settings.reference:
-                undo.callback(self._restore, {name: each.weight for name, each in self._linears.items()})
+                undo.callback(self._restore, {name: linear.weight for name, linear in self._linears.items()})
                 for linear in self._linears.values():
                     weight = fake_quantize_weight(linear.weight.detach(), mm_tensor=self._settings.mm_tensor)
                     linear.weight = nn.Parameter(weight, requires_grad=False)
@@ -70,27 +70,28 @@ class LayerObservation:
         self._undo.close()
 
     def see(self, mask: Tensor | None, timestep: float | None = None) -> None:
-        """Say that the next sample comes, and which of its tokens are no padding, `[B, S]`; None where all are."""
+        """Announce the next sample; `mask [B, S]` is True for tokens that are not padding, None if there is no padding."""
         self.inputs.see(mask)
         self._timestep = timestep
         self._earlier = {name: dict(roles) for name, roles in self.heads.items()}
 
-    def again(self) -> None:
-        """Forget what was seen of the sample at hand: it comes once more."""
-        self.inputs.again()
+    def discard_sample(self) -> None:
+        """Discard the observations of the current sample, which will run again."""
+        self.inputs.discard_sample()
         self.heads = {name: dict(roles) for name, roles in self._earlier.items()}
 
     def parameters(self, name: str, ranks: Ranks = ALONE) -> LayerParameters:
-        """Return what all ranks saw; raises InvalidInputError or UnsupportedError where that is nothing, or not finite.
+        """Return the parameters from all ranks' samples.
 
-        An expert that no sample reached is left out, with a warning; so is a cross-attention that no sample used.
+        Raises InvalidInputError or UnsupportedError if a range is missing or not finite. An expert that no sample
+        reached is left out with a warning; a cross-attention that no sample used is left out.
         """
         linears: dict[str, Range | None] = dict.fromkeys(self._linears if self._settings.is_dynamic else ())
         warnings: list[str] = []
         for linear, observed in ranks.merged(self.inputs.observers).items():
             if observed.tokens:
                 linears[linear] = self._input_range(linear, observed)
-                warnings += _wide(linear, *linears[linear])
+                warnings += _width_warnings(linear, *linears[linear])
             elif ".experts." in linear:
                 warnings.append(f"{linear}: no calibration sample reached this expert, so it stays float")
             else:
@@ -100,14 +101,14 @@ class LayerObservation:
                 )
         heads = {module: ranks.merged(roles) for module, roles in self.heads.items()}
         attentions = {
-            module: dict(self._head_ranges(module, roles)) for module, roles in _seen(heads).items()
+            module: dict(self._head_ranges(module, roles)) for module, roles in _used_modules(heads).items()
         }
         scores = self._scores | {
             module: signal_to_noise(call, attentions[module])
             for module, call in self._calls.items()
             if module in attentions and call.made
         }
-        # fa_amp goes by the first sample, which is the leading rank's.
+        # fa_amp uses the first sample's scores; the first sample belongs to the leading rank.
         return LayerParameters(
             name,
             linears,
@@ -151,13 +152,15 @@ class LayerObservation:
 
 
 def _by_timestep(peaks: Sequence[Mapping[float, Mapping[str, float]]]) -> Iterator[dict[str, float]]:
-    """Yield each timestep, the first of the sampling first, with the largest peak of each role on any rank."""
-    for timestep in sorted({timestep for each in peaks for timestep in each}, reverse=True):
-        roles = [each.get(timestep, {}) for each in peaks]
-        yield {"timestep": timestep} | {role: max(each.get(role, 0.0) for each in roles) for role in "qkv"}
+    """Yield the timesteps in sampling order, with the largest peak per role over all ranks."""
+    for timestep in sorted({timestep for rank_peaks in peaks for timestep in rank_peaks}, reverse=True):
+        roles = [rank_peaks.get(timestep, {}) for rank_peaks in peaks]
+        yield {"timestep": timestep} | {
+            role: max(rank_peaks.get(role, 0.0) for rank_peaks in roles) for role in "qkv"
+        }
 
 
-def _seen(heads: dict[str, dict[str, HeadRange]]) -> dict[str, dict[str, HeadRange]]:
+def _used_modules(heads: dict[str, dict[str, HeadRange]]) -> dict[str, dict[str, HeadRange]]:
     seen = {
         name: roles for name, roles in heads.items() if any(observed.tokens for observed in roles.values())
     }
@@ -169,8 +172,8 @@ def _seen(heads: dict[str, dict[str, HeadRange]]) -> dict[str, dict[str, HeadRan
     return seen
 
 
-def _wide(name: str, low: Tensor, high: Tensor) -> Iterator[str]:
-    """Yield a warning where the range is wider than its dtype reaches."""
+def _width_warnings(name: str, low: Tensor, high: Tensor) -> Iterator[str]:
+    """Yield a warning if the width of the range overflows its dtype."""
     if (high - low).isinf().any():
         yield (
             f"the input of {name} ranges from {low.item():.4g} to {high.item():.4g}, wider than "
@@ -182,9 +185,9 @@ def _require_finite(what: str, low: Tensor, high: Tensor, *, replayed: bool = Fa
     if not (low.isfinite().all() and high.isfinite().all()):
         if replayed:
             raise UnsupportedError(
-                f"{what} is not finite: the float model itself overflows there, or the block is handed more than what "
-                "the block before returned, which a replay doesn't have",
-                hint="use a wider --dtype; a transformer whose blocks are linked past each other cannot be replayed",
+                f"{what} is not finite: the float model itself overflows there, or the block gets more than the output "
+                "of the block before, which a replay doesn't have",
+                hint="use a wider --dtype; a transformer with skip connections between blocks cannot be replayed",
             )
         raise InvalidInputError(
             f"{what} is not finite: the float model itself overflows or computes NaN there",

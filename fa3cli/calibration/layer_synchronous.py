@@ -1,8 +1,8 @@
-"""Runs every sample's own forward at once, all of them meeting at each decoder layer.
+"""Runs the forwards of all samples in step, layer by layer, so that only one layer's weights are loaded at a time.
 
-A forward is a greenlet: it is suspended inside the model's own code, just before it enters a decoder
-layer, while the other samples catch up. So the model's code for masks, rope and layer kinds runs as
-it is, once a sample, and one layer's weights are needed at a time.
+A forward is a greenlet: it is suspended inside the model's own code, just before it enters a decoder layer, until all
+other samples have reached that layer. So the model's own code for masks, rope and layer kinds runs unchanged, once per
+sample.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
 from fa3cli.calibration.memory import in_own_memory
-from fa3cli.calibration.moving import each_tensor
-from fa3cli.calibration.replaced import replaced
+from fa3cli.calibration.moving import map_tensors
+from fa3cli.calibration.replaced import temporarily
 from fa3cli.errors import UnsupportedError
 
 __all__ = ["LayerSynchronousForwards"]
 
 
 class LayerSynchronousForwards:
-    """The suspended forwards of `samples` (keyword arguments of the model), to be used as a context.
+    """The suspended forwards of `samples` (keyword arguments of the model); a context manager.
 
-    `start` brings all of them to the first layer, `advance` takes one through the layer it waits at; after
-    the last layer `finish` lets it run to its end and `stop` ends it there. `outputs` are what the forwards got from
-    the layer they passed last. The first `skipped` layers are not run: the last of them returns these `outputs`, the
-    others as much NaN, which shows wherever it would matter; `earlier` are what these others return, by layer, where
-    that has another form, and there is one sample then. `arguments` are those of the layer call that the first
-    forward waits in, if it does. Raises UnsupportedError where a forward does not visit the layers once each, in order;
-    one that is stopped early shows no more of its way.
+    `start` runs all forwards up to the first layer, `advance` runs one forward through its next layer. After the last
+    layer, `finish` runs a forward to its end, and `stop` ends it there. `outputs` are the forwards' outputs of their
+    last layer. `arguments` are those of the layer call in which the first forward is suspended, if it is.
+
+    The first `skipped` layers do not run: the last of them returns the given `outputs`, the others return NaN of the same
+    shape, which becomes visible if anything uses it. `earlier` are the return values of these others, by layer, if they
+    have other shapes; then there is only one sample.
+
+    Raises UnsupportedError if a forward does not visit each layer once, in order. A forward that is stopped early is
+    not checked further.
     """
 
     def __init__(
@@ -51,15 +54,16 @@ class LayerSynchronousForwards:
         self.arguments: Any = None
         self._layers, self._skipped, self._running = list(layers), skipped, 0
         self._forwards = [greenlet(partial(model, **sample)) for sample in samples]
-        self._hooks = [layer.register_forward_hook(self._passed) for layer in self._layers[skipped:]]
+        self._hooks = [layer.register_forward_hook(self._after_layer) for layer in self._layers[skipped:]]
         self._hooks += [
-            layer.register_forward_pre_hook(self._reached, with_kwargs=True)
+            layer.register_forward_pre_hook(self._before_layer, with_kwargs=True)
             for layer in self._layers[skipped:]
         ]
-        self._hooks.append(self._layers[-1].register_forward_hook(_meet))
+        # Suspend after the last layer, too: what follows needs other weights.
+        self._hooks.append(self._layers[-1].register_forward_hook(_suspend))
         self._earlier, self._undo = earlier, ExitStack()
         for index, layer in enumerate(self._layers[:skipped]):
-            self._undo.enter_context(replaced(layer, "forward", partial(self._skip, index)))
+            self._undo.enter_context(temporarily(layer, "forward", partial(self._skip, index)))
 
     def __enter__(self) -> LayerSynchronousForwards:
         return self
@@ -79,9 +83,9 @@ class LayerSynchronousForwards:
             self._switch_to(sample, self._layers[min(self._skipped, len(self._layers) - 1)])
 
     def advance(self, sample: int, index: int) -> None:
-        """Take a sample through layer `index` and up to the next one; the last layer's end stops it too.
+        """Run a sample through layer `index` up to the next layer; after the last layer it is suspended, too.
 
-        An index behind the last layer stands for all that follows, the head.
+        The index after the last layer stands for the rest of the model, the head.
         """
         if index == len(self._layers):
             self.finish(sample)
@@ -90,18 +94,18 @@ class LayerSynchronousForwards:
 
     @torch.no_grad()
     def finish(self, sample: int) -> Any:
-        """Run what follows the last layer and return the model's output."""
+        """Run the rest of the model after the last layer and return the model's output."""
         self._running = sample
         output = self._forwards[sample].switch()
         if isinstance(output, nn.Module):
-            raise _lost(sample, output)
+            raise _order_error(sample, output)
         return output
 
     @torch.no_grad()
     def stop(self, sample: int) -> None:
-        """End a sample's forward where it is and free what it holds."""
+        """End a sample's forward and free its tensors."""
         if self._forwards[sample]:
-            self._forwards[sample].throw()
+            self._forwards[sample].throw()  # GreenletExit unwinds the forward's frames, which hold tensors
         self.outputs[sample] = None
         self.arguments = None if sample == 0 else self.arguments
 
@@ -110,32 +114,32 @@ class LayerSynchronousForwards:
         self._running = sample
         reached = self._forwards[sample].switch()
         if reached is not expected:
-            raise _lost(sample, reached)
+            raise _order_error(sample, reached)
 
-    def _reached(self, layer: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if _is_ours():
+    def _before_layer(self, layer: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if _in_own_greenlet():
             if self._running == 0:
                 self.arguments = positional, named
-            _meet(layer)
+            _suspend(layer)
 
-    def _passed(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-        if not _is_ours():
+    def _after_layer(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        if not _in_own_greenlet():
             return output
         self.arguments = None if self._running == 0 else self.arguments
-        self.outputs[self._running] = output = each_tensor(in_own_memory, output)
+        self.outputs[self._running] = output = map_tensors(in_own_memory, output)
         return output
 
     def _skip(self, index: int, *_: Any, **__: Any) -> Any:
         output = self.outputs[self._running]
         if index == self._skipped - 1:
             return output
-        return self._earlier[index] if self._earlier else each_tensor(_as_nan, output)
+        return self._earlier[index] if self._earlier else map_tensors(_as_nan, output)
 
 
-def _lost(sample: int, reached: Any) -> UnsupportedError:
+def _order_error(sample: int, reached: Any) -> UnsupportedError:
     found = f"another {type(reached).__name__}" if isinstance(reached, nn.Module) else "its end"
     return UnsupportedError(
-        f"the forward of sample {sample + 1} reached {found} instead of what comes next",
+        f"the forward of sample {sample + 1} reached {found} instead of the expected layer",
         hint="a model that skips, repeats or reorders its decoder layers cannot be streamed",
     )
 
@@ -144,12 +148,12 @@ def _as_nan(tensor: Tensor) -> Tensor:
     return torch.full_like(tensor, torch.nan) if tensor.is_floating_point() else tensor
 
 
-def _is_ours() -> bool:
-    """Tell whether a forward is running, and not somebody who calls a layer by itself."""
+def _in_own_greenlet() -> bool:
+    """Tell whether the caller is one of our greenlets, and not code that calls a layer directly."""
     return getcurrent().parent is not None
 
 
-def _meet(module: nn.Module, *_: Any) -> None:
-    """Suspend the forward that reached `module`, if it is one of ours."""
-    if _is_ours():
+def _suspend(module: nn.Module, *_: Any) -> None:
+    """Suspend the forward that reached `module`, if it is one of our greenlets."""
+    if _in_own_greenlet():
         getcurrent().parent.switch(module)

@@ -1,4 +1,4 @@
-"""A causal LM as a list of decoder layers, wherever its weights are: what a run over the layers works with."""
+"""Describes a model as a list of decoder layers, whether its weights are in memory or in files."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["LayeredModel"]
 class LayeredModel(ABC):
     """A model, its decoder layers by name, and the names of its tensors.
 
-    Without `layers` these are the members of the largest ModuleList; of a diffusion transformer they are its blocks.
+    By default, `layers` are the members of the largest ModuleList; for a diffusion transformer they are its blocks.
 
-    `names` are those of the state dict in module order; `stored` leaves out names tied to an earlier one (`tied`)
-    unless a checkpoint holds them. `of_layer` are the stored tensors of each layer and of the `head`, the linear
-    behind the layers; `outside` those of no layer, `before_layers` those of them that the forwards need up to the
-    first layer.
+    `names` are the names in the state dict, in module order; `stored` leaves out names tied to an earlier one (`tied`)
+    unless a checkpoint holds them. `of_layer` are the stored tensors of each layer and of the `head`, the linear after
+    the layers; `outside` are the stored tensors outside the layers, and `before_layers` those among them that the
+    forwards need before the first layer.
     """
 
     resident = False
@@ -45,7 +45,7 @@ class LayeredModel(ABC):
         self.head = _name_of(model, head()) if head else None
 
     def _sort_names(self, stored: Sequence[str]) -> None:
-        """Share the stored tensors out between the layers, the head and the rest."""
+        """Assign the stored tensors to the layers, the head and the rest."""
         self.stored = list(stored)
         heads = [self.head] if self.head else []
         self.of_layer = {
@@ -58,7 +58,7 @@ class LayeredModel(ABC):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Have the model in evaluation mode within the block: a script may have left it in training."""
+        """Set the model to evaluation mode within the block: a script may have left it in training mode."""
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
@@ -72,10 +72,10 @@ class LayeredModel(ABC):
         """Hold these tensors in the model within the block, on its device or another."""
 
     def reload(self, names: list[str]) -> None:
-        """Give tensors that are loaded their stored values again, where they are stored."""
+        """Restore the stored values of loaded tensors, if the model has files."""
 
     def read_ahead(self, names: list[str]) -> None:
-        """Say that these tensors will be loaded next."""
+        """Announce that these tensors will be loaded next."""
 
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:
@@ -86,7 +86,7 @@ class LayeredModel(ABC):
         return sum(prod(self.shape(name)) for name in names) * self.dtype.itemsize
 
     def stored_bytes(self, *names: str) -> int:
-        """Return the bytes of tensors where they are read from."""
+        """Return the bytes of tensors in their files."""
         return self.nbytes(*names)
 
     @property
@@ -95,12 +95,12 @@ class LayeredModel(ABC):
         return max(self.nbytes(*self.of_layer[layer]) for layer in self.layers)
 
     def needed(self, part: str) -> list[str]:
-        """Return the tensors that the forwards need to pass a layer, or from the last layer through the head."""
+        """Return the tensors that the forwards need in a layer, or from the last layer through the head."""
         return self.outside if part == self.head else self.of_layer[part]
 
     @property
     def tied_modules(self) -> frozenset[str]:
-        """Names of the modules one of whose tensors is another's."""
+        """Names of the modules that share a tensor with an earlier module."""
         return frozenset(name.rpartition(".")[0] for name in self.tied)
 
     def tensor(self, name: str) -> Tensor:
@@ -125,7 +125,7 @@ class LayeredModel(ABC):
 
 
 def _decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the members of the ModuleList that holds most, by name: the decoder layers.
+    """Return the decoder layers by name: the members of the largest ModuleList.
 
     Buffers count as well: simulated linears hold nothing else.
     """
@@ -145,7 +145,7 @@ def _name_of(model: nn.Module, wanted: nn.Module | None) -> str | None:
 
 
 def _tied_names(model: nn.Module) -> dict[str, str]:
-    """Return the names that share a parameter with an earlier one: alias -> the first name."""
+    """Return the names that share a parameter with an earlier name: alias -> first name."""
     first: dict[int, str] = {}
     tied = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

@@ -1,4 +1,4 @@
-"""The tokenizer of a folder of weights, as transformers makes it of files that were checked."""
+"""Loads the tokenizer of a weights folder on first use, from checked files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fa3cli.calibration.checked_folder import checked_copy, checked_file, require_regular_files
-from fa3cli.calibration.trust import never_asking, trust_hint
+from fa3cli.calibration.trust import trust_hint, without_trust_prompt
 from fa3cli.errors import InvalidInputError, brief
 
 __all__ = ["LazyTokenizer"]
@@ -17,7 +17,7 @@ _CONFIG = "tokenizer_config.json"
 
 
 class LazyTokenizer:
-    """The tokenizer of a folder, loaded when the first line needs it: token ids need none."""
+    """The tokenizer of a folder, loaded when the first line needs it: lines with token ids need none."""
 
     def __init__(self, folder: Path, trust_remote_code: bool) -> None:
         self._folder, self._trusted = folder, trust_remote_code
@@ -29,9 +29,9 @@ class LazyTokenizer:
         return self._tokenizer
 
     def _load(self) -> Any:
-        """Load it from the folder itself where its code may be run, else from what was copied of it.
+        """Load the tokenizer from the folder if its code is trusted, else from a checked copy.
 
-        Raises InvalidInputError where there is none, or a broken one.
+        Raises InvalidInputError if the tokenizer is missing or broken.
         """
         from transformers import AutoTokenizer
 
@@ -40,12 +40,12 @@ class LazyTokenizer:
         if config.is_file():
             checked_file(config)
         where = nullcontext(self._folder) if self._trusted else checked_copy(self._folder)
-        with where as place, never_asking():
+        with where as place, without_trust_prompt():
             try:
                 return AutoTokenizer.from_pretrained(
                     place, local_files_only=True, trust_remote_code=self._trusted
                 )
-            except Exception as error:  # each transformers version raises others for a missing or broken one
+            except Exception as error:  # the error classes differ by transformers version
                 said = brief(error).replace(str(place), str(self._folder))
                 raise InvalidInputError(
                     f"{self._folder}: no tokenizer for text ({said})",

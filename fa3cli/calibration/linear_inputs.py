@@ -1,4 +1,4 @@
-"""Watches what flows into linears, and hands it on quantized where calibration runs on quantized inputs."""
+"""Observes the inputs of linears, and fake-quantizes them if calibration runs on quantized inputs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ AnyObserver = TypeVar("AnyObserver", bound=Observer)
 class LinearInputs(Generic[AnyObserver]):
     """An observer on each linear's input, within the `with` block.
 
-    Linears that are given the same tensor and know the same (q, k and v; gate and up) share the work. With `fake`, a
-    linear computes with its input as int8 leaves it, in the range known so far.
+    Linears that get the same tensor and have equal observers (q, k and v; gate and up) share the work. With `fake`, a
+    linear computes with int8's error in its input, in the range known so far.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class LinearInputs(Generic[AnyObserver]):
         self.observers = dict(observers)
         self.mask: Tensor | None = None
         self._linears, self._fake = linears, fake
-        self._forget()
+        self._clear_cache()
 
     def __enter__(self) -> LinearInputs[AnyObserver]:
         self._hooks = [
@@ -44,18 +44,18 @@ class LinearInputs(Generic[AnyObserver]):
     ) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._forget()
+        self._clear_cache()
 
     def see(self, mask: Tensor | None, timestep: float | None = None) -> None:
-        """Say that the next sample comes, and which of its tokens are no padding, `[B, S]`; None where all are."""
+        """Announce the next sample; `mask [B, S]` is True for tokens that are not padding, None if there is no padding."""
         self.mask, self._earlier = mask, dict(self.observers)
 
-    def again(self) -> None:
-        """Forget what was seen of the sample at hand: it comes once more."""
+    def discard_sample(self) -> None:
+        """Discard the observations of the current sample, which will run again."""
         self.observers = dict(self._earlier)
-        self._forget()
+        self._clear_cache()
 
-    def _forget(self) -> None:
+    def _clear_cache(self) -> None:
         self._values = self._before = self._after = self._passed = None
 
     def _hook(self, name: str) -> Any:
@@ -63,6 +63,7 @@ class LinearInputs(Generic[AnyObserver]):
             values, before = arguments[0], self.observers[name]
             if values.numel() == 0:  # an expert that got none of this sample's tokens
                 return None
+            # Identity, not equality: q, k and v get the same tensor object, and their observers are one object.
             if values is not self._values or before is not self._before:
                 self._values, self._before = values, before
                 self._after = self._observed(before, values)

@@ -1,4 +1,4 @@
-"""Was the class of a model made from the file in its folder?"""
+"""Checks that a model's class was loaded from its own folder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["check_loaded_code"]
 
 
 def check_loaded_code(model: nn.Module, module: Path, seen: bytes) -> None:
-    """Raise ConflictError where transformers made a model of other code than was `seen` in `module`, its folder's file.
+    """Raise ConflictError if a model's code differs from the bytes `seen` in `module`, the file in its folder.
 
-    transformers 4.x copies the code of a folder to a place that only the folder's name tells apart; another process
-    that loads a folder of the same name can replace it in between.
+    transformers 4.x copies a folder's code to a cache whose path contains only the folder's name; another process that
+    loads a folder of the same name can replace the copy before it is imported.
     """
     loaded = Path(sys.modules[type(model).__module__].__file__)
     if code_of(module) != seen:
@@ -27,6 +27,6 @@ def check_loaded_code(model: nn.Module, module: Path, seen: bytes) -> None:
     if code_of(loaded) != seen:
         raise ConflictError(
             f"transformers loaded {loaded}, which is not {module}",
-            hint="another process uses a folder of the same name: run again, or set HF_MODULES_CACHE to a folder "
-            "for each of them",
+            hint="another process uses a folder of the same name: run again, or set HF_MODULES_CACHE to a separate "
+            "folder for each of them",
         )

@@ -1,4 +1,4 @@
-"""Weights with values from nowhere: for timing a layer before there are any, or without reading them."""
+"""Makes synthetic weights of the right shapes, to time a layer without reading any weights."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from fa3cli.calibration.checkpoint import is_finite
 from fa3cli.calibration.config_weights import ConfigWeights
 
-__all__ = ["MadeUpWeights"]
+__all__ = ["SyntheticWeights"]
 
-_SPREAD = 0.02  # that of most models before training
+_SPREAD = 0.02  # the initial standard deviation of most models
 _PATTERN = 1 << 20
 
 
-class MadeUpWeights(ConfigWeights):
-    """Reads as noise. Tensors in `whole` have memory of their own, as a layer's have that is timed.
+class SyntheticWeights(ConfigWeights):
+    """Returns noise as weights. Tensors in `whole`, those of the timed layers, have memory of their own.
 
-    All others, embeddings above all, are windows into a row or two of noise, whatever their size. `seconds` is what
-    making them up took.
+    All others, such as embeddings, are overlapping views of a small block of noise. `seconds` is the time spent on
+    making weights.
     """
 
     def __init__(self, folder: Path, model: nn.Module, dtype: torch.dtype, whole: Collection[str]) -> None:
@@ -33,15 +33,15 @@ class MadeUpWeights(ConfigWeights):
         self._noise = torch.randn(_PATTERN, generator=torch.Generator().manual_seed(0)) * _SPREAD
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return tensors of the model's shapes and dtypes, looked through for NaN as a Checkpoint's are."""
+        """Return tensors of the model's shapes and dtypes; checks them for NaN, to take as long as a Checkpoint does."""
         begin = time.perf_counter()
-        tensors = {name: self._made_up(name) for name in names}
+        tensors = {name: self._synthetic(name) for name in names}
         self.seconds += time.perf_counter() - begin
         for name in self._whole & tensors.keys():
             is_finite(tensors[name])
         return tensors
 
-    def _made_up(self, name: str) -> Tensor:
+    def _synthetic(self, name: str) -> Tensor:
         shape, dtype = self.tensors[name].shape, self._dtypes[name]
         if not dtype.is_floating_point:
             return torch.zeros(shape, dtype=dtype)
@@ -54,7 +54,7 @@ class MadeUpWeights(ConfigWeights):
         return tensor
 
     def _windows(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return rows that begin a value apart: all differ, and none has memory of its own."""
+        """Return overlapping rows, each shifted by one value: all rows differ, and need no memory of their own."""
         rows, width = shape[0] if shape else 1, int(torch.Size(shape[1:]).numel())
         values = self._filled((rows + width,), dtype)
         return values.as_strided((rows, width), (1, 1)).unflatten(1, shape[1:] or (1,)).reshape(shape)

@@ -1,4 +1,4 @@
-"""Leaves padding out of what is observed."""
+"""Removes padding from observed tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["real_rows", "real_states"]
 def real_rows(values: Tensor, mask: Tensor | None) -> Tensor:
     """Return the rows of the tokens that `mask [B, S]` keeps: `[B, S, C] or [B*S, C] -> [N, C]`.
 
-    Without a mask, or where the rows are other than all tokens (an expert's share), they come back as they are.
+    Without a mask, or if the rows are not all tokens (an expert gets only some), the values are returned unchanged.
     """
     if mask is None or values.shape[:-1].numel() != mask.numel():
         return values
@@ -26,5 +26,5 @@ def real_states(states: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _kept(mask: Tensor, device: torch.device) -> tuple[Tensor, ...]:
-    """Return the places that a mask keeps, an index a dimension: counted where the mask is, so no device is waited for."""
+    """Return the positions that a mask keeps, one index per dimension; computed on the mask's device, to avoid a sync."""
     return tuple(index.to(device) for index in mask.nonzero(as_tuple=True))

@@ -1,4 +1,4 @@
-"""Memory that was freed, given back to the system before it adds up."""
+"""Returns freed memory to the system before it accumulates."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from torch import Tensor
 __all__ = ["FreedMemory", "in_own_memory"]
 
 _LEAST_SLACK = 3 << 20
-_WORTH_A_MAPPING = 1 << 17
+_SMALLEST_MAPPED = 1 << 17
 
 
 def in_own_memory(tensor: Tensor) -> Tensor:
-    """Return a tensor of the CPU in pages of its own, which go back to the system with it.
+    """Return a copy of a CPU tensor in its own memory mapping, which the system gets back when the tensor is freed.
 
-    What is to live long between tensors that come and go would leave the heap full of holes.
+    Long-lived tensors between short-lived ones would fragment the heap.
     """
-    if tensor.device.type != "cpu" or tensor.nbytes < _WORTH_A_MAPPING:
+    if tensor.device.type != "cpu" or tensor.nbytes < _SMALLEST_MAPPED:
         return tensor
     own = torch.frombuffer(mmap.mmap(-1, tensor.nbytes), dtype=tensor.dtype)
     return own.view(tensor.shape).copy_(tensor)
 
 
 class FreedMemory:
-    """Returns freed heap to the system: at once, or when the process keeps more and more of it.
+    """Returns freed heap memory to the system: at once, or when it has grown.
 
-    glibc keeps what long-lived tensors fragment, more with every layer. Trimming after each sample would cost a tenth
-    of the run in page faults, since the next one needs as much again: so the first look after a trim says how much
-    that is, and a sixteenth of a layer more is what may add up. Other C libraries are left alone.
+    glibc keeps freed memory that long-lived tensors fragment, more with every layer. Trimming after each sample would
+    cost a tenth of the run's time in page faults, since the next sample needs the same memory again. So the first
+    measurement after a trim is the usual level, and trimming starts at a sixteenth of a layer above it. Other C
+    libraries are not trimmed.
     """
 
     def __init__(self, layer_bytes: int) -> None:
@@ -41,17 +42,15 @@ class FreedMemory:
         self._usual: int | None = None
 
     def release(self) -> None:
-        """Give back what is free."""
+        """Return all free heap memory to the system."""
         if self._trim is not None:
             self._trim(0)
         self._usual = None
 
     def release_if_grown(self) -> None:
-        """Give back what is free if there may be much of it."""
+        """Return free heap memory to the system if the process has grown."""
         memory = self._process.memory_info()
-        resident = memory.rss - getattr(
-            memory, "shared", 0
-        )  # pages of mapped files come and go by themselves
+        resident = memory.rss - getattr(memory, "shared", 0)  # the system frees pages of mapped files itself
         if self._usual is None:
             self._usual = resident
         elif resident > self._usual + self._slack:

@@ -1,4 +1,4 @@
-"""What config.json, tokenizer_config.json and index files may say to transformers and diffusers."""
+"""Checks config.json, tokenizer_config.json and index files before transformers and diffusers read them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from fa3cli.files.reading import is_file_name
 __all__ = ["checked_document"]
 
 _FETCH = "fetch the folder again"
-# A configuration of more is not one of a model, and transformers would build lists of that length from it.
+# No model has larger counts, and transformers would build lists of that length.
 _MOST = 100_000
 _COUNTED = ("layer", "head", "expert", "label", "depth")
-# Keys of tokenizer_config.json whose text transformers takes for the path of a file it opens.
+# Keys of tokenizer_config.json whose values transformers opens as file paths.
 _PATHS = ("_file", "_files", "_spm", "_dir")
 _ALSO_PATHS = ("vocab", "merges", "model_proto", "mecab_option", "sudachi_config_path", "init_inputs")
 
 
 def checked_document(file: Path, data: bytes) -> bytes:
-    """Return the bytes of a document of a model without what leads to other files.
+    """Return the bytes of a model's document without paths of other files.
 
-    Raises InvalidInputError for one that is broken, ConflictError for one that names another one to take in its place.
+    Raises InvalidInputError for a broken document, ConflictError for one that makes transformers load other code or
+    another document.
     """
     if file.name == "tokenizer_config.json":
         return _tokenizer_config(file, data)
@@ -37,12 +38,12 @@ def checked_document(file: Path, data: bytes) -> bytes:
 
 
 def _tokenizer_config(file: Path, data: bytes) -> bytes:
-    """Return a tokenizer's configuration without paths, which tools leave in it: its files are those of its folder."""
+    """Return a tokenizer's configuration without paths, which tools leave in it: only the folder's own files are read."""
     found = _parsed(file, data)
     if found.get("gguf_file") is not None:
         raise InvalidInputError(
-            f"{file}: gguf_file is {found['gguf_file']!r}, and the tokenizer of a folder is no GGUF file",
-            hint="take gguf_file out, and copy the tokenizer's own files into the folder",
+            f"{file}: gguf_file is {found['gguf_file']!r}, but a folder's tokenizer must not be a GGUF file",
+            hint="remove gguf_file, and copy the tokenizer's own files into the folder",
         )
     cleaned = _without_paths(found)
     return data if cleaned == found else json.dumps(cleaned).encode()
@@ -57,25 +58,25 @@ def _without_paths(value: Any) -> Any:
 
 
 def _is_path(key: str, value: Any) -> bool:
-    """Tell whether transformers could take a value for a path, or for several of which one leads elsewhere."""
+    """Tell whether transformers could open a value as a path, or as a list with a path outside the folder."""
     if not key.endswith(_PATHS) and key not in _ALSO_PATHS:
         return False
-    if isinstance(value, list):  # a choice of the folder's files, by versions of transformers
+    if isinstance(value, list):  # a list of the folder's files, one per range of transformers versions
         return key == "init_inputs" or not all(is_file_name(name) for name in value)
-    return value is None or isinstance(value, str)  # null would hide the folder's own file
+    return value is None or isinstance(value, str)  # null would override the folder's own file
 
 
 def _check_config(file: Path, config: dict[str, Any]) -> None:
     if config.get("configuration_files"):
         raise ConflictError(
-            f"{file}: configuration_files lets transformers take {config['configuration_files']!r} in its place",
-            hint="take configuration_files out if config.json is right, or pass --trust-remote-code if you trust the folder",
+            f"{file}: configuration_files makes transformers read {config['configuration_files']!r} instead",
+            hint="remove configuration_files if config.json is right, or pass --trust-remote-code if you trust the folder",
         )
     for key, value in _values(config):
         if key.endswith("_implementation") and isinstance(value, str) and "/" in value:
             raise ConflictError(
-                f"{file}: {key} lets transformers fetch code of {value}",
-                hint="take it out, or pass --trust-remote-code if you trust that code",
+                f"{file}: {key} makes transformers fetch code of {value}",
+                hint="remove it, or pass --trust-remote-code if you trust that code",
             )
         if (
             isinstance(value, (int, float))
@@ -86,7 +87,7 @@ def _check_config(file: Path, config: dict[str, Any]) -> None:
 
 
 def _values(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values in a document that hold no others, each with the key that it, or the list it is in, has."""
+    """Yield the plain values in a document with their keys; items of a list get the key of the list."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from _values(item, name)
@@ -100,7 +101,7 @@ def _values(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def _check_index(file: Path, index: dict[str, Any]) -> None:
     shards = index.get("weight_map")
     if not isinstance(shards, dict):
-        raise InvalidInputError(f"{file}: weight_map is no object", hint=_FETCH)
+        raise InvalidInputError(f"{file}: weight_map is not an object", hint=_FETCH)
     for name, shard in shards.items():
         if not (is_file_name(shard) and shard.endswith(".safetensors")):
             raise InvalidInputError(

@@ -1,4 +1,4 @@
-"""A python file of a folder as a module, made of the very bytes that were looked at."""
+"""Imports a Python file of a folder as a module, from the bytes that were checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["code_of", "module_of"]
 
 
 def code_of(file: Path) -> bytes:
-    """Return the bytes of a folder's code; raises ConflictError where there is no such file."""
+    """Return the bytes of a folder's code; raises ConflictError if the file cannot be read."""
     try:
         return read_bytes(file)
     except OSError as error:
@@ -27,32 +27,35 @@ def code_of(file: Path) -> bytes:
 
 
 def module_of(file: Path, source: bytes) -> ModuleType:
-    """Return the module of Python source whose imports are absolute, as if it stood in `file`, which is not read.
+    """Return the module of Python `source`, whose imports are absolute, under the path `file`, which is not read.
 
-    Python's cache of compiled code, which may be of another file, is neither read nor written. Raises UnsupportedError
-    where the source can't be imported.
+    Python's cache of compiled code is neither read nor written, since it may come from another file. Raises
+    UnsupportedError if the source cannot be imported.
     """
     name = f"fa3_folder_code_{sha256(source).hexdigest()[:16]}"
     if name not in sys.modules:
         spec = spec_from_file_location(name, file, loader=_Loader(file, source))
-        module = sys.modules[name] = module_from_spec(spec)  # where classes look for it while they are made
+        module = sys.modules[name] = module_from_spec(
+            spec
+        )  # dataclasses look up their module there while it runs
         _show_in_tracebacks(file, source)
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # the file's own code raises what it likes
+        except Exception as error:  # the file's own code may raise any error
             del sys.modules[name]
             raise UnsupportedError(f"{file}: cannot be imported ({brief(error)})") from error
     return sys.modules[name]
 
 
 def _show_in_tracebacks(file: Path, source: bytes) -> None:
-    """Give tracebacks and `inspect`, by which transformers looks at a model's code, this source and not the file."""
+    """Make tracebacks and `inspect`, with which transformers reads a model's code, use this source and not the file."""
     text = source.decode("utf-8", "replace")
+    # An entry without a modification time is never compared with the file.
     linecache.cache[str(file)] = (len(source), None, text.splitlines(keepends=True), str(file))
 
 
 class _Loader(SourceLoader):
-    """Makes a module of `source`."""
+    """Loads a module from `source`."""
 
     def __init__(self, file: Path, source: bytes) -> None:
         self._file, self._source = file, source

@@ -1,4 +1,4 @@
-"""Tensors within values: changed or moved to another device, wherever they are."""
+"""Maps a function over the tensors of a nested value, or moves them to another device."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["CPU", "each_tensor", "moved"]
+__all__ = ["CPU", "map_tensors", "moved"]
 
 CPU = torch.device("cpu")
 
 
 def moved(value: Any, device: torch.device) -> Any:
-    """Return a value with its tensors on a device."""
-    return each_tensor(lambda tensor: tensor.to(device), value)
+    """Return a nested value with its tensors on a device."""
+    return map_tensors(lambda tensor: tensor.to(device), value)
 
 
-def each_tensor(change: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Return a value with the tensors of its dicts, lists, tuples and dataclasses changed."""
+def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Return a nested value with `change` applied to the tensors in its dicts, lists, tuples and dataclasses."""
     if isinstance(value, Tensor):
         return change(value)
     if type(value) is dict:
-        return {key: each_tensor(change, each) for key, each in value.items()}
+        return {key: map_tensors(change, item) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(each_tensor(change, each) for each in value)
+        return type(value)(map_tensors(change, item) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        kept = {each.name: getattr(value, each.name) for each in fields(value) if each.init}
-        return replace(value, **each_tensor(change, kept))
+        kept = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+        return replace(value, **map_tensors(change, kept))
     return value

@@ -1,4 +1,4 @@
-"""Opens a weights folder as a model: the patch's state, config, shard headers and code, before any weight."""
+"""Opens a weights folder as a model: checks patch state, config, shard headers and code, and reads no weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def open_model(
 ) -> StreamedModel:
     """Build the model of a weights folder without reading weights; with `fa` it must be a patched one.
 
-    For a plan there need be no weights files.
+    With `only_plan`, the folder may hold no weights.
     """
     if attn_implementation not in _ATTENTION:
         raise UnsupportedError(
@@ -52,7 +52,7 @@ def open_model(
     require_regular_files(folder)
     status = patching.status(folder)
     require_known_code(folder, status, fa=fa, trusted=trust_remote_code)
-    # Of a patch that can be made again nothing is read but what was judged; transformers loads any other one.
+    # If the patch is reproducible, the class is made from the checked text; transformers loads any other code.
     known_class = _class_of(status) if fa and status.code else None
     seen = code_of(status.module) if fa and known_class is None else None
     checkpoint = None if only_plan and not has_weights(folder) else Checkpoint(folder)
@@ -61,7 +61,7 @@ def open_model(
     model_dtype = _model_dtype(folder, config, dtype, place)
     config_dtype = (
         None if checkpoint else _model_dtype(folder, config, "auto", place)
-    )  # building changes config's
+    )  # before building, which changes the config's dtype
     skeleton = build_skeleton(
         config,
         model_dtype,
@@ -83,12 +83,12 @@ def open_model(
 
 
 def _class_of(status: patching.PatchStatus) -> type[nn.Module]:
-    """Return the patched class, from the text that was judged."""
+    """Return the patched class, from the checked text."""
     [text] = status.code.values()
     return getattr(module_of(status.module, text.encode()), status.class_name)
 
 
 def _model_dtype(folder: Path, config: Any, dtype: str, device: torch.device) -> torch.dtype:
-    """Return the dtype to compute and export in; by itself that which config.json names."""
+    """Return the dtype to compute and export in; for `auto` the one in config.json."""
     found = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
     return run_dtype(dtype, str(found or "float32").removeprefix("torch."), device, folder / "config.json")

@@ -1,4 +1,4 @@
-"""What a run does when its device has no memory left: less at a time, and the rest on the CPU."""
+"""Handles a device that is out of memory: retries after freeing the cache, then computes on the CPU."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from fa3cli.calibration.devices import free_memory
 from fa3cli.calibration.moving import CPU, moved
 from fa3cli.errors import MissingCapabilityError, brief
 
-__all__ = ["PatientLayers", "is_out_of_memory", "memory_errors", "or_on_cpu"]
+__all__ = ["CpuFallback", "is_out_of_memory", "memory_errors", "with_cpu_retry"]
 
 _logger = logging.getLogger("fa3cli")
 Result = TypeVar("Result")
 
 
-class PatientLayers:
+class CpuFallback:
     """Decoder layers whose calls survive a lack of memory on `device`, within the `with` block.
 
-    Such a call is made again when torch has given back what it keeps, then on the CPU; from then on the outputs of
-    layers wait there for the next one. `again` is called before, to forget what the failed call was seen to do.
+    A failed call is repeated after torch's cache was freed, then on the CPU; from then on the outputs of layers are kept
+    on the CPU. Before a repetition, `discard_sample` is called, to discard what observers saw of the failed call.
     """
 
     def __init__(self, layers: Sequence[nn.Module], device: torch.device) -> None:
-        self.again: Callable[[], None] = lambda: None
-        self._layers, self._device, self._short = list(layers), device, False
+        self.discard_sample: Callable[[], None] = lambda: None
+        self._layers, self._device, self._uses_cpu = list(layers), device, False
         self._undo = ExitStack()
 
-    def __enter__(self) -> PatientLayers:
+    def __enter__(self) -> CpuFallback:
         for layer in self._layers if self._device != CPU else ():
             self._undo.callback(_restore, layer, vars(layer).get("forward"))
             layer.forward = partial(self._call, layer, layer.forward)
@@ -46,33 +46,33 @@ class PatientLayers:
         self._undo.close()
 
     def _call(self, layer: nn.Module, forward: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        call = partial(self._on, self._device, forward, arguments, named)
-        done, output = _tried(call)
+        call = partial(self._call_on, self._device, forward, arguments, named)
+        done, output = _attempt(call)
         if not done:
-            self._prepare_again()
-            done, output = _tried(call)
+            self._prepare_repetition()
+            done, output = _attempt(call)
         if not done:
-            self._prepare_again()
-            if not self._short:
+            self._prepare_repetition()
+            if not self._uses_cpu:
                 _logger.warning(
-                    "out of memory on %s: samples that don't fit go through layers on the CPU, slowly, and all "
-                    "of them wait there",
+                    "out of memory on %s: samples that don't fit run through layers on the CPU, slowly, and all "
+                    "samples are kept on the CPU between layers",
                     self._device,
                 )
-            self._short = True
+            self._uses_cpu = True
             layer.to(CPU)
             try:
-                output = self._on(CPU, forward, arguments, named)
+                output = self._call_on(CPU, forward, arguments, named)
             finally:
                 layer.to(self._device)
         last = layer is self._layers[-1]
-        return moved(output, CPU if self._short and not last else self._device)
+        return moved(output, CPU if self._uses_cpu and not last else self._device)
 
-    def _prepare_again(self) -> None:
-        self.again()
+    def _prepare_repetition(self) -> None:
+        self.discard_sample()
         free_memory(self._device)
 
-    def _on(
+    def _call_on(
         self,
         device: torch.device,
         forward: Callable[..., Any],
@@ -82,9 +82,9 @@ class PatientLayers:
         return forward(*moved(arguments, device), **moved(named, device))
 
 
-def or_on_cpu(work: Callable[..., Result], *arguments: Any) -> Result:
-    """Return what `work` returns, from arguments on the CPU if their device has too little memory for it."""
-    done, result = _tried(partial(work, *arguments))
+def with_cpu_retry(work: Callable[..., Result], *arguments: Any) -> Result:
+    """Call `work`, and again with arguments on the CPU if their device has too little memory; return its result."""
+    done, result = _attempt(partial(work, *arguments))
     if done:
         return result
     _logger.warning("out of memory: %s is done on the CPU", work.__name__)
@@ -92,7 +92,7 @@ def or_on_cpu(work: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory ran out: torch's own class, or what backends say in words."""
+    """Tell whether an error means out of memory: by its class, or by the words that backends use."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
     )
@@ -100,7 +100,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_errors(device: torch.device) -> Iterator[None]:
-    """Turn what says that memory ran out, here or on the device, into a MissingCapabilityError."""
+    """Turn an out-of-memory error, of the machine or the device, into a MissingCapabilityError."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -113,7 +113,7 @@ def memory_errors(device: torch.device) -> Iterator[None]:
         ) from error
 
 
-# Of torch's allocators; the last one is CANN's (EL0004), where a kernel finds no memory for itself.
+# Messages of torch's allocators; the last one is CANN's (EL0004), when a kernel gets no memory.
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "Failed to allocate memory")
 
 
@@ -124,8 +124,8 @@ def _restore(layer: nn.Module, forward: Callable[..., Any] | None) -> None:
         layer.forward = forward
 
 
-def _tried(work: Callable[[], Result]) -> tuple[bool, Result | None]:
-    """Call `work` and tell whether memory sufficed; the failed call's tensors are gone when this returns."""
+def _attempt(work: Callable[[], Result]) -> tuple[bool, Result | None]:
+    """Call `work` and tell whether memory sufficed; a failed call's tensors, which its traceback holds, are freed."""
     try:
         return True, work()
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""What calibration finds out: the ranges of everything that is quantized, and what stays float."""
+"""Holds the results of calibration: ranges of everything that is quantized, scores, scales and warnings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ Range = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class LayerParameters:
-    """Parameters of one decoder layer, or of the head behind them, as far as a visit of it found them out.
+    """Parameters of one decoder layer, or of the head after the layers, as far as one visit found them.
 
-    `linears` are the inputs' ranges of those that become W8A8, None where inputs are quantized at run time; `attentions` the roles' ranges of the modules that can
-    get FA3 parameters, and `scores` what fa_amp chooses between these by; `smoothing` AntiOutlier's scales by their
-    source; `range_params` what disable_level and act_method 3 choose linears by; `error` how far the layer is off when
-    all of that is quantized (`layer_error`); `timesteps` the largest |bound| of q, k and v at each timestep of a diffusion
-    transformer, the latest first.
+    `linears`: input ranges of the linears that become W8A8, None if inputs are quantized at run time.
+    `attentions`: ranges per role of the modules that can get FA3 parameters; `scores`: fa_amp ranks these modules by them.
+    `smoothing`: AntiOutlier's scales by source module.
+    `range_params`: disable_level and act_method 3 choose linears by them.
+    `error`: the layer's error with all of that quantized (`layer_error`).
+    `timesteps`: largest |bound| of q, k and v per timestep of a diffusion transformer, highest timestep first.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""How much memory a run allocates at its peak: what a layer needs in each of its phases, and the waiting samples.
+"""Computes the peak memory of a run: the maximum over the phases of a layer, plus the states of waiting samples.
 
-Weights that are used as they are stored are pages of mapped files: the system takes them back when it needs them, and
-they are not counted.
+Weights that are used in their stored dtype are pages of mapped files: the system can free them at any time, so they are
+not counted.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from fa3cli.quantization.anti_outlier.methods import METHODS
 
 __all__ = ["peak_memory"]
 
-_ALWAYS = 32 << 20  # buffers of the math libraries, code that is imported on the way, blocks of rows
+_ALWAYS = 32 << 20  # buffers of the math libraries, later imports, blocks of rows
 _FLOAT32 = 4
-# FreedMemory lets a sixteenth of a layer add up. What glibc keeps within a visit of a layer are holes as large as tensors,
-# as long as these come from its heap: up to 32 MB it may be, when as much was freed before.
+# FreedMemory tolerates a sixteenth of a layer. Within a visit, glibc keeps holes of the size of tensors that came from
+# its heap; after large frees it puts tensors of up to 32 MB there.
 _KEPT_SHARE, _KEPT_TENSORS, _KEPT_MOST = 16, 4, 96 << 20
-_EXPERTS = 8  # that a token goes to, at most as a rule
+_EXPERTS = 8  # per token, the usual maximum
 
 
 def peak_memory(job: Job, todo: list[Streams]) -> int:
-    """Return bytes above the imports: an upper bound of what is allocated at a time, mapped files aside."""
+    """Return an upper bound of the bytes allocated at a time, beyond the imports and without mapped files."""
     model = job.model
     layer = max(model.layers, key=lambda name: model.nbytes(*model.of_layer[name]))
     phases = [
         *_smoothing_phases(job, layer),
         _calibration_phase(job, layer),
-        *(_cast(job, [name]) for name in model.outside),
+        *(_cast_bytes(job, [name]) for name in model.outside),
     ]
     if job.quantized_head:
         phases.append(_calibration_phase(job, model.head))
@@ -41,20 +41,24 @@ def peak_memory(job: Job, todo: list[Streams]) -> int:
 
 
 def _freed_bytes(job: Job, layer: str) -> int:
-    """Return what is free and not given back: holes as large as the largest tensor that comes and goes."""
+    """Return the bytes of freed memory that glibc keeps: holes of the size of the largest temporary tensor."""
     model = job.model
-    copied = job.settings.reference or _smoothed(job, layer) or _cast(job, model.of_layer[layer])
+    copied = job.settings.reference or _smoothed(job, layer) or _cast_bytes(job, model.of_layer[layer])
     tensors = [{name} for name in model.linears(layer)]
     if job.settings.anti_method != "none" and METHODS[job.settings.anti_method].multiplies_all:
-        tensors += [set(group.linears) for group in _smoothed(job, layer)]  # joined into one
-    weights = max(map(partial(_weights, job), tensors), default=0)
-    states = max(sample.tokens for sample in job.samples) * max(map(max, _widths(job, layer))) * _FLOAT32
+        tensors += [
+            set(group.linears) for group in _smoothed(job, layer)
+        ]  # the search joins them into one matrix
+    weights = max(map(partial(_weight_count, job), tensors), default=0)
+    states = (
+        max(sample.tokens for sample in job.samples) * max(map(max, _matrix_shapes(job, layer))) * _FLOAT32
+    )
     largest = max(weights * (_FLOAT32 if copied else 1), states)
     return model.layer_bytes // _KEPT_SHARE + min(_KEPT_TENSORS * largest, _KEPT_MOST)
 
 
-def _widths(job: Job, part: str) -> list[tuple[int, ...]]:
-    """Return the shapes of the matrices a token is multiplied with: of many experts, only those it goes to."""
+def _matrix_shapes(job: Job, part: str) -> list[tuple[int, ...]]:
+    """Return the shapes of the matrices that one token is multiplied with; only a token's own experts count."""
     matrices = [name for name in job.model.of_layer[part] if len(job.model.shape(name)) == 2]
     experts = [name for name in matrices if ".experts." in name]
     others = [name for name in matrices if name not in experts]
@@ -65,8 +69,8 @@ def _counts(streams: Streams) -> tuple[int, int, int]:
     return streams.smoothing, streams.features, streams.calibration
 
 
-def _cast(job: Job, names: list[str]) -> int:
-    """Return the bytes of the tensors that are copies, because they are stored in another dtype."""
+def _cast_bytes(job: Job, names: list[str]) -> int:
+    """Return the bytes of the tensors that are copied, because they are stored in another dtype."""
     if job.model.resident:
         return 0
     cast = set(job.model.cast_names())
@@ -74,7 +78,7 @@ def _cast(job: Job, names: list[str]) -> int:
 
 
 def _waiting_bytes(job: Job, count: int) -> int:
-    """Return what the first `count` samples hold between two layers: two states, rope's two, and eager's mask."""
+    """Return the bytes of the first `count` samples between two layers: two states, rope's two tensors, eager's mask."""
     config, itemsize = job.model.config, job.model.dtype.itemsize
     hidden = getattr(config, "hidden_size", 0)
     head = _head_size(job)
@@ -94,26 +98,26 @@ def _head_size(job: Job) -> int:
     config = job.model.config
     try:
         size = config.head_dim
-    except Exception:  # noqa: BLE001 - not there, or in its own words another one in each layer
+    except Exception:  # noqa: BLE001 - absent, or a property that raises because it differs by layer
         size = None
     return size or getattr(config, "hidden_size", 0) // _heads(job)
 
 
 def _smoothed(job: Job, layer: str) -> list[Group]:
     method = job.settings.anti_method
-    if method == "none" or job.model.resident:  # a model in memory was smoothed where it is
+    if method == "none" or job.model.resident:  # a model in memory was smoothed in place
         return []
     return groups_of(job.model, layer, METHODS[method].groups)
 
 
-def _weights(job: Job, names: set[str]) -> int:
+def _weight_count(job: Job, names: set[str]) -> int:
     """Return the number of weights of linears."""
-    stored = {f"{name}.weight" for name in names} & set(job.model.stored)  # one that is shared counts once
+    stored = {f"{name}.weight" for name in names} & set(job.model.stored)  # a shared weight counts once
     return job.model.nbytes(*stored) // job.model.dtype.itemsize
 
 
 def _smoothing_phases(job: Job, layer: str) -> Iterator[int]:
-    """Yield what each group's search needs, and what it takes to compare the smoothed layer with the layer."""
+    """Yield the bytes of each group's search, and of comparing the smoothed layer with the original."""
     model, groups, itemsize = job.model, _smoothed(job, layer), job.model.dtype.itemsize
     if not groups or job.smoothing:
         return
@@ -121,39 +125,39 @@ def _smoothing_phases(job: Job, layer: str) -> Iterator[int]:
     kept = job.samples[: method.keep]
     tokens = sum(sample.tokens for sample in kept)
     multiplied = tokens if method.multiplies_all else max((sample.tokens for sample in kept), default=0)
-    loaded = _cast(job, model.of_layer[layer])
+    loaded = _cast_bytes(job, model.of_layer[layer])
     widths = [model.shape(f"{group.linears[0]}.weight")[1] for group in groups]
     held = loaded + tokens * sum(widths) * itemsize
     computes = itemsize if job.settings.reference else _FLOAT32
     for group, width in zip(groups, widths):
-        weights = _weights(job, set(group.linears))
+        weights = _weight_count(job, set(group.linears))
         rows, copies = weights // width, method.copies
         if not job.settings.reference:
             weights, copies = min(weights, BLOCK), 1 + method.copies
         values = tokens * width * (computes != itemsize) + multiplied * (3 * width + 4 * rows)
         yield held + (copies * weights + values) * computes
     changed = {name for group in groups for name in group.linears}
-    yield loaded + _weights(job, changed) * itemsize + _forward_bytes(job, layer)
+    yield loaded + _weight_count(job, changed) * itemsize + _forward_bytes(job, layer)
 
 
 def _calibration_phase(job: Job, part: str) -> int:
-    """Return what a loaded part needs while samples pass, or while it is quantized: smoothed and fake weights are copies."""
+    """Return the bytes of a loaded part while samples run or it is quantized; smoothed and fake weights are copies."""
     model, itemsize = job.model, job.model.dtype.itemsize
-    cast = _cast(job, model.of_layer[part])
+    cast = _cast_bytes(job, model.of_layer[part])
     copied = {name for group in _smoothed(job, part) for name in group.linears}
-    copied -= {name for name in copied if cast}  # a cast tensor goes when its smoothed copy comes
+    copied -= {name for name in copied if cast}  # the smoothed copy replaces the cast tensor
     linears = set(model.linears(part))
-    loaded = cast + _weights(job, copied) * itemsize
-    fake = _weights(job, linears & job.quantized) * itemsize if job.settings.reference else 0
+    loaded = cast + _weight_count(job, copied) * itemsize
+    fake = _weight_count(job, linears & job.quantized) * itemsize if job.settings.reference else 0
     forward, error = _forward_bytes(job, part), _error_bytes(job) if part in model.layers else 0
-    quantizing = max((_weights(job, {each}) for each in linears), default=0)
+    quantizing = max((_weight_count(job, {name}) for name in linears), default=0)
     return loaded + max(fake + forward, forward + error, quantizing)
 
 
 def _error_bytes(job: Job) -> int:
-    """Return what is held while the first sample goes through a layer once more, quantized.
+    """Return the bytes held while the first sample runs through a layer again, quantized.
 
-    Its states before and behind the layer, copies of what it is called with, and what it is compared with in float64.
+    These are its states before and after the layer, copies of the call's arguments, and float64 values for the comparison.
     """
     sample, config, itemsize = job.samples[0], job.model.config, job.model.dtype.itemsize
     states = sample.tokens * (
@@ -164,14 +168,14 @@ def _error_bytes(job: Job) -> int:
 
 
 def _forward_bytes(job: Job, part: str) -> int:
-    """Return what one sample, the longest, needs on its way: every linear's output, and observers in float32."""
+    """Return the bytes of the longest sample's forward: every linear's output, and observers in float32."""
     model, config, itemsize = job.model, job.model.config, job.model.dtype.itemsize
     longest = max(job.samples, key=lambda sample: sample.tokens)
-    widths = _widths(job, part)
+    widths = _matrix_shapes(job, part)
     outputs, widest = sum(rows for rows, _ in widths), max(map(max, widths))
     states = longest.tokens * (outputs * itemsize + 3 * widest * _FLOAT32)
     if config._attn_implementation != "eager" or part == model.head:
         return states
-    # Scores, their softmax in float32, and that in the model's dtype.
+    # Attention scores, their softmax in float32, and the softmax in the model's dtype.
     length = longest.arguments["input_ids"].shape[-1]
     return states + longest.tokens * length * _heads(job) * (2 * itemsize + _FLOAT32)

@@ -1,4 +1,4 @@
-"""What a run will do and need, from config, headers and samples alone."""
+"""Plans a run: what it will do and need, from config, headers and samples alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Plan", "plan", "plan_warnings"]
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings as resolved, counts, and bytes."""
+    """The resolved settings of a run, and its counts and bytes."""
 
     folder: Path | None
     output: Path
@@ -31,24 +31,24 @@ class Plan:
     dtype: str
     layers: int
     quantized_linears: int
-    """Linears that become W8A8; disable_level takes its number off them."""
+    """Linears that become W8A8; disable_level reduces this number later."""
     float_linears: tuple[str, ...]
     attentions: int
     samples: int
     tokens: int
     passes: tuple[Streams, ...]
-    """For each pass over the weights, the forwards that run in it and what they are for."""
+    """Per pass over the weights: the number of forwards by purpose."""
     bytes_read: int
     bytes_written: int
     journal_bytes: int
-    """What the run keeps beside the export until it ends, to go on after whatever stops it."""
+    """Bytes that the run keeps beside the export until it ends, to resume after an interruption."""
     peak_memory: int | None
-    """Bytes above the imports that are allocated at a time, at most: mapped files, which the system can drop, are not
-    counted. For save type numpy, whose files are pickled whole, all weights. None where samples are yet to be recorded: a
-    block and the states of one of them."""
+    """Upper bound of the bytes allocated at a time, beyond the imports and without mapped files, which the system can free.
+    At least all weights for save type numpy, whose files are pickled whole. None for a pipeline, whose samples are not
+    recorded yet: about one block and the states of one sample."""
     warnings: tuple[str, ...]
     seconds: float | None = None
-    """About how long the run takes on this machine, from timing a layer; None where none was timed."""
+    """Estimated seconds of the run on this machine, from timing a layer; None if no layer was timed."""
 
 
 def plan(job: Job) -> Plan:
@@ -81,14 +81,14 @@ def _peak_memory(job: Job, todo: list[Streams]) -> int:
 
 
 def _read_bytes(job: Job, passes: int) -> int:
-    """Return the bytes of all weights, and once more for each further pass those of the parts that it visits."""
+    """Return the bytes of all weights, plus for each further pass the bytes of the parts that it visits."""
     model = job.model
     visited = [name for part in [*model.layers, *job.quantized_head] for name in model.of_layer[part]]
     return model.stored_bytes(*model.stored) + (passes - 1) * model.stored_bytes(*visited)
 
 
 def plan_warnings(job: Job, found: Sequence[LayerParameters] | None = None) -> Iterator[str]:
-    """Yield what the user should know before the run, or before an export of what one `found`."""
+    """Yield warnings before a run, or before an export of the parameters that a run `found`."""
     settings = job.settings
     yield from target_warnings(job, found)
     if not job.quantized:

@@ -1,4 +1,4 @@
-"""Everything a run needs, read and checked before any work: config, patched code, headers, settings, samples."""
+"""Reads and checks everything a run needs, before any work: config, patched code, headers, settings, samples."""
 
 from __future__ import annotations
 
@@ -38,11 +38,10 @@ def prepare(
     only_calibrate: bool = False,
     **options: Any,
 ) -> Job:
-    """Read and check everything; nothing is written and no weight is read. `options` are QuantSettings.
+    """Read and check everything; write nothing, and read no weights. `options` are QuantSettings.
 
-    With `only_calibrate` the job is without targets.
-
-    With `only_plan` a folder will do that holds neither weights nor a tokenizer; such a job cannot be run.
+    With `only_calibrate` the job has no targets. With `only_plan` the folder may lack weights and a tokenizer; such a
+    job cannot run.
     """
     folder = Path(os.path.abspath(folder))
     destination = {"targets": ()} if only_calibrate else where_to_save(target, save_types, part_file_size)
@@ -59,7 +58,7 @@ def prepare(
         trust_remote_code=trust_remote_code,
         only_plan=only_plan,
     )
-    # A composite model keeps what its text part goes by in a config of its own.
+    # A composite model nests the config of its text part.
     text_config = getattr(model.config, "get_text_config", lambda: model.config)()
     chosen = choose_recipe(recipe, model.config.model_type, list(model.linears()))
     job = make_job(

@@ -1,4 +1,4 @@
-"""How far a run over the layers is, at what rate, and what it takes."""
+"""Measures and reports the progress of a run: layers, samples, rates and memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import psutil
 
 __all__ = ["Progress", "Ticks", "now_and_then"]
 
-_SILENCE = 30.0  # seconds after which a log wants a sign of life
+_LOG_INTERVAL = 30.0  # seconds without a message after which a log gets one
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Layers visited of all visits (every pass counts), samples taken through layers of all that will be, and of this
-    run alone: tokens through layers, weights read and bytes written per second, resident memory in bytes.
+    """The progress of a run.
+
+    `layer` counts visits of layers in all passes, `sample` counts samples that ran through a layer. Of this run alone, not
+    of the one it resumes: tokens, bytes read and bytes written per second, and resident memory in bytes.
     """
 
     layer: int
@@ -33,16 +35,16 @@ class Progress:
     memory: int = 0
     peak_memory: int = 0
     unit: str = "layer"
-    """What `layer` counts: prompts, while a pipeline is sampled, whose steps are the samples."""
+    """The unit of `layer`; while a pipeline is sampled, `layer` counts prompts and `sample` counts steps."""
 
 
 def now_and_then(tell: Callable[[Progress], None]) -> Callable[[Progress], None]:
-    """Return a report that calls `tell` behind each layer, and where one takes long, each half minute."""
+    """Return a report function that calls `tell` after each layer, and every 30 s within a long layer."""
     layer, told = 0, 0.0
 
     def report(at: Progress) -> None:
         nonlocal layer, told
-        if at.layer > layer or at.seconds > told + _SILENCE:
+        if at.layer > layer or at.seconds > told + _LOG_INTERVAL:
             layer, told = at.layer, at.seconds
             tell(at)
 
@@ -50,7 +52,7 @@ def now_and_then(tell: Callable[[Progress], None]) -> Callable[[Progress], None]
 
 
 class Ticks:
-    """Counts what is done and reports it; with several `ranks`, what all of them do, by this one's share."""
+    """Counts finished work and reports it; with several `ranks`, estimates the total from this rank's share."""
 
     def __init__(
         self,
@@ -65,22 +67,22 @@ class Ticks:
         self._layers, self._samples, self._report, self._ranks = layers, samples, report, ranks
         self._layer = self._sample = self._skipped = self._tokens = self._read = 0
         self._process, self._begin = psutil.Process(), time.monotonic()
-        self._wrote_before = self._wrote()
+        self._wrote_before = self._bytes_written()
 
     def skip_layer(self, samples: int) -> None:
-        """Say that a layer was done before this run."""
+        """Count a layer that an earlier run has finished."""
         self._layer += 1
         self._sample += samples
         self._skipped += samples
 
     def sample_begins(self, tokens: int = 0) -> None:
-        """Say that the next sample is about to go through the layer at hand."""
+        """Count a sample that starts to run through the current layer."""
         self._report(self._progress())
         self._sample += 1
         self._tokens += tokens * self._ranks
 
     def layer_ends(self, nbytes: int = 0) -> None:
-        """Say that all samples have gone through the layer at hand, of that many bytes of weights."""
+        """Count a layer, with that many bytes of weights, that all samples have run through."""
         self._layer += 1
         self._read += nbytes
         self._report(self._progress())
@@ -97,14 +99,14 @@ class Ticks:
             seconds_left=passed / done * (self._samples - self._sample) if done else None,
             tokens_per_second=self._tokens / passed,
             read_per_second=self._read / passed,
-            written_per_second=(self._wrote() - self._wrote_before) / passed,
+            written_per_second=(self._bytes_written() - self._wrote_before) / passed,
             memory=memory,
             peak_memory=max(memory, _peak_memory()),
             unit=self._unit,
         )
 
-    def _wrote(self) -> int:
-        """Return the bytes this process has written, where the system counts them."""
+    def _bytes_written(self) -> int:
+        """Return the bytes that this process has written, 0 if the system does not count them."""
         counters = getattr(self._process, "io_counters", None)
         return getattr(counters(), "write_chars", 0) if counters else 0
 

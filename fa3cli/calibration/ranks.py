@@ -1,4 +1,4 @@
-"""The processes of one run (torch.distributed): each takes its share of the samples and of the writing."""
+"""Shares a run between processes (torch.distributed): each rank takes a part of the samples and of the writing."""
 
 from __future__ import annotations
 
@@ -19,37 +19,38 @@ __all__ = ["ALONE", "Ranks", "joined_ranks"]
 Value = TypeVar("Value")
 Observer = TypeVar("Observer")
 _BACKENDS = {"npu": "hccl", "cuda": "nccl"}
-# A rank that is lost closes its connections, which the others see at once; this is for a network that went silent.
-_SILENCE = timedelta(hours=12)
+# A rank that dies closes its connections, and its peers fail at once; the timeout is for a network without answers.
+_TIMEOUT = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those of the run, and what they tell each other."""
+    """This process's rank and the number of ranks, with their communication."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def leads(self) -> bool:
-        """Whether this one finishes files and keeps the journal."""
+        """Whether this rank finishes files and writes the journal."""
         return self.rank == 0
 
     def positions(self, count: int) -> range:
-        """Return which of `count` samples are this rank's: every size-th."""
+        """Return the positions of this rank's samples among `count`: every size-th."""
         return range(self.rank, count, self.size)
 
     def gather(self, value: Value) -> list[Value]:
-        """Return every rank's value, in their order; waits for all. Raises MissingCapabilityError if one is lost."""
+        """Return all ranks' values in order of rank; waits for all. Raises MissingCapabilityError if a rank dies."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
         try:
+            # As CPU tensors: a receiver would restore others on the sender's device.
             torch.distributed.all_gather_object(values, moved(value, CPU))
         except RuntimeError as error:
             raise MissingCapabilityError(
-                f"another rank of this run was lost ({brief(error)})",
-                hint="see what the other rank said; the same command goes on at the first unfinished layer",
+                f"another rank of this run has died ({brief(error)})",
+                hint="read the error of the other rank; the same command goes on at the first unfinished layer",
             ) from error
         return values
 
@@ -58,14 +59,14 @@ class Ranks:
         return self.gather(value)[0]
 
     def merged(self, observers: Mapping[str, Observer]) -> dict[str, Observer]:
-        """Return what all ranks' observers know together."""
+        """Return observers that are merged over all ranks."""
         if self.size == 1:
             return dict(observers)
         first, *others = self.gather(dict(observers))
         return {name: seen.merged(*(other[name] for other in others)) for name, seen in first.items()}
 
     def owners(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        """Share work out by its size: the largest first, each to the rank that has least to do."""
+        """Assign work to ranks by its size: the largest first, always to the rank with the least work."""
         load = [0] * self.size
         owners = {}
         for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
@@ -79,9 +80,9 @@ ALONE = Ranks()
 
 @contextmanager
 def joined_ranks(device: torch.device) -> Iterator[Ranks]:
-    """Join the other processes that torchrun started, if it did: gloo on the CPU, with hccl or nccl for devices."""
+    """Join the processes that torchrun started, if any: gloo on the CPU, with hccl or nccl for devices."""
     given = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")]
-    if not all(each.isdigit() for each in given) or "MASTER_ADDR" not in os.environ or int(given[1]) < 2:
+    if not all(text.isdigit() for text in given) or "MASTER_ADDR" not in os.environ or int(given[1]) < 2:
         yield ALONE
         return
     if not torch.distributed.is_available():
@@ -89,7 +90,7 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
     own = _BACKENDS.get(device.type)
     backend = f"cpu:gloo,{device.type}:{own}" if own else "gloo"
     try:
-        torch.distributed.init_process_group(backend, timeout=_SILENCE)
+        torch.distributed.init_process_group(backend, timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise MissingCapabilityError(
             f"the ranks of this run cannot reach each other ({brief(error)})"

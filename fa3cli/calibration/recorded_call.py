@@ -1,4 +1,4 @@
-"""A module's call, kept to be repeated when something about the module has changed."""
+"""Records a module's call, to repeat it after the module has changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["RecordedCall"]
 class RecordedCall:
     """Arguments and output of a module's first call within the `with` block.
 
-    Recorded at the end of the call, so that a forward may be suspended within it when the block begins.
+    The call is recorded when it ends, so a forward may be suspended inside it when the block begins.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -39,52 +39,52 @@ class RecordedCall:
 
     @property
     def output(self) -> Tensor:
-        """What the module returned, of several outputs the first, in float64 on the CPU: not every device has it."""
+        """The module's first output, in float64 on the CPU, since some devices lack float64."""
         return _first(self._call[2])
 
     @property
     def outputs(self) -> list[Tensor]:
-        """All float tensors that the module returned, as they are."""
+        """All float tensors among the module's outputs, unchanged."""
         return _floats(self._call[2])
 
     @property
     def arguments(self) -> list[Any]:
-        """The arguments, those with names last."""
+        """The positional arguments, then the named ones."""
         positional, named, _ = self._call
         return [*positional, *named.values()]
 
     @torch.no_grad()
-    def again(self, each: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
-        """Return what the module returns now to the same arguments, what `each` makes of their tensors.
+    def repeat(self, prepare: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
+        """Call the module again with the same arguments, `prepare` applied to their tensors; return its first output.
 
-        Containers among them are copies: a layer may leave something in one for the layers behind it.
+        Containers among the arguments are copied: a layer may store something in one for later layers.
         """
-        return _first(self._repeated(each))
+        return _first(self._repeated(prepare))
 
     @torch.no_grad()
-    def outputs_again(self, each: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> list[Tensor]:
-        """Return all float tensors that the module returns now, as `again` does the first."""
-        return _floats(self._repeated(each))
+    def repeat_outputs(self, prepare: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> list[Tensor]:
+        """Call the module again like `repeat`, and return all float tensors among its outputs."""
+        return _floats(self._repeated(prepare))
 
-    def _repeated(self, each: Callable[[Tensor], Tensor]) -> Any:
+    def _repeated(self, prepare: Callable[[Tensor], Tensor]) -> Any:
         positional, named, _ = self._call
-        return self.module(*_copied(positional, each), **_copied(named, each))
+        return self.module(*_copied(positional, prepare), **_copied(named, prepare))
 
     def _record(self, _: nn.Module, positional: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         if self._call is None:
             self._call = positional, named, output
 
 
-def _copied(value: Any, each: Callable[[Tensor], Tensor]) -> Any:
-    """Return a copy of tuples, lists and mappings of whatever class, down to what else they hold."""
+def _copied(value: Any, prepare: Callable[[Tensor], Tensor]) -> Any:
+    """Return a deep copy of tuples, lists and mappings of any class; other values are not copied."""
     if isinstance(value, Tensor):
-        return each(value)
+        return prepare(value)
     if type(value) in (tuple, list):
-        return type(value)(_copied(item, each) for item in value)
+        return type(value)(_copied(item, prepare) for item in value)
     if isinstance(value, MutableMapping):
         copied = copy.copy(value)
         for key, item in value.items():
-            copied[key] = _copied(item, each)
+            copied[key] = _copied(item, prepare)
         return copied
     return value
 
@@ -95,4 +95,4 @@ def _first(output: Any) -> Tensor:
 
 def _floats(output: Any) -> list[Tensor]:
     several = output if isinstance(output, tuple) else (output,)
-    return [each for each in several if isinstance(each, Tensor) and each.is_floating_point()]
+    return [tensor for tensor in several if isinstance(tensor, Tensor) and tensor.is_floating_point()]

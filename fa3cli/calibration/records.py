@@ -1,4 +1,4 @@
-"""One line of calibration or evaluation data, turned into token ids."""
+"""Turns one record of calibration or evaluation data into token ids."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ KEYS = (
     "text, inputs_pretokenized, title/passage/question, messages, or input_ids with or without attention_mask"
 )
 _LARGEST = 2**31
-# What a chat template may take for one conversation: any that is sound takes milliseconds.
+# Limits for applying a chat template to one conversation: a normal template takes milliseconds.
 _TEMPLATE_SECONDS, _TEMPLATE_BYTES, _TEMPLATE_CHARACTERS = 10, 1 << 30, 10_000_000
 
 
 def token_ids(record: dict[str, Any], tokenizer: Callable[[], Any]) -> tuple[Tensor, Tensor | None]:
-    """Turn one record into token ids `[B, S]` and, where it has one, their attention mask.
+    """Turn one record into token ids `[B, S]` and its attention mask, if it has one.
 
     Raises ValueError, TypeError or KeyError for a record of another form.
     """
@@ -36,13 +36,13 @@ def token_ids(record: dict[str, Any], tokenizer: Callable[[], Any]) -> tuple[Ten
         text = _chat_text(record["messages"], tokenizer())
         ids = tokenizer()(text, add_special_tokens=False, verbose=False)["input_ids"]
     else:
-        text = _text(record)  # a line without any is a broken line, tokenizer or not
+        text = _text(record)  # before the tokenizer is loaded, so that a broken line is reported first
         ids = tokenizer()(text, verbose=False)["input_ids"]
     return torch.tensor([ids], dtype=torch.long), None
 
 
 def _whole_numbers(record: dict[str, Any], key: str) -> Tensor:
-    """Return a list of whole numbers as `[1, S]`, or a list of B equally long ones as `[B, S]`."""
+    """Return a list of whole numbers as `[1, S]`, or B lists of equal length as `[B, S]`."""
     rows = record[key]
     if isinstance(rows, list) and not (rows and all(isinstance(row, list) for row in rows)):
         rows = [rows]
@@ -57,17 +57,21 @@ def _whole_numbers(record: dict[str, Any], key: str) -> Tensor:
 
 def _chat_text(messages: Any, tokenizer: Any) -> str:
     """Return a conversation as the tokenizer's chat template writes it, up to where the answer would begin."""
-    if not (isinstance(messages, list) and messages and all(isinstance(each, dict) for each in messages)):
+    if not (
+        isinstance(messages, list) and messages and all(isinstance(message, dict) for message in messages)
+    ):
         raise TypeError("messages is not a list of objects")
-    if not tokenizer.chat_template:  # old transformers versions would make one up
+    if not tokenizer.chat_template:  # old transformers versions would use a default template
         raise ValueError("messages need a chat template, and the tokenizer has none")
     try:
         with bounded_time(_TEMPLATE_SECONDS), bounded_memory(_TEMPLATE_BYTES):
             text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template is a program of the model's author: it raises what it likes
+    except Exception as error:  # a template is code of the model's author, and may raise any error
         raise ValueError(f"the chat template cannot be applied ({brief(error)})") from error
     if len(text) > _TEMPLATE_CHARACTERS:
-        raise ValueError(f"the chat template makes {len(text)} characters of it")
+        raise ValueError(
+            f"the chat template returns {len(text)} characters, more than {_TEMPLATE_CHARACTERS}"
+        )
     return text
 
 
@@ -80,7 +84,7 @@ def _text(record: dict[str, Any]) -> str:
     for key in ("text", "inputs_pretokenized"):
         if key in record:
             return _string(record, key)
-    raise ValueError(f"none of the keys fa3 knows, only {', '.join(map(repr, record)) or 'an empty object'}")
+    raise ValueError(f"no key that fa3 knows, only {', '.join(map(repr, record)) or 'an empty object'}")
 
 
 def _string(record: dict[str, Any], key: str) -> str:

@@ -1,16 +1,16 @@
-"""An object's attribute, another for a while."""
+"""Temporarily replaces an attribute."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["replaced"]
+__all__ = ["temporarily"]
 
 
 @contextmanager
-def replaced(owner: object, name: str, value: object) -> Iterator[None]:
-    """Have another value in an object's own attribute within the block."""
+def temporarily(owner: object, name: str, value: object) -> Iterator[None]:
+    """Replace an attribute of an object within the block; an attribute of its class is visible again afterwards."""
     own = vars(owner)
     before = {name: own[name]} if name in own else {}
     setattr(owner, name, value)

@@ -1,8 +1,8 @@
-"""Forwards of samples too large to wait in memory: between two layers their states lie on the disk.
+"""Replays the forwards of samples that are too large for the memory: between two layers, states are on the disk.
 
-A layer's turn begins each sample's forward anew. What the model computes before its layers is computed again, the
-layers before this one are skipped, and the last of them returns what it returned: so the model's own code runs here too,
-whatever it does between two layers.
+Each layer starts each sample's forward again. The model's code before its layers runs again, the layers before this one
+are skipped, and the last of them returns its stored output. So the model's own code runs here, too, including code
+between two layers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
 from fa3cli.calibration.layered_model import LayeredModel
-from fa3cli.calibration.moving import each_tensor
+from fa3cli.calibration.moving import map_tensors
 from fa3cli.calibration.samples import AnySample
 from fa3cli.calibration.tree_file import read_tree, write_tree
 from fa3cli.errors import UnsupportedError
@@ -25,9 +25,9 @@ __all__ = ["ReplayedForwards"]
 
 
 class ReplayedForwards:
-    """The forwards of `samples`, by a name for each; `folder` gets a file for each and a layer.
+    """The forwards of `samples`, by name; `folder` gets one file per sample and layer.
 
-    The states are there of two layers at a time. Raises UnsupportedError where a layer returns what no file can hold.
+    States of at most two layers exist at a time. Raises UnsupportedError if a layer's output cannot be written to a file.
     """
 
     outputs: Sequence[Any] = ()
@@ -38,13 +38,14 @@ class ReplayedForwards:
         self._layers = list(model.layers.values())
 
     def advance(self, sample: int, index: int) -> None:
-        """Take a sample through layer `index`, whose weights are loaded, as are those outside the layers."""
+        """Run a sample through layer `index`; its weights and those outside the layers are loaded."""
+        # A run that stops in this layer needs the states of index - 1 again: only those of index - 2 can be removed.
         self._file(sample, index - 2).unlink(missing_ok=True)
         kept = read_tree(self._file(sample, index - 1)) if index else {"forms": [], "output": None}
-        # Copied out of the file, to lie as a layer's own would: kernels may go by that.
-        output = each_tensor(lambda tensor: tensor.to(self._model.device, copy=True), kept["output"])
+        # Copied: kernels may depend on alignment and strides, which differ in the mapped file.
+        output = map_tensors(lambda tensor: tensor.to(self._model.device, copy=True), kept["output"])
         inputs = self._samples[sample][1].inputs(self._model.device)
-        earlier = [each_tensor(self._as_nan, form) for form in kept["forms"]]
+        earlier = [map_tensors(self._as_nan, form) for form in kept["forms"]]
         with LayerSynchronousForwards(
             self._model.model, self._layers, [inputs], skipped=index, outputs=[output], earlier=earlier
         ) as forward:
@@ -55,26 +56,26 @@ class ReplayedForwards:
                 self._keep(sample, index, kept["forms"], forward.outputs[0])
 
     def stop(self, sample: int) -> None:
-        """Do nothing: a forward that has passed the layer at hand is over."""
+        """Do nothing: a forward ends after each layer."""
 
     def _keep(self, sample: int, index: int, forms: list[Any], output: Any) -> None:
         file = self._file(sample, index)
         try:
-            write_tree(file, {"forms": [*forms, each_tensor(_form, output)], "output": output})
+            write_tree(file, {"forms": [*forms, map_tensors(_empty_like_shape, output)], "output": output})
         except TypeError as error:
             raise UnsupportedError(
-                f"{type(self._layers[index]).__name__} returns what its states' file can't hold ({error})"
+                f"{type(self._layers[index]).__name__} returns values that cannot be written to a file ({error})"
             ) from error
 
     def _file(self, sample: int, index: int) -> Path:
         return self._folder / f"{index:05d}.{self._samples[sample][0]}.safetensors"
 
     def _as_nan(self, form: Tensor) -> Tensor:
-        """Return as much NaN as an output of that form has values, in the memory of one."""
+        """Return NaN in the shape of an output, in the memory of one value."""
         value = torch.nan if form.is_floating_point() else 0
         return torch.full((), value, dtype=form.dtype, device=self._model.device).expand(form.shape[1:])
 
 
-def _form(tensor: Tensor) -> Tensor:
-    """Return a tensor's dtype and shape, as a tensor without values."""
+def _empty_like_shape(tensor: Tensor) -> Tensor:
+    """Return a tensor without values that stores another tensor's dtype and shape: `[...] -> [0, ...]`."""
     return torch.empty((0, *tensor.shape), dtype=tensor.dtype)

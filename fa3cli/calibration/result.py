@@ -1,4 +1,4 @@
-"""What a run made, and the report of it that stays in the export."""
+"""Writes and reads a run's report in the export, and returns its result."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ __all__ = [
 
 REPORT_FILE = "fa3_report.json"
 PARAMETERS_FILE = "fa3_parameters.safetensors"
-_OF_THIS_RUN = ("output", "seconds", "already_there")
+_NOT_REPRODUCIBLE = ("output", "seconds", "already_there")
 
 
 @dataclass(frozen=True)
 class LayerResult:
-    """What became of one decoder layer."""
+    """The result of one decoder layer."""
 
     name: str
     quantized: int
     float_linears: Mapping[str, str]
     """Why each of these linears stayed float."""
     fa: bool | None
-    """Whether its attention got FA3 parameters; None where it could not."""
+    """Whether its attention got FA3 parameters; None if it has no patched attention."""
     fa_reason: str | None
-    """Why it did not, if it could have."""
+    """The reason, if its attention stays float."""
     fa_score: float | None
-    """fa_amp's score, where it was asked for: layers with the lowest fall back."""
+    """fa_amp's score, if fa_amp is used: the layers with the lowest scores fall back."""
     error: float | None
-    """What int8 changes in it, of what it adds to the first sample's states (`layer_error`), before fa_amp chooses."""
+    """Relative error of the quantized layer on the first sample (`layer_error`), before fa_amp chooses."""
     timesteps: tuple[dict[str, float], ...] = ()
-    """The largest bound of q's, k's and v's recall windows at each timestep of the sampling, where that is known."""
+    """Per timestep of the sampling: the largest bound of the recall windows of q, k and v; empty for language models."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run made, files by their path in `output`; `already_there` if an earlier one of the same identity did."""
+    """The result of a run, files by path in `output`; `already_there` if an earlier run of the same identity made it."""
 
     output: Path
     files: tuple[str, ...]
@@ -69,8 +69,8 @@ class Result:
 
 
 @dataclass(frozen=True)
-class _Made:
-    """What a report says that a run made in its folder."""
+class _ReportedResult:
+    """The result in a report."""
 
     files: tuple[str, ...]
     bytes_written: int
@@ -82,16 +82,16 @@ class _Made:
 
 @dataclass(frozen=True)
 class _Report:
-    """What is needed of a report to tell whether a run need not be made again."""
+    """The fields that are read from an earlier run's report."""
 
     identity: dict[str, Any]
-    result: _Made
+    result: _ReportedResult
 
 
 def make_result(
     job: Job, export: Path, seconds: float, layers: Sequence[LayerResult], warnings: Sequence[str]
 ) -> Result:
-    """Return what a job has made in the folder `export`."""
+    """Return the result of a job from the files in the folder `export`."""
     files = {
         str(file.relative_to(export)): file.stat().st_size
         for file in sorted(export.rglob("*"))
@@ -110,11 +110,11 @@ def make_result(
 
 
 def write_reports(job: Job, export: Path, identity: dict[str, Any] | None, result: Result) -> None:
-    """Write what was made, from what, beside the weights for each target: nothing that differs when it is made again."""
+    """Write a report beside the weights of each target; it holds nothing that differs when the run is repeated."""
     for target, place in job.places.items():
         folder = export / place
-        files = {name: (folder / name).stat().st_size for name in _within(place, result.files)}
-        made = {name: value for name, value in asdict(result).items() if name not in _OF_THIS_RUN}
+        files = {name: (folder / name).stat().st_size for name in _files_in(place, result.files)}
+        made = {name: value for name, value in asdict(result).items() if name not in _NOT_REPRODUCIBLE}
         made |= {"files": list(files), "bytes_written": sum(files.values())}
         report = {"identity": identity, "recipe": job.recipe, "target": target, "result": made}
         if (folder / PARAMETERS_FILE).is_file():
@@ -123,7 +123,7 @@ def write_reports(job: Job, export: Path, identity: dict[str, Any] | None, resul
 
 
 def file_sha256(file: Path) -> str:
-    """Return the sha256 of a file's bytes, in hexadecimal; the file may be larger than the memory."""
+    """Return the sha256 of a file in hexadecimal; the file may be larger than the memory."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -132,15 +132,15 @@ def file_sha256(file: Path) -> str:
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """Return the report in a folder; raises OSError where it can't be read, ValueError where it is broken."""
+    """Return the report in a folder; raises OSError if it cannot be read, ValueError if it is broken."""
     text = read_bytes(folder / REPORT_FILE, LARGE).decode("utf-8")
     return typed(parse_json(text, unique=True), dict[str, Any])
 
 
 def read_result(job: Job, identity: dict[str, Any]) -> Result | None:
-    """Return the result of the run that made the job's output, if it is all of this identity; None if it is none.
+    """Return the result of the run that made the job's output; None if the output holds no report.
 
-    Raises ConflictError where it is of another identity, naming what differs, or where a file of it is gone.
+    Raises ConflictError if that run had another identity, naming the differences, or if a file is missing.
     """
     output = job.output
     try:
@@ -151,14 +151,14 @@ def read_result(job: Job, identity: dict[str, Any]) -> Result | None:
     if differs := differing(last.identity, identity):
         raise ConflictError(
             f"{output}: holds an export made from other {', '.join(differs)}",
-            hint="choose another --output; an export that nobody needs any more may be removed instead",
+            hint="choose another --output; or remove the export if nobody needs it any more",
         )
     files = tuple(str(place / name) for place, report in reports.items() for name in report.result.files)
     if lost := [name for name in files if not is_file(output / name)]:
         raise ConflictError(
-            f"{output}: holds this export, but {lost[0]} is gone from it",
-            hint="restore that file or choose another --output; where nothing else lies in the folder, removing it has "
-            "the export made again",
+            f"{output}: holds this export, but {lost[0]} is missing",
+            hint="restore that file or choose another --output; or, if the folder holds nothing else, remove it "
+            "to make the export again",
         )
     return Result(
         output=output,
@@ -174,14 +174,14 @@ def read_result(job: Job, identity: dict[str, Any]) -> Result | None:
 
 
 def _read_typed(folder: Path) -> _Report:
-    """Return the report of a run in its form; raises what `read_report` does, ValueError for another form."""
+    """Return the typed report of a run; raises the errors of `read_report`, and ValueError for wrong fields."""
     report = typed(read_report(folder), _Report)
     for name in report.result.files:
         if not all(map(is_file_name, name.split("/"))):
-            raise ValueError(f"{name!a} is no file of an export")
+            raise ValueError(f"{name!a} is not a file of an export")
     return report
 
 
-def _within(place: Path, files: Sequence[str]) -> list[str]:
+def _files_in(place: Path, files: Sequence[str]) -> list[str]:
     """Return the files that lie in a folder, by their path in it."""
     return [str(Path(name).relative_to(place)) for name in files if Path(name).is_relative_to(place)]

@@ -1,4 +1,4 @@
-"""How long AntiOutlier searches in a layer: timed on a part of the weights and samples, and reckoned up."""
+"""Estimates how long AntiOutlier searches in a layer: measures a part of the weights and samples, and extrapolates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOKENS, _FEW = 128, 16
 
 
 def rule_seconds(model: LayeredModel, layer: str, settings: QuantSettings, tokens: Sequence[int]) -> float:
-    """Return about how long the scales of a loaded layer are searched, given the samples' numbers of tokens."""
+    """Return about how many seconds the search for a loaded layer's scales takes, given the samples' numbers of tokens."""
     if settings.anti_method == "none":
         return 0.0
     method = METHODS[settings.anti_method]
@@ -37,7 +37,7 @@ def rule_seconds(model: LayeredModel, layer: str, settings: QuantSettings, token
 
 @dataclass(frozen=True)
 class _Search:
-    """A rule on every nth row of a group's weights, which takes an nth of the time."""
+    """A rule applied to every n-th row of a group's weights, which takes 1/n of the time; `share` is n."""
 
     rule: Rule
     part: GroupData
@@ -48,26 +48,28 @@ class _Search:
         linears = [model.model.get_submodule(name) for name in group.linears]
         rows = math.gcd(*(len(linear.weight) for linear in linears))
         wanted = sum(linear.weight.numel() for linear in linears) // _WEIGHTS
-        # A power of 2 that divides the rows of all: rules may cut them into heads.
+        # A power of 2 that divides the number of rows of all weights: rules may split the rows into heads.
         share = min(1 << max(wanted, 1).bit_length() - 1, rows & -rows)
         weights = [linear.weight.detach()[::share].to(dtype).contiguous() for linear in linears]
-        biases = [None if each.bias is None else each.bias.detach()[::share].to(dtype) for each in linears]
+        biases = [
+            None if linear.bias is None else linear.bias.detach()[::share].to(dtype) for linear in linears
+        ]
         nothing_seen = ChannelStatistics(keep=1)
         return cls(rule, GroupData(nothing_seen, weights, biases, *shared_heads(model, group)), share)
 
     def seconds(self, tokens: int) -> float:
-        """Return how long the whole search takes with so many tokens: beyond a few, each one adds as much."""
+        """Return the seconds of the whole search with that many tokens; beyond a few, the time grows linearly."""
         if tokens <= _TOKENS:
-            return self.share * self._timed(tokens)
-        few, most = self._timed(_FEW), self._timed(_TOKENS)
+            return self.share * self._measure(tokens)
+        few, most = self._measure(_FEW), self._measure(_TOKENS)
         return self.share * (few + max(0.0, most - few) * (tokens - _FEW) / (_TOKENS - _FEW))
 
-    def _timed(self, tokens: int) -> float:
+    def _measure(self, tokens: int) -> float:
         noise = torch.randn(max(tokens, 1), self.part.weights[0].shape[1], dtype=self.part.weights[0].dtype)
         data = replace(self.part, inputs=self.part.inputs.updated(noise))
-        return min(self._once(data), self._once(data))  # the first call of a kind is slow
+        return min(self._run_rule(data), self._run_rule(data))  # the first call is slower: caches are cold
 
-    def _once(self, data: GroupData) -> float:
+    def _run_rule(self, data: GroupData) -> float:
         begin = time.perf_counter()
         self.rule(data)
         return time.perf_counter() - begin

@@ -1,4 +1,4 @@
-"""The run itself: every layer observed, quantized, written and freed, in the order of the model."""
+"""Runs a job: observes, quantizes, writes and frees each layer in the order of the model."""
 
 from __future__ import annotations
 
@@ -37,33 +37,33 @@ def run(
     resume: str = "auto",
     stop: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """Calibrate, and export for the job's targets or keep the parameters; the output appears when all of it is there.
+    """Calibrate, then export for the job's targets or write the parameters; the output appears only when it is complete.
 
-    What an earlier run of the same identity left is continued (`resume`: auto, required or never); where its export is
-    complete, nothing is done and its result returned. Raises StoppedError behind the layer at which `stop` says so.
+    An unfinished run of the same identity is continued (`resume`: auto, required or never); if its export is complete,
+    its result is returned and nothing is done. Raises StoppedError after the layer at which `stop` returns True.
     """
     if resume not in RESUME:
         raise UsageError(f"--resume {resume}: expected one of {', '.join(RESUME)}")
-    made_of = identity(job)
+    run_identity = identity(job)
     with joined_ranks(job.model.device) as ranks:
-        _require_fit(ranks, job, made_of)
-        if earlier := read_result(job, made_of):
+        _require_fit(ranks, job, run_identity)
+        if earlier := read_result(job, run_identity):
             if ranks.leads:
                 RunFolder(job.output).sweep()
             return earlier
         job.model.require_tied_alike()
         try:
-            return _run(job, made_of, ranks, progress, resume, stop)
+            return _run(job, run_identity, ranks, progress, resume, stop)
         except NotResumableError as error:
             if resume == "required":
                 raise
             logger.warning("%s: starting over", error)
-            return _run(job, made_of, ranks, progress, "never", stop)
+            return _run(job, run_identity, ranks, progress, "never", stop)
 
 
 def _run(
     job: Job,
-    made_of: dict[str, Any],
+    run_identity: dict[str, Any],
     ranks: Ranks,
     progress: Callable[[Progress], None],
     resume: str,
@@ -73,20 +73,22 @@ def _run(
     folder = RunFolder(job.output, bytes_written(job) + journal_bytes(job, passes(job)))
     with folder if ranks.leads else nullcontext(), memory_errors(job.model.device):
         if ranks.leads:
-            open_journal(folder, made_of, resume)
+            open_journal(folder, run_identity, resume)
+        # A barrier: the others read the journal only after the leading rank has kept or cleared it.
         ranks.gather(None)
         journal = Journal(folder, ranks)
         _require_one_folder(ranks, folder, journal)
         _require_visits_of(job, folder, journal)
-        job = job.gathered(folder, ranks, progress, stop)
+        job = job.with_samples(folder, ranks, progress, stop)
         make = LayerWriter if job.targets else CalibrationWriter
         writer = make(job, folder, ranks, resumed=bool(journal.visits))
         layers = calibrate(job, progress, write=writer.add, journal=journal, ranks=ranks, stop=stop)
-        return ranks.first(finish(job, folder, writer, layers, made_of, begin, leads=ranks.leads))
+        return ranks.first(finish(job, folder, writer, layers, run_identity, begin, leads=ranks.leads))
 
 
 def _require_one_folder(ranks: Ranks, folder: RunFolder, journal: Journal) -> None:
-    """Raise ConflictError where ranks write into different folders of the same name."""
+    """Raise ConflictError if ranks write into different folders of the same name."""
+    # A random token, since the same path may be another disk on another machine.
     token = folder.scratch / "run"
     if ranks.leads:
         token.write_text(uuid4().hex)
@@ -101,7 +103,7 @@ def _require_one_folder(ranks: Ranks, folder: RunFolder, journal: Journal) -> No
 
 
 def _require_visits_of(job: Job, folder: RunFolder, journal: Journal) -> None:
-    """Raise ConflictError where a journal does not speak of the job's layers in their order."""
+    """Raise ConflictError if a journal's records are not the job's layers in their order."""
     parts = [*job.model.layers, *job.quantized_head] * len(passes(job))
     names = [visit.name for visit in journal.visits]
     if names != parts[: len(names)]:
@@ -111,15 +113,15 @@ def _require_visits_of(job: Job, folder: RunFolder, journal: Journal) -> None:
         )
 
 
-def _require_fit(ranks: Ranks, job: Job, made_of: dict[str, Any]) -> None:
-    """Raise UnsupportedError for numerics that more than one rank can't have, ConflictError for ranks that differ."""
+def _require_fit(ranks: Ranks, job: Job, run_identity: dict[str, Any]) -> None:
+    """Raise UnsupportedError for the reference's numerics on several ranks, ConflictError if ranks differ in identity."""
     if ranks.size > 1 and job.settings.reference:
         raise UnsupportedError(
             f"numerics=reference on {ranks.size} ranks: the reference's statistics depend on the order of all samples",
             hint="run it on one rank, or choose --numerics improved",
         )
-    for rank, other in enumerate(ranks.gather(made_of)):
-        if differs := differing(other, made_of):
+    for rank, other in enumerate(ranks.gather(run_identity)):
+        if differs := differing(other, run_identity):
             raise ConflictError(
                 f"rank {rank} and rank {ranks.rank} differ in {', '.join(differs)}",
                 hint="all ranks need the same files, options, versions, processors and threads (OMP_NUM_THREADS)",

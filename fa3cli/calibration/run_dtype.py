@@ -1,4 +1,4 @@
-"""The dtype that a run computes and exports in."""
+"""Chooses the dtype in which a run computes and exports."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 
 def run_dtype(dtype: str, found: str, device: torch.device, source: Path) -> torch.dtype:
-    """Return the dtype of that name; for `auto` the one `found` in `source`, unless the device lacks it.
+    """Return the dtype of that name; for `auto` the one `found` in `source`, or float16 if the device lacks bfloat16.
 
-    Raises UnsupportedError for another name, InvalidInputError where one like that was found.
+    Raises UnsupportedError for an unknown name, InvalidInputError if the name `found` is unknown.
     """
     if dtype not in ("auto", *_DTYPES):
         raise UnsupportedError(f"--dtype {dtype}: expected auto, {', '.join(_DTYPES)}")

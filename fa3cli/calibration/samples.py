@@ -1,4 +1,4 @@
-"""What a run needs to know of a sample, text or record."""
+"""Defines the interface of a calibration sample: a text, or a recorded call of a transformer."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ __all__ = ["AnySample"]
 
 
 class AnySample(Protocol):
-    """What one forward of a model is called with; `origin` says where it stands."""
+    """The arguments of one forward of a model; `origin` names its place in the data."""
 
     @property
     def origin(self) -> str: ...
 
     @property
     def tokens(self) -> int:
-        """Number of tokens, padding included; 0 where that is not known."""
+        """Number of tokens, padding included; 0 if it is not known."""
         ...
 
     @property
     def mask(self) -> Tensor | None:
-        """The tokens that are no padding, bool `[B, S]`; None where all are."""
+        """True for real tokens, False for padding, bool `[B, S]`; None if there is no padding."""
         ...
 
     @property
     def timestep(self) -> float | None:
-        """The timestep of a diffusion transformer's call."""
+        """The timestep of a diffusion transformer's call; None for a text."""
         ...
 
     def inputs(self, device: torch.device) -> dict[str, Any]:

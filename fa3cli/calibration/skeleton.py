@@ -1,4 +1,4 @@
-"""A causal LM without its weights, built from its config.json: parameters on the meta device, buffers computed."""
+"""Builds a causal LM without weights from its config.json: parameters on the meta device, buffers computed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from fa3cli.calibration.bounded import bounded_building
 from fa3cli.calibration.checked_folder import checked_copy
-from fa3cli.calibration.trust import never_asking, trust_hint
+from fa3cli.calibration.trust import trust_hint, without_trust_prompt
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError, brief
 
 __all__ = ["build_skeleton", "read_config"]
@@ -22,7 +22,7 @@ __all__ = ["build_skeleton", "read_config"]
 def read_config(folder: Path, *, trusted: bool) -> Any:
     """Return the transformers config of a weights folder, made of its config.json alone unless the folder is trusted.
 
-    Raises InvalidInputError where it cannot be read, UnsupportedError for one of another kind of model.
+    Raises InvalidInputError if it cannot be read, UnsupportedError for another kind of model.
     """
     from transformers import AutoConfig
 
@@ -33,14 +33,14 @@ def read_config(folder: Path, *, trusted: bool) -> Any:
             hint="give the folder that holds config.json and the safetensors files",
         )
     alone = nullcontext(folder) if trusted else checked_copy(folder, file.name)
-    with alone as place, never_asking(), bounded_building():
+    with alone as place, without_trust_prompt(), bounded_building():
         try:
             if not trusted:
                 _require_causal_lm(place / file.name, file)
             config = AutoConfig.from_pretrained(place, trust_remote_code=trusted, local_files_only=True)
         except Fa3Error:
             raise
-        except Exception as error:  # what a bad value raises differs by field and by transformers version
+        except Exception as error:  # the error class of a bad value differs by field and transformers version
             said = brief(error).replace(str(place), str(folder))
             raise InvalidInputError(
                 f"{file}: transformers cannot read it ({said})", hint=trust_hint(error)
@@ -59,10 +59,10 @@ def build_skeleton(
     trusted: bool = False,
     tensors: int | None = None,
 ) -> nn.Module:
-    """Build the causal LM of a config: of the `known_class`, else of that which transformers finds.
+    """Build the causal LM of a config: from `known_class` if given, else from the class that transformers finds.
 
-    Its checkpoint holds that many `tensors`; raises UnsupportedError for a model of far more modules, or where it can't
-    be built.
+    `tensors` is the number of tensors in its checkpoint; raises UnsupportedError for a model with far more modules, or
+    one that cannot be built.
     """
     import transformers
     from accelerate import init_empty_weights
@@ -76,19 +76,20 @@ def build_skeleton(
     if known_class is not None:
         build = known_class._from_config
     try:
-        with init_empty_weights(include_buffers=False), never_asking(), bounded_building(tensors):
+        # Buffers (rope's frequencies, say) are computed now: checkpoints do not hold them.
+        with init_empty_weights(include_buffers=False), without_trust_prompt(), bounded_building(tensors):
             model = build(config, **options)
-    except Exception as error:  # the model's own code: what a value it cannot take raises is up to it
+    except Exception as error:  # the model's own code may raise any error for a bad value
         raise UnsupportedError(
             f"{config.name_or_path}: transformers {transformers.__version__} cannot build {config.model_type!r} "
             f"as a causal LM from this config.json ({brief(error)})"
         ) from error
-    model.tie_weights()  # parameters were replaced while they were moved to the meta device
+    model.tie_weights()  # init_empty_weights replaced the parameters, which untied them
     return model.eval()
 
 
 def _require_sizes(config: Any, file: Path) -> None:
-    """Raise InvalidInputError for what samples are measured by and is no number: not all models look at these."""
+    """Raise InvalidInputError if a size that limits samples is not a number: not all models check these."""
     text_config = getattr(config, "get_text_config", lambda: config)()
     for name in ("max_position_embeddings", "vocab_size"):
         value = getattr(text_config, name, None)
@@ -97,7 +98,7 @@ def _require_sizes(config: Any, file: Path) -> None:
 
 
 def _require_causal_lm(document: Path, file: Path) -> None:
-    """Raise UnsupportedError for a model type of another kind: its config may read other folders than its own."""
+    """Raise UnsupportedError for a model type that is no causal LM: its config may read other folders than its own."""
     import transformers
 
     name = json.loads(document.read_bytes()).get("model_type")

@@ -1,4 +1,4 @@
-"""AntiOutlier on a loaded layer: finds the scales of its groups, and moves them into the weights."""
+"""Applies AntiOutlier to a loaded layer: finds the scales of its groups, and moves them into the weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fa3cli.calibration.layered_model import LayeredModel
 from fa3cli.calibration.linear_inputs import LinearInputs
-from fa3cli.calibration.out_of_memory import or_on_cpu
+from fa3cli.calibration.out_of_memory import with_cpu_retry
 from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.calibration.recorded_call import RecordedCall
 from fa3cli.calibration.smoothing_groups import group_data, groups_of, shared_heads
@@ -32,10 +32,10 @@ def find_smoothing(
     *,
     checked: bool,
 ) -> dict[str, Tensor]:
-    """Return the scales of a layer's groups by the name of their source; the layer is left as it is.
+    """Return the scales of a layer's groups by the name of their source module; the layer is not changed.
 
-    `run_samples` takes this rank's share of AntiOutlier's samples through the layer. Raises InvalidInputError where an input is not finite,
-    UnsupportedError where the layer smoothed would compute something else, which is looked at if it is to be `checked`.
+    `run_samples` runs this rank's share of AntiOutlier's samples through the layer. Raises InvalidInputError if an input
+    is not finite; with `checked`, UnsupportedError if the smoothed layer computes something else.
     """
     method = METHODS[settings.anti_method]
     groups = groups_of(model, layer, method.groups)
@@ -47,10 +47,10 @@ def find_smoothing(
     scales = {}
     for group in groups:
         data = group_data(model, group, observers[group.linears[0]], settings)
-        scales[group.source] = _movable(model, group, or_on_cpu(method.rule, data))
-    scales = ranks.first(scales)  # one that had to compute elsewhere may have others, in the last bit
+        scales[group.source] = _within_dtype(model, group, with_cpu_retry(method.rule, data))
+    scales = ranks.first(scales)  # a rank that computed on the CPU may differ in the last bit
     if checked and call.made:
-        _require_same(model, layer, settings.anti_method, scales, call)
+        _require_same_output(model, layer, settings.anti_method, scales, call)
     return scales
 
 
@@ -71,18 +71,18 @@ def smooth(model: LayeredModel, layer: str, anti_method: str, scales: Mapping[st
 
 
 def require_groups(model: LayeredModel, anti_method: str) -> None:
-    """Raise UnsupportedError where AntiOutlier has nothing to smooth in a model."""
+    """Raise UnsupportedError if a model has no groups that AntiOutlier smooths."""
     groups = METHODS[anti_method].groups
     if not any(groups_of(model, layer, groups) for layer in model.layers):
         sought = "; ".join(f"{group.source} before {', '.join(group.linears)}" for group in groups)
         raise UnsupportedError(
-            f"AntiOutlier {anti_method}: no decoder layer of {type(model.model).__name__} has what it smooths ({sought})",
+            f"AntiOutlier {anti_method}: no decoder layer of {type(model.model).__name__} has modules that it smooths ({sought})",
             hint="quantize with --anti-method none",
         )
 
 
 def wrapped_norms(model: LayeredModel, anti_method: str) -> frozenset[str]:
-    """Return the norms that are exported as the reference's own modules: all of the kind that was smoothed."""
+    """Return the norms that are exported like the reference's wrapped norms: all modules of a class that was smoothed."""
     if anti_method == "none" or not METHODS[anti_method].wraps_norms:
         return frozenset()
     sources = {
@@ -99,40 +99,40 @@ def _modules(model: LayeredModel, groups: list[Group]) -> list[nn.Module]:
     return [model.model.get_submodule(name) for name in names]
 
 
-def _movable(model: LayeredModel, group: Group, scale: Tensor) -> Tensor:
-    """Return the scale with 1 for channels whose weights would leave the dtype: dead ones of float16, far outliers."""
+def _within_dtype(model: LayeredModel, group: Group, scale: Tensor) -> Tensor:
+    """Return the scale, with 1 for channels whose weights would overflow the dtype: dead float16 channels, far outliers."""
     heads, repeats = shared_heads(model, group)
     weight = model.tensor(f"{group.source}.weight")
     scale = scale.to(weight.device, model.dtype)
     divided = weight.abs() if weight.dim() == 1 else _largest(weight, dim=1)
     divided = divided.view(heads, 1, -1).expand(-1, repeats, -1).reshape(-1) / scale
-    stays = scale.isfinite() & (scale > 0) & divided.isfinite()
+    fits = scale.isfinite() & (scale > 0) & divided.isfinite()
     for name in group.linears:
-        stays &= (_largest(model.tensor(f"{name}.weight"), dim=0) * scale).isfinite()
-    shared = stays.view(heads, repeats, -1).all(dim=1, keepdim=True).expand(-1, repeats, -1)
+        fits &= (_largest(model.tensor(f"{name}.weight"), dim=0) * scale).isfinite()
+    shared = fits.view(heads, repeats, -1).all(dim=1, keepdim=True).expand(-1, repeats, -1)
     return torch.where(shared.reshape(-1), scale, 1.0).to(scale.dtype)
 
 
 def _largest(weight: Tensor, dim: int) -> Tensor:
-    """Return the largest magnitudes along a dimension; no copy of the weight is made."""
+    """Return the largest magnitudes along a dimension, without a copy of the weight."""
     return torch.maximum(weight.amax(dim=dim), -weight.amin(dim=dim))
 
 
-def _require_same(
+def _require_same_output(
     model: LayeredModel, layer: str, anti_method: str, scales: Mapping[str, Tensor], call: RecordedCall
 ) -> None:
-    """Raise UnsupportedError where a smoothed layer's output differs by more than rounding explains."""
+    """Raise UnsupportedError if a smoothed layer's output differs by more than rounding explains."""
     modules = _modules(model, groups_of(model, layer, METHODS[anti_method].groups))
-    # A layer that can be read again is not held twice.
-    kept = [(each, dict(each.named_parameters(recurse=False))) for each in modules if model.resident]
+    # Only a model in memory needs copies: other weights can be read again from the files.
+    kept = [(module, dict(module.named_parameters(recurse=False))) for module in modules if model.resident]
     smooth(model, layer, anti_method, scales)
-    difference = ((call.again() - call.output).norm() / call.output.norm()).item()
+    difference = ((call.repeat() - call.output).norm() / call.output.norm()).item()
     for module, tensors in kept:
         _replace(module, **tensors)
     model.reload(model.of_layer[layer])
     if not difference <= math.sqrt(torch.finfo(model.dtype).eps):
         raise UnsupportedError(
-            f"{layer}: AntiOutlier {anti_method} would change what it computes, by {difference:.1%} on the first "
+            f"{layer}: AntiOutlier {anti_method} would change its output by {difference:.1%} on the first "
             "sample; its norms are scaled in another way, or feed more than the linears fa3 knows",
             hint="quantize with --anti-method none",
         )

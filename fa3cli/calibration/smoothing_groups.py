@@ -1,4 +1,4 @@
-"""The groups of linears that AntiOutlier smooths together, in a layer of a model."""
+"""Finds the groups of linears that AntiOutlier smooths together in a layer, and collects their data."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fa3cli.quantization.settings import QuantSettings
 __all__ = ["BLOCK", "group_data", "groups_of", "shared_heads"]
 
 BLOCK = 1 << 23
-"""Weights that improved numerics search with at a time: 32 MB in float32."""
+"""Number of weights per block of a search with improved numerics: 32 MB in float32."""
 
 
 def groups_of(model: LayeredModel, layer: str, groups: tuple[Group, ...]) -> list[Group]:
-    """Return the groups that a layer has, with full names."""
+    """Return the groups that exist in a layer, with full module names."""
     held = dict(model.layers[layer].named_modules()) if layer in model.layers else {}
     return [
         Group(f"{layer}.{group.source}", tuple(f"{layer}.{name}" for name in group.linears))
@@ -32,9 +32,9 @@ def groups_of(model: LayeredModel, layer: str, groups: tuple[Group, ...]) -> lis
 def group_data(
     model: LayeredModel, group: Group, observed: ChannelStatistics, settings: QuantSettings
 ) -> GroupData:
-    """Return what a rule may look at; raises InvalidInputError where an input is not finite.
+    """Return a rule's input data; raises InvalidInputError if the linears' input is not finite.
 
-    Improved numerics compute in float32, a part of the weights at a time; the reference in the model's dtype, whole.
+    Improved numerics compute in float32, in blocks of weights; the reference in the model's dtype, on whole weights.
     """
     if not observed.tokens or not is_finite(torch.stack([observed.low, observed.high])):
         raise InvalidInputError(
@@ -44,7 +44,7 @@ def group_data(
     dtype = model.dtype if settings.reference else torch.float32
     linears = [model.model.get_submodule(name) for name in group.linears]
     return GroupData(
-        moved(observed.to(dtype), model.device),  # merged ones are on the CPU
+        moved(observed.to(dtype), model.device),  # statistics that were merged over ranks are on the CPU
         [linear.weight.detach() for linear in linears],
         [None if linear.bias is None else linear.bias.detach().to(dtype) for linear in linears],
         *shared_heads(model, group),
@@ -53,7 +53,7 @@ def group_data(
 
 
 def shared_heads(model: LayeredModel, group: Group) -> tuple[int, int]:
-    """Return the number of the source's heads, and how many of the group's input share each."""
+    """Return the number of the source's heads, and how many heads of the group's input share each of them."""
     source = model.model.get_submodule(group.source)
     if not isinstance(source, nn.Linear):
         return 1, 1

@@ -1,4 +1,4 @@
-"""A model whose structure is in memory and whose weights are not: they come and go, a decoder layer at a time."""
+"""Wraps a model on the meta device, and loads and frees its weights one decoder layer at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fa3cli.errors import InvalidInputError
 
 __all__ = ["StreamedModel"]
 
-# Written by old transformers versions, computed by all: never an unexpected key.
+# Old transformers versions wrote these buffers, all versions compute them: they are not unexpected keys.
 _COMPUTED = (r"rotary_emb\.inv_freq",)
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -24,7 +24,7 @@ _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 class StreamedModel(LayeredModel):
     """A causal LM on the meta device and the checkpoint its layers are loaded from.
 
-    Raises InvalidInputError where the checkpoint's names, shapes or kinds of numbers are not the model's.
+    Raises InvalidInputError if the checkpoint's names, shapes or kinds of dtypes are not the model's.
     """
 
     def __init__(
@@ -44,17 +44,18 @@ class StreamedModel(LayeredModel):
 
     @property
     def has_weights(self) -> bool:
-        """Whether there are files of weights: without them there can only be a plan."""
+        """Whether the folder has files of weights; without them only a plan is possible."""
         return bool(self.checkpoint.files)
 
     @contextmanager
     def loaded(self, names: list[str], device: torch.device | None = None) -> Iterator[None]:
         """Hold these tensors in the model within the block, on its device or another.
 
-        They come in the dtype the model was built with. Where that is the checkpoint's, on the CPU, they share
-        memory with the mapped file, and only what is used is read.
+        They have the dtype of the built model. On the CPU, tensors stored in that dtype share memory with the
+        mapped file, and only the pages that are used are read.
         """
         read = self.checkpoint.read(names)
+        # pop releases each stored tensor as soon as it is cast or moved.
         tensors = {name: self._cast(name, read.pop(name), device or self.device) for name in names}
         try:
             self._assign(tensors)
@@ -64,23 +65,23 @@ class StreamedModel(LayeredModel):
             self._assign({name: self.tensor(name).to("meta") for name in names})
 
     def reload(self, names: list[str]) -> None:
-        """Give tensors that are loaded their stored values again, one after the other."""
+        """Restore the stored values of loaded tensors, one after the other."""
         for name in names:
             self._assign({name: self._cast(name, self.checkpoint.read([name])[name], self.device)})
 
     def read_ahead(self, names: list[str]) -> None:
-        """Have the system read these tensors, to be loaded next, into its page cache."""
+        """Start reading the tensors that will be loaded next into the system's page cache."""
         self.checkpoint.read_ahead(names)
 
     def require_tied_alike(self) -> None:
-        """Raise InvalidInputError where the checkpoint holds other values for a tensor that config.json ties."""
+        """Raise InvalidInputError if the checkpoint holds different values for tensors that config.json ties."""
         for alias, name in self.tied.items():
             if alias in self.checkpoint.tensors:
                 both = self.checkpoint.read([alias, name])
                 if not torch.equal(both[alias], both[name]):
                     raise InvalidInputError(
                         f"{self.checkpoint.path(alias)}: {alias} differs from {name}, which config.json ties it to",
-                        hint='transformers versions differ in which they use: mend "tie_word_embeddings"',
+                        hint='transformers versions differ in which tensor they use: correct "tie_word_embeddings"',
                     )
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -92,7 +93,7 @@ class StreamedModel(LayeredModel):
         return sum(self.checkpoint.tensors[name].nbytes for name in names)
 
     def cast_names(self) -> list[str]:
-        """Return the float tensors that are stored in another dtype than the model is built with."""
+        """Return the float tensors whose stored dtype differs from the model's."""
         return [
             name
             for name in self.stored
@@ -114,6 +115,7 @@ class StreamedModel(LayeredModel):
     def _assign(self, tensors: dict[str, Tensor]) -> None:
         tied = {alias: tensors[name] for alias, name in self.tied.items() if name in tensors}
         for name, tensor in {**tensors, **tied}.items():
+            # assign=True puts in the tensor itself: no copy, and a meta parameter could not be copied into.
             module, _, leaf = name.rpartition(".")
             self.model.get_submodule(module).load_state_dict({leaf: tensor}, strict=False, assign=True)
 
@@ -138,12 +140,12 @@ class StreamedModel(LayeredModel):
                 raise InvalidInputError(
                     f"{self.checkpoint.path(name)}: {name} has dtype {held[name].dtype}, but the model "
                     f"computes with {str(expected[name].dtype).removeprefix('torch.')}",
-                    hint="fa3 quantizes float checkpoints; one that is quantized already is none",
+                    hint="fa3 quantizes float checkpoints, and this one is quantized already",
                 )
 
 
 def _move_buffers(model: nn.Module, device: torch.device) -> None:
-    """Move what a model computes for itself to the device: not all models' forwards do so with what they use."""
+    """Move a model's computed buffers to the device: not all forwards move the buffers that they use."""
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None and not buffer.is_meta:

@@ -1,4 +1,4 @@
-"""Which samples a run takes through the layers, for what, and in how many passes."""
+"""Decides how many samples run through the layers for which purpose, and in how many passes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from fa3cli.calibration.job import Job
 from fa3cli.calibration.ranks import Ranks
 from fa3cli.quantization.anti_outlier.methods import METHODS
 
-__all__ = ["Streams", "passes", "shares", "smoothing_samples"]
+__all__ = ["Streams", "own_forwards", "passes", "smoothing_samples"]
 
 _FEATURES = 5  # samples that range_param is measured on
 
 
 @dataclass(frozen=True)
 class Streams:
-    """The samples that one pass takes through the layers, by what they are for."""
+    """The numbers of samples in one pass over the layers, by purpose; `features` are those for range_param."""
 
     smoothing: int = 0
     features: int = 0
@@ -38,12 +38,12 @@ def passes(job: Job) -> list[Streams]:
 
 
 def smoothing_samples(job: Job) -> int:
-    """Return how many samples AntiOutlier looks at."""
+    """Return the number of samples that AntiOutlier uses."""
     return METHODS[job.settings.anti_method].samples(len(job.samples))
 
 
-def shares(streams: Streams, ranks: Ranks) -> list[tuple[str, int]]:
-    """Return this rank's forwards: the stream of each, and its sample's position."""
+def own_forwards(streams: Streams, ranks: Ranks) -> list[tuple[str, int]]:
+    """Return this rank's forwards: for each, the name of its stream and the position of its sample."""
     return [
         (stream, position)
         for stream in ("smoothing", "features", "calibration")

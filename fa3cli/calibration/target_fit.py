@@ -1,4 +1,4 @@
-"""Asks the targets whether they can load what a job is about to make, before any work."""
+"""Checks before any work that the job's targets can load its export."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["require_loadable", "target_warnings"]
 
 
 def require_loadable(job: Job, found: Sequence[LayerParameters] | None = None) -> None:
-    """Raise UnsupportedError with every reason why an engine cannot load what the job is about to make.
+    """Raise UnsupportedError with all reasons why an engine cannot load the job's export.
 
-    `found` are the parameters, where they are known.
+    `found` are the parameters, if they are known already.
     """
     selected = _selection(job) if found is None else _exact_selection(job, found)
-    refusals = [(target.name, each) for target in job.targets for each in target.refused(selected)]
+    refusals = [(target.name, refusal) for target in job.targets for refusal in target.refused(selected)]
     if refusals:
         reasons = [f"target {name}: {refusal.reason}" for name, refusal in refusals]
         hints = dict.fromkeys(refusal.hint for _, refusal in refusals)
@@ -29,7 +29,7 @@ def require_loadable(job: Job, found: Sequence[LayerParameters] | None = None) -
 
 
 def target_warnings(job: Job, found: Sequence[LayerParameters] | None = None) -> Iterator[str]:
-    """Yield what some engine stumbles over in each target's form, and at which sizes none can split the model."""
+    """Yield each target's warnings about engines, and the tensor-parallel sizes at which no engine can split the model."""
     selected = _selection(job) if found is None else _exact_selection(job, found)
     for target in job.targets:
         for warning in target.warnings(selected):
@@ -39,7 +39,7 @@ def target_warnings(job: Job, found: Sequence[LayerParameters] | None = None) ->
 
 
 def _selection(job: Job) -> Selection:
-    """Return what a job quantizes, as far as it is known before."""
+    """Return what a job quantizes, as far as it is known before calibration."""
     settings = job.settings
     return Selection(
         config=job.config,
@@ -57,7 +57,7 @@ def _selection(job: Job) -> Selection:
 
 
 def _exact_selection(job: Job, found: Sequence[LayerParameters]) -> Selection:
-    """Return what a job quantizes, with nothing left to be decided."""
+    """Return what a job quantizes, from the parameters of its calibration."""
     seen = sum(len(layer.attentions) for layer in found)
     return replace(
         _selection(job),

@@ -1,4 +1,4 @@
-"""The lines of a text file that a user names, which may be large, or a pipe."""
+"""Reads the lines of a text file that a user names; the file may be large, or a pipe."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ __all__ = ["numbered_lines"]
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield a file's lines with their numbers, one in memory at a time; white space at its end is none.
+    """Yield a file's lines with their numbers, one in memory at a time; blank lines at the end are left out.
 
-    Raises InvalidInputError for a file that can't be read, for a line that is not UTF-8, and for one without end.
+    Raises InvalidInputError for a file that cannot be read, a line that is not UTF-8, and a line that is too long.
     """
     number, blank = 0, 0
     try:
         with file.open("rb") as stream:
+            # A bounded read: a file may be one endless line.
             while line := stream.readline(LARGE + 1):
                 number += 1
                 if len(line) > LARGE:

@@ -1,4 +1,4 @@
-"""Tensors within dicts, lists and tuples, kept in a safetensors file and read back as they were."""
+"""Writes nested dicts, lists and tuples of tensors to a safetensors file, and reads them back."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _KEY = "tree"
 
 
 def write_tree(file: Path, tree: Any) -> None:
-    """Write a tree of dicts with text keys, lists, tuples, tensors and plain values; the file appears when it is whole.
+    """Write a tree of dicts with text keys, lists, tuples, tensors and plain values; the file appears when it is complete.
 
-    A tensor's name says where it is in the tree, and the tree says its dtype and shape once more: a damaged header is
-    found. Raises TypeError for a value of another kind, and names its place.
+    A tensor's name tells its place in the tree. The tree repeats the tensor's dtype and shape, to detect a damaged
+    header. Raises TypeError for a value of another kind, and names its place.
     """
     tensors: dict[str, Tensor] = {}
-    described = _described(tree, tensors)
+    described = _encode(tree, tensors)
     writer = SafetensorsWriter(file, list(tensors), metadata={_KEY: json.dumps(described)})
     for name, tensor in tensors.items():
         writer.add(name, tensor)
@@ -35,15 +35,15 @@ def write_tree(file: Path, tree: Any) -> None:
 
 
 def read_tree(file: Path) -> Any:
-    """Return what was written; its tensors share memory with the mapped file.
+    """Return the tree of a file; its tensors share memory with the mapped file.
 
-    Raises ConflictError for a file that is broken or gone.
+    Raises ConflictError for a broken or missing file.
     """
     try:
         with open_tensors(file) as opened:
-            return _rebuilt(parse_json(opened.metadata()[_KEY]), opened.get_tensor)
+            return _decode(parse_json(opened.metadata()[_KEY]), opened.get_tensor)
     except FileNotFoundError as error:
-        raise ConflictError(f"{file}: gone", hint="--resume never starts over") from error
+        raise ConflictError(f"{file}: missing", hint="--resume never starts over") from error
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConflictError(
             f"{file}: not as fa3 wrote it ({error})", hint="the same command with --resume never starts over"
@@ -51,7 +51,7 @@ def read_tree(file: Path) -> Any:
 
 
 def tensors_of(tree: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a tree, also those that objects in it hold (modules aside), always in the same order."""
+    """Yield the tensors of a tree in a fixed order, including attributes of objects in it; modules are left out."""
     seen: set[int] = set()
     waiting = [tree]
     while waiting:
@@ -65,37 +65,37 @@ def tensors_of(tree: Any) -> Iterator[Tensor]:
             waiting += value if isinstance(value, (list, tuple)) else getattr(value, "__dict__", {}).values()
 
 
-def _described(value: Any, tensors: dict[str, Tensor], place: str = "") -> Any:
+def _encode(value: Any, tensors: dict[str, Tensor], place: str = "") -> Any:
     """Return a value as json and put its tensors into `tensors`."""
     if isinstance(value, Tensor):
-        name = f"{len(tensors)}{place}"  # the number, since keys may have points in them
+        name = f"{len(tensors)}{place}"  # the number makes it unique, since keys may contain dots
         tensors[name] = value
-        return {"tensor": [name, _form(value)]}
+        return {"tensor": [name, _signature(value)]}
     if type(value) is dict and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _described(each, tensors, f"{place}.{key}") for key, each in value.items()}}
+        return {"dict": {key: _encode(item, tensors, f"{place}.{key}") for key, item in value.items()}}
     if type(value) in (list, tuple):
-        items = [_described(each, tensors, f"{place}.{index}") for index, each in enumerate(value)]
+        items = [_encode(item, tensors, f"{place}.{index}") for index, item in enumerate(value)]
         return {type(value).__name__: items}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
-    raise TypeError(f"{place.lstrip('.')}: {type(value).__name__} can't be kept in a file")
+    raise TypeError(f"{place.lstrip('.')}: {type(value).__name__} cannot be written to a file")
 
 
-def _form(tensor: Tensor) -> str:
+def _signature(tensor: Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}"
 
 
-def _rebuilt(described: Any, tensor: Callable[[str], Tensor]) -> Any:
+def _decode(described: Any, tensor: Callable[[str], Tensor]) -> Any:
     [(kind, value)] = described.items()
     if kind == "tensor":
         name, form = value
         found = tensor(name)
-        if _form(found) != form:
-            raise ValueError(f"{name} is {_form(found)}, written as {form}")
+        if _signature(found) != form:
+            raise ValueError(f"{name} is {_signature(found)}, written as {form}")
         return found
     if kind == "dict":
-        return {key: _rebuilt(each, tensor) for key, each in value.items()}
+        return {key: _decode(item, tensor) for key, item in value.items()}
     if kind in ("list", "tuple"):
-        values = [_rebuilt(each, tensor) for each in value]
+        values = [_decode(item, tensor) for item in value]
         return values if kind == "list" else tuple(values)
     return value

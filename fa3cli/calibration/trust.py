@@ -1,4 +1,4 @@
-"""Whose code is run: that of a folder only where it is known, or trusted."""
+"""Decides whether a folder's code may run: only if it is known or trusted."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 from fa3cli import patching
 from fa3cli.errors import ConflictError, InvalidInputError
 
-__all__ = ["never_asking", "require_known_code", "trust_hint"]
+__all__ = ["require_known_code", "trust_hint", "without_trust_prompt"]
 
 _TRUST = "pass --trust-remote-code if you trust the code in the folder"
 
 
 def require_known_code(folder: Path, status: patching.PatchStatus, *, fa: bool, trusted: bool) -> None:
-    """Raise where the patched code of a folder of weights, or of a pipeline's, is needed and neither known nor trusted.
+    """Raise if the patched code of a weights folder or pipeline is needed, but neither known nor trusted.
 
-    Known is what patching the installed library gives again. Raises InvalidInputError where `fa` asks for a patch that
-    is not there, ConflictError where it is in doubt.
+    Code is known if patching the installed library produces it again. Raises InvalidInputError if
+    `fa` needs a patch and there is none, ConflictError if the patch is doubtful.
     """
     if not fa:
         return
     if status.state == "unpatched":
-        patching.attention_of(folder)  # raises where fa3 patch could not help
+        patching.attention_of(folder)  # raises if fa3 patch could not patch this folder
         raise InvalidInputError(
-            f"{folder}: not patched, so q, k and v cannot be seen",
+            f"{folder}: not patched, so q, k and v cannot be observed",
             hint=f"run fa3 patch {folder} (fa3 quantize --no-fa leaves q, k and v alone)",
         )
     if status.module and not status.module.is_file():
@@ -41,15 +41,16 @@ def require_known_code(folder: Path, status: patching.PatchStatus, *, fa: bool, 
 
 
 def trust_hint(error: Exception) -> str | None:
-    """Return what to do about an error of transformers, if it is that it may not run the folder's code."""
+    """Return a hint if transformers raised an error because it may not run the folder's code."""
     return _TRUST if "trust_remote_code" in str(error) else None
 
 
 @contextmanager
-def never_asking() -> Iterator[None]:
-    """Have transformers refuse code that it was not told to trust, where it would ask on the terminal whether to."""
+def without_trust_prompt() -> Iterator[None]:
+    """Make transformers refuse untrusted code within the block, where it would otherwise ask on the terminal."""
     from transformers import dynamic_module_utils
 
+    # transformers asks only if its timeout is above 0; at 0 it raises an error at once.
     before, dynamic_module_utils.TIME_OUT_REMOTE_CODE = dynamic_module_utils.TIME_OUT_REMOTE_CODE, 0
     try:
         yield

@@ -1,4 +1,4 @@
-"""Turns the parameters of a layer and its loaded weights into the tensors of an export."""
+"""Writes the tensors of an export from each layer's parameters and loaded weights."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ __all__ = ["LayerWriter"]
 
 
 class LayerWriter:
-    """Writes weights and description of an export: what lies outside the layers at once, then a layer at a time.
+    """Writes the weights and description of an export: first the tensors outside the layers, then one layer at a time.
 
-    What isn't loaded, or another rank's to write, leaves its place free. `resumed`: what lies outside is there already.
+    Tensors that are not loaded, or that another rank writes, get an empty place in the file. With `resumed`, an earlier run
+    has written the tensors outside the layers.
     """
 
     def __init__(self, job: Job, folder: RunFolder, ranks: Ranks = ALONE, *, resumed: bool = False) -> None:
@@ -55,13 +56,13 @@ class LayerWriter:
             job.model.names,
             (job.quantized, job.attentions, self._norms),
             job.part_bytes,
-            # Of numpy files alone they are the source, and go with the run's folder.
+            # For numpy alone, safetensors are intermediate and are removed with the run's folder.
             weights=place if "safe_tensor" in job.save_types else scratch,
             scratch=scratch,
         )
 
     def add(self, layer: LayerParameters) -> dict[str, str]:
-        """Write a layer, its FA3 tensors left aside; return warnings by module. It is on the disk then."""
+        """Write a layer without its FA3 tensors, and sync it to the disk; return warnings by module."""
         self._freed.release()
         names = self._model.of_layer[layer.name]
         owners, warnings = self._owners(names), {}
@@ -70,19 +71,20 @@ class LayerWriter:
                 warnings[_module(name)] = warning
             self._freed.release_if_grown()
         self._sync()
-        if self._model.tensor(names[0]).is_meta:  # a layer that an earlier run has written
+        if self._model.tensor(names[0]).is_meta:  # an earlier run has written this layer
             for export in self._exports:
                 export.require_filled()
         return warnings
 
     def close(self, layers: Sequence[LayerParameters], fallen: Collection[str]) -> None:
-        """Write the FA3 parameters of all attention modules but the fallen, and everything beside the weights.
+        """Write the FA3 parameters of all attention modules except the `fallen` ones, and all files beside the weights.
 
-        The leading rank does, when the others have left the files.
+        The leading rank does this after the other ranks have closed the files.
         """
         if not self._ranks.leads:
             for export in self._exports:
                 export.suspend()
+        # A barrier: the leading rank finishes the files only after all others have closed them.
         self._ranks.gather(None)
         if not self._ranks.leads:
             return
@@ -123,7 +125,7 @@ class LayerWriter:
         return self._ranks.owners(sizes)
 
     def _add(self, name: str, linears: Mapping[str, Range | None], owners: Mapping[str, int]) -> str | None:
-        """Write a tensor as it is, or all that its module becomes; return a warning."""
+        """Write a tensor unchanged, or the tensors of its quantized linear or wrapped norm; return a warning."""
         module, leaf = _module(name), name.rpartition(".")[2]
         tensor = self._model.tensor(name).detach()
         if owners[module] != self._ranks.rank:

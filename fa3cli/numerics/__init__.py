@@ -1,1 +1,1 @@
-"""Pure tensor functions: quantization parameters, fake quantization, recall window, deq_scale packing."""
+"""Provides pure tensor functions: quantization parameters, fake quantization, recall window, deq_scale packing."""

@@ -1,4 +1,4 @@
-"""Scale and offset of a range, and values rounded to them (affine int8 quantization)."""
+"""Computes scale and offset of a range, and rounds values to int8 levels (affine int8 quantization)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
 def symmetric_scale(low: Tensor, high: Tensor) -> Tensor:
-    """Scale that maps the larger of |low| and |high| to 127; the offset is 0. Shape and dtype of `low`."""
+    """Return the scale that maps the larger of |low| and |high| to 127, for offset 0, in the shape and dtype of `low`."""
     return (torch.maximum(low.abs(), high.abs()) / INT8_MAX).clamp_min(EPS)
 
 
 def asymmetric_scale(low: Tensor, high: Tensor) -> Tensor:
-    """Scale that maps the range, widened to hold 0, onto 256 levels. Shape and dtype of `low`.
+    """Return the scale that maps the range, widened to include 0, onto 256 levels, in the shape and dtype of `low`.
 
-    Computed in float32 where the range is wider than its dtype reaches, as a float16 range can be.
+    Computed in float32 if the width of the range overflows its dtype, as it can in float16.
     """
     low, high = low.clamp_max(0), high.clamp_min(0)
     width = high - low
@@ -39,14 +39,14 @@ def asymmetric_scale(low: Tensor, high: Tensor) -> Tensor:
 
 
 def asymmetric_offset(low: Tensor, scale: Tensor) -> Tensor:
-    """Signed offset that puts the range's lower end at -128: integral, half to even, not clamped."""
+    """Return the signed offset that maps the range's lower end to -128: an integer, rounded half to even, not clamped."""
     return torch.round(-low.clamp_max(0) / scale) + INT8_MIN
 
 
 def quantize(values: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor:
     """Round `values / scale + offset` to integers in -128..127, in the dtype of the values.
 
-    Done in the wider dtype of values and scale; after the division in place, since this is a hot path.
+    Computed in the wider dtype of values and scale. All steps after the division are in place: this is a hot path.
     """
     levels = values / scale
     if offset is not None:
@@ -55,11 +55,11 @@ def quantize(values: Tensor, scale: Tensor, offset: Tensor | None = None) -> Ten
 
 
 def fake_quantize(values: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor:
-    """Return `values` with int8's error: quantized, then brought back to floats of the same dtype."""
+    """Return `values` with int8's error: quantized, then dequantized to the same dtype."""
     levels = quantize(values, scale, offset)
     if offset is not None:
         levels.sub_(offset)
     levels.mul_(scale)
-    if levels.dtype == torch.float16:  # the end of its range, rounded, may lie beyond the largest float16
+    if levels.dtype == torch.float16:  # rounding may move the range's end beyond the largest float16
         levels.clamp_(-_FLOAT16_MAX, _FLOAT16_MAX)
     return levels

@@ -1,4 +1,4 @@
-"""deq_scale, the factor that turns an int32 accumulator back into a float, as Ascend kernels read it."""
+"""Packs deq_scale, the factor from int32 accumulators to floats, in the form that Ascend kernels read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["pack_deq_scale", "unpack_deq_scale"]
 
 
 def pack_deq_scale(deq_scale: Tensor, model_dtype: torch.dtype) -> Tensor:
-    """Store float32 `[out]` the way kernels for `model_dtype` load it.
+    """Return float32 `[out]` in the form that kernels for `model_dtype` load.
 
-    bfloat16 models keep float32; float16 and float32 models get the float32's bit pattern as int32,
-    sign-extended to int64.
+    bfloat16 models use float32; float16 and float32 models use the float32's bit pattern as int32, sign-extended to
+    int64.
     """
     if model_dtype == torch.bfloat16:
         return deq_scale.float()

@@ -1,4 +1,4 @@
-"""How well a tensor's values fill its range: the score by which fa_amp chooses layers to leave in float."""
+"""Computes fa_amp's fallback score: how well a tensor's values fill its range."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from fa3cli.numerics.row_blocks import token_blocks
 __all__ = ["fallback_score"]
 
 _BINS = 100
-_DENSE = 0.002  # two neighbouring bins with more than this share of the values end the search
+_DENSE = 0.002  # the search ends at two neighbouring bins with more than this share of the values
 
 
 def fallback_score(states: Tensor) -> float:
     """Return the share of the range of |states| below which values are dense, in (0, 1]: `[B, H, S, D]`.
 
-    A low score means that a few outliers stretch the range. The reference's formula: a 100-bin
-    histogram of |x| in float32 over [min, max], searched from the top in pairs of bins. NaN where a value
-    is not finite. Counted a block at a time, so that no |x| of all states is held, and no count stops at 2^24.
+    A low score means that a few outliers stretch the range. The reference's formula: a 100-bin histogram of |x| in
+    float32 over [min, max], searched from the top in pairs of bins. NaN if a value is not finite. Counted in blocks and
+    summed in float64: this needs less memory, and a float32 count would stop at 2^24.
     """
     low, high = _bounds(states)
     if not math.isfinite(high):
@@ -37,13 +37,13 @@ def fallback_score(states: Tensor) -> float:
 
 
 def _bounds(states: Tensor) -> tuple[float, float]:
-    """Return the least and the largest |x|, NaN where there is one."""
-    # As numbers: small tensors that stay behind keep the heap from using a block's place for the next one.
+    """Return the least and the largest |x|; NaN if a value is NaN."""
+    # As Python numbers: small tensors that outlive a block would fragment the heap, so the next block needs new memory.
     bounds = [[bound.item() for bound in values.aminmax()] for values in _magnitudes(states)]
     lows, highs = torch.tensor(bounds).unbind(1)
     return lows.amin().item(), highs.amax().item()
 
 
 def _magnitudes(states: Tensor) -> Iterator[Tensor]:
-    """Yield |x| of a block of tokens after another: `[values]`, float32."""
+    """Yield |x| of each block of tokens: `[values]`, float32."""
     return (block.abs().float().flatten() for block in token_blocks(states))

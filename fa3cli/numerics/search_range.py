@@ -1,4 +1,4 @@
-"""The range of a histogram by torch's non-linear parameter search (torch <= 2.1), which act_method 2 uses."""
+"""Finds the range of a histogram by torch's non-linear parameter search (torch <= 2.1), for the reference's act_method 2."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 
 __all__ = ["search_range"]
 
-_STEP = 1e-5  # how far one step moves a quantile
+_STEP = 1e-5  # change of a quantile per step
 _LEVELS = 256
 
 
 def search_range(histogram: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the range `low..high` narrowed by whole bins for as long as the quantization error does not grow.
+    """Return the range `low..high`, narrowed by whole bins as long as the quantization error does not grow.
 
-    `histogram` is float32 `[bins]`, `low` and `high` are float32 scalars, as the results. Bit for bit the
-    reference's: every operation is in float32 where torch's is, and in its order.
+    `histogram` is float32 `[bins]`; `low`, `high` and the results are float32 scalars. Bit for bit equal to the reference:
+    operations are in float32 where torch's are, and in the same order.
     """
     best, least = (0, len(histogram) - 1), math.inf
     bin_width = (high.item() - low.item()) / len(histogram)
@@ -37,21 +37,21 @@ def search_range(histogram: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, 
 
 
 def _narrowing(histogram: Tensor) -> Iterator[tuple[int, int]]:
-    """Yield the first and the last bin kept, each time the walk of two quantiles towards each other drops bins.
+    """Yield the first and last kept bin, each time two quantiles that move towards each other drop bins.
 
-    A step tries both quantiles and takes the one that drops more bins, the upper one on a tie.
+    A step tries both quantiles and moves the one that drops more bins, on a tie the upper one.
     """
     total = histogram.sum().item()
     sums = histogram.cumsum(0).tolist()
     betas = _falling_quantiles()
 
     def count_at(quantile: float) -> float:
-        return float(np.float32(quantile * total))  # torch rounds a float it compares with a float32
+        return float(np.float32(quantile * total))  # torch rounds a Python float to float32 for a comparison
 
     first, last = 0, len(sums) - 1
     alpha, step = 0.0, 0
     while first < last and alpha < betas[step]:
-        # Scanned, not bisected: merging leaves bins a little below 0, where the sums fall.
+        # A scan, no bisection: merging leaves bins slightly below 0, so the sums are not sorted.
         left, lower_count = first, count_at(alpha + _STEP)
         while left < last and sums[left] < lower_count:
             left += 1
@@ -71,15 +71,15 @@ def _narrowing(histogram: Tensor) -> Iterator[tuple[int, int]]:
 
 @cache
 def _falling_quantiles() -> list[float]:
-    """Return the upper quantile after 0, 1, 2, ... steps, down to below 0, the rounding errors of steps included."""
+    """Return the upper quantile after 0, 1, 2, ... steps, down to below 0, with the steps' accumulated rounding errors."""
     return list(accumulate(repeat(-_STEP, 100_001), initial=1.0))
 
 
 def _squared_error(histogram: Tensor, bin_width: float, first: int, last: int) -> float:
     """Return the squared error of rounding to the centers of 256 cells that cover the bins first..last.
 
-    Values count as spread evenly over their bin. A bin has a part in the cell it begins in, whole cells,
-    and a part in the cell it ends in.
+    Values are treated as spread evenly over their bin. A bin covers part of the cell it begins in, whole cells, and part
+    of the cell it ends in.
     """
     cell = bin_width * (last - first + 1) / _LEVELS
     begin = torch.arange(-first, len(histogram) - first, dtype=torch.float32) * bin_width

@@ -1,9 +1,9 @@
-"""Statistics of what flows through a model.
+"""Collects statistics of tensors that flow through a model.
 
-An observer is a value: `updated(values)` returns what is known after one more sample, so that linears which share an
-input share its statistics. `tokens` counts what was seen. Those of improved numerics also have `merged(*others)`, and
-give the same bits in whatever order and shares the samples come. What is known stays on the device of the first sample;
-later ones may come from another, as those of a layer that had to run elsewhere do.
+An observer is an immutable value: `updated(values)` returns the observer after one more sample, so that linears with the
+same input can share it. `tokens` counts the observed tokens. Observers of improved numerics also have
+`merged(*others)`, and give the same bits for every order and split of the samples. An observer stays on the device of
+its first sample; later samples may be on another device, after a layer had to run on the CPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Observer", "RangeObserver"]
 
 
 class Observer(Protocol):
-    """What is known of a linear's input, `[..., in]`."""
+    """Statistics of a linear's input, `[..., in]`."""
 
     @property
     def tokens(self) -> int: ...
@@ -27,7 +27,7 @@ class Observer(Protocol):
 
 
 class RangeObserver(Observer, Protocol):
-    """An observer that ends in a range to quantize."""
+    """An observer that returns a range to quantize."""
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Return the ends of the range, `[1]` each."""

@@ -1,4 +1,4 @@
-"""What AntiOutlier looks at: each channel's extremes over the samples, and the samples themselves where a rule wants them."""
+"""Collects AntiOutlier's statistics: each channel's extremes over the samples, and the samples that a rule needs whole."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ChannelStatistics:
     samples: tuple[Tensor, ...] = ()
 
     def updated(self, values: Tensor) -> ChannelStatistics:
-        """Return what is known after another sample, `[..., in]`."""
+        """Return the statistics after another sample, `[..., in]`."""
         rows = values.flatten(0, -2)
         rows = rows.to(self.low.device) if self.tokens else rows
         low, high = rows.amin(dim=0), rows.amax(dim=0)
@@ -32,21 +32,21 @@ class ChannelStatistics:
         return replace(self, tokens=self.tokens + len(rows), low=low, high=high, samples=samples)
 
     def merged(self, *others: ChannelStatistics) -> ChannelStatistics:
-        """Return what is known from all ranks' samples, which they took in turn."""
-        seen = [each for each in (self, *others) if each.tokens]
+        """Return the statistics of all ranks' samples; the ranks took the samples in turn, which restores their order."""
+        seen = [statistics for statistics in (self, *others) if statistics.tokens]
         if len(seen) < 2:
             return seen[0] if seen else self
-        turns = zip_longest(*(each.samples for each in seen))
+        turns = zip_longest(*(statistics.samples for statistics in seen))
         samples = [sample for turn in turns for sample in turn if sample is not None]
         return ChannelStatistics(
             self.keep,
-            sum(each.tokens for each in seen),
-            torch.stack([each.low for each in seen]).amin(0),
-            torch.stack([each.high for each in seen]).amax(0),
+            sum(statistics.tokens for statistics in seen),
+            torch.stack([statistics.low for statistics in seen]).amin(0),
+            torch.stack([statistics.high for statistics in seen]).amax(0),
             tuple(samples[: self.keep]),
         )
 
     def to(self, dtype: torch.dtype) -> ChannelStatistics:
-        """Return the same in another dtype."""
+        """Return the statistics in another dtype."""
         samples = tuple(sample.to(dtype) for sample in self.samples)
         return replace(self, low=self.low.to(dtype), high=self.high.to(dtype), samples=samples)

@@ -1,4 +1,4 @@
-"""The range of q, k or v per attention head (FA3): the union over samples of each sample's recall window."""
+"""Observes the range of q, k or v per attention head (FA3): the union of the samples' recall windows."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from fa3cli.numerics.recall_window import recall_window
 
 __all__ = ["HeadRange"]
 
-# Share of the values a head's window holds: the guide's tool keeps all of v.
+# Share of the values inside a head's window; the guide's tool keeps all values of v.
 _RECALL = {"q": 0.9999, "k": 0.9999, "v": 1.0}
 
 
 @dataclass(frozen=True)
 class HeadRange:
-    """Recall windows of one role's states, united over the samples: `low [H]`, `high [H]`, float32, on the CPU."""
+    """Union over the samples of the recall windows of one role's states: `low [H]`, `high [H]`, float32, on the CPU."""
 
     tokens: int = 0
     low: Tensor | None = None
     high: Tensor | None = None
 
     def updated(self, states: Tensor, role: str) -> HeadRange:
-        """Return what is known after another sample's states, `[B, H, S, D]`, of role q, k or v."""
+        """Return the range after another sample's states, `[B, H, S, D]`, of role q, k or v."""
         low, high = recall_window(states, _RECALL[role])
         return self.merged(HeadRange(states.shape[0] * states.shape[2], low, high))
 
     def merged(self, *others: HeadRange) -> HeadRange:
-        """Return what is known from all sets of samples."""
-        seen = [each for each in (self, *others) if each.tokens]
+        """Return the range over all sets of samples."""
+        seen = [ranges for ranges in (self, *others) if ranges.tokens]
         if len(seen) < 2:
             return seen[0] if seen else self
         return HeadRange(
-            sum(each.tokens for each in seen),
-            torch.stack([each.low for each in seen]).amin(0),
-            torch.stack([each.high for each in seen]).amax(0),
+            sum(ranges.tokens for ranges in seen),
+            torch.stack([ranges.low for ranges in seen]).amin(0),
+            torch.stack([ranges.high for ranges in seen]).amax(0),
         )
 
     @property

@@ -1,4 +1,4 @@
-"""The range of a linear's input by histogram (act_method 2, improved numerics): exact counts, in any order."""
+"""Observes the range of a linear's input with a histogram (act_method 2, improved numerics): exact, in any order."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from fa3cli.numerics.least_error_range import least_error_range
 __all__ = ["MergeableHistogram"]
 
 _BINS = 1024  # on each side of zero
-_SMALLEST = -100  # exponent of the narrowest histogram
+_SMALLEST = -100  # smallest exponent of a histogram
 
 
 @dataclass(frozen=True, eq=False)
 class MergeableHistogram:
     """Counts of all samples' values by sign and magnitude, in bins that divide 0..2^exponent.
 
-    The largest magnitude alone decides the exponent, and a bin of a wider histogram is exactly two of a
-    narrower one: the same values give the same counts, however they were ordered and split. Zeros are not
-    counted: no range errs at them.
+    Only the largest magnitude determines the exponent, and one bin of the next wider histogram is exactly two bins of
+    this one. So the same values give the same counts in every order and split. Zeros are not counted: every range
+    represents them exactly.
     """
 
     tokens: int = 0
-    # Negative values, and the others.
+    # Row 0: negative values; row 1: the others.
     counts: Tensor = field(default_factory=lambda: torch.zeros(2, _BINS, dtype=torch.int64))
     exponent: int = _SMALLEST
-    low: float = math.inf  # exact; NaN once a value was not finite
+    low: float = math.inf  # exact; NaN after a value that is not finite
     high: float = -math.inf
 
     def updated(self, values: Tensor) -> MergeableHistogram:
@@ -46,7 +46,7 @@ class MergeableHistogram:
         return self.merged(MergeableHistogram(tokens, _counts(values, exponent), exponent, low, high))
 
     def merged(self, *others: MergeableHistogram) -> MergeableHistogram:
-        """Return the histogram of the values of all."""
+        """Return the histogram of all observers' values."""
         return reduce(MergeableHistogram._with, others, self)
 
     def _with(self, other: MergeableHistogram) -> MergeableHistogram:
@@ -61,9 +61,9 @@ class MergeableHistogram:
         )
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """Return the range around 0 of the least expected squared error, float32 `[1]` each.
+        """Return the range around 0 with the least expected squared error, float32 `[1]` each.
 
-        NaN without a value, or with one that is not finite.
+        NaN if there was no value, or one that is not finite.
         """
         if not math.isfinite(self.low):
             return torch.full((1,), math.nan), torch.full((1,), math.nan)
@@ -74,16 +74,17 @@ class MergeableHistogram:
 
 
 def _exponent(magnitude: float) -> int:
-    """Return the smallest exponent whose power of two is above the magnitude."""
+    """Return the smallest exponent whose power of two is larger than the magnitude."""
     return max(math.frexp(magnitude)[1], _SMALLEST) if magnitude > 0 else _SMALLEST
 
 
 def _counts(values: Tensor, exponent: int) -> Tensor:
-    """Count values but zeros in bins of 2^exponent / 1024, by sign: int64 `[2, 1024]` on the CPU."""
-    # Scaling by a power of two is exact, and so is cutting off: integers from -1023 to 1023.
-    places = (values * math.ldexp(_BINS, -exponent)).to(torch.int32)
-    places.add_(values >= 0).add_(_BINS - 1)
-    negative, others = places.flatten().bincount(minlength=2 * _BINS).cpu().view(2, _BINS)
+    """Count the values that are not 0 in bins of 2^exponent / 1024, by sign: int64 `[2, 1024]` on the CPU."""
+    # Scaling by a power of two and truncation are exact: integers from -1023 to 1023.
+    positions = (values * math.ldexp(_BINS, -exponent)).to(torch.int32)
+    # Truncation maps -1..0 and 0..1 to the same 0: moving the values >= 0 up by one separates them.
+    positions.add_(values >= 0).add_(_BINS - 1)
+    negative, others = positions.flatten().bincount(minlength=2 * _BINS).cpu().view(2, _BINS)
     others[0] -= values.numel() - values.count_nonzero().item()
     return torch.stack([negative.flip(0), others])
 

@@ -1,4 +1,4 @@
-"""range_param: how far the largest input of a linear lies from the bulk, by which disable_level chooses linears."""
+"""Observes range_param: the largest input of a linear in standard deviations, by which disable_level ranks linears."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class RangeParam:
     """Largest magnitude and largest standard deviation over the samples of a linear's float inputs."""
 
     in_float32: bool = False
-    """Whether values are brought to float32 first; the reference computes in the model's dtype."""
+    """Whether values are converted to float32 first; the reference computes in the model's dtype."""
     tokens: int = 0
     largest: Tensor | None = None
     deviation: Tensor | None = None
 
     def updated(self, values: Tensor) -> RangeParam:
-        """Return what is known after another sample, `[..., in]`.
+        """Return the observer after another sample, `[..., in]`.
 
-        Its deviation is taken around the sum of each channel's minimum and maximum, the reference's formula.
+        The deviation is around the sum (not the mean) of each channel's minimum and maximum: the reference's formula.
         """
         rows = values.flatten(0, -2)
         rows = rows.float() if self.in_float32 else rows
@@ -36,19 +36,19 @@ class RangeParam:
         return replace(self, tokens=self.tokens + len(rows), largest=largest, deviation=deviation)
 
     def merged(self, *others: RangeParam) -> RangeParam:
-        """Return what is known from all sets of samples."""
-        seen = [each for each in (self, *others) if each.tokens]
+        """Return the observer of all sets of samples."""
+        seen = [observer for observer in (self, *others) if observer.tokens]
         if len(seen) < 2:
             return seen[0] if seen else self
         return replace(
             self,
-            tokens=sum(each.tokens for each in seen),
-            largest=torch.stack([each.largest for each in seen]).amax(),
-            deviation=torch.stack([each.deviation for each in seen]).amax(),
+            tokens=sum(observer.tokens for observer in seen),
+            largest=torch.stack([observer.largest for observer in seen]).amax(),
+            deviation=torch.stack([observer.deviation for observer in seen]).amax(),
         )
 
     def value(self) -> float:
-        """Return the largest magnitude in standard deviations; 0 where no sample reached the linear."""
+        """Return the largest magnitude in standard deviations; 0 if no sample reached the linear."""
         if self.tokens == 0:
             return 0.0
         return (self.largest / self.deviation).item()

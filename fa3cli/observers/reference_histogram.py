@@ -1,4 +1,4 @@
-"""The range of a linear's input by histogram (act_method 2) as the reference observes it, sample after sample."""
+"""Observes the range of a linear's input with the reference's histogram (act_method 2), in the order of the samples."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from fa3cli.numerics.search_range import search_range
 __all__ = ["HistogramRange"]
 
 _BINS = 2048
-_UPSAMPLE = 128  # sub-bins a bin is split into before it is laid over a wider range
+_UPSAMPLE = 128  # sub-bins per bin, to map a bin onto a wider range
 
 
 @dataclass(frozen=True, eq=False)
 class HistogramRange:
-    """Histogram of the samples so far; torch <= 2.1's, bit for bit, so the order of the samples counts."""
+    """Histogram of the samples so far; equal to torch <= 2.1 bit for bit, so the order of the samples matters."""
 
     tokens: int = 0
-    # The range the bins are read over: float32 scalars, NaN once a value was not finite.
+    # The range of the bins: float32 scalars, NaN after a value that is not finite.
     low: Tensor = field(default_factory=lambda: torch.tensor(math.inf))
     high: Tensor = field(default_factory=lambda: torch.tensor(-math.inf))
-    counts: Tensor | None = None  # float32 [2048]; merging makes them fractions, some a little below 0
+    counts: Tensor | None = None  # float32 [2048]; merging gives fractions, some slightly below 0
 
     def updated(self, values: Tensor) -> HistogramRange:
         """Return the observer after one more sample, `[..., in]`, of any float dtype."""
@@ -33,7 +33,7 @@ class HistogramRange:
         return replace(self, tokens=tokens, **self._counted(values)) if values.numel() else self
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """Return the lowest and the highest value to keep, `[1]` each, float32; NaN where there is none."""
+        """Return the lowest and the highest value to keep, `[1]` each, float32; NaN if there are no counts."""
         if self.counts is None:
             return torch.full((1,), math.nan), torch.full((1,), math.nan)
         low, high = search_range(self.counts, self.low, self.high)
@@ -46,9 +46,9 @@ class HistogramRange:
         if not (high - low).isfinite():
             return {"low": torch.tensor(math.nan), "high": torch.tensor(math.nan), "counts": None}
         sub_bin = (self.high - self.low) / (_BINS * _UPSAMPLE)
-        run = torch.ceil((high - low) / (_BINS * sub_bin)).item()  # old sub-bins that make up a new bin
+        run = torch.ceil((high - low) / (_BINS * sub_bin)).item()  # number of old sub-bins per new bin
         if self.counts is None or not math.isfinite(run):
-            # Samples of one value have no width to merge by: the reference forgets them.
+            # A range of width 0 (one repeated value) cannot be merged: like the reference, drop the earlier samples.
             counts = _histogram(values, sample_low, sample_high)
             return {"low": sample_low, "high": sample_high, "counts": counts}
         high = high + (run * (_BINS * sub_bin) - (high - low))
@@ -60,20 +60,20 @@ class HistogramRange:
 
 
 def _histogram(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Count values between the whole parts of the bounds, as torch did: those outside are lost.
+    """Count values between the truncated bounds, like torch <= 2.1: values outside are not counted.
 
-    Where the whole parts are equal, histc takes the values' own range.
+    If the truncated bounds are equal, histc uses the values' own range.
     """
     return torch.histc(values, _BINS, low.trunc().item(), high.trunc().item())
 
 
 def _rebinned(counts: Tensor, run: float, start: float) -> Tensor:
-    """Return the counts in bins of `run` sub-bins each, the first sub-bin lying `start` sub-bins in."""
-    # Rounding may lay the end outside of the new range, where the reference fails.
+    """Return the counts in new bins of `run` sub-bins each; the old range begins `start` sub-bins after the new one."""
+    # Rounding may put the old range's end outside the new range; the reference fails there.
     start = min(start, _BINS * (run - _UPSAMPLE))
     sums = counts.repeat_interleave(_UPSAMPLE).cumsum(0, dtype=torch.double)
     sums = torch.cat([sums.new_zeros(1), sums])
     edges = torch.arange(_BINS + 1, dtype=torch.double) * run - start
     at_edges = sums[edges.clamp_(0, _BINS * _UPSAMPLE).long()]
-    # The sum up to a bin's begin went through a float32, which rounds it from 2^24 sub-bin counts on.
+    # torch stored the sum at a bin's begin as float32, which rounds sums above 2^24.
     return ((at_edges[1:] - at_edges[:-1].float()) / _UPSAMPLE).float()

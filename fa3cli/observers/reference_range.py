@@ -1,4 +1,4 @@
-"""The reference's range of a linear's input (act_method 1): the mean of each sample's minimum and maximum."""
+"""Observes the reference's range of a linear's input (act_method 1): the mean of the samples' minima and maxima."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["ReferenceRange"]
 
 @dataclass(frozen=True)
 class ReferenceRange:
-    """Minima and maxima of the samples so far, in the model's dtype and in their order, on which the bits depend."""
+    """Minima and maxima of the samples so far, in the model's dtype; the bits of the mean depend on the samples' order."""
 
     tokens: int = 0
     lows: Tensor | None = None
     highs: Tensor | None = None
 
     def updated(self, values: Tensor) -> ReferenceRange:
-        """Return what is known after another sample, `[..., in]`."""
+        """Return the observer after another sample, `[..., in]`."""
         low, high = (bound.view(1) for bound in values.aminmax())
         if self.tokens:
             low, high = low.to(self.lows.device), high.to(self.highs.device)

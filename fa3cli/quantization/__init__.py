@@ -1,1 +1,1 @@
-"""What is quantized and how: settings, recipes, linears, attention states, fallback to float."""
+"""Defines what is quantized and how: settings, recipes, linears, attention states, fallback to float."""

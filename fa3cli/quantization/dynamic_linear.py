@@ -1,4 +1,4 @@
-"""A linear in W8A8 dynamic: int8 weight per output row; activations are quantized at run time, a token at a time."""
+"""Quantizes a linear to W8A8 dynamic: int8 weight per output row; activations are quantized at run time, per token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def quantize_dynamic_linear(weight: Tensor, model_dtype: torch.dtype) -> dict[st
     """Return the tensors of a W8A8 dynamic linear by their export names, on the CPU.
 
     `weight [out, in]` becomes int8 of the same shape, with weight_scale and weight_offset (zeros) `[out, 1]` in the
-    model's dtype: the scale is rounded to that first, since it is what an engine multiplies with.
+    model's dtype: the scale is rounded to that dtype first, since engines multiply with the rounded scale.
     """
     low, high = weight.amin(dim=1, keepdim=True), weight.amax(dim=1, keepdim=True)
     scale = symmetric_scale(low.float(), high.float()).to(model_dtype)
@@ -25,9 +25,9 @@ def quantize_dynamic_linear(weight: Tensor, model_dtype: torch.dtype) -> dict[st
 
 
 def token_scales(states: Tensor) -> Tensor:
-    """Return the scales that inputs get at run time, one a token: `[..., in] -> [..., 1]` in float32.
+    """Return the scales of inputs at run time, one per token: `[..., in] -> [..., 1]` in float32.
 
-    A token's largest magnitude becomes 127, as with npu_dynamic_quant; one of zeros gets the smallest scale there is.
+    A token's largest magnitude maps to 127, as in npu_dynamic_quant; a token of zeros gets the smallest scale.
     """
     return symmetric_scale(*(end.float() for end in states.aminmax(dim=-1, keepdim=True)))
 

@@ -1,4 +1,4 @@
-"""A float linear computed as its W8A8 export will be, from the float weight: a block of rows is quantized at a time."""
+"""Computes a float linear like its W8A8 export, and quantizes the float weight in blocks of rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from fa3cli.quantization.dynamic_linear import token_scales
 
 __all__ = ["fake_dynamic_linear", "fake_linear"]
 
-_ELEMENTS = 1 << 20  # of the weight at a time: fewer are multiplied more slowly, more are held
+_ELEMENTS = (
+    1 << 20
+)  # elements of the weight per block: smaller blocks are slower, larger ones need more memory
 
 
 def fake_linear(
@@ -29,9 +31,9 @@ def fake_linear(
 ) -> Tensor:
     """Return `dq(q(x)) @ dq(q(weight))^T + bias` in the dtype of the states: `[..., in] -> [..., out]`.
 
-    `weight [out, in]`, `bias [out]`, the input's `scale` and `offset`, `[1]` or of each token `[..., 1]`. What is
-    multiplied are whole numbers up to 255, which bfloat16 holds, so its product has no more error than the float model's own; float16 cannot hold
-    their sums, and is multiplied in float32.
+    `weight [out, in]`, `bias [out]`; the input's `scale` and `offset` are `[1]`, or per token `[..., 1]`. The factors are
+    integers of magnitude up to 255, which bfloat16 represents exactly, so the product has no more error than the float
+    model's product. float16 would overflow in the sums, so float16 models multiply in float32.
     """
     dtype = torch.float32 if states.dtype == torch.float16 else states.dtype
     scale, offset = scale.to(states.device).float(), offset.to(states.device).float()
@@ -46,7 +48,7 @@ def fake_linear(
 
 
 def fake_dynamic_linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the same of a linear whose input is quantized at run time, each token by a scale of its own."""
+    """Return the same as `fake_linear` for a linear whose input is quantized at run time, with one scale per token."""
     scale = token_scales(states)
     offset = torch.zeros(1, device=states.device)
     return fake_linear(states, weight, bias, scale, offset, mm_tensor=False, reference=False)

@@ -1,4 +1,4 @@
-"""Fallback to float: by name, by disable_level, by fa_amp, and of whole fused groups."""
+"""Chooses modules that stay float: by name, by disable_level, by fa_amp, and by whole fused groups."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
     "whole_groups",
 ]
 
-# Linears of one parent module that vLLM-Ascend and the new MindIE runtime join into one.
+# Linears of one parent module that vLLM-Ascend and the new MindIE runtime fuse into one linear.
 FUSED_GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
@@ -28,7 +28,7 @@ _NONE = {
 
 
 def matching(names: Sequence[str], patterns: Sequence[str], setting: str = "disable_names") -> set[str]:
-    """Return the module names that `patterns` (exact names or globs) select; one that selects none is an error."""
+    """Return the module names that `patterns` (names or globs) select; raises InvalidInputError for one that selects none."""
     selected: set[str] = set()
     for pattern in patterns:
         found = {name for name in names if fnmatchcase(name, pattern)}
@@ -53,7 +53,7 @@ def fall_back_attentions(scores: Mapping[str, float], count: int) -> frozenset[s
 
 
 def fused_groups(linears: Collection[str]) -> Iterator[frozenset[str]]:
-    """Yield the linears of each fused group of several."""
+    """Yield the fused groups that have at least two of these linears."""
     for parent in dict.fromkeys(name.rpartition(".")[0] for name in linears):
         for members in FUSED_GROUPS:
             group = {f"{parent}.{member}" for member in members} & set(linears)
@@ -62,5 +62,5 @@ def fused_groups(linears: Collection[str]) -> Iterator[frozenset[str]]:
 
 
 def whole_groups(fallen: Collection[str], linears: Collection[str]) -> frozenset[str]:
-    """Return linears that stay float, and with each the others of its fused group."""
+    """Return the linears that stay float, including all others of their fused groups."""
     return frozenset(fallen).union(*(group for group in fused_groups(linears) if group & set(fallen)))

@@ -1,4 +1,4 @@
-"""Which observer a linear's input gets: act_method, and numerics."""
+"""Chooses the observer of each linear's input by act_method and numerics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fa3cli.quantization.settings import QuantSettings
 
 __all__ = ["input_observers"]
 
-_LARGEST_RANGE_PARAM = 50  # above it a histogram would cut off what act_method 3 wants to keep
+_LARGEST_RANGE_PARAM = 50  # above it, a histogram would clip outliers that act_method 3 keeps
 
 
 def input_observers(
@@ -21,10 +21,10 @@ def input_observers(
     linears: Sequence[str],
     range_params: Mapping[str, float],
 ) -> dict[str, RangeObserver]:
-    """Return an observer for each linear; those of one kind are one object, so that shared inputs share its work.
+    """Return an observer per linear; equal observers are one object, so that linears with the same input share the work.
 
-    act_method 1 takes the mean of minima and maxima, 2 a histogram, 3 a histogram where `range_params` allow it. There
-    is nothing to observe where inputs are quantized at run time.
+    act_method 1 takes the mean of minima and maxima, 2 a histogram, 3 a histogram if the linear's range_param allows it.
+    Returns no observers if inputs are quantized at run time.
     """
     if settings.is_dynamic:
         return {}

@@ -1,4 +1,4 @@
-"""A linear in W8A8: int8 weight per output row, int8 input per tensor, and what a kernel needs beside them."""
+"""Quantizes a linear to W8A8: int8 weight per output row, int8 input per tensor, and the kernel's other tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fa3cli.numerics.row_blocks import row_blocks
 
 __all__ = ["input_parameters", "linear_layout", "quantize_linear", "quantize_rows"]
 
-_LARGEST_BIAS = 2.0**30  # steps of deq_scale: half of int32, the rest is for rowsum * offset
+_LARGEST_BIAS = 2.0**30  # in units of deq_scale: half of int32's range, the rest is for rowsum * offset
 
 
 def input_parameters(low: Tensor, high: Tensor, model_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -32,10 +32,9 @@ def quantize_linear(
     """Return the tensors of a W8A8 linear by their export names.
 
     `weight [out, in]`, `bias [out]`, the input's range `low [1]`, `high [1]`. weight_scale is `[out, 1]`, or `[1]` with
-    `mm_tensor`. Scales are rounded to the
-    model's dtype first and everything after is computed from the rounded ones, in float32, since that is
-    what an engine multiplies with. `quant_bias = round(bias / deq_scale) - rowsum(weight) * input_offset`; a row
-    whose bias would not fit int32 that way, of nearly dead weights or inputs, gets the scale with which it does.
+    `mm_tensor`. Scales are rounded to the model's dtype first, and everything else is computed in float32 from the
+    rounded scales, since engines multiply with these. `quant_bias = round(bias / deq_scale) - rowsum(weight) *
+    input_offset`; if a row's bias would not fit int32 (nearly dead weights or inputs), its scale is enlarged until it fits.
     """
     input_scale, input_offset = input_parameters(low, high, model_dtype)
     row_low, row_high = weight.amin(dim=1, keepdim=True), weight.amax(dim=1, keepdim=True)
@@ -69,9 +68,9 @@ def linear_layout(
     mm_tensor: bool = False,
     input_dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
-    """Return the tensors of a W8A8 linear of weight `[out, in]` on the meta device: names, shapes and dtypes alone.
+    """Return the tensors of a W8A8 linear of weight `[out, in]` on the meta device: only names, shapes and dtypes.
 
-    The reference keeps the input's scale in the dtype of its range, `input_dtype`.
+    With the reference's numerics, the input's scale and offset have the dtype of its range, `input_dtype`.
     """
     scale = (1,) if mm_tensor else (shape[0], 1)
     layouts = {

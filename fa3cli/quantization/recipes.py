@@ -1,4 +1,4 @@
-"""Settings by name: the guide's for the models it was verified on, and a user's own from a TOML file."""
+"""Reads recipes, which are named settings: the guide's for its verified models, or a user's TOML file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from fa3cli.errors import InvalidInputError, UnsupportedError, UsageError
 from fa3cli.files.documents import parse_toml, typed
 from fa3cli.files.reading import read_bytes
-from fa3cli.quantization.settings import QuantSettings, require_sense
+from fa3cli.quantization.settings import QuantSettings, require_valid
 
 __all__ = ["Recipe", "choose_recipe", "shipped_recipes"]
 
@@ -22,7 +22,7 @@ _SETTINGS = [field.name for field in fields(QuantSettings)]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A name, the settings that differ from the defaults, and the model types it is taken for when none is named."""
+    """A name, the settings that differ from the defaults, and the model types that use it by default."""
 
     name: str
     settings: dict[str, Any]
@@ -41,16 +41,18 @@ def shipped_recipes() -> dict[str, Recipe]:
 def choose_recipe(
     name: str | None, model_type: str, linears: Sequence[str], *, default: str = "default"
 ) -> Recipe:
-    """Return the recipe of that name or file, else the model type's, else the `default` one.
+    """Return the recipe of that name or file; without a name the model type's recipe, else the `default` one.
 
-    One that nobody named leaves out the disable_names that select nothing, and gives way to none where all of them do (a
-    model without any down_proj).
+    A recipe chosen without a name drops disable_names that select no linear. If all of them are dropped (a model without
+    any down_proj), the recipe "none" is used instead.
     """
     shipped = shipped_recipes()
     if name is None:
         fitting = (recipe for recipe in shipped.values() if model_type in recipe.model_types)
         found = next(fitting, shipped[default])
-        names = tuple(each for each in found.settings["disable_names"] if fnmatch.filter(linears, each))
+        names = tuple(
+            pattern for pattern in found.settings["disable_names"] if fnmatch.filter(linears, pattern)
+        )
         if not names and "include_names" not in found.settings:
             return NONE
         return replace(found, settings={**found.settings, "disable_names": names})
@@ -64,7 +66,7 @@ def choose_recipe(
 
 
 def _read(file: Path, name: str) -> Recipe:
-    """Read a recipe; raises InvalidInputError where it is none."""
+    """Read a recipe; raises InvalidInputError if the file is not a valid recipe."""
     try:
         table = parse_toml(read_bytes(file))
         model_types = typed(table.pop("model_types", []), tuple[str, ...])
@@ -76,12 +78,12 @@ def _read(file: Path, name: str) -> Recipe:
         if key not in _SETTINGS:
             near = get_close_matches(key, _SETTINGS, n=1)
             raise InvalidInputError(
-                f"{file}: {key!r:.60} is no setting",
+                f"{file}: {key!r:.60} is not a setting",
                 hint=f"did you mean {near[0]}?" if near else f"settings: {', '.join(_SETTINGS)}",
             )
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     try:
-        require_sense(replace(QuantSettings(), **settings))
+        require_valid(replace(QuantSettings(), **settings))
     except UsageError as error:
         raise InvalidInputError(f"{file}: {error}", hint=error.hint) from None
     return Recipe(name, settings, model_types)

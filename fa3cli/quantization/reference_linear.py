@@ -1,4 +1,4 @@
-"""A linear in W8A8 as the reference computes it: in the dtype of the model, step by step as NUMERICS has it."""
+"""Quantizes a linear to W8A8 with the reference's numerics: in the model's dtype, in the reference's order of steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INT32_MIN = -(2**31)
 
 
 def fake_quantize_weight(weight: Tensor, *, mm_tensor: bool) -> Tensor:
-    """Return a weight `[out, in]` with int8's error, as calibration runs with it."""
+    """Return a weight `[out, in]` with int8's error; the reference calibrates with such weights."""
     scale, rounded = _weight_scale(weight, mm_tensor=mm_tensor), torch.empty_like(weight)
     for block in row_blocks(weight):
         rounded[block] = fake_quantize(weight[block], scale if mm_tensor else scale[block])
@@ -32,8 +32,8 @@ def fake_quantize_weight(weight: Tensor, *, mm_tensor: bool) -> Tensor:
 def input_parameters(low: Tensor, high: Tensor, model_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return scale and offset of a linear's input, `[1]` each, from its range.
 
-    A histogram's range is float32. What is made of it is rounded in a bfloat16 model, and left as it is in a float16
-    one: so does the reference.
+    A histogram's range is float32. Like the reference, its scale and offset are rounded to the model's dtype for
+    bfloat16, and stay float32 for float16.
     """
     scale = asymmetric_scale(low, high)
     offset = asymmetric_offset(low, scale)
@@ -53,8 +53,8 @@ def quantize_reference_linear(
 ) -> dict[str, Tensor]:
     """Return the tensors of a W8A8 linear by their export names.
 
-    `weight [out, in]`, `bias [out]`, the input's range `low [1]`, `high [1]`. Where deq_scale underflows to 0, as it
-    can in float16, quant_bias is what a CPU makes of the quotient: the smallest int32.
+    `weight [out, in]`, `bias [out]`, the input's range `low [1]`, `high [1]`. If deq_scale underflows
+    to 0, as it can in float16, quant_bias is the smallest int32, the result of a CPU's conversion of the quotient.
     """
     input_scale, input_offset = input_parameters(low, high, model_dtype)
     weight_scale = _weight_scale(weight, mm_tensor=mm_tensor)
@@ -80,10 +80,10 @@ def quantize_reference_linear(
 
 
 def _weight_scale(weight: Tensor, *, mm_tensor: bool) -> Tensor:
-    """Return a scale a row, `[out, 1]`, or with `mm_tensor` one for all, `[1]`."""
+    """Return one scale per row, `[out, 1]`, or with `mm_tensor` one scale for all rows, `[1]`."""
     if mm_tensor:
         low, high = (bound.view(1) for bound in weight.aminmax())
     else:
-        # aminmax along rows is 20 times slower than these two.
+        # aminmax along rows is 20 times slower than amin and amax.
         low, high = weight.amin(dim=1, keepdim=True), weight.amax(dim=1, keepdim=True)
     return symmetric_scale(low, high)

@@ -1,4 +1,4 @@
-"""What a run was asked to do: the guide's parameters, resolved from recipe and options."""
+"""Resolves a run's settings, the guide's parameters, from recipe and options."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = [
     "QuantSettings",
     "ResolvedSettings",
     "SettingsOf",
-    "require_sense",
+    "require_valid",
     "resolve_settings",
 ]
 
 
 @dataclass(frozen=True)
 class QuantSettings:
-    """The guide's parameters; the defaults are those of the guide's tool without a recipe."""
+    """The guide's parameters; the defaults are the defaults of the guide's tool."""
 
     w_bit: int = 8
     a_bit: int = 8
@@ -44,7 +44,7 @@ class QuantSettings:
 
     @property
     def reference(self) -> bool:
-        """Whether the results shall be the reference's, bit for bit."""
+        """Whether the results must equal the reference's, bit for bit."""
         return self.numerics == "reference"
 
     @property
@@ -55,7 +55,7 @@ class QuantSettings:
 
 @dataclass(frozen=True)
 class SettingsOf:
-    """The settings of a kind of model: what nobody asks for, and what this version implements of each."""
+    """The settings of a kind of model: the defaults, and the values that this version implements."""
 
     defaults: QuantSettings
     supported: Mapping[str, tuple[object, ...]]
@@ -63,7 +63,7 @@ class SettingsOf:
 
 @dataclass(frozen=True)
 class ResolvedSettings:
-    """Settings, and of each whether an option, the recipe or nobody asked for its value."""
+    """Settings, and the origin of each value: an option, the recipe or the default."""
 
     values: QuantSettings
     origins: Mapping[str, str]
@@ -86,8 +86,8 @@ LANGUAGE_SETTINGS = SettingsOf(
         "numerics": ("improved", "reference"),
     },
 )
-# The guide's tool takes FA3 for diffusion transformers with dynamic linears alone, which leaves no range to choose; its
-# numerics take tokens for heads there.
+# For diffusion transformers, the guide's tool supports FA3 only with dynamic linears, which have no range to choose; its
+# numerics confuse tokens with heads there, so "reference" is not supported.
 PIPELINE_SETTINGS = SettingsOf(
     QuantSettings(is_dynamic=True, disable_last_linear=False),
     {
@@ -110,13 +110,13 @@ def resolve_settings(
     recipe_name: str = "recipe",
     kind: SettingsOf = LANGUAGE_SETTINGS,
 ) -> ResolvedSettings:
-    """Put a recipe's values over the defaults and the options that were given (not None) over both.
+    """Override the defaults with a recipe's values, and both with the given (not None) options.
 
-    Raises UnsupportedError for a value that isn't implemented, UsageError for one that makes no sense.
+    Raises UnsupportedError for a value that is not implemented, UsageError for an invalid value.
     """
     given = {name: value for name, value in options.items() if value is not None}
     settings = replace(kind.defaults, **{**recipe, **given})
-    require_sense(settings)
+    require_valid(settings)
     for name, supported in kind.supported.items():
         value = getattr(settings, name)
         if value not in supported:
@@ -132,8 +132,8 @@ def resolve_settings(
     return ResolvedSettings(settings, origins)
 
 
-def require_sense(settings: QuantSettings) -> None:
-    """Raise UsageError for a value that no version could take."""
+def require_valid(settings: QuantSettings) -> None:
+    """Raise UsageError for a value of a wrong type or out of range."""
     for field in fields(settings):
         value, default = getattr(settings, field.name), field.default
         kinds = (int, float) if isinstance(default, float) else type(default)

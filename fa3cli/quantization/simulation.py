@@ -1,4 +1,4 @@
-"""A quantized model in floats: linears and attention states computed from an export's tensors as an engine would."""
+"""Simulates a quantized model in floats: computes linears and attention states from an export's tensors like an engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SimulatedDynamicLinear", "SimulatedLinear", "simulate"]
 
 
 class SimulatedLinear(nn.Module):
-    """A W8A8 linear whose buffers carry the names of its export; int8 products are summed in float32."""
+    """A W8A8 linear whose buffers have the names of the export's tensors; int8 products are summed in float32."""
 
     def __init__(self, linear: nn.Linear, scale_shape: tuple[int, ...], deq_scale_dtype: torch.dtype) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class SimulatedLinear(nn.Module):
         if linear.bias is not None:
             self.register_buffer(
                 "bias", torch.empty(rows, **floats)
-            )  # exported; quant_bias holds it for kernels
+            )  # in the export, but unused here: quant_bias includes it
         self.register_buffer("weight_scale", torch.empty(scale_shape, **floats))
         self.register_buffer("weight_offset", torch.empty(scale_shape, **floats))
         self.register_buffer("input_scale", torch.empty(1, **floats))
@@ -55,7 +55,7 @@ class SimulatedDynamicLinear(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """Return `token_scale * weight_scale * (int8(x) @ weight^T) + bias`: `[..., in] -> [..., out]`.
 
-        That is npu_dynamic_quant, and npu_quant_matmul with a pertoken_scale.
+        Equals npu_dynamic_quant, then npu_quant_matmul with a pertoken_scale.
         """
         scales = token_scales(states)
         output = nn.functional.linear(quantize(states.float(), scales), self.weight.float())
@@ -64,7 +64,7 @@ class SimulatedDynamicLinear(nn.Module):
 
 
 class SimulatedStates(nn.Module):
-    """The int8 error of one role's states; `scale [H, 1]`, `offset [H, 1]` as exported."""
+    """Adds int8's error to one role's states; `scale [H, 1]`, `offset [H, 1]` as exported."""
 
     def __init__(self, heads: int) -> None:
         super().__init__()
@@ -77,13 +77,13 @@ class SimulatedStates(nn.Module):
 
 
 class SimulatedNorm(nn.Module):
-    """A norm as AntiOutlier's are stored: the smoothed one with a bias, and its weight and bias once more for engines."""
+    """A norm as AntiOutlier exports it: the smoothed norm with a bias, and a second weight and bias for engines."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
         self.module, self._adds_bias = norm, hasattr(norm, "bias")
         if getattr(norm, "bias", None) is None:
-            norm._parameters.pop("bias", None)  # a norm of a kind that can have a bias, made without one
+            norm._parameters.pop("bias", None)  # a norm class with an optional bias, built without it
             norm.register_buffer("bias", torch.empty(norm.weight.shape, device="meta"))
         self.register_buffer("bias", torch.empty(norm.weight.shape, device="meta"))
         self.register_buffer("weight", torch.empty_like(norm.weight))
@@ -95,9 +95,9 @@ class SimulatedNorm(nn.Module):
 
 
 def simulate(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], deq_scale_dtype: torch.dtype) -> None:
-    """Make a model compute what an export whose tensors have these `shapes` computes.
+    """Make a model compute like an export whose tensors have these `shapes`.
 
-    Its linears and norms are replaced, its patched attentions attached to, where the export has tensors for them.
+    Linears and norms that the export has quantized tensors for are replaced; patched attentions get a transform.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and f"{name}.deq_scale" in shapes:

@@ -1,4 +1,4 @@
-"""What differs between an export of fa3 and msModelSlim's of the same case, and what may."""
+"""Lists the differences between exports of fa3 and msModelSlim of the same case, and the allowed ones."""
 
 from __future__ import annotations
 

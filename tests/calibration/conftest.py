@@ -1,4 +1,4 @@
-"""What a whole run needs: a random patched model and calibration lines."""
+"""Provides the inputs of a whole run: a random patched model and calibration lines."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Makes the exports of golden cases anew and says what differs; run where their transformers version is.
+"""Makes the exports of golden cases again and reports differences; runs under the transformers version of the cases.
 
 python -m tests.calibration.golden_exports FOLDER CASE...    one json object on stdout: case -> what differs
 """
@@ -41,8 +41,8 @@ def calibration(name: str, file: Path) -> Path:
     arrays = np.load(GOLDEN / "inputs" / f"{name}.npz")
     count = len(arrays.files) // 2
     lines = (
-        {"input_ids": arrays[f"ids_{each}"].tolist(), "attention_mask": arrays[f"mask_{each}"].tolist()}
-        for each in range(count)
+        {"input_ids": arrays[f"ids_{number}"].tolist(), "attention_mask": arrays[f"mask_{number}"].tolist()}
+        for number in range(count)
     )
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return file

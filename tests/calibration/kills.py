@@ -1,4 +1,4 @@
-"""Kills runs at random moments, lets them go on, and compares what they make with an uninterrupted run's.
+"""Kills runs at random moments, resumes them, and compares their exports with an uninterrupted run's.
 
 python -m tests.calibration.kills FOLDER KILLS SEED    one json object on stdout: what was done, and what went wrong
 

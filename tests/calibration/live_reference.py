@@ -1,4 +1,4 @@
-"""The same exports by fa3 and by msModelSlim on this machine, of random models; run where both are, a process a side.
+"""Makes the same exports of random models with fa3 and with msModelSlim on this machine, each in its own process.
 
 python -m tests.calibration.live_reference fa3cli|msmodelslim FOLDER CASE...    exports to FOLDER/SIDE/CASE
 

@@ -1,4 +1,4 @@
-"""Tiny random models on disk, in memory and as samples: real code, noise for weights."""
+"""Makes tiny random models, on disk and in memory, and samples: real code, random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an export must hold, worked out slowly from ordinary forwards of the unpatched model."""
+"""Computes what an export must hold, slowly, from ordinary forwards of the unpatched model."""
 
 from __future__ import annotations
 

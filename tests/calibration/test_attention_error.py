@@ -38,7 +38,10 @@ def random_states(seed: int, dtype: torch.dtype = torch.float32) -> list[Tensor]
 
 
 def ranges_of(states: list[Tensor]) -> Ranges:
-    return {role: (each.amin((0, 2, 3)), each.amax((0, 2, 3))) for role, each in zip("qkv", states)}
+    return {
+        role: (role_states.amin((0, 2, 3)), role_states.amax((0, 2, 3)))
+        for role, role_states in zip("qkv", states)
+    }
 
 
 def recorded(states: list[Tensor]) -> RecordedCall:
@@ -53,11 +56,11 @@ def recorded(states: list[Tensor]) -> RecordedCall:
 def test_is_the_ratio_in_dB_with_each_head_rounded_to_its_own_range(seed: int, narrowed: float) -> None:
     states = random_states(seed)
     ranges = {role: (low * narrowed, high * narrowed) for role, (low, high) in ranges_of(states).items()}
-    rounded = [torch.empty_like(each) for each in states]
-    for each, by_hand, (low, high) in zip(states, rounded, ranges.values()):
+    rounded = [torch.empty_like(role_states) for role_states in states]
+    for role_states, by_hand, (low, high) in zip(states, rounded, ranges.values()):
         for head in range(2):
             step = max(-low[head].item(), high[head].item()) / 127
-            by_hand[:, head] = (each[:, head] / step).round().clamp(-128, 127) * step
+            by_hand[:, head] = (role_states[:, head] / step).round().clamp(-128, 127) * step
     exact, found = Attention()(*states)[0].double(), Attention()(*rounded)[0].double()
     expected = 10 * math.log10((exact**2).sum().item() / ((found - exact) ** 2).sum().item())
     assert signal_to_noise(recorded(states), ranges) == pytest.approx(expected, abs=0.01)
@@ -75,7 +78,7 @@ def test_a_wider_range_is_noisier_whichever_state_it_is_of() -> None:
 def test_states_that_int8_holds_exactly_make_no_noise() -> None:
     states = [torch.randint(-126, 127, (1, 2, 3, 4)).float() / 127 for _ in range(3)]
     ranges = {role: (-torch.ones(2), torch.ones(2)) for role in "qkv"}
-    states = [(each * 127).round() * (torch.ones(()) / 127) for each in states]
+    states = [(role_states * 127).round() * (torch.ones(()) / 127) for role_states in states]
     assert signal_to_noise(recorded(states), ranges) == math.inf
 
 
@@ -88,7 +91,7 @@ def test_no_signal_is_no_loss() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_states_are_rounded_in_float32(dtype: torch.dtype) -> None:
     states = random_states(0, dtype)
-    usual = [each.float() for each in states]
+    usual = [role_states.float() for role_states in states]
     expected = signal_to_noise(recorded(usual), ranges_of(usual))
     assert signal_to_noise(recorded(states), ranges_of(usual)) == pytest.approx(expected, abs=3)
 

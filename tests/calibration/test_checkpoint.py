@@ -72,14 +72,14 @@ def test_no_weights(tmp_path: Path) -> None:
 def test_a_truncated_file(folder: Path, keep: int) -> None:
     file = folder / WEIGHTS
     file.write_bytes(file.read_bytes()[:keep])
-    refused(folder, str(file), "not a whole safetensors file", "fetch")
+    refused(folder, str(file), "not a complete safetensors file", "fetch")
 
 
 def test_a_truncated_shard(folder: Path) -> None:
     split_weights(folder, 3)
     shard = folder / "model-00002-of-00003.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
-    refused(folder, str(shard), "not a whole")
+    refused(folder, str(shard), "not a complete")
 
 
 def test_a_missing_shard(folder: Path) -> None:

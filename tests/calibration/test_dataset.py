@@ -88,7 +88,7 @@ ROWS = "{% for a in range(99999) %}"
         (ROWS * 3 + "{% endfor %}" * 3, "TimeoutError"),
         ("{{ 'a' * 10**10 }}", "MemoryError"),
         ("{{ 9 ** (9 ** 10) }}", "Error"),
-        ("{{ 'a' * 20_000_000 }}", "makes 20000000 characters"),
+        ("{{ 'a' * 20_000_000 }}", "returns 20000000 characters"),
         ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "RecursionError"),
         ("{{ messages.append(1) }}", "SecurityError"),
         ("{{ ''.__class__.__mro__ }}{{ nothing.at.all }}", "Error"),
@@ -186,17 +186,17 @@ def test_a_broken_line_is_named_by_its_number(file: Path, broken: str, words: st
 @pytest.mark.parametrize("text", ["", "\n", " \n\n"])
 def test_an_empty_file(file: Path, text: str) -> None:
     file.write_text(text)
-    with pytest.raises(InvalidInputError, match="empty; expected one json object a line") as raised:
+    with pytest.raises(InvalidInputError, match="empty; expected one json object per line") as raised:
         read_samples(file, MODEL)
     assert str(file) in str(raised.value)
 
 
 def test_files_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
     file.write_bytes(b'{"text": "\xff\xfe"}\n')
-    for each in (file, tmp_path, tmp_path / "nowhere.jsonl"):
+    for path in (file, tmp_path, tmp_path / "nowhere.jsonl"):
         with pytest.raises(InvalidInputError, match="cannot be read") as raised:
-            read_samples(each, MODEL)
-        assert str(each) in str(raised.value)
+            read_samples(path, MODEL)
+        assert str(path) in str(raised.value)
 
 
 def test_line_ends_and_marks_of_other_systems(file: Path) -> None:

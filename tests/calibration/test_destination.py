@@ -1,4 +1,4 @@
-"""What can be written for which model, before any work."""
+"""Tests which targets and save types are accepted for which kind of model."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def test_a_pipelines_transformer_goes_to_mindie_sd() -> None:
     ("targets", "save_types", "part_file_size", "message", "hint"),
     [
         (["vllm"], (), None, "vllm: takes language models", "choose mindie-sd"),
-        (["mindie-sd"], ["numpy"], None, "save_type numpy", "leave save_type at safe_tensor"),
-        ((), (), 4.0, "opens one weight file", "leave part_file_size away"),
+        (["mindie-sd"], ["numpy"], None, "save_type numpy", "use save_type safe_tensor"),
+        ((), (), 4.0, "opens one weight file", "omit part_file_size"),
     ],
 )
 def test_what_mindie_sd_cannot_have_is_refused(

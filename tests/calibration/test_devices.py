@@ -1,4 +1,4 @@
-"""A device by its name: found, set up, or a clear word on what is missing."""
+"""Tests that a device is found by name and set up, or an error says what is missing."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fa3cli.calibration import estimate
-from fa3cli.calibration.estimate import BYTES_A_SECOND, estimate_seconds
+from fa3cli.calibration.estimate import BYTES_PER_SECOND, estimate_seconds
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.passes import calibrate
 from fa3cli.calibration.plan import plan
@@ -42,7 +42,7 @@ def test_every_layer_and_every_token_counts(
     monkeypatch.setattr(estimate, "_time_layer", lambda _: estimate._LayerTime(once=100.0, token=2.0))
     found = job(folder, **options)
     planned = plan(found)
-    disk = (planned.bytes_read + planned.bytes_written) / BYTES_A_SECOND
+    disk = (planned.bytes_read + planned.bytes_written) / BYTES_PER_SECOND
     assert estimate_seconds(found, planned) == pytest.approx(3 * (100 + 2 * passed) + disk)
 
 

@@ -43,7 +43,7 @@ def simulate_by_hand(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Let a patched model compute with what int8 leaves of inputs, weights, q, k and v."""
     for name, module in model.named_modules():
         if f"{name}.input_scale" in tensors:
-            scale, offset = (tensors[f"{name}.input_{each}"].float() for each in ("scale", "offset"))
+            scale, offset = (tensors[f"{name}.input_{part}"].float() for part in ("scale", "offset"))
             weight = tensors[f"{name}.weight"].float() * tensors[f"{name}.weight_scale"].float()
             module.weight.data = weight
             if module.bias is not None:  # in whole steps of the accumulator, as kernels add it
@@ -143,7 +143,7 @@ def test_errors_add_up_from_layer_to_layer(tmp_path: Path, text: Path, model_typ
     expected = [((found - wanted).norm() / wanted.norm()).item() for found, wanted in pairs]
     found = compare(output, folder, text).layer_errors
     assert found == pytest.approx(expected, rel=0.02) and len(found) == 3
-    assert all(0 < each < 0.5 for each in found)
+    assert all(0 < error < 0.5 for error in found)
 
 
 def test_only_what_lies_behind_a_spoiled_layer_is_off(llama: Path, text: Path, tmp_path: Path) -> None:

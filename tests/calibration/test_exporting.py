@@ -1,4 +1,4 @@
-"""The two halves of quantize: parameters kept in a folder, and exports for any target made of them."""
+"""Tests the two halves of quantize: parameters in a folder, and exports for any target from them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_same_export_again_is_there_already(llama: Path, calib: Path, tmp_pa
     assert api.export(llama, tmp_path / "kept", **options).already_there
     assert api.quantize(llama, calib=calib, **options).already_there
     (tmp_path / "out" / "vllm" / "config.json").unlink()
-    with pytest.raises(ConflictError, match=r"vllm/config\.json is gone"):
+    with pytest.raises(ConflictError, match=r"vllm/config\.json is missing"):
         api.export(llama, tmp_path / "kept", **options)
     with pytest.raises(ConflictError, match="other targets"):
         api.export(
@@ -92,7 +92,10 @@ def test_the_same_export_again_is_there_already(llama: Path, calib: Path, tmp_pa
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda folder: edit_weights(folder, lambda each: each["model.norm.weight"].add_(1)), "weights"),
+        (
+            lambda folder: edit_weights(folder, lambda tensors: tensors["model.norm.weight"].add_(1)),
+            "weights",
+        ),
         (lambda folder: edit_config(folder, rope_theta=5.0), "config"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "files beside"),
     ],
@@ -102,7 +105,9 @@ def test_other_weights_than_were_calibrated_are_refused(
 ) -> None:
     api.calibrate(llama, tmp_path / "kept", calib=calib)
     change(llama)
-    with pytest.raises(ConflictError, match=f"not what .*kept was calibrated from; other {words}"):
+    with pytest.raises(
+        ConflictError, match=f"not the folder that .*kept was calibrated from; different {words}"
+    ):
         api.export(llama, tmp_path / "kept", output=tmp_path / "out", trust_remote_code=True)
     assert not (tmp_path / "out").exists()
 

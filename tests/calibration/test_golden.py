@@ -1,4 +1,4 @@
-"""The reference's stored exports made anew, under the transformers version they were made with (`make versions`)."""
+"""Tests that the reference's stored exports are reproduced, under the transformers version they were made with (`make versions`)."""
 
 from __future__ import annotations
 

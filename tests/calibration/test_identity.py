@@ -1,4 +1,4 @@
-"""When a run has nothing to do, and when it must not touch what is there."""
+"""Tests when a run has nothing to do, and when it must refuse an existing folder."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_the_whole_job(folder: Path, calib: Path, tmp_path: Path) -> None:
     assert (job.settings.anti_method, job.settings.act_method, job.settings.disable_level) == ("m3", 3, "L5")
     assert job.save_types == ("safe_tensor",) and job.part_bytes is None
     assert [sample.tokens for sample in job.samples] == [6, 9]
-    assert len(job.quantized) == 3 * 6 and not any("down_proj" in each for each in job.quantized)
+    assert len(job.quantized) == 3 * 6 and not any("down_proj" in name for name in job.quantized)
     assert "lm_head" not in job.quantized
     assert job.attentions == {f"model.layers.{index}.self_attn" for index in range(3)}
     assert job.model.dtype == torch.float32
@@ -88,7 +88,7 @@ def test_an_attention_module_by_name_loses_fa3_alone(folder: Path, calib: Path) 
 
 def test_a_glob_over_a_layer_takes_linears_and_attention(folder: Path, calib: Path) -> None:
     job = prepare(folder, calib=calib, disable_names=("model.layers.1.*",))
-    assert not any(each.startswith("model.layers.1.") for each in job.quantized | job.attentions)
+    assert not any(module.startswith("model.layers.1.") for module in job.quantized | job.attentions)
 
 
 def test_no_fa_quantizes_the_linears_alone(folder: Path, calib: Path) -> None:

@@ -1,4 +1,4 @@
-"""A visit is there when all of it is on the disk, and comes back as it was."""
+"""Tests that a visit exists only when all of it is on the disk, and is read back unchanged."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def test_visits_come_back_as_they_were(folder: RunFolder) -> None:
     for number in range(4):
         journal.commit(visit(number), outputs(number), arguments)
         again = Journal(folder)
-        assert [each.name for each in again.visits] == [visit(each).name for each in range(number + 1)]
-        for each, found in enumerate(again.visits):
-            assert_same(found, visit(each))
+        assert [kept.name for kept in again.visits] == [visit(step).name for step in range(number + 1)]
+        for step, found in enumerate(again.visits):
+            assert_same(found, visit(step))
         assert_same(tuple(again.outputs(list(outputs(number)))), tuple(outputs(number).values()))
         again.require_same(arguments)
         assert folder.keep
@@ -93,7 +93,7 @@ def test_the_states_of_two_visits_are_kept_at_most(folder: RunFolder) -> None:
 def test_outputs_that_are_gone_are_a_conflict(folder: RunFolder) -> None:
     journal = Journal(folder)
     journal.commit(visit(0), outputs(0), None)
-    with pytest.raises(ConflictError, match="not all files states-00000") as raised:
+    with pytest.raises(ConflictError, match="some files states-00000") as raised:
         Journal(folder).outputs(["calibration.0", "calibration.1"])
     assert raised.value.exit_code == 4
 
@@ -109,7 +109,7 @@ def test_other_arguments_are_refused(folder: RunFolder) -> None:
         None,
     ):
         with pytest.raises(
-            NotResumableError, match=r"behind model\.layers\.0 .* which a journal doesn't hold"
+            NotResumableError, match=r"after model\.layers\.0 .* which a journal does not hold"
         ):
             journal.require_same(other)
 
@@ -172,7 +172,7 @@ def test_a_commit_killed_anywhere_leaves_the_visit_before_or_this_one(
 def test_without_a_folder_visits_are_only_remembered() -> None:
     journal = Journal()
     journal.commit(visit(0), {"a": object()}, object())
-    assert [each.name for each in journal.visits] == ["model.layers.0"]
+    assert [kept.name for kept in journal.visits] == ["model.layers.0"]
 
 
 # ---- what an earlier run left

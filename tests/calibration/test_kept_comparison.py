@@ -1,4 +1,4 @@
-"""A comparison in an export's report: put there whole or not at all, and nothing else changes."""
+"""Tests that a comparison is written into an export's report completely or not at all, and changes nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Killed at any moment, a run goes on to the same bytes."""
+"""Tests that a run killed at any moment resumes to the same bytes."""
 
 from __future__ import annotations
 

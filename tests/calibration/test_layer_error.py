@@ -1,4 +1,4 @@
-"""A layer's error on the first sample: by hand, and that it moves as it should."""
+"""Tests a layer's error on the first sample against a calculation by hand, and how it depends on settings."""
 
 from __future__ import annotations
 
@@ -290,7 +290,8 @@ def errors_by_hand(folder: Path, output: Path, ids: list[int]) -> list[float]:
     found = []
     for layer, (positional, named, exact) in zip(quantized.model.layers, calls):
         exact, noisy = (
-            each[0] if isinstance(each, tuple) else each for each in (exact, layer(*positional, **named))
+            output[0] if isinstance(output, tuple) else output
+            for output in (exact, layer(*positional, **named))
         )
         before = positional[0] if positional else named["hidden_states"]
         found.append(((noisy - exact).norm() / (exact - before).norm()).item())
@@ -325,7 +326,7 @@ def test_it_is_of_the_first_sample(llama: Path, numerics: str) -> None:
     alone = errors(llama, [first], numerics=numerics)
     assert errors(llama, [first] * 3, numerics=numerics) == pytest.approx(alone, rel=1e-4)
     assert errors(llama, [second, first], numerics=numerics) != pytest.approx(alone, rel=1e-2)
-    assert all(0 < each < 0.3 for each in alone)
+    assert all(0 < error < 0.3 for error in alone)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -336,7 +337,7 @@ def test_half_precision_and_a_quantized_head(tmp_path: Path, dtype: torch.dtype,
         for kind, kind_of in (("half", dtype), ("whole", torch.float32))
     ]
     half, whole = (
-        errors(each, token_ids(20, 9), numerics=numerics, disable_last_linear=False) for each in folders
+        errors(folder, token_ids(20, 9), numerics=numerics, disable_last_linear=False) for folder in folders
     )
     assert half[-1] is None and len(half) == 4
     assert half[:-1] == pytest.approx(whole[:-1], rel=0.25)
@@ -380,4 +381,4 @@ def test_experts_that_are_linears(tmp_path: Path) -> None:
         pytest.skip("this transformers version has no linears for experts")
     folder = write_model(tmp_path / f"mixtral-{tmp_path.name}", "mixtral", **options)
     found = errors(folder, token_ids(2, 40, 40), disable_names=("*.gate",))
-    assert all(0 < each < 0.3 for each in found)
+    assert all(0 < error < 0.3 for error in found)

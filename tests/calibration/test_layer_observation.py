@@ -60,14 +60,14 @@ def watch(block: Block, linears: str = "gate up down", **settings: Any) -> Layer
 
 def samples(count: int = 3) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(1, 5 + each, 4, generator=generator) * (each + 1) for each in range(count)]
+    return [torch.randn(1, 5 + index, 4, generator=generator) * (index + 1) for index in range(count)]
 
 
 def seen(block: Block, values: list[Tensor], **settings: Any) -> LayerParameters:
     with watch(block, **settings) as observation:
-        for each in values:
+        for sample in values:
             observation.see(None)
-            block(each)
+            block(sample)
     return observation.parameters("block")
 
 
@@ -76,8 +76,8 @@ def test_a_shared_input_counts_for_each_linear(block: Block) -> None:
     found = seen(block, values)
     for name in ("gate", "up"):
         low, high = found.linears[name]
-        assert low.item() == pytest.approx(sum(each.min().item() for each in values) / 3)
-        assert high.item() == pytest.approx(sum(each.max().item() for each in values) / 3)
+        assert low.item() == pytest.approx(sum(sample.min().item() for sample in values) / 3)
+        assert high.item() == pytest.approx(sum(sample.max().item() for sample in values) / 3)
     assert not torch.equal(found.linears["down"][1], found.linears["up"][1])
 
 
@@ -125,10 +125,10 @@ def test_the_references_linears_run_quantized_in_the_range_known_so_far(
         return nn.functional.linear(inputs, weight, linears[name].bias)
 
     with torch.no_grad():
-        expected = [by_hand("down", by_hand("gate", each) * by_hand("up", each)) for each in values]
+        expected = [by_hand("down", by_hand("gate", sample) * by_hand("up", sample)) for sample in values]
     with watch(block, numerics="reference", act_method=act_method) as observation:
-        for each, output in zip(values, expected):
-            assert torch.equal(block(each), output)
+        for sample, output in zip(values, expected):
+            assert torch.equal(block(sample), output)
     found = observation.parameters("block").linears
     for name, observed in observers.items():
         assert all(torch.equal(*pair) for pair in zip(found[name], observed.bounds()))
@@ -158,7 +158,7 @@ def test_padding_counts_for_nothing(block: Block) -> None:
 
 def test_ranges_by_role_and_head(block: Block) -> None:
     attentions = seen(block, samples(1)).attentions
-    assert {role: [list(each.shape) for each in ends] for role, ends in attentions["attention"].items()} == {
+    assert {role: [list(end.shape) for end in ends] for role, ends in attentions["attention"].items()} == {
         role: [[2], [2]] for role in "qkv"
     }
 
@@ -170,8 +170,8 @@ def test_scores_are_the_first_samples_and_only_on_demand(block: Block) -> None:
     found = {}
     for name, states in {"a": [usual], "b": [usual, stretched], "c": [stretched, usual]}.items():
         with watch(block, "", fa_amp=1) as observation:
-            for each, role in product(states, "qkv"):
-                block.attention.fa_quantizer.quant(each, qkv=role)
+            for sample_states, role in product(states, "qkv"):
+                block.attention.fa_quantizer.quant(sample_states, qkv=role)
         found[name] = observation.parameters("block").scores["attention"]
     assert found["c"] < 0.1
     assert found["a"] == found["b"] > 0.5

@@ -68,7 +68,7 @@ def run_to_end(forwards: LayerSynchronousForwards, layers: int, count: int) -> l
 
 @pytest.mark.parametrize(
     ("model_type", "implementation"),
-    [*((each, None) for each in TYPES), ("llama", "eager"), ("qwen2", "eager")],
+    [*((name, None) for name in TYPES), ("llama", "eager"), ("qwen2", "eager")],
 )
 def test_every_state_and_logit_is_that_of_an_ordinary_forward(
     model_type: str, implementation: str | None
@@ -77,7 +77,7 @@ def test_every_state_and_logit_is_that_of_an_ordinary_forward(
     layers, inputs = layers_of(model), samples(*LENGTHS)
     recorder = Recorder(layers)
     with torch.no_grad():
-        wanted = [model(**each, use_cache=False).logits for each in inputs]
+        wanted = [model(**sample, use_cache=False).logits for sample in inputs]
     ordinary = dict(recorder.states)
     recorder.states.clear()
     recorder.order.clear()
@@ -106,7 +106,7 @@ def test_no_gradient_is_recorded_and_the_callers_mode_is_left_alone() -> None:
     with LayerSynchronousForwards(model, layers_of(model), samples(5, 6)) as forwards:
         logits = run_to_end(forwards, 3, 2)
         assert torch.is_grad_enabled()
-    assert not any(each.requires_grad for each in logits)
+    assert not any(output.requires_grad for output in logits)
     assert torch.is_grad_enabled()
 
 
@@ -226,7 +226,7 @@ def test_an_error_inside_a_layer_reaches_the_caller(error: BaseException) -> Non
 
 
 def outputs_behind(model: nn.Module, inputs: list[dict[str, Tensor]], layer: int) -> list[object]:
-    """What each sample got from a layer, as a run that was stopped behind it keeps it."""
+    """What each sample got from a layer, as a run that was stopped after that layer keeps it."""
     layers = layers_of(model)
     with LayerSynchronousForwards(model, layers, inputs) as forwards:
         forwards.start()
@@ -243,7 +243,7 @@ def test_what_follows_skipped_layers_is_the_same(model_type: str, skipped: int) 
     model = random_model(model_type, **TYPES[model_type])
     layers, inputs = layers_of(model), samples(*LENGTHS)
     with torch.no_grad():
-        wanted = [model(**each, use_cache=False).logits for each in inputs]
+        wanted = [model(**sample, use_cache=False).logits for sample in inputs]
     outputs = outputs_behind(model, inputs, skipped - 1)
     recorder = Recorder(layers)
     with LayerSynchronousForwards(model, layers, inputs, skipped=skipped, outputs=outputs) as forwards:
@@ -260,7 +260,7 @@ def test_what_follows_skipped_layers_is_the_same(model_type: str, skipped: int) 
 
 
 def test_the_first_forwards_arguments_are_those_of_an_uninterrupted_run() -> None:
-    model, inputs = random_model("llama"), [each | {"use_cache": False} for each in samples(5, 6)]
+    model, inputs = random_model("llama"), [sample | {"use_cache": False} for sample in samples(5, 6)]
     layers = layers_of(model)
 
     def waiting(skipped: int, outputs: list[object]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Observers on the inputs of linears: who shares one, and what a linear is handed."""
+"""Tests observers on the inputs of linears: which linears share one, and which input a linear gets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def watch(block: Block, *, fake: bool = False, shared: bool = True) -> LinearInp
 
 def samples(count: int = 3) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(1, 5 + each, 4, generator=generator) * (each + 1) for each in range(count)]
+    return [torch.randn(1, 5 + index, 4, generator=generator) * (index + 1) for index in range(count)]
 
 
 def assert_left_alone(block: Block) -> None:

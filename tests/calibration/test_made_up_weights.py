@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fa3cli.calibration.made_up_weights import MadeUpWeights
+from fa3cli.calibration.made_up_weights import SyntheticWeights
 
 
 class Model(nn.Module):
@@ -20,26 +20,26 @@ class Model(nn.Module):
 
 
 @pytest.fixture
-def weights() -> MadeUpWeights:
-    return MadeUpWeights(Path(), Model().to("meta"), torch.bfloat16, {"linear.weight", "linear.bias"})
+def weights() -> SyntheticWeights:
+    return SyntheticWeights(Path(), Model().to("meta"), torch.bfloat16, {"linear.weight", "linear.bias"})
 
 
-def test_shapes_and_dtypes_are_the_models(weights: MadeUpWeights) -> None:
+def test_shapes_and_dtypes_are_the_models(weights: SyntheticWeights) -> None:
     expected = Model().state_dict()
     found = weights.read(expected)
-    assert {name: (each.shape, each.dtype) for name, each in found.items()} == {
-        name: (each.shape, each.dtype) for name, each in expected.items()
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in found.items()} == {
+        name: (tensor.shape, tensor.dtype) for name, tensor in expected.items()
     }
-    assert all(each.isfinite().all() for each in found.values())
+    assert all(tensor.isfinite().all() for tensor in found.values())
     assert weights.seconds > 0
 
 
-def test_a_timed_tensor_has_memory_of_its_own_and_others_next_to_none(weights: MadeUpWeights) -> None:
+def test_a_timed_tensor_has_memory_of_its_own_and_others_next_to_none(weights: SyntheticWeights) -> None:
     found = weights.read(["linear.weight", "embedding.weight"])
     assert found["linear.weight"].untyped_storage().nbytes() == 2_000 * 64 * 2
     assert found["embedding.weight"].untyped_storage().nbytes() == (1000 + 64) * 2
 
 
-def test_rows_differ(weights: MadeUpWeights) -> None:
+def test_rows_differ(weights: SyntheticWeights) -> None:
     for tensor in weights.read(["linear.weight", "embedding.weight"]).values():
         assert len(tensor.unique(dim=0)) == len(tensor)

@@ -1,4 +1,4 @@
-"""Tensors are found wherever they are in a value; what holds them keeps its kind, and the rest is passed on."""
+"""Tests that all tensors of a nested value are mapped; containers keep their types, other values are unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def outline(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.shape, value.device.type
     if isinstance(value, dict):
-        return {key: outline(each) for key, each in value.items()}
+        return {key: outline(item) for key, item in value.items()}
     return type(value)(map(outline, value)) if isinstance(value, (list, tuple)) else value
 
 
@@ -61,7 +61,7 @@ def test_dataclasses_are_made_anew() -> None:
 def test_an_observer_knows_what_it_knew() -> None:
     seen = InputRange().updated(torch.tensor([[-1.0, 3.0]])).updated(torch.tensor([[-2.0, 1.0]]))
     found = moved(seen, META)
-    assert found.tokens == 2 and [each.is_meta for each in found.samples] == [True, True]
+    assert found.tokens == 2 and [sample.is_meta for sample in found.samples] == [True, True]
     assert [bound.item() for bound in moved(seen, CPU).bounds()] == [-1.5, 2.0]
 
 

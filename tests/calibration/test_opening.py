@@ -1,4 +1,4 @@
-"""Without trust no code of a folder is run but the very text that patching gives again."""
+"""Tests that, without trust, only code of a folder runs that patching produces again."""
 
 from __future__ import annotations
 

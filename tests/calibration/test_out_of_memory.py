@@ -1,4 +1,4 @@
-"""Calls that find no memory are made again, then on the CPU. The CPU with a number stands in for the device here.
+"""Tests that calls without enough memory are repeated, then run on the CPU. Here the device is the CPU with a number.
 
 tests/calibration/test_other_device.py has a device that counts its memory.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fa3cli.calibration import out_of_memory
 from fa3cli.calibration.linear_inputs import LinearInputs
 from fa3cli.calibration.moving import CPU
-from fa3cli.calibration.out_of_memory import PatientLayers, is_out_of_memory, memory_errors, or_on_cpu
+from fa3cli.calibration.out_of_memory import CpuFallback, is_out_of_memory, memory_errors, with_cpu_retry
 from fa3cli.errors import MissingCapabilityError
 from fa3cli.observers.input_range import InputRange
 
@@ -74,7 +74,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
 
 def test_a_call_that_fits_is_made_once_on_the_device(log: Log) -> None:
     layers, values = [Layer(), Layer()], torch.ones(1, 2)
-    with PatientLayers(layers, DEVICE):
+    with CpuFallback(layers, DEVICE):
         output, rest = layers[0](values, mask=None)
     assert torch.equal(output, layers[0].linear(values)) and rest is None
     assert layers[0].calls == [((values,), {"mask": None})]
@@ -84,8 +84,8 @@ def test_a_call_that_fits_is_made_once_on_the_device(log: Log) -> None:
 
 def test_a_call_that_fails_once_is_made_again_there(log: Log, caplog: pytest.LogCaptureFixture) -> None:
     layer, again = Layer(failures=1), []
-    with PatientLayers([layer, Layer()], DEVICE) as patient:
-        patient.again = lambda: again.append(len(layer.calls))
+    with CpuFallback([layer, Layer()], DEVICE) as fallback:
+        fallback.discard_sample = lambda: again.append(len(layer.calls))
         layer(torch.ones(1, 2))
     assert again == [1] and log.freed == [DEVICE]
     assert len(layer.calls) == 2 and set(log.moves) == {DEVICE}
@@ -96,8 +96,8 @@ def test_a_call_that_fails_twice_is_made_on_the_cpu_and_its_states_wait_there(
     log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
     layers, again = [Layer(failures=2), Layer(), Layer()], []
-    with PatientLayers(layers, DEVICE) as patient:
-        patient.again = lambda: again.append(len(layers[0].calls))
+    with CpuFallback(layers, DEVICE) as fallback:
+        fallback.discard_sample = lambda: again.append(len(layers[0].calls))
         output, _ = layers[0](torch.ones(1, 2))
         assert torch.equal(output, layers[0].linear(torch.ones(1, 2)))
         assert again == [1, 2] and log.freed == [DEVICE] * 2
@@ -116,7 +116,7 @@ def test_a_call_that_fails_twice_is_made_on_the_cpu_and_its_states_wait_there(
 
 def test_the_layer_is_on_the_device_again_if_the_cpu_fails_too(log: Log) -> None:
     layer = Layer(failures=3)
-    with PatientLayers([layer], DEVICE), pytest.raises(RuntimeError, match="NPU out of memory"):
+    with CpuFallback([layer], DEVICE), pytest.raises(RuntimeError, match="NPU out of memory"):
         layer(torch.ones(1, 2))
     assert layer.moves == [CPU, DEVICE] and len(layer.calls) == 3
 
@@ -124,8 +124,8 @@ def test_the_layer_is_on_the_device_again_if_the_cpu_fails_too(log: Log) -> None
 @pytest.mark.parametrize("error", [RuntimeError("shapes do not fit"), ValueError("out of memory")])
 def test_other_errors_are_not_tried_again(log: Log, error: Exception) -> None:
     layer = Layer(failures=1, error=error)
-    with PatientLayers([layer], DEVICE) as patient, pytest.raises(type(error)):
-        patient.again = lambda: pytest.fail("nothing to forget")
+    with CpuFallback([layer], DEVICE) as fallback, pytest.raises(type(error)):
+        fallback.discard_sample = lambda: pytest.fail("nothing to forget")
         layer(torch.ones(1, 2))
     assert len(layer.calls) == 1 and log.freed == []
 
@@ -134,13 +134,13 @@ def test_other_errors_are_not_tried_again(log: Log, error: Exception) -> None:
 def test_each_sample_is_observed_once(log: Log, failures: int) -> None:
     layer = Layer(failures)
     inputs = LinearInputs({"linear": layer.linear}, {"linear": InputRange()})
-    with PatientLayers([layer], DEVICE) as patient, inputs:
-        patient.again = inputs.again
+    with CpuFallback([layer], DEVICE) as fallback, inputs:
+        fallback.discard_sample = inputs.discard_sample
         for sample in (1.0, 2.0):
             inputs.see(None)
             layer(torch.full((3, 2), sample))
     assert inputs.observers["linear"].tokens == 6
-    assert [each.tolist() for each in inputs.observers["linear"].samples] == [[1.0, 1.0], [2.0, 2.0]]
+    assert [sample.tolist() for sample in inputs.observers["linear"].samples] == [[1.0, 1.0], [2.0, 2.0]]
 
 
 def test_forwards_are_the_layers_own_behind_the_block(log: Log) -> None:
@@ -149,7 +149,7 @@ def test_forwards_are_the_layers_own_behind_the_block(log: Log) -> None:
 
     plain, changed = Layer(), Layer()
     changed.forward = forward = MethodType(own, changed)
-    with pytest.raises(KeyError), PatientLayers([plain, changed], DEVICE):
+    with pytest.raises(KeyError), CpuFallback([plain, changed], DEVICE):
         assert "forward" in vars(plain) and changed.forward is not forward
         assert changed(torch.ones(2)).tolist() == [-1, -1]
         raise KeyError
@@ -159,7 +159,7 @@ def test_forwards_are_the_layers_own_behind_the_block(log: Log) -> None:
 
 def test_on_the_cpu_layers_are_left_alone(log: Log) -> None:
     layer = Layer(failures=1)
-    with PatientLayers([layer], CPU), pytest.raises(RuntimeError):
+    with CpuFallback([layer], CPU), pytest.raises(RuntimeError):
         assert "forward" not in vars(layer)
         layer(torch.ones(1, 2))
     assert log == Log()
@@ -179,12 +179,12 @@ def works(after: int) -> Callable[[Tensor, int], Tensor]:
 
 
 def test_work_that_does_not_fit_is_done_on_the_cpu(log: Log, caplog: pytest.LogCaptureFixture) -> None:
-    assert or_on_cpu(works(0), torch.ones(2), 3).tolist() == [3, 3]
+    assert with_cpu_retry(works(0), torch.ones(2), 3).tolist() == [3, 3]
     assert log.moves == [] and not caplog.records
-    assert or_on_cpu(works(1), torch.ones(2), 3).tolist() == [3, 3]
+    assert with_cpu_retry(works(1), torch.ones(2), 3).tolist() == [3, 3]
     assert log.moves == [CPU] and "work is done on the CPU" in caplog.text
     with pytest.raises(RuntimeError, match="NPU out of memory"):
-        or_on_cpu(works(2), torch.ones(2), 3)
+        with_cpu_retry(works(2), torch.ones(2), 3)
 
 
 @pytest.mark.parametrize(

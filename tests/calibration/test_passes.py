@@ -1,4 +1,4 @@
-"""Passes over the layers: which forwards run, what each knob leaves float, what padding and batches count for."""
+"""Tests the passes over the layers: which forwards run, what each setting leaves float, padding and batches."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_batch_keeps_heads_apart(llama: Path, numerics: str) -> None:
         assert found.shape == (2, 2)
         # The inputs of v_proj are quantized in the range of both, so nearly the same.
         torch.testing.assert_close(
-            found[1], torch.maximum(*(each[1] for each in alone)), rtol=0.05, atol=0.05
+            found[1], torch.maximum(*(bounds[1] for bounds in alone)), rtol=0.05, atol=0.05
         )
 
 
@@ -145,7 +145,7 @@ def test_padding_behind_a_sample_changes_nothing(llama: Path, act_method: int, a
     (ids,) = token_ids(15)
     padded = {"input_ids": ids + [0] * 9, "attention_mask": [1] * 15 + [0] * 9}
     options = {"act_method": act_method, "anti_method": anti_method, "attn_implementation": "eager"}
-    found, plain = (ranges(parameters(llama, [each], **options)) for each in (padded, ids))
+    found, plain = (ranges(parameters(llama, [line], **options)) for line in (padded, ids))
     counted = ranges(parameters(llama, [padded["input_ids"]], **options))
     assert found.keys() == plain.keys()
     for name, ends in found.items():
@@ -156,7 +156,7 @@ def test_padding_behind_a_sample_changes_nothing(llama: Path, act_method: int, a
 def test_the_reference_counts_padding(llama: Path) -> None:
     (ids,) = token_ids(15)
     padded = {"input_ids": ids + [0] * 9, "attention_mask": [1] * 15 + [0] * 9}
-    found, plain = (ranges(parameters(llama, [each], numerics="reference")) for each in (padded, ids))
+    found, plain = (ranges(parameters(llama, [line], numerics="reference")) for line in (padded, ids))
     assert not all(torch.allclose(ends, plain[name], rtol=2e-3, atol=2e-3) for name, ends in found.items())
 
 
@@ -166,13 +166,13 @@ def test_the_reference_counts_padding(llama: Path) -> None:
 @pytest.mark.parametrize("act_method", [1, 2])
 def test_improved_numerics_do_not_depend_on_the_order_of_samples(llama: Path, act_method: int) -> None:
     lines = token_ids(9, 17, 5, 30, 2)
-    found, again = (ranges(parameters(llama, each, act_method=act_method)) for each in (lines, lines[::-1]))
+    found, again = (ranges(parameters(llama, order, act_method=act_method)) for order in (lines, lines[::-1]))
     assert all(torch.equal(ends, again[name]) for name, ends in found.items())
 
 
 def test_a_layer_of_the_reference_sees_quantized_activations(llama: Path) -> None:
     lines = token_ids(9, 17, 5)
-    found, floats = (ranges(parameters(llama, lines, numerics=each)) for each in ("reference", "improved"))
+    found, floats = (ranges(parameters(llama, lines, numerics=kind)) for kind in ("reference", "improved"))
     first, later = "model.layers.0.self_attn.q_proj", "model.layers.2.self_attn.q_proj"
     torch.testing.assert_close(found[first], floats[first])
     assert not torch.equal(found[later], floats[later])

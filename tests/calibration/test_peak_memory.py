@@ -1,4 +1,4 @@
-"""What a plan says of memory; benchmarks/memory.py measures it."""
+"""Tests the peak memory of a plan; benchmarks/memory.py measures it."""
 
 from __future__ import annotations
 

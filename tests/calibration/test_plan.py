@@ -93,7 +93,9 @@ def test_what_settings_cost_in_forwards_and_passes(
     folder: Path, options: dict[str, Any], passes: tuple[Streams, ...]
 ) -> None:
     calib = write_lines(folder.parent / "seven.jsonl", token_ids(*range(3, 10)))
-    found, plain = (plan(prepare(folder, calib=calib, recipe="none", **each)) for each in (options, {}))
+    found, plain = (
+        plan(prepare(folder, calib=calib, recipe="none", **settings)) for settings in (options, {})
+    )
     assert found.passes == passes and plain.passes == (Streams(calibration=7),)
     layers = plain.bytes_read - 4 * (2 * 96 * 32 + 32)  # embedding, head and last norm are read once
     assert found.bytes_read == plain.bytes_read + (len(passes) - 1) * layers
@@ -109,7 +111,7 @@ def test_tensors_stored_in_another_dtype_are_said(folder: Path) -> None:
 
 
 def test_room_is_planned_for_whatever_linears_disable_level_finds(folder: Path) -> None:
-    plain, level = (planned(folder, disable_level=each).bytes_written for each in ("L0", "L2"))
+    plain, level = (planned(folder, disable_level=name).bytes_written for name in ("L0", "L2"))
     assert (
         level - plain > 2 * 2 * 48 * 32 * 2
     )  # gate and up of two layers: 3 bytes more a weight, less what a row has

@@ -1,4 +1,4 @@
-"""Shares are parts of the whole, nobody's twice, and nearly alike in size."""
+"""Tests that the ranks' shares cover everything once and have nearly equal sizes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_lost_rank_is_a_missing_capability(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", lost)
     with pytest.raises(
-        MissingCapabilityError, match=r"lost \(RuntimeError: Connection closed by peer \["
+        MissingCapabilityError, match=r"has died \(RuntimeError: Connection closed by peer \["
     ) as raised:
         Ranks(1, 2).gather(None)
     assert raised.value.exit_code == 6 and "the same command" in raised.value.hint
@@ -101,5 +101,5 @@ def test_observers_of_all_ranks_are_merged_in_their_order(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
     merged = Ranks(1, 3).merged(shares[1])
-    assert [each[0].item() for each in merged["a"].samples] == [0, 1, 2]
+    assert [sample[0].item() for sample in merged["a"].samples] == [0, 1, 2]
     assert merged["a"].tokens == 3 and merged["b"].tokens == 0

@@ -1,4 +1,4 @@
-"""A module's first call within the block, and what the same call gives after a change."""
+"""Tests the recording of a module's first call, and its repetition after a change."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def test_the_first_call_is_kept_with_all_its_arguments(module: Scaled) -> None:
         module(torch.ones(2), shift=0.5)
         module(torch.full((2,), 7.0))
     assert call.output.tolist() == [2.5, 2.5]
-    assert call.again().tolist() == [2.5, 2.5] and module.calls == 3
+    assert call.repeat().tolist() == [2.5, 2.5] and module.calls == 3
     module.factor.data.fill_(10.0)
-    assert call.again().tolist() == [10.5, 10.5]
+    assert call.repeat().tolist() == [10.5, 10.5]
     assert call.output.tolist() == [2.5, 2.5]
 
 
@@ -47,14 +47,14 @@ def test_outputs_are_float64_and_again_takes_no_gradient(module: Scaled, dtype: 
     module.to(dtype)
     with RecordedCall(module) as call:
         module(torch.ones(2, dtype=dtype))
-    assert call.output.dtype == call.again().dtype == torch.float64
-    assert not call.again().requires_grad
+    assert call.output.dtype == call.repeat().dtype == torch.float64
+    assert not call.repeat().requires_grad
 
 
 def test_of_several_outputs_it_is_the_first(module: Scaled) -> None:
     with RecordedCall(module) as call:
         module(torch.ones(1), more=True)
-    assert call.output.tolist() == call.again().tolist() == [2.0]
+    assert call.output.tolist() == call.repeat().tolist() == [2.0]
 
 
 def test_all_float_outputs_are_kept_as_they_are(module: Scaled) -> None:
@@ -62,7 +62,7 @@ def test_all_float_outputs_are_kept_as_they_are(module: Scaled) -> None:
     with RecordedCall(module) as call:
         returned, _ = module(torch.ones(1, dtype=torch.float16), more=True)
     assert len(call.outputs) == 1 and call.outputs[0] is returned
-    (again,) = call.outputs_again(lambda tensor: tensor * 2)
+    (again,) = call.repeat_outputs(lambda tensor: tensor * 2)
     assert again.dtype == torch.float16 and again.tolist() == [4.0] and not again.requires_grad
 
 
@@ -88,7 +88,7 @@ def test_a_call_that_is_suspended_when_the_block_begins_is_recorded(module: Scal
     module(torch.ones(1), shift=1.0)
     handle.remove()
     call.__exit__(None, None, None)
-    assert call.output.tolist() == call.again().tolist() == [3.0]
+    assert call.output.tolist() == call.repeat().tolist() == [3.0]
 
 
 class Leaving(nn.Module):
@@ -105,14 +105,14 @@ def test_containers_of_whatever_class_are_left_alone_and_tensors_shared(kind: ty
     places, module = kind({"in": kind({"one": [values]})}), Leaving()
     with RecordedCall(module) as call:
         assert module(values, places=places).tolist() == [2.0]
-    assert call.again().tolist() == [3.0] and call.again().tolist() == [3.0]
+    assert call.repeat().tolist() == [3.0] and call.repeat().tolist() == [3.0]
     assert len(places["in"]["one"]) == 2
-    assert all(each is values for each in places["in"]["one"])
+    assert all(place is values for place in places["in"]["one"])
 
 
 def test_tensors_may_be_handed_on_changed(module: Scaled) -> None:
     with RecordedCall(module) as call:
         module(torch.ones(2), shift=1.0)
-    assert call.again(lambda tensor: tensor * 3).tolist() == [7.0, 7.0]
+    assert call.repeat(lambda tensor: tensor * 3).tolist() == [7.0, 7.0]
     first, shift = call.arguments
     assert first.tolist() == [1.0, 1.0] and shift == 1.0

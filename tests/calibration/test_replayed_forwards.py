@@ -41,16 +41,19 @@ def replayed(forwards: ReplayedForwards, layers: list[nn.Module], count: int) ->
     ]
     with torch.no_grad():
         for index in range(len(layers)):
-            before = [len(each) for each in seen]
+            before = [len(outputs) for outputs in seen]
             for sample in range(count):
                 forwards.advance(sample, index)
                 forwards.stop(sample)
             # The layers before are stood in for, and those behind are not reached.
-            grown = [len(each) - earlier for each, earlier in zip(seen, before)]
+            grown = [len(outputs) - earlier for outputs, earlier in zip(seen, before)]
             assert grown[index] == count and not any(grown[index + 1 :])
     for hook in hooks:
         hook.remove()
-    return [each[-count:] if index == len(layers) - 1 else each[:count] for index, each in enumerate(seen)]
+    return [
+        outputs[-count:] if index == len(layers) - 1 else outputs[:count]
+        for index, outputs in enumerate(seen)
+    ]
 
 
 def states(output: Any) -> Tensor:
@@ -85,7 +88,7 @@ def test_the_states_of_two_layers_are_kept_at_most(tmp_path: Path) -> None:
             for sample in range(2):
                 forwards.advance(sample, index)
                 layers = {file.name.split(".")[0] for file in tmp_path.iterdir()}
-                assert layers <= {f"{each:05d}" for each in range(index - 2, index + 1)}
+                assert layers <= {f"{number:05d}" for number in range(index - 2, index + 1)}
                 most = max(most, len(list(tmp_path.iterdir())))
     assert most <= 4  # two layers of two samples
 
@@ -153,7 +156,9 @@ def test_layers_that_return_different_things(tmp_path: Path) -> None:
         assert type(got) is type(expected)
         assert all(
             torch.equal(one, other)
-            for one, other in zip(*(each if isinstance(each, tuple) else (each,) for each in (got, expected)))
+            for one, other in zip(
+                *(result if isinstance(result, tuple) else (result,) for result in (got, expected))
+            )
         )
 
 

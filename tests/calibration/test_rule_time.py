@@ -80,7 +80,7 @@ def test_it_computes_in_the_dtype_the_search_computes_in(
     clock: Clock, numerics: str, dtype: torch.dtype
 ) -> None:
     found("m3", [9], numerics=numerics)
-    assert {each for _, _, each in clock.seen} == {dtype}
+    assert {used for _, _, used in clock.seen} == {dtype}
 
 
 def test_no_method_takes_no_time(tmp_path: Path) -> None:

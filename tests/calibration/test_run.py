@@ -1,4 +1,4 @@
-"""From a patched folder to an export, compared with what ordinary forwards say it should hold."""
+"""Tests whole runs from a patched folder to an export, against results of ordinary forwards."""
 
 from __future__ import annotations
 
@@ -355,9 +355,9 @@ def test_progress_counts_layers_and_samples(llama: Path, calib: Path) -> None:
     seen: list[Progress] = []
     quantize(llama, calib, progress=seen.append)
     assert [(at.layer, at.sample) for at in seen] == [
-        each
+        position
         for layer in range(3)
-        for each in (
+        for position in (
             *((layer, 3 * layer + sample) for sample in range(3)),
             (layer + 1, 3 * layer + 3),
         )
@@ -417,7 +417,7 @@ def test_the_plan_asks_for_no_less_room_than_is_taken(
     def measured(file: Path, *args: Any, **kwargs: Any) -> Path:
         nonlocal most
         left = output.with_name("out.journal").rglob("*")
-        most = max(most, sum(each.stat().st_size for each in left if each.is_file()))
+        most = max(most, sum(entry.stat().st_size for entry in left if entry.is_file()))
         return rename(file, *args, **kwargs)
 
     monkeypatch.setattr(Path, "rename", measured)

@@ -1,4 +1,4 @@
-"""Runs of several processes make what one makes, byte for byte, and outlive the loss of any of them."""
+"""Tests that runs of several ranks make the bytes of one rank, and can be resumed after a rank dies."""
 
 from __future__ import annotations
 

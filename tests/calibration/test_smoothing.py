@@ -1,4 +1,4 @@
-"""AntiOutlier on a model in memory: its weights change and what it computes doesn't."""
+"""Tests AntiOutlier on a model in memory: its weights change, its output does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever the documents of a run hold, they are read, or refused with an error that names the file."""
+"""Tests that damaged documents of a run are read, or refused with an error that names the file."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_dtype_in_which_nothing_is_computed(dtype: str, tmp_path: Path) -> Non
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> RunFolder:
-    """The folder of a run that was stopped behind its second layer."""
+    """The folder of a run that was stopped after its second layer."""
     with suppress(StoppedError), RunFolder(tmp_path / "out") as folder:
         open_journal(folder, MADE_OF, "auto")
         journal = Journal(folder)
@@ -242,7 +242,7 @@ def test_a_calibration_with_a_setting_that_fa3_does_not_know(kept: Path) -> None
     report = json.loads(text)
     report["identity"]["settings"]["unheard_of"] = 1
     (kept / REPORT_FILE).write_text(json.dumps(report))
-    with pytest.raises(InvalidInputError, match="'unheard_of' is no setting"):
+    with pytest.raises(InvalidInputError, match="'unheard_of' is not a setting"):
         read_calibration(kept)
     (kept / REPORT_FILE).write_text(text)
 

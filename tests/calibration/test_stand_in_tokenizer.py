@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fa3cli.calibration.stand_in_tokenizer import StandInTokenizer, has_tokenizer
+from fa3cli.calibration.stand_in_tokenizer import TokenEstimate, has_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -18,19 +18,19 @@ from fa3cli.calibration.stand_in_tokenizer import StandInTokenizer, has_tokenize
     ],
 )
 def test_about_as_many_as_a_tokenizer_finds(text: str, least: int, most: int) -> None:
-    assert least <= len(StandInTokenizer(None)(text)["input_ids"]) <= most
+    assert least <= len(TokenEstimate(None)(text)["input_ids"]) <= most
 
 
 def test_no_more_than_the_model_takes() -> None:
-    assert StandInTokenizer(8)("word " * 100) == {"input_ids": [0] * 8}
+    assert TokenEstimate(8)("word " * 100) == {"input_ids": [0] * 8}
 
 
 def test_a_conversation_counts_with_its_words() -> None:
-    tokenizer = StandInTokenizer(None)
+    tokenizer = TokenEstimate(None)
     chat = [{"role": "user", "content": "Who is there?"}, {"role": "assistant", "content": "It is I."}]
     assert tokenizer.chat_template
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    assert all(words in text for each in chat for words in each.values())
+    assert all(words in text for message in chat for words in message.values())
 
 
 @pytest.mark.parametrize(

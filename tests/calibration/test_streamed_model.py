@@ -103,7 +103,7 @@ def refused(folder: Path, *words: str, error: type[Fa3Error] = InvalidInputError
 
 def test_missing_tensors_are_named(tmp_path: Path) -> None:
     folder = write_model(tmp_path, patched=False)
-    edit_weights(folder, lambda t: [t.pop(f"{LAYER}.mlp.{each}_proj.weight") for each in ("up", "down")])
+    edit_weights(folder, lambda t: [t.pop(f"{LAYER}.mlp.{part}_proj.weight") for part in ("up", "down")])
     refused(folder, f"lacks {LAYER}.mlp.up_proj.weight", "2 such tensors", "config.json")
 
 

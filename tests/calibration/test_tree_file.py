@@ -1,4 +1,4 @@
-"""What is written comes back: the same kinds, the same bits; a broken file is named."""
+"""Tests that a tree is read back with the same types and bits, and that an error names a broken file."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def tensors(draw: st.DrawFn) -> Tensor:
 
 trees = st.recursive(
     values | tensors(),
-    lambda each: (
-        st.lists(each, max_size=4)
-        | st.lists(each, max_size=4).map(tuple)
-        | st.dictionaries(st.text(max_size=5), each, max_size=4)
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(st.text(max_size=5), inner, max_size=4)
     ),
     max_leaves=12,
 )

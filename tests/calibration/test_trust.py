@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fa3cli.calibration.trust import never_asking
+from fa3cli.calibration.trust import without_trust_prompt
 
 
 def test_transformers_refuses_where_it_would_ask(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -14,7 +14,7 @@ def test_transformers_refuses_where_it_would_ask(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
     assert before > 0
-    with never_asking(), pytest.raises(ValueError, match="trust_remote_code=True"):
+    with without_trust_prompt(), pytest.raises(ValueError, match="trust_remote_code=True"):
         dynamic_module_utils.resolve_trust_remote_code(
             None, "model", has_local_code=False, has_remote_code=True
         )

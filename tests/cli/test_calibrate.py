@@ -87,4 +87,4 @@ def test_what_goes_wrong_is_said(
 def test_other_weights_are_a_conflict(kept: Path, fa3: Fa3, tmp_path: Path) -> None:
     other = write_model(tmp_path / f"other-{tmp_path.name}", vocab_size=100)
     code, _, err = fa3("export", other, "--calibration", kept)
-    assert code == 4 and "other weights, config" in err
+    assert code == 4 and "different weights, config" in err

@@ -239,7 +239,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], list[str], int, tuple[str, ...]]] 
     "unknown-type": (lambda f: edit_config(f, model_type="nonesuch"), ["--no-fa"], 5, ("nonesuch",)),
     "bad-config-value": (lambda f: edit_config(f, hidden_act="nonesuch"), ["--no-fa"], 3, ("nonesuch",)),
     "no-weights": (lambda f: (f / WEIGHTS).unlink(), [], 5, ("no weights", WEIGHTS)),
-    "truncated": (cut(WEIGHTS), [], 5, (WEIGHTS, "not a whole")),
+    "truncated": (cut(WEIGHTS), [], 5, (WEIGHTS, "not a complete")),
     "truncated-shard": (cut_shard, [], 5, ("model-00002-of-00003.safetensors",)),
     "not-in-index": (index_without, [], 5, ("model.norm.weight",)),
     "nan": (not_a_number, [], 5, (WEIGHTS, "model.layers.2.mlp.up_proj.weight", "NaN")),

@@ -1,4 +1,4 @@
-"""int8 rounding keeps what the formulas promise: 0 exactly, everything else within half a step."""
+"""Tests int8 rounding: 0 is exact, every other value is within half a step."""
 
 from __future__ import annotations
 

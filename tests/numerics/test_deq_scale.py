@@ -1,4 +1,4 @@
-"""deq_scale comes back from either form, bit by bit."""
+"""Tests that deq_scale is unpacked from both forms bit by bit."""
 
 from __future__ import annotations
 

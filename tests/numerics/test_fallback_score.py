@@ -1,4 +1,4 @@
-"""The fa_amp score against a slow restatement of its definition."""
+"""Tests the fa_amp score against a slow implementation of its definition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search for the range that errs least, against the error of each pair of bounds, integrated bin by bin."""
+"""Tests the search for the range with the least error, against the error of each pair of bounds, integrated bin by bin."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def side_error(counts: list[int], bound: float, limit: float, scale: float) -> f
 
 def error(counts: list[list[int]], limits: list[float], bounds: tuple[float, float]) -> float:
     scale = sum(bounds) / 255
-    return sum(side_error(*each, scale) for each in zip(counts, bounds, limits))
+    return sum(side_error(*side, scale) for side in zip(counts, bounds, limits))
 
 
 def candidates(limit: float) -> list[float]:
@@ -64,7 +64,7 @@ shares = st.floats(0.01, 1)
 @example(below=[0] * 14, above=[0] * 13 + [1], share=1.0)
 def test_no_pair_of_bounds_errs_less(below: list[int], above: list[int], share: float) -> None:
     counts = [below, above]
-    limits = [limit_of(each, share) for each in counts]
+    limits = [limit_of(side_counts, share) for side_counts in counts]
     found = search(counts, limits)
     assert found[0] in candidates(limits[0]) and found[1] in candidates(limits[1])
     pairs = [(lower, upper) for lower in candidates(limits[0]) for upper in candidates(limits[1])]

@@ -1,4 +1,4 @@
-"""The recall window without sorting is the one found by sorting."""
+"""Tests that the recall window equals the one found by sorting all values."""
 
 from __future__ import annotations
 

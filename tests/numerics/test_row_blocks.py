@@ -1,4 +1,4 @@
-"""Blocks of rows or tokens cover a tensor once, in order, and stay small."""
+"""Tests that blocks of rows or tokens cover a tensor once, in order, and stay small."""
 
 from __future__ import annotations
 

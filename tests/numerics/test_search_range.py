@@ -1,4 +1,4 @@
-"""act_method 2's search: bins are dropped where two quantiles walk, until the quantization error grows."""
+"""Tests act_method 2's search: two moving quantiles drop bins until the quantization error grows."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_ranks_that_take_samples_in_turn_know_together_what_one_does(
 ) -> None:
     """The kept samples in their order too; ranks without any say nothing."""
     samples = [
-        sample.to(dtype) for sample in random_samples(seed, [(2 + each % 3, 3) for each in range(count)])
+        sample.to(dtype) for sample in random_samples(seed, [(2 + index % 3, 3) for index in range(count)])
     ]
     first, *others = (seen(samples[rank::ranks], keep) for rank in range(ranks))
     merged, whole = first.merged(*others), seen(samples, keep)

@@ -72,8 +72,8 @@ def test_golden_values_rank_as_their_rollback_says() -> None:
         if case["disable_level"] == "L5":
             features = json.loads(case_file(name, "debug_features.json").read_text())
             values = {
-                linear: max(abs(each["t_max"]), abs(each["t_min"])) / each["std"]
-                for linear, each in features.items()
+                linear: max(abs(feature["t_max"]), abs(feature["t_min"])) / feature["std"]
+                for linear, feature in features.items()
                 if linear not in case["disable_names"] and linear != "lm_head"
             }
             fallen = set(case["rollback_names"]) - set(case["disable_names"]) - {"lm_head"}

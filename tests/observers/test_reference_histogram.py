@@ -1,4 +1,4 @@
-"""act_method 2 as the reference observes it: the ranges it found itself, and a plain account of its merging."""
+"""Tests the reference's act_method 2 against ranges of the reference itself, and a plain version of its merging."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ def test_is_the_mean_of_the_stacked_ends(dtype: torch.dtype, count: int) -> None
         observed = observed.updated(sample)
         low, high = observed.bounds()
         assert low.dtype == high.dtype == dtype and low.shape == high.shape == (1,)
-        assert low == torch.stack([each.min() for each in samples[:index]]).mean()
-        assert high == torch.stack([each.max() for each in samples[:index]]).mean()
+        assert low == torch.stack([sample.min() for sample in samples[:index]]).mean()
+        assert high == torch.stack([sample.max() for sample in samples[:index]]).mean()
     assert observed.tokens == 3 * count
 
 

@@ -1,4 +1,4 @@
-"""FA3 parameters: a scale a head that maps the range's farther end to 127."""
+"""Tests FA3 parameters: one scale per head, which maps the range's farther end to 127."""
 
 from __future__ import annotations
 

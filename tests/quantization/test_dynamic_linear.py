@@ -30,10 +30,10 @@ def test_weights_come_back_within_half_a_step(dtype: torch.dtype, seed: int) -> 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_its_layout_is_what_it_becomes(dtype: torch.dtype) -> None:
     made, layout = quantize_dynamic_linear(torch.randn(5, 24), dtype), dynamic_linear_layout((5, 24), dtype)
-    assert {name: (each.shape, each.dtype) for name, each in made.items()} == {
-        name: (each.shape, each.dtype) for name, each in layout.items()
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in made.items()} == {
+        name: (tensor.shape, tensor.dtype) for name, tensor in layout.items()
     }
-    assert all(each.is_meta for each in layout.values())
+    assert all(tensor.is_meta for tensor in layout.values())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

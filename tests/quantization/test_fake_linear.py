@@ -1,4 +1,4 @@
-"""A float linear computed as its export will be: against products of what is dequantized by hand, and the export's."""
+"""Tests a float linear computed like its export: against dequantized products by hand, and the export's products."""
 
 from __future__ import annotations
 

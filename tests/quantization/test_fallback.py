@@ -1,4 +1,4 @@
-"""What stays float: by name, by range_param, by fa_amp, and with its fused group."""
+"""Tests which modules stay float: by name, by range_param, by fa_amp, and with their fused group."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ GROUPED = [
 
 def test_groups_are_of_one_parent_and_of_several() -> None:
     assert list(fused_groups(GROUPED)) == [
-        {f"layers.0.attn.{each}_proj" for each in "qkv"},
-        {f"layers.1.attn.{each}_proj" for each in "qkv"},
+        {f"layers.0.attn.{role}_proj" for role in "qkv"},
+        {f"layers.1.attn.{role}_proj" for role in "qkv"},
         {"layers.1.mlp.gate_proj", "layers.1.mlp.up_proj"},
     ]
 

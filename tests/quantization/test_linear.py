@@ -230,5 +230,7 @@ def test_the_layout_is_that_of_the_tensors(
     input_dtype = range_dtype if reference and dtype != torch.bfloat16 else None
     layout = linear_layout(weight.shape, dtype, mm_tensor=mm_tensor, input_dtype=input_dtype)
     assert all(tensor.is_meta for tensor in layout.values())
-    described = [[(name, each.dtype, each.shape) for name, each in all_.items()] for all_ in (made, layout)]
+    described = [
+        [(name, tensor.dtype, tensor.shape) for name, tensor in all_.items()] for all_ in (made, layout)
+    ]
     assert described[0] == described[1]

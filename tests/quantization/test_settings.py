@@ -1,4 +1,4 @@
-"""Settings: options win over the recipe, what makes no sense or isn't implemented is refused."""
+"""Tests settings: options override the recipe; invalid and unsupported values are refused."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Pipelines of diffusers: opening one, its float sampling run, and the records of that."""
+"""Opens pipelines of diffusers, runs their float sampling, and records the transformers' calls."""

@@ -1,23 +1,23 @@
-"""Which steps of which prompts are recorded, where not all of them are."""
+"""Chooses the steps of the prompts that are recorded."""
 
 from __future__ import annotations
 
 from math import lcm
 
-__all__ = ["chosen"]
+__all__ = ["recorded_steps"]
 
 
-def chosen(prompts: int, steps: int, count: int | None) -> frozenset[tuple[int, int]]:
-    """Return the pairs of prompt and step to record: all without a `count`, else at most so many.
+def recorded_steps(prompts: int, steps: int, count: int | None) -> frozenset[tuple[int, int]]:
+    """Return the pairs of prompt and step to record: all pairs without a `count`, else at most `count`.
 
-    Every prompt is in as many of them as any other, or one less. So is every step, if there are pairs enough; if not, the
-    steps are spread evenly from the first to the last. The first step of the first prompt is always among them.
+    The numbers of pairs per prompt differ by at most one; so do those per step if `count` is at least `steps`. Otherwise
+    the steps are spread evenly from the first to the last. The first step of the first prompt is always included.
     """
     count = prompts * steps if count is None else min(count, prompts * steps)
     if count < steps:
         return frozenset(
             (index % prompts, index * (steps - 1) // max(count - 1, 1)) for index in range(count)
         )
-    # Both run around, and the steps move on by one whenever the two would be where they began: no pair comes twice.
+    # Cycle both; shift the step by one per full cycle, so that no pair repeats.
     period = lcm(prompts, steps)
     return frozenset((index % prompts, (index + index // period) % steps) for index in range(count))

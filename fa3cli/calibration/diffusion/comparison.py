@@ -1,4 +1,4 @@
-"""Compares the images of an export with those of the float pipeline it was made from."""
+"""Compares the images of an export with those of its float pipeline."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fa3cli.calibration.checkpoint import Checkpoint
 from fa3cli.calibration.diffusion.opening import OpenedPipeline, load_pipeline, open_pipeline
 from fa3cli.calibration.diffusion.prompts import read_prompts
 from fa3cli.calibration.diffusion.recorded_sampling import recorded_sampling
-from fa3cli.calibration.diffusion.sampling import Sampling, require_taken, sample, steps_of
-from fa3cli.calibration.diffusion.scheduler_steps import at_each_step
+from fa3cli.calibration.diffusion.sampling import Sampling, require_accepted, sample, steps_of
+from fa3cli.calibration.diffusion.scheduler_steps import before_each_step
 from fa3cli.calibration.diffusion.streamed_blocks import blocks_streamed
 from fa3cli.calibration.progress import Progress, Ticks
 from fa3cli.calibration.streamed_model import StreamedModel
@@ -27,20 +27,20 @@ from fa3cli.quantization.simulation import simulate
 
 __all__ = ["ImageComparison", "compare_images"]
 
-_BLOCK = 1 << 20  # values that are brought to float64 at a time: a video has a billion
+_BLOCK = 1 << 20  # values that are converted to float64 at a time: a video has a billion
 
 
 @dataclass(frozen=True)
 class ImageComparison:
-    """How far the images, or videos, of the simulated export are from those of the float pipeline, prompt by prompt."""
+    """Differences between the images or videos of the simulated export and of the float pipeline, per prompt."""
 
     prompts: int
     psnr: tuple[float | None, ...]
-    """Peak signal-to-noise ratio of each in dB, of values from 0 to 1; None where both are the same."""
+    """Peak signal-to-noise ratio per prompt in dB, for values from 0 to 1; None if both images are equal."""
     mean_psnr: float | None
-    """The mean over those that differ; None where none does."""
+    """The mean over the prompts whose images differ; None if none differs."""
     largest_difference: float
-    """Of any value of any of them."""
+    """The largest difference of a value over all prompts."""
 
 
 def compare_images(
@@ -51,9 +51,10 @@ def compare_images(
     trust_remote_code: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> ImageComparison:
-    """Sample each prompt of a file twice, float and as the export has it, from the same noise.
+    """Sample each prompt of a file twice from the same noise: with the float pipeline and with the simulated export.
 
-    How, the export's report says, which has to be there. In a report of progress samples are steps, and layers prompts.
+    The sampling settings come from the export's report, which is required. Progress counts steps as samples and prompts
+    as layers.
     """
     component, dtype, settings = recorded_sampling(Path(export_dir))
     exported = Checkpoint(Path(export_dir), TARGETS["mindie-sd"].weight_file)
@@ -66,7 +67,7 @@ def compare_images(
         )
     quantized = _open_export(exported, opened.transformers[component])
     sampling = replace(settings, prompts=read_prompts(Path(prompts_file)))
-    require_taken(opened.pipeline_class, sampling)
+    require_accepted(opened.pipeline_class, sampling)
     return _comparison(list(_differences(opened, component, quantized, sampling, progress)))
 
 
@@ -85,7 +86,7 @@ def _differences(
     sampling: Sampling,
     progress: Callable[[Progress], None],
 ) -> Iterator[tuple[float, float]]:
-    """Yield the mean square and the largest magnitude of what differs in each prompt's image."""
+    """Yield the mean square and the largest magnitude of each prompt's image difference."""
     floats = {name: model.model for name, model in opened.transformers.items()}
     count = len(sampling.prompts)
     steps = 2 * count * steps_of(opened.pipeline_class, sampling)
@@ -98,14 +99,14 @@ def _differences(
             images = []
             for transformer in (floats[component], quantized.model):
                 setattr(pipeline, component, transformer)
-                with at_each_step(pipeline.scheduler, ticks.sample_begins):
+                with before_each_step(pipeline.scheduler, ticks.sample_begins):
                     images.append(sample(pipeline, sampling, prompt, output_type="pt").cpu())
             yield _difference(*images)
             ticks.layer_ends()
 
 
 def _difference(expected: Tensor, found: Tensor) -> tuple[float, float]:
-    """Return the mean square and the largest magnitude of a difference of values in 0..1; NaN is as far off as can be."""
+    """Return the mean square and the largest magnitude of a difference of values in 0..1; NaN counts as 1."""
     squares = largest = 0.0
     for one, other in zip(expected.flatten().split(_BLOCK), found.flatten().split(_BLOCK), strict=True):
         difference = (other.double() - one.double()).abs_().nan_to_num_(nan=1.0)
@@ -116,7 +117,7 @@ def _difference(expected: Tensor, found: Tensor) -> tuple[float, float]:
 
 def _comparison(differences: list[tuple[float, float]]) -> ImageComparison:
     psnr = tuple(-10 * math.log10(square) if square else None for square, _ in differences)
-    differing = [each for each in psnr if each is not None]
+    differing = [ratio for ratio in psnr if ratio is not None]
     return ImageComparison(
         prompts=len(differences),
         psnr=psnr,

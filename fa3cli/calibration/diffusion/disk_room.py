@@ -1,4 +1,4 @@
-"""Whether the disk has room for all records and the states of their replay, asked when one record is there."""
+"""Checks, from the size of the first record, that the disk has room for all records and the states of their replay."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import nn
 from fa3cli.calibration.tree_file import tensors_of
 from fa3cli.errors import MissingCapabilityError
 
-__all__ = ["states_measured"]
+__all__ = ["disk_room_check"]
 
 
 @contextmanager
-def states_measured(blocks: Iterable[nn.Module], folder: Path, records: int) -> Iterator[Callable[[], None]]:
-    """Give a function that raises MissingCapabilityError where `folder` has too little room for `records` like its first.
+def disk_room_check(blocks: Iterable[nn.Module], folder: Path, records: int) -> Iterator[Callable[[], None]]:
+    """Give a function that raises MissingCapabilityError if `folder` has too little room for `records` of the first's size.
 
-    Of each call two blocks' outputs are kept on the disk at a time: the largest that `blocks` return within the block.
+    A replay keeps two blocks' outputs per call on the disk; the largest output of `blocks` is measured within the block.
     """
     largest = 0
 

@@ -1,4 +1,4 @@
-"""What a pipeline's sampling run depends on, as names and hashes of files."""
+"""Hashes the files that a pipeline's sampling run depends on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def fingerprints(
 ) -> Iterator[str]:
     """Yield the name and a hash of model_index.json, of code beside it, and of all files in the folders of `parts`.
 
-    A folder may be a link. Weights are hashed by `of_weights`, which is told where their tensors begin; other files whole.
+    A folder may be a link. `of_weights` hashes weights, given the offsets of their tensors; other files are hashed whole.
     """
     files = [folder / INDEX, *sorted(folder.glob("*.py"))]
     files += [file for part in parts for file in sorted((folder / part).glob("**/*"))]
@@ -25,6 +25,6 @@ def fingerprints(
         if file.is_file():
             yield str(file.relative_to(folder))
             if file.suffix == ".safetensors":
-                yield of_weights(file, [each.begin for each in read_header(file.parent, file.name).values()])
+                yield of_weights(file, [info.begin for info in read_header(file.parent, file.name).values()])
             else:
                 yield hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""A run that quantizes one transformer of a pipeline, on records of the pipeline's float sampling run."""
+"""Defines the job that quantizes one transformer of a pipeline, on records of the pipeline's float sampling run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from fa3cli.calibration.diffusion.choice import chosen
+from fa3cli.calibration.diffusion.choice import recorded_steps
 from fa3cli.calibration.diffusion.opening import OpenedPipeline
 from fa3cli.calibration.diffusion.recording import read_records, record
 from fa3cli.calibration.diffusion.sampling import Sampling, steps_of
@@ -21,7 +21,7 @@ __all__ = ["TransformerJob"]
 
 @dataclass(frozen=True)
 class TransformerJob(Job):
-    """A job whose samples are there when the `pipeline` has been sampled: the calls of its `component`."""
+    """A job whose samples are the calls of the transformer `component` while the `pipeline` is sampled."""
 
     pipeline: OpenedPipeline | None = None
     component: str = ""
@@ -29,18 +29,18 @@ class TransformerJob(Job):
 
     @property
     def sample_count(self) -> int:
-        """Number of the transformer's recorded calls; before they are, of the steps that will be recorded."""
+        """Number of the transformer's recorded calls; before the recording, number of the steps to record."""
         if self.samples:
             return len(self.samples)
         steps = steps_of(self.pipeline.pipeline_class, self.sampling)
-        return len(chosen(len(self.sampling.prompts), steps, self.sampling.max_records))
+        return len(recorded_steps(len(self.sampling.prompts), steps, self.sampling.max_records))
 
-    def gathered(
+    def with_samples(
         self, folder: RunFolder, ranks: Ranks, report: Callable[[Progress], None], stop: Callable[[], bool]
     ) -> TransformerJob:
-        """Return the job with its samples: the leading rank samples the pipeline, unless a run before has done so.
+        """Return the job with its samples: the leading rank samples the pipeline, unless an earlier run has done so.
 
-        Raises StoppedError behind the step at which `stop` says so, UnsupportedError where no record is of this component.
+        Raises StoppedError after the step at which `stop` returns True, UnsupportedError if no record is of this component.
         """
         records = folder.journal / "records"
 
@@ -48,7 +48,7 @@ class TransformerJob(Job):
             report(at)
             if stop():
                 raise StoppedError(
-                    "stopped while the pipeline was sampled, as asked",
+                    "stopped while the pipeline was sampled (interrupted)",
                     hint="the same command goes on from here",
                 )
 
@@ -57,12 +57,12 @@ class TransformerJob(Job):
                 record(self.pipeline, self.sampling, records, reported, component=self.component)
             finally:
                 folder.keep = folder.keep or any(records.glob("record-*.safetensors"))
-                gc.collect()  # the pipeline, whose parts refer to each other
+                gc.collect()  # frees the pipeline, whose parts form reference cycles
         ranks.gather(None)
         samples = read_records(records).get(self.component, ())
         if not samples:
             raise UnsupportedError(
                 f"{self.folder}: no recorded step of the sampling calls it",
-                hint="pipelines that share the steps between transformers need --steps and --max-records enough for all",
+                hint="if transformers share the steps, give --steps and --max-records large enough for all of them",
             )
         return replace(self, samples=samples)

@@ -1,4 +1,4 @@
-"""A pipeline loaded by diffusers, but for parts that are there already."""
+"""Loads a pipeline with diffusers, with some parts given."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from fa3cli.calibration.checked_folder import copy_checked
 from fa3cli.calibration.diffusion.quiet import quiet
-from fa3cli.calibration.trust import never_asking
+from fa3cli.calibration.trust import without_trust_prompt
 from fa3cli.errors import InvalidInputError
 from fa3cli.patching.diffusion.index import INDEX
 
@@ -29,9 +29,9 @@ def from_folder(
     dtype: torch.dtype,
     trusted: bool,
 ) -> Any:
-    """Return the pipeline of a folder, loaded the way `index`, a model_index.json's text, says, with `parts` given.
+    """Load the pipeline of a folder according to `index`, the text of a model_index.json, with the given `parts`.
 
-    Raises InvalidInputError where diffusers can't load it.
+    Raises InvalidInputError if diffusers cannot load it.
     """
     import diffusers
     from packaging.version import Version
@@ -40,10 +40,10 @@ def from_folder(
     options = {**parts, dtype_key: dtype, "local_files_only": True, "use_safetensors": True}
     if trusted:
         options["trust_remote_code"] = True
-    with _readable(folder, index, trusted) as linked, quiet(), never_asking():
+    with _readable(folder, index, trusted) as linked, quiet(), without_trust_prompt():
         try:
             return pipeline_class.from_pretrained(linked, **options)
-        except Exception as error:  # each part's own code: what a file it cannot take raises is up to it
+        except Exception as error:  # the parts' own code may raise any error for a bad file
             said = " ".join(str(error).replace(str(linked), str(folder)).split())
             raise InvalidInputError(
                 f"{folder}: diffusers {diffusers.__version__} cannot load the pipeline "
@@ -53,9 +53,9 @@ def from_folder(
 
 @contextmanager
 def _readable(folder: Path, index: str, trusted: bool) -> Iterator[Path]:
-    """Give a folder with everything in this one, but its code unless it is trusted, and another model_index.json.
+    """Give a temporary folder with this folder's files (its code only if it is trusted) and `index` as model_index.json.
 
-    diffusers looks up the class of a part that is given, too, and doesn't find that of a patched one.
+    diffusers looks up the classes of given parts, too, and does not find the class of a patched part.
     """
     with TemporaryDirectory(prefix="fa3-pipeline-") as place:
         readable = Path(place)
@@ -65,6 +65,7 @@ def _readable(folder: Path, index: str, trusted: bool) -> Iterator[Path]:
             elif entry.is_dir() and not entry.name.startswith("."):
                 (readable / entry.name).mkdir()
                 copy_checked(entry, readable / entry.name)
+        # Remove the link first: writing through it would change the user's file.
         (readable / INDEX).unlink(missing_ok=True)
         (readable / INDEX).write_text(index, encoding="utf-8")
         yield readable

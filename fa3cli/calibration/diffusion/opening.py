@@ -1,4 +1,4 @@
-"""Opens a pipeline's folder: the patch's state, configs, shard headers and classes, before any weight."""
+"""Opens a pipeline's folder: checks patch state, configs, shard headers and classes, and reads no weights."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 
 @dataclass(frozen=True)
 class OpenedPipeline:
-    """A pipeline whose transformers are without weights and whose other parts aren't loaded.
+    """A pipeline whose transformers have no weights and whose other parts are not loaded.
 
-    `transformers` and `configs`, what their config.json says, are by component, in model_index.json's order; `index` is the
-    text of that file as it was before it was patched.
+    `transformers` and `configs` (the content of their config.json) are by component, in the order of model_index.json;
+    `index` is the text of that file before the patch.
     """
 
     folder: Path
@@ -54,8 +54,8 @@ class OpenedPipeline:
 
     @property
     def parts(self) -> list[str]:
-        """Names of the folders it is loaded from."""
-        return [each.name for each in components(original_index(look(Pipeline(), self.folder)))]
+        """Names of the components, which are the names of their folders."""
+        return [component.name for component in components(original_index(look(Pipeline(), self.folder)))]
 
     @property
     def pipeline_class_name(self) -> str:
@@ -68,7 +68,7 @@ def open_pipeline(
 ) -> OpenedPipeline:
     """Build the transformers of a pipeline's folder without reading weights; with `fa` it must be a patched one.
 
-    Code of the folder is run where patching the installed diffusers gives it again, or where it is trusted.
+    Code of the folder runs only if patching the installed diffusers produces it again, or if it is trusted.
     """
     if not (folder / INDEX).is_file():
         raise InvalidInputError(f"{folder}: no {INDEX}", hint="give the folder of a pipeline of diffusers")
@@ -104,9 +104,9 @@ def open_pipeline(
 
 
 def load_pipeline(opened: OpenedPipeline, transformers: Mapping[str, nn.Module]) -> Any:
-    """Return the pipeline with these transformers, by component; everything else is loaded from its folder.
+    """Load the pipeline from its folder, with the given transformers by component.
 
-    Raises InvalidInputError where diffusers can't.
+    Raises InvalidInputError if diffusers cannot load it.
     """
     pipeline = from_folder(
         opened.pipeline_class,
@@ -119,7 +119,7 @@ def load_pipeline(opened: OpenedPipeline, transformers: Mapping[str, nn.Module])
     for name, part in pipeline.components.items():
         if isinstance(part, nn.Module) and name not in transformers:
             part.to(opened.device)
-    # Pipelines ask their parts where to compute, and the transformers' weights may be nowhere.
+    # Pipelines take their device from their parts, and the transformers' weights may be on the meta device.
     placed = {"device": opened.device, "_execution_device": opened.device}
     pipeline.__class__ = type(opened.pipeline_class_name, (type(pipeline),), placed)
     pipeline.set_progress_bar_config(disable=True)
@@ -127,13 +127,13 @@ def load_pipeline(opened: OpenedPipeline, transformers: Mapping[str, nn.Module])
 
 
 def _config(file: Path) -> dict[str, Any]:
-    """Return what a transformer's config.json says, checked where there is one."""
+    """Return the content of a transformer's config.json; a file that exists is checked first."""
     return read_config(file, checked_file(file).decode() if file.is_file() else None).data
 
 
 def _require_parts(folder: Path, index: Config) -> None:
-    """Raise InvalidInputError where a part that is named has no folder, or has weights but none in safetensors."""
-    for name in [each.name for each in components(index) if not each.name.startswith("_")]:
+    """Raise InvalidInputError if a named part has no folder, or has weights but none in safetensors."""
+    for name in [component.name for component in components(index) if not component.name.startswith("_")]:
         if not (folder / name).is_dir():
             raise InvalidInputError(
                 f"{folder / name}: no such folder, but {INDEX} names {name}", hint="fetch the folder again"
@@ -147,9 +147,9 @@ def _require_parts(folder: Path, index: Config) -> None:
 
 
 def _stored_dtype(checkpoints: Mapping[str, Checkpoint]) -> str:
-    """Return the name of the dtype that most float values are stored in: diffusers' configs don't say.
+    """Return the name of the dtype of most stored float values: configs of diffusers do not name a dtype.
 
-    Raises InvalidInputError where there are none.
+    Raises InvalidInputError if there are no float tensors.
     """
     values: Counter[str] = Counter()
     for checkpoint in checkpoints.values():

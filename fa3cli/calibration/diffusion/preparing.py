@@ -1,4 +1,4 @@
-"""Everything a pipeline's run needs, read and checked before any work: a job for each of its transformers."""
+"""Reads and checks everything a pipeline's run needs, before any work, and makes one job per transformer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fa3cli.calibration.destination import default_output, where_to_save
 from fa3cli.calibration.diffusion.job import TransformerJob
 from fa3cli.calibration.diffusion.opening import open_pipeline
 from fa3cli.calibration.diffusion.prompts import read_prompts
-from fa3cli.calibration.diffusion.sampling import Sampling, require_taken, steps_of
+from fa3cli.calibration.diffusion.sampling import Sampling, require_accepted, steps_of
 from fa3cli.calibration.job import make_job
 from fa3cli.calibration.target_fit import require_loadable
 from fa3cli.errors import UnsupportedError, UsageError
@@ -44,7 +44,7 @@ def prepare_pipeline(
     max_records: int | None = None,
     **options: Any,
 ) -> list[TransformerJob]:
-    """Read and check everything; nothing is written and no weight is read. `options` are QuantSettings."""
+    """Read and check everything; write nothing, and read no weights. `options` are QuantSettings."""
     folder = Path(os.path.abspath(folder))
     if only_calibrate:
         raise UnsupportedError(
@@ -52,7 +52,9 @@ def prepare_pipeline(
             hint="use fa3 quantize",
         )
     if prompts is None:
-        raise UsageError(f"{folder}: a pipeline of diffusers needs --prompts, a file with a prompt a line")
+        raise UsageError(
+            f"{folder}: a pipeline of diffusers needs --prompts, a file with one prompt per line"
+        )
     destination = where_to_save(target, save_types, part_file_size, pipelines=True)
     sampling = Sampling(
         read_prompts(Path(prompts)), steps, height, width, frames, guidance, seed or 0, max_records
@@ -64,7 +66,7 @@ def prepare_pipeline(
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
-    require_taken(pipeline.pipeline_class, sampling)
+    require_accepted(pipeline.pipeline_class, sampling)
     steps_of(pipeline.pipeline_class, sampling)
     jobs = []
     for component, model in pipeline.transformers.items():

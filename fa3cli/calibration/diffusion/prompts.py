@@ -1,4 +1,4 @@
-"""Prompts to sample a pipeline with: a text file, or json objects, one prompt a line."""
+"""Reads the prompts to sample a pipeline with, from text or json objects, one prompt per line."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from fa3cli.files.documents import parse_json
 
 __all__ = ["read_prompts"]
 
-_HINT = 'a line holds a prompt; in a .jsonl file it is {"prompt": "..."}'
+_HINT = 'a line holds one prompt; in a .jsonl file it is {"prompt": "..."}'
 
 
 def read_prompts(file: Path) -> tuple[str, ...]:
-    """Return the prompts of a file in its order, blank lines left out.
+    """Return the prompts of a file in order, without blank lines.
 
-    Raises InvalidInputError, with the line's number where one is to blame, for a file that can't be read or decoded, holds
-    none, is .json, or is .jsonl and has a line that is no object with the text "prompt".
+    Raises InvalidInputError, with the number of a bad line, for a file that cannot be read or decoded, a file without
+    prompts, a .json file, and a .jsonl file with a line that is not an object with the text "prompt".
     """
     if file.suffix.lower() == ".json":
-        raise InvalidInputError(f"{file}: expected text, a prompt a line, or .jsonl", hint=_HINT)
+        raise InvalidInputError(f"{file}: expected text, one prompt per line, or .jsonl", hint=_HINT)
     lines = [(number, line.strip()) for number, line in numbered_lines(file)]
     of_line = _of_json if file.suffix == ".jsonl" else lambda line, _: line
     prompts = tuple(of_line(line, f"{file}, line {number}") for number, line in lines if line)

@@ -1,4 +1,4 @@
-"""Keeps diffusers and transformers from telling what fa3's users need not know."""
+"""Suppresses output of diffusers and transformers that fa3's users do not need."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ __all__ = ["quiet"]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Show no progress of loading within the block, and no warnings: of classes that are not the library's own, say."""
+    """Show no progress bars and no warnings within the block, for example about classes outside the library."""
     import diffusers
     import transformers
 
     libraries: list[ModuleType] = [diffusers.utils.logging, transformers.utils.logging]
-    verbosity = [each.get_verbosity() for each in libraries]
-    shown = [each for each in libraries if each.is_progress_bar_enabled()]
-    for each in libraries:
-        each.set_verbosity_error()
-    for each in shown:
-        each.disable_progress_bar()
+    verbosity = [library.get_verbosity() for library in libraries]
+    shown = [library for library in libraries if library.is_progress_bar_enabled()]
+    for library in libraries:
+        library.set_verbosity_error()
+    for library in shown:
+        library.disable_progress_bar()
     try:
         yield
     finally:
-        for each, before in zip(libraries, verbosity):
-            each.set_verbosity(before)
-        for each in shown:
-            each.enable_progress_bar()
+        for library, before in zip(libraries, verbosity):
+            library.set_verbosity(before)
+        for library in shown:
+            library.enable_progress_bar()

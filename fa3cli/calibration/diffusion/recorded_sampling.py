@@ -1,4 +1,4 @@
-"""How a pipeline was sampled for an export, as the export's report says."""
+"""Reads from an export's report how the pipeline was sampled."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["recorded_sampling"]
 
 
 def recorded_sampling(export: Path) -> tuple[str, str, Sampling]:
-    """Return which component an export was made of, in which dtype, and its sampling without prompts.
+    """Return an export's component, its dtype, and its sampling without prompts.
 
-    Raises InvalidInputError where its report doesn't say that, or something else than can be.
+    Raises InvalidInputError if these are missing in the report or invalid.
     """
     try:
         identity = read_report(export)["identity"]
@@ -26,7 +26,7 @@ def recorded_sampling(export: Path) -> tuple[str, str, Sampling]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInputError(
             f"{export / REPORT_FILE} does not say how the pipeline was sampled ({error!r})",
-            hint="fa3 quantize of a pipeline writes that beside the weights",
+            hint="fa3 quantize of a pipeline writes this report beside the weights",
         ) from error
     allowed: dict[str, Callable[[Any], bool]] = {
         **dict.fromkeys(("steps", "height", "width", "frames"), _is_count),
@@ -34,6 +34,7 @@ def recorded_sampling(export: Path) -> tuple[str, str, Sampling]:
         "seed": lambda value: isinstance(value, int),
     }
     given = {name: settings[name] for name in allowed if settings.get(name) is not None}
+    # bool is a subclass of int, but true is no number of steps.
     wrong = [name for name, value in given.items() if isinstance(value, bool) or not allowed[name](value)]
     if wrong or not isinstance(component, str):
         name, value = (wrong[0], given[wrong[0]]) if wrong else ("component", component)

@@ -1,4 +1,4 @@
-"""The float sampling run: what the transformers are called with, a file a step of a prompt."""
+"""Samples the float pipeline and records the transformers' calls, one file per prompt and step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from fa3cli.calibration.diffusion.choice import chosen
-from fa3cli.calibration.diffusion.disk_room import states_measured
+from fa3cli.calibration.diffusion.choice import recorded_steps
+from fa3cli.calibration.diffusion.disk_room import disk_room_check
 from fa3cli.calibration.diffusion.opening import OpenedPipeline, load_pipeline
-from fa3cli.calibration.diffusion.sampling import Sampling, require_taken, sample, steps_of
+from fa3cli.calibration.diffusion.sampling import Sampling, require_accepted, sample, steps_of
 from fa3cli.calibration.diffusion.step_recorder import StepRecorder, require_timesteps
 from fa3cli.calibration.diffusion.streamed_blocks import blocks_streamed
 from fa3cli.calibration.moving import moved
@@ -29,14 +29,14 @@ _NAME = re.compile(r"record-(\d{5})-(\d{5})\.safetensors")
 
 @dataclass(frozen=True)
 class RecordedSample:
-    """One call of a transformer, in the file of its step."""
+    """One recorded call of a transformer; it is stored in the file of its step."""
 
     origin: str
     file: Path
     call: int
     timestep: float
     tokens: int = 0
-    """Not known: what a token is differs by transformer."""
+    """Always 0: the number of tokens is not known, since tokens differ by transformer."""
 
     @property
     def mask(self) -> None:
@@ -58,17 +58,18 @@ def record(
 ) -> None:
     """Sample the prompts with the float pipeline and write the chosen steps of each into `folder`.
 
-    With a `component`, records of steps that another one takes are empty. A prompt whose files are there already, from an earlier run, is not sampled again, nor is one without chosen steps. In
-    a report samples are steps, and layers prompts. Raises UnsupportedError where the pipeline takes other arguments or
-    another number of steps, or calls its transformers with what can't be kept, MissingCapabilityError where the disk has no
-    room for all records and what their replay keeps.
+    With a `component`, records of other components' steps are empty. Prompts without chosen steps are not sampled, nor
+    are prompts whose files an earlier run has written. Progress counts steps as samples and prompts as layers.
+
+    Raises UnsupportedError if the pipeline takes other arguments or another number of steps, or calls its transformers
+    with values that cannot be written; MissingCapabilityError if the disk has no room for all records and their replay.
     """
-    require_taken(opened.pipeline_class, sampling)
+    require_accepted(opened.pipeline_class, sampling)
     modules = {name: model.model for name, model in opened.transformers.items()}
     require_timesteps(modules)
     steps = steps_of(opened.pipeline_class, sampling)
     files: dict[int, dict[int, Path]] = {}
-    for prompt, step in sorted(chosen(len(sampling.prompts), steps, sampling.max_records)):
+    for prompt, step in sorted(recorded_steps(len(sampling.prompts), steps, sampling.max_records)):
         files.setdefault(prompt, {})[step] = folder / f"record-{prompt:05d}-{step:05d}.safetensors"
     todo = [prompt for prompt, wanted in files.items() if not all(map(Path.is_file, wanted.values()))]
     if not todo:
@@ -87,7 +88,7 @@ def record(
             )
         blocks = [block for model in opened.transformers.values() for block in model.layers.values()]
         count = sum(map(len, files.values()))
-        require_room = stack.enter_context(states_measured(blocks, folder, count))
+        require_room = stack.enter_context(disk_room_check(blocks, folder, count))
 
         def begins() -> None:
             require_room()
@@ -101,7 +102,7 @@ def record(
 
 
 def read_records(folder: Path) -> dict[str, list[RecordedSample]]:
-    """Return what was recorded in `folder`, by component, in the order of prompts and steps.
+    """Return the recorded calls in `folder` by component, in the order of prompts and steps.
 
     Raises ConflictError for a broken file.
     """

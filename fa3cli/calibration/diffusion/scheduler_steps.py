@@ -1,4 +1,4 @@
-"""Tells the steps of a sampling run: each ends where the pipeline asks its scheduler for the next latents."""
+"""Separates the steps of a sampling run: a step ends when the pipeline calls its scheduler for the next latents."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any
 
-from fa3cli.calibration.replaced import replaced
+from fa3cli.calibration.replaced import temporarily
 
-__all__ = ["at_each_step"]
+__all__ = ["before_each_step"]
 
 
-def at_each_step(scheduler: Any, ends: Callable[[], None]) -> AbstractContextManager[None]:
-    """Have `ends` called within the block before each step of the scheduler.
+def before_each_step(scheduler: Any, ends: Callable[[], None]) -> AbstractContextManager[None]:
+    """Call `ends` before each step of the scheduler within the block.
 
-    Timesteps tell no steps apart: rounded to bfloat16, several may have the same.
+    Timesteps cannot separate steps: rounded to bfloat16, several steps may have the same timestep.
     """
     step = scheduler.step
 
-    @wraps(step)  # pipelines look at its arguments
-    def told(*arguments: Any, **named: Any) -> Any:
+    @wraps(step)  # pipelines inspect its signature
+    def step_with_callback(*arguments: Any, **named: Any) -> Any:
         ends()
         return step(*arguments, **named)
 
-    return replaced(scheduler, "step", told)
+    return temporarily(scheduler, "step", step_with_callback)

@@ -1,4 +1,4 @@
-"""A transformer of diffusers without its weights: parameters on the meta device, in the dtypes they will be loaded in."""
+"""Builds a transformer of diffusers without weights: parameters on the meta device, in the dtypes of loaded weights."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ def build_transformer(
     dtype: torch.dtype,
     tensors: int | None = None,
 ) -> nn.Module:
-    """Build a transformer from its config.json, its dtypes and buffers those that `from_pretrained` gives it.
+    """Build a transformer from its config.json, with the dtypes and buffers that `from_pretrained` would give it.
 
-    Its checkpoint holds that many `tensors`. Raises UnsupportedError where the class can't be built of that.
+    `tensors` is the number of tensors in its checkpoint. Raises UnsupportedError if the class cannot be built.
     """
     import diffusers
     from accelerate import init_empty_weights
     from packaging.version import Version
 
-    # Until then diffusers built models in float32 and cast all of them, buffers included, behind loading.
-    casts_behind = Version(diffusers.__version__) < Version("0.33")
+    # Before 0.33, diffusers built models in float32 and cast everything, buffers included, after loading.
+    casts_after = Version(diffusers.__version__) < Version("0.33")
     kept = getattr(transformer_class, "_keep_in_fp32_modules", None) or ()
-    if casts_behind and dtype != torch.float16:
+    if casts_after and dtype != torch.float16:
         kept = ()
-    built_in = torch.get_default_dtype() if casts_behind else dtype
+    built_in = torch.get_default_dtype() if casts_after else dtype
     try:
         with _default_dtype(built_in), init_empty_weights(include_buffers=False), bounded_building(tensors):
             model = transformer_class.from_config(dict(config))
-    except Exception as error:  # the model's own code: what a value it cannot take raises is up to it
+    except Exception as error:  # the model's own code may raise any error for a bad value
         raise UnsupportedError(
             f"diffusers {diffusers.__version__} cannot build {transformer_class.__name__} from its config.json "
             f"({brief(error)})"
         ) from error
-    if casts_behind and not kept:
+    if casts_after and not kept:
         model.to(dtype)
     for name, tensor in model.state_dict(keep_vars=True).items():
         if tensor.is_floating_point():
-            in_float32 = any(each in name.split(".") for each in kept)
+            in_float32 = any(part in name.split(".") for part in kept)
             tensor.data = tensor.data.to(torch.float32 if in_float32 else dtype)
     return model.eval()
 
 
 def block_names(model: nn.Module) -> list[str]:
-    """Return the names of a transformer's blocks, in module order: members of its own lists that hold attention.
+    """Return the names of a transformer's blocks in module order: members of its ModuleLists that hold attention modules.
 
-    Attention modules are told by their processor. Raises UnsupportedError where there are none.
+    Attention modules have a processor. Raises UnsupportedError if there are no blocks.
     """
     lists = {
         name: list(blocks) for name, blocks in model.named_children() if isinstance(blocks, nn.ModuleList)
@@ -68,7 +68,7 @@ def block_names(model: nn.Module) -> list[str]:
     ]
     if not names:
         raise UnsupportedError(
-            f"{type(model).__name__}: no list of blocks found that hold attention modules of diffusers"
+            f"{type(model).__name__}: found no list of blocks with attention modules of diffusers"
         )
     return names
 

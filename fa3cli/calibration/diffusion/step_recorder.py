@@ -1,4 +1,4 @@
-"""Watches the transformers of a pipeline while it samples a prompt, and writes what they are called with."""
+"""Records the arguments of a pipeline's transformers while it samples a prompt."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fa3cli.calibration.diffusion.scheduler_steps import at_each_step
-from fa3cli.calibration.moving import each_tensor
+from fa3cli.calibration.diffusion.scheduler_steps import before_each_step
+from fa3cli.calibration.moving import map_tensors
 from fa3cli.calibration.tree_file import write_tree
 from fa3cli.errors import UnsupportedError
 
-__all__ = ["AllRecorded", "StepRecorder", "require_timesteps"]
+__all__ = ["RecordingDone", "StepRecorder", "require_timesteps"]
 
 
 class StepRecorder:
-    """Within the block the calls of a pipeline's `transformers`, by component, are written, a file for each step with one.
+    """Writes the calls of a pipeline's `transformers` (by component) within the block, one file per step in `files`.
 
-    With `kept`, those of that component alone. A step ends where the scheduler is asked. `begins` is called at each, and
-    behind the last one that has a file the sampling ends, and with it the block. Raises UnsupportedError for an argument
-    that can't be written, where a step takes two transformers, and where the scheduler makes other than `steps` steps.
+    With `kept`, only the calls of that component are written. A step ends when the scheduler is called. `begins` is called
+    at the start of each step. After the last step that has a file, the sampling and the block end. Raises UnsupportedError
+    for an argument that cannot be written, for a step that calls two transformers, and for a scheduler that makes another
+    number of steps than `steps`.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class StepRecorder:
             for name, module in self._transformers.items():
                 hook = module.register_forward_pre_hook(_Hook(self, name, module), with_kwargs=True)
                 undo.callback(hook.remove)
-            undo.enter_context(at_each_step(self._scheduler, self._ends))
+            undo.enter_context(before_each_step(self._scheduler, self._ends))
             self._undo = undo.pop_all()
         return self
 
@@ -58,10 +59,10 @@ class StepRecorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self._undo.close()
-        return isinstance(error, AllRecorded)
+        return isinstance(error, RecordingDone)
 
     def called(self, component: str, arguments: dict[str, Any]) -> None:
-        """Take note of a call that is about to be made."""
+        """Record a call before it runs."""
         if not self._component:
             self._begins()
             self._component = component
@@ -71,19 +72,19 @@ class StepRecorder:
             )
         if self._step in self._files and self._kept in (None, component):
             timestep = _first_value(arguments.get("timestep"))
-            self._calls.append({"timestep": timestep, "arguments": each_tensor(_copied, arguments)})
+            self._calls.append({"timestep": timestep, "arguments": map_tensors(_copied, arguments)})
 
     def _ends(self) -> None:
-        """Write the step that is over, if it is wanted."""
+        """Write the finished step, if it has a file."""
         if self._step == 0 and (made := len(self._scheduler.timesteps)) != self._expected:
             raise UnsupportedError(
                 f"{type(self._scheduler).__name__} makes {made} steps where {self._expected} were expected",
-                hint="give the pipeline a scheduler that makes as many steps as it is told",
+                hint="give the pipeline a scheduler that makes the requested number of steps",
             )
         self._write()
         self._step, self._component = self._step + 1, ""
         if self._step > max(self._files):
-            raise AllRecorded
+            raise RecordingDone
 
     def _write(self) -> None:
         if not self._component or self._step not in self._files:
@@ -92,17 +93,15 @@ class StepRecorder:
         try:
             write_tree(self._files[self._step], {"component": self._component, "calls": calls})
         except TypeError as error:
-            raise UnsupportedError(
-                f"{self._component}: what it is called with can't be recorded; {error}"
-            ) from error
+            raise UnsupportedError(f"{self._component}: its arguments cannot be recorded; {error}") from error
 
 
-class AllRecorded(Exception):
-    """What is wanted of the sampling is there."""
+class RecordingDone(Exception):
+    """Ends a sampling whose wanted steps are all recorded."""
 
 
 class _Hook:
-    """A hook before the forward of one transformer; it knows its arguments by name."""
+    """A hook before the forward of one transformer, which maps positional arguments to names."""
 
     def __init__(self, recorder: StepRecorder, component: str, module: nn.Module) -> None:
         self._recorder, self._component = recorder, component
@@ -117,7 +116,7 @@ class _Hook:
 
 
 def require_timesteps(transformers: Mapping[str, nn.Module]) -> None:
-    """Raise UnsupportedError for a transformer that isn't told the timestep: its steps couldn't be told apart."""
+    """Raise UnsupportedError for a transformer whose forward takes no timestep, which records need."""
     for name, module in transformers.items():
         if "timestep" not in inspect.signature(module.forward).parameters:
             raise UnsupportedError(f"{name}: {type(module).__name__} takes no timestep")
@@ -128,5 +127,5 @@ def _first_value(timestep: Any) -> float:
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    """Return a dense copy on the CPU: the pipeline may go on to write into the tensor."""
+    """Return a dense copy on the CPU: the pipeline may later write into the tensor."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""A streamed transformer called as a whole: its blocks are in memory one at a time."""
+"""Runs a whole streamed transformer with one of its blocks in memory at a time."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["blocks_streamed"]
 
 @contextmanager
 def blocks_streamed(model: StreamedModel) -> Iterator[None]:
-    """Let `model.model` be called within the block, of whose layers each is loaded while it runs.
+    """Load each layer of `model.model` only while it runs, for calls of the model within the block.
 
-    Everything outside the layers is loaded all the time. Whatever ends the block, nothing stays loaded.
+    Tensors outside the layers are loaded for the whole block. After the block, nothing stays loaded, even after an error.
     """
     names, freed = list(model.layers), FreedMemory(model.layer_bytes)
     with ExitStack() as outside, ExitStack() as running:

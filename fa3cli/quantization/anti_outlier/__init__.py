@@ -1,1 +1,1 @@
-"""AntiOutlier: rules that move outlier channels of activations into weights; one module a method, m1 to m6."""
+"""Implements AntiOutlier: rules that move outlier channels of activations into weights, for the methods m1 to m6."""

@@ -1,4 +1,4 @@
-"""m3: the power of the mean activations with which int8 weights change the outputs least (AWQ)."""
+"""Implements m3: searches the power of the mean activations with the least output error of int8 weights (AWQ)."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def searched_scale(group: GroupData) -> Tensor:
     """
     values = group.inputs.samples[0]
     magnitudes = values.abs().mean(dim=0)
-    errors = [_OutputError(group, values, *each) for each in zip(group.weights, group.biases)]
+    errors = [_OutputError(group, values, *linear) for linear in zip(group.weights, group.biases)]
     best, least = torch.ones_like(magnitudes), torch.inf
     for ratio in _RATIOS:
         scale = magnitudes.pow(ratio).clamp(min=_SMALLEST)
         scale = scale / (scale.max() * scale.min()).sqrt()
         error = 0.0
-        for each in errors:
-            error += each.with_scale(scale)
-            if error >= least:  # and the others only add to it
+        for output_error in errors:
+            error += output_error.with_scale(scale)
+            if error >= least:  # the other linears can only increase the error
                 break
         if error < least:
             best, least = scale, error
@@ -38,7 +38,7 @@ def searched_scale(group: GroupData) -> Tensor:
 
 
 class _OutputError:
-    """How far a linear's output is from the float one when its smoothed weight is int8; memory is used again."""
+    """Measures the output error of a linear whose smoothed weight is int8; buffers are reused between scales."""
 
     def __init__(self, group: GroupData, values: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         self._group, self._values, self._weight, self._bias = group, values, weight, bias

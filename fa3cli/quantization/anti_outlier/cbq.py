@@ -1,4 +1,4 @@
-"""m5: channels whose range stands out are scaled down towards the others (CBQ); weights play no part."""
+"""Implements m5: scales channels with outlying ranges down towards the others, by activations alone (CBQ)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from fa3cli.quantization.anti_outlier.group import GroupData
 
 __all__ = ["outlier_scale"]
 
-_REACH = 1.5  # of the distance between the quantiles, as a box plot has it
+_REACH = 1.5  # times the distance between the quantiles, like the whiskers of a box plot
 _POWER = 0.7
 
 
 def outlier_scale(group: GroupData) -> Tensor:
-    """Return `(extreme / largest ordinary extreme)^0.7` of outlier channels and 1 of the others, `[in]`."""
+    """Return `(extreme / largest ordinary extreme)^0.7` for outlier channels and 1 for the others, `[in]`."""
     high, low = group.inputs.high, group.inputs.low
-    # What holds of maxima holds of minima upside down.
+    # Minima are treated symmetrically.
     scale = torch.maximum(_factors(high, _threshold(high)), _factors(-low, _threshold(-low)))
     return torch.where(scale.isfinite() & (scale > 0), scale, 1.0).to(high.dtype)
 
@@ -30,19 +30,19 @@ def _threshold(extremes: Tensor) -> Tensor:
 
 
 def _edge(outlying: Tensor) -> Tensor:
-    """Return the first value, falling, behind the widest gap, the variance of those behind taken off it."""
+    """Return the value after the widest gap of a descending list; the variance of the values after a gap reduces it."""
     rest = [outlying[index:] for index in range(1, len(outlying))]
-    variances = torch.stack([each.var() if len(each) > 1 else each.new_zeros(()) for each in rest])
+    variances = torch.stack([values.var() if len(values) > 1 else values.new_zeros(()) for values in rest])
     gaps = (outlying[:-1] - outlying[1:]).abs() - variances
     return outlying[gaps.argmax() + 1]
 
 
 def _factors(extremes: Tensor, threshold: Tensor) -> Tensor:
-    """Return the factor of each channel by one of its ends, float32 `[in]`."""
+    """Return the factor of each channel for its maxima (or negated minima), float32 `[in]`."""
     outlying, factors = extremes > threshold, torch.ones_like(extremes, dtype=torch.float32)
     ordinary = extremes[~outlying].max()
     if ordinary == 0:
         return factors
-    # On these channels alone: torch's powers of many and of few values differ in the last bit.
+    # Only on outlier channels: torch's power differs in the last bit between long and short tensors.
     factors[outlying] = (extremes.float()[outlying] / ordinary) ** _POWER
     return factors

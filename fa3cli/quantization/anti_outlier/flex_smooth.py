@@ -1,4 +1,4 @@
-"""m6: the two powers of SmoothQuant searched for each group, inputs and weights quantized (Flex Smooth)."""
+"""Implements m6: searches both powers of SmoothQuant per group, with quantized inputs and weights (Flex Smooth)."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ _POWERS = [round(0.05 * step, 2) for step in range(21)]
 
 
 def flexible_scale(group: GroupData) -> Tensor:
-    """Return `max|x|^alpha / max|W|^beta` with the best powers, `[in]`; heads that share a source their largest."""
+    """Return `max|x|^alpha / max|W|^beta` with the best powers, `[in]`; heads that share a source use their maximum."""
     alpha, beta = _best_powers(group)
     activations, weights = largest_activations(group), largest_weights(group)
     if group.repeats == 1:
         return power_ratio(activations, weights, alpha, beta)
-    shared = [each.view(group.heads, group.repeats, -1).amax(dim=1) for each in (activations, weights)]
+    shared = [
+        magnitudes.view(group.heads, group.repeats, -1).amax(dim=1) for magnitudes in (activations, weights)
+    ]
     scale = power_ratio(*shared, alpha, beta)
     return scale.unsqueeze(1).expand(-1, group.repeats, -1).reshape(-1)
 
 
 def _best_powers(group: GroupData) -> tuple[float, float]:
-    """Search alpha with beta = 1 - alpha, then beta; the last of equals wins.
+    """Search alpha with beta = 1 - alpha, then beta; on a tie the last candidate wins.
 
-    Where the first error is NaN, as a row of zeros makes it, nothing is better, and 0, 0 smooths nothing: so does the
-    reference.
+    If the first error is NaN (a row of zeros), no candidate compares as better, and the powers 0, 0 smooth nothing. The
+    reference does the same.
     """
     search = _Search(group)
     alpha, beta, least = 0.0, 0.0, math.inf
@@ -48,18 +50,18 @@ def _best_powers(group: GroupData) -> tuple[float, float]:
 
 
 class _Search:
-    """The products of all samples with a group's weights, in blocks of these, and how far int8 takes them off."""
+    """Measures how much int8 changes the products of all samples with a group's weights, in blocks of weights."""
 
     def __init__(self, group: GroupData) -> None:
         self._group, self._values = group, torch.cat(group.inputs.samples)
-        # Without blocks as one matrix, as the reference has it.
+        # Without blocks, the weights are one matrix, as in the reference.
         self._weights = [torch.cat(list(group.weights))] if group.block is None else group.weights
         self._activations = self._values.abs().amax(dim=0)
         self._largest = torch.stack([block.abs().amax(dim=0) for block in self._blocks()]).amax(dim=0)
         self._exact = [self._values @ block.T for block in self._blocks()]
 
     def error(self, alpha: float, beta: float) -> float:
-        """Return the error of the product, by its size, with both factors int8: root mean squares."""
+        """Return the relative error of the product with both factors in int8: ratio of root mean squares."""
         scale = self._activations**alpha * self._largest**-beta
         values, outputs = _rounded_values(self._values / scale), sum(len(weight) for weight in self._weights)
         squares = []
@@ -75,7 +77,7 @@ class _Search:
 
 
 def _rounded_values(values: Tensor) -> Tensor:
-    """Round in one range for all, which need not hold 0 and does not clamp."""
+    """Round values to int8 steps of their common range; the range need not include 0, and nothing is clamped."""
     low, high = values.aminmax()
     step = ((high - low) / (INT8_MAX - INT8_MIN)).clamp(min=EPS)
     offset = torch.round(-low / step) + INT8_MIN
@@ -83,6 +85,6 @@ def _rounded_values(values: Tensor) -> Tensor:
 
 
 def _rounded_rows(weight: Tensor) -> Tensor:
-    """Round symmetrically by rows, without a least step."""
+    """Round symmetrically per row, without a lower limit of the step."""
     step = weight.abs().amax(dim=1, keepdim=True) / INT8_MAX
     return weight.div(step).round_().clamp_(-INT8_MAX, INT8_MAX).mul_(step)

@@ -1,4 +1,4 @@
-"""A group of linears that are smoothed together, and what its rule may look at."""
+"""Defines a group of linears that are smoothed together, and the data that a rule uses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Group", "GroupData", "Rule"]
 
 @dataclass(frozen=True)
 class Group:
-    """Linears that share an input, and the norm or linear it comes from; names are relative to the decoder layer."""
+    """Linears that share an input, and their source: the norm or linear that makes it; names are relative to the layer."""
 
     source: str
     linears: tuple[str, ...]
@@ -26,9 +26,9 @@ class Group:
 class GroupData:
     """The inputs, weights `[out, in]` and biases `[out]` of a group's linears, before any smoothing.
 
-    Of the inputs' channels, `[heads, repeats, size]`, those of `repeats` heads come from one of the source's: query
-    heads that share a value head. `repeats` is 1 for every other group. Rules compute in the dtype of the inputs, with
-    about `block` weights at a time; without one with all of a linear's, as the reference does.
+    The inputs' channels are `[heads, repeats, size]`: `repeats` input heads come from one head of the source, as query
+    heads that share a value head; `repeats` is 1 for every other group. Rules compute in the dtype of the inputs, with
+    about `block` weights at a time; without `block` with all weights of a linear, like the reference.
     """
 
     inputs: ChannelStatistics
@@ -39,7 +39,7 @@ class GroupData:
     block: int | None = None
 
     def blocks(self, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the rows of a weight `[out, in]` in blocks, in the dtype of the inputs, and which rows they are."""
+        """Yield a weight `[out, in]` in blocks of rows: the slice of the rows, and the block in the dtype of the inputs."""
         step = len(weight) if self.block is None else max(1, self.block // weight.shape[1])
         for start in range(0, len(weight), step):
             rows = slice(start, min(start + step, len(weight)))

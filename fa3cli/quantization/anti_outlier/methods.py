@@ -1,4 +1,4 @@
-"""The methods m1 to m6 as one table: the groups each smooths, its rule, and what the rule looks at."""
+"""Lists the methods m1 to m6: the groups that each method smooths, its rule, and the data of the rule."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class Method:
     groups: tuple[Group, ...]
     rule: Rule
     all_samples: bool = True
-    """Whether the statistics are over all samples, or of the first alone."""
+    """Whether the statistics use all samples, or only the first."""
     keep: int = 0
-    """Number of samples whose inputs the rule wants whole."""
+    """Number of samples whose whole inputs the rule needs."""
     copies: int = 1
-    """How many copies of a group's weights the search makes at a time."""
+    """Number of copies of a group's weights that the search holds at a time."""
     multiplies_all: bool = False
-    """Whether it multiplies all of these by the weights, and not the first alone: what the search costs."""
+    """Whether the search multiplies all kept samples by the weights, or only the first; its time and memory depend on it."""
     wraps_norms: bool = True
     """Whether every norm is exported with a bias and under a second name."""
 
     def samples(self, count: int) -> int:
-        """Return how many of `count` samples are needed."""
+        """Return the number of samples that the method needs, of `count`."""
         return count if self.all_samples else min(count, 1)
 
 

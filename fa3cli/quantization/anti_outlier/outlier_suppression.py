@@ -1,4 +1,4 @@
-"""m2: channels beyond a threshold are scaled down to it, the threshold searched (Outlier Suppression+, without shift)."""
+"""Implements m2: searches a threshold and scales channels beyond it down to it (Outlier Suppression+, without shift)."""
 
 from __future__ import annotations
 
@@ -20,47 +20,48 @@ _OUTLYING = 3  # standard deviations
 
 
 def suppressed_scale(group: GroupData) -> Tensor:
-    """Return the scale `[in]` with which int8 inputs, shifted to their middle, change the first sample's output least.
+    """Return the scale `[in]` with the least output error of int8 inputs, shifted to their middle, on the first sample.
 
-    Weights are not quantized. Without an outlier it is m1's.
+    Weights are not quantized. Without an outlier, it is the scale of m1.
     """
     spread = _spread(group.inputs.samples)
     if not spread.top > _OUTLYING * spread.deviation:
         return balanced_scale(group)
     values, biases = group.inputs.samples[0], group.biases
     exact = _output(group, values, biases)
-    # What the shift takes off the inputs the biases bring back.
-    taken = [
+    # The biases compensate the shift of the inputs: W x + b = W (x - shift) + (W shift + b).
+    compensation = [
         torch.cat([linear(spread.shift, block) for _, block in group.blocks(weight)])
         for weight in group.weights
     ]
-    moved = [by if bias is None else bias + by for bias, by in zip(biases, taken)]
+    shifted_biases = [added if bias is None else bias + added for bias, added in zip(biases, compensation)]
     best, least = torch.ones_like(spread.shift), None
     for scale in _candidates(spread, largest_weights(group)):
         shifted = (values - spread.shift) / scale
         low, high = (bound.view(1) for bound in shifted.aminmax())
         step = asymmetric_scale(low, high)
         rounded = fake_quantize(shifted, step, asymmetric_offset(low, step))
-        error = (_output(group, rounded, moved, scale) - exact).pow(2).mean()
+        error = (_output(group, rounded, shifted_biases, scale) - exact).pow(2).mean()
         if least is None or error < least:
             best, least = scale, error
     return best
 
 
 class _Spread(NamedTuple):
-    """How the inputs lie around their middle."""
+    """The spread of the inputs around the middle of their ranges."""
 
     shift: Tensor
     """`[in]`, the middle of each channel's range."""
     half: Tensor
-    """`[in]`, how far each channel reaches above it."""
+    """`[in]`, the largest distance of each channel above its middle."""
     top: Tensor
+    """The largest value above the middle, over all channels."""
     deviation: Tensor
     """The largest standard deviation of a sample."""
 
 
 def _spread(samples: Sequence[Tensor]) -> _Spread:
-    """Measure sample after sample, each around the middle of the ranges known by then."""
+    """Measure the samples in order, each around the middle of the ranges up to and including that sample."""
     low, high = samples[0].aminmax(dim=0)
     half, tops, deviations = torch.full_like(low, -torch.inf), [], []
     for values in samples:
@@ -73,7 +74,7 @@ def _spread(samples: Sequence[Tensor]) -> _Spread:
 
 
 def _candidates(spread: _Spread, weights: Tensor) -> Iterator[Tensor]:
-    """Yield scales `[in]` for thresholds from the deviation up to the top: 1 for the channels below."""
+    """Yield scales `[in]` for thresholds from the deviation up to the top; channels below the threshold get 1."""
     one = weights.new_ones(())
     for index in range(_CANDIDATES):
         threshold = spread.deviation + ((spread.top - spread.deviation) * index) / (_CANDIDATES - 1)
@@ -84,9 +85,9 @@ def _candidates(spread: _Spread, weights: Tensor) -> Iterator[Tensor]:
 def _output(
     group: GroupData, values: Tensor, biases: Sequence[Tensor | None], scale: Tensor | None = None
 ) -> Tensor:
-    """Return what is compared: of three linears an attention without mask and rope, else the first one's output.
+    """Return the compared output: attention without mask and rope for three linears, else the first linear's output.
 
-    Their weights are multiplied with `scale [in]`. q is cut into heads as wide as all of k, which share it: the
+    The weights are multiplied by `scale [in]`. q is split into heads as wide as all of k, and all of them use k: the
     reference's formula.
     """
     outputs = [

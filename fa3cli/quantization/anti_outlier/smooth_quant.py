@@ -1,4 +1,4 @@
-"""m1 and m4: the largest activation over the largest weight of each channel, each to a power (SmoothQuant)."""
+"""Implements m1 and m4: the ratio of each channel's largest activation and weight, both to a power (SmoothQuant)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _MIGRATION = 0.9  # m4 moves nearly all of an outlier into the weights
 
 
 def balanced_scale(group: GroupData) -> Tensor:
-    """m1: `sqrt(max|x| / max|W|)` of each channel, `[in]`."""
+    """Return m1's scale: `sqrt(max|x| / max|W|)` of each channel, `[in]`."""
     return power_ratio(largest_activations(group), largest_weights(group), 0.5, 0.5)
 
 
 def migrated_scale(group: GroupData) -> Tensor:
-    """m4: `max|x|^0.9 / max|W|^0.1` of each channel, `[in]`; heads that share a source get their mean."""
+    """Return m4's scale: `max|x|^0.9 / max|W|^0.1` of each channel, `[in]`; heads that share a source get their mean."""
     scale = power_ratio(largest_activations(group), largest_weights(group), _MIGRATION, 1 - _MIGRATION)
     if group.repeats == 1:
         return scale
@@ -44,5 +44,5 @@ def power_ratio(activations: Tensor, weights: Tensor, alpha: float, beta: float)
 
 
 def _at_least(values: Tensor) -> Tensor:
-    # Compared in float32: 1e-5 is no float16 or bfloat16.
+    # Clamped in float32, since float16 and bfloat16 cannot represent 1e-5 exactly.
     return values.float().clamp(min=_SMALLEST).to(values.dtype)

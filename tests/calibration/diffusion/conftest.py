@@ -1,4 +1,4 @@
-"""Tiny whole pipelines, each made once a session; a test that changes one copies it."""
+"""Provides tiny whole pipelines, each made once per session; a test that changes one copies it."""
 
 from __future__ import annotations
 

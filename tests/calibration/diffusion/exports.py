@@ -1,4 +1,4 @@
-"""An export of a tiny pipeline's transformer, as a run writes it, and what calibration would find for it."""
+"""Makes an export of a tiny pipeline's transformer as a run writes it, and the parameters that calibration would find."""
 
 from __future__ import annotations
 

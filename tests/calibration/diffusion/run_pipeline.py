@@ -1,4 +1,4 @@
-"""One tiny pipeline, patched and quantized: `python -m … NAME FOLDER` prints what came of it as json.
+"""Patches and quantizes one tiny pipeline: `python -m … NAME FOLDER` prints the results as json.
 
 What its attention sees is measured a second time by the plainest means: the patched pipeline as diffusers loads it, with
 a transform on every quantizer, sampled the same way.
@@ -59,7 +59,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     }
     return {
         "diffusers": diffusers.__version__,
-        "image": all(map(torch.equal, before, after)) and min(each.std().item() for each in after) > 0.01,
+        "image": all(map(torch.equal, before, after)) and min(tensor.std().item() for tensor in after) > 0.01,
         "calls": sum(result.samples for result in results.values()),
         "components": {
             component: {
@@ -92,7 +92,7 @@ def _export(result: Result, transformer: nn.Module, expected: Mapping[str, Tenso
         ),
         "blocks": [layer.name for layer in result.layers] == blocks,
         "int8 weights": sum(
-            name.endswith(".weight") and each.dtype == torch.int8 for name, each in tensors.items()
+            name.endswith(".weight") and tensor.dtype == torch.int8 for name, tensor in tensors.items()
         ),
         "verified": api.verify(result.output).ok,
     }

@@ -4,7 +4,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fa3cli.calibration.diffusion.choice import chosen
+from fa3cli.calibration.diffusion.choice import recorded_steps
 
 sizes = st.integers(1, 40)
 counts = st.integers(1, 2000)
@@ -18,12 +18,14 @@ def spread(counted: Counter, size: int) -> int:
 @given(prompts=sizes, steps=sizes)
 def test_without_a_count_all_are(prompts: int, steps: int) -> None:
     everything = {(prompt, step) for prompt in range(prompts) for step in range(steps)}
-    assert chosen(prompts, steps, None) == everything == chosen(prompts, steps, prompts * steps)
+    assert (
+        recorded_steps(prompts, steps, None) == everything == recorded_steps(prompts, steps, prompts * steps)
+    )
 
 
 @given(prompts=sizes, steps=sizes, count=counts)
 def test_as_many_as_asked_for_balanced_and_with_the_first(prompts: int, steps: int, count: int) -> None:
-    found = chosen(prompts, steps, count)
+    found = recorded_steps(prompts, steps, count)
     assert len(found) == min(count, prompts * steps)
     assert (0, 0) in found
     assert all(0 <= prompt < prompts and 0 <= step < steps for prompt, step in found)
@@ -32,7 +34,7 @@ def test_as_many_as_asked_for_balanced_and_with_the_first(prompts: int, steps: i
 
 @given(prompts=sizes, steps=sizes, count=counts)
 def test_steps_are_covered_or_spread_evenly(prompts: int, steps: int, count: int) -> None:
-    found = Counter(step for _, step in chosen(prompts, steps, count))
+    found = Counter(step for _, step in recorded_steps(prompts, steps, count))
     if count >= steps:
         assert set(found) == set(range(steps))
         assert spread(found, steps) <= 1

@@ -1,4 +1,4 @@
-"""Images of an export beside those of the float pipeline, on a tiny Flux made here."""
+"""Tests the comparison of an export's images with the float pipeline's, on a tiny Flux."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_quantized_transformer_paints_nearly_the_same(
     told: list[Progress] = []
     found = compare_images(export, flux, prompts, progress=told.append)
     assert found.prompts == len(found.psnr) == 2
-    assert all(30 < each < 100 for each in found.psnr)
+    assert all(30 < ratio < 100 for ratio in found.psnr)
     assert found.mean_psnr == pytest.approx(sum(found.psnr) / 2)
     assert 0 < found.largest_difference < 0.2
     assert (told[-1].layer, told[-1].sample) == (told[-1].layers, told[-1].samples) == (2, 12)

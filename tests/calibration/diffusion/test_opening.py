@@ -39,7 +39,7 @@ def test_what_is_opened(made: Callable[..., Path]) -> None:
         assert list(model.attentions("blocks.1")) == ["blocks.1.attn1", "blocks.1.attn2"]
         assert "blocks.0.ffn.net.2" in model.linears("blocks.0")
         assert "proj_out.weight" in model.outside
-        assert all(each.is_meta for each in model.model.parameters())
+        assert all(parameter.is_meta for parameter in model.model.parameters())
 
 
 def test_without_fa_it_is_the_installed_class(made: Callable[..., Path]) -> None:
@@ -57,7 +57,7 @@ def test_dtype_is_the_one_most_values_are_stored_in(copy: Callable[..., Path]) -
     file = folder / "transformer" / WEIGHTS
     tensors = load_file(file)
     save_file(
-        {name: each if "norm" in name else each.bfloat16() for name, each in tensors.items()},
+        {name: tensor if "norm" in name else tensor.bfloat16() for name, tensor in tensors.items()},
         file,
     )
     assert open_pipeline(folder, fa=False).dtype == torch.bfloat16
@@ -111,7 +111,7 @@ def test_other_code_of_the_folder_asks_for_trust(
         open_pipeline(folder, fa=fa)
     assert "--trust-remote-code" in raised.value.hint
     opened = open_pipeline(folder, fa=fa, trust_remote_code=True)
-    pipeline = load_pipeline(opened, {name: each.model for name, each in opened.transformers.items()})
+    pipeline = load_pipeline(opened, {name: model.model for name, model in opened.transformers.items()})
     assert hasattr(pipeline, "RUN") == (file == "mine.py")
 
 
@@ -129,7 +129,7 @@ def test_a_file_that_is_swapped_once_it_was_judged_is_not_run(
     monkeypatch.setattr(opening, "require_known_code", swapped)
     opened = open_pipeline(folder, fa=True)
     assert opened.transformers["transformer"].attentions()
-    load_pipeline(opened, {name: each.model for name, each in opened.transformers.items()})
+    load_pipeline(opened, {name: model.model for name, model in opened.transformers.items()})
     assert not (tmp_path / "CANARY").exists()
 
 
@@ -151,7 +151,7 @@ def test_no_code_of_a_part_is_run_and_nobody_is_asked(
         json.dumps({"base_model_name_or_path": str(folder / "vae")})
     )
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    load_pipeline(opened, {name: each.model for name, each in opened.transformers.items()})
+    load_pipeline(opened, {name: model.model for name, model in opened.transformers.items()})
     assert sys.stdin.read() == "y\n" and not (tmp_path / "CANARY").exists()
 
 
@@ -185,7 +185,7 @@ def test_a_part_that_leads_elsewhere(
         (folder / file).write_text("{}")
     edit(folder / file, **changes)
     with pytest.raises(error, match=Path(file).name):
-        load_pipeline(opened, {name: each.model for name, each in opened.transformers.items()})
+        load_pipeline(opened, {name: model.model for name, model in opened.transformers.items()})
 
 
 def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
         (
             lambda f: edit(f / "transformer" / "config.json", num_layers=90_000),
             UnsupportedError,
-            "it asks for more than",
+            "it builds more than",
         ),
         (lambda f: shutil.rmtree(f / "vae"), InvalidInputError, "flux/vae: no such folder"),
     ],
@@ -248,7 +248,7 @@ def test_a_part_that_diffusers_cannot_load(copy: Callable[..., Path]) -> None:
     (folder / "vae" / "config.json").unlink()
     opened = open_pipeline(folder, fa=False)
     with pytest.raises(InvalidInputError, match="cannot load the pipeline") as raised:
-        load_pipeline(opened, {name: each.model for name, each in opened.transformers.items()})
+        load_pipeline(opened, {name: model.model for name, model in opened.transformers.items()})
     assert "fa3-pipeline-" not in str(raised.value)
     assert str(raised.value).count(str(folder)) > 1
 
@@ -273,11 +273,11 @@ def test_no_pickle_is_read_in_place_of_other_safetensors(copy: Callable[..., Pat
     (vae / WEIGHTS).rename(vae / "other.safetensors")
     opened = open_pipeline(folder, fa=False)
     with pytest.raises(InvalidInputError, match="cannot load the pipeline"):
-        load_pipeline(opened, {name: each.model for name, each in opened.transformers.items()})
+        load_pipeline(opened, {name: model.model for name, model in opened.transformers.items()})
 
 
 def test_loading_says_nothing(patched_flux: Path, capfd: pytest.CaptureFixture) -> None:
     opened = open_pipeline(patched_flux, fa=True)
     capfd.readouterr()
-    load_pipeline(opened, {name: each.model for name, each in opened.transformers.items()})
+    load_pipeline(opened, {name: model.model for name, model in opened.transformers.items()})
     assert capfd.readouterr() == ("", "")

@@ -32,7 +32,7 @@ def test_jsonl_holds_an_object_a_line(tmp_path) -> None:
         ("p.jsonl", '{"prompt": 3}', 'p.jsonl, line 1: .* "prompt"'),
         ("p.jsonl", '["prompt"]', "p.jsonl, line 1"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": "\\ud800"}', "p.jsonl, line 2: not json"),
-        ("p.json", '["a cat"]', "p.json: expected text, a prompt a line, or .jsonl"),
+        ("p.json", '["a cat"]', "p.json: expected text, one prompt per line, or .jsonl"),
         ("p.jsonl", "[" * 100_000, "p.jsonl, line 1: not json"),
     ],
 )

@@ -30,7 +30,7 @@ def calls_of(pipeline: Any, names: list[str], sampling: Sampling) -> dict[str, l
         def keep(_: Any, args: Any, kwargs: Any, name: str = name, signature: Any = signature) -> None:
             arguments = signature.bind(*args, **kwargs).arguments
             kept = {
-                key: each.clone() if isinstance(each, Tensor) else each for key, each in arguments.items()
+                key: value.clone() if isinstance(value, Tensor) else value for key, value in arguments.items()
             }
             calls[name].append(kept)
 
@@ -72,7 +72,7 @@ def test_guidance_makes_two_calls_of_a_step(made: Callable[..., Path], tmp_path:
     [first, second] = read_records(tmp_path)["transformer"]
     assert first.file == second.file == tmp_path / "record-00000-00000.safetensors"
     assert (first.origin, second.origin) == ("prompt 1, step 1, call 1", "prompt 1, step 1, call 2")
-    assert not torch.equal(*(each.inputs(CPU)["encoder_hidden_states"] for each in (first, second)))
+    assert not torch.equal(*(record.inputs(CPU)["encoder_hidden_states"] for record in (first, second)))
 
 
 @pytest.fixture

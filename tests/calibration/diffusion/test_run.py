@@ -1,4 +1,4 @@
-"""The whole run on tiny pipelines: what is exported, and that whatever stops it costs no other result."""
+"""Tests whole runs on tiny pipelines: what they export, and that an interruption does not change the result."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_export_of_a_flux_pipeline(quantize: Callable[..., Any], patched_flu
     }
     assert sum(".fa_" in name for name in tensors) == 6 * len(attentions)
     heads = json.loads((result.output / "config.json").read_text())["num_attention_heads"]
-    for name in (each for each in tensors if ".fa_" in each):
+    for name in (key for key in tensors if ".fa_" in key):
         assert tensors[name].shape == (heads, 1)
         assert description[name] == "FAQuant"
     # Every float tensor is there, under its name: as it was, or int8 with a scale a row.
@@ -86,13 +86,13 @@ def test_the_export_of_a_flux_pipeline(quantize: Callable[..., Any], patched_flu
 def test_the_report_has_each_block_at_each_timestep(quantize: Callable[..., Any]) -> None:
     result = quantize()
     for layer in result.layers:
-        assert [each["timestep"] for each in layer.timesteps] == [1.0, 0.75, 0.5, 0.25]
-        assert all(each[role] > 0 for each in layer.timesteps for role in "qkv")
+        assert [peaks["timestep"] for peaks in layer.timesteps] == [1.0, 0.75, 0.5, 0.25]
+        assert all(peaks[role] > 0 for peaks in layer.timesteps for role in "qkv")
         assert 0 < layer.error < 0.1
     scales = load_file(result.output / WEIGHTS)
     for layer in result.layers:
         for role in "qkv":
-            largest = max(each[role] for each in layer.timesteps)
+            largest = max(peaks[role] for peaks in layer.timesteps)
             scale = scales[f"{layer.name}.attn.fa_{role}.scale"].max().item()
             assert largest / 127 == pytest.approx(scale, rel=1e-6)
 
@@ -147,7 +147,7 @@ def test_states_of_an_earlier_run_that_are_gone(patched_flux: Path, prompts: Pat
     with pytest.raises(StoppedError):
         api.run(job, stop=lambda: len(list(states.glob("visit-*"))) == 2)
     shutil.rmtree(states / "states")
-    with pytest.raises(ConflictError, match="gone") as raised:
+    with pytest.raises(ConflictError, match="missing") as raised:
         api.run(job)
     assert "--resume never" in raised.value.hint
     assert api.run(job, resume="never").samples == 8
@@ -167,7 +167,7 @@ def test_each_transformer_of_a_pipeline_is_exported(
             {"blocks.0.ffn.net.2": "disable_names"}.items() <= layer.float_linears.items()
             for layer in result.layers[:1]
         )
-    timesteps = [{each["timestep"] for each in result.layers[0].timesteps} for result in results]
+    timesteps = [{peaks["timestep"] for peaks in result.layers[0].timesteps} for result in results]
     assert min(timesteps[0]) > max(timesteps[1])  # the steps are shared out between them
 
 
@@ -268,7 +268,7 @@ def own_flux(patched_flux: Path, tmp_path: Path) -> Path:
 
 def double(file: Path) -> None:
     tensors = load_file(file)
-    save_file({name: each * 2 for name, each in tensors.items()}, file, metadata={"format": "pt"})
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
 
 
 def edit_tokenizer(folder: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fa3cli.calibration.diffusion import sampling
-from fa3cli.calibration.diffusion.sampling import Sampling, require_taken, sample, steps_of
-from fa3cli.calibration.diffusion.step_recorder import AllRecorded
+from fa3cli.calibration.diffusion.sampling import Sampling, require_accepted, sample, steps_of
+from fa3cli.calibration.diffusion.step_recorder import RecordingDone
 from fa3cli.errors import MissingCapabilityError, StoppedError, UnsupportedError, UsageError
 
 
@@ -80,7 +80,7 @@ def test_what_a_pipeline_complains_of(
 
 @pytest.mark.parametrize(
     "raised",
-    [StoppedError("a"), OSError("a"), MemoryError(), RuntimeError("NPU out of memory"), AllRecorded()],
+    [StoppedError("a"), OSError("a"), MemoryError(), RuntimeError("NPU out of memory"), RecordingDone()],
 )
 def test_what_is_not_the_pipelines_fault_passes(raised: Exception) -> None:
     def complain(**_: Any) -> None:
@@ -102,36 +102,36 @@ def test_what_is_not_the_pipelines_fault_passes(raised: Exception) -> None:
 )
 def test_what_makes_no_sense(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        require_taken(Pipeline, replace(SAMPLING, **wrong))
+        require_accepted(Pipeline, replace(SAMPLING, **wrong))
 
 
 def test_the_highest_seed() -> None:
     highest = replace(SAMPLING, seed=2**63 - 3)
-    require_taken(Pipeline, highest)
+    require_accepted(Pipeline, highest)
     sample(Pipeline(), highest, 1)
 
 
 def test_what_is_taken() -> None:
-    require_taken(Pipeline, SAMPLING)
+    require_accepted(Pipeline, SAMPLING)
     with pytest.raises(UnsupportedError, match="Pipeline takes no num_frames") as raised:
-        require_taken(Pipeline, replace(SAMPLING, frames=5))
+        require_accepted(Pipeline, replace(SAMPLING, frames=5))
     assert "num_inference_steps, height, guidance_scale" in raised.value.hint
-    with pytest.raises(UnsupportedError, match="FromAnImage asks for image as well"):
-        require_taken(FromAnImage, Sampling(("a",)))
+    with pytest.raises(UnsupportedError, match="FromAnImage also requires image"):
+        require_accepted(FromAnImage, Sampling(("a",)))
 
 
 def test_steps() -> None:
     assert steps_of(Pipeline, SAMPLING) == 2
     assert steps_of(Pipeline, replace(SAMPLING, steps=None)) == 7
-    with pytest.raises(UnsupportedError, match="no number of steps"):
+    with pytest.raises(UnsupportedError, match="no default number of steps"):
         steps_of(FromAnImage, Sampling(("a",)))
 
 
 def test_pipelines_of_diffusers() -> None:
     import diffusers
 
-    require_taken(diffusers.FluxPipeline, replace(SAMPLING, height=8, width=8))
+    require_accepted(diffusers.FluxPipeline, replace(SAMPLING, height=8, width=8))
     with pytest.raises(UnsupportedError, match="FluxPipeline takes no num_frames"):
-        require_taken(diffusers.FluxPipeline, replace(SAMPLING, frames=5))
-    with pytest.raises(UnsupportedError, match="CogVideoXImageToVideoPipeline asks for image"):
-        require_taken(diffusers.CogVideoXImageToVideoPipeline, SAMPLING)
+        require_accepted(diffusers.FluxPipeline, replace(SAMPLING, frames=5))
+    with pytest.raises(UnsupportedError, match="CogVideoXImageToVideoPipeline also requires image"):
+        require_accepted(diffusers.CogVideoXImageToVideoPipeline, SAMPLING)

@@ -33,8 +33,8 @@ def test_dtypes_and_buffers_are_those_of_from_pretrained(
     assert not built.training
     assert all(parameter.is_meta for parameter in built.parameters())
     held, wanted = built.state_dict(), loaded.state_dict()
-    assert {name: (each.dtype, each.shape) for name, each in held.items()} == {
-        name: (each.dtype, each.shape) for name, each in wanted.items()
+    assert {name: (tensor.dtype, tensor.shape) for name, tensor in held.items()} == {
+        name: (tensor.dtype, tensor.shape) for name, tensor in wanted.items()
     }
     buffers = dict(built.named_buffers())
     for name, buffer in loaded.named_buffers():
@@ -50,7 +50,7 @@ def test_blocks_are_the_lists_with_attention_in_module_order(class_name: str) ->
 
 
 def test_a_model_without_such_a_list() -> None:
-    with pytest.raises(UnsupportedError, match="Sequential: no list of blocks"):
+    with pytest.raises(UnsupportedError, match="Sequential: found no list of blocks"):
         block_names(nn.Sequential(nn.ModuleList([nn.Linear(2, 2)])))
 
 

@@ -24,7 +24,7 @@ class Scheduler:
     """As many steps as it is told."""
 
     def __init__(self, steps: int) -> None:
-        self.timesteps = [1000 - each for each in range(steps)]
+        self.timesteps = [1000 - step for step in range(steps)]
 
     def step(self, output: int, sample: int = 0) -> int:
         return output + sample
@@ -98,7 +98,7 @@ def test_a_step_of_two_transformers(tmp_path) -> None:
 def test_an_argument_that_cannot_be_kept(tmp_path, value: Any) -> None:
     model, scheduler = Transformer(), Scheduler(1)
     with (
-        pytest.raises(UnsupportedError, match=r"^t: .*calls\.0\.arguments\.extra\.1: .* can't be kept"),
+        pytest.raises(UnsupportedError, match=r"^t: .*calls\.0\.arguments\.extra\.1: .* cannot be written"),
         StepRecorder({"t": model}, scheduler, 1, files(tmp_path, 0)),
     ):
         model(torch.ones(1), 1.0, extra=[0, value])

@@ -17,13 +17,13 @@ from .whole_pipelines import plain_pipeline, sampling_of
 
 def loaded(model: StreamedModel) -> set[str]:
     """The parts of a model that are loaded: its blocks by name, and "" for the rest."""
-    names = [name for name, each in model.model.named_parameters() if not each.is_meta]
+    names = [name for name, parameter in model.model.named_parameters() if not parameter.is_meta]
     owners = [[block for block in model.layers if name.startswith(f"{block}.")] for name in names]
-    return {each[0] if each else "" for each in owners}
+    return {owner[0] if owner else "" for owner in owners}
 
 
 def hooks(model: nn.Module) -> int:
-    return sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in model.modules())
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def test_one_block_at_a_time(model: StreamedModel) -> None:
     inner = {
         block.get_submodule("attn"): {"", name} for name, block in model.layers.items()
     }  # whatever a block is made of, it attends
-    for each in inner:
-        each.register_forward_pre_hook(lambda *_: seen.append(loaded(model)))
+    for module in inner:
+        module.register_forward_pre_hook(lambda *_: seen.append(loaded(model)))
     with torch.no_grad(), blocks_streamed(model):
         assert loaded(model) == {""}
         model.model(**INPUTS["FluxTransformer2DModel"]())
@@ -63,9 +63,9 @@ def test_whatever_ends_it_leaves_nothing(model: StreamedModel, error: type[BaseE
 
 def streamed(opened: OpenedPipeline, number: int, sampling: Any) -> torch.Tensor:
     with ExitStack() as stack:
-        for each in opened.transformers.values():
-            stack.enter_context(blocks_streamed(each))
-        modules = {name: each.model for name, each in opened.transformers.items()}
+        for transformer in opened.transformers.values():
+            stack.enter_context(blocks_streamed(transformer))
+        modules = {name: transformer.model for name, transformer in opened.transformers.items()}
         pipeline = load_pipeline(opened, modules)
         assert pipeline._execution_device == pipeline.device == opened.device
         assert all(getattr(pipeline, name) is module for name, module in modules.items())

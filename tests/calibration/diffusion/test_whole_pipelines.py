@@ -46,14 +46,14 @@ def check(found: dict[str, Any], name: str, version: str | None) -> None:
     assert found["outputs"]
     assert list(found["components"]) == ["transformer", "transformer_2"][: 1 + (name == "wan")]
     for component, export in found["components"].items():
-        wrong = [each for each, value in export.items() if value is False]
+        wrong = [check for check, value in export.items() if value is False]
         assert not wrong, component
         assert export["attentions"] == attentions
         assert export["head tensors"] == 6 * attentions
         assert export["shapes"] == [[3, 1]]
         assert export["int8 weights"] > 0
         print(f"PSNR of {name}'s {component} on diffusers {found['diffusers']}: {export['psnr']} dB")
-        assert len(export["psnr"]) == 2 and all(each is not None and each > 30 for each in export["psnr"])
+        assert len(export["psnr"]) == 2 and all(ratio is not None and ratio > 30 for ratio in export["psnr"])
 
 
 @pytest.mark.parametrize(("version", "name"), cases(PIPELINES, SINCE, SAMPLE))

@@ -1,4 +1,4 @@
-"""Whole tiny pipelines by a short name, how they are sampled, and how diffusers itself loads one."""
+"""Lists whole tiny pipelines by a short name, with their sampling settings, and loads one with diffusers itself."""
 
 from __future__ import annotations
 

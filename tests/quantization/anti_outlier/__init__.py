@@ -1,4 +1,4 @@
-"""Groups to smooth, made of noise."""
+"""Makes random groups to smooth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""m3: of twenty powers the one whose int8 weights change the outputs least, against a loop over them."""
+"""Tests m3: among twenty powers it finds the one with the least output error, against a loop over all."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def test_no_power_changes_the_outputs_less(seed: int, biased: bool, spread: floa
     candidates = [candidate(group.inputs.samples[0], ratio) for ratio in RATIOS]
     found = searched_scale(group)
     assert found.dtype == torch.float32
-    assert min((found / each - 1).abs().max().item() for each in candidates) < 1e-5
+    assert min((found / candidate - 1).abs().max().item() for candidate in candidates) < 1e-5
     # Differences of float32 outputs: the errors are known to a few per mille.
-    assert error(group, found.double()) <= 1.02 * min(error(group, each) for each in candidates)
+    assert error(group, found.double()) <= 1.02 * min(error(group, candidate) for candidate in candidates)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

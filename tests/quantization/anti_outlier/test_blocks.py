@@ -1,4 +1,4 @@
-"""Weights taken in blocks give the scale they give as a whole, but for what the order of a sum rounds."""
+"""Tests that weights in blocks give the same scale as whole weights, except for rounding by the order of sums."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def test_every_row_of_every_linear_is_in_one_block(seed: int, rows: list[int], b
     group = replace(random_group(seed, rows=rows), block=block)
     for weight in group.weights:
         blocks = list(group.blocks(weight))
-        assert torch.equal(torch.cat([each for _, each in blocks]), weight)
-        assert all(torch.equal(weight[rows], each) for rows, each in blocks)
-        assert all(each.numel() <= max(block, 8) for _, each in blocks)
+        assert torch.equal(torch.cat([part for _, part in blocks]), weight)
+        assert all(torch.equal(weight[rows], part) for rows, part in blocks)
+        assert all(part.numel() <= max(block, 8) for _, part in blocks)
 
 
 @settings(max_examples=30)

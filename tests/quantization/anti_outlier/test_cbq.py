@@ -1,4 +1,4 @@
-"""m5: channels whose extremes stand out, found as a box plot finds them, and scaled by a power."""
+"""Tests m5: channels with outlying extremes are found like outliers in a box plot, and scaled by a power."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ORDINARY = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 2.0]
 
 def scale(high: list[float], low: list[float] | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
     """The scale of channels with these extremes; without `low` they are symmetric."""
-    values = torch.tensor([high, low or [-each for each in high]]).to(dtype)
+    values = torch.tensor([high, low or [-value for value in high]]).to(dtype)
     return outlier_scale(group_of([values], [torch.ones(1, len(high), dtype=dtype)]))
 
 
@@ -35,7 +35,7 @@ def factors_by_hand(extremes: list[float]) -> list[float]:
     """Of the upper ends: the threshold, its refinement with several outliers, and the power."""
     upper, lower = quantile(extremes, 0.8), quantile(extremes, 0.2)
     threshold = upper + 1.5 * (upper - lower)
-    beyond = sorted((each for each in extremes if each > threshold), reverse=True)
+    beyond = sorted((extreme for extreme in extremes if extreme > threshold), reverse=True)
     if len(beyond) > 1:
         widest = -1000.0
         for cut in range(1, len(beyond)):
@@ -43,8 +43,8 @@ def factors_by_hand(extremes: list[float]) -> list[float]:
             gap = abs(beyond[cut - 1] - beyond[cut]) - (statistics.variance(rest) if len(rest) > 1 else 0)
             if gap > widest:
                 widest, threshold = gap, beyond[cut]
-    ordinary = max(each for each in extremes if each <= threshold)
-    return [(each / ordinary) ** 0.7 if each > threshold else 1.0 for each in extremes]
+    ordinary = max(extreme for extreme in extremes if extreme <= threshold)
+    return [(extreme / ordinary) ** 0.7 if extreme > threshold else 1.0 for extreme in extremes]
 
 
 @pytest.mark.parametrize("place", [0, 4, 9])
@@ -88,10 +88,10 @@ def test_is_the_larger_factor_of_both_ends(seed: int) -> None:
     flat = [-1.0] * len(extremes)
     torch.testing.assert_close(scale(extremes, flat), factors, rtol=1e-4, atol=0)
     torch.testing.assert_close(
-        scale([-each for each in flat], [-each for each in extremes]), factors, rtol=1e-4, atol=0
+        scale([-value for value in flat], [-value for value in extremes]), factors, rtol=1e-4, atol=0
     )
     both = torch.maximum(factors, factors.flip(0))
-    found = scale(extremes, [-each for each in reversed(extremes)])
+    found = scale(extremes, [-value for value in reversed(extremes)])
     torch.testing.assert_close(found, both, rtol=1e-4, atol=0)
 
 
@@ -104,7 +104,7 @@ numbers = st.just(0.0) | st.floats(0.25, 60000, width=16) | st.floats(-60000, -0
 def test_is_finite_and_positive_for_whatever_channels(
     dtype: torch.dtype, ends: list[tuple[float, float]]
 ) -> None:
-    high, low = [max(each) for each in ends], [min(each) for each in ends]
+    high, low = [max(channel) for channel in ends], [min(channel) for channel in ends]
     found = scale(high, low, dtype)
     assert found.dtype == dtype and found.shape == (len(ends),)
     assert found.isfinite().all() and (found > 0).all()
@@ -112,8 +112,8 @@ def test_is_finite_and_positive_for_whatever_channels(
 
 @given(ends=st.lists(st.tuples(numbers, numbers), min_size=1, max_size=16))
 def test_minima_count_as_maxima_do(ends: list[tuple[float, float]]) -> None:
-    high, low = [max(each) for each in ends], [min(each) for each in ends]
-    assert torch.equal(scale(high, low), scale([-each for each in low], [-each for each in high]))
+    high, low = [max(channel) for channel in ends], [min(channel) for channel in ends]
+    assert torch.equal(scale(high, low), scale([-value for value in low], [-value for value in high]))
 
 
 def test_dead_channels_beside_one_that_is_not_smooth_nothing() -> None:

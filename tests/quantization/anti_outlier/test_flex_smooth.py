@@ -36,7 +36,8 @@ def scale_with(group: GroupData, alpha: float, beta: float) -> torch.Tensor:
     largest = torch.cat(group.inputs.samples).abs().amax(0), torch.cat(list(group.weights)).abs().amax(0)
     shape = (group.heads, group.repeats, -1)
     activations, weights = (
-        each.double().view(shape).amax(1, keepdim=True).expand(*shape).flatten() for each in largest
+        magnitudes.double().view(shape).amax(1, keepdim=True).expand(*shape).flatten()
+        for magnitudes in largest
     )
     return activations**alpha / weights**beta
 
@@ -54,7 +55,7 @@ def assert_none_better(group: GroupData) -> None:
     # In float32 as the search: rounding to one of two equally near levels decides between powers that nearly tie.
     values = torch.cat(group.inputs.samples).float().numpy()
     weight = torch.cat(list(group.weights)).float().numpy()
-    least = min(error(values, weight, each, 1 - each) for each in POWERS)
+    least = min(error(values, weight, power, 1 - power) for power in POWERS)
     assert error(values, weight, alpha, 1 - alpha) <= least * 1.002
     assert error(values, weight, alpha, beta) <= min(error(values, weight, alpha, b) for b in POWERS) * 1.002
 

@@ -1,4 +1,4 @@
-"""The table of methods says of each what it smooths, and what its rule gets to see."""
+"""Tests the table of methods: what each method smooths, and which data its rule gets."""
 
 from __future__ import annotations
 

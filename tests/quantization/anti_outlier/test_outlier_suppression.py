@@ -1,4 +1,4 @@
-"""m2: of a hundred thresholds the one with which int8 inputs change the output least, against a slow search in float64."""
+"""Tests m2: among a hundred thresholds it finds the one with the least output error of int8 inputs, against a slow search in float64."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def test_no_threshold_changes_the_output_less(
     search, found = Search(group), suppressed_scale(group)
     assert search.top > 3 * search.deviation
     candidates = search.candidates()
-    assert min((found / each - 1).abs().max().item() for each in candidates) < 1e-6
-    least = min(search.error(each) for each in candidates)
+    assert min((found / candidate - 1).abs().max().item() for candidate in candidates) < 1e-6
+    least = min(search.error(candidate) for candidate in candidates)
     assert search.error(found) <= least * (1 + 1e-4)
 
 
