@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from dataclasses import asdict
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,14 +58,32 @@ def parse_toml(data: bytes) -> dict[str, Any]:
     return table
 
 
-def typed(data: Any, kind: type[T]) -> T:
-    """Convert parsed data to a dataclass or another type; raises ValueError that names the place of a wrong type."""
+def typed(data: Any, kind: type[T], *, unknown: bool = True) -> T:
+    """Convert parsed data to a dataclass or another type; raises ValueError that names the place of a wrong type.
+
+    Unless `unknown` keys are allowed, also for a key that the type, a dataclass, does not have.
+    """
     import msgspec
 
     try:
-        return msgspec.convert(data, kind)
+        converted = msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from None
+    if not unknown:
+        _refuse_unknown(data, asdict(converted), "$")
+    return converted
+
+
+def _refuse_unknown(data: Any, known: Any, place: str) -> None:
+    if isinstance(data, dict) and isinstance(known, dict):
+        for key, value in data.items():
+            if key not in known:
+                near = get_close_matches(key, known, n=1) or sorted(known)
+                raise ValueError(f"unknown key {key!r}, expected {' or '.join(near)} - at `{place}`")
+            _refuse_unknown(value, known[key], f"{place}.{key}")
+    elif isinstance(data, list):
+        for number, (value, known_value) in enumerate(zip(data, known)):
+            _refuse_unknown(value, known_value, f"{place}[{number}]")
 
 
 def _require_plain(data: Any) -> None:

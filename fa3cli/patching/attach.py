@@ -83,7 +83,7 @@ def _own_config(source: Source, owner: str, init: ast.FunctionDef) -> str:
 
 def _ruled_config(source: Source, init: ast.FunctionDef, rule: Rule) -> Mapping[str, str]:
     known = _arguments(init).union(*(assigned(node) for node in statements(init)))
-    for key, text in rule.attach.items():
+    for key, text in vars(rule.attach).items():
         names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
         if unknown := sorted(names - known):
             raise source.refuse(
@@ -91,7 +91,7 @@ def _ruled_config(source: Source, init: ast.FunctionDef, rule: Rule) -> Mapping[
                 f"{rule.file}: attach.{key} needs {unknown[0]}, which __init__ has not",
                 hint=f"its names: {', '.join(sorted(known))}",
             )
-    return rule.attach
+    return vars(rule.attach)
 
 
 def _arguments(init: ast.FunctionDef) -> set[str]:

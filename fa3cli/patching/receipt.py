@@ -138,8 +138,7 @@ def read_receipt(folder: Path) -> Receipt | None:
     if data is None:
         return None
     try:
-        receipt = typed(data, Receipt)
-        _refuse_unknown(data, asdict(receipt))
+        receipt = typed(data, Receipt, unknown=False)
         if not receipt.files or (
             receipt.library == "transformers" and not (receipt.index and len(receipt.files) == 1)
         ):
@@ -209,18 +208,6 @@ def _exists_as(path: Path, right: Callable[[int], bool], what: str) -> bool:
             hint="move it elsewhere, then run the command again",
         )
     return True
-
-
-def _refuse_unknown(data: Any, known: Any) -> None:
-    """Raise ValueError for a field that a receipt does not have."""
-    if isinstance(data, dict) and isinstance(known, dict):
-        if unknown := sorted(data.keys() - known.keys()):
-            raise ValueError(f"unknown field {unknown[0]!r}")
-        for key, value in data.items():
-            _refuse_unknown(value, known[key])
-    elif isinstance(data, list):
-        for value, of in zip(data, known):
-            _refuse_unknown(value, of)
 
 
 def _unreadable(folder: Path, error: Exception) -> ConflictError:

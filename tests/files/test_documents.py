@@ -91,6 +91,13 @@ def test_data_of_other_types_is_refused_with_the_place(data: object) -> None:
         typed(data, Pair)
 
 
+def test_an_unknown_key_is_refused_only_where_none_is_allowed() -> None:
+    data = {"name": "a", "numbers": [1], "inner": {"name": "b", "numbers": [], "nam": 1}}
+    assert typed(data, Pair).inner == Pair("b", ())
+    with pytest.raises(ValueError, match=r"unknown key 'nam', expected name - at `\$\.inner`"):
+        typed(data, Pair, unknown=False)
+
+
 @pytest.mark.parametrize("text", [str(2**1023), f'{{"a": [{-(10**400)}]}}'])
 def test_a_number_too_wide_for_a_float_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="more than 1023 bits"):

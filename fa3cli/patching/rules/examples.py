@@ -28,11 +28,11 @@ def checked_rules(folder: str | Path | None) -> Rules:
 
 def check_examples(rule: Rule) -> None:
     """Patch every example with this rule alone; InvalidInputError shows a different result."""
-    for number, example in enumerate(rule.examples, 1):
+    for number, example in enumerate(rule.example, 1):
         if wrong := _example_problem(rule, example, f"{rule.file}: example {number}"):
             raise InvalidInputError(f"{rule.file}: example {number} {wrong}")
     try:
-        nodes = [node for example in rule.examples for node in bounded_tree(example.before).body]
+        nodes = [node for example in rule.example for node in bounded_tree(example.before).body]
     except ValueError as error:
         raise InvalidInputError(
             f"{rule.file}: an example has code that fa3 cannot analyse: {error}"

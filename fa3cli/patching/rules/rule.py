@@ -9,7 +9,7 @@ from typing import Any
 
 from fa3cli.errors import UnsupportedError
 
-__all__ = ["Example", "Place", "Rule", "Rules", "statements"]
+__all__ = ["Example", "Place", "Rule", "Rules", "Sizes", "statements"]
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,26 @@ class Place:
     With `core`, fa3 finds the place itself, for the one of several attention calls whose key operand is `core`.
     """
 
-    method: str
-    after: str | None
-    states: tuple[str, str, str] | tuple[()]
+    method: str = "forward"
+    after: str | None = None
+    q: str | None = None
+    k: str | None = None
+    v: str | None = None
     core: str | None = None
+
+    @property
+    def states(self) -> tuple[str | None, ...]:
+        """The three states, for q, k and v."""
+        return self.q, self.k, self.v
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The attributes of the quantizer's config, as expressions of `__init__`."""
+
+    num_attention_heads: str
+    hidden_size: str
+    num_key_value_heads: str
 
 
 @dataclass(frozen=True)
@@ -30,9 +46,9 @@ class Example:
     """A few lines of a modeling file, and the expected result: the lines `after`, or a part of the refusal."""
 
     before: str
-    after: str | None
-    refused: str | None
-    config: Mapping[str, Any]
+    after: str | None = None
+    refused: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,19 +56,19 @@ class Rule:
     """One rule file, for the classes that it matches; all code in it is text as `ast.unparse` writes it.
 
     `refuse` and `idle` are reasons: a patch would be wrong, or the class needs none. `unless` are values of config.json
-    with which a refused class is never built. `attach` maps attributes of the quantizer's config to expressions of
-    `__init__`. `absent` are keys of config.json that must have no value; otherwise the class is refused.
+    with which a refused class is never built. `absent` are keys of config.json that must have no value; otherwise the
+    class is refused.
     """
 
     file: str
     digest: str
     match: tuple[str, ...]
-    examples: tuple[Example, ...]
+    example: tuple[Example, ...] = ()
     contains: tuple[str, ...] = ()
     refuse: str | None = None
     unless: Mapping[str, Any] = field(default_factory=dict)
     idle: str | None = None
-    attach: Mapping[str, str] = field(default_factory=dict)
+    attach: Sizes | None = None
     site: Place | None = None
     absent: tuple[str, ...] = ()
 
@@ -60,9 +76,7 @@ class Rule:
         """Whether a class has one of the names and contains every statement of `contains`."""
         if node.name not in self.match:
             return False
-        return not self.contains or {ast.unparse(statement) for statement in statements(node)}.issuperset(
-            self.contains
-        )
+        return not self.contains or {ast.unparse(part) for part in statements(node)}.issuperset(self.contains)
 
     def never_built(self, config: Mapping[str, Any]) -> bool:
         """Whether config.json shows that the model does not build the class which this rule refuses."""

@@ -8,10 +8,17 @@ from fa3cli.patching.rules.files import load_rules, read_rule, shipped_rules
 from tests.patching.rule_samples import ATTACH, EXAMPLE, IDLE, REFUSE, SITE, rule
 
 
+def test_code_is_compared_without_its_format(tmp_path) -> None:
+    site = rule(
+        tmp_path, 'match = "A"\n[site]\nafter = "x = f( 1,\\n \'b\' )"\nq = "a"\nk = "b"\nv = "c"\n'
+    ).site
+    assert site.after == "x = f(1, 'b')"
+
+
 def test_every_kind_of_rule_is_read(tmp_path) -> None:
     assert rule(tmp_path, REFUSE).refuse == "too strange"
     assert rule(tmp_path, IDLE).match == ("Attention", "Other")
-    assert rule(tmp_path, ATTACH).attach["hidden_size"] == "self.width * 2"
+    assert rule(tmp_path, ATTACH).attach.hidden_size == "self.width * 2"
     site = rule(tmp_path, SITE).site
     assert (site.method, site.after, site.states) == (
         "forward", "shape = (*x.shape[:-1], -1, self.head_dim)", ("a", "b", "c"),
@@ -26,30 +33,32 @@ def test_every_kind_of_rule_is_read(tmp_path) -> None:
     ("text", "message"),
     [
         ('match = "A', "not TOML: .*line 1"),
-        ('mach = "A"\nrefuse = "r"', "mach is not a key of a rule; did you mean match?"),
-        ('match = "A"\nrefuse = "r"\nzzz = 1', "zzz is not a key of a rule; known are match, contains"),
-        ('refuse = "r"', "match is missing; expected a text or a list of texts"),
-        ('match = 3\nrefuse = "r"', "match must be a text or a list of texts, found 3"),
-        ('match = []\nrefuse = "r"', r"match must be a text or a list of texts, found \[\]"),
-        ('match = ""\nrefuse = "r"', "match must be a text, found ''"),
-        ('match = "A"\nrefuse = 1', "refuse must be a text, found 1"),
+        ('mach = "A"\nrefuse = "r"', "Object missing required field `match`"),
+        ('match = "A"\nidel = "r"', "unknown key 'idel', expected idle"),
+        ('match = "A"\nrefuse = "r"\nfile = "x"', "unknown key 'file'"),
+        ('match = "A"\nrefuse = "r"\nzzz = 1', "unknown key 'zzz', expected absent or attach or contains"),
+        ('refuse = "r"', "Object missing required field `match`"),
+        ('match = 3\nrefuse = "r"', r"Expected `array`, got `int` - at `\$.match`"),
+        ('match = []\nrefuse = "r"', "match must name a class, found none"),
+        ('match = ""\nrefuse = "r"', "match must name a class, found none"),
+        ('match = "A"\nrefuse = 1', r"Expected `str . null`, got `int` - at `\$.refuse`"),
         ('match = "A"', "must have exactly one of refuse, idle, and attach or site .* found none"),
         ('match = "A"\nrefuse = "r"\nidle = "i"', "must have exactly one .* found refuse and idle"),
         (IDLE + "unless = {a = 1}", "unless is an exception to a refusal"),
-        (REFUSE + "unless = 1", "unless must be a table, found 1"),
+        (REFUSE + "unless = 1", r"Expected `object`, got `int` - at `\$.unless`"),
         (IDLE + "[attach]\n" + ATTACH.partition("[attach]")[2], "must have exactly one .* found idle and attach/site"),
         (REFUSE + 'contains = ["x = 1; y = 2"]', "contains must be one whole statement of Python, found 'x = 1; y"),
         (REFUSE + 'contains = ["if a:"]', "contains must be one whole statement"),
-        ('match = "A"\n[attach]\nhidden_size = "h"', "attach.num_attention_heads is missing; expected a text"),
+        ('match = "A"\n[attach]\nhidden_size = "h"', r"Object missing required field `num_attention_heads` - at `\$.attach`"),
         (ATTACH.replace("'self.width * 2'", '"self.width *"'), "attach.hidden_size must be an expression of Python"),
-        (ATTACH + 'heads = "1"', "attach.heads is not a key of a rule; known are num_attention_heads"),
-        ('match = "A"\nattach = 1', "attach must be a table, found 1"),
+        (ATTACH + 'heads = "1"', "unknown key 'heads', expected hidden_size or num_att"),
+        ('match = "A"\nattach = 1', r"Expected `object . null`, got `int` - at `\$.attach`"),
         (SITE.replace('v = "c"', 'v = "b"'), "site.q, k, v must be three different states, found a, b, b"),
         (SITE.replace('v = "c"', 'v = "c.T"'), "site.after needs three variable names"),
-        ('match = "A"\n[site]\nafter = "x = 1"\nq = "a"\nk = "b"', "site.v is missing; expected a text"),
-        (SITE + 'core = "key"', "site.core makes fa3 find the place, so these keys are not allowed: after, k, q, v"),
+        ('match = "A"\n[site]\nafter = "x = 1"\nq = "a"\nk = "b"', "site.q, k, v must be three different states, found a, b, None"),
+        (SITE + 'core = "key"', "site.core makes fa3 find the place: no other key of `site` is allowed"),
         (IDLE + 'absent = "a"', "absent is a condition for a `site`, but there is no `site`"),
-        (SITE + 'befor = "x"', "site.befor is not a key of a rule; known are"),
+        (SITE + 'befor = "x"', "unknown key 'befor', expected"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_file_and_key(tmp_path, text: str, message: str) -> None:
@@ -62,11 +71,14 @@ def test_a_mistake_is_named_with_its_file_and_key(tmp_path, text: str, message: 
     ("example", "message"),
     [
         ("", r"example is missing: a rule needs at least one \[\[example\]\]"),
-        ("[example]\nbefore = 'x'", r"example must be tables, each headed \[\[example\]\]"),
-        ("[[example]]\nbefore = 'x'", "example 1.after or `refused`: an example needs exactly one"),
-        (EXAMPLE + "after = 'y'", "example 1.after or `refused`"),
-        (EXAMPLE + "[[example]]\nafter = 'x'", "example 2.before is missing"),
-        (EXAMPLE + "reason = 'x'", "example 1.reason is not a key of a rule; known are before, after"),
+        ("[example]\nbefore = 'x'", r"Expected `array`, got `object` - at `\$.example`"),
+        ("[[example]]\nbefore = 'x'", "an example needs exactly one of `after` and `refused`"),
+        (EXAMPLE + "after = 'y'", "an example needs exactly one of `after` and `refused`"),
+        (
+            EXAMPLE + "[[example]]\nafter = 'x'",
+            r"Object missing required field `before` - at `\$.example\[1\]`",
+        ),
+        (EXAMPLE + "reason = 'x'", "unknown key 'reason', expected"),
     ],
 )
 def test_a_mistake_in_an_example_is_named_too(tmp_path, example: str, message: str) -> None:
