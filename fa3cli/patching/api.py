@@ -66,7 +66,7 @@ def patch(
         made = _plan(folder, target, options, force)
         if made.result.state == "already-patched":
             return made.result
-        form = format_of(folder, modeling)
+        form = made.form
         index = {form.index: made.index_after} if made.receipt.index else {}
         texts = {str(RECEIPT): made.receipt.to_json(), **made.code, **index}
         contents = {name: text.encode() for name, text in texts.items()}
@@ -85,7 +85,7 @@ def attention_of(
     folder = Path(folder)
     form = format_of(folder, modeling)
     disk = look(form, folder)
-    origins = form.origins(folder, original_index(disk), _path(_absolute(modeling)), disk.receipt)
+    origins = form.origins(folder, original_index(disk), _absolute(modeling), disk.receipt)
     return tuple(dict.fromkeys(found for origin in origins for found in form.attention(origin, rules)))
 
 
@@ -113,7 +113,7 @@ def _plan(folder: Path, target: Path, options: Options, force: bool) -> PatchPla
     form = format_of(folder, options.modeling)
     source_disk, disk = _disks(form, folder, target, force)
     index = original_index(source_disk)
-    origins = form.origins(folder, index, _path(options.modeling), source_disk.receipt)
+    origins = form.origins(folder, index, options.modeling, source_disk.receipt)
     warnings = form.warnings(index)
     built = [form.build(folder, origin, options) for origin in origins]
     files = tuple(_change(made, form.module(index, made)) for made in built)
@@ -145,7 +145,7 @@ def _plan(folder: Path, target: Path, options: Options, force: bool) -> PatchPla
         options.rules,
     )
     texts = tuple((made.text, made.patched.text) for made in built)
-    return PatchPlan(result, texts, index.text if index else None, index_after, receipt, disk)
+    return PatchPlan(form, result, texts, index.text if index else None, index_after, receipt, disk)
 
 
 def _disks(form: Format, folder: Path, target: Path, force: bool) -> tuple[Disk, Disk | None]:
@@ -201,7 +201,3 @@ def _link(index: Path, disk: Disk | None) -> str | None:
 
 def _absolute(path: str | Path | None) -> str | None:
     return None if path is None else str(Path(path).absolute())
-
-
-def _path(path: str | None) -> Path | None:
-    return None if path is None else Path(path)

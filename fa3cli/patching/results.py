@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fa3cli.patching.folder import Disk
+from fa3cli.patching.formats import Format
 from fa3cli.patching.locating.classes import AttentionClass
 from fa3cli.patching.receipt import Receipt
 
@@ -53,6 +54,7 @@ class PatchResult:
 class PatchPlan:
     """A result and everything to write for it: the texts of all files and of the index, before and after."""
 
+    form: Format
     result: PatchResult
     texts: tuple[tuple[str, str], ...]
     index_before: str | None

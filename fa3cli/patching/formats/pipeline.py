@@ -54,9 +54,9 @@ class Pipeline:
         return ()
 
     def origins(
-        self, folder: Path, index: Config | None, modeling: Path | None, receipt: Receipt | None
+        self, folder: Path, index: Config | None, modeling: str | None, receipt: Receipt | None
     ) -> list[Origin]:
-        return origins(self.installed, folder, index, modeling)
+        return origins(self.installed, folder, index, modeling and Path(modeling))
 
     def build(self, folder: Path, origin: Origin, options: Options) -> Build:
         return build(self.installed, origin, options)

@@ -77,17 +77,17 @@ class Weights:
         return (f"config.json was written by transformers {written}, installed is {self.version}",)
 
     def origins(
-        self, folder: Path, index: Config, modeling: Path | None, receipt: Receipt | None
+        self, folder: Path, index: Config, modeling: str | None, receipt: Receipt | None
     ) -> list[Origin]:
         """The modeling files to patch; `modeling` replaces the library's own.
 
         A file that was patched by hand is compared once, before fa3 patches the folder (there is no `receipt` yet).
         """
-        own = self.hand_made(index) if modeling is None else None
-        if receipt and not modeling and self._is_library_file(index, receipt.files[0].source):
+        if receipt and modeling is None and self._is_library_file(index, receipt.files[0].source):
             return [installed_origin(self.installed, index)]
+        own = self.hand_made(index) if modeling is None else None
         if own is None:
-            return [find_origin(self.installed, index, modeling)]
+            return [find_origin(self.installed, index, modeling and Path(modeling))]
         if not self.installed.knows(index.model_type):
             raise quantizer_exists_error(own, "pass the unpatched file as --modeling")
         origin = installed_origin(self.installed, index)
