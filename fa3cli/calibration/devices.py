@@ -6,14 +6,16 @@ import importlib
 import os
 import re
 from importlib import util
+from pathlib import Path
 from types import ModuleType
 
 import torch
 
-from fa3cli.errors import MissingCapabilityError, UsageError, brief
+from fa3cli.errors import InvalidInputError, MissingCapabilityError, UnsupportedError, UsageError, brief
 
-__all__ = ["computes_bfloat16", "device_kind", "device_of", "free_memory"]
+__all__ = ["computes_bfloat16", "device_kind", "device_of", "free_memory", "run_dtype"]
 
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _NAME = re.compile(r"(auto|cpu|(?:npu|cuda)(?::(\d+))?)")
 
 
@@ -91,3 +93,19 @@ def _npu(name: str) -> ModuleType:
         ) from error
     torch.npu.set_compile_mode(jit_compile=False)
     return torch.npu
+
+
+def run_dtype(dtype: str, found: str, device: torch.device, source: Path) -> torch.dtype:
+    """Return the dtype of that name; for `auto` the one `found` in `source`, or float16 if the device lacks bfloat16.
+
+    Raises UnsupportedError for an unknown name, InvalidInputError if the name `found` is unknown.
+    """
+    if dtype not in ("auto", *_DTYPES):
+        raise UnsupportedError(f"--dtype {dtype}: expected auto, {', '.join(_DTYPES)}")
+    if dtype != "auto":
+        return _DTYPES[dtype]
+    if found == "bfloat16" and not computes_bfloat16(device):
+        found = "float16"
+    if found not in _DTYPES:
+        raise InvalidInputError(f"{source}: dtype {found}; expected one of {', '.join(_DTYPES)}")
+    return _DTYPES[found]

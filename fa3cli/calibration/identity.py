@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fa3cli import __version__
 from fa3cli.calibration.devices import device_kind
-from fa3cli.calibration.diffusion.fingerprint import fingerprints
-from fa3cli.calibration.diffusion.job import TransformerJob
 from fa3cli.calibration.job import Job
-from fa3cli.calibration.samples import AnySample
 from fa3cli.errors import InvalidInputError
 from fa3cli.exports.companions import companions
+from fa3cli.files.hashing import fingerprint, sha256_of
 from fa3cli.files.reading import LARGE, read_bytes
 
 __all__ = ["differing", "export_identity", "identity", "source_identity"]
@@ -53,13 +49,13 @@ def source_identity(job: Job) -> dict[str, str]:
     begins = defaultdict(list)
     for info in job.model.checkpoint.tensors.values():
         begins[info.file].append(info.begin)
-    shards = [_fingerprint(job.folder / file, begins[file]) for file in job.model.checkpoint.files]
+    shards = [fingerprint(job.folder / file, begins[file]) for file in job.model.checkpoint.files]
     code, beside = sorted(job.folder.glob("*.py")), companions(job.folder)
     return {
-        "weights": _sha256(headers, *shards),
-        "config": _sha256(_read(job.folder / "config.json")),
-        "code": _sha256(*map(_read, code)),
-        "files beside": _sha256(*(part for file in beside for part in (file.name, _read(file)))),
+        "weights": sha256_of(headers, *shards),
+        "config": sha256_of(_read(job.folder / "config.json")),
+        "code": sha256_of(*map(_read, code)),
+        "files beside": sha256_of(*(part for file in beside for part in (file.name, _read(file)))),
     }
 
 
@@ -76,7 +72,7 @@ def _calibration_identity(job: Job) -> dict[str, Any]:
 
     return {
         **source_identity(job),
-        **(_sampled_identity(job) if isinstance(job, TransformerJob) else _text_identity(job.samples)),
+        **job.sample_identity(),
         # Through json: tuples become lists, as in an identity that is read back from a file.
         "settings": json.loads(json.dumps(asdict(job.settings))),
         "dtype": str(job.model.dtype),
@@ -89,24 +85,9 @@ def _calibration_identity(job: Job) -> dict[str, Any]:
             "fa3cli": __version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            **({"diffusers": version("diffusers")} if isinstance(job, TransformerJob) else {}),
+            **{library: version(library) for library in job.libraries},
             **({"torch_npu": version("torch_npu")} if job.model.device.type == "npu" else {}),
         },
-    }
-
-
-def _text_identity(samples: Sequence[AnySample]) -> dict[str, str]:
-    return {"calibration": _sha256(*(part for sample in samples for part in _parts(sample)))}
-
-
-def _sampled_identity(job: TransformerJob) -> dict[str, Any]:
-    """Return the identity of a pipeline's float sampling run, apart from this transformer."""
-    sampling = asdict(job.sampling)
-    return {
-        "calibration": _sha256(*sampling.pop("prompts")),
-        "sampling": sampling,
-        "component": job.component,
-        "pipeline": _sha256(*fingerprints(job.pipeline.folder, job.pipeline.parts, _fingerprint)),
     }
 
 
@@ -133,29 +114,3 @@ def _cpu_model() -> str:
     text = file.read_text(errors="replace") if file.is_file() else ""
     found = re.search(r"(?m)^(?:model name|CPU part)\s*:\s*(.*)$", text)
     return found[1] if found else platform.processor() or platform.machine()
-
-
-def _parts(sample: AnySample) -> Iterator[str]:
-    """Yield a sample's arguments as text."""
-    for name, value in sorted(sample.arguments.items()):
-        yield f"{name}={value.tolist() if isinstance(value, Tensor) else value}"
-
-
-def _fingerprint(file: Path, begins: Sequence[int]) -> str:
-    """Hash a file's size, the start of each tensor, and 256 blocks of 4 KB spread over it: a sample that is fast to read."""
-    size = file.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with file.open("rb") as stream:
-        for start in sorted({*range(0, size, max(size // 256, 4096)), *begins}):
-            stream.seek(start)
-            digest.update(stream.read(4096))
-    return digest.hexdigest()
-
-
-def _sha256(*parts: str | bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        # With its length, so that other splits of the same bytes have other hashes.
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from fa3cli.errors import UnsupportedError
 from fa3cli.exports.folder import RunFolder
 from fa3cli.exports.targets import targets_named
 from fa3cli.exports.targets.target import Target
+from fa3cli.files.hashing import sha256_of
 from fa3cli.quantization.fallback import matching, whole_groups
 from fa3cli.quantization.settings import QuantSettings, ResolvedSettings
 
@@ -72,6 +73,15 @@ class Job:
         """Return the job with its samples; a subclass that has to make them keeps its files in the run's folder."""
         return self
 
+    def sample_identity(self) -> dict[str, Any]:
+        """Return what the samples depend on, as json; the identity of a run contains it."""
+        return {"calibration": sha256_of(*(part for sample in self.samples for part in _parts(sample)))}
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """The packages, besides torch and transformers, whose versions a run's result depends on."""
+        return ()
+
     @property
     def sample_count(self) -> int:
         """Number of calibration samples."""
@@ -125,3 +135,9 @@ def make_job(
         disabled=disabled,
         **where,
     )
+
+
+def _parts(sample: AnySample) -> Iterator[str]:
+    """Yield a sample's arguments as text."""
+    for name, value in sorted(sample.arguments.items()):
+        yield f"{name}={value.tolist() if isinstance(value, Tensor) else value}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,14 @@ from fa3cli import patching
 from fa3cli.calibration.checked_folder import require_regular_files
 from fa3cli.calibration.checkpoint import Checkpoint
 from fa3cli.calibration.config_weights import ConfigWeights, has_weights
-from fa3cli.calibration.devices import device_of
-from fa3cli.calibration.loaded_code import check_loaded_code
+from fa3cli.calibration.devices import device_of, run_dtype
 from fa3cli.calibration.module_file import code_of, module_of
-from fa3cli.calibration.run_dtype import run_dtype
 from fa3cli.calibration.skeleton import build_skeleton, read_config
 from fa3cli.calibration.streamed_model import StreamedModel
 from fa3cli.calibration.trust import require_known_code
-from fa3cli.errors import UnsupportedError
+from fa3cli.errors import ConflictError, UnsupportedError
 
-__all__ = ["open_model"]
+__all__ = ["check_loaded_code", "open_model"]
 
 _ATTENTION = ("auto", "eager", "sdpa")
 
@@ -80,6 +79,25 @@ def open_model(
     if seen is not None:
         check_loaded_code(skeleton, status.module, seen)
     return model
+
+
+def check_loaded_code(model: nn.Module, module: Path, seen: bytes) -> None:
+    """Raise ConflictError if a model's code differs from the bytes `seen` in `module`, the file in its folder.
+
+    transformers 4.x copies a folder's code to a cache whose path contains only the folder's name; another process that
+    loads a folder of the same name can replace the copy before it is imported.
+    """
+    loaded = Path(sys.modules[type(model).__module__].__file__)
+    if code_of(module) != seen:
+        raise ConflictError(
+            f"{module}: changed while it was loaded", hint="run again when nothing writes there"
+        )
+    if code_of(loaded) != seen:
+        raise ConflictError(
+            f"transformers loaded {loaded}, which is not {module}",
+            hint="another process uses a folder of the same name: run again, or set HF_MODULES_CACHE to a separate "
+            "folder for each of them",
+        )
 
 
 def _class_of(status: patching.PatchStatus) -> type[nn.Module]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fa3cli import api
-from fa3cli.calibration import devices, run_dtype
+from fa3cli.calibration import devices
 from fa3cli.calibration.devices import computes_bfloat16, device_kind, device_of, free_memory
 from fa3cli.errors import MissingCapabilityError, UsageError
 
@@ -174,7 +174,7 @@ def test_a_device_that_does_not_say_computes_bfloat16(npu: Backend, monkeypatch:
 def test_auto_is_never_a_dtype_that_the_device_lacks(
     qwen2_tiny: Path, monkeypatch: pytest.MonkeyPatch, supported: bool, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(run_dtype, "computes_bfloat16", lambda _: supported)
+    monkeypatch.setattr(devices, "computes_bfloat16", lambda _: supported)
     calib = qwen2_tiny.parent / "calib.jsonl"
     calib.write_text('{"input_ids": [1, 2, 3]}\n')
     options = {"calib": calib, "output": qwen2_tiny.parent / "out", "device": "cpu"}

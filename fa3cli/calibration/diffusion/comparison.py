@@ -17,7 +17,7 @@ from fa3cli.calibration.diffusion.opening import OpenedPipeline, load_pipeline, 
 from fa3cli.calibration.diffusion.prompts import read_prompts
 from fa3cli.calibration.diffusion.recorded_sampling import recorded_sampling
 from fa3cli.calibration.diffusion.sampling import Sampling, require_accepted, sample, steps_of
-from fa3cli.calibration.diffusion.scheduler_steps import before_each_step
+from fa3cli.calibration.diffusion.step_recorder import before_each_step
 from fa3cli.calibration.diffusion.streamed_blocks import blocks_streamed
 from fa3cli.calibration.progress import Progress, Ticks
 from fa3cli.calibration.streamed_model import StreamedModel

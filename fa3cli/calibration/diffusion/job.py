@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from fa3cli.calibration.diffusion.choice import recorded_steps
+from fa3cli.calibration.checkpoint import read_header
 from fa3cli.calibration.diffusion.opening import OpenedPipeline
-from fa3cli.calibration.diffusion.recording import read_records, record
+from fa3cli.calibration.diffusion.recording import read_records, record, recorded_steps
 from fa3cli.calibration.diffusion.sampling import Sampling, steps_of
 from fa3cli.calibration.job import Job
 from fa3cli.calibration.progress import Progress
 from fa3cli.calibration.ranks import Ranks
 from fa3cli.errors import StoppedError, UnsupportedError
 from fa3cli.exports.folder import RunFolder
+from fa3cli.files.hashing import fingerprint, sha256_of
+from fa3cli.patching.diffusion.index import INDEX
 
 __all__ = ["TransformerJob"]
 
@@ -34,6 +39,20 @@ class TransformerJob(Job):
             return len(self.samples)
         steps = steps_of(self.pipeline.pipeline_class, self.sampling)
         return len(recorded_steps(len(self.sampling.prompts), steps, self.sampling.max_records))
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        return ("diffusers",)
+
+    def sample_identity(self) -> dict[str, Any]:
+        """Return what the pipeline's float sampling run depends on, apart from this transformer."""
+        sampling = asdict(self.sampling)
+        return {
+            "calibration": sha256_of(*sampling.pop("prompts")),
+            "sampling": sampling,
+            "component": self.component,
+            "pipeline": sha256_of(*_fingerprints(self.pipeline.folder, self.pipeline.parts)),
+        }
 
     def with_samples(
         self, folder: RunFolder, ranks: Ranks, report: Callable[[Progress], None], stop: Callable[[], bool]
@@ -66,3 +85,19 @@ class TransformerJob(Job):
                 hint="if transformers share the steps, give --steps and --max-records large enough for all of them",
             )
         return replace(self, samples=samples)
+
+
+def _fingerprints(folder: Path, parts: Sequence[str]) -> Iterator[str]:
+    """Yield the name and a hash of model_index.json, of code beside it, and of all files in the folders of `parts`.
+
+    A folder may be a link. Of weights, a sample is hashed; other files are hashed whole.
+    """
+    files = [folder / INDEX, *sorted(folder.glob("*.py"))]
+    files += [file for part in parts for file in sorted((folder / part).glob("**/*"))]
+    for file in files:
+        if file.is_file():
+            yield str(file.relative_to(folder))
+            if file.suffix == ".safetensors":
+                yield fingerprint(file, [info.begin for info in read_header(file.parent, file.name).values()])
+            else:
+                yield hashlib.sha256(file.read_bytes()).hexdigest()

@@ -15,11 +15,10 @@ from torch import nn
 from fa3cli import patching
 from fa3cli.calibration.checked_folder import checked_file, require_regular_files
 from fa3cli.calibration.checkpoint import Checkpoint
-from fa3cli.calibration.devices import device_of
+from fa3cli.calibration.devices import device_of, run_dtype
 from fa3cli.calibration.diffusion.classes import pipeline_class_of, require_trust, transformer_classes
 from fa3cli.calibration.diffusion.loading import from_folder
 from fa3cli.calibration.diffusion.skeleton import block_names, build_transformer
-from fa3cli.calibration.run_dtype import run_dtype
 from fa3cli.calibration.streamed_model import StreamedModel
 from fa3cli.calibration.trust import require_known_code
 from fa3cli.errors import InvalidInputError, UnsupportedError

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import lcm
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fa3cli.calibration.diffusion.choice import recorded_steps
 from fa3cli.calibration.diffusion.disk_room import disk_room_check
 from fa3cli.calibration.diffusion.opening import OpenedPipeline, load_pipeline
 from fa3cli.calibration.diffusion.sampling import Sampling, require_accepted, sample, steps_of
@@ -22,7 +22,7 @@ from fa3cli.calibration.progress import Progress, Ticks
 from fa3cli.calibration.tree_file import read_tree
 from fa3cli.errors import UnsupportedError
 
-__all__ = ["RecordedSample", "read_records", "record"]
+__all__ = ["RecordedSample", "read_records", "record", "recorded_steps"]
 
 _NAME = re.compile(r"record-(\d{5})-(\d{5})\.safetensors")
 
@@ -46,6 +46,22 @@ class RecordedSample:
     def inputs(self, device: torch.device) -> dict[str, Any]:
         """Return the keyword arguments of the call, read from the file, on `device`."""
         return moved(read_tree(self.file)["calls"][self.call]["arguments"], device)
+
+
+def recorded_steps(prompts: int, steps: int, count: int | None) -> frozenset[tuple[int, int]]:
+    """Return the pairs of prompt and step to record: all pairs without a `count`, else at most `count`.
+
+    The numbers of pairs per prompt differ by at most one; so do those per step if `count` is at least `steps`. Otherwise
+    the steps are spread evenly from the first to the last. The first step of the first prompt is always included.
+    """
+    count = prompts * steps if count is None else min(count, prompts * steps)
+    if count < steps:
+        return frozenset(
+            (index % prompts, index * (steps - 1) // max(count - 1, 1)) for index in range(count)
+        )
+    # Cycle both; shift the step by one per full cycle, so that no pair repeats.
+    period = lcm(prompts, steps)
+    return frozenset((index % prompts, (index + index // period) % steps) for index in range(count))
 
 
 def record(

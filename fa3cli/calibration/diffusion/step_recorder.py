@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fa3cli.calibration.diffusion.scheduler_steps import before_each_step
 from fa3cli.calibration.moving import map_tensors
+from fa3cli.calibration.replaced import temporarily
 from fa3cli.calibration.tree_file import write_tree
 from fa3cli.errors import UnsupportedError
 
-__all__ = ["RecordingDone", "StepRecorder", "require_timesteps"]
+__all__ = ["RecordingDone", "StepRecorder", "before_each_step", "require_timesteps"]
 
 
 class StepRecorder:
@@ -129,3 +130,18 @@ def _first_value(timestep: Any) -> float:
 def _copied(tensor: Tensor) -> Tensor:
     """Return a dense copy on the CPU: the pipeline may later write into the tensor."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def before_each_step(scheduler: Any, ends: Callable[[], None]) -> AbstractContextManager[None]:
+    """Call `ends` before each step of the scheduler within the block.
+
+    Timesteps cannot separate steps: rounded to bfloat16, several steps may have the same timestep.
+    """
+    step = scheduler.step
+
+    @wraps(step)  # pipelines inspect its signature
+    def step_with_callback(*arguments: Any, **named: Any) -> Any:
+        ends()
+        return step(*arguments, **named)
+
+    return temporarily(scheduler, "step", step_with_callback)

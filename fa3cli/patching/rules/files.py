@@ -49,7 +49,9 @@ def read_rule(path: Path) -> Rule:
     """Read one rule file; raises InvalidInputError if it is not valid."""
     try:
         data = read_bytes(path)
-        return _checked(typed(_table(data) | {"file": str(path), "digest": sha256(data)}, Rule, unknown=False))
+        return _checked(
+            typed(_table(data) | {"file": str(path), "digest": sha256(data)}, Rule, unknown=False)
+        )
     except OSError as error:
         raise InvalidInputError(f"{path}: {error.strerror}", hint=_HINT) from None
     except ValueError as error:

@@ -1,16 +1,20 @@
 import inspect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from fa3cli.calibration.diffusion import recording
 from fa3cli.calibration.diffusion.opening import OpenedPipeline, open_pipeline
-from fa3cli.calibration.diffusion.recording import read_records, record
+from fa3cli.calibration.diffusion.recording import read_records, record, recorded_steps
 from fa3cli.calibration.diffusion.sampling import Sampling, sample
 from fa3cli.calibration.progress import Progress
 from fa3cli.errors import ConflictError, UnsupportedError
@@ -144,3 +148,44 @@ def test_a_broken_record(tmp_path: Path) -> None:
     (tmp_path / "record-00000-00000.safetensors").write_bytes(b"")
     with pytest.raises(ConflictError, match="record-00000-00000"):
         read_records(tmp_path)
+
+
+SIZES = st.integers(1, 40)
+COUNTS = st.integers(1, 2000)
+
+
+def spread(counted: Counter, size: int) -> int:
+    numbers = [counted[index] for index in range(size)]
+    return max(numbers) - min(numbers)
+
+
+@given(prompts=SIZES, steps=SIZES)
+def test_without_a_count_all_steps_are_recorded(prompts: int, steps: int) -> None:
+    everything = {(prompt, step) for prompt in range(prompts) for step in range(steps)}
+    assert (
+        recorded_steps(prompts, steps, None) == everything == recorded_steps(prompts, steps, prompts * steps)
+    )
+
+
+@given(prompts=SIZES, steps=SIZES, count=COUNTS)
+def test_as_many_steps_as_asked_for_are_recorded_balanced_and_with_the_first(
+    prompts: int, steps: int, count: int
+) -> None:
+    found = recorded_steps(prompts, steps, count)
+    assert len(found) == min(count, prompts * steps)
+    assert (0, 0) in found
+    assert all(0 <= prompt < prompts and 0 <= step < steps for prompt, step in found)
+    assert spread(Counter(prompt for prompt, _ in found), prompts) <= 1
+
+
+@given(prompts=SIZES, steps=SIZES, count=COUNTS)
+def test_recorded_steps_are_covered_or_spread_evenly(prompts: int, steps: int, count: int) -> None:
+    found = Counter(step for _, step in recorded_steps(prompts, steps, count))
+    if count >= steps:
+        assert set(found) == set(range(steps))
+        assert spread(found, steps) <= 1
+    elif count >= 2:
+        at = sorted(found)
+        assert (at[0], at[-1], len(at)) == (0, steps - 1, count)
+        gaps = [after - before for before, after in pairwise(at)]
+        assert max(gaps) - min(gaps) <= 1

@@ -3,7 +3,7 @@ import ast
 import pytest
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.locating.repeats import mark_calls, repeated
+from fa3cli.patching.locating.repeats import mark_calls, repeated_state
 from fa3cli.patching.sources import patch_source
 from tests.patching.samples import CACHE, modeling
 
@@ -40,7 +40,7 @@ def attention(after_cache: str, k: str = "b", v: str = "c") -> str:
     ],
 )
 def test_what_repeats_a_state(expression: str, state: str | None) -> None:
-    found = repeated(ast.parse(expression, mode="eval").body)
+    found = repeated_state(ast.parse(expression, mode="eval").body)
     assert (found and ast.unparse(found)) == state
 
 
