@@ -8,8 +8,7 @@ import fa3cli
 from fa3cli import api
 from fa3cli.calibration.progress import Progress
 from fa3cli.errors import Fa3Error, InvalidInputError
-
-from .calibration.models import token_ids, write_lines, write_model
+from tests.calibration.models import token_ids, write_lines, write_model
 
 
 @pytest.fixture

@@ -18,9 +18,8 @@ from torch import Tensor
 
 import fa3cli
 from fa3cli.exports.layout import FA_TENSORS
-
-from .calibration.models import write_model
-from .conftest import EXAMPLES, ROOT
+from tests.calibration.models import write_model
+from tests.conftest import EXAMPLES, ROOT
 
 QUESTIONS = [
     {"title": "Locust", "passage": "The locusts have no king.", "question": "do the locusts have a king"},

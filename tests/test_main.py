@@ -12,8 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from fa3cli import __main__ as main
-
-from .conftest import EXAMPLES, ROOT, copy_model
+from tests.conftest import EXAMPLES, ROOT, copy_model
 
 NAMES = (
     "__future__", "accelerate", "ctypes", "dataclasses", "json", "logging", "msgspec", "numpy", "pathlib", "psutil", "re",

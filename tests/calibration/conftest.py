@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from .models import token_ids, write_lines, write_model
+from tests.calibration.models import token_ids, write_lines, write_model
 
 
 @pytest.fixture

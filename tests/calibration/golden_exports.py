@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from fa3cli import api, patching
-
-from .compared_exports import compare
+from tests.calibration.compared_exports import compare
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 

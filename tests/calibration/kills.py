@@ -23,8 +23,7 @@ from typing import Any
 import torch
 
 from fa3cli import api
-
-from .models import snapshot, token_ids, write_lines, write_model
+from tests.calibration.models import snapshot, token_ids, write_lines, write_model
 
 OPTIONS: list[dict[str, Any]] = [
     {"part_file_size": 0.0001},

@@ -16,8 +16,7 @@ import torch
 
 from benchmarks import reference_run
 from fa3cli import api, patching
-
-from .models import edit_weights, token_ids, write_lines, write_model
+from tests.calibration.models import edit_weights, token_ids, write_lines, write_model
 
 SIDES = ("fa3cli", "msmodelslim")
 # No two of a model may export the same: an option that changed nothing would prove nothing.

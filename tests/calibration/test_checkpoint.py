@@ -11,8 +11,7 @@ from safetensors.torch import save_file
 
 from fa3cli.calibration.checkpoint import Checkpoint
 from fa3cli.errors import InvalidInputError
-
-from .models import WEIGHTS, split_weights, write_index
+from tests.calibration.models import WEIGHTS, split_weights, write_index
 
 TENSORS = {
     "a": torch.arange(6.0).view(2, 3),

@@ -10,8 +10,7 @@ from fa3cli.calibration.checkpoint import Checkpoint
 from fa3cli.calibration.config_weights import ConfigWeights, has_weights
 from fa3cli.calibration.skeleton import build_skeleton, read_config
 from fa3cli.errors import InvalidInputError
-
-from .models import WEIGHTS, write_model
+from tests.calibration.models import WEIGHTS, write_model
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -11,9 +11,8 @@ from transformers import AutoTokenizer
 
 from fa3cli.calibration.dataset import Sample, read_samples
 from fa3cli.errors import InvalidInputError
-
-from ..conftest import EXAMPLES, copy_model
-from .models import write_lines
+from tests.calibration.models import write_lines
+from tests.conftest import EXAMPLES, copy_model
 
 MODEL = EXAMPLES / "qwen2-tiny"
 BOOLQ = {"title": "Ark", "passage": "A small boat.", "question": "is it small"}

@@ -12,8 +12,7 @@ from fa3cli.calibration.job import Job
 from fa3cli.calibration.passes import calibrate
 from fa3cli.calibration.plan import plan
 from fa3cli.calibration.preparing import prepare
-
-from .models import token_ids, write_config, write_lines, write_model
+from tests.calibration.models import token_ids, write_config, write_lines, write_model
 
 
 @pytest.fixture

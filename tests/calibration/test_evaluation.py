@@ -15,10 +15,9 @@ from fa3cli.calibration.evaluation import compare
 from fa3cli.calibration.progress import Progress
 from fa3cli.errors import Fa3Error, InvalidInputError
 from fa3cli.exports.layout import WEIGHT_FILE
-
-from ..conftest import SHARED_MODELS, copy_model
-from .models import edit_weights, token_ids, write_lines, write_model
-from .reference import load
+from tests.calibration.models import edit_weights, token_ids, write_lines, write_model
+from tests.calibration.reference import load
+from tests.conftest import SHARED_MODELS, copy_model
 
 EVAL = (12, 33, 2, 1, 20)  # one token predicts nothing
 

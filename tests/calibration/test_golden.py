@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from fa3cli.exports.layout import WEIGHT_FILE
+from tests.calibration.compared_exports import assert_same_bits, assert_same_layout
 from tests.golden import ABSENT, GOLDEN, made_here
 from tests.patching.matrix.environments import ROOT, command, variables
 from tests.processor import identity
-
-from .compared_exports import assert_same_bits, assert_same_layout
 
 VERSION = "4.43.1"
 # Samples of several sequences: the reference mixes their heads (docs/numerics.md), so q, k and v have other scales.

@@ -15,8 +15,7 @@ from fa3cli import api
 from fa3cli.calibration.identity import differing
 from fa3cli.errors import ConflictError
 from fa3cli.exports.layout import WEIGHT_FILE
-
-from .models import edit_config, edit_weights, snapshot
+from tests.calibration.models import edit_config, edit_weights, snapshot
 
 REPORT = "fa3_report.json"
 

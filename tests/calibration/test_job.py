@@ -19,8 +19,7 @@ from fa3cli.errors import (
     UsageError,
 )
 from fa3cli.patching.installed import installed_transformers
-
-from .models import edit_config, snapshot, token_ids, write_lines, write_model
+from tests.calibration.models import edit_config, snapshot, token_ids, write_lines, write_model
 
 
 @pytest.fixture

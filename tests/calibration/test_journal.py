@@ -18,8 +18,7 @@ from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.ranks import Ranks
 from fa3cli.errors import ConflictError, StoppedError
 from fa3cli.exports.folder import RunFolder
-
-from .models import snapshot
+from tests.calibration.models import snapshot
 
 MADE_OF = {"weights": "a" * 64, "threads": 2, "settings": {"fa": True}}
 

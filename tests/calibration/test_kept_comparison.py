@@ -14,8 +14,7 @@ import pytest
 from fa3cli.calibration.evaluation import Comparison
 from fa3cli.calibration.kept_comparison import keep_comparison
 from fa3cli.calibration.result import REPORT_FILE
-
-from .models import snapshot
+from tests.calibration.models import snapshot
 
 FOUND = Comparison(2, 1, 30, 8.0, 8.1, 1e-3, 0.98, (0.01, 0.02))
 REPORT = {"identity": {"weights": "é"}, "recipe": "none", "result": {"layers": []}}

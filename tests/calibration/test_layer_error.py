@@ -27,9 +27,8 @@ from fa3cli.exports.layout import WEIGHT_FILE
 from fa3cli.fa_quantizer import FAQuantizer
 from fa3cli.quantization.fake_linear import fake_dynamic_linear
 from fa3cli.quantization.settings import QuantSettings, resolve_settings
-
-from .models import random_model, token_ids, write_lines, write_model
-from .test_evaluation import load_patched, simulate_by_hand
+from tests.calibration.models import random_model, token_ids, write_lines, write_model
+from tests.calibration.test_evaluation import load_patched, simulate_by_hand
 
 EXACT = QuantSettings()
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
 from fa3cli.calibration.tree_file import tensors_of
 from fa3cli.errors import UnsupportedError
-
-from .models import random_model, token_ids
+from tests.calibration.models import random_model, token_ids
 
 LENGTHS = (9, 1, 23, 4)
 MIXTURE = {"num_local_experts": 4, "num_experts_per_tok": 2}

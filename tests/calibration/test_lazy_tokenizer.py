@@ -11,8 +11,7 @@ import pytest
 
 from fa3cli.calibration.lazy_tokenizer import LazyTokenizer
 from fa3cli.errors import InvalidInputError
-
-from ..conftest import EXAMPLES, copy_model
+from tests.conftest import EXAMPLES, copy_model
 
 MODEL = EXAMPLES / "qwen2-tiny"
 

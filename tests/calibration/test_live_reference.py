@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from fa3cli.exports.layout import WEIGHT_FILE
+from tests.calibration.compared_exports import assert_same_bits, assert_same_layout, compare
+from tests.calibration.live_reference import SAMPLE, SIDES, SWEEP
 from tests.patching.matrix.environments import command, variables
-
-from .compared_exports import assert_same_bits, assert_same_layout, compare
-from .live_reference import SAMPLE, SIDES, SWEEP
 
 
 def export(root: Path, cases: list[str]) -> None:

@@ -8,9 +8,8 @@ import torch
 from fa3cli.calibration.memory_model import MemoryModel
 from fa3cli.calibration.opening import open_model
 from fa3cli.errors import UnsupportedError
-
-from .models import random_model, write_model
-from .reference import load
+from tests.calibration.models import random_model, write_model
+from tests.calibration.reference import load
 
 
 @pytest.mark.parametrize("tied", [False, True])

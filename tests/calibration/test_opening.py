@@ -15,8 +15,7 @@ from fa3cli import patching
 from fa3cli.calibration import opening
 from fa3cli.calibration.opening import check_loaded_code, open_model
 from fa3cli.errors import ConflictError, Fa3Error, InvalidInputError
-
-from .models import edit_config, write_model
+from tests.calibration.models import edit_config, write_model
 
 MODULE = "modeling_llama_fa3.py"
 

@@ -11,11 +11,10 @@ import torch
 
 from fa3cli import api
 from fa3cli.calibration.result import REPORT_FILE
-
-from ..device_backend.build import reason_to_skip
-from ..device_backend.process import Call, call_apart
-from ..guide import differing, quantized, tensors
-from .models import snapshot, token_ids, write_lines, write_model
+from tests.calibration.models import snapshot, token_ids, write_lines, write_model
+from tests.device_backend.build import reason_to_skip
+from tests.device_backend.process import Call, call_apart
+from tests.guide import differing, quantized, tensors
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
 

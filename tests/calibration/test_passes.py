@@ -18,9 +18,8 @@ from fa3cli.calibration.preparing import prepare
 from fa3cli.errors import UnsupportedError
 from fa3cli.exports.layout import WEIGHT_FILE
 from fa3cli.quantization.fallback import fused_groups
-
-from .models import edit_weights, token_ids, write_lines, write_model
-from .reference import load, observe
+from tests.calibration.models import edit_weights, token_ids, write_lines, write_model
+from tests.calibration.reference import load, observe
 
 BOTH = pytest.mark.parametrize("numerics", ["improved", "reference"])
 

@@ -9,8 +9,7 @@ import pytest
 
 from fa3cli.calibration.plan import plan
 from fa3cli.calibration.preparing import prepare
-
-from .models import token_ids, write_config, write_lines
+from tests.calibration.models import token_ids, write_config, write_lines
 
 WIDE = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "head_dim": 64}
 MORE = {"num_key_value_heads": 4, "max_position_embeddings": 2048, "dtype": "float32"}

@@ -12,8 +12,7 @@ from fa3cli.calibration.plan import Plan, plan
 from fa3cli.calibration.preparing import prepare
 from fa3cli.calibration.streams import Streams
 from fa3cli.errors import InvalidInputError
-
-from .models import WEIGHTS, edit_weights, token_ids, write_config, write_lines, write_model
+from tests.calibration.models import WEIGHTS, edit_weights, token_ids, write_config, write_lines, write_model
 
 
 @pytest.fixture

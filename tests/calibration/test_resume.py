@@ -22,9 +22,8 @@ from fa3cli.calibration.journal import NotResumableError
 from fa3cli.calibration.result import Result
 from fa3cli.errors import ConflictError, MissingCapabilityError, StoppedError
 from fa3cli.exports import safetensors_writer
-
-from ..conftest import ROOT
-from .models import snapshot, token_ids, write_lines, write_model
+from tests.calibration.models import snapshot, token_ids, write_lines, write_model
+from tests.conftest import ROOT
 
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("llama", {}),

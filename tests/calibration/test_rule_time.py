@@ -14,8 +14,7 @@ from fa3cli.calibration.rule_time import rule_seconds
 from fa3cli.quantization.anti_outlier.group import GroupData
 from fa3cli.quantization.anti_outlier.methods import METHODS
 from fa3cli.quantization.settings import QuantSettings
-
-from .models import random_model
+from tests.calibration.models import random_model
 
 # q, k and v of 8, 4 and 4 heads of 16, gate and up: rows that few powers of 2 divide.
 SIZES = {"hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 8, "head_dim": 16}

@@ -21,9 +21,7 @@ from fa3cli.calibration.run import Result
 from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError
 from fa3cli.exports.layout import FA_TENSORS, W8A8_TENSORS, WEIGHT_FILE
 from fa3cli.exports.verification import verify_export
-
-from ..conftest import EXAMPLES, SHARED_MODELS, copy_model
-from .models import (
+from tests.calibration.models import (
     edit_weights,
     random_model,
     snapshot,
@@ -32,7 +30,8 @@ from .models import (
     write_lines,
     write_model,
 )
-from .reference import fallback_score, head_scale, linear_tensors, load, observe
+from tests.calibration.reference import fallback_score, head_scale, linear_tensors, load, observe
+from tests.conftest import EXAMPLES, SHARED_MODELS, copy_model
 
 REPORT = "fa3_report.json"
 

@@ -17,9 +17,8 @@ import pytest
 import torch
 
 from fa3cli import api
-
-from ..conftest import ROOT
-from .models import snapshot, token_ids, write_lines, write_model
+from tests.calibration.models import snapshot, token_ids, write_lines, write_model
+from tests.conftest import ROOT
 
 hard = pytest.mark.kills
 RUNS: dict[str, tuple[str, ...]] = {

@@ -12,10 +12,9 @@ import torch
 from fa3cli.calibration.opening import open_model
 from fa3cli.calibration.skeleton import build_skeleton, read_config
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
-
-from ..conftest import EXAMPLES, ROOT
-from .models import edit_config, write_model
-from .same_configs import differing
+from tests.calibration.models import edit_config, write_model
+from tests.calibration.same_configs import differing
+from tests.conftest import EXAMPLES, ROOT
 
 
 def test_a_config_is_what_transformers_makes_of_the_folder() -> None:

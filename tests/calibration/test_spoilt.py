@@ -22,13 +22,12 @@ from fa3cli.calibration.kept_comparison import keep_comparison
 from fa3cli.calibration.result import PARAMETERS_FILE, REPORT_FILE, file_sha256, read_result
 from fa3cli.errors import ConflictError, Fa3Error, InvalidInputError, StoppedError
 from fa3cli.exports.folder import RunFolder
+from tests.calibration.models import WEIGHTS, split_weights, token_ids, write_lines, write_model
+from tests.calibration.test_journal import MADE_OF, outputs, visit
+from tests.calibration.test_kept_comparison import FOUND
 from tests.mutated import SEEDS, mutated_json, mutated_tensors
 from tests.report.exports import layer, report_of
 from tests.special_files import SPECIAL, put
-
-from .models import WEIGHTS, split_weights, token_ids, write_lines, write_model
-from .test_journal import MADE_OF, outputs, visit
-from .test_kept_comparison import FOUND
 
 INDEX = f"{WEIGHTS}.index.json"
 REPORT = report_of([layer(0), layer(1, fa=False)])

@@ -11,8 +11,7 @@ from fa3cli.calibration.layered_model import _decoder_layers
 from fa3cli.calibration.opening import open_model
 from fa3cli.calibration.streamed_model import StreamedModel
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
-
-from .models import WEIGHTS, edit_weights, write_model
+from tests.calibration.models import WEIGHTS, edit_weights, write_model
 
 LAYER = "model.layers.1"
 

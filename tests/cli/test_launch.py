@@ -15,8 +15,7 @@ import pytest
 
 from fa3cli.cli import launch as module
 from fa3cli.cli.launch import launch, launched_rank, rank_command
-
-from ..conftest import ROOT
+from tests.conftest import ROOT
 
 PYTHON = [sys.executable, "-I", "-S", "-c"]
 

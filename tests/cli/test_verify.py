@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ..exports.exports import Export, build_export, build_for
+from tests.exports.exports import Export, build_export, build_for
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from .testdev import DEVICE, set_limit
+from tests.device_backend.testdev import DEVICE, set_limit
 
 
 def computes_what_the_cpu_does() -> None:

@@ -24,9 +24,8 @@ from fa3cli.observers.mergeable_histogram import MergeableHistogram
 from fa3cli.observers.range_param import RangeParam
 from fa3cli.observers.reference_histogram import HistogramRange
 from fa3cli.observers.reference_range import ReferenceRange
-
-from ..guide import export, load, script_data
-from .testdev import DEVICE, set_limit
+from tests.device_backend.testdev import DEVICE, set_limit
+from tests.guide import export, load, script_data
 
 __all__ = [
     "compare",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from .build import reason_to_skip
-from .process import Call, call_apart
+from tests.device_backend.build import reason_to_skip
+from tests.device_backend.process import Call, call_apart
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
 

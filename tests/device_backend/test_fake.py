@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..calibration.models import write_model
-from .process import Call, call_apart
+from tests.calibration.models import write_model
+from tests.device_backend.process import Call, call_apart
 
 
 def test_layer_code_stays_on_the_device(tmp_path: Path) -> None:

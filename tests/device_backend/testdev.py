@@ -6,7 +6,7 @@ import types
 
 import torch
 
-from .build import library
+from tests.device_backend.build import library
 
 __all__ = ["DEVICE", "set_limit"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .exports import GOLDEN, Export, build_export, copy_golden
+from tests.exports.exports import GOLDEN, Export, build_export, copy_golden
 
 
 @pytest.fixture(params=["built", "golden"])

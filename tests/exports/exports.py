@@ -15,8 +15,7 @@ from fa3cli.exports.layout import FA_TENSORS, W8A8_TENSORS
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Written
 from fa3cli.exports.verification import Finding, verify_export
-
-from .pipelines import write_flux
+from tests.exports.pipelines import write_flux
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 WEIGHTS = "quant_model_weight_w8a8.safetensors"

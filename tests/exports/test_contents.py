@@ -6,8 +6,7 @@ import torch
 from fa3cli.errors import InvalidInputError
 from fa3cli.exports.contents import Header, open_contents
 from fa3cli.exports.targets import TARGETS
-
-from .exports import WEIGHTS, build_export
+from tests.exports.exports import WEIGHTS, build_export
 
 
 def test_headers_and_tensors(tmp_path) -> None:

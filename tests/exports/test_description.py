@@ -8,8 +8,7 @@ from collections.abc import Collection
 import pytest
 
 from fa3cli.exports.description import describe as describe_for
-
-from ..golden import ABSENT, case_file, cases, module_order, quantized_linears
+from tests.golden import ABSENT, case_file, cases, module_order, quantized_linears
 
 LINEAR = ("weight", "weight_scale", "weight_offset", "input_scale", "input_offset", "quant_bias", "deq_scale")
 FA = ("fa_q.scale", "fa_k.scale", "fa_v.scale", "fa_q.offset", "fa_k.offset", "fa_v.offset")

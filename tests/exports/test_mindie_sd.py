@@ -10,8 +10,7 @@ import torch
 
 from fa3cli.exports.layout import FA_TENSORS
 from fa3cli.exports.verification import verify_export
-
-from .pipelines import ATTENTIONS, HEADS, NAMES, QUANTIZED, flux, write_flux
+from tests.exports.pipelines import ATTENTIONS, HEADS, NAMES, QUANTIZED, flux, write_flux
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 WEIGHTS = "quant_model_weight_w8a8_dynamic.safetensors"

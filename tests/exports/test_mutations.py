@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from .exports import GOLDEN, Export, build_for, copy_golden, edited, findings_of
+from tests.exports.exports import GOLDEN, Export, build_for, copy_golden, edited, findings_of
 
 Mutation = Callable[[Export], None]
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from fa3cli.exports.numpy_files import write_numpy
-
-from ..golden import ABSENT, case_file, cases
-from .test_target_export import ATTENTIONS, held, quantizable, write_export
+from tests.exports.test_target_export import ATTENTIONS, held, quantizable, write_export
+from tests.golden import ABSENT, case_file, cases
 
 WITH_NUMPY = [name for name, case in cases().items() if "numpy" in case["save_type"]]
 LEAVES = ("weight_scale", "weight_offset", "input_scale", "input_offset", "quant_bias", "deq_scale")

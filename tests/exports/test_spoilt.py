@@ -10,10 +10,9 @@ import pytest
 
 from fa3cli.errors import InvalidInputError
 from fa3cli.exports.verification import verify_export
+from tests.exports.exports import NEW_DESCRIPTION, WEIGHTS, Export, build_export, build_for, findings_of
 from tests.mutated import SEEDS, mutated_json, mutated_tensors
 from tests.special_files import SPECIAL, put
-
-from .exports import NEW_DESCRIPTION, WEIGHTS, Export, build_export, build_for, findings_of
 
 JSON_FILES = ("config.json", "tokenizer_config.json", "fa3_report.json")
 

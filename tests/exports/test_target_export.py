@@ -17,8 +17,7 @@ from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.verification import verify_export
 from fa3cli.quantization.attention import quantize_heads
 from fa3cli.quantization.linear import quantize_linear
-
-from .exports import SMALL
+from tests.exports.exports import SMALL
 
 MODELSLIM = TARGETS["modelslim"]
 ATTENTIONS = ["model.layers.0.self_attn", "model.layers.1.self_attn"]

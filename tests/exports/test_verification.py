@@ -15,8 +15,7 @@ from fa3cli.errors import InvalidInputError, UsageError
 from fa3cli.exports.recognition import written_for
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.verification import verify_export
-
-from .exports import (
+from tests.exports.exports import (
     DESCRIPTION,
     GOLDEN,
     INDEX,

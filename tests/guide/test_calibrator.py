@@ -16,9 +16,8 @@ from fa3cli import Calibrator, FAQuantizer, QuantConfig
 from fa3cli.calibration.result import REPORT_FILE
 from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError, UsageError
 from fa3cli.exports.layout import FA_TENSORS
-
-from ..calibration.models import random_model, token_ids, write_model
-from . import LENGTHS, differing, export, load, quantized, script_data, tensors
+from tests.calibration.models import random_model, token_ids, write_model
+from tests.guide import LENGTHS, differing, export, load, quantized, script_data, tensors
 
 DOWN = tuple(f"model.layers.{index}.mlp.down_proj" for index in range(3))
 

@@ -22,9 +22,8 @@ from fa3cli.guide.models import (
     smoothed,
     talk,
 )
-
-from ..calibration.models import edit_config, random_model, write_model
-from . import load
+from tests.calibration.models import edit_config, random_model, write_model
+from tests.guide import load
 
 NONE = Smoothed("none", {})
 M3 = Smoothed("m3", {"model.layers.0": {}})

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fa3cli.observers.range_param import RangeParam
-
-from ..golden import ABSENT, case_file, cases
+from tests.golden import ABSENT, case_file, cases
 
 
 def observe(samples: list[Tensor]) -> RangeParam:

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fa3cli.quantization.attention import quantize_heads
-
-from ..golden import ABSENT, cases, exported, observed_ranges
+from tests.golden import ABSENT, cases, exported, observed_ranges
 
 # Batched calls of the guide's tool mix the heads (NUMERICS.md): its ranges are wrong there.
 UNBATCHED = [name for name, case in cases().items() if case["inputs"] != "batch2"]

@@ -11,8 +11,7 @@ from torch import Tensor
 from fa3cli.numerics.deq_scale import unpack_deq_scale
 from fa3cli.quantization.linear import linear_layout, quantize_linear
 from fa3cli.quantization.reference_linear import quantize_reference_linear
-
-from ..golden import ABSENT, cases, exported, float_weights, observed_ranges, quantized_linears
+from tests.golden import ABSENT, cases, exported, float_weights, observed_ranges, quantized_linears
 
 FLOAT32 = [name for name, case in cases().items() if case["model"].endswith("float32")]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

@@ -14,8 +14,7 @@ from fa3cli.quantization.reference_linear import (
     input_parameters,
     quantize_reference_linear,
 )
-
-from ..golden import ABSENT, cases, exported, float_weights, observed_ranges, quantized_linears
+from tests.golden import ABSENT, cases, exported, float_weights, observed_ranges, quantized_linears
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 GOLDEN = [name for name, case in cases().items() if case["act_method"] == 1]

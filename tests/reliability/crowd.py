@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from .fuzz import import_commands
-from .scenes import make_scenes
-from .states import state_of
-from .watched import run_command, warm_up
+from tests.reliability.fuzz import import_commands
+from tests.reliability.scenes import make_scenes
+from tests.reliability.states import state_of
+from tests.reliability.watched import run_command, warm_up
 
 __all__ = ["main"]
 

@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from .odd_files import replace, work_of
-from .raw_bytes import mutated_bytes
-from .sources import HOSTILE, mutated_source
-from .trees import mutated_json
-from .values import WORK, hostile_text, json_literal
+from tests.reliability.odd_files import replace, work_of
+from tests.reliability.raw_bytes import mutated_bytes
+from tests.reliability.sources import HOSTILE, mutated_source
+from tests.reliability.trees import mutated_json
+from tests.reliability.values import WORK, hostile_text, json_literal
 
 __all__ = ["mutate"]
 

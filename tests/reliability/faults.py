@@ -19,10 +19,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .commands import COMMANDS
-from .parts import found_by_parts, tell, working_folder
-from .scenes import make_scenes
-from .shim import FAIL, FAIL_FROM_HERE, KILL_AFTER, KILL_BEFORE, Call, compile_shim, errors_of
+from tests.reliability.commands import COMMANDS
+from tests.reliability.parts import found_by_parts, tell, working_folder
+from tests.reliability.scenes import make_scenes
+from tests.reliability.shim import (
+    FAIL,
+    FAIL_FROM_HERE,
+    KILL_AFTER,
+    KILL_BEFORE,
+    Call,
+    compile_shim,
+    errors_of,
+)
 
 __all__ = ["main"]
 
@@ -73,8 +81,8 @@ def _told(found: Iterator[dict[str, Any]]) -> int:
 
 def _part(options: argparse.Namespace, folder: Path) -> int:
     """Try every n-th case."""
-    from .fuzz import import_commands
-    from .trials import Place
+    from tests.reliability.fuzz import import_commands
+    from tests.reliability.trials import Place
 
     part, parts = map(int, options.part.split("/"))
     names = options.command or list(COMMANDS)
@@ -98,7 +106,7 @@ def _part(options: argparse.Namespace, folder: Path) -> int:
 
 
 def _cases(calls: list[Call], options: argparse.Namespace) -> Iterator:
-    from .trials import Case
+    from tests.reliability.trials import Case
 
     if options.case:
         mode, number, *code = options.case.split(":")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .watched import SECONDS
+from tests.reliability.watched import SECONDS
 
 __all__ = ["KILLED", "forked"]
 

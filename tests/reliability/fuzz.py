@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .parts import found_by_parts, tell, working_folder
-from .readers import READERS
-from .scenes import make_scenes
+from tests.reliability.parts import found_by_parts, tell, working_folder
+from tests.reliability.readers import READERS
+from tests.reliability.scenes import make_scenes
 
 __all__ = ["import_commands", "main"]
 
@@ -77,7 +77,7 @@ def _text(codes: Counter[int]) -> str:
 
 def _part(options: argparse.Namespace, folder: Path) -> int:
     """Run every n-th input; those that need no torch first, while this process has none."""
-    from .judged import judge, try_valid
+    from tests.reliability.judged import judge, try_valid
 
     number, parts = map(int, options.part.split("/"))
     names, tried = options.reader or list(READERS), set()

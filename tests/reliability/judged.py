@@ -10,14 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .documents import mutate
-from .forked import forked
-from .odd_files import LINKED
-from .readers import READERS, Reader
-from .sources import HOSTILE
-from .states import state_of
-from .values import CANARY
-from .watched import limit, run_command, warm_up, watch
+from tests.reliability.documents import mutate
+from tests.reliability.forked import forked
+from tests.reliability.odd_files import LINKED
+from tests.reliability.readers import READERS, Reader
+from tests.reliability.sources import HOSTILE
+from tests.reliability.states import state_of
+from tests.reliability.values import CANARY
+from tests.reliability.watched import limit, run_command, warm_up, watch
 
 __all__ = ["Outcome", "judge", "lay", "try_valid"]
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .scenes import ROOT, environment
+from tests.reliability.scenes import ROOT, environment
 
 __all__ = ["found_by_parts", "tell", "working_folder"]
 

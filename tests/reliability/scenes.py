@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tests.patching import remote_samples, rule_samples
-
-from .sources import HOSTILE
+from tests.reliability.sources import HOSTILE
 
 __all__ = ["ROOT", "environment", "make_scenes"]
 

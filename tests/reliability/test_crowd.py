@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .scenes import ROOT, environment
+from tests.reliability.scenes import ROOT, environment
 
 
 def crowd(scenes: Path, folder: Path, seed: int) -> dict:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from .documents import mutate
-from .readers import READERS
-from .scenes import ROOT
+from tests.reliability.documents import mutate
+from tests.reliability.readers import READERS
+from tests.reliability.scenes import ROOT
 
 FUZZ = [sys.executable, "-m", "tests.reliability.fuzz"]
 

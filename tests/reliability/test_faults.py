@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .scenes import ROOT
+from tests.reliability.scenes import ROOT
 
 FAULTS = [sys.executable, "-m", "tests.reliability.faults"]
 NO_COMPILER = 3

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from .judged import lay
-from .scenes import ROOT, environment, make_scenes
-from .values import CANARY
+from tests.reliability.judged import lay
+from tests.reliability.scenes import ROOT, environment, make_scenes
+from tests.reliability.values import CANARY
 
 STRACE = shutil.which("strace")
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from .values import hostile_text, json_literal
+from tests.reliability.values import hostile_text, json_literal
 
 __all__ = ["mutated_json"]
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .commands import Command
-from .forked import KILLED, forked
-from .shim import COUNT, FAIL, FAIL_FROM_HERE, Call, arm, disarm
-from .states import State, difference, state_of
-from .watched import run_command, warm_up
+from tests.reliability.commands import Command
+from tests.reliability.forked import KILLED, forked
+from tests.reliability.shim import COUNT, FAIL, FAIL_FROM_HERE, Call, arm, disarm
+from tests.reliability.states import State, difference, state_of
+from tests.reliability.watched import run_command, warm_up
 
 __all__ = ["Case", "Place"]
 

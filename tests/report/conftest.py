@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.exports.exports import Export
-
-from .exports import write_export
+from tests.report.exports import write_export
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ import pytest
 from fa3cli.report.data import gather
 from fa3cli.report.facts import FloatModule
 from fa3cli.report.page import write_page
-
-from ..exports.pipelines import write_flux
-from .browser import NEEDS_BROWSER, measure, print_to_pdf
-from .exports import write_export, write_heads
+from tests.exports.pipelines import write_flux
+from tests.report.browser import NEEDS_BROWSER, measure, print_to_pdf
+from tests.report.exports import write_export, write_heads
 
 pytestmark = NEEDS_BROWSER
 

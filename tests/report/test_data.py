@@ -16,8 +16,7 @@ from fa3cli.report.facts import NOT_LINEAR, FloatModule
 from tests.exports.exports import WEIGHTS, Export, build_export
 from tests.exports.pipelines import write_flux
 from tests.golden import ABSENT, GOLDEN
-
-from .exports import layer, report_of, write_heads, write_report
+from tests.report.exports import layer, report_of, write_heads, write_report
 
 
 def test_an_export_with_its_report(export: Export) -> None:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from fa3cli.report.head_scales import largest_code, read_head_scales
 from fa3cli.report.stored import open_stored
-
-from .exports import write_config
+from tests.report.exports import write_config
 
 ATTENTION = "model.layers.3.self_attn"
 Q, KV = torch.tensor([0.5, 0.25, 0.125, 1.0]), torch.tensor([2.0, 4.0])

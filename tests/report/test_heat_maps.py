@@ -9,8 +9,7 @@ from fa3cli.report.colours import STEPS
 from fa3cli.report.data import gather
 from fa3cli.report.heat_maps import heat_maps
 from tests.exports.exports import Export
-
-from .exports import write_heads
+from tests.report.exports import write_heads
 
 
 def test_rows_are_layers_and_columns_heads(export: Export) -> None:

@@ -16,9 +16,8 @@ from fa3cli.errors import ConflictError, InvalidInputError
 from fa3cli.report.data import gather
 from fa3cli.report.page import page, write_page
 from tests.exports.exports import Export, build_export
-
-from .exports import layer, report_of, write_heads, write_report
-from .html import Page
+from tests.report.exports import layer, report_of, write_heads, write_report
+from tests.report.html import Page
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;"
 LOADING = ("src", "href", "srcset", "action", "data", "poster", "background")

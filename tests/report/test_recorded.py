@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from fa3cli.report.facts import FloatModule, ImageAccuracy, TimestepPeaks
 from fa3cli.report.recorded import Recorded, read_recorded
-
-from .exports import layer, report_of
+from tests.report.exports import layer, report_of
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -12,9 +12,8 @@ from fa3cli.report.data import gather
 from fa3cli.report.page import page
 from tests.exports.exports import DESCRIPTION, WEIGHTS, Export
 from tests.mutated import SEEDS, mutated_json, mutated_tensors
+from tests.report.exports import report_of, sampled, write_report
 from tests.special_files import SPECIAL, put
-
-from .exports import report_of, sampled, write_report
 
 
 def test_mutations_are_reported(export: Export) -> None:

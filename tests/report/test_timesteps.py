@@ -14,9 +14,8 @@ from fa3cli.report.facts import Facts, LayerFacts, TimestepPeaks
 from fa3cli.report.page import page
 from fa3cli.report.timesteps import Spread, spread_of, timestep_maps
 from tests.exports.exports import Export
-
-from .exports import layer, report_of, sampled, write_report
-from .html import Page
+from tests.report.exports import layer, report_of, sampled, write_report
+from tests.report.html import Page
 
 
 def facts_of(export: Export, *layers: dict, target: str = "mindie-sd") -> Facts:

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from fa3cli import patching
-
-from .whole_pipelines import make_whole, missing
+from tests.calibration.diffusion.whole_pipelines import make_whole, missing
 
 
 @pytest.fixture(scope="session")

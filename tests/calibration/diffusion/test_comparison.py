@@ -17,9 +17,8 @@ from fa3cli.calibration.progress import Progress
 from fa3cli.calibration.result import REPORT_FILE
 from fa3cli.errors import InvalidInputError
 from fa3cli.exports.targets import TARGETS
+from tests.calibration.diffusion.exports import SAMPLING, Heads, block_linears, head_parameters, write_export
 from tests.patching.diffusion.tiny_pipelines import make
-
-from .exports import SAMPLING, Heads, block_linears, head_parameters, write_export
 
 
 @pytest.fixture(scope="module")

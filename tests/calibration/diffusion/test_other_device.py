@@ -15,9 +15,8 @@ from safetensors.torch import load_file
 
 from fa3cli import api
 from fa3cli.exports.targets import TARGETS
-
-from ...device_backend.build import reason_to_skip
-from ...device_backend.process import Call, call_apart
+from tests.device_backend.build import reason_to_skip
+from tests.device_backend.process import Call, call_apart
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
 

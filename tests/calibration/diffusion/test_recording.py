@@ -18,8 +18,7 @@ from fa3cli.calibration.diffusion.recording import read_records, record, recorde
 from fa3cli.calibration.diffusion.sampling import Sampling, sample
 from fa3cli.calibration.progress import Progress
 from fa3cli.errors import ConflictError, UnsupportedError
-
-from .whole_pipelines import plain_pipeline, sampling_of
+from tests.calibration.diffusion.whole_pipelines import plain_pipeline, sampling_of
 
 CPU = torch.device("cpu")
 

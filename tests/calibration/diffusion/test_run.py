@@ -26,8 +26,7 @@ from fa3cli.errors import (
     UsageError,
 )
 from fa3cli.exports.folder import RunFolder
-
-from ..models import snapshot
+from tests.calibration.models import snapshot
 
 WEIGHTS, DESCRIPTION = (
     "quant_model_weight_w8a8_dynamic.safetensors",

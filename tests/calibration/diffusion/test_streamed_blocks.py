@@ -10,9 +10,8 @@ from fa3cli.calibration.diffusion.opening import OpenedPipeline, load_pipeline, 
 from fa3cli.calibration.diffusion.sampling import sample
 from fa3cli.calibration.diffusion.streamed_blocks import blocks_streamed
 from fa3cli.calibration.streamed_model import StreamedModel
+from tests.calibration.diffusion.whole_pipelines import plain_pipeline, sampling_of
 from tests.patching.diffusion.tiny_pipelines import INPUTS
-
-from .whole_pipelines import plain_pipeline, sampling_of
 
 
 def loaded(model: StreamedModel) -> set[str]:

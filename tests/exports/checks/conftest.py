@@ -8,8 +8,7 @@ import pytest
 
 from fa3cli.exports.checks.registry import Severity
 from fa3cli.exports.verification import Finding, verify_export
-
-from ..exports import SMALL, Export
+from tests.exports.exports import SMALL, Export
 
 # A copy of a golden case lacks what only our exports have, and both models are small.
 _BEFORE = SMALL | {"tokenizer", "config-quantize"}

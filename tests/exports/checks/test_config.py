@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from fa3cli.exports.verification import verify_export
-
-from ..exports import Export, build_for, edited
+from tests.exports.exports import Export, build_for, edited
 
 
 def no_config(export: Export) -> None:

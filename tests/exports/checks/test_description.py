@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from fa3cli.exports.verification import verify_export
-
-from ..exports import Export, build_export, edited, findings_of
+from tests.exports.exports import Export, build_export, edited, findings_of
 
 Q = "model.layers.0.self_attn.q_proj"
 DOWN = "model.layers.0.mlp.down_proj"

@@ -3,8 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fa3cli.exports.verification import verify_export
-
-from ..exports import Export, edited
+from tests.exports.exports import Export, edited
 
 ATTENTION = "model.layers.1.self_attn"
 

@@ -7,8 +7,7 @@ import pytest
 from safetensors.torch import save_file
 
 from fa3cli.exports.verification import verify_export
-
-from ..exports import DESCRIPTION, INDEX, NEW_DESCRIPTION, WEIGHTS, Export
+from tests.exports.exports import DESCRIPTION, INDEX, NEW_DESCRIPTION, WEIGHTS, Export
 
 SHARD = WEIGHTS.replace(".safetensors", "-00002-of-00003.safetensors")
 NAME = "model.norm.weight"

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from fa3cli.exports.verification import verify_export
-
-from ..exports import WEIGHTS, Export, build_for, findings_of
+from tests.exports.exports import WEIGHTS, Export, build_for, findings_of
 
 
 def stale_index(export: Export) -> None:

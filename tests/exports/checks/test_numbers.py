@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fa3cli.exports.verification import verify_export
-
-from ..exports import Export, build_export, edited, findings_of
+from tests.exports.exports import Export, build_export, edited, findings_of
 
 Q = "model.layers.0.self_attn.q_proj"
 FA = "model.layers.1.self_attn"

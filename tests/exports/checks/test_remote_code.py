@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from fa3cli.exports.verification import Finding, verify_export
-
-from ..exports import build_export
+from tests.exports.exports import build_export
 
 
 def found(folder: Path, auto_map: object, document: str = "tokenizer_config.json") -> list[Finding]:

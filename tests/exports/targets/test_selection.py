@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from .made import selection, without
+from tests.exports.targets.made import selection, without
 
 
 @pytest.mark.parametrize(("layers", "expected"), [(0, False), (1, True), (2, False)])

@@ -13,8 +13,7 @@ from fa3cli.errors import UnsupportedError, UsageError
 from fa3cli.exports.targets import TARGETS, known_targets, targets_named
 from fa3cli.quantization.attention import quantize_heads
 from fa3cli.quantization.linear import quantize_linear
-
-from .made import CONFIG, LINEARS, selection, without
+from tests.exports.targets.made import CONFIG, LINEARS, selection, without
 
 NAMES = [f"{name}.weight" for name in LINEARS]
 

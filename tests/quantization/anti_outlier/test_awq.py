@@ -10,8 +10,7 @@ from torch import Tensor
 
 from fa3cli.quantization.anti_outlier.awq import searched_scale
 from fa3cli.quantization.anti_outlier.group import GroupData
-
-from . import group_of, random_group
+from tests.quantization.anti_outlier import group_of, random_group
 
 RATIOS = [0.05 * step for step in range(20)]
 

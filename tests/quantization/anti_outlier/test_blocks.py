@@ -13,10 +13,9 @@ from fa3cli.quantization.anti_outlier.awq import searched_scale
 from fa3cli.quantization.anti_outlier.flex_smooth import flexible_scale
 from fa3cli.quantization.anti_outlier.outlier_suppression import suppressed_scale
 from fa3cli.quantization.anti_outlier.smooth_quant import balanced_scale, largest_weights, migrated_scale
-
-from . import group_of, random_group
-from .test_awq import error
-from .test_outlier_suppression import Search, noisy_group
+from tests.quantization.anti_outlier import group_of, random_group
+from tests.quantization.anti_outlier.test_awq import error
+from tests.quantization.anti_outlier.test_outlier_suppression import Search, noisy_group
 
 # Of 8 channels: less than a row, one row, five rows, all.
 BLOCKS = st.sampled_from([1, 8, 40, 10_000])

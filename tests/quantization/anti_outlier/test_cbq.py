@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fa3cli.quantization.anti_outlier.cbq import outlier_scale
-
-from . import group_of
+from tests.quantization.anti_outlier import group_of
 
 ORDINARY = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 2.0]
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from fa3cli.quantization.anti_outlier.flex_smooth import flexible_scale
 from fa3cli.quantization.anti_outlier.group import GroupData
-
-from . import group_of, random_group
+from tests.quantization.anti_outlier import group_of, random_group
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 POWERS = [0.05 * step for step in range(21)]

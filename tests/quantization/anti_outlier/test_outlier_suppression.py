@@ -14,8 +14,7 @@ from torch import Tensor
 from fa3cli.quantization.anti_outlier.group import GroupData
 from fa3cli.quantization.anti_outlier.outlier_suppression import suppressed_scale
 from fa3cli.quantization.anti_outlier.smooth_quant import balanced_scale
-
-from . import group_of
+from tests.quantization.anti_outlier import group_of
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 

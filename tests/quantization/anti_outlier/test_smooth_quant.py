@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from fa3cli.quantization.anti_outlier.group import GroupData
 from fa3cli.quantization.anti_outlier.smooth_quant import balanced_scale, migrated_scale
-
-from . import group_of, random_group
+from tests.quantization.anti_outlier import group_of, random_group
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 RULES = [balanced_scale, migrated_scale]
