@@ -18,7 +18,7 @@ from random_llama import make_llama, make_samples
 from transformers import AutoModelForCausalLM
 
 from fa3cli import api
-from fa3cli.calibration.dataset import read_samples
+from fa3cli.samples.dataset import read_samples
 
 _ROUNDS = 5
 

@@ -32,7 +32,7 @@ def resident():
 import torch, transformers
 from transformers.models.llama import modeling_llama
 from fa3cli import api
-from fa3cli.cli.progress import show_progress
+from fa3cli.cli.progress_bar import show_progress
 before, peak = resident(), 0
 
 def sample():

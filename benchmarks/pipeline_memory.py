@@ -43,7 +43,7 @@ def watch(folder):
 import torch, transformers
 from diffusers import FluxPipeline, FluxTransformer2DModel, AutoencoderKL
 from fa3cli import api
-import fa3cli.calibration.diffusion.preparing
+import fa3cli.pipelines.preparing
 torch.set_num_threads(1)
 folder, prompts, output = map(Path, sys.argv[1:4])
 before = anonymous()

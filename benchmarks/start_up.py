@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.installed import Installed
+from fa3cli.patching.origins.installed import Installed
 
 _ROOT = Path(__file__).parent.parent
 _MODEL = _ROOT / "examples" / "qwen2-tiny"

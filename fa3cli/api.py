@@ -7,22 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fa3cli.calibration.diffusion.comparison import ImageComparison, compare_images
-from fa3cli.calibration.estimate import estimate_seconds
-from fa3cli.calibration.evaluation import Comparison, compare
-from fa3cli.calibration.exporting import export_calibration, prepare_export
-from fa3cli.calibration.identity import identity
-from fa3cli.calibration.job import Job
-from fa3cli.calibration.jobs import prepare_jobs
-from fa3cli.calibration.journal import has_records
-from fa3cli.calibration.plan import Plan, plan, plan_warnings
-from fa3cli.calibration.preparing import prepare
-from fa3cli.calibration.progress import Progress
-from fa3cli.calibration.result import Result, read_result
-from fa3cli.calibration.run import run
+from fa3cli.comparing.images import ImageComparison, compare_images
+from fa3cli.comparing.text import Comparison, compare
 from fa3cli.errors import Fa3Error, MissingCapabilityError
 from fa3cli.exports.folder import RunFolder
 from fa3cli.exports.verification import VerificationReport, verify_export
+from fa3cli.pipelines.jobs import prepare_jobs
+from fa3cli.planning.estimate import estimate_seconds
+from fa3cli.planning.plan import Plan, plan, plan_warnings
+from fa3cli.runs.exporting import export_calibration, prepare_export
+from fa3cli.runs.identity import identity
+from fa3cli.runs.job import Job
+from fa3cli.runs.journal import has_records
+from fa3cli.runs.preparing import prepare
+from fa3cli.runs.progress import Progress
+from fa3cli.runs.result import Result, read_result
+from fa3cli.runs.run import run
 
 __all__ = [
     "Comparison",

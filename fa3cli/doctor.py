@@ -12,7 +12,7 @@ from importlib import metadata, util
 from pathlib import Path
 from types import ModuleType
 
-from fa3cli.patching.installed import OLDEST
+from fa3cli.patching.origins.installed import OLDEST
 
 __all__ = ["Command", "Device", "Diagnosis", "Package", "diagnose"]
 

@@ -64,3 +64,19 @@ def fa3(
         return done.value.code or 0, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def calib(tmp_path: Path) -> Path:
+    """Calibration lines of token ids."""
+    from tests.sample_models import token_ids, write_lines
+
+    return write_lines(tmp_path / "calib.jsonl", token_ids(9, 17, 5))
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    """A random patched Llama."""
+    from tests.sample_models import write_model
+
+    return write_model(tmp_path / f"llama-{tmp_path.name}")

@@ -6,9 +6,9 @@ import pytest
 
 import fa3cli
 from fa3cli import api
-from fa3cli.calibration.progress import Progress
 from fa3cli.errors import Fa3Error, InvalidInputError
-from tests.calibration.models import token_ids, write_lines, write_model
+from fa3cli.runs.progress import Progress
+from tests.sample_models import token_ids, write_lines, write_model
 
 
 @pytest.fixture

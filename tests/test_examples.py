@@ -18,8 +18,8 @@ from torch import Tensor
 
 import fa3cli
 from fa3cli.exports.layout import FA_TENSORS
-from tests.calibration.models import write_model
 from tests.conftest import EXAMPLES, ROOT
+from tests.sample_models import write_model
 
 QUESTIONS = [
     {"title": "Locust", "passage": "The locusts have no king.", "question": "do the locusts have a king"},

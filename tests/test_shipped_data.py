@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from fa3cli.calibration.dataset import DEFAULT_CALIBRATION, read_samples
+from fa3cli.samples.dataset import DEFAULT_CALIBRATION, read_samples
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MODEL = EXAMPLES / "qwen2-tiny"

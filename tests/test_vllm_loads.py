@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, linear
 
 from fa3cli import api, patching
-from fa3cli.calibration.dataset import read_samples
+from fa3cli.samples.dataset import read_samples
 from tests.conftest import EXAMPLES, SHARED_MODELS, copy_model
 
 pytest.importorskip("compressed_tensors", reason="compressed-tensors is not installed")

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from fa3cli.calibration.parameters import Range
-from fa3cli.calibration.recorded_call import RecordedCall
 from fa3cli.numerics.affine import fake_quantize, symmetric_scale
+from fa3cli.samples.recorded_call import RecordedCall
 
 __all__ = ["int8_states", "signal_to_noise"]
 

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from fa3cli import logger
 from fa3cli.calibration.attention_error import int8_states
-from fa3cli.calibration.masking import real_rows
 from fa3cli.calibration.parameters import LayerParameters, Range
-from fa3cli.calibration.recorded_call import RecordedCall
-from fa3cli.calibration.replaced import temporarily
 from fa3cli.errors import brief
+from fa3cli.models.temporarily import temporarily
 from fa3cli.numerics.row_blocks import row_blocks
 from fa3cli.quantization import linear, reference_linear
 from fa3cli.quantization.fake_linear import fake_dynamic_linear, fake_linear
 from fa3cli.quantization.settings import QuantSettings
+from fa3cli.samples.masking import real_rows
+from fa3cli.samples.recorded_call import RecordedCall
 
 __all__ = ["layer_error"]
 

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from fa3cli.calibration.attention_error import signal_to_noise
 from fa3cli.calibration.linear_inputs import LinearInputs
-from fa3cli.calibration.masking import real_states
 from fa3cli.calibration.parameters import LayerParameters, Range
 from fa3cli.calibration.ranks import ALONE, Ranks
-from fa3cli.calibration.recorded_call import RecordedCall
 from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.numerics.fallback_score import fallback_score
 from fa3cli.observers import RangeObserver
 from fa3cli.observers.head_range import HeadRange
 from fa3cli.quantization.reference_linear import fake_quantize_weight
 from fa3cli.quantization.settings import QuantSettings
+from fa3cli.samples.masking import real_states
+from fa3cli.samples.recorded_call import RecordedCall
 
 __all__ = ["LayerObservation"]
 

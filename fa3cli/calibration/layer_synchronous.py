@@ -17,10 +17,10 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
-from fa3cli.calibration.memory import in_own_memory
-from fa3cli.calibration.moving import map_tensors
-from fa3cli.calibration.replaced import temporarily
 from fa3cli.errors import UnsupportedError
+from fa3cli.models.memory import in_own_memory
+from fa3cli.models.temporarily import temporarily
+from fa3cli.models.tensor_tree import map_tensors
 
 __all__ = ["LayerSynchronousForwards"]
 

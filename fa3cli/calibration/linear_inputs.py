@@ -8,10 +8,10 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from fa3cli.calibration.masking import real_rows
 from fa3cli.numerics.affine import fake_quantize
 from fa3cli.observers import Observer
 from fa3cli.quantization.reference_linear import input_parameters
+from fa3cli.samples.masking import real_rows
 
 __all__ = ["LinearInputs"]
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from fa3cli.calibration.moving import CPU, moved
 from fa3cli.errors import MissingCapabilityError, UnsupportedError, brief
+from fa3cli.models.tensor_tree import CPU, moved
 
 __all__ = ["ALONE", "Ranks", "joined_ranks"]
 

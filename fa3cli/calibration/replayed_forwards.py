@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
-from fa3cli.calibration.layered_model import LayeredModel
-from fa3cli.calibration.moving import map_tensors
-from fa3cli.calibration.samples import AnySample
-from fa3cli.calibration.tree_file import read_tree, write_tree
 from fa3cli.errors import UnsupportedError
+from fa3cli.models.layered_model import LayeredModel
+from fa3cli.models.tensor_tree import map_tensors
+from fa3cli.models.tree_file import read_tree, write_tree
+from fa3cli.samples.sample import AnySample
 
 __all__ = ["ReplayedForwards"]
 

@@ -8,17 +8,17 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from fa3cli.calibration.layered_model import LayeredModel
 from fa3cli.calibration.linear_inputs import LinearInputs
-from fa3cli.calibration.out_of_memory import with_cpu_retry
 from fa3cli.calibration.ranks import ALONE, Ranks
-from fa3cli.calibration.recorded_call import RecordedCall
 from fa3cli.calibration.smoothing_groups import group_data, groups_of, shared_heads
 from fa3cli.errors import UnsupportedError
+from fa3cli.models.layered_model import LayeredModel
+from fa3cli.models.out_of_memory import with_cpu_retry
 from fa3cli.observers.channel_statistics import ChannelStatistics
 from fa3cli.quantization.anti_outlier.group import Group
 from fa3cli.quantization.anti_outlier.methods import METHODS
 from fa3cli.quantization.settings import QuantSettings
+from fa3cli.samples.recorded_call import RecordedCall
 
 __all__ = ["find_smoothing", "require_groups", "smooth", "wrapped_norms"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fa3cli.calibration.checkpoint import is_finite
-from fa3cli.calibration.layered_model import LayeredModel
-from fa3cli.calibration.moving import moved
 from fa3cli.errors import InvalidInputError
+from fa3cli.models.checkpoint import is_finite
+from fa3cli.models.layered_model import LayeredModel
+from fa3cli.models.tensor_tree import moved
 from fa3cli.observers.channel_statistics import ChannelStatistics
 from fa3cli.quantization.anti_outlier.group import Group, GroupData
 from fa3cli.quantization.settings import QuantSettings

@@ -7,7 +7,7 @@ import gc
 import sys
 from collections.abc import Callable
 
-from fa3cli.cli.streams import Streams, open_streams
+from fa3cli.cli.output_streams import Streams, open_streams
 from fa3cli.errors import Fa3Error, MissingCapabilityError, brief
 
 __all__ = ["main"]

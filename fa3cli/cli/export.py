@@ -30,7 +30,7 @@ def export(
 ) -> None:
     """Export a calibrated model for one engine or several; reads the weights once, runs no sample."""
     from fa3cli import api
-    from fa3cli.cli.progress import show_progress
+    from fa3cli.cli.progress_bar import show_progress
 
     job, found = api.prepare_export(
         weights_dir,

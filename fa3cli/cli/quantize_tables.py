@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Column, Table
 
-from fa3cli.cli.progress import duration
+from fa3cli.cli.progress_bar import duration
 
 if TYPE_CHECKING:
-    from fa3cli.calibration.plan import Plan
-    from fa3cli.calibration.run import Result
-    from fa3cli.calibration.streams import Streams
+    from fa3cli.planning.plan import Plan
+    from fa3cli.runs.run import Result
+    from fa3cli.runs.streams import Streams
 
 __all__ = ["print_plan", "print_result", "settings_text"]
 

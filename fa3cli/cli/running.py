@@ -14,9 +14,9 @@ from fa3cli.cli.launch import launch, launched_rank, rank_command
 from fa3cli.cli.options import SaveType, TargetName, values
 
 if TYPE_CHECKING:
-    from fa3cli.calibration.job import Job
-    from fa3cli.calibration.plan import Plan
-    from fa3cli.calibration.result import Result
+    from fa3cli.planning.plan import Plan
+    from fa3cli.runs.job import Job
+    from fa3cli.runs.result import Result
 
 __all__ = ["run_command", "show_result"]
 
@@ -93,7 +93,7 @@ def _run(command: str, job: Job, resume: str, *, as_json: bool) -> Result:
     """Run a job; tell from which saved state it resumes now, or could resume after an interrupt."""
     from fa3cli import api
     from fa3cli.cli.interrupts import first_interrupt
-    from fa3cli.cli.progress import show_progress
+    from fa3cli.cli.progress_bar import show_progress
 
     if resume != "never" and (left := api.left_by(job)):
         note(f"{left}: left by a stopped run; resuming from it")

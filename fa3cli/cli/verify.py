@@ -14,8 +14,8 @@ from fa3cli.cli.options import TargetName, values
 from fa3cli.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
-    from fa3cli.calibration.diffusion.comparison import ImageComparison
-    from fa3cli.calibration.evaluation import Comparison
+    from fa3cli.comparing.images import ImageComparison
+    from fa3cli.comparing.text import Comparison
     from fa3cli.exports.verification import CheckResult, VerificationReport
 
 __all__ = ["verify"]
@@ -103,8 +103,8 @@ def _compare(
 ) -> Comparison | ImageComparison:
     """Compare an export with its float model, and save the result in the export's report."""
     from fa3cli.api import compare, compare_images
-    from fa3cli.calibration.kept_comparison import keep_comparison
-    from fa3cli.cli.progress import show_progress
+    from fa3cli.cli.progress_bar import show_progress
+    from fa3cli.comparing.kept import keep_comparison
 
     with show_progress("compare") as progress:
         comparison = (compare_images if images else compare)(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fa3cli.errors import InvalidInputError
-from fa3cli.exports.documents import Document, is_file, read_document
 from fa3cli.exports.geometry import Geometry, read_geometry
+from fa3cli.exports.json_documents import Document, is_file, read_document
 from fa3cli.exports.layout import FLOAT, FP8
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fa3cli.exports.documents import is_file, read_document
+from fa3cli.exports.json_documents import is_file, read_document
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Target
 from fa3cli.files.reading import LARGE

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from fa3cli import logger
-from fa3cli.calibration.job import make_job
-from fa3cli.calibration.passes import find_all_smoothing
 from fa3cli.errors import ConflictError, UnsupportedError
 from fa3cli.guide.calib_data import samples_of
 from fa3cli.guide.configs import AntiOutlierConfig
 from fa3cli.guide.models import AnyModel, Smoothed, opened, remember_smoothed, smoothed, talk
 from fa3cli.quantization.settings import resolve_settings
+from fa3cli.runs.job import make_job
+from fa3cli.runs.passes import find_all_smoothing
 
 __all__ = ["AntiOutlier"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fa3cli.calibration.dataset import Sample, require_fit
 from fa3cli.errors import InvalidInputError
+from fa3cli.samples.dataset import Sample, require_fit
 
 __all__ = ["samples_of"]
 

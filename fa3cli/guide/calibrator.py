@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from fa3cli import logger
-from fa3cli.calibration.destination import where_to_save
-from fa3cli.calibration.exporting import export_layers
-from fa3cli.calibration.job import make_job
 from fa3cli.calibration.parameters import LayerParameters
-from fa3cli.calibration.passes import calibrate
-from fa3cli.calibration.plan import plan
-from fa3cli.calibration.progress import Progress, now_and_then
-from fa3cli.calibration.result import Result
 from fa3cli.errors import ConflictError, UnsupportedError, UsageError
 from fa3cli.guide.calib_data import samples_of
 from fa3cli.guide.configs import QuantConfig
 from fa3cli.guide.models import AnyModel, config_of, folder_of, opened, smoothed, talk
+from fa3cli.planning.plan import plan
 from fa3cli.quantization.settings import resolve_settings
+from fa3cli.runs.destination import where_to_save
+from fa3cli.runs.exporting import export_layers
+from fa3cli.runs.job import make_job
+from fa3cli.runs.passes import calibrate
+from fa3cli.runs.progress import Progress, now_and_then
+from fa3cli.runs.result import Result
 
 __all__ = ["Calibrator"]
 

@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from fa3cli import logger, patching
-from fa3cli.calibration.layered_model import LayeredModel
-from fa3cli.calibration.memory_model import MemoryModel
-from fa3cli.calibration.opening import open_model
 from fa3cli.errors import UnsupportedError, UsageError
+from fa3cli.models.layered_model import LayeredModel
+from fa3cli.models.memory_model import MemoryModel
+from fa3cli.models.opening import open_model
 
 __all__ = ["Smoothed", "config_of", "folder_of", "opened", "remember_smoothed", "smoothed", "talk"]
 

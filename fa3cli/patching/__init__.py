@@ -3,8 +3,8 @@
 This package never imports torch or transformers.
 """
 
-from fa3cli.patching.api import attention_of, patch, plan, undo
-from fa3cli.patching.folder import unpatched_config
+from fa3cli.patching.folder_patch import attention_of, patch, plan, undo
+from fa3cli.patching.folders.inspection import unpatched_config
 from fa3cli.patching.formats import is_pipeline
 from fa3cli.patching.locating.classes import AttentionClass
 from fa3cli.patching.results import PatchedFile, PatchPlan, PatchResult, UndoResult

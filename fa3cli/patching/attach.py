@@ -6,7 +6,7 @@ import ast
 from collections.abc import Mapping
 
 from fa3cli.patching.locating.classes import ClassGraph
-from fa3cli.patching.locating.flow import assigned
+from fa3cli.patching.locating.statements import assigned
 from fa3cli.patching.places import Below
 from fa3cli.patching.rules.rule import Rule, statements
 from fa3cli.patching.source import Source

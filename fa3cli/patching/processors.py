@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from fa3cli.patching.attach import attach, owners, quantizer_line
 from fa3cli.patching.locating.classes import ClassGraph, Found, is_processor
-from fa3cli.patching.locating.flow import assigned, simple_statements, targets
+from fa3cli.patching.locating.statements import assigned, simple_statements, targets
 from fa3cli.patching.places import Below
 from fa3cli.patching.rules.rule import Rule
 from fa3cli.patching.source import Source

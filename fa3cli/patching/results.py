@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fa3cli.patching.folder import Disk
+from fa3cli.patching.folders.inspection import Disk
+from fa3cli.patching.folders.receipt import Receipt
 from fa3cli.patching.formats import Format
 from fa3cli.patching.locating.classes import AttentionClass
-from fa3cli.patching.receipt import Receipt
 
 __all__ = ["PatchPlan", "PatchResult", "PatchedFile", "UndoResult"]
 

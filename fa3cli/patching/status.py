@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fa3cli.errors import ConflictError, Fa3Error, MissingCapabilityError
-from fa3cli.patching.api import plan
-from fa3cli.patching.folder import Disk, look
+from fa3cli.patching.folder_patch import plan
+from fa3cli.patching.folders.inspection import Disk, look
 from fa3cli.patching.formats import Format, format_of
 from fa3cli.patching.results import PatchResult
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fa3cli.calibration.result import PARAMETERS_FILE, REPORT_FILE
 from fa3cli.errors import InvalidInputError
 from fa3cli.exports.contents import Contents, read_shard, require_readable
-from fa3cli.exports.documents import Document, is_file, read_document
+from fa3cli.exports.json_documents import Document, is_file, read_document
 from fa3cli.exports.layout import DESCRIPTION_FILES, INDEX_FILE, WEIGHT_FILE
 from fa3cli.exports.targets import TARGETS
 from fa3cli.files.reading import LARGE
+from fa3cli.runs.result import PARAMETERS_FILE, REPORT_FILE
 
 __all__ = ["Matrices", "Stored", "open_stored", "read_matrices"]
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fa3cli.calibration.attention_error import signal_to_noise
-from fa3cli.calibration.recorded_call import RecordedCall
 from fa3cli.fa_quantizer import FAQuantizer
+from fa3cli.samples.recorded_call import RecordedCall
 
 Ranges = dict[str, tuple[Tensor, Tensor]]
 

@@ -15,20 +15,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fa3cli import api
-from fa3cli.calibration.job import make_job
 from fa3cli.calibration.layer_error import layer_error
-from fa3cli.calibration.memory_model import MemoryModel
 from fa3cli.calibration.parameters import LayerParameters
-from fa3cli.calibration.passes import calibrate
-from fa3cli.calibration.preparing import prepare
-from fa3cli.calibration.recorded_call import RecordedCall
-from fa3cli.calibration.result import REPORT_FILE
 from fa3cli.exports.layout import WEIGHT_FILE
 from fa3cli.fa_quantizer import FAQuantizer
+from fa3cli.models.memory_model import MemoryModel
 from fa3cli.quantization.fake_linear import fake_dynamic_linear
 from fa3cli.quantization.settings import QuantSettings, resolve_settings
-from tests.calibration.models import random_model, token_ids, write_lines, write_model
-from tests.calibration.test_evaluation import load_patched, simulate_by_hand
+from fa3cli.runs.job import make_job
+from fa3cli.runs.passes import calibrate
+from fa3cli.runs.preparing import prepare
+from fa3cli.runs.result import REPORT_FILE
+from fa3cli.samples.recorded_call import RecordedCall
+from tests.comparing.test_text import load_patched, simulate_by_hand
+from tests.sample_models import random_model, token_ids, write_lines, write_model
 
 EXACT = QuantSettings()
 
@@ -367,7 +367,7 @@ def test_layers_that_share_k_and_v_export_the_same(tmp_path: Path, monkeypatch: 
     calib = write_lines(tmp_path / "calib.jsonl", token_ids(12, 9))
     measured = api.quantize(folder, calib=calib, output=tmp_path / "measured", recipe="none")
     assert all(0 < layer.error < 0.3 for layer in measured.layers)
-    monkeypatch.setattr("fa3cli.calibration.layer_pass.layer_error", lambda *_: None)
+    monkeypatch.setattr("fa3cli.runs.layer_pass.layer_error", lambda *_: None)
     api.quantize(folder, calib=calib, output=tmp_path / "not", recipe="none")
     one, other = ((tmp_path / name / WEIGHT_FILE).read_bytes() for name in ("measured", "not"))
     assert one == other

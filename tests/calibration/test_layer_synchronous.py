@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
-from fa3cli.calibration.tree_file import tensors_of
 from fa3cli.errors import UnsupportedError
-from tests.calibration.models import random_model, token_ids
+from fa3cli.models.tree_file import tensors_of
+from tests.sample_models import random_model, token_ids
 
 LENGTHS = (9, 1, 23, 4)
 MIXTURE = {"num_local_experts": 4, "num_experts_per_tok": 2}

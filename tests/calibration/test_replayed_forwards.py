@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fa3cli.calibration.dataset import Sample
-from fa3cli.calibration.memory_model import MemoryModel
 from fa3cli.calibration.replayed_forwards import ReplayedForwards
 from fa3cli.errors import UnsupportedError
-from tests.calibration.models import random_model, token_ids
+from fa3cli.models.memory_model import MemoryModel
+from fa3cli.samples.dataset import Sample
+from tests.sample_models import random_model, token_ids
 
 LENGTHS = (9, 1, 23)
 # Masks, layer kinds and parallel blocks that differ on the way from layer to layer.

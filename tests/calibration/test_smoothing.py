@@ -12,7 +12,7 @@ from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
 from fa3cli.guide.anti_outlier import AntiOutlier
 from fa3cli.guide.configs import AntiOutlierConfig
 from fa3cli.guide.models import smoothed
-from tests.calibration.models import random_model, token_ids
+from tests.sample_models import random_model, token_ids
 
 METHODS = ["m1", "m2", "m3", "m4", "m5", "m6"]
 MODELS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.calibration.models import snapshot, token_ids, write_lines, write_model
+from tests.sample_models import snapshot, token_ids, write_lines, write_model
 
 Fa3 = Callable[..., tuple[int, str, str]]
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from fa3cli.errors import UnsupportedError
-from tests.calibration.models import (
+from tests.conftest import EXAMPLES, ROOT, copy_model
+from tests.sample_models import (
     WEIGHTS,
     edit_config,
     edit_weights,
@@ -28,7 +29,6 @@ from tests.calibration.models import (
     write_lines,
     write_model,
 )
-from tests.conftest import EXAMPLES, ROOT, copy_model
 
 VERSIONS = ("4.43.1", "4.57.6", "5.23.0")
 OPTIONS = """

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from fa3cli import api, patching
-from fa3cli.calibration.result import REPORT_FILE
-from tests.calibration.models import snapshot, token_ids, write_lines, write_model
+from fa3cli.runs.result import REPORT_FILE
+from tests.sample_models import snapshot, token_ids, write_lines, write_model
 
 Fa3 = Callable[..., tuple[int, str, str]]
 
@@ -152,9 +152,9 @@ def test_what_goes_wrong(
 def painter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A patched pipeline, and an export of it."""
     pytest.importorskip("diffusers")
-    from fa3cli.calibration.diffusion.opening import open_pipeline
-    from tests.calibration.diffusion.exports import block_linears, head_parameters, write_export
+    from fa3cli.pipelines.opening import open_pipeline
     from tests.patching.diffusion.tiny_pipelines import make
+    from tests.pipelines.exports import block_linears, head_parameters, write_export
 
     folder = tmp_path_factory.mktemp("painter") / "flux"
     make("FluxTransformer2DModel", folder)

@@ -18,8 +18,8 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from fa3cli.calibration.layer_observation import LayerObservation
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
 from fa3cli.calibration.linear_inputs import LinearInputs
-from fa3cli.calibration.memory_model import MemoryModel
 from fa3cli.calibration.smoothing import smooth
+from fa3cli.models.memory_model import MemoryModel
 from fa3cli.observers import Observer
 from fa3cli.observers.channel_statistics import ChannelStatistics
 from fa3cli.observers.input_range import InputRange

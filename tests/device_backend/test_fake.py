@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.calibration.models import write_model
 from tests.device_backend.process import Call, call_apart
+from tests.sample_models import write_model
 
 
 def test_layer_code_stays_on_the_device(tmp_path: Path) -> None:

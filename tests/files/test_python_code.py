@@ -11,7 +11,7 @@ import pytest
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
 from fa3cli.files.python_code import Unbounded, bounded_tree
 from fa3cli.patching import list_source, patch_source
-from fa3cli.patching.installed import installed_transformers
+from fa3cli.patching.origins.installed import installed_transformers
 from tests.patching import hostile
 from tests.patching.mutations import mutated
 

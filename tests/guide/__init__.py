@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fa3cli
 from fa3cli import Calibrator
 from fa3cli.exports.layout import WEIGHT_FILE
-from tests.calibration.models import token_ids, write_lines
+from tests.sample_models import token_ids, write_lines
 
 LENGTHS = (9, 17, 5)
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 import fa3cli
 from fa3cli import AntiOutlier, AntiOutlierConfig, Calibrator, QuantConfig
 from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError, UsageError
-from tests.calibration.models import random_model, snapshot, token_ids, write_model
 from tests.guide import differing, export, load, quantized, script_data
+from tests.sample_models import random_model, snapshot, token_ids, write_model
 
 NORMS = [
     f"model.layers.{index}.{norm}"

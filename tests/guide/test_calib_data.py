@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fa3cli.calibration.dataset import Sample
 from fa3cli.errors import InvalidInputError
 from fa3cli.guide.calib_data import samples_of
-from tests.calibration.models import random_model
+from fa3cli.samples.dataset import Sample
+from tests.sample_models import random_model
 
 IDS = torch.tensor([[3, 1, 4, 1, 5]])
 MASK = torch.tensor([[0, 1, 1, 1, 1]])

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 import fa3cli
 from fa3cli import Calibrator, FAQuantizer, QuantConfig
-from fa3cli.calibration.result import REPORT_FILE
 from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError, UsageError
 from fa3cli.exports.layout import FA_TENSORS
-from tests.calibration.models import random_model, token_ids, write_model
+from fa3cli.runs.result import REPORT_FILE
 from tests.guide import LENGTHS, differing, export, load, quantized, script_data, tensors
+from tests.sample_models import random_model, token_ids, write_model
 
 DOWN = tuple(f"model.layers.{index}.mlp.down_proj" for index in range(3))
 

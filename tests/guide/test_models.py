@@ -22,8 +22,8 @@ from fa3cli.guide.models import (
     smoothed,
     talk,
 )
-from tests.calibration.models import edit_config, random_model, write_model
 from tests.guide import load
+from tests.sample_models import edit_config, random_model, write_model
 
 NONE = Smoothed("none", {})
 M3 = Smoothed("m3", {"model.layers.0": {}})

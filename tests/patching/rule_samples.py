@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fa3cli.patching.rules.files import read_rule
+from fa3cli.patching.rules.reading import read_rule
 from fa3cli.patching.rules.rule import Rule, Rules
 
 EXAMPLE = """

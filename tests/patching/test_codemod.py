@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from fa3cli.patching.edits import reverse
 from fa3cli.patching.places import Above, Absolute, Around, Below, End, Guarded, Passed, Place
+from fa3cli.patching.rewriting import write
 from fa3cli.patching.source import BOM, Source, parse
 from fa3cli.patching.sources import patch_source
-from fa3cli.patching.writing import write
 from tests.patching.samples import FLASH, INTERFACE, TUPLE_CACHE, marked, modeling
 
 NOTE = "  # bemerkt: é 中文"

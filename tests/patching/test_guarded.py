@@ -4,8 +4,8 @@ import pytest
 
 from fa3cli.patching.edits import between, reverse
 from fa3cli.patching.guarded import guard_imports, required_packages
+from fa3cli.patching.rewriting import write
 from fa3cli.patching.source import parse
-from fa3cli.patching.writing import write
 from tests.patching.matrix.measure import measure
 from tests.patching.test_versions import python
 

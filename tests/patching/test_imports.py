@@ -2,8 +2,8 @@ import pytest
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.imports import absolute_imports, quantizer_import
+from fa3cli.patching.rewriting import write
 from fa3cli.patching.source import parse
-from fa3cli.patching.writing import write
 
 
 @pytest.mark.parametrize(

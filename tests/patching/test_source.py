@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from fa3cli.errors import InvalidInputError
 from fa3cli.patching import patch_source
 from fa3cli.patching.edits import reverse
-from fa3cli.patching.installed import installed_transformers
+from fa3cli.patching.origins.installed import installed_transformers
 from fa3cli.patching.source import BOM, parse
 
 

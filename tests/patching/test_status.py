@@ -4,7 +4,7 @@ import os
 import pytest
 
 from fa3cli.patching import patch, plan, status, undo
-from fa3cli.patching.receipt import RECEIPT, sha256
+from fa3cli.patching.folders.receipt import RECEIPT, sha256
 from tests.patching import remote_samples, rule_samples
 
 

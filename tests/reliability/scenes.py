@@ -57,7 +57,7 @@ def environment(modules: Path) -> dict[str, str]:
 
 
 def _plain(folder: Path) -> None:
-    from tests.calibration.models import write_model
+    from tests.sample_models import write_model
 
     write_model(folder / "model", num_hidden_layers=2, patched=False)
     (folder / "model" / "hostile.py").write_text(HOSTILE)
@@ -120,7 +120,7 @@ def _pipeline(folder: Path) -> None:
 
 def _ready(folder: Path) -> None:
     from fa3cli import patching
-    from tests.calibration.models import token_ids, write_lines, write_model
+    from tests.sample_models import token_ids, write_lines, write_model
 
     model = write_model(folder / "model", num_hidden_layers=2, vocab_size=2048, patched=False)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
@@ -133,7 +133,7 @@ def _ready(folder: Path) -> None:
 
 
 def _sharded(folder: Path) -> None:
-    from tests.calibration.models import split_weights
+    from tests.sample_models import split_weights
 
     _ready(folder)
     split_weights(folder / "model", 2)

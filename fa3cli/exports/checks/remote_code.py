@@ -10,7 +10,7 @@ from typing import Any
 from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, error
 from fa3cli.exports.compressed_tensors import short
 from fa3cli.exports.contents import Contents
-from fa3cli.exports.documents import read_document
+from fa3cli.exports.json_documents import read_document
 from fa3cli.files.reading import is_file_name, read_bytes
 
 _FILE, _TOKENIZER = "config.json", "tokenizer_config.json"

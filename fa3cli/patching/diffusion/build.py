@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from fa3cli.errors import InvalidInputError, UnsupportedError
-from fa3cli.patching.build import Build
-from fa3cli.patching.config_json import Config
 from fa3cli.patching.diffusion.elsewhere import refuse_attention_elsewhere
 from fa3cli.patching.diffusion.index import INDEX, Component, component_config, components
 from fa3cli.patching.diffusion.library import PACKAGE, Diffusers
 from fa3cli.patching.diffusion.vendor import Vendored, vendor
+from fa3cli.patching.folders.config_json import Config
+from fa3cli.patching.folders.receipt import Options
 from fa3cli.patching.locating.classes import AttentionClass
-from fa3cli.patching.origin import Origin, has_quantizer, quantizer_exists_error, read_source
-from fa3cli.patching.receipt import Options
+from fa3cli.patching.origins.build import Build
+from fa3cli.patching.origins.origin import Origin, has_quantizer, quantizer_exists_error, read_source
 from fa3cli.patching.rules.examples import checked_rules
 from fa3cli.patching.source import Source, parse
 from fa3cli.patching.sources import list_source, patch_source

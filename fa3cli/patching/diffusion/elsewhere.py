@@ -8,8 +8,8 @@ from fa3cli.patching.diffusion.library import PACKAGE, Diffusers
 from fa3cli.patching.imports import absolute_module
 from fa3cli.patching.locating.classes import ClassGraph
 from fa3cli.patching.locating.cores import KERNELS
-from fa3cli.patching.locating.flow import callee
-from fa3cli.patching.origin import read_source
+from fa3cli.patching.locating.statements import callee
+from fa3cli.patching.origins.origin import read_source
 from fa3cli.patching.source import Source, parse
 
 __all__ = ["refuse_attention_elsewhere"]

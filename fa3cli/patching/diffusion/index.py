@@ -11,8 +11,8 @@ from typing import Any
 
 from fa3cli.errors import InvalidInputError
 from fa3cli.files.reading import is_file_name
-from fa3cli.patching.config_json import Config, members_of, read_config, require_types
 from fa3cli.patching.edits import Edit
+from fa3cli.patching.folders.config_json import Config, members_of, read_config, require_types
 
 __all__ = ["INDEX", "Component", "component_config", "components", "set_modules"]
 

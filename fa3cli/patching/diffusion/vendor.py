@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fa3cli.patching.diffusion.bound_names import Module, bound_names, origin, read_module
 from fa3cli.patching.diffusion.library import Diffusers
-from fa3cli.patching.diffusion.names import Module, bound_names, origin, read_module
 from fa3cli.patching.imports import absolute_imports, absolute_module
 from fa3cli.patching.locating.classes import ClassGraph, is_processor
 from fa3cli.patching.places import End, Passed
 from fa3cli.patching.processors import called_names
+from fa3cli.patching.rewriting import write
 from fa3cli.patching.source import Source, parse
-from fa3cli.patching.writing import write
 
 __all__ = ["Vendored", "vendor"]
 

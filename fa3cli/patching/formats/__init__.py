@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fa3cli.patching.folders.receipt import receipt_library
 from fa3cli.patching.formats.pipeline import Pipeline
 from fa3cli.patching.formats.weights import Weights
-from fa3cli.patching.receipt import receipt_library
 
 Format = Weights | Pipeline
 

@@ -11,15 +11,15 @@ from functools import cached_property
 from pathlib import Path
 
 from fa3cli.errors import InvalidInputError
-from fa3cli.patching.build import Build
-from fa3cli.patching.config_json import Config, read_config
 from fa3cli.patching.diffusion.build import attention_classes_of, build, origins
 from fa3cli.patching.diffusion.index import INDEX, components, set_modules
 from fa3cli.patching.diffusion.library import Diffusers, installed_diffusers
 from fa3cli.patching.edits import Edit
+from fa3cli.patching.folders.config_json import Config, read_config
+from fa3cli.patching.folders.receipt import Options, Receipt, sha256
 from fa3cli.patching.locating.classes import AttentionClass
-from fa3cli.patching.origin import Origin
-from fa3cli.patching.receipt import Options, Receipt, sha256
+from fa3cli.patching.origins.build import Build
+from fa3cli.patching.origins.origin import Origin
 
 __all__ = ["Pipeline"]
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from fa3cli.patching.build import Build, build
-from fa3cli.patching.config_json import CAUSAL_LM, Config, read_config, require_types, set_auto_map
 from fa3cli.patching.edits import Edit
-from fa3cli.patching.hand_made import check_hand_made
-from fa3cli.patching.installed import Installed, installed_transformers
+from fa3cli.patching.folders.config_json import CAUSAL_LM, Config, read_config, require_types, set_auto_map
+from fa3cli.patching.folders.receipt import RECEIPT, Options, Receipt
 from fa3cli.patching.locating.classes import AttentionClass
-from fa3cli.patching.origin import (
+from fa3cli.patching.origins.build import Build, build
+from fa3cli.patching.origins.hand_made import check_hand_made
+from fa3cli.patching.origins.installed import Installed, installed_transformers
+from fa3cli.patching.origins.origin import (
     Origin,
     find_origin,
     has_quantizer,
@@ -22,7 +23,6 @@ from fa3cli.patching.origin import (
     quantizer_exists_error,
     read_source,
 )
-from fa3cli.patching.receipt import RECEIPT, Options, Receipt
 from fa3cli.patching.rules.examples import checked_rules
 from fa3cli.patching.source import parse
 from fa3cli.patching.sources import list_source

@@ -9,7 +9,7 @@ from typing import Any
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.locating.classes import ClassGraph, Found
-from fa3cli.patching.locating.senses import OTHER_MODALITIES, built_parts, language_model
+from fa3cli.patching.locating.modalities import OTHER_MODALITIES, built_parts, language_model
 from fa3cli.patching.source import Source
 
 __all__ = ["Choice", "choose"]

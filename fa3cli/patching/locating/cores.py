@@ -7,7 +7,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fa3cli.patching.locating.flow import assigned, parents, simple_statements, statements_on_path, used_names
+from fa3cli.patching.locating.statements import (
+    assigned,
+    parents,
+    simple_statements,
+    statements_on_path,
+    used_names,
+)
 from fa3cli.patching.locating.views import callee
 
 __all__ = ["KERNELS", "Core", "find_cores"]

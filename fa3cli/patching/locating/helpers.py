@@ -6,8 +6,8 @@ import ast
 from collections.abc import Callable
 
 from fa3cli.patching.locating.cores import Core, Refuse, find_cores
-from fa3cli.patching.locating.flow import simple_statements
 from fa3cli.patching.locating.locate import ROLES, state_arguments
+from fa3cli.patching.locating.statements import simple_statements
 
 __all__ = ["all_cores"]
 

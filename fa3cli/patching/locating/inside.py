@@ -10,8 +10,10 @@ from __future__ import annotations
 import ast
 
 from fa3cli.patching.locating.cores import Core, Refuse
-from fa3cli.patching.locating.final import is_projection, repeating_statement, unsplit_projection
-from fa3cli.patching.locating.flow import (
+from fa3cli.patching.locating.locate import ROLES, Site
+from fa3cli.patching.locating.repeats import may_repeat_heads
+from fa3cli.patching.locating.site_checks import is_projection, repeating_statement, unsplit_projection
+from fa3cli.patching.locating.statements import (
     assigned,
     assignment_pairs,
     blocks,
@@ -21,8 +23,6 @@ from fa3cli.patching.locating.flow import (
     statements_on_path,
     used_names,
 )
-from fa3cli.patching.locating.locate import ROLES, Site
-from fa3cli.patching.locating.repeats import may_repeat_heads
 from fa3cli.patching.locating.views import steps
 
 __all__ = ["locate_inside"]

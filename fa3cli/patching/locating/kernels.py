@@ -6,7 +6,7 @@ import ast
 import re
 
 from fa3cli.patching.locating.cores import KERNELS, Core
-from fa3cli.patching.locating.flow import only_in_training, parents
+from fa3cli.patching.locating.statements import only_in_training, parents
 from fa3cli.patching.locating.views import callee
 
 __all__ = ["unknown_kernel"]

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.locating.cores import Core
-from fa3cli.patching.locating.final import check_states
-from fa3cli.patching.locating.flat import LayoutChange
-from fa3cli.patching.locating.flow import (
+from fa3cli.patching.locating.layout import LayoutChange
+from fa3cli.patching.locating.site_checks import check_states
+from fa3cli.patching.locating.statements import (
     assigned,
     assignment_pairs,
     blocks,

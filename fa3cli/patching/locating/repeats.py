@@ -7,7 +7,7 @@ import builtins
 import re
 from collections.abc import Callable, Collection
 
-from fa3cli.patching.locating.flow import callee
+from fa3cli.patching.locating.statements import callee
 
 __all__ = ["EXPAND", "mark_calls", "may_repeat_heads", "repeated_state"]
 

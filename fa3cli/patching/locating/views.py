@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-from fa3cli.patching.locating.flow import callee
 from fa3cli.patching.locating.repeats import EXPAND, repeated_state
+from fa3cli.patching.locating.statements import callee
 
 __all__ = ["Step", "View", "callee", "steps", "view_of"]
 

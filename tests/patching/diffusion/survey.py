@@ -20,8 +20,8 @@ import torch
 from fa3cli.errors import Fa3Error
 from fa3cli.patching.diffusion.build import build
 from fa3cli.patching.diffusion.library import PACKAGE, Diffusers, installed_diffusers
-from fa3cli.patching.origin import Origin
-from fa3cli.patching.receipt import Options
+from fa3cli.patching.folders.receipt import Options
+from fa3cli.patching.origins.origin import Origin
 from tests.patching.diffusion.tiny_pipelines import TRANSFORMERS
 
 

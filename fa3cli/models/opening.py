@@ -1,0 +1,112 @@
+"""Opens a weights folder as a model: checks patch state, config, shard headers and code, and reads no weights."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fa3cli import patching
+from fa3cli.errors import ConflictError, UnsupportedError
+from fa3cli.models.checked_folder import require_regular_files
+from fa3cli.models.checkpoint import Checkpoint
+from fa3cli.models.config_weights import ConfigWeights, has_weights
+from fa3cli.models.devices import device_of, run_dtype
+from fa3cli.models.module_file import code_of, module_of
+from fa3cli.models.skeleton import build_skeleton, read_config
+from fa3cli.models.streamed_model import StreamedModel
+from fa3cli.models.trust import require_known_code
+
+__all__ = ["check_loaded_code", "open_model"]
+
+_ATTENTION = ("auto", "eager", "sdpa")
+
+
+def open_model(
+    folder: Path,
+    *,
+    fa: bool,
+    device: str = "auto",
+    dtype: str = "auto",
+    attn_implementation: str = "auto",
+    trust_remote_code: bool = False,
+    only_plan: bool = False,
+) -> StreamedModel:
+    """Build the model of a weights folder without reading weights; with `fa` it must be a patched one.
+
+    With `only_plan`, the folder may hold no weights.
+    """
+    if attn_implementation not in _ATTENTION:
+        raise UnsupportedError(
+            f"--attn-implementation {attn_implementation}: expected one of {', '.join(_ATTENTION)}"
+        )
+    if patching.is_pipeline(folder):
+        raise UnsupportedError(
+            f"{folder}: a pipeline of diffusers, expected the folder of a causal language model",
+            hint="fa3 quantize takes pipelines, with --prompts",
+        )
+    require_regular_files(folder)
+    status = patching.status(folder)
+    require_known_code(folder, status, fa=fa, trusted=trust_remote_code)
+    # If the patch is reproducible, the class is made from the checked text; transformers loads any other code.
+    known_class = _class_of(status) if fa and status.code else None
+    seen = code_of(status.module) if fa and known_class is None else None
+    checkpoint = None if only_plan and not has_weights(folder) else Checkpoint(folder)
+    config = read_config(folder, trusted=trust_remote_code)
+    place = device_of(device)
+    model_dtype = _model_dtype(folder, config, dtype, place)
+    config_dtype = (
+        None if checkpoint else _model_dtype(folder, config, "auto", place)
+    )  # before building, which changes the config's dtype
+    skeleton = build_skeleton(
+        config,
+        model_dtype,
+        None if attn_implementation == "auto" else attn_implementation,
+        known_class=known_class,
+        trusted=trust_remote_code,
+        tensors=len(checkpoint.tensors) if checkpoint else None,
+    )
+    weights = checkpoint or ConfigWeights(folder, skeleton, config_dtype)
+    model = StreamedModel(skeleton, weights, model_dtype, place)
+    if fa and not model.attentions():
+        raise UnsupportedError(
+            f"{folder}: the patched modeling file is there, but the model that was built does not use it",
+            hint="composite models build their text model elsewhere; quantize its linears alone with --no-fa",
+        )
+    if seen is not None:
+        check_loaded_code(skeleton, status.module, seen)
+    return model
+
+
+def check_loaded_code(model: nn.Module, module: Path, seen: bytes) -> None:
+    """Raise ConflictError if a model's code differs from the bytes `seen` in `module`, the file in its folder.
+
+    transformers 4.x copies a folder's code to a cache whose path contains only the folder's name; another process that
+    loads a folder of the same name can replace the copy before it is imported.
+    """
+    loaded = Path(sys.modules[type(model).__module__].__file__)
+    if code_of(module) != seen:
+        raise ConflictError(
+            f"{module}: changed while it was loaded", hint="run again when nothing writes there"
+        )
+    if code_of(loaded) != seen:
+        raise ConflictError(
+            f"transformers loaded {loaded}, which is not {module}",
+            hint="another process uses a folder of the same name: run again, or set HF_MODULES_CACHE to a separate "
+            "folder for each of them",
+        )
+
+
+def _class_of(status: patching.PatchStatus) -> type[nn.Module]:
+    """Return the patched class, from the checked text."""
+    [text] = status.code.values()
+    return getattr(module_of(status.module, text.encode()), status.class_name)
+
+
+def _model_dtype(folder: Path, config: Any, dtype: str, device: torch.device) -> torch.dtype:
+    """Return the dtype to compute and export in; for `auto` the one in config.json."""
+    found = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    return run_dtype(dtype, str(found or "float32").removeprefix("torch."), device, folder / "config.json")

@@ -1,0 +1,134 @@
+"""Handles a device that is out of memory: retries after freeing the cache, then computes on the CPU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from fa3cli.errors import MissingCapabilityError, brief
+from fa3cli.models.devices import free_memory
+from fa3cli.models.tensor_tree import CPU, moved
+
+__all__ = ["CpuFallback", "is_out_of_memory", "memory_errors", "with_cpu_retry"]
+
+_logger = logging.getLogger("fa3cli")
+Result = TypeVar("Result")
+
+
+class CpuFallback:
+    """Decoder layers whose calls survive a lack of memory on `device`, within the `with` block.
+
+    A failed call is repeated after torch's cache was freed, then on the CPU; from then on the outputs of layers are kept
+    on the CPU. Before a repetition, `discard_sample` is called, to discard what observers saw of the failed call.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], device: torch.device) -> None:
+        self.discard_sample: Callable[[], None] = lambda: None
+        self._layers, self._device, self._uses_cpu = list(layers), device, False
+        self._undo = ExitStack()
+
+    def __enter__(self) -> CpuFallback:
+        for layer in self._layers if self._device != CPU else ():
+            self._undo.callback(_restore, layer, vars(layer).get("forward"))
+            layer.forward = partial(self._call, layer, layer.forward)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    def _call(self, layer: nn.Module, forward: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        call = partial(self._call_on, self._device, forward, arguments, named)
+        done, output = _attempt(call)
+        if not done:
+            self._prepare_repetition()
+            done, output = _attempt(call)
+        if not done:
+            self._prepare_repetition()
+            if not self._uses_cpu:
+                _logger.warning(
+                    "out of memory on %s: samples that don't fit run through layers on the CPU, slowly, and all "
+                    "samples are kept on the CPU between layers",
+                    self._device,
+                )
+            self._uses_cpu = True
+            layer.to(CPU)
+            try:
+                output = self._call_on(CPU, forward, arguments, named)
+            finally:
+                layer.to(self._device)
+        last = layer is self._layers[-1]
+        return moved(output, CPU if self._uses_cpu and not last else self._device)
+
+    def _prepare_repetition(self) -> None:
+        self.discard_sample()
+        free_memory(self._device)
+
+    def _call_on(
+        self,
+        device: torch.device,
+        forward: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        named: dict[str, Any],
+    ) -> Any:
+        return forward(*moved(arguments, device), **moved(named, device))
+
+
+def with_cpu_retry(work: Callable[..., Result], *arguments: Any) -> Result:
+    """Call `work`, and again with arguments on the CPU if their device has too little memory; return its result."""
+    done, result = _attempt(partial(work, *arguments))
+    if done:
+        return result
+    _logger.warning("out of memory: %s is done on the CPU", work.__name__)
+    return work(*moved(arguments, CPU))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means out of memory: by its class, or by the words that backends use."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+    )
+
+
+@contextmanager
+def memory_errors(device: torch.device) -> Iterator[None]:
+    """Turn an out-of-memory error, of the machine or the device, into a MissingCapabilityError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MissingCapabilityError(
+            f"not enough memory, here or on {device} ({brief(error)})",
+            hint="take fewer samples or shorter ones (--samples, --max-length; of a pipeline smaller --height, --width and "
+            "--frames), or --device cpu; fa3 quantize --plan says what is needed",
+        ) from error
+
+
+# Messages of torch's allocators; the last one is CANN's (EL0004), when a kernel gets no memory.
+_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "Failed to allocate memory")
+
+
+def _restore(layer: nn.Module, forward: Callable[..., Any] | None) -> None:
+    if forward is None:
+        del layer.forward
+    else:
+        layer.forward = forward
+
+
+def _attempt(work: Callable[[], Result]) -> tuple[bool, Result | None]:
+    """Call `work` and tell whether memory sufficed; a failed call's tensors, which its traceback holds, are freed."""
+    try:
+        return True, work()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return False, None

@@ -1,0 +1,109 @@
+"""Builds a causal LM without weights from its config.json: parameters on the meta device, buffers computed."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError, brief
+from fa3cli.models.bounded import bounded_building
+from fa3cli.models.checked_folder import checked_copy
+from fa3cli.models.trust import trust_hint, without_trust_prompt
+
+__all__ = ["build_skeleton", "read_config"]
+
+
+def read_config(folder: Path, *, trusted: bool) -> Any:
+    """Return the transformers config of a weights folder, made of its config.json alone unless the folder is trusted.
+
+    Raises InvalidInputError if it cannot be read, UnsupportedError for another kind of model.
+    """
+    from transformers import AutoConfig
+
+    file = folder / "config.json"
+    if not file.is_file():
+        raise InvalidInputError(
+            f"{folder}: no config.json",
+            hint="give the folder that holds config.json and the safetensors files",
+        )
+    alone = nullcontext(folder) if trusted else checked_copy(folder, file.name)
+    with alone as place, without_trust_prompt(), bounded_building():
+        try:
+            if not trusted:
+                _require_causal_lm(place / file.name, file)
+            config = AutoConfig.from_pretrained(place, trust_remote_code=trusted, local_files_only=True)
+        except Fa3Error:
+            raise
+        except Exception as error:  # the error class of a bad value differs by field and transformers version
+            said = brief(error).replace(str(place), str(folder))
+            raise InvalidInputError(
+                f"{file}: transformers cannot read it ({said})", hint=trust_hint(error)
+            ) from error
+    _require_sizes(config, file)
+    config.name_or_path = str(folder)
+    return config
+
+
+def build_skeleton(
+    config: Any,
+    dtype: torch.dtype,
+    attn_implementation: str | None,
+    *,
+    known_class: type[nn.Module] | None = None,
+    trusted: bool = False,
+    tensors: int | None = None,
+) -> nn.Module:
+    """Build the causal LM of a config: from `known_class` if given, else from the class that transformers finds.
+
+    `tensors` is the number of tensors in its checkpoint; raises UnsupportedError for a model with far more modules, or
+    one that cannot be built.
+    """
+    import transformers
+    from accelerate import init_empty_weights
+    from packaging.version import Version
+
+    dtype_key = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
+    options = {dtype_key: dtype}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    build = partial(transformers.AutoModelForCausalLM.from_config, trust_remote_code=trusted)
+    if known_class is not None:
+        build = known_class._from_config
+    try:
+        # Buffers (rope's frequencies, say) are computed now: checkpoints do not hold them.
+        with init_empty_weights(include_buffers=False), without_trust_prompt(), bounded_building(tensors):
+            model = build(config, **options)
+    except Exception as error:  # the model's own code may raise any error for a bad value
+        raise UnsupportedError(
+            f"{config.name_or_path}: transformers {transformers.__version__} cannot build {config.model_type!r} "
+            f"as a causal LM from this config.json ({brief(error)})"
+        ) from error
+    model.tie_weights()  # init_empty_weights replaced the parameters, which untied them
+    return model.eval()
+
+
+def _require_sizes(config: Any, file: Path) -> None:
+    """Raise InvalidInputError if a size that limits samples is not a number: not all models check these."""
+    text_config = getattr(config, "get_text_config", lambda: config)()
+    for name in ("max_position_embeddings", "vocab_size"):
+        value = getattr(text_config, name, None)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise InvalidInputError(f"{file}: {name} is {value!r}, expected a number")
+
+
+def _require_causal_lm(document: Path, file: Path) -> None:
+    """Raise UnsupportedError for a model type that is no causal LM: its config may read other folders than its own."""
+    import transformers
+
+    name = json.loads(document.read_bytes()).get("model_type")
+    known = isinstance(name, str) and name in transformers.CONFIG_MAPPING
+    if known and transformers.CONFIG_MAPPING[name] not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnsupportedError(
+            f"{file}: transformers {transformers.__version__} cannot build {name!r} as a causal LM"
+        )

@@ -1,0 +1,152 @@
+"""Wraps a model on the meta device, and loads and frees its weights one decoder layer at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from fa3cli.errors import InvalidInputError
+from fa3cli.models.checkpoint import Checkpoint, is_finite
+from fa3cli.models.config_weights import ConfigWeights
+from fa3cli.models.layered_model import LayeredModel
+
+__all__ = ["StreamedModel"]
+
+# Old transformers versions wrote these buffers, all versions compute them: they are not unexpected keys.
+_COMPUTED = (r"rotary_emb\.inv_freq",)
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class StreamedModel(LayeredModel):
+    """A causal LM on the meta device and the checkpoint its layers are loaded from.
+
+    Raises InvalidInputError if the checkpoint's names, shapes or kinds of dtypes are not the model's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        checkpoint: Checkpoint | ConfigWeights,
+        dtype: torch.dtype,
+        device: torch.device,
+        layers: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        super().__init__(model, dtype, device, layers)
+        _move_buffers(model, device)
+        self.checkpoint = checkpoint
+        self._dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        self._check_names()
+        self._sort_names([name for name in self.names if name in checkpoint.tensors])
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the folder has files of weights; without them only a plan is possible."""
+        return bool(self.checkpoint.files)
+
+    @contextmanager
+    def loaded(self, names: list[str], device: torch.device | None = None) -> Iterator[None]:
+        """Hold these tensors in the model within the block, on its device or another.
+
+        They have the dtype of the built model. On the CPU, tensors stored in that dtype share memory with the
+        mapped file, and only the pages that are used are read.
+        """
+        read = self.checkpoint.read(names)
+        # pop releases each stored tensor as soon as it is cast or moved.
+        tensors = {name: self._cast(name, read.pop(name), device or self.device) for name in names}
+        try:
+            self._assign(tensors)
+            del tensors
+            yield
+        finally:
+            self._assign({name: self.tensor(name).to("meta") for name in names})
+
+    def reload(self, names: list[str]) -> None:
+        """Restore the stored values of loaded tensors, one after the other."""
+        for name in names:
+            self._assign({name: self._cast(name, self.checkpoint.read([name])[name], self.device)})
+
+    def read_ahead(self, names: list[str]) -> None:
+        """Start reading the tensors that will be loaded next into the system's page cache."""
+        self.checkpoint.read_ahead(names)
+
+    def require_tied_alike(self) -> None:
+        """Raise InvalidInputError if the checkpoint holds different values for tensors that config.json ties."""
+        for alias, name in self.tied.items():
+            if alias in self.checkpoint.tensors:
+                both = self.checkpoint.read([alias, name])
+                if not torch.equal(both[alias], both[name]):
+                    raise InvalidInputError(
+                        f"{self.checkpoint.path(alias)}: {alias} differs from {name}, which config.json ties it to",
+                        hint='transformers versions differ in which tensor they use: correct "tie_word_embeddings"',
+                    )
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a stored tensor, from its header."""
+        return self.checkpoint.tensors[name].shape
+
+    def stored_bytes(self, *names: str) -> int:
+        """Return the bytes of tensors in their files."""
+        return sum(self.checkpoint.tensors[name].nbytes for name in names)
+
+    def cast_names(self) -> list[str]:
+        """Return the float tensors whose stored dtype differs from the model's."""
+        return [
+            name
+            for name in self.stored
+            if self._dtypes[name].is_floating_point
+            and _FLOATS[self.checkpoint.tensors[name].dtype] != self._dtypes[name]
+        ]
+
+    def _cast(self, name: str, tensor: Tensor, device: torch.device) -> Tensor:
+        wanted = self._dtypes[name]
+        cast = tensor.to(device=device, dtype=wanted)
+        if tensor.dtype != wanted and not is_finite(cast):
+            raise InvalidInputError(
+                f"{self.checkpoint.path(name)}: {name} does not fit {str(wanted).removeprefix('torch.')}, "
+                f"its largest values are {tensor.aminmax().min:.3g} and {tensor.aminmax().max:.3g}",
+                hint="choose a wider --dtype",
+            )
+        return cast
+
+    def _assign(self, tensors: dict[str, Tensor]) -> None:
+        tied = {alias: tensors[name] for alias, name in self.tied.items() if name in tensors}
+        for name, tensor in {**tensors, **tied}.items():
+            # assign=True puts in the tensor itself: no copy, and a meta parameter could not be copied into.
+            module, _, leaf = name.rpartition(".")
+            self.model.get_submodule(module).load_state_dict({leaf: tensor}, strict=False, assign=True)
+
+    def _check_names(self) -> None:
+        expected, held = self.model.state_dict(), self.checkpoint.tensors
+        ignored = [*_COMPUTED, *(getattr(self.model, "_keys_to_ignore_on_load_unexpected", None) or ())]
+        missing = [name for name in expected if name not in held and self.tied.get(name) not in held]
+        unexpected = [n for n in held if n not in expected and not any(re.search(p, n) for p in ignored)]
+        for problem, names in (("lacks", missing), ("holds, but the model has no,", unexpected)):
+            if names:
+                raise InvalidInputError(
+                    f"{self.checkpoint.folder}: the checkpoint {problem} {names[0]} ({len(names)} such tensors)",
+                    hint="config.json and the safetensors files must be of the same model",
+                )
+        for name in expected.keys() & held.keys():
+            if tuple(expected[name].shape) != held[name].shape:
+                raise InvalidInputError(
+                    f"{self.checkpoint.path(name)}: {name} has shape {list(held[name].shape)}, "
+                    f"but config.json asks for {list(expected[name].shape)}"
+                )
+            if (held[name].dtype in _FLOATS) != expected[name].is_floating_point():
+                raise InvalidInputError(
+                    f"{self.checkpoint.path(name)}: {name} has dtype {held[name].dtype}, but the model "
+                    f"computes with {str(expected[name].dtype).removeprefix('torch.')}",
+                    hint="fa3 quantizes float checkpoints, and this one is quantized already",
+                )
+
+
+def _move_buffers(model: nn.Module, device: torch.device) -> None:
+    """Move a model's computed buffers to the device: not all forwards move the buffers that they use."""
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and not buffer.is_meta:
+                module._buffers[name] = buffer.to(device)

@@ -1,0 +1,1 @@
+"""Reads, writes and restores the files of a patched folder."""

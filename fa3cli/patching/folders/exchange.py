@@ -1,0 +1,94 @@
+"""Writes a patch into a folder and removes it, in an order in which the receipt explains every state in between.
+
+config.json or model_index.json (the index) may name patched files only while these files and their receipt exist. So
+the index is restored first and changed last. A change that fails or is interrupted is rolled back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fa3cli.errors import ConflictError
+from fa3cli.patching.folders.entries import Entry, original_link, read_entry, write_entry
+from fa3cli.patching.folders.receipt import RECEIPT
+
+__all__ = ["Patched", "install_patch", "remove_patch"]
+
+_RECEIPT = str(RECEIPT)
+Steps = list[tuple[str, Entry]]
+
+
+@dataclass(frozen=True)
+class Patched:
+    """The patch that a folder has, if any: its files, and the index (None: no index) with its `unpatched` content.
+
+    `receipt` is a new receipt to write first: the folder's own one does not explain changes made by hand.
+    """
+
+    index: str | None
+    unpatched: Entry
+    modules: tuple[str, ...] = ()
+    receipt: bytes | None = None
+
+
+def install_patch(folder: Path, old: Patched, contents: Mapping[str, bytes]) -> None:
+    """Replace a folder's old patch, if there is one, by `contents`, in this order: receipt, modules, index."""
+    _run_steps(folder, old, [*(_undo_steps(old) if old.modules else []), *contents.items()])
+
+
+def remove_patch(folder: Path, old: Patched, link: str | None) -> None:
+    """Restore the folder before the patch; an index that was a `link` becomes one again unless it was changed since."""
+    if old.index and not old.receipt:
+        old = replace(old, unpatched=original_link(folder / old.index, link, old.unpatched))
+    _run_steps(folder, old, [*_undo_steps(old), (_RECEIPT, None)])
+
+
+def _undo_steps(old: Patched) -> Steps:
+    """The steps that remove all of a patch except its receipt."""
+    first = [(_RECEIPT, old.receipt)] if old.receipt else []
+    index = [(old.index, old.unpatched)] if old.index else []
+    return [*first, *index, *((name, None) for name in old.modules)]
+
+
+def _run_steps(folder: Path, old: Patched, steps: Steps) -> None:
+    names = dict.fromkeys(name for name, _ in steps)
+    for path in (folder / name for name in names):
+        if path.is_dir() and not path.is_symlink():
+            raise ConflictError(f"{path} is a folder, expected a file", hint="move it elsewhere")
+    before = _entries(folder, names)
+    try:
+        for name, entry in steps:
+            _put(folder / name, entry)
+    except BaseException:
+        # The first error is the one to report. If the rollback fails too, the receipt explains the folder's state.
+        with suppress(OSError):
+            for name, entry in _restore_steps(before, old):
+                _put(folder / name, entry)
+        raise
+
+
+def _restore_steps(before: Mapping[str, Entry], old: Patched) -> Steps:
+    """The steps that restore the entries `before`, from any point at which a change stopped."""
+    index = [old.index] if old.index in before else []
+    modules = [name for name in before if name not in (_RECEIPT, old.index)]
+    removed: Steps = [*((name, old.unpatched) for name in index), *((name, None) for name in modules)]
+    return [*removed, *((name, before[name]) for name in (_RECEIPT, *modules, *index) if name in before)]
+
+
+def _put(path: Path, entry: Entry) -> None:
+    with suppress(OSError):
+        if entry is not None and read_entry(path) == entry:
+            return
+    write_entry(path, entry)
+
+
+def _entries(folder: Path, names: Iterable[str]) -> dict[str, Entry]:
+    """Read the entries at some paths; omit what is neither a file nor a link, as it can't be restored."""
+    found = {}
+    for name in names:
+        with suppress(OSError):
+            found[name] = read_entry(folder / name)
+    return found

@@ -1,0 +1,1 @@
+"""Finds the modeling file to patch, and checks what it needs."""

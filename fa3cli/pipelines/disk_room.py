@@ -1,0 +1,48 @@
+"""Checks, from the size of the first record, that the disk has room for all records and the states of their replay."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fa3cli.errors import MissingCapabilityError
+from fa3cli.models.tree_file import tensors_of
+
+__all__ = ["disk_room_check"]
+
+
+@contextmanager
+def disk_room_check(blocks: Iterable[nn.Module], folder: Path, records: int) -> Iterator[Callable[[], None]]:
+    """Give a function that raises MissingCapabilityError if `folder` has too little room for `records` of the first's size.
+
+    A replay keeps two blocks' outputs per call on the disk; the largest output of `blocks` is measured within the block.
+    """
+    largest = 0
+
+    def measure(_: nn.Module, __: Any, output: Any) -> None:
+        nonlocal largest
+        largest = max(largest, sum(tensor.nbytes for tensor in tensors_of(output)))
+
+    def require_room() -> None:
+        file = next(folder.glob("record-*.safetensors"), None)
+        if file is None:
+            return
+        needed, free = records * (file.stat().st_size + 2 * largest), shutil.disk_usage(folder).free
+        if needed > free:
+            raise MissingCapabilityError(
+                f"{folder}: {records} records and their states need about {needed / 1e9:,.1f} GB, but the disk has "
+                f"{free / 1e9:,.1f} GB free",
+                hint="make room, choose an --output on another disk, or record less with --max-records",
+            )
+
+    hooks = [block.register_forward_hook(measure) for block in blocks]
+    try:
+        yield require_room
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,71 @@
+"""Loads a pipeline with diffusers, with some parts given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from fa3cli.errors import InvalidInputError
+from fa3cli.models.checked_folder import copy_checked
+from fa3cli.models.trust import without_trust_prompt
+from fa3cli.patching.diffusion.index import INDEX
+from fa3cli.pipelines.quiet import quiet
+
+__all__ = ["from_folder"]
+
+
+def from_folder(
+    pipeline_class: type,
+    folder: Path,
+    index: str,
+    parts: Mapping[str, nn.Module],
+    *,
+    dtype: torch.dtype,
+    trusted: bool,
+) -> Any:
+    """Load the pipeline of a folder according to `index`, the text of a model_index.json, with the given `parts`.
+
+    Raises InvalidInputError if diffusers cannot load it.
+    """
+    import diffusers
+    from packaging.version import Version
+
+    dtype_key = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
+    options = {**parts, dtype_key: dtype, "local_files_only": True, "use_safetensors": True}
+    if trusted:
+        options["trust_remote_code"] = True
+    with _readable(folder, index, trusted) as linked, quiet(), without_trust_prompt():
+        try:
+            return pipeline_class.from_pretrained(linked, **options)
+        except Exception as error:  # the parts' own code may raise any error for a bad file
+            said = " ".join(str(error).replace(str(linked), str(folder)).split())
+            raise InvalidInputError(
+                f"{folder}: diffusers {diffusers.__version__} cannot load the pipeline "
+                f"({type(error).__name__}: {said[:300]})"
+            ) from error
+
+
+@contextmanager
+def _readable(folder: Path, index: str, trusted: bool) -> Iterator[Path]:
+    """Give a temporary folder with this folder's files (its code only if it is trusted) and `index` as model_index.json.
+
+    diffusers looks up the classes of given parts, too, and does not find the class of a patched part.
+    """
+    with TemporaryDirectory(prefix="fa3-pipeline-") as place:
+        readable = Path(place)
+        for entry in folder.iterdir():
+            if trusted:
+                (readable / entry.name).symlink_to(entry.absolute())
+            elif entry.is_dir() and not entry.name.startswith("."):
+                (readable / entry.name).mkdir()
+                copy_checked(entry, readable / entry.name)
+        # Remove the link first: writing through it would change the user's file.
+        (readable / INDEX).unlink(missing_ok=True)
+        (readable / INDEX).write_text(index, encoding="utf-8")
+        yield readable

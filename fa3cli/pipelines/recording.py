@@ -1,0 +1,136 @@
+"""Samples the float pipeline and records the transformers' calls, one file per prompt and step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import lcm
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fa3cli.errors import UnsupportedError
+from fa3cli.models.tensor_tree import moved
+from fa3cli.models.tree_file import read_tree
+from fa3cli.pipelines.disk_room import disk_room_check
+from fa3cli.pipelines.opening import OpenedPipeline, load_pipeline
+from fa3cli.pipelines.sampling import Sampling, require_accepted, sample, steps_of
+from fa3cli.pipelines.step_recorder import StepRecorder, require_timesteps
+from fa3cli.pipelines.streamed_blocks import blocks_streamed
+from fa3cli.runs.progress import Progress, Ticks
+
+__all__ = ["RecordedSample", "read_records", "record", "recorded_steps"]
+
+_NAME = re.compile(r"record-(\d{5})-(\d{5})\.safetensors")
+
+
+@dataclass(frozen=True)
+class RecordedSample:
+    """One recorded call of a transformer; it is stored in the file of its step."""
+
+    origin: str
+    file: Path
+    call: int
+    timestep: float
+    tokens: int = 0
+    """Always 0: the number of tokens is not known, since tokens differ by transformer."""
+
+    @property
+    def mask(self) -> None:
+        """None: no token is padding."""
+        return None
+
+    def inputs(self, device: torch.device) -> dict[str, Any]:
+        """Return the keyword arguments of the call, read from the file, on `device`."""
+        return moved(read_tree(self.file)["calls"][self.call]["arguments"], device)
+
+
+def recorded_steps(prompts: int, steps: int, count: int | None) -> frozenset[tuple[int, int]]:
+    """Return the pairs of prompt and step to record: all pairs without a `count`, else at most `count`.
+
+    The numbers of pairs per prompt differ by at most one; so do those per step if `count` is at least `steps`. Otherwise
+    the steps are spread evenly from the first to the last. The first step of the first prompt is always included.
+    """
+    count = prompts * steps if count is None else min(count, prompts * steps)
+    if count < steps:
+        return frozenset(
+            (index % prompts, index * (steps - 1) // max(count - 1, 1)) for index in range(count)
+        )
+    # Cycle both; shift the step by one per full cycle, so that no pair repeats.
+    period = lcm(prompts, steps)
+    return frozenset((index % prompts, (index + index // period) % steps) for index in range(count))
+
+
+def record(
+    opened: OpenedPipeline,
+    sampling: Sampling,
+    folder: Path,
+    report: Callable[[Progress], None] = lambda _: None,
+    *,
+    component: str | None = None,
+) -> None:
+    """Sample the prompts with the float pipeline and write the chosen steps of each into `folder`.
+
+    With a `component`, records of other components' steps are empty. Prompts without chosen steps are not sampled, nor
+    are prompts whose files an earlier run has written. Progress counts steps as samples and prompts as layers.
+
+    Raises UnsupportedError if the pipeline takes other arguments or another number of steps, or calls its transformers
+    with values that cannot be written; MissingCapabilityError if the disk has no room for all records and their replay.
+    """
+    require_accepted(opened.pipeline_class, sampling)
+    modules = {name: model.model for name, model in opened.transformers.items()}
+    require_timesteps(modules)
+    steps = steps_of(opened.pipeline_class, sampling)
+    files: dict[int, dict[int, Path]] = {}
+    for prompt, step in sorted(recorded_steps(len(sampling.prompts), steps, sampling.max_records)):
+        files.setdefault(prompt, {})[step] = folder / f"record-{prompt:05d}-{step:05d}.safetensors"
+    todo = [prompt for prompt, wanted in files.items() if not all(map(Path.is_file, wanted.values()))]
+    if not todo:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    ticks = Ticks(len(files), sum(max(wanted) + 1 for wanted in files.values()), report, unit="prompt")
+    for prompt in files.keys() - set(todo):
+        ticks.skip_layer(max(files[prompt]) + 1)
+    with ExitStack() as stack:
+        for model in opened.transformers.values():
+            stack.enter_context(blocks_streamed(model))
+        pipeline = load_pipeline(opened, modules)
+        if not hasattr(pipeline, "scheduler"):
+            raise UnsupportedError(
+                f"{opened.pipeline_class_name} has no scheduler, so its steps are not known"
+            )
+        blocks = [block for model in opened.transformers.values() for block in model.layers.values()]
+        count = sum(map(len, files.values()))
+        require_room = stack.enter_context(disk_room_check(blocks, folder, count))
+
+        def begins() -> None:
+            require_room()
+            ticks.sample_begins()
+
+        for prompt in todo:
+            with StepRecorder(modules, pipeline.scheduler, steps, files[prompt], begins, kept=component):
+                sample(pipeline, sampling, prompt)
+            require_room()
+            ticks.layer_ends()
+
+
+def read_records(folder: Path) -> dict[str, list[RecordedSample]]:
+    """Return the recorded calls in `folder` by component, in the order of prompts and steps.
+
+    Raises ConflictError for a broken file.
+    """
+    samples: dict[str, list[RecordedSample]] = {}
+    for file in sorted(folder.glob("record-*.safetensors")):
+        if (found := _NAME.fullmatch(file.name)) is None:
+            continue
+        held = read_tree(file)
+        origin = f"prompt {int(found[1]) + 1}, step {int(found[2]) + 1}"
+        for number, call in enumerate(held["calls"]):
+            which = f", call {number + 1}" if len(held["calls"]) > 1 else ""
+            samples.setdefault(held["component"], []).append(
+                RecordedSample(f"{origin}{which}", file, number, call["timestep"])
+            )
+    return samples

@@ -1,0 +1,1 @@
+"""Predicts what a run needs: files, memory and time."""

@@ -1,0 +1,106 @@
+"""Plans a run: what it will do and need, from config, headers and samples alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fa3cli.calibration.parameters import LayerParameters
+from fa3cli.models.streamed_model import StreamedModel
+from fa3cli.planning.peak_memory import peak_memory
+from fa3cli.runs.disk_space import bytes_written, export_bytes, journal_bytes
+from fa3cli.runs.job import Job
+from fa3cli.runs.streams import Streams, passes
+from fa3cli.runs.target_fit import target_warnings
+
+__all__ = ["Plan", "plan", "plan_warnings"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The resolved settings of a run, and its counts and bytes."""
+
+    folder: Path | None
+    output: Path
+    recipe: str
+    settings: dict[str, Any]
+    origins: Mapping[str, str]
+    """Where each setting's value came from: an option, the recipe, or the default."""
+    dtype: str
+    layers: int
+    quantized_linears: int
+    """Linears that become W8A8; disable_level reduces this number later."""
+    float_linears: tuple[str, ...]
+    attentions: int
+    samples: int
+    tokens: int
+    passes: tuple[Streams, ...]
+    """Per pass over the weights: the number of forwards by purpose."""
+    bytes_read: int
+    bytes_written: int
+    journal_bytes: int
+    """Bytes that the run keeps beside the export until it ends, to resume after an interruption."""
+    peak_memory: int | None
+    """Upper bound of the bytes allocated at a time, beyond the imports and without mapped files, which the system can free.
+    At least all weights for save type numpy, whose files are pickled whole. None for a pipeline, whose samples are not
+    recorded yet: about one block and the states of one sample."""
+    warnings: tuple[str, ...]
+    seconds: float | None = None
+    """Estimated seconds of the run on this machine, from timing a layer; None if no layer was timed."""
+
+
+def plan(job: Job) -> Plan:
+    """Return the plan of a job."""
+    model, linears, todo = job.model, job.model.linears(), passes(job)
+    return Plan(
+        folder=job.folder,
+        output=job.output,
+        recipe=job.recipe,
+        settings=asdict(job.settings),
+        origins=dict(job.origins),
+        dtype=str(model.dtype).removeprefix("torch."),
+        layers=len(model.layers),
+        quantized_linears=len(job.quantized),
+        float_linears=tuple(name for name in linears if name not in job.quantized),
+        attentions=len(job.attentions),
+        samples=job.sample_count,
+        tokens=job.token_count,
+        passes=tuple(todo),
+        bytes_read=_read_bytes(job, len(todo)),
+        bytes_written=bytes_written(job),
+        journal_bytes=journal_bytes(job, todo),
+        peak_memory=None if job.replayed else _peak_memory(job, todo),
+        warnings=tuple(plan_warnings(job)),
+    )
+
+
+def _peak_memory(job: Job, todo: list[Streams]) -> int:
+    return max(peak_memory(job, todo), export_bytes(job) if "numpy" in job.save_types else 0)
+
+
+def _read_bytes(job: Job, passes: int) -> int:
+    """Return the bytes of all weights, plus for each further pass the bytes of the parts that it visits."""
+    model = job.model
+    visited = [name for part in [*model.layers, *job.quantized_head] for name in model.of_layer[part]]
+    return model.stored_bytes(*model.stored) + (passes - 1) * model.stored_bytes(*visited)
+
+
+def plan_warnings(job: Job, found: Sequence[LayerParameters] | None = None) -> Iterator[str]:
+    """Yield warnings before a run, or before an export of the parameters that a run `found`."""
+    settings = job.settings
+    yield from target_warnings(job, found)
+    if not job.quantized:
+        yield "no linear becomes W8A8: fa3 quantizes torch's linears, and all of this model's stay float"
+    if isinstance(job.model, StreamedModel) and not job.model.has_weights:
+        yield f"{job.folder}: no weights; names and shapes are what config.json says, and a run will need the weights"
+    if any(sample.estimated for sample in job.samples):
+        yield f"{job.folder}: no tokenizer; the number of tokens is estimated from the length of the text"
+    if settings.fa and settings.fa_amp > len(job.attentions):
+        yield f"fa_amp={settings.fa_amp}: the model has {len(job.attentions)} attention modules; all fall back"
+    if settings.level > len(job.quantized):
+        yield f"disable_level={settings.disable_level}: {len(job.quantized)} linears are quantized; all fall back"
+    if isinstance(job.model, StreamedModel) and (cast := job.model.cast_names()):
+        dtype = str(job.model.dtype).removeprefix("torch.")
+        yield f"{cast[0]} and {len(cast) - 1} other tensors are stored in another dtype and cast to {dtype}"

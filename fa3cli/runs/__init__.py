@@ -1,0 +1,1 @@
+"""Runs a job: passes over the layers, a journal to resume from, and the files of the result."""

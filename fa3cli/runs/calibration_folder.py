@@ -1,0 +1,156 @@
+"""Writes and reads a calibration folder: all parameters of a run and its identity, without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from fa3cli.calibration.parameters import LayerParameters, Range
+from fa3cli.calibration.ranks import ALONE, Ranks
+from fa3cli.errors import Fa3Error, InvalidInputError
+from fa3cli.exports.folder import RunFolder
+from fa3cli.exports.json_documents import is_file
+from fa3cli.files.documents import typed
+from fa3cli.models.tree_file import read_tree, write_tree
+from fa3cli.quantization.settings import QuantSettings, resolve_settings
+from fa3cli.runs.job import Job
+from fa3cli.runs.result import PARAMETERS_FILE, REPORT_FILE, file_sha256, read_report
+
+__all__ = ["Calibration", "CalibrationWriter", "read_calibration", "require_complete"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The parameters of all layers, and the identity, recipe and sample counts of the run that found them."""
+
+    folder: Path
+    identity: Mapping[str, Any]
+    settings: QuantSettings
+    dtype: str
+    recipe: str
+    samples: int
+    tokens: int
+    layers: tuple[LayerParameters, ...]
+    transformers: str
+    """The transformers version that the run used."""
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Numbers of samples and tokens that a run calibrated on."""
+
+    samples: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class _Report:
+    """The fields that are read from a calibration's report."""
+
+    identity: dict[str, Any]
+    result: _Counts
+    recipe: str
+    parameters_sha256: str
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """The fields that an export reads from a calibration's identity."""
+
+    settings: dict[str, Any]
+    dtype: Literal["torch.bfloat16", "torch.float16", "torch.float32"]
+    versions: dict[str, str]
+
+
+class CalibrationWriter:
+    """Writes the parameters of a run, and no export; until the run ends, the journal holds each layer's."""
+
+    def __init__(self, job: Job, folder: RunFolder, ranks: Ranks = ALONE, *, resumed: bool = False) -> None:
+        self._folder, self._ranks = folder, ranks
+
+    def add(self, layer: LayerParameters) -> dict[str, str]:
+        """Do nothing, and return no warnings."""
+        return {}
+
+    def close(self, layers: Sequence[LayerParameters], fallen: Collection[str]) -> None:
+        """Write all layers."""
+        if self._ranks.leads:
+            tree = [{field.name: getattr(layer, field.name) for field in fields(layer)} for layer in layers]
+            write_tree(self._folder.export / PARAMETERS_FILE, tree)
+
+
+def read_calibration(folder: Path) -> Calibration:
+    """Return what fa3 calibrate wrote; raises InvalidInputError if files are missing or not as it wrote them."""
+    file = folder / PARAMETERS_FILE
+    for needed in (file, folder / REPORT_FILE):
+        if not is_file(needed):
+            raise InvalidInputError(f"{needed}: missing", hint="name a folder that fa3 calibrate wrote")
+    try:
+        report = typed(read_report(folder), _Report)
+        identity = typed(report.identity, _Identity)
+        layers = typed(read_tree(file), tuple[LayerParameters, ...])
+        if report.parameters_sha256 != file_sha256(file):
+            raise ValueError(f"{REPORT_FILE} belongs to other parameters")
+        return Calibration(
+            folder=folder,
+            identity=report.identity,
+            settings=_settings(identity.settings),
+            dtype=identity.dtype.removeprefix("torch."),
+            recipe=report.recipe,
+            samples=report.result.samples,
+            tokens=report.result.tokens,
+            layers=layers,
+            transformers=identity.versions["transformers"],
+        )
+    except (Fa3Error, OSError, ValueError, KeyError) as error:
+        raise InvalidInputError(
+            f"{folder}: not a calibration as this version of fa3 writes it ({error})",
+            hint="run fa3 calibrate again",
+        ) from error
+
+
+def require_complete(job: Job, found: Calibration) -> None:
+    """Raise InvalidInputError if a calibration does not cover exactly the job's layers, or holds an invalid range."""
+    parts = [*job.model.layers, *job.quantized_head]
+    named = [layer.name for layer in found.layers]
+    if named != parts:
+        odd = next(
+            (name for name in (*parts, *named) if named.count(name) != parts.count(name)), "their order"
+        )
+        raise InvalidInputError(
+            f"{found.folder}: its layers are not the model's ({odd})", hint="run fa3 calibrate again"
+        )
+    for layer in found.layers:
+        wrong = [*(layer.linears.keys() - job.quantized), *(layer.attentions.keys() - job.attentions)]
+        wrong += [name for name, found in layer.linears.items() if found is None or not _is_range(*found)]
+        wrong += [name for name, roles in layer.attentions.items() if not _are_roles(roles)]
+        if wrong:
+            raise InvalidInputError(
+                f"{found.folder}: invalid parameters of {wrong[0]}", hint="run fa3 calibrate again"
+            )
+
+
+def _are_roles(roles: Mapping[str, Range]) -> bool:
+    """Tell whether these are valid ranges of q, k and v, one value per head."""
+    return roles.keys() == set("qkv") and all(
+        _is_range(low, high, low.numel()) for low, high in roles.values()
+    )
+
+
+def _is_range(low: Tensor, high: Tensor, count: int = 1) -> bool:
+    """Tell whether these are `count` lowest and highest values, finite and in order."""
+    if not low.shape == high.shape == (count,) or not count or not low.is_floating_point():
+        return False
+    return bool(low.isfinite().all() and high.isfinite().all() and (low <= high).all())
+
+
+def _settings(values: Mapping[str, Any]) -> QuantSettings:
+    if unknown := values.keys() - {field.name for field in fields(QuantSettings)}:
+        raise ValueError(f"{min(unknown)!r} is not a setting")
+    given = {field.name: values[field.name] for field in fields(QuantSettings)} | dict(values)
+    texts = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    return resolve_settings({}, given | texts).values

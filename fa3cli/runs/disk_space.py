@@ -1,0 +1,86 @@
+"""Computes from headers how much disk space a job needs: for its exports or parameters, and for its journal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fa3cli.calibration.smoothing import wrapped_norms
+from fa3cli.exports.targets import TARGETS
+from fa3cli.quantization.dynamic_linear import dynamic_linear_layout
+from fa3cli.quantization.fallback import fused_groups
+from fa3cli.quantization.linear import linear_layout
+from fa3cli.runs.job import Job
+from fa3cli.runs.streams import Streams
+
+__all__ = ["bytes_written", "export_bytes", "journal_bytes"]
+
+_TENSOR = 160  # bytes per tensor in the header and the description file
+_PICKLED = 2048  # bytes per tensor in a numpy file, its values aside
+_RECORD = 1 << 15
+
+
+def bytes_written(job: Job) -> int:
+    """Return the bytes of all files that a job writes, including those it removes at its end."""
+    if not job.targets:
+        smoothing = 8 * sum(job.model.shape(name)[0] for name in job.model.stored)  # one scale per channel
+        return _TENSOR * len(_names(job)) + smoothing * (job.settings.anti_method != "none")
+    # numpy files are made from safetensors; if those were not requested, they are removed at the end.
+    export = export_bytes(job)
+    numpy = export + _PICKLED * len(_names(job)) if "numpy" in job.save_types else 0
+    return len(job.targets) * (export + numpy)
+
+
+def export_bytes(job: Job) -> int:
+    """Return an upper bound of the bytes of the safetensors and documents for one target."""
+    model, norms = job.model, wrapped_norms(job.model, job.settings.anti_method)
+    weights = sum(_written_bytes(job, name) for name in model.stored)
+    weights += sum(4 * model.nbytes(f"{norm}.weight") for norm in norms)
+    # A target may store a scale and an offset for each channel of K and V.
+    channels = [f"{name}.{leaf}.weight" for name in job.attentions for leaf in ("k_proj", "v_proj")]
+    weights += sum(
+        2 * model.dtype.itemsize * model.shape(name)[0] for name in channels if name in model.stored
+    )
+    return weights + _fallback_bytes(job) + _TENSOR * len(_names(job))
+
+
+def journal_bytes(job: Job, todo: Sequence[Streams]) -> int:
+    """Return the bytes of all forwards' states after two layers, and of one record per visit."""
+    hidden = getattr(job.model.config, "hidden_size", 0) * job.model.dtype.itemsize
+    tokens = [sample.tokens for sample in job.samples]
+    states = max(
+        sum(sum(tokens[:count]) for count in (streams.smoothing, streams.features, streams.calibration))
+        for streams in todo
+    )
+    return 2 * states * hidden + len(todo) * (len(job.model.layers) + 1) * _RECORD
+
+
+def _names(job: Job) -> list[str]:
+    """Return the names of every tensor that the largest export can hold."""
+    norms = wrapped_norms(job.model, job.settings.anti_method)
+    modelslim = TARGETS["modelslim"]
+    return modelslim.exported_names(job.model.names, job.quantized, job.attentions, norms)
+
+
+def _fallback_bytes(job: Job) -> int:
+    """Return an upper bound of the bytes that disable_level adds: which linears stay float is known only later."""
+    stored = {name for name in job.quantized if f"{name}.weight" in job.model.stored}
+    groups = [] if job.settings.reference else list(fused_groups(stored))
+    alone = stored - {name for group in groups for name in group}
+    growth = [
+        sum(job.model.nbytes(f"{name}.weight") - _written_bytes(job, f"{name}.weight") for name in group)
+        for group in [*groups, *([name] for name in alone)]
+    ]
+    return sum(sorted(growth, reverse=True)[: job.settings.level])
+
+
+def _written_bytes(job: Job, name: str) -> int:
+    """Return the bytes that a float tensor takes in the export."""
+    module, _, leaf = name.rpartition(".")
+    if module not in job.quantized or leaf != "weight":
+        return job.model.nbytes(name)
+    shape, dtype = job.model.shape(name), job.model.dtype
+    if job.settings.is_dynamic:
+        layout = dynamic_linear_layout(shape, dtype)
+    else:
+        layout = linear_layout(shape, dtype, mm_tensor=job.settings.mm_tensor)
+    return sum(tensor.nbytes for tensor in layout.values())

@@ -1,0 +1,198 @@
+"""Records the finished layers of a run on the disk, so that the same command continues after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from fa3cli import logger
+from fa3cli.calibration.parameters import LayerParameters
+from fa3cli.calibration.ranks import ALONE, Ranks
+from fa3cli.errors import ConflictError
+from fa3cli.exports.folder import RunFolder
+from fa3cli.files.documents import read_json, typed
+from fa3cli.files.reading import LARGE
+from fa3cli.files.writing import sync, write_file
+from fa3cli.models.tree_file import read_tree, tensors_of, write_tree
+from fa3cli.runs.identity import differing
+
+__all__ = ["Journal", "NotResumableError", "has_records", "open_journal", "require_nothing_kept"]
+
+_IDENTITY = "identity.json"
+
+T = TypeVar("T")
+
+
+class NotResumableError(ConflictError):
+    """A model's forward cannot be resumed between two layers."""
+
+
+@dataclass(frozen=True)
+class _Boundary:
+    """The part of a record besides the visit: a hash of the arguments of the next layer's call."""
+
+    digest: str
+
+
+class Journal:
+    """The finished visits of layers, one record per visit, and every forward's output of the last visited layer.
+
+    A record exists only if everything that the visit wrote is on the disk. Without a folder, visits stay in memory.
+    """
+
+    def __init__(self, folder: RunFolder | None = None, ranks: Ranks = ALONE) -> None:
+        self._folder, self._ranks = folder, ranks
+        self.visits: list[LayerParameters] = []
+        self._digest = ""
+        while folder is not None and os.path.lexists(record := self._record(len(self.visits))):
+            visit, self._digest = _read_record(record)
+            self.visits.append(visit)
+
+    def commit(self, visit: LayerParameters, outputs: Mapping[str, Any], arguments: Any) -> None:
+        """Write a visit, the layer's `outputs` by forward, and a hash of the `arguments` of the next layer's first call."""
+        number = len(self.visits)
+        self.visits.append(visit)
+        if self._folder is None:
+            return
+        try:
+            write_tree(self._states(number, self._ranks.rank), outputs)
+            written = True
+        except TypeError:
+            written = False
+        if not all(self._ranks.gather(written)):
+            self._folder = None
+            logger.warning(
+                "%s returns values that cannot be written to a file: if this run is stopped, it starts over",
+                visit.name,
+            )
+            return
+        if self._ranks.leads:
+            # States first: a record must not be on the disk before the states that it stands for.
+            sync(self._folder.journal)
+            kept = {field.name: getattr(visit, field.name) for field in fields(visit)}
+            write_tree(self._record(number), {**kept, "digest": _digest(arguments)})
+            sync(self._folder.journal)
+            self._folder.keep = True
+        # Never the previous visit's: a rank may arrive here before rank 0 has written this record.
+        self._states(number - 2, self._ranks.rank).unlink(missing_ok=True)
+
+    def outputs(self, forwards: Sequence[str]) -> list[Any]:
+        """Return these forwards' outputs of the last visited layer, on the CPU, from the files of all ranks.
+
+        Raises ConflictError if a file is missing.
+        """
+        kept: dict[str, Any] = {}
+        states = self._states(len(self.visits) - 1, "*").name
+        for file in self._folder.journal.glob(states):
+            kept |= _typed(file, read_tree(file), dict[str, Any])
+        if not kept.keys() >= set(forwards):
+            raise ConflictError(
+                f"{self._folder.journal}: some files {states} are missing",
+                hint="have all ranks write to the same disk; --resume never starts over",
+            )
+        return [kept[forward] for forward in forwards]
+
+    def states(self) -> Path:
+        """Return the folder for states of replayed forwards; it is removed with the run's folder."""
+        folder = self._folder.journal / "states"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def require_same(self, arguments: Any) -> None:
+        """Raise NotResumableError if the next layer's arguments differ from those before the interruption."""
+        if not self._ranks.first(_digest(arguments) == self._digest):
+            raise NotResumableError(
+                f"the layer after {self.visits[-1].name} gets more than that layer's output and what the model "
+                "computes before its layers (for example K and V of other layers), which a journal does not hold",
+                hint="runs of this model cannot be resumed",
+            )
+
+    def _record(self, number: int) -> Path:
+        return self._folder.journal / f"visit-{number:05d}.safetensors"
+
+    def _states(self, number: int, rank: int | str) -> Path:
+        return self._folder.journal / f"states-{number:05d}.{rank}.safetensors"
+
+
+def open_journal(folder: RunFolder, run_identity: dict[str, Any], resume: str) -> None:
+    """Keep or clear the records of an earlier run in `folder`, according to `resume` (auto, required, never).
+
+    Raises ConflictError, naming the differences, if that run had another identity, or if there are no records although
+    they are required.
+    """
+    file = folder.journal / _IDENTITY
+    if _holds_records(folder) and resume != "never":
+        folder.keep = True
+        if differs := differing(_read_identity(file), run_identity):
+            raise ConflictError(
+                f"{folder.path}: left by a stopped run that was made from other {', '.join(differs)}",
+                hint="run that command again to finish it; --resume never discards it and starts over",
+            )
+        return
+    if resume == "required":
+        raise ConflictError(
+            f"{folder.path}: nothing there to resume", hint="without --resume required, a new run starts"
+        )
+    folder.clear()
+    write_file(file, (json.dumps(run_identity, indent=2) + "\n").encode())
+
+
+def require_nothing_kept(folder: RunFolder) -> None:
+    """Raise ConflictError if the folder holds a stopped run that could be resumed."""
+    if _holds_records(folder):
+        folder.keep = True
+        raise ConflictError(
+            f"{folder.path}: left by a stopped run of fa3 quantize",
+            hint="run that command again to finish it, or choose another --output",
+        )
+
+
+def _holds_records(folder: RunFolder) -> bool:
+    begun = folder.export.is_dir() and os.path.lexists(folder.journal / _IDENTITY)
+    return begun and has_records(folder)
+
+
+def has_records(folder: RunFolder) -> bool:
+    """Tell whether the folder holds finished work: a visit, or a recorded step of a sampling run."""
+    kept = (folder.journal.glob("visit-*.safetensors"), folder.journal.glob("records/*.safetensors"))
+    return any(any(files) for files in kept)
+
+
+def _read_identity(file: Path) -> dict[str, Any]:
+    try:
+        return typed(read_json(file, LARGE), dict[str, Any])
+    except (OSError, ValueError) as error:
+        raise ConflictError(
+            f"{file}: not as fa3 wrote it ({error})", hint="--resume never discards that run and starts over"
+        ) from error
+
+
+def _read_record(file: Path) -> tuple[LayerParameters, str]:
+    """Return a visit, and the hash of the arguments of the next layer's call."""
+    kept = read_tree(file)
+    return _typed(file, kept, LayerParameters), _typed(file, kept, _Boundary).digest
+
+
+def _typed(file: Path, kept: Any, kind: type[T]) -> T:
+    try:
+        return typed(kept, kind)
+    except ValueError as error:
+        raise ConflictError(
+            f"{file}: not as fa3 wrote it ({error})", hint="the same command with --resume never starts over"
+        ) from error
+
+
+def _digest(arguments: Any) -> str:
+    """Hash the tensors of a call's arguments."""
+    digest = hashlib.sha256()
+    for tensor in tensors_of(arguments):
+        digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+    return digest.hexdigest()

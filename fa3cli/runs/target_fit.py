@@ -1,0 +1,67 @@
+"""Checks before any work that the job's targets can load its export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from fa3cli.calibration.parameters import LayerParameters
+from fa3cli.calibration.smoothing import wrapped_norms
+from fa3cli.errors import UnsupportedError
+from fa3cli.exports.targets.selection import Selection
+from fa3cli.exports.tensor_parallel import undivided
+from fa3cli.runs.job import Job
+
+__all__ = ["require_loadable", "target_warnings"]
+
+
+def require_loadable(job: Job, found: Sequence[LayerParameters] | None = None) -> None:
+    """Raise UnsupportedError with all reasons why an engine cannot load the job's export.
+
+    `found` are the parameters, if they are known already.
+    """
+    selected = _selection(job) if found is None else _exact_selection(job, found)
+    refusals = [(target.name, refusal) for target in job.targets for refusal in target.refused(selected)]
+    if refusals:
+        reasons = [f"target {name}: {refusal.reason}" for name, refusal in refusals]
+        hints = dict.fromkeys(refusal.hint for _, refusal in refusals)
+        raise UnsupportedError("; ".join(reasons), hint="; ".join(hints))
+
+
+def target_warnings(job: Job, found: Sequence[LayerParameters] | None = None) -> Iterator[str]:
+    """Yield each target's warnings about engines, and the tensor-parallel sizes at which no engine can split the model."""
+    selected = _selection(job) if found is None else _exact_selection(job, found)
+    for target in job.targets:
+        for warning in target.warnings(selected):
+            yield f"target {target.name}: {warning}"
+    if any(not target.pipelines for target in job.targets):
+        yield from undivided(selected.geometry)
+
+
+def _selection(job: Job) -> Selection:
+    """Return what a job quantizes, as far as it is known before calibration."""
+    settings = job.settings
+    return Selection(
+        config=job.config,
+        dtype=str(job.model.dtype).removeprefix("torch."),
+        names=frozenset(job.model.names),
+        linears=list(job.model.linears()),
+        quantized=job.quantized,
+        attentions=list(job.model.attentions()),
+        fa_layers=max(0, len(job.attentions) - settings.fa_amp),
+        head=job.model.head,
+        mm_tensor=settings.mm_tensor,
+        may_split=settings.reference and settings.level > 0,
+        wraps_norms=bool(wrapped_norms(job.model, settings.anti_method)),
+    )
+
+
+def _exact_selection(job: Job, found: Sequence[LayerParameters]) -> Selection:
+    """Return what a job quantizes, from the parameters of its calibration."""
+    seen = sum(len(layer.attentions) for layer in found)
+    return replace(
+        _selection(job),
+        quantized=frozenset(name for layer in found for name in layer.linears),
+        fa_layers=max(0, seen - job.settings.fa_amp),
+        may_split=False,
+    )

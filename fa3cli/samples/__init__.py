@@ -1,0 +1,1 @@
+"""Reads calibration and evaluation data: one sample is one forward."""

@@ -1,0 +1,76 @@
+"""Tests which targets and save types are accepted for which kind of model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fa3cli.errors import ConflictError, UnsupportedError, UsageError
+from fa3cli.runs.destination import default_output, where_to_save
+
+
+def test_a_pipelines_transformer_goes_to_mindie_sd() -> None:
+    destination = where_to_save((), (), None, pipelines=True)
+    assert [target.name for target in destination.pop("targets")] == ["mindie-sd"]
+    assert destination == {"save_types": ("safe_tensor",), "part_bytes": None}
+    assert [target.name for target in where_to_save((), (), 1.5)["targets"]] == ["modelslim"]
+
+
+@pytest.mark.parametrize(
+    ("targets", "save_types", "part_file_size", "message", "hint"),
+    [
+        (["vllm"], (), None, "vllm: takes language models", "choose mindie-sd"),
+        (["mindie-sd"], ["numpy"], None, "save_type numpy", "use save_type safe_tensor"),
+        ((), (), 4.0, "opens one weight file", "omit part_file_size"),
+    ],
+)
+def test_what_mindie_sd_cannot_have_is_refused(
+    targets: list[str], save_types: list[str], part_file_size: float | None, message: str, hint: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=message) as raised:
+        where_to_save(targets, save_types, part_file_size, pipelines=True)
+    assert raised.value.hint == hint
+
+
+def test_a_language_model_does_not_go_there() -> None:
+    with pytest.raises(UnsupportedError, match="not language models"):
+        where_to_save(["mindie-sd"], (), None)
+
+
+def test_a_size_that_is_none_is_a_usage_error_for_any_target() -> None:
+    with pytest.raises(UsageError, match="part_file_size"):
+        where_to_save((), (), 0, pipelines=True)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    folder = tmp_path / "weights"
+    (folder / "transformer").mkdir(parents=True)
+    (folder / "transformer" / "config.json").touch()
+    (folder / "model.safetensors").touch()
+    return folder
+
+
+def test_an_output_beside_or_directly_in_the_weights_folder_is_fine(weights: Path) -> None:
+    for output in (None, weights.parent / "out", weights / "out", weights / "runs" / "one" / "two"):
+        assert default_output(weights, output).name in ("weights-w8a8-fa3", "out", "two")
+    (weights / "runs" / "other").mkdir(parents=True)
+    assert default_output(weights, weights / "runs" / "one") == weights / "runs" / "one"
+
+
+def test_the_weights_folder_is_no_output(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (weights.parent / "link").symlink_to(weights)
+    monkeypatch.chdir(weights)
+    for output in (weights, ".", weights / "transformer" / "..", weights.parent / "link"):
+        with pytest.raises(
+            ConflictError, match="is the weights folder, which fa3 never writes into"
+        ) as error:
+            default_output(weights, output)
+        assert error.value.hint == "choose another --output"
+
+
+@pytest.mark.parametrize("place", ["transformer/out", "transformer/deep/out", "transformer/config.json/out"])
+def test_among_the_files_of_a_model_is_no_output(weights: Path, place: str) -> None:
+    with pytest.raises(ConflictError, match="which belongs to the weights folder"):
+        default_output(weights, weights / place)
