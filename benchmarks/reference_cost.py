@@ -90,7 +90,7 @@ def _ours(root: Path, output: Path, case: dict[str, Any]) -> tuple[float, float]
     calib = root / "calib.jsonl"
     bare = _bare(load_model(root / "fa3cli"), read_samples(calib))
     options = {"numerics": "reference", "disable_names": _DOWN, **case}
-    job = api.prepare(root / "fa3cli", calib=calib, output=output, **options)
+    [job] = api.prepare_jobs(root / "fa3cli", calib=calib, output=output, **options)
     return bare, _cpu_seconds(lambda: api.run(job))
 
 

@@ -12,14 +12,14 @@ from fa3cli.comparing.text import Comparison, compare
 from fa3cli.errors import Fa3Error, MissingCapabilityError
 from fa3cli.exports.folder import RunFolder
 from fa3cli.exports.verification import VerificationReport, verify_export
-from fa3cli.pipelines.jobs import prepare_jobs
+from fa3cli.pipelines.jobs import jobs_of
 from fa3cli.planning.estimate import estimate_seconds
 from fa3cli.planning.plan import Plan, plan, plan_warnings
 from fa3cli.runs.exporting import export_calibration, prepare_export
 from fa3cli.runs.identity import identity
 from fa3cli.runs.job import Job
 from fa3cli.runs.journal import has_records
-from fa3cli.runs.preparing import prepare
+from fa3cli.runs.options import RunOptions
 from fa3cli.runs.progress import Progress
 from fa3cli.runs.result import Result, read_result
 from fa3cli.runs.run import run
@@ -33,10 +33,10 @@ __all__ = [
     "export",
     "export_calibration",
     "full_plan",
+    "jobs_of",
     "left_by",
     "plan",
     "plan_warnings",
-    "prepare",
     "prepare_export",
     "prepare_jobs",
     "quantize",
@@ -69,8 +69,13 @@ def quantize_all(
     **options: Any,
 ) -> list[Result]:
     """Calibrate and export a language model, or each transformer of a pipeline."""
-    jobs = prepare_jobs(weights_dir, **options)
+    jobs = jobs_of(RunOptions.of(weights_dir, **options))
     return [run(job, progress, resume=how) for job, how in zip(jobs, ways_to_resume(jobs, resume))]
+
+
+def prepare_jobs(weights_dir: str | Path, *, only_calibrate: bool = False, **options: Any) -> list[Job]:
+    """Check everything for a language model, or for each transformer of a pipeline; writes nothing."""
+    return jobs_of(RunOptions.of(weights_dir, **options), only_calibrate=only_calibrate)
 
 
 def ways_to_resume(jobs: Sequence[Job], resume: str) -> list[str]:
@@ -97,7 +102,7 @@ def calibrate(
     **options: Any,
 ) -> Result:
     """Find every parameter of a patched weights folder and keep them in a small folder, without weights."""
-    [job] = prepare_jobs(weights_dir, output=output, only_calibrate=True, **options)
+    [job] = jobs_of(RunOptions.of(weights_dir, output=output, **options), only_calibrate=True)
     return run(job, progress, resume=resume)
 
 
@@ -109,7 +114,9 @@ def export(
     **options: Any,
 ) -> Result:
     """Export a weights folder with the parameters of a calibration of it; `options` are those of `fa3 export`."""
-    return export_calibration(*prepare_export(weights_dir, calibration, **options), progress)
+    return export_calibration(
+        *prepare_export(RunOptions.of(weights_dir, **options), Path(calibration)), progress
+    )
 
 
 def full_plan(job: Job) -> Plan:

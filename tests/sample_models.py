@@ -11,6 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fa3cli.runs.job import Job
+from fa3cli.runs.options import RunOptions
+
 WEIGHTS = "model.safetensors"
 SIZES = {
     "vocab_size": 96,
@@ -117,3 +120,10 @@ def write_config(folder: Path, model_type: str = "llama", *, patched: bool = Tru
     if patched:
         patching.patch(folder)
     return folder
+
+
+def prepare(folder: str | Path, *, only_calibrate: bool = False, **options: Any) -> Job:
+    """The job of a language model, from options as a script gives them."""
+    from fa3cli.runs import preparing
+
+    return preparing.prepare(RunOptions.of(folder, **options), only_calibrate=only_calibrate)

@@ -8,6 +8,7 @@ import fa3cli
 from fa3cli import api
 from fa3cli.errors import Fa3Error, InvalidInputError
 from fa3cli.runs.progress import Progress
+from tests import sample_models
 from tests.sample_models import token_ids, write_lines, write_model
 
 
@@ -28,7 +29,9 @@ def test_patch_quantize_and_verify_from_python(tmp_path: Path, calib: Path) -> N
 
 
 def test_plan_and_run_of_one_job(tmp_path: Path, calib: Path) -> None:
-    job = api.prepare(write_model(tmp_path / f"llama-{tmp_path.name}"), calib=calib, recipe="default")
+    job = sample_models.prepare(
+        write_model(tmp_path / f"llama-{tmp_path.name}"), calib=calib, recipe="default"
+    )
     planned = api.plan(job)
     assert not job.output.exists()
     result = api.run(job)

@@ -2,73 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fa3cli.cli.options import (
-    ActMethod,
-    AntiMethod,
-    AttnImplementation,
-    Bits,
-    Calib,
-    Device,
-    DisableLastLinear,
-    DisableLevel,
-    DisableNames,
-    Dtype,
-    Fa,
-    FaAmp,
-    FaScore,
-    IncludeNames,
-    Json,
-    MaxLength,
-    MmTensor,
-    Nproc,
-    Numerics,
-    PlanOnly,
-    Recipe,
-    Resume,
-    Samples,
-    TrustRemoteCode,
-    WeightsDir,
-)
+from fa3cli.cli.options import Json, Nproc, with_options
 from fa3cli.cli.running import run_command
+from fa3cli.runs.options import EXPORTS, PIPELINES, RunOptions, declared
 
 __all__ = ["calibrate"]
 
 
+@with_options(name for name, option in declared().items() if option.group not in (EXPORTS, PIPELINES))
 def calibrate(
-    weights_dir: WeightsDir = Path("."),
+    options: RunOptions,
+    *,
     output: Annotated[
         Path, typer.Option(metavar="CALIBRATION", help="Folder for the parameters: small, without weights.")
-    ] = ...,
-    calib: Calib = None,
-    samples: Samples = None,
-    max_length: MaxLength = None,
-    recipe: Recipe = None,
-    numerics: Numerics = None,
-    w_bit: Bits = None,
-    a_bit: Bits = None,
-    act_method: ActMethod = None,
-    anti_method: AntiMethod = None,
-    include_names: IncludeNames = None,
-    disable_names: DisableNames = None,
-    disable_level: DisableLevel = None,
-    disable_last_linear: DisableLastLinear = None,
-    mm_tensor: MmTensor = None,
-    fa: Fa = None,
-    fa_amp: FaAmp = None,
-    fa_score: FaScore = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    attn_implementation: AttnImplementation = "auto",
-    resume: Resume = "auto",
+    ],
     nproc: Nproc = 1,
-    plan: PlanOnly = False,
-    trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
 ) -> None:
-    """Find every quantization parameter of a patched model and keep it, for fa3 export."""
-    run_command("calibrate", only_calibrate=True, **locals())
+    """Find every quantization parameter of a patched model and save it, for fa3 export."""
+    run_command("calibrate", replace(options, output=output), only_calibrate=True, nproc=nproc, as_json=json)

@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fa3cli.cli.console import note, warn
-from fa3cli.cli.options import Json, PartFileSize, SaveTypes, Targets, TrustRemoteCode, values
+from fa3cli.cli.options import Json, with_options
 from fa3cli.cli.running import show_result
+from fa3cli.runs.options import RunOptions
 
 __all__ = ["export"]
 
 
+@with_options(("save_types", "target", "part_file_size", "output", "trust_remote_code"))
 def export(
+    options: RunOptions,
+    *,
     weights_dir: Annotated[
         Path, typer.Argument(metavar="WEIGHTS_DIR", help="Weights folder that was calibrated.")
     ],
     calibration: Annotated[
         Path, typer.Option(metavar="CALIBRATION", help="Folder that fa3 calibrate wrote.")
     ],
-    output: Annotated[Path | None, typer.Option(help="Export folder [<WEIGHTS_DIR>-w8a8-fa3].")] = None,
-    save_type: SaveTypes = None,
-    target: Targets = None,
-    part_file_size: PartFileSize = None,
-    trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
 ) -> None:
     """Export a calibrated model for one engine or several; reads the weights once, runs no sample."""
     from fa3cli import api
     from fa3cli.cli.progress_bar import show_progress
 
-    job, found = api.prepare_export(
-        weights_dir,
-        calibration,
-        output=output,
-        save_types=values(save_type),
-        target=values(target),
-        part_file_size=part_file_size,
-        trust_remote_code=trust_remote_code,
-    )
+    job, found = api.prepare_export(replace(options, weights_dir=weights_dir), calibration)
     for warning in api.plan_warnings(job, found.layers):
         warn(warning)
     note(f"targets: {', '.join(engine.name for engine in job.targets)}, from {calibration}")

@@ -4,64 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from fa3cli.cli.console import note, print_event, print_json, warn
 from fa3cli.cli.launch import launch, launched_rank, rank_command
-from fa3cli.cli.options import SaveType, TargetName, values
 
 if TYPE_CHECKING:
     from fa3cli.planning.plan import Plan
     from fa3cli.runs.job import Job
+    from fa3cli.runs.options import RunOptions
     from fa3cli.runs.result import Result
 
 __all__ = ["run_command", "show_result"]
 
 
 def run_command(
-    command: str,
-    *,
-    weights_dir: Path,
-    include_names: list[str] | None,
-    disable_names: list[str] | None,
-    resume: str,
-    nproc: int,
-    plan: bool,
-    json: bool,
-    save_type: list[SaveType] | None = None,
-    target: list[TargetName] | None = None,
-    **options: Any,
+    command: str, options: RunOptions, *, only_calibrate: bool = False, nproc: int, as_json: bool
 ) -> None:
-    """Prepare jobs from a command's arguments and run them, or print their plans; only the leading rank prints."""
+    """Prepare jobs and run them, or print their plans; only the leading rank prints."""
     rank = launched_rank()
-    if nproc > 1 and rank is None and not plan:
+    if nproc > 1 and rank is None and not options.only_plan:
         raise typer.Exit(launch(nproc, rank_command()))
-    if rank and plan:
+    if rank and options.only_plan:
         return
     from fa3cli import api
     from fa3cli.cli.interrupts import first_interrupt
 
-    jobs = api.prepare_jobs(
-        weights_dir,
-        include_names=tuple(include_names) if include_names else None,
-        disable_names=tuple(disable_names) if disable_names else None,
-        save_types=values(save_type),
-        target=values(target),
-        only_plan=plan,
-        **options,
-    )
-    if plan:
-        _show_plans([api.full_plan(job) for job in jobs], as_json=json)
+    jobs = api.jobs_of(options, only_calibrate=only_calibrate)
+    if options.only_plan:
+        _show_plans([api.full_plan(job) for job in jobs], as_json=as_json)
         return
-    for job, how in zip(jobs, api.ways_to_resume(jobs, resume)):
+    for job, resume in zip(jobs, api.ways_to_resume(jobs, options.resume)):
         if rank:
             with first_interrupt(lambda _: None) as stop:
-                api.run(job, resume=how, stop=stop)
+                api.run(job, resume=resume, stop=stop)
         else:
-            _run_leading_rank(command, job, how, as_json=json)
+            _run_leading_rank(command, job, resume, as_json=as_json)
 
 
 def _show_plans(plans: Sequence[Plan], *, as_json: bool) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fa3cli.cli.console import note, print_json
-from fa3cli.cli.options import TargetName, values
+from fa3cli.cli.options import choices
 from fa3cli.errors import UnsupportedError, UsageError
+from fa3cli.exports.target_names import TARGET_NAMES
 
 if TYPE_CHECKING:
     from fa3cli.comparing.images import ImageComparison
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["verify"]
 
+_Target = choices("Target", TARGET_NAMES)
+
 
 def verify(
     export: Annotated[
         Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize or fa3 export wrote.")
     ],
     target: Annotated[
-        list[TargetName] | None,
+        list[_Target] | None,
         typer.Option(help="Engine that shall load it [the one it was written for]; may be repeated."),
     ] = None,
     against: Annotated[
@@ -52,7 +55,7 @@ def verify(
 
     if (against is None) != (text is None):
         raise UsageError("--against and --eval need each other")
-    report = verify_export(export, values(target))
+    report = verify_export(export, [engine.value for engine in target or ()])
     targets = {check.target for check in report.checks}
     images = targets == {"mindie-sd"}
     if images and max_length is not None:

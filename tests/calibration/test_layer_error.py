@@ -24,11 +24,10 @@ from fa3cli.quantization.fake_linear import fake_dynamic_linear
 from fa3cli.quantization.settings import QuantSettings, resolve_settings
 from fa3cli.runs.job import make_job
 from fa3cli.runs.passes import calibrate
-from fa3cli.runs.preparing import prepare
 from fa3cli.runs.result import REPORT_FILE
 from fa3cli.samples.recorded_call import RecordedCall
 from tests.comparing.test_text import load_patched, simulate_by_hand
-from tests.sample_models import random_model, token_ids, write_lines, write_model
+from tests.sample_models import prepare, random_model, token_ids, write_lines, write_model
 
 EXACT = QuantSettings()
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from fa3cli import api
 from fa3cli.errors import MissingCapabilityError, UsageError
 from fa3cli.models import devices
 from fa3cli.models.devices import computes_bfloat16, device_kind, device_of, free_memory
+from tests import sample_models
 
 
 class Device(NamedTuple):
@@ -178,5 +178,5 @@ def test_auto_is_never_a_dtype_that_the_device_lacks(
     calib = qwen2_tiny.parent / "calib.jsonl"
     calib.write_text('{"input_ids": [1, 2, 3]}\n')
     options = {"calib": calib, "output": qwen2_tiny.parent / "out", "device": "cpu"}
-    assert api.prepare(qwen2_tiny, **options).model.dtype == dtype
-    assert api.prepare(qwen2_tiny, dtype="bfloat16", **options).model.dtype == torch.bfloat16
+    assert sample_models.prepare(qwen2_tiny, **options).model.dtype == dtype
+    assert sample_models.prepare(qwen2_tiny, dtype="bfloat16", **options).model.dtype == torch.bfloat16

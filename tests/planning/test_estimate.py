@@ -11,8 +11,7 @@ from fa3cli.planning.estimate import BYTES_PER_SECOND, estimate_seconds
 from fa3cli.planning.plan import plan
 from fa3cli.runs.job import Job
 from fa3cli.runs.passes import calibrate
-from fa3cli.runs.preparing import prepare
-from tests.sample_models import token_ids, write_config, write_lines, write_model
+from tests.sample_models import prepare, token_ids, write_config, write_lines, write_model
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from fa3cli.planning.plan import plan
-from fa3cli.runs.preparing import prepare
-from tests.sample_models import token_ids, write_config, write_lines
+from tests.sample_models import prepare, token_ids, write_config, write_lines
 
 WIDE = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "head_dim": 64}
 MORE = {"num_key_value_heads": 4, "max_position_embeddings": 2048, "dtype": "float32"}

@@ -10,9 +10,16 @@ import torch
 
 from fa3cli.errors import InvalidInputError
 from fa3cli.planning.plan import Plan, plan
-from fa3cli.runs.preparing import prepare
 from fa3cli.runs.streams import Streams
-from tests.sample_models import WEIGHTS, edit_weights, token_ids, write_config, write_lines, write_model
+from tests.sample_models import (
+    WEIGHTS,
+    edit_weights,
+    prepare,
+    token_ids,
+    write_config,
+    write_lines,
+    write_model,
+)
 
 
 @pytest.fixture

@@ -156,9 +156,10 @@ def _there(folder: Path) -> None:
 
 def _calibrated(folder: Path) -> None:
     from fa3cli import api
+    from tests.sample_models import prepare
 
     _ready(folder)
-    job = api.prepare(
+    job = prepare(
         folder / "model",
         output=folder / "kept",
         calib=folder / "calib.jsonl",
@@ -171,9 +172,10 @@ def _calibrated(folder: Path) -> None:
 def _stopped(folder: Path) -> None:
     from fa3cli import api
     from fa3cli.errors import StoppedError
+    from tests.sample_models import prepare
 
     _ready(folder)
-    job = api.prepare(folder / "model", output=folder / "out", calib=folder / "calib.jsonl", recipe="default")
+    job = prepare(folder / "model", output=folder / "out", calib=folder / "calib.jsonl", recipe="default")
     try:
         api.run(job, stop=lambda: True)
     except StoppedError:

@@ -18,8 +18,7 @@ from fa3cli.errors import (
 )
 from fa3cli.models.opening import open_model
 from fa3cli.patching.origins.installed import installed_transformers
-from fa3cli.runs.preparing import prepare
-from tests.sample_models import edit_config, snapshot, token_ids, write_lines, write_model
+from tests.sample_models import edit_config, prepare, snapshot, token_ids, write_lines, write_model
 
 
 @pytest.fixture

@@ -17,9 +17,8 @@ from fa3cli.exports.layout import WEIGHT_FILE
 from fa3cli.quantization.fallback import fused_groups
 from fa3cli.runs.job import Job
 from fa3cli.runs.passes import calibrate
-from fa3cli.runs.preparing import prepare
 from tests.runs.reference import load, observe
-from tests.sample_models import edit_weights, token_ids, write_lines, write_model
+from tests.sample_models import edit_weights, prepare, token_ids, write_lines, write_model
 
 BOTH = pytest.mark.parametrize("numerics", ["improved", "reference"])
 

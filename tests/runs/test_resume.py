@@ -22,6 +22,7 @@ from fa3cli.runs.exporting import export_layers
 from fa3cli.runs.job import Job
 from fa3cli.runs.journal import NotResumableError
 from fa3cli.runs.result import Result
+from tests import sample_models
 from tests.conftest import ROOT
 from tests.sample_models import snapshot, token_ids, write_lines, write_model
 
@@ -49,7 +50,7 @@ TYPES: dict[str, dict[str, Any]] = {
 
 
 def prepare(model: Path, output: Path, **options: Any) -> Job:
-    return api.prepare(model, output=output, **{"recipe": "default"} | options)
+    return sample_models.prepare(model, output=output, **{"recipe": "default"} | options)
 
 
 def quantize(model: Path, output: Path, *, resume: str = "auto", **options: Any) -> Result:

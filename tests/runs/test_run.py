@@ -21,6 +21,7 @@ from fa3cli.exports.layout import FA_TENSORS, W8A8_TENSORS, WEIGHT_FILE
 from fa3cli.exports.verification import verify_export
 from fa3cli.runs.progress import Progress
 from fa3cli.runs.run import Result
+from tests import sample_models
 from tests.conftest import EXAMPLES, SHARED_MODELS, copy_model
 from tests.runs.reference import fallback_score, head_scale, linear_tensors, load, observe
 from tests.sample_models import (
@@ -408,7 +409,9 @@ def test_the_plan_asks_for_no_less_room_than_is_taken(
     qwen2_tiny: Path, save_types: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calib, output = EXAMPLES / "qwen2-tiny-calib.jsonl", qwen2_tiny.parent / "out"
-    job = api.prepare(qwen2_tiny, calib=calib, output=output, samples=1, max_length=8, save_types=save_types)
+    job = sample_models.prepare(
+        qwen2_tiny, calib=calib, output=output, samples=1, max_length=8, save_types=save_types
+    )
     planned, beside = api.plan(job), 200_000
     most = 0
     rename = Path.rename
