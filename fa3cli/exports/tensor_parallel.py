@@ -23,7 +23,7 @@ def split_remarks(geometry: Geometry) -> Iterator[str]:
 def mindie_turbo_remarks(geometry: Geometry) -> Iterator[str]:
     """Yield why mindie-turbo, which reads the same FA3 scales as MindIE, cannot load a model of these sizes."""
     if geometry.head_dim and geometry.head_dim != _TURBO_HEAD_DIM:
-        yield f"head_dim is {geometry.head_dim}: mindie-turbo supports FA3 for {_TURBO_HEAD_DIM} only"
+        yield f"head_dim is {geometry.head_dim}: mindie-turbo takes FA3 for {_TURBO_HEAD_DIM} only"
     few = [str(size) for size in _SIZES if geometry.kv_heads and geometry.kv_heads < size]
     if few:
         yield (
