@@ -60,7 +60,7 @@ class SafetensorsWriter:
     def add(self, name: str, tensor: Tensor) -> None:
         """Write one tensor."""
         if tensor.dtype not in _DTYPES:
-            raise TypeError(f"{name}: {tensor.dtype} cannot be stored in a file")
+            raise TypeError(f"{name}: {tensor.dtype} cannot be written to a file")
         shard = self._shards[-1]
         if self._part_bytes and shard.entries_bytes and shard.size + tensor.nbytes > self._part_bytes:
             shard.suspend()  # one shard is open at a time
