@@ -1,1 +1,1 @@
-"""What leaves the house: tensors, description and the files beside them, and the check that they load."""
+"""Writes exports (tensors, description, companion files) and verifies that engines can load them."""

@@ -1,4 +1,4 @@
-"""What an engine needs beside the weights: the tokenizer's files, and a config.json that says what is there."""
+"""Finds the files that an engine needs beside the weights, and makes the export's config.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fa3cli.files.reading import read_bytes
 
 __all__ = ["companions", "exported_config"]
 
-# What an engine needs beside the weights: tokenizer, generation defaults, the model's own code.
+# Tokenizer, generation defaults, the model's own code (engines run it with trust_remote_code) and its license.
 _COMPANIONS = (
     "generation_config.json",
     "tokenizer*",
@@ -27,12 +27,12 @@ _COMPANIONS = (
     "*.py",
     "LICENSE*",
 )
-# A pipeline's has a digest in its name.
+# Names of patched files; those of a pipeline contain a digest.
 _PATCHED = re.compile(r"_fa3(_[0-9a-f]{12})?\.py$")
 
 
 def companions(source: Path) -> list[Path]:
-    """Return the files an engine needs beside the weights; no patched modeling file, by fa3 or by hand."""
+    """Return the files an engine needs beside the weights, without modeling files patched by fa3 or by hand."""
     found = {file for pattern in _COMPANIONS for file in source.glob(pattern) if file.is_file()}
     return sorted(file for file in found if not (_PATCHED.search(file.name) or _is_quantizing(file)))
 
@@ -42,12 +42,10 @@ def _is_quantizing(file: Path) -> bool:
 
 
 def exported_config(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """Return what an export's config.json says of the model that `config` describes, in `dtype`.
-
-    A `quantization_config` of the float model's would replace the export's own, and an auto_map to the patched file
-    would be run by servers that lack fa3cli.
-    """
+    """Return an export's config.json from the float model's `config`, with `dtype` as its dtype."""
+    # Engines would read the float model's quantization_config instead of the export's description.
     exported = {key: value for key, value in config.items() if key not in ("quantization_config", "quantize")}
+    # A server has no fa3cli, so it could not import the patched file.
     auto_map = {
         auto_class: reference
         for auto_class, reference in (exported.pop("auto_map", None) or {}).items()
@@ -55,6 +53,7 @@ def exported_config(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, 
     }
     if auto_map:
         exported["auto_map"] = auto_map
+    # Newer transformers versions write dtype, older ones torch_dtype; a config may have both.
     for key in {"dtype", "torch_dtype"} & exported.keys() or {"torch_dtype"}:
         exported[key] = str(dtype).removeprefix("torch.")
     return exported

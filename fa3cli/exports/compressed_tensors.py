@@ -1,4 +1,4 @@
-"""What compressed-tensors' `quantization_config` says, read without raising, and what it must say for vLLM."""
+"""Reads the `quantization_config` of compressed-tensors without raising, and lists the values that vLLM accepts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,18 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["FORMATS", "INPUTS", "KV_CACHE_SCHEME", "WEIGHTS", "differences", "groups_of", "matches", "short"]
+__all__ = [
+    "FORMATS",
+    "INPUTS",
+    "KV_CACHE_SCHEME",
+    "WEIGHTS",
+    "differences",
+    "linear_groups",
+    "matches",
+    "quoted",
+]
 
-# The formats under which vLLM looks at how activations are quantized.
+# With other formats vLLM ignores how activations are quantized.
 FORMATS = ("int-quantized", "naive-quantized")
 _INT8 = {"num_bits": 8, "type": "int", "dynamic": False}
 WEIGHTS = {**_INT8, "symmetric": True, "strategy": ("channel", "tensor")}
@@ -22,39 +31,40 @@ KV_CACHE_SCHEME = {
 }
 
 
-def groups_of(own: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the groups that speak of linears; one without weights is about attention."""
+def linear_groups(own: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the groups of linears; a group without weights describes attention."""
     groups = own.get("config_groups")
-    every = groups if isinstance(groups, dict) else {}
+    all_groups = groups if isinstance(groups, dict) else {}
     return {
         name: group
-        for name, group in every.items()
+        for name, group in all_groups.items()
         if isinstance(group, dict) and group.get("weights") is not None
     }
 
 
 def differences(found: Any, wanted: dict[str, Any]) -> Iterator[str]:
-    """Yield how a quantization's arguments differ from `wanted`, whose tuples are alternatives."""
+    """Yield the differences of a quantization's arguments from `wanted`, where a tuple lists the allowed values."""
     if not isinstance(found, dict):
-        yield f" is {short(found)}, expected the arguments of a quantization"
+        yield f" is {quoted(found)}, expected an object with the arguments of a quantization"
         return
     for key, expected in wanted.items():
-        value, legal = found.get(key), expected if isinstance(expected, tuple) else (expected,)
-        if not any(value == each and type(value) is type(each) for each in legal):
-            yield f": {key} is {short(value)}, expected {' or '.join(map(repr, legal))}"
+        value, allowed = found.get(key), expected if isinstance(expected, tuple) else (expected,)
+        # The types too: in Python 1 == True.
+        if not any(value == option and type(value) is type(option) for option in allowed):
+            yield f": {key} is {quoted(value)}, expected {' or '.join(map(repr, allowed))}"
 
 
 def matches(pattern: str, module: str) -> bool:
-    """Return whether a name, or a regular expression behind `re:`, means this module."""
+    """Tell whether a pattern, a name or `re:` and a regular expression, matches this module."""
     if not pattern.startswith("re:"):
         return pattern == module
-    try:
+    try:  # re.match as in compressed-tensors: the end of the name is free
         return re.match(pattern.removeprefix("re:"), module) is not None
-    except (re.error, OverflowError, RecursionError):
+    except (re.error, OverflowError, RecursionError):  # the pattern comes from an untrusted file
         return False
 
 
-def short(value: Any) -> str:
-    """Return a value as a message can quote it."""
+def quoted(value: Any) -> str:
+    """Return the repr of a value, cut to the length that fits a message."""
     text = repr(value)
     return text if len(text) < 60 else f"{text[:60]}..."

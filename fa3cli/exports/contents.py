@@ -1,4 +1,4 @@
-"""An export as it lies on the disk: documents parsed, tensor headers read, problems kept instead of raised."""
+"""Reads an export from the disk: its documents and tensor headers, with problems recorded instead of raised."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NUMPY_FILE = "quant_weight.npy"
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors header says of one tensor."""
+    """The entry of one tensor in a safetensors header."""
 
     file: str
     dtype: str
@@ -46,7 +46,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Shard:
-    """A weight file that is there; `problem` says why its header could not be read."""
+    """An existing weight file; `problem` says why its header could not be read, or is None."""
 
     file: str
     tensors: dict[str, Header]
@@ -56,7 +56,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything the checks look at. Tensors are read one at a time, with `read`."""
+    """The parts of an export that checks read. Tensors are loaded one at a time, with `read`."""
 
     folder: Path
     target: Target
@@ -65,27 +65,28 @@ class Contents:
     descriptions: tuple[Document, ...]
     shards: tuple[Shard, ...]
     cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What a check has computed and another will ask for again."""
+    """Results that one check has computed and another needs again."""
     _opened: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def tensors(self) -> dict[str, Header]:
-        """Every stored tensor; one stored twice counts where it comes first."""
+        """Headers of all stored tensors; of a tensor stored twice, the one in the first file."""
+        # Reversed, so that the header in the first file overwrites the others.
         return {name: header for shard in reversed(self.shards) for name, header in shard.tensors.items()}
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """Tensor name -> value, without the entries that speak of the whole model.
+        """Tensor name -> value, without the entries for the whole model.
 
-        For a target without a description it is what the tensors show by their names and dtypes.
+        For a target without a description, values are inferred from the tensors' names and dtypes.
         """
         if not self.target.description_files:
-            return {name: self._shown(name) for name in self.tensors}
+            return {name: self._inferred_value(name) for name in self.tensors}
         return {name: value for name, value in self._entries.items() if "." in name or name in self.tensors}
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The description's other entries, `model_quant_type` and its like."""
+        """The description's entries for the whole model, such as `model_quant_type`."""
         return {name: value for name, value in self._entries.items() if name not in self.description}
 
     @cached_property
@@ -95,28 +96,29 @@ class Contents:
 
     @cached_property
     def geometry(self) -> Geometry:
-        """Sizes and dtype of the model; only for a config.json without problems."""
+        """Sizes and dtype of the model; valid only if the check `config` passed."""
         return read_geometry(self.config.data or {})
 
     def read(self, name: str) -> Tensor:
-        """Load one tensor. Only one file stays mapped, so that memory is bounded by a shard."""
+        """Load one tensor. Only one file stays mapped, so that memory is limited to one shard."""
         return self._open(name).get_tensor(name)
 
     def read_rows(self, name: str, rows: slice) -> Tensor:
-        """Load some rows of a tensor."""
+        """Load a range of rows of a tensor."""
         return self._open(name).get_slice(name)[rows]
 
     def _open(self, name: str) -> Any:
         file = self.tensors[name].file
         if file not in self._opened:
-            self._opened.clear()
+            self._opened.clear()  # unmaps the previous file
             self._opened[file] = open_tensors(self.folder / file)
         return self._opened[file]
 
-    def _shown(self, name: str) -> str:
+    def _inferred_value(self, name: str) -> str:
         leaf = name.rpartition(".")[2]
         if name.endswith(tuple(f".{tensor}" for tensor in self.target.attention_tensors)):
             return FP8
+        # The first of linear_tensors is the weight, which float linears have too.
         quantized = leaf in self.target.linear_tensors[1:] or self.tensors[name].dtype == "int8"
         return self.target.linear_value if quantized else FLOAT
 
@@ -128,8 +130,8 @@ class Contents:
 def open_contents(folder: Path, target: Target = TARGETS["modelslim"]) -> Contents:
     """Read the documents and headers of an export in the form of `target`.
 
-    Raises InvalidInputError if the folder is missing or holds nothing of such an export; whatever is
-    wrong inside is kept for the checks to report.
+    Raises InvalidInputError if the folder is missing or holds no file of such an export; every other problem is
+    recorded for the checks to report.
     """
     require_readable(folder)
     descriptions = tuple(
@@ -139,6 +141,7 @@ def open_contents(folder: Path, target: Target = TARGETS["modelslim"]) -> Conten
     )
     index = read_document(folder, target.index_file, LARGE)
     files = _weight_files(folder, target, index)
+    # A description beside .npy files alone belongs to a numpy export.
     if not files and index.raw is None and (not descriptions or is_file(folder / _NUMPY_FILE)):
         raise _no_export(folder, target)
     return Contents(
@@ -152,11 +155,10 @@ def open_contents(folder: Path, target: Target = TARGETS["modelslim"]) -> Conten
 
 
 def require_readable(folder: Path) -> None:
-    """Raise InvalidInputError where there is no folder, or one that may not be looked into."""
+    """Raise InvalidInputError if the folder is missing, or its files cannot be listed."""
     try:
         if not folder.is_dir():
             raise InvalidInputError(f"{folder}: no such folder", hint="name the folder fa3 quantize wrote")
-        folder.joinpath(".").stat()
         next(folder.iterdir(), None)
     except OSError as error:
         raise InvalidInputError(f"{folder}: cannot be read ({error.strerror})") from error
@@ -165,29 +167,29 @@ def require_readable(folder: Path) -> None:
 def _no_export(folder: Path, target: Target) -> InvalidInputError:
     if several := [name for name in TARGETS if (folder / name).is_dir()]:
         return InvalidInputError(
-            f"{folder}: holds an export for each of {', '.join(several)}",
+            f"{folder}: holds several exports, one for each of {', '.join(several)}",
             hint=f"verify one of them: fa3 verify {folder / several[0]}",
         )
     if parts := sorted(path.name for path in folder.iterdir() if _holds_transformer(path)):
         return InvalidInputError(
-            f"{folder}: holds an export for each of {', '.join(parts)}",
+            f"{folder}: holds several exports, one for each of {', '.join(parts)}",
             hint=f"verify one of them: fa3 verify {folder / parts[0]}",
         )
     if is_file(folder / _NUMPY_FILE):
         return InvalidInputError(
-            f"{folder}: holds a numpy export only; fa3 verify checks safe_tensor exports",
-            hint="export with --save-type safe_tensor too",
+            f"{folder}: holds a numpy export only, but fa3 verify checks safe_tensor exports",
+            hint="export with --save-type safe_tensor as well",
         )
     weights = f"{target.weight_file} or {target.index_file}" if target.sharded else target.weight_file
     described = f", and {target.description_files[0]}" if target.description_files else ""
     return InvalidInputError(
         f"{folder}: holds no export for target {target.name}; expected {weights}{described}",
-        hint="name the folder fa3 quantize wrote, or its --target",
+        hint="name the folder that fa3 quantize wrote, or choose its --target",
     )
 
 
 def _holds_transformer(folder: Path) -> bool:
-    """Tell whether a folder holds an export of a transformer: a pipeline's are beside each other, in folders."""
+    """Tell whether a folder holds an export of a pipeline's transformer; every transformer has its own folder."""
     names = [
         name
         for target in TARGETS.values()
@@ -198,22 +200,23 @@ def _holds_transformer(folder: Path) -> bool:
 
 
 def _weight_files(folder: Path, target: Target, index: Document) -> list[str]:
-    """Weight files that are there, those no index names as well: a stray shard must be seen."""
+    """Return the existing weight files, also those missing in the index, so that checks find stray shards."""
     weight_map = (index.data or {}).get("weight_map")
     named = (
         [file for file in weight_map.values() if isinstance(file, str)]
         if isinstance(weight_map, dict)
         else []
     )
-    # A path that leaves the folder is reported by the check of the index and never opened.
+    # Never opened: a path outside the folder. The check of the index reports it.
     inside = {file for file in named if is_file_name(file) and is_file(folder / file)}
     stem = target.weight_file.removesuffix(".safetensors")
+    # A single file, or shards.
     found = (path.name for pattern in ("", "-*") for path in folder.glob(f"{stem}{pattern}.safetensors"))
     return sorted(inside | set(found))
 
 
 def read_shard(folder: Path, file: str) -> Shard:
-    """Read the header of one weight file."""
+    """Read the header of one weight file; an error becomes its `problem`."""
     try:
         entries, metadata = read_header(folder / file)
     except OSError as error:
@@ -228,7 +231,7 @@ def _header(file: str, entry: Entry) -> Header:
 
 
 def modules_around(name: str) -> Iterator[str]:
-    """Yield the dotted name itself and every module around it."""
+    """Yield a dotted name and the names of all modules that contain it, innermost first."""
     while name:
         yield name
         name = name.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""The description of an export: how every one of its tensors was made."""
+"""Makes the description of an export: how every tensor is quantized."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ def describe(
     attention_settings: Mapping[str, str],
     attention_tensors: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return the description in module order: name -> FLOAT or what linears and attention modules have, after the type keys.
+    """Return the description, name -> value: first the keys for the whole model, then all tensors in module order.
 
-    `names` are all tensors of the float model in module order, tied names included; `quantized` the linears that have
-    `linear_tensors`, `attentions` the modules with `attention_tensors` (name -> value), `norms` those that AntiOutlier
-    gave more tensors. Without any attention, `attention_settings` are absent: engines read null in opposite ways.
+    `names` are all tensors of the float model in module order, with tied names; `quantized` are the linears stored as
+    `linear_tensors`, `attentions` the modules with `attention_tensors` (name -> value), `norms` the norms to which
+    AntiOutlier adds tensors.
     """
+    # Without attentions the keys are absent, not null: engines read null in opposite ways.
     description = {"model_quant_type": linear_value} | (attention_settings if attentions else {})
     waiting, known = set(attentions), set(names)
     for name in names:
         module, _, leaf = name.rpartition(".")
+        # As in the reference, FA3's tensors come before the first tensor of their attention module.
         for attention in [attention for attention in waiting if name.startswith(f"{attention}.")]:
             waiting.remove(attention)
             description.update({f"{attention}.{leaf}": kind for leaf, kind in attention_tensors.items()})

@@ -1,4 +1,4 @@
-"""A run's folder: the export is made beside its final place, and renamed to it when everything is there."""
+"""Writes an export in a folder beside the output, and renames it to the output when it is complete."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _LOCK, _DISCARDED = "lock", "discarded"
 
 
 class RunFolder:
-    """Where an export grows, `<output>.journal` beside its place: `export` appears at `output` when the block ends well.
+    """The folder `<output>.journal` of a run; its subfolder `export` is renamed to `output` when the block succeeds.
 
-    A link is followed, so that the export is made on the disk it will lie on; a lock keeps a second run out. `journal`
-    is for records of what is done: while `keep` is set they stay with the rest when the block ends in an error that
-    another try can get past. `scratch` is for what the run alone needs.
+    A lock excludes a second run. `journal` holds the records of finished steps, `scratch` the temporary files. If the
+    block fails, everything is removed, unless `keep` is set and a later run can get past the error.
 
-    Raises ConflictError where `output` holds something already, is a mount point (nothing can be renamed to
-    it) or is being written by another run, MissingCapabilityError where the disk has no room for `nbytes`.
+    Raises ConflictError if `output` is not empty, is a mount point (no folder can be renamed to it) or is
+    being written by another run, MissingCapabilityError if the disk has no room for `nbytes`.
     """
 
     def __init__(self, output: Path, nbytes: int = 0) -> None:
         try:
+            # Links are resolved: a rename works only within one disk, so the export must be written on the final one.
             self.output = output.resolve()
         except (OSError, RuntimeError) as error:  # a link to itself
             raise ConflictError(
-                f"{output}: leads nowhere ({error})", hint="choose another --output"
+                f"{output}: a link without a target ({error})", hint="choose another --output"
             ) from error
         self.path = self.output.parent / f"{self.output.name}.journal"
         self.export, self.journal, self.scratch = (
@@ -44,7 +44,7 @@ class RunFolder:
         self._nbytes = nbytes
 
     def require_place(self) -> None:
-        """Raise what entering would raise: the output is taken, or its disk too small."""
+        """Raise what entering the block would raise: the output is not empty, or its disk is too small."""
         try:
             if self._is_taken():
                 raise ConflictError(
@@ -52,14 +52,14 @@ class RunFolder:
                     hint="choose another --output",
                 )
             if self.output.is_mount():
-                raise ConflictError(f"{self.output}: a mount point", hint="choose a folder inside it")
-            there = next(folder for folder in self.path.parents if folder.exists())
-            free = shutil.disk_usage(there).free + self._leftover()
+                raise ConflictError(f"{self.output}: is a mount point", hint="choose a folder inside it")
+            existing = next(folder for folder in self.path.parents if folder.exists())
+            free = shutil.disk_usage(existing).free + self._leftover_bytes()
         except OSError as error:
             raise self._unwritable(error) from error
         if free < self._nbytes:
             raise MissingCapabilityError(
-                f"{self.output}: the export needs {self._nbytes / 1e6:,.1f} MB, but {there} has "
+                f"{self.output}: the export needs {self._nbytes / 1e6:,.1f} MB, but {existing} has "
                 f"{free / 1e6:,.1f} MB free",
                 hint="make room, or choose an --output on another disk",
             )
@@ -67,9 +67,9 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         self.require_place()
         try:
-            self._claim()
+            self._lock_folder()
         except OSError as error:
-            with suppress(OSError):  # that was made for nothing, if it is empty
+            with suppress(OSError):  # rmdir removes only an empty folder
                 self.path.rmdir()
             raise self._unwritable(error) from error
         return self
@@ -83,26 +83,28 @@ class RunFolder:
         except OSError as full:
             error = full
         finally:
+            # Every further run would end with these two errors, so nothing is worth keeping.
             if error is not None and (
                 not self.keep or isinstance(error, (InvalidInputError, UnsupportedError))
             ):
                 self._remove()
-            self._lock.close()
+            self._lock.close()  # last: another run may enter now
         if isinstance(error, OSError):
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise MissingCapabilityError(
                 f"{self.path}: the export could not be written ({error})",
-                hint=("make room" if full else "see to that file and its disk")
+                hint=("make room" if full else "check that file and its disk")
                 + ", then run the same command again"
                 + ": it goes on from here" * self.keep,
             ) from error
 
     def clear(self) -> None:
-        """Remove what an earlier run left and begin anew; without `export` the rest is worth nothing, whenever it ends."""
+        """Remove all files of an earlier run, and make the folders of a new one."""
         self.keep = False
         discarded = self.path / _DISCARDED
         shutil.rmtree(discarded, ignore_errors=True)
         if self.export.is_dir():
+            # One atomic step: if the process is killed in the following ones, no half of an export can be continued.
             self.export.rename(discarded)
         for folder in (discarded, self.journal, self.scratch):
             shutil.rmtree(folder, ignore_errors=True)
@@ -110,10 +112,10 @@ class RunFolder:
             folder.mkdir()
 
     def sweep(self) -> None:
-        """Remove what is left beside an output that is complete, if it can be: a run was killed at its last step."""
+        """Remove the run's folder beside a complete output, if possible: a run was killed in its last step."""
         with suppress(OSError):
             if (self.path / _LOCK).is_file() or _is_empty(self.path):
-                self._claim()
+                self._lock_folder()
                 self._remove()
                 self._lock.close()
 
@@ -123,7 +125,7 @@ class RunFolder:
     def _publish(self) -> None:
         for path in sorted(self.export.rglob("*"), reverse=True):  # files before their folder
             path.chmod(0o750 if path.is_dir() else 0o640)
-            sync(path)
+            sync(path)  # before the rename: a crash must not leave a complete folder of empty files
         self.export.chmod(0o750)
         sync(self.export)
         try:
@@ -134,27 +136,27 @@ class RunFolder:
             if not self._is_taken():
                 raise
             with suppress(OSError):
-                (self.path / _LOCK).unlink()  # so that no later run takes it for its own
+                (self.path / _LOCK).unlink()  # without a lock no later run continues or removes the folder
             raise ConflictError(
-                f"{self.output}: something came there during the run ({error.strerror})",
-                hint=f"the export is complete in {self.export}: move it where you want it",
+                f"{self.output}: was created by another program during the run ({error.strerror})",
+                hint=f"the export is complete in {self.export}: move it to another place",
             ) from error
-        sync(self.output.parent)
+        sync(self.output.parent)  # or a crash of the system could undo the rename
         self._remove()
 
     def _remove(self) -> None:
-        """Remove the run's folder, its lock last: until then it is known for what it is."""
+        """Remove the run's folder, its lock last: only a folder with a lock is recognised as a run's."""
         for folder in (self.path / _DISCARDED, self.export, self.journal, self.scratch):
             shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def _leftover(self) -> int:
-        """Bytes of what a stopped run left, which this one continues or replaces."""
+    def _leftover_bytes(self) -> int:
+        """Return the bytes of a stopped run's files, which this run continues or replaces."""
         if not (self.path / _LOCK).exists():
             return 0
         try:
             return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
-        except FileNotFoundError:  # a run that is at work, as the lock will tell
+        except FileNotFoundError:  # another run is active; locking will fail
             return 0
 
     def _unwritable(self, error: OSError) -> MissingCapabilityError:
@@ -162,14 +164,15 @@ class RunFolder:
             f"{self.path.parent}: cannot be written ({error.strerror})", hint="choose another --output"
         )
 
-    def _claim(self) -> None:
-        """Make the folder, or take over the one a stopped run left; its lock dies with the process."""
+    def _lock_folder(self) -> None:
+        """Make the folder, or take over a stopped run's, and lock it; the lock ends with the process."""
         lock = self.path / _LOCK
-        if os.path.lexists(self.path) and not _is_plain(lock) and not _is_empty(self.path):
+        if os.path.lexists(self.path) and not _is_regular_file(lock) and not _is_empty(self.path):
             raise ConflictError(
-                f"{self.path}: not left by a run that was stopped", hint="choose another --output"
+                f"{self.path}: not the folder of a stopped run", hint="choose another --output"
             )
         self.path.mkdir(parents=True, exist_ok=True)
+        # Not inherited by child processes: a child would hold the lock after this process ends.
         self._lock = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640), "r+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -182,8 +185,8 @@ class RunFolder:
             ) from None
 
 
-def _is_plain(path: Path) -> bool:
-    """Tell whether there is a regular file: opening a pipe would block, a link may lead to what is not ours."""
+def _is_regular_file(path: Path) -> bool:
+    """Tell whether a regular file exists: opening a pipe would block, a link may lead to a user's file."""
     return path.is_file() and not path.is_symlink()
 
 

@@ -1,4 +1,4 @@
-"""What config.json says about the sizes and the dtype of a decoder, or of a transformer of a diffusion pipeline."""
+"""Reads the sizes and the dtype of a decoder, or of a diffusion pipeline's transformer, from config.json."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _SIZES = (
     "attention_head_dim",
     "vocab_size",
 )
-# Keys of attentions whose projections are not heads * head_dim wide: latent, gated, or different from layer to layer;
-# in diffusers from module to module.
+# With these keys the projections are not heads * head_dim wide: the attention is latent or gated, or its sizes differ
+# between layers (in diffusers between modules).
 _UNUSUAL_ATTENTION = (
     *("kv_lora_rank", "attn_output_gate", "global_head_dim"),
     *("num_cross_attention_heads", "audio_num_attention_heads", "text_num_attention_heads"),
@@ -28,7 +28,7 @@ _UNUSUAL_ATTENTION = (
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of a model; None where config.json is silent or no plain formula holds."""
+    """Sizes of a model; None if config.json does not state a size, or no simple formula gives it."""
 
     dtype: str | None
     layers: int | None
@@ -42,13 +42,14 @@ class Geometry:
 
 
 def read_geometry(config: dict[str, Any]) -> Geometry:
-    """Return the sizes a config without `config_problems` states; those of `text_config` in a composite model."""
+    """Return the sizes in a config without `config_problems`; of a composite model, those in `text_config`."""
     text = _text_config(config)
     hidden, heads, head_dim = (
         _size(text.get(key)) for key in ("hidden_size", "num_attention_heads", "head_dim")
     )
     if head_dim is None:  # as diffusers names it
         head_dim = _size(text.get("attention_head_dim"))
+    # transformers' default without the key: one KV head per query head.
     kv_heads = heads if text.get("num_key_value_heads") is None else _size(text["num_key_value_heads"])
     if head_dim is None and hidden and heads and hidden % heads == 0:
         head_dim = hidden // heads
@@ -68,7 +69,7 @@ def read_geometry(config: dict[str, Any]) -> Geometry:
 
 
 def config_problems(config: dict[str, Any]) -> list[str]:
-    """Return a sentence for each size or dtype that cannot be right."""
+    """Return one message per invalid size or dtype."""
     text = _text_config(config)
     problems = [
         f"{key} is {text[key]!r}, expected a whole number above 0"
@@ -77,9 +78,9 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     ]
     dtypes = _dtypes(config)
     if not dtypes:
-        problems.append("neither torch_dtype nor dtype is there; the form of every scale goes by it")
+        problems.append("has neither torch_dtype nor dtype, which decides the dtype of every scale")
     elif len(dtypes) > 1:
-        problems.append(f"torch_dtype and dtype disagree: {', '.join(sorted(dtypes))}")
+        problems.append(f"torch_dtype and dtype differ: {', '.join(sorted(dtypes))}")
     problems += [f"dtype {name} is not one of {', '.join(DTYPES)}" for name in dtypes if name not in DTYPES]
     return problems
 
@@ -90,7 +91,7 @@ def _text_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dtypes(config: dict[str, Any]) -> list[str]:
-    """The different dtypes named, without `torch.`; a composite model may name its own in text_config only."""
+    """Return the distinct dtypes, without `torch.`; a composite model may have them in text_config only."""
     for part in (config, _text_config(config)):
         named = [part[key] for key in ("torch_dtype", "dtype") if part.get(key) is not None]
         if named:
@@ -99,4 +100,5 @@ def _dtypes(config: dict[str, Any]) -> list[str]:
 
 
 def _size(value: Any) -> int | None:
+    # bool is a subclass of int.
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -1,4 +1,4 @@
-"""Json files read without raising: what is wrong with one is kept beside it, for a check to report."""
+"""Reads json files of an export without raising: a problem is recorded, for a check to report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Document", "is_file", "read_document"]
 
 @dataclass(frozen=True)
 class Document:
-    """A json file: `raw` is None if it is missing, `data` if it is missing or broken; `problem` says how."""
+    """A json file: `raw` is None if it is missing, `data` if it is missing or invalid; `problem` gives the reason."""
 
     file: str
     raw: bytes | None
@@ -24,7 +24,7 @@ class Document:
 
 
 def read_document(folder: Path, name: str, limit: int = SMALL) -> Document:
-    """Read a json object; one with the same key twice counts as broken, since readers differ in which they take."""
+    """Read a json object. A repeated key is a problem, since parsers differ in which value they use."""
     try:
         raw = read_bytes(folder / name, limit)
     except FileNotFoundError:
@@ -33,11 +33,11 @@ def read_document(folder: Path, name: str, limit: int = SMALL) -> Document:
         return Document(name, b"", None, f"cannot be read: {error.strerror}")
     if raw.startswith(codecs.BOM_UTF8):
         return Document(
-            name, raw, None, "begins with a byte order mark, at which json parsers of engines stop"
+            name, raw, None, "begins with a byte order mark, which the json parsers of engines refuse"
         )
     try:
         data = parse_json(raw.decode("utf-8"), unique=True)
-    except ValueError as error:
+    except ValueError as error:  # also UnicodeDecodeError
         return Document(name, raw, None, f"is not valid json: {error}")
     if not isinstance(data, dict):
         return Document(name, raw, None, f"holds a json {type(data).__name__}, expected an object")
@@ -45,8 +45,8 @@ def read_document(folder: Path, name: str, limit: int = SMALL) -> Document:
 
 
 def is_file(path: Path) -> bool:
-    """Tell whether there is a file of a name that may be too long, hold a zero byte or lie where nobody may look."""
+    """Tell whether a file exists. The name may be too long or hold a zero byte; the folder may be unreadable."""
     try:
         return path.is_file()
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # ValueError: a zero byte
         return False

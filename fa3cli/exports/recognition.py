@@ -1,4 +1,4 @@
-"""Which target a folder's export was written for."""
+"""Finds the target that an export in a folder was written for."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Target
 from fa3cli.files.reading import LARGE
 
-__all__ = ["written_for"]
+__all__ = ["recognize_target"]
 
 
-def written_for(folder: Path) -> Target:
-    """Return the target that fa3_report.json names, else the one what is there speaks for; modelslim in doubt."""
+def recognize_target(folder: Path) -> Target:
+    """Return the target named in fa3_report.json, else the one that the files indicate, else modelslim."""
     named = _read(folder, "fa3_report.json").get("target")
     if isinstance(named, str) and named in TARGETS:
         return TARGETS[named]
@@ -23,6 +23,7 @@ def written_for(folder: Path) -> Target:
     pipelines = TARGETS["mindie-sd"]
     if any(is_file(folder / name) for name in (*pipelines.description_files, pipelines.weight_file)):
         return pipelines
+    # Target mindie is never inferred: its files are those of modelslim.
     ascend = TARGETS["vllm-ascend"]
     described = [_read(folder, name) for name in ascend.description_files]
     return ascend if any("kv_cache_type" in data for data in described) else TARGETS["modelslim"]

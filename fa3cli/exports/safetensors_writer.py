@@ -1,6 +1,6 @@
-"""Writes safetensors tensor by tensor, into one file or several, with nothing kept in memory.
+"""Writes safetensors files tensor by tensor, into one file or several shards, without keeping tensors in memory.
 
-A tensor on the meta device leaves a gap of its size: a run that resumes has written it before, or another rank does.
+A tensor on the meta device leaves a gap of its size: a resumed run has written it before, or another rank writes it.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _ALIGNMENT = 8
 
 
 class SafetensorsWriter:
-    """Appends tensors to shards that end before they would pass `part_bytes` (None: a single file).
+    """Appends tensors to shards of at most `part_bytes` or one tensor (None: a single file).
 
-    With a `scratch` folder, which the caller removes, the same tensors added again continue what a run that was killed
-    left, finished or not: gaps keep what is there.
+    With a `scratch` folder, which the caller removes, a run can continue the files of a killed run, finished or not, by
+    adding the same tensors again: gaps keep the bytes that are there.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class SafetensorsWriter:
             raise TypeError(f"{name}: {tensor.dtype} cannot be written to a file")
         shard = self._shards[-1]
         if self._part_bytes and shard.entries_bytes and shard.size + tensor.nbytes > self._part_bytes:
-            shard.suspend()
+            shard.suspend()  # one shard is open at a time
             shard = self._new_shard(len(self._shards))
             self._shards.append(shard)
         shard.add(name, tensor)
@@ -71,26 +71,27 @@ class SafetensorsWriter:
         self._weight_map[name] = len(self._shards) - 1
 
     def sync(self) -> None:
-        """Have everything on the disk that was added so far."""
+        """Wait until all tensors added so far are on the disk."""
         self._shards[-1].sync()
 
     def suspend(self) -> None:
-        """Leave the files as they are, for the rank that finishes them."""
+        """Close the files unfinished, for the rank that finishes them."""
         self._shards[-1].suspend()
 
     def require_filled(self) -> None:
-        """Raise ConflictError where a gap lies beyond the end of its file: what should be in it is gone."""
+        """Raise ConflictError if a gap lies beyond the end of its file: the tensor written there is lost."""
         for data in (data for shard in self._shards for data in shard.data):
             if data.begin < data.end and data.path.stat().st_size < data.end:
                 raise ConflictError(
-                    f"{data.path}: shorter than what was written to it",
-                    hint="something of the run's folder was removed; --resume never starts over",
+                    f"{data.path}: shorter than the tensors written to it",
+                    hint="files of the run's folder were removed; --resume never starts over",
                 )
 
     def close(self) -> list[Path]:
-        """Finish the shards, give them their names, write an index where there are several; return the files."""
+        """Finish the shards, write the index of several, and give the files their final names; return the files."""
         self.sync()
         self.require_filled()
+        # All headers and the index come before the first final name: a file with that name is complete.
         for shard in self._shards:
             shard.finish(self._metadata)
         count, path = len(self._shards), self._path
@@ -117,12 +118,14 @@ class SafetensorsWriter:
     def _new_shard(self, number: int) -> _Shard:
         path = self._path
         part = path.with_name(f"{path.name}.part{number}")
-        if self._scratch is not None:  # a run that was killed at its very end had given the file its name
+        if self._scratch is not None:  # a run killed during `close` may have given the file its final name
+            # The number of shards, which is part of the name, is unknown until `close`.
             finished = path.parent.glob(f"{path.stem}-{number + 1:05d}-of-*{path.suffix}")
             for file in [*finished, *([path] if number == 0 and path.is_file() else [])]:
-                with suppress(FileNotFoundError):  # another rank was first
+                with suppress(FileNotFoundError):  # another rank renamed it first
                     file.rename(part)
         shard = _Shard(part, (self._scratch or path.parent) / f"{part.name}.ragged", self._header_room)
+        # The names must be on the disk before a record says that tensors are.
         if self._scratch is not None:
             sync(path.parent)
             sync(self._scratch)
@@ -130,17 +133,17 @@ class SafetensorsWriter:
 
 
 class _Shard:
-    """One file: a reserved header, data as it comes, the header filled in at the end.
+    """One file: space for the header, then tensors in the order they are added; `finish` writes the header.
 
-    Tensors whose size is no multiple of 8 bytes lie in another file until then: they go to the end, widest dtype first,
-    so that all are aligned.
+    Tensors whose size is not a multiple of 8 bytes wait in a second file: `finish` appends them, widest dtype first, so
+    that every tensor is aligned to its element size.
     """
 
     def __init__(self, path: Path, ragged: Path, header_room: int) -> None:
         self.path, self.ragged = path, ragged
         self.entries_bytes = 0
         self._begin = 8 + header_room
-        self.data = self._even, self._odd = _Data(path, self._begin), _Data(ragged, 0)
+        self.data = self._aligned, self._ragged = _TensorFile(path, self._begin), _TensorFile(ragged, 0)
 
     @property
     def size(self) -> int:
@@ -148,45 +151,49 @@ class _Shard:
 
     def add(self, name: str, tensor: Tensor) -> None:
         self.entries_bytes += tensor.nbytes
-        (self._odd if tensor.nbytes % _ALIGNMENT else self._even).add(name, tensor)
+        (self._ragged if tensor.nbytes % _ALIGNMENT else self._aligned).add(name, tensor)
 
     def sync(self) -> None:
-        self._even.sync()
-        self._odd.sync()
+        self._aligned.sync()
+        self._ragged.sync()
 
     def suspend(self) -> None:
-        self._even.suspend()
-        self._odd.suspend()
+        self._aligned.suspend()
+        self._ragged.suspend()
 
     def finish(self, metadata: dict[str, str]) -> None:
         self.suspend()
         header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
-        header |= {name: _entry(tensor, place - self._begin) for name, tensor, place in self._even.entries}
+        header |= {name: _entry(tensor, place - self._begin) for name, tensor, place in self._aligned.entries}
         with self.path.open("r+b") as file, self.ragged.open("rb") as ragged:
-            file.seek(self._even.end)
-            for name, tensor, place in sorted(self._odd.entries, key=lambda entry: -entry[1].element_size()):
+            file.seek(self._aligned.end)
+            for name, tensor, place in sorted(self._ragged.entries, key=lambda item: -item[1].element_size()):
                 header[name] = _entry(tensor, file.tell() - self._begin)
                 ragged.seek(place)
                 file.write(ragged.read(tensor.nbytes))
-            file.truncate()
+            file.truncate()  # a killed run may have written more
             file.seek(0)
+            # The format: the header's length as 8 bytes, then json, which may end in spaces.
             file.write(struct.pack("<Q", self._begin - 8))
             file.write(json.dumps(header, separators=(",", ":")).encode().ljust(self._begin - 8))
             _to_disk(file)
 
 
-class _Data:
-    """A file of tensors one behind the other, gaps included, and where each of them lies."""
+class _TensorFile:
+    """A file of consecutive tensors and gaps, and the offset of every tensor."""
 
     def __init__(self, path: Path, begin: int) -> None:
         self.path, self.begin, self.end = path, begin, begin
         self.entries: list[tuple[str, Tensor, int]] = []
+        # Not truncated: a resumed run keeps the tensors that are there.
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o640), "r+b")
 
     def add(self, name: str, tensor: Tensor) -> None:
+        # Only dtype and shape are kept; the values are in the file.
         self.entries.append((name, torch.empty_like(tensor, device="meta"), self.end))
         if not tensor.is_meta:
-            self._file.seek(self.end)
+            self._file.seek(self.end)  # beyond the end after a gap: the system fills it with zeros
+            # As bytes: numpy has no bfloat16.
             self._file.write(
                 memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
             )
@@ -216,7 +223,8 @@ def _entry(tensor: Tensor, begin: int) -> dict[str, object]:
 
 
 def _header_room(names: Sequence[str], metadata: dict[str, str]) -> int:
-    """Return room for the header entries of `names`; what stays empty is filled with spaces, as the format allows."""
+    """Return enough bytes for the header entries of `names`; spaces fill the rest."""
+    # The longest dtype, and six numbers of up to 2**48: four dimensions and two offsets.
     entry = len('"":{"dtype":"BF16","shape":[,,,],"data_offsets":[,]},') + 6 * len(str(2**48))
     room = sum(len(json.dumps(name)) + entry for name in names) + len(json.dumps(metadata)) + 64
     return -(-room // _ALIGNMENT) * _ALIGNMENT

@@ -1,4 +1,4 @@
-"""An export for one target as it grows: the target names its tensors, a writer appends them, documents come last."""
+"""Writes an export for one target: tensors as they become final, then the documents."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["TargetExport"]
 
 
 class TargetExport:
-    """Takes the model's tensors as they become final and writes them into `folder` as `target` has them.
+    """Writes the model's tensors into `folder` in the form of `target`, in the order they become final.
 
-    `names` are the float model's, in module order; `room_for` the linears, attention modules and norms that can be
-    quantized. The weights go to `weights`, a folder too; `scratch` see SafetensorsWriter, and so for tensors on the meta
-    device.
+    `names` are the float model's tensors in module order; `room_for` are the linears, attention modules and norms that
+    can be quantized. `weights` is the folder of the weight files, by default `folder`. See SafetensorsWriter for
+    `scratch` and for tensors on the meta device.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class TargetExport:
         scratch: Path | None = None,
     ) -> None:
         self.target, self.folder, self._names = target, folder, names
-        for each in (folder, weights, scratch):
-            if each is not None:
-                each.mkdir(exist_ok=True)
+        for place in (folder, weights, scratch):
+            if place is not None:
+                place.mkdir(exist_ok=True)
         self._writer = SafetensorsWriter(
             (weights or folder) / target.weight_file,
             target.exported_names(names, *room_for),
@@ -50,7 +50,7 @@ class TargetExport:
         self._norms: list[str] = []
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Write a tensor that stays as it is."""
+        """Write a float tensor unchanged."""
         self._writer.add(name, tensor)
 
     def add_linear(self, module: str, tensors: Mapping[str, Tensor]) -> None:
@@ -69,15 +69,15 @@ class TargetExport:
         self._add_module(module, self.target.norm(weight, bias))
 
     def sync(self) -> None:
-        """Have everything on the disk that was written so far."""
+        """Wait until all tensors written so far are on the disk."""
         self._writer.sync()
 
     def require_filled(self) -> None:
-        """Raise ConflictError where something of what was written before is gone."""
+        """Raise ConflictError if tensors written before are lost."""
         self._writer.require_filled()
 
     def suspend(self) -> None:
-        """Leave everything as it is, for the rank that finishes it."""
+        """Close the files unfinished, for the rank that finishes them."""
         self._writer.suspend()
 
     def close(
@@ -90,7 +90,7 @@ class TargetExport:
     ) -> list[Path]:
         """Finish the weight files, write config.json and the target's documents; return the weight files.
 
-        `linears` are all of the model, `config` what config.json says of the float model.
+        `linears` are all linears of the model, `config` is the float model's config.json.
         """
         files = self._writer.close()
         written = Written(
@@ -102,6 +102,7 @@ class TargetExport:
             attention_classes=attention_classes,
             mm_tensor=mm_tensor,
         )
+        # Last: the description names only modules whose tensors were written.
         documents = self.target.documents(written) | {"config.json": self.target.config(config, written)}
         for name, document in documents.items():
             (self.folder / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

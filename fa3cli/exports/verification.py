@@ -1,4 +1,4 @@
-"""Static verification: does an export hold what an engine will look for?"""
+"""Verifies an export: runs all checks for the chosen targets, and collects their findings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from fa3cli.exports.checks import CHECKS
 from fa3cli.exports.checks.registry import Check, Severity
 from fa3cli.exports.contents import Contents, modules_around, open_contents
-from fa3cli.exports.recognition import written_for
+from fa3cli.exports.recognition import recognize_target
 from fa3cli.exports.targets import known_targets
 
 __all__ = ["CheckResult", "Finding", "VerificationReport", "verify_export"]
@@ -18,7 +18,7 @@ __all__ = ["CheckResult", "Finding", "VerificationReport", "verify_export"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with `subject`, a tensor, module or file, for `target`."""
+    """A problem of `subject` (a tensor, module or file) for `target`."""
 
     target: str
     check: str
@@ -29,11 +29,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """How one check ended.
+    """The result of one check.
 
-    `checked` counts the tensors or modules looked at (1 for a check of the whole export), `skipped`
-    those left out because an earlier check found them broken, `blocked_by` names the failed checks
-    without which this one could not run at all.
+    `checked` counts the tensors or modules that were checked (1 for a check of the whole export), `skipped`
+    those that an earlier check found broken; `blocked_by` names the failed checks that this check needs.
     """
 
     target: str
@@ -47,9 +46,9 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """All checks in the order they ran, and everything they found; `ok` if nothing of it is an error.
+    """All checks in the order they ran, and their findings; `ok` if no finding is an error.
 
-    `target` names the engines asked about, several with a comma between them.
+    `target` names the targets, separated by commas.
     """
 
     folder: str
@@ -60,26 +59,26 @@ class VerificationReport:
 
 
 def verify_export(folder: Path, targets: Sequence[str] = ()) -> VerificationReport:
-    """Run every check of each of `targets`, one tensor in memory at a time; of the one it was written for without any.
+    """Run all checks of `targets`, by default of the target that the export was written for, tensor by tensor.
 
     Raises InvalidInputError if the folder is missing or holds no such export, UsageError for an unknown target.
     """
     folder = Path(folder)
-    chosen = known_targets(targets) if targets else (written_for(folder),)
+    chosen = known_targets(targets) if targets else (recognize_target(folder),)
     results: list[CheckResult] = []
     findings: list[Finding] = []
     for contents in [open_contents(folder, target) for target in chosen]:
         ran, found = _run_all(contents)
         results += ran
-        # Not before: checks look for the subjects of earlier findings among the names as they are.
-        findings += map(_as_told, found)
+        # Escaped only now: checks compare the subjects of earlier findings with the unescaped names.
+        findings += map(_printable_finding, found)
     errors = any(finding.severity == "error" for finding in findings)
     names = ", ".join(target.name for target in chosen)
     return VerificationReport(str(folder), names, not errors, tuple(results), tuple(findings))
 
 
 def _run_all(contents: Contents) -> tuple[list[CheckResult], list[Finding]]:
-    """Run the checks of one target, in the order they are registered."""
+    """Run the checks of one target, in the order of registration."""
     results: list[CheckResult] = []
     findings: list[Finding] = []
     target = contents.target.name
@@ -87,6 +86,7 @@ def _run_all(contents: Contents) -> tuple[list[CheckResult], list[Finding]]:
         if target not in check.targets:
             continue
         failed = {finding.check for finding in findings if finding.severity == "error"}
+        # A check that did not run blocks the checks that need it too.
         failed |= {result.name for result in results if result.status == "not run"}
         blocked_by = tuple(name for name in check.needs if name in failed)
         if blocked_by:
@@ -97,7 +97,7 @@ def _run_all(contents: Contents) -> tuple[list[CheckResult], list[Finding]]:
 
 
 def _run(check: Check, contents: Contents, findings: list[Finding]) -> CheckResult:
-    """Run one check, adding to `findings`."""
+    """Run one check, and append its findings to `findings`."""
     before, target = len(findings), contents.target.name
     if check.over is None:
         checked, skipped = 1, 0
@@ -105,9 +105,11 @@ def _run(check: Check, contents: Contents, findings: list[Finding]) -> CheckResu
     else:
         items = list(check.over(contents))
         subjects = {finding.subject for finding in findings if _stops(finding, check)}
-        around = {part for subject in subjects for part in modules_around(subject)}
-        # A broken tensor spoils the modules around it, a broken module the tensors in it.
-        sound = [item for item in items if item not in around and subjects.isdisjoint(modules_around(item))]
+        enclosing = {part for subject in subjects for part in modules_around(subject)}
+        # Skip modules that contain a broken tensor, and tensors of a broken module.
+        sound = [
+            item for item in items if item not in enclosing and subjects.isdisjoint(modules_around(item))
+        ]
         checked, skipped = len(sound), len(items) - len(sound)
         remarks = [remark for item in sound for remark in check.run(contents, item)]
     findings += [
@@ -121,12 +123,12 @@ def _stops(finding: Finding, check: Check) -> bool:
     return finding.severity == "error" and finding.check in check.after
 
 
-def _as_told(finding: Finding) -> Finding:
+def _printable_finding(finding: Finding) -> Finding:
     return replace(finding, subject=_printable(finding.subject), message=_printable(finding.message))
 
 
 def _printable(text: str) -> str:
-    """Escape what a terminal would act on or no terminal can show; names come from the export."""
+    """Escape control and unprintable characters: names come from the export and may hold terminal commands."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fa3cli.exports.recognition import written_for
+from fa3cli.exports.recognition import recognize_target
 from fa3cli.report.facts import NOT_LINEAR, OUTSIDE_BLOCKS, Facts, FloatModule
 from fa3cli.report.head_scales import largest_code, read_head_scales
 from fa3cli.report.layers import gather_layers
@@ -33,7 +33,7 @@ def gather(folder: str | Path) -> Facts:
         model_type=_text(config.get("model_type")),
         architecture=_text(architectures[0]) if isinstance(architectures, list) and architectures else None,
         dtype=contents.geometry.dtype,
-        target=recorded.target or written_for(folder).name,
+        target=recorded.target or recognize_target(folder).name,
         files=stored.files,
         size=stored.size,
         layers=gather_layers(recorded, matrices, scales, has_tensors=bool(contents.tensors)),

@@ -9,7 +9,7 @@ from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.smoothing import wrapped_norms
 from fa3cli.errors import UnsupportedError
 from fa3cli.exports.targets.selection import Selection
-from fa3cli.exports.tensor_parallel import undivided
+from fa3cli.exports.tensor_parallel import split_remarks
 from fa3cli.runs.job import Job
 
 __all__ = ["require_loadable", "target_warnings"]
@@ -35,7 +35,7 @@ def target_warnings(job: Job, found: Sequence[LayerParameters] | None = None) ->
         for warning in target.warnings(selected):
             yield f"target {target.name}: {warning}"
     if any(not target.pipelines for target in job.targets):
-        yield from undivided(selected.geometry)
+        yield from split_remarks(selected.geometry)
 
 
 def _selection(job: Job) -> Selection:

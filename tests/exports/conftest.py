@@ -1,4 +1,4 @@
-"""A sound export to spoil."""
+"""Provides a valid export for tests to change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.exports.exports import GOLDEN, Export, build_export, copy_golden
 
 @pytest.fixture(params=["built", "golden"])
 def export(request: pytest.FixtureRequest, tmp_path: Path) -> Export:
-    """A sound float32 export with FA3 in every layer: ours and msModelSlim's."""
+    """Return a valid float32 export with FA3 in every layer: one of fa3, one of msModelSlim."""
     if request.param == "built":
         return build_export(tmp_path)
     if not GOLDEN.is_dir():

@@ -1,4 +1,4 @@
-"""Exports to check and to spoil: a small one built here, and golden ones that msModelSlim wrote."""
+"""Makes exports for tests: small ones built here, and copies of golden ones that msModelSlim wrote."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ WEIGHTS = "quant_model_weight_w8a8.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 DESCRIPTION = "quant_model_description_w8a8.json"
 NEW_DESCRIPTION = "quant_model_description.json"
-# Warnings of every small export: few heads, float32, and the description under its older name alone.
+# Every small export has these warnings: few heads, float32, and only the older name of the description.
 SMALL = {"tensor-parallel", "mindie-turbo", "description-name", "kernel-dtype", "kv-kernels"}
 
 
 @dataclass
 class Export:
-    """An export folder opened for editing; `save` writes it back, in one weight file or in shards."""
+    """An export folder loaded for changes; `save` writes it back, in one weight file or in shards."""
 
     folder: Path
     tensors: dict[str, torch.Tensor]
@@ -68,7 +68,7 @@ class Export:
 
 
 def build_export(folder: Path, dtype: torch.dtype = torch.float32, *, tied: bool = False) -> Export:
-    """Write a two-layer llama export: hidden 32, 4 heads, 2 kv heads, down_proj and lm_head float."""
+    """Write a llama export of two layers: hidden 32, 4 heads, 2 KV heads, float down_proj and lm_head."""
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -127,9 +127,9 @@ def _add_linear(export: Export, name: str, out: int, dtype: torch.dtype) -> None
 
 
 def build_for(target: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Export:
-    """Write the export of `build_export` in the form of a target: fused groups whole, head_dim 8.
+    """Write the export of `build_export` in the form of a target, with head_dim 8; fused groups are int8.
 
-    For mindie-sd it is one of a pipeline's transformer.
+    For mindie-sd the export is a pipeline's transformer.
     """
     form = TARGETS[target]
     if form.pipelines:
@@ -175,13 +175,13 @@ def copy_golden(case: str, model: str, folder: Path) -> Export:
 
 
 def findings_of(folder: Path, *targets: str) -> list[Finding]:
-    """Return what is found besides the warnings of every small export."""
+    """Return the findings without the warnings that every small export has."""
     findings = verify_export(folder, targets).findings
     return [finding for finding in findings if finding.check not in SMALL or finding.severity == "error"]
 
 
 def edited(mutation: Callable[[Export], object], shards: int = 1) -> Callable[[Export], None]:
-    """A mutation of what is in memory, then written to the disk."""
+    """Return a mutation that changes the loaded export, then writes it back."""
 
     def edit(export: Export) -> None:
         mutation(export)

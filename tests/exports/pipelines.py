@@ -1,4 +1,4 @@
-"""A small export of a pipeline's transformer, with the names diffusers has for Flux."""
+"""Writes a small export of a pipeline's transformer, with the module names of diffusers' Flux."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ QUANTIZED = [name for name in _LINEARS if "blocks" in name and "norm" not in nam
 
 
 def flux(dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
-    """The float tensors in module order: a parameter that is in no module, linears with a bias, norms of q and k."""
+    """Return float tensors in module order: a parameter without module, linears with bias, norms of q and k."""
     tensors = {"scale_shift_table": torch.randn(2, WIDTH)}
     for name, shape in _LINEARS.items():
         tensors |= {f"{name}.weight": torch.randn(shape), f"{name}.bias": torch.randn(shape[0])}
@@ -80,7 +80,7 @@ def write_flux(
     quantized: Collection[str] = QUANTIZED,
     attentions: Collection[str] = ATTENTIONS,
 ) -> tuple[dict[str, Tensor], dict[str, str], dict[str, object]]:
-    """Write an export for mindie-sd as a run does; return the tensors, the description and the config that lie there."""
+    """Write an export for mindie-sd as a run does; return its tensors, description and config."""
     target = TARGETS["mindie-sd"]
     export = TargetExport(target, folder, NAMES, (QUANTIZED, ATTENTIONS, ()))
     for name, tensor in flux(dtype).items():

@@ -1,4 +1,4 @@
-"""An export holds beside its weights what an engine needs, and nothing it must not see."""
+"""Tests which files an export holds beside its weights, and which entries its config.json keeps."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def test_companions_are_what_an_engine_needs(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_files").mkdir()
     (tmp_path / ".fa3").mkdir()
     found = companions(tmp_path)
-    # Each once, though tokenizer.model fits two patterns, and in an order that no file system decides.
+    # No file twice, although tokenizer.model matches two patterns; sorted, since file systems give any order.
     assert found == sorted(tmp_path / name for name in wanted)
 
 
 def test_a_linked_companion_counts_unless_it_leads_nowhere(tmp_path: Path) -> None:
-    """Download caches are folders of links."""
+    """Download caches hold links to the files."""
     source = tmp_path / "source"
     source.mkdir()
     (tmp_path / "blob").write_text("{}")

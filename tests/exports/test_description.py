@@ -1,4 +1,4 @@
-"""The description lists every tensor in module order, as the guide's tool does."""
+"""Tests that the description lists all tensors in module order, as the guide's tool does."""
 
 from __future__ import annotations
 

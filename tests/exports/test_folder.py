@@ -1,4 +1,4 @@
-"""The export's folder appears whole or not at all, with what an engine needs and nothing it must not see."""
+"""Tests that the output appears complete or not at all, and what a run removes, keeps and refuses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def permissions(path: Path) -> int:
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
-    """Everything below `folder`: the bytes of files, None for folders."""
+    """Return all entries below `folder`: the bytes of files, None for folders."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
@@ -43,7 +43,7 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
 
 @contextmanager
 def begun(output: Path) -> Iterator[RunFolder]:
-    """The folder of a run that starts from nothing."""
+    """Enter the folder of a run that starts from the beginning."""
     with RunFolder(output) as folder:
         folder.clear()
         yield folder
@@ -142,7 +142,7 @@ def test_the_root_is_not_replaced() -> None:
 
 def test_what_came_during_the_run_is_not_replaced_either(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    with pytest.raises(ConflictError, match="came there") as error, begun(output) as folder:
+    with pytest.raises(ConflictError, match="created by another program") as error, begun(output) as folder:
         (folder.export / "weights").write_text("hours of work")
         output.mkdir()
         (output / "mine").write_text("mine")
@@ -180,7 +180,7 @@ def test_room_a_killed_run_takes_is_room(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def left_by_a_killed_run(output: Path) -> Path:
-    """The folder of a run that wrote something, and was killed."""
+    """Return the folder of a run that wrote files and was killed."""
     left = output.with_name("out.journal")
     for name in ("export", "visits", "scratch"):
         (left / name).mkdir(parents=True)
@@ -212,7 +212,7 @@ def test_what_a_killed_run_left_can_be_cleared(tmp_path: Path) -> None:
 def test_a_run_killed_while_it_clears_leaves_no_export_to_continue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
 ) -> None:
-    """Whatever a half cleared folder holds, its export is whole or not there, or all of it is new."""
+    """A partly cleared folder has the complete old export, none, or an empty journal."""
     left = left_by_a_killed_run(tmp_path / "out")
     before, calls = snapshot(left / "export"), iter(range(done))
 
@@ -299,7 +299,7 @@ def test_a_run_keeps_others_out_until_it_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_held_lock_refuses_and_a_released_one_does_not(tmp_path: Path) -> None:
-    """The lock counts, not the file: who was refused has not taken it either."""
+    """The lock decides, not its file: a refused run does not take the lock."""
     left = tmp_path / "out.journal"
     (left / "export").mkdir(parents=True)
     (left / "half").write_text("mine")
@@ -327,7 +327,7 @@ def test_within_the_block_the_lock_is_held(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
 def test_an_error_lets_the_next_run_in(tmp_path: Path, error: BaseException) -> None:
-    first = RunFolder(tmp_path / "out")  # kept alive, and its lock with it
+    first = RunFolder(tmp_path / "out")  # the reference keeps its lock file open
     with pytest.raises(type(error)), first:
         raise error
     with begun(tmp_path / "out") as folder:
@@ -347,7 +347,7 @@ def test_a_partial_folder_that_no_run_left_is_refused(tmp_path: Path, foreign: s
     if foreign == "folder in a folder":
         (left / "deep" / LOCK).mkdir(parents=True)
     before = snapshot(tmp_path)
-    with pytest.raises(ConflictError, match="not left by a run") as error:
+    with pytest.raises(ConflictError, match="not the folder of a stopped run") as error:
         RunFolder(tmp_path / "out").__enter__()
     assert error.value.exit_code == 4 and str(left) in str(error.value) and error.value.hint
     assert snapshot(tmp_path) == before
@@ -355,7 +355,7 @@ def test_a_partial_folder_that_no_run_left_is_refused(tmp_path: Path, foreign: s
 
 def test_a_complete_export_that_could_not_be_moved_is_safe_from_the_next_run(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    with pytest.raises(ConflictError, match="came there"), begun(output) as folder:
+    with pytest.raises(ConflictError, match="created by another program"), begun(output) as folder:
         (folder.export / "weights").write_text("hours of work")
         output.write_text("mine")
     assert snapshot(folder.export) == {"weights": b"hours of work"}
@@ -367,7 +367,7 @@ def test_a_complete_export_that_could_not_be_moved_is_safe_from_the_next_run(tmp
 
 @pytest.mark.parametrize("linked", [False, True])
 def test_a_mount_point_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool) -> None:
-    """Before the run, since nothing could be renamed to it after."""
+    """It is refused before the run, since no folder can be renamed to a mount point."""
     disk = tmp_path / "disk"
     disk.mkdir()
     (tmp_path / "link").symlink_to(disk)
@@ -383,7 +383,7 @@ def test_a_mount_point_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_link_is_followed(tmp_path: Path, there: bool) -> None:
-    """Where the export shall lie on another disk."""
+    """The export is written beside the link's target, which may be on another disk."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if there:
@@ -426,7 +426,7 @@ def test_a_call_that_fails_is_told_and_the_same_run_again_ends(
         with monkeypatch.context() as patched, suppress(Fa3Error):
             patched.setattr(name, failing)
             make(output)
-        if output.exists():  # complete, though what came behind it failed
+        if output.exists():  # complete; a later step failed
             RunFolder(output).sweep()
         else:
             make(output)
@@ -448,6 +448,6 @@ def test_a_lock_that_is_no_file_is_not_opened(lock: str, tmp_path: Path) -> None
         os.mkfifo(tmp_path / "out.journal" / "lock")
     else:
         (tmp_path / "out.journal" / "lock").symlink_to(tmp_path / "mine")
-    with pytest.raises(ConflictError, match="not left by a run") as error:
+    with pytest.raises(ConflictError, match="not the folder of a stopped run") as error:
         RunFolder(tmp_path / "out").__enter__()
     assert error.value.hint == "choose another --output" and (tmp_path / "mine").read_text() == "mine"

@@ -1,4 +1,4 @@
-"""An export for MindIE-SD is what its loader opens: one file, a description under the same type, dynamic linears."""
+"""Tests that an export for MindIE-SD has the form of its loader: one file, a description, dynamic linears."""
 
 from __future__ import annotations
 

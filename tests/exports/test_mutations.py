@@ -1,4 +1,4 @@
-"""A sound export spoilt in one way fails by exactly one check: the one whose rule was broken."""
+"""Tests that one error in a valid export is found by exactly one check."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NORM = "model.layers.0.input_layernorm"
 
 
 def drop(*names: str) -> Mutation:
-    """Remove tensors, and their entries if there is a description."""
+    """Remove tensors, and their entries in a description."""
 
     def mutation(export: Export) -> None:
         for name in names:
@@ -64,7 +64,7 @@ def configure(**entries: object) -> Mutation:
 
 
 def quantization(*path: str, value: object) -> Mutation:
-    """Put a value into quantization_config."""
+    """Set a value in quantization_config."""
 
     def mutation(export: Export) -> None:
         place = export.config["quantization_config"]
@@ -149,13 +149,13 @@ def null_fa_quant_type(export: Export) -> None:
 
 
 def another_scale(export: Export, module: str) -> None:
-    """Double a linear's input_scale, and all that follows from it."""
+    """Double a linear's input_scale, and the deq_scale that depends on it."""
     export.tensors[f"{module}.input_scale"] *= 2
     export.tensors[f"{module}.deq_scale"] *= 2
 
 
 def swapped_deq(export: Export) -> None:
-    """Pack deq_scale for the other dtypes."""
+    """Pack deq_scale in the form of the other dtypes."""
     name = f"{Q}.deq_scale"
     packed = export.tensors[name]
     is_float = packed.dtype == torch.float32
@@ -300,12 +300,12 @@ FLUX = "transformer_blocks.0.attn"
 FLUX_Q = f"{FLUX}.to_q"
 
 
-def a_row_a_token(*roles: str) -> Mutation:
+def one_row_per_token(*roles: str) -> Mutation:
     def mutation(export: Export) -> None:
         for name in (f"{FLUX}.fa_{role}" for role in roles):
             scale, offset = export.tensors[f"{name}.scale"], export.tensors[f"{name}.offset"]
             export.tensors[f"{name}.scale"], export.tensors[f"{name}.offset"] = (
-                each.repeat(5, 1) for each in (scale, offset)
+                tensor.repeat(5, 1) for tensor in (scale, offset)
             )
 
     return edited(mutation)
@@ -321,7 +321,7 @@ def float_flux_linear(export: Export) -> None:
     export.save()
 
 
-def shards_of_a_whole(export: Export) -> None:
+def extra_shard(export: Export) -> None:
     part = export.weights.replace(".safetensors", "-00001-of-00002.safetensors")
     save_file({}, export.folder / part)
 
@@ -331,7 +331,7 @@ MINDIE_SD = [
     ("weights", unlink("quant_model_weight_w8a8_dynamic.safetensors")),
     ("one-file", edited(lambda export: None, shards=2)),
     ("one-file", stale_index),
-    ("one-file", shards_of_a_whole),
+    ("one-file", extra_shard),
     ("config", configure(torch_dtype=None)),
     ("config", configure(attention_head_dim=0)),
     ("config", unlink("config.json")),
@@ -353,14 +353,14 @@ MINDIE_SD = [
     ("linears", describe(**{f"{FLUX_Q}.weight": "FLOAT"})),
     ("attentions", drop(f"{FLUX}.fa_v.offset")),
     ("fa-shapes", change(f"{FLUX}.fa_q.scale", lambda scale: scale.flatten())),
-    ("fa-heads", a_row_a_token("q", "k", "v")),
-    ("fa-heads", a_row_a_token("q")),
-    ("fa-heads", a_row_a_token("k", "v")),
+    ("fa-heads", one_row_per_token("q", "k", "v")),
+    ("fa-heads", one_row_per_token("q")),
+    ("fa-heads", one_row_per_token("k", "v")),
     ("fa-heads", configure(num_attention_heads=8)),
     ("fa-heads", configure(attention_head_dim=16)),
     (
         "fa-heads",
-        edited(lambda export: [export.config.pop("num_attention_heads"), a_row_a_token("q")(export)]),
+        edited(lambda export: [export.config.pop("num_attention_heads"), one_row_per_token("q")(export)]),
     ),
     ("dtypes", change(f"{FLUX_Q}.weight_scale", lambda scale: scale.float())),
     ("dtypes", change(f"{FLUX}.fa_q.offset", lambda offset: offset.bfloat16())),
@@ -386,7 +386,7 @@ ROWS = [(target, *row) for target, rows in TABLE.items() for row in rows]
 
 
 def one_scale(export: Export, module: str) -> None:
-    """Store a linear as mm_tensor does."""
+    """Store one scale for all rows of a linear, as mm_tensor does."""
     scale = export.tensors[f"{module}.weight_scale"].amax(0)
     deq_scale = export.tensors[f"{module}.input_scale"].float() * scale.float()
     export.tensors[f"{module}.weight_scale"], export.tensors[f"{module}.weight_offset"] = scale, scale * 0
@@ -394,7 +394,7 @@ def one_scale(export: Export, module: str) -> None:
 
 
 def one_dynamic_scale(export: Export, module: str) -> None:
-    """Store a linear with one scale for all rows."""
+    """Store one scale for all rows of a dynamic linear."""
     scale = export.tensors[f"{module}.weight_scale"].amax(0)
     export.tensors[f"{module}.weight_scale"], export.tensors[f"{module}.weight_offset"] = scale, scale * 0
 
@@ -452,7 +452,7 @@ def silent(*keys: str) -> Mutation:
     ],
 )
 def test_what_mindie_sd_takes(mutation: Mutation, tmp_path: Path) -> None:
-    """Float modules one by one, a config.json that is silent, and files that it does not open."""
+    """Single float modules, missing sizes in config.json, and files that MindIE-SD does not open."""
     mutation(build_for("mindie-sd", tmp_path))
     assert findings_of(tmp_path, "mindie-sd") == []
 
@@ -460,11 +460,11 @@ def test_what_mindie_sd_takes(mutation: Mutation, tmp_path: Path) -> None:
 def test_k_and_v_may_have_fewer_heads(tmp_path: Path) -> None:
     export = build_for("mindie-sd", tmp_path)
     for name in [
-        name for name in export.tensors if any(f"{FLUX}.{each}" in name for each in ("to_k", "to_v"))
+        name for name in export.tensors if any(f"{FLUX}.{leaf}" in name for leaf in ("to_k", "to_v"))
     ]:
         export.tensors[name] = export.tensors[name][:16].contiguous()
     for name in [
-        name for name in export.tensors if any(f"{FLUX}.{each}" in name for each in ("fa_k", "fa_v"))
+        name for name in export.tensors if any(f"{FLUX}.{leaf}" in name for leaf in ("fa_k", "fa_v"))
     ]:
         export.tensors[name] = export.tensors[name][:2].contiguous()
     export.save()

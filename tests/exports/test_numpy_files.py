@@ -1,4 +1,4 @@
-"""Save type numpy: the guide's files, read by the guide's line, with everything the safetensors hold."""
+"""Tests save type numpy: the guide's files and its way to read them, with all tensors of the safetensors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_tensor_is_where_the_guide_says(
             f"{attention}.fa_{role}.{leaf}" for attention in ATTENTIONS for role in "qkv"
         }
         assert all(same(value, remaining.pop(name)) for name, value in parameters.items())
-    # What is left are int8 and float weights, by module name, and float biases, which have no file of their own.
+    # The rest are int8 and float weights, under module names, and float biases, which have no separate file.
     weights = read(tmp_path, "quant_weight")
     assert weights.keys() == {name.removesuffix(".weight") for name in remaining}
     assert all(same(weights[name.removesuffix(".weight")], value) for name, value in remaining.items())
@@ -100,10 +100,10 @@ def test_the_guides_tools_files_hold_the_same(tmp_path: Path, name: str) -> None
         biased = {key.removesuffix(".bias") for key in found if key.endswith(".bias")}
         for key, value in expected.items():
             if file == "quant_weight" and key in biased:
-                # There weight and bias share the key and the bias wins (NUMERICS.md).
+                # In the tool's file, weight and bias have the same key, and the bias replaces the weight (NUMERICS.md).
                 assert torch.equal(found[f"{key}.bias"], value) and found[key].dim() == 2
             else:
                 assert found[key].dtype == value.dtype and torch.equal(found[key], value), (file, key)
-        # The tool puts the norms into anti_fp_norm.npy even without AntiOutlier; the guide has it only then.
+        # The tool always stores norms in anti_fp_norm.npy; by the guide, that file exists only with AntiOutlier.
         norms = {key for key in found if key.endswith("norm")}
         assert found.keys() - norms - {f"{key}.bias" for key in biased} == expected.keys()

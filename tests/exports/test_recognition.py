@@ -1,4 +1,4 @@
-"""The target of a folder, from its report or from what lies in it."""
+"""Tests that the target of an export is found from its report or its files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fa3cli.exports.recognition import written_for
+from fa3cli.exports.recognition import recognize_target
 from fa3cli.exports.targets import TARGETS
 
 
@@ -19,24 +19,24 @@ def write(folder: Path, **documents: object) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_report_says_it(target: str, tmp_path: Path) -> None:
     write(tmp_path, fa3_report={"target": target}, config={})
-    assert written_for(tmp_path).name == target
+    assert recognize_target(tmp_path).name == target
 
 
 @pytest.mark.parametrize("target", ["sglang", None, ["vllm"]])
 def test_a_report_that_says_something_else_is_passed_over(target: object, tmp_path: Path) -> None:
     write(tmp_path, fa3_report={"target": target}, quant_model_description={"kv_cache_type": None})
-    assert written_for(tmp_path).name == "vllm-ascend"
+    assert recognize_target(tmp_path).name == "vllm-ascend"
 
 
 def test_compressed_tensors_is_vllms(tmp_path: Path) -> None:
     write(tmp_path, config={"quantization_config": {"quant_method": "compressed-tensors"}})
-    assert written_for(tmp_path).name == "vllm"
+    assert recognize_target(tmp_path).name == "vllm"
 
 
 @pytest.mark.parametrize("name", ["quant_model_description", "quant_model_description_w8a8"])
 def test_c8_is_vllm_ascends(name: str, tmp_path: Path) -> None:
     write(tmp_path, **{name: {"kv_cache_type": "C8"}})
-    assert written_for(tmp_path).name == "vllm-ascend"
+    assert recognize_target(tmp_path).name == "vllm-ascend"
 
 
 @pytest.mark.parametrize(
@@ -45,10 +45,10 @@ def test_c8_is_vllm_ascends(name: str, tmp_path: Path) -> None:
 def test_w8a8_dynamic_is_mindie_sds(file: str, tmp_path: Path) -> None:
     write(tmp_path, config={"_class_name": "FluxTransformer2DModel"})
     (tmp_path / file).touch()
-    assert written_for(tmp_path).name == "mindie-sd"
+    assert recognize_target(tmp_path).name == "mindie-sd"
 
 
 def test_modelslim_in_doubt(tmp_path: Path) -> None:
     write(tmp_path, config={"quantization_config": []})
-    assert written_for(tmp_path).name == "modelslim"
-    assert written_for(tmp_path / "nowhere").name == "modelslim"
+    assert recognize_target(tmp_path).name == "modelslim"
+    assert recognize_target(tmp_path / "nowhere").name == "modelslim"

@@ -1,4 +1,4 @@
-"""Whatever is added comes back through safetensors: equal, aligned, in shards below the limit."""
+"""Tests that safetensors reads back what was added: equal, aligned, in shards below the limit; also after kills."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ shapes = st.lists(st.integers(0, 7), max_size=5).map(tuple)
 
 @st.composite
 def some_tensors(draw: st.DrawFn) -> dict[str, Tensor]:
-    """Random bits (NaN too) in random shapes: odd sizes, empty tensors, scalars, transposed ones."""
+    """Draw tensors of random bits (also NaN) and shapes: odd sizes, empty tensors, scalars, transposed ones."""
     letters = st.text('abc.é"\\数', min_size=1, max_size=12)
     names = draw(st.lists(letters.filter(lambda name: name != "__metadata__"), max_size=8, unique=True))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
@@ -48,7 +48,7 @@ def write(folder: Path, tensors: dict[str, Tensor], part_bytes: int | None = Non
 
 
 def header(file: Path) -> tuple[int, dict[str, dict]]:
-    """The length of a file's header and its entries."""
+    """Return the length of a file's header and its entries."""
     raw = file.read_bytes()
     (length,) = struct.unpack("<Q", raw[:8])
     return length, json.loads(raw[8 : 8 + length])
@@ -128,7 +128,7 @@ def test_a_tensor_larger_than_the_limit_has_a_shard_to_itself(tmp_path: Path) ->
 
 @pytest.mark.parametrize("size", [8, 7])
 def test_a_tensor_changed_later_is_stored_as_it_was(tmp_path: Path, size: int) -> None:
-    """The memory of a layer is used again; a size of 7 bytes waits for the end of the shard."""
+    """The memory of a layer is reused; a tensor of 7 bytes is written at the end of its shard."""
     tensor = torch.arange(size, dtype=torch.int8)
     writer = SafetensorsWriter(tmp_path / "w.safetensors", ["t"])
     writer.add("t", tensor)
@@ -149,16 +149,16 @@ def test_parameters_are_stored_without_their_gradient(tmp_path: Path) -> None:
     assert_same(load_file(write(tmp_path, tensors)[0]), tensors)
 
 
-# ---- continued, and by several
+# ---- Continued runs, and several ranks
 
 
 class Killed(Exception):
-    """The end of a run, wherever it was."""
+    """Raised in place of a kill."""
 
 
 @contextmanager
 def killed_after(calls: int) -> Iterator[None]:
-    """Within it the run ends at the call behind so many that name, open or sync a file."""
+    """End the run in the block after `calls` calls that rename, open, write or sync a file."""
     left = iter(range(calls))
 
     def counted(function: Callable[..., object]) -> Callable[..., object]:
@@ -186,7 +186,7 @@ def begun(folder: Path, names: list[str], part_bytes: int | None) -> Safetensors
 
 
 def fill(writers: list[SafetensorsWriter], tensors: dict[str, Tensor], owners: list[int | None]) -> None:
-    """Add tensors to all writers: where one is not a writer's own, as a gap."""
+    """Add tensors to all writers; a tensor of another rank is added as a gap."""
     for (name, tensor), owner in zip(tensors.items(), owners):
         for number, writer in enumerate(writers):
             writer.add(name, tensor if owner == number else tensor.to("meta"))
@@ -202,12 +202,12 @@ def close_all(writers: list[SafetensorsWriter]) -> None:
 def test_killed_anywhere_and_continued_by_any_number_is_the_same(
     tensors: dict[str, Tensor], part_bytes: int | None, data: st.DataObject
 ) -> None:
-    """What had been synced comes as gaps; the rest, written or not, is added again."""
+    """Synced tensors are added as gaps; the others, written or not, are added again."""
     names, count = list(tensors), len(tensors)
     ranks = [data.draw(st.integers(1, 3)) for _ in range(2)]
     owners = [data.draw(st.lists(st.integers(0, n - 1), min_size=count, max_size=count)) for n in ranks]
     synced, added = sorted(data.draw(st.tuples(st.integers(0, count), st.integers(0, count))))
-    ending = data.draw(st.none() | st.integers(0, 30))  # calls that get through while it ends
+    ending = data.draw(st.none() | st.integers(0, 30))  # calls that succeed during close
     with tempfile.TemporaryDirectory() as place:
         whole, folder = Path(place) / "whole", Path(place) / "folder"
         whole.mkdir(), folder.mkdir()
@@ -240,7 +240,7 @@ def test_killed_anywhere_and_continued_by_any_number_is_the_same(
 def test_killed_without_scratch_and_written_anew_is_the_same(
     tensors: dict[str, Tensor], part_bytes: int | None, calls: int
 ) -> None:
-    """As the journal's records are: the file has its name when it is whole."""
+    """The journal's records are written so: a file has its final name only when it is complete."""
     with tempfile.TemporaryDirectory() as place:
         whole, folder = Path(place) / "whole", Path(place) / "folder"
         whole.mkdir(), folder.mkdir()
@@ -259,7 +259,7 @@ def test_killed_without_scratch_and_written_anew_is_the_same(
 def test_ranks_that_name_back_a_finished_file_do_not_meet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both find it finished; one is first."""
+    """Both ranks find the file finished; one renames it first."""
     tensors = {"t": torch.arange(9)}
     writer = begun(tmp_path, list(tensors), None)
     fill([writer], tensors, [0])

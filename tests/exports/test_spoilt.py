@@ -1,4 +1,4 @@
-"""Whatever the files of an export hold, the answer is a report."""
+"""Tests that verification of invalid files returns a report, and never raises."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JSON_FILES = ("config.json", "tokenizer_config.json", "fa3_report.json")
 
 
 def export_of(target: str, folder: Path) -> Export:
-    """An export with every document that verify reads."""
+    """Return an export with all documents that verify reads."""
     export = build_for(target, folder)
     if target == "mindie":
         export.save(shards=2)
@@ -109,7 +109,7 @@ def test_a_description_that_cannot_be_written_again(text: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["a\x1b[2Jb", "\u202ea", "model.layers.0.\x7f.weight"])
 def test_names_that_no_terminal_shows_are_left_out_of_later_checks(name: str, tmp_path: Path) -> None:
-    """A subject is told in another form than the name has."""
+    """Findings hold the escaped name; checks must compare with the name itself."""
     export = build_export(tmp_path)
     export.description[f"{name}.weight_scale"] = "W8A8"
     export.save()

@@ -1,4 +1,4 @@
-"""An export of any mix of float and W8A8 linears passes our own verification."""
+"""Tests that exports with any mix of float and W8A8 linears pass verification."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _OUT = {"q_proj": 16, "k_proj": 8, "v_proj": 8, "o_proj": 16, "gate_proj": 24, "
 
 
 def qwen2(dtype: torch.dtype) -> dict[str, Tensor]:
-    """A two-layer model's tensors in module order, q, k and v with a bias."""
+    """Return the tensors of a model with two layers, in module order; q, k and v have a bias."""
     tensors = {"model.embed_tokens.weight": torch.randn(32, 16)}
     for layer in ("model.layers.0", "model.layers.1"):
         for leaf, out in _OUT.items():
@@ -51,7 +51,7 @@ def qwen2(dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def quantizable(tensors: dict[str, Tensor]) -> set[str]:
-    """Every linear but down_proj and lm_head."""
+    """Return all linears except down_proj and lm_head."""
     names = [name.removesuffix(".weight") for name in tensors if name.endswith("_proj.weight")]
     return {name for name in names if not name.endswith("down_proj")}
 
@@ -82,7 +82,7 @@ def write_export(
     for attention in attentions:
         ranges = {role: torch.rand(heads) + 1 for role, heads in (("q", 4), ("k", 2), ("v", 2))}
         made = [quantize_heads(role, -high, high, dtype) for role, high in ranges.items()]
-        export.add_attention(attention, {leaf: tensor for each in made for leaf, tensor in each.items()}, 4)
+        export.add_attention(attention, {leaf: tensor for role in made for leaf, tensor in role.items()}, 4)
     linears = [name.removesuffix(".weight") for name in tensors if name.endswith("_proj.weight")]
     config = exported_config(CONFIG | {"tie_word_embeddings": tied}, dtype)
     files = export.close([*linears, "lm_head"], config)
@@ -153,7 +153,7 @@ def test_description_and_tensors_agree(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.q_proj"])
 def test_a_linear_counts_as_quantized_once_its_int8_tensors_are_there(tmp_path: Path, module: str) -> None:
-    """Room is kept for one that may be quantized; one that stays float in the end is described as float."""
+    """The header has room for it either way; a linear that stays float is described as float."""
     tensors, files = write_export(tmp_path, torch.bfloat16, left_float=[module])
     description = json.loads((tmp_path / "quant_model_description.json").read_text())
     mine = {name: kind for name, kind in description.items() if name.startswith(f"{module}.")}
@@ -169,7 +169,7 @@ def test_a_linear_counts_as_quantized_once_its_int8_tensors_are_there(tmp_path: 
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_the_description_is_in_module_order_whatever_came_first(tmp_path: Path, turned: bool) -> None:
-    """Linears, attentions and float tensors become final in an order of their own."""
+    """Linears, attentions and float tensors become final in different orders."""
     names = ["a.q_proj.weight", "a.norm.weight", "b.q_proj.weight", "b.norm.weight"]
     linears, attentions = ["a.q_proj", "b.q_proj"], ["a", "b"]
     export = TargetExport(MODELSLIM, tmp_path, names, (linears, attentions, ()))
@@ -178,7 +178,7 @@ def test_the_description_is_in_module_order_whatever_came_first(tmp_path: Path, 
     steps = [
         *(("linear", name, quantize_linear(weight, None, *range_, torch.float32)) for name in linears),
         *(
-            ("attention", name, {leaf: value for each in heads for leaf, value in each.items()})
+            ("attention", name, {leaf: value for role in heads for leaf, value in role.items()})
             for name in "ab"
         ),
         *(("tensor", f"{name}.norm.weight", torch.ones(3)) for name in "ab"),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fa3cli.exports.geometry import read_geometry
-from fa3cli.exports.tensor_parallel import head_remarks, undivided
+from fa3cli.exports.tensor_parallel import mindie_turbo_remarks, split_remarks
 
 SIZES = {
     "hidden_size": 3584,
@@ -17,19 +17,19 @@ SIZES = {
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, ["28 attention heads: not to be split at tensor parallel 8"]),
+        ({}, ["28 attention heads: cannot be split at tensor parallel 8"]),
         ({"num_attention_heads": 32}, []),
         ({"num_attention_heads": 32, "intermediate_size": 11010}, ["11010 channels of the MLP", "4, 8"]),
         ({"num_attention_heads": None, "intermediate_size": None}, []),
     ],
 )
 def test_sizes_that_no_engine_splits(changes: dict[str, int | None], words: list[str]) -> None:
-    found = list(undivided(read_geometry(SIZES | changes)))
+    found = list(split_remarks(read_geometry(SIZES | changes)))
     assert len(found) == bool(words) and all(word in found[0] for word in words)
 
 
 def test_what_mindie_turbo_alone_cannot_load() -> None:
-    (few,) = head_remarks(read_geometry(SIZES))
+    (few,) = mindie_turbo_remarks(read_geometry(SIZES))
     assert few.startswith("4 KV heads") and "parallel 8;" in few
-    assert len(list(head_remarks(read_geometry(SIZES | {"head_dim": 64})))) == 2
-    assert not list(head_remarks(read_geometry(SIZES | {"num_key_value_heads": 8})))
+    assert len(list(mindie_turbo_remarks(read_geometry(SIZES | {"head_dim": 64})))) == 2
+    assert not list(mindie_turbo_remarks(read_geometry(SIZES | {"num_key_value_heads": 8})))

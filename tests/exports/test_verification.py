@@ -1,4 +1,4 @@
-"""Sound exports pass, and a check that cannot be trusted is not reported as passed."""
+"""Tests that valid exports pass, and that a check which cannot run is not reported as passed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fa3cli.errors import InvalidInputError, UsageError
-from fa3cli.exports.recognition import written_for
+from fa3cli.exports.recognition import recognize_target
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.verification import verify_export
 from tests.exports.exports import (
@@ -42,7 +42,7 @@ def test_golden_exports_pass(case: dict, name: str, tmp_path: Path) -> None:
     report = verify_export(tmp_path, ["modelslim"])
     assert report.ok, report.findings
     assert all(check.status != "not run" for check in report.checks)
-    # The cases hold neither tokenizer nor a config.json of an export; the rest is what their options ask for.
+    # Golden cases have no tokenizer, and the float model's config.json; the other findings follow from their options.
     expected = {
         "tokenizer": True,
         "config-quantize": True,
@@ -272,7 +272,7 @@ def sharded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def places(folder: Path) -> dict[Path, list[list[str]]]:
-    """The entries to spoil, as paths of keys, by file."""
+    """Return the entries to change, as lists of keys, per file."""
     [index] = folder.glob("*.index.json")
     found = {
         index: [["weight_map"], ["metadata"], ["weight_map", "model.norm.weight"]],
@@ -291,15 +291,15 @@ def places(folder: Path) -> dict[Path, list[list[str]]]:
 @given(data=st.data())
 def test_whatever_an_entry_holds_there_is_a_report(sharded: Path, data: st.DataObject) -> None:
     file, paths = data.draw(st.sampled_from(sorted(places(sharded).items())))
-    *around, key = data.draw(st.sampled_from(paths))
+    *parents, key = data.draw(st.sampled_from(paths))
     before = file.read_text()
     content = place = json.loads(before)
-    for part in around:
+    for part in parents:
         place = place.setdefault(part, {})
     place[key] = data.draw(JSON)
     file.write_text(json.dumps(content))
     try:
-        reports = [verify_export(sharded), verify_export(sharded, [written_for(sharded).name])]
+        reports = [verify_export(sharded), verify_export(sharded, [recognize_target(sharded).name])]
     finally:
         file.write_text(before)
     for report in reports:

@@ -305,7 +305,7 @@ def test_what_was_written_and_is_gone_is_missed(llama: Path, calib: Path, tmp_pa
     (file,) = (tmp_path / "out.journal").glob(gone)
     assert file.stat().st_size
     file.unlink()
-    with pytest.raises(ConflictError, match="shorter than what was written to it"):
+    with pytest.raises(ConflictError, match="shorter than the tensors written to it"):
         api.run(prepare(llama, **options, dtype="float16"))
     assert not (tmp_path / "out").exists()
     api.run(prepare(llama, **options, dtype="float16"), resume="never")

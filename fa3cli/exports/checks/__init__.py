@@ -1,4 +1,4 @@
-"""The named checks of `fa3 verify`; importing this package registers all of them."""
+"""Registers all checks of `fa3 verify` when it is imported."""
 
 from importlib import import_module
 
@@ -6,7 +6,7 @@ from fa3cli.exports.checks.registry import CHECKS
 
 __all__ = ["CHECKS"]
 
-# In the order they run: a check comes after those whose findings it heeds.
+# In the order the checks run: a check is registered after the checks in its `needs` and `after`.
 _MODULES = (
     *("files", "folder", "config", "remote_code", "description", "whole_modules"),
     *("quantization_config", "compressed_tensors", "attention_shapes", "shapes", "config_sizes"),

@@ -1,4 +1,4 @@
-"""Checks of the headers of what FA3 gives attention modules, target by target."""
+"""Checks the shapes of the tensors that FA3 adds to attention modules, per target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FA3 = ("modelslim", "mindie", "mindie-sd")
 
 @check(
     "fa-shapes",
-    "engines split the scales by head: one row a head, one column",
+    "engines split the scales by head: one row per head, one column",
     targets=_FA3,
     over=attentions,
     needs=_READ,
@@ -24,17 +24,17 @@ _FA3 = ("modelslim", "mindie", "mindie-sd")
 def fa_shapes(contents: Contents, module: str) -> Iterator[Remark]:
     heads = {name: contents.tensors[f"{module}.fa_{name}.scale"].shape[:1] for name in "qkv"}
     if heads["k"] != heads["v"]:
-        yield error(f"{module}.fa_v.scale", f"has {list(heads['v'])} heads and fa_k.scale {list(heads['k'])}")
+        yield error(f"{module}.fa_v.scale", f"has {list(heads['v'])} heads, fa_k.scale {list(heads['k'])}")
     for name in "qkv":
         for tensor in (f"{module}.fa_{name}.scale", f"{module}.fa_{name}.offset"):
             shape = contents.tensors[tensor].shape
             if shape != (*heads[name], 1):
-                yield error(tensor, f"has shape {list(shape)}, expected [heads, 1], the same as its scale")
+                yield error(tensor, f"has shape {list(shape)}, expected [heads, 1], like its scale")
 
 
 @check(
     "fa-heads",
-    "MindIE-SD takes a row for a head's scale; the guide's tool writes one a token",
+    "MindIE-SD reads one row per head; the guide's tool writes one row per token",
     targets=("mindie-sd",),
     over=attentions,
     needs=(*_READ, "config"),
@@ -45,13 +45,14 @@ def fa_heads(contents: Contents, module: str) -> Iterator[Remark]:
     for role in "qkv":
         scale, linear = f"{module}.fa_{role}.scale", f"{module}.to_{role}.weight"
         found, rows = contents.tensors[scale].shape[0], _rows(contents, linear)
-        shared = role != "q" and width and rows == found * width  # k and v of fewer heads than q
+        # Grouped-query attention: k and v may have fewer heads than q.
+        shared = role != "q" and width and rows == found * width
         if heads and found != heads and not shared:
             yield error(scale, f"has {found} rows, but config.json says {heads} heads")
         elif rows and not heads and (not found or rows % found):
-            yield error(scale, f"has {found} rows, between which the {rows} of {linear} can't be divided")
+            yield error(scale, f"has {found} rows, which do not divide the {rows} rows of {linear}")
         elif rows and heads and width and role == "q" and rows != heads * width:
-            yield error(scale, f"has {found} rows of {width} channels each, but {linear} has {rows} in all")
+            yield error(scale, f"has {found} heads of {width} channels, but {linear} has {rows} rows")
 
 
 def _rows(contents: Contents, name: str) -> int | None:
@@ -70,6 +71,7 @@ def _rows(contents: Contents, name: str) -> int | None:
 def kv_shapes(contents: Contents, module: str) -> Iterator[Remark]:
     for leaf in contents.target.attention_tensors:
         name = f"{module}.{leaf}"
+        # The linear may be float or int8: its weight has one row per channel either way.
         linear = contents.tensors.get(f"{name.rpartition('.')[0]}.weight")
         wanted, shape = linear and linear.shape[:1], contents.tensors[name].shape
         if len(shape) != 1 or (wanted and shape != wanted):
@@ -78,13 +80,14 @@ def kv_shapes(contents: Contents, module: str) -> Iterator[Remark]:
 
 @check(
     "fp8-shapes",
-    "vLLM makes room for one scale a head or one for all, as kv_cache_scheme says",
+    "vLLM reserves one scale per head or one for all heads, as kv_cache_scheme says",
     targets=("vllm",),
     over=attentions,
     needs=("weights", "config", "quantization-config", "kv-cache-scheme"),
     after=_AFTER,
 )
 def fp8_shapes(contents: Contents, module: str) -> Iterator[Remark]:
+    # Present and valid: the checks in `needs` passed, and this one runs only for modules with scales.
     scheme = contents.config.data["quantization_config"]["kv_cache_scheme"]
     for leaf in contents.target.attention_tensors:
         shape = contents.tensors[f"{module}.{leaf}"].shape

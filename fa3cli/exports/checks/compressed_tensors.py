@@ -1,4 +1,4 @@
-"""Checks of compressed-tensors' quantization_config against the tensors."""
+"""Checks that the tensors agree with the quantization_config of compressed-tensors."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterator
 
 from fa3cli.exports.checks.modules import attentions, linears
 from fa3cli.exports.checks.registry import Remark, check, error, warning
-from fa3cli.exports.compressed_tensors import KV_CACHE_SCHEME, differences, groups_of, matches, short
+from fa3cli.exports.compressed_tensors import KV_CACHE_SCHEME, differences, linear_groups, matches, quoted
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.layout import FLOAT
 
 _FILE = "config.json"
 _VLLM = ("vllm",)
 _NEEDS = ("config", "weights")
-# Linears of a decoder by the end of their name; of other matrices only the model's class knows what they are.
+# Ends of the names of a decoder's linears; other matrices may be linears too, but only the model's class tells.
 _LINEAR = re.compile(r"(_proj|lm_head|\.(fc1|fc2|c_attn|c_proj|c_fc|query_key_value|dense))$")
 
 
 @check(
     "weight-strategy",
-    "the engine makes room for one scale a linear or for one a row, as config.json says",
+    "vLLM reserves one scale per linear or one per row, as config.json says",
     targets=_VLLM,
     over=linears,
     needs=(*_NEEDS, "quantization-config"),
@@ -29,12 +29,12 @@ _LINEAR = re.compile(r"(_proj|lm_head|\.(fc1|fc2|c_attn|c_proj|c_fc|query_key_va
 def weight_strategy(contents: Contents, module: str) -> Iterator[Remark]:
     strategies = {
         group["weights"]["strategy"]
-        for group in groups_of(contents.config.data["quantization_config"]).values()
+        for group in linear_groups(contents.config.data["quantization_config"]).values()
         if any(target == "Linear" or matches(target, module) for target in group["targets"])
     }
     shape = contents.tensors[f"{module}.weight_scale"].shape
     if not strategies:
-        yield error(module, "is quantized, but no group of config_groups has it as a target")
+        yield error(module, "is quantized, but is no target of any group in config_groups")
     elif strategies != {"tensor" if shape == (1,) else "channel"}:
         yield error(
             f"{module}.weight_scale", f"has shape {list(shape)}, but its strategy is {strategies.pop()}"
@@ -43,34 +43,36 @@ def weight_strategy(contents: Contents, module: str) -> Iterator[Remark]:
 
 @check(
     "ignore",
-    "a float linear it leaves out is looked for in int8, a quantized one it names is read as float",
+    "vLLM reads a float linear that it omits as int8, and a quantized linear that it names as float",
     targets=_VLLM,
     needs=(*_NEEDS, "quantization-config", "linears"),
 )
 def ignore(contents: Contents) -> Iterator[Remark]:
     patterns = contents.config.data["quantization_config"].get("ignore")
     if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
-        yield error(_FILE, f"ignore is {short(patterns)}, expected a list of names")
+        yield error(_FILE, f"ignore is {quoted(patterns)}, expected a list of names")
         return
     quantized = set(linears(contents))
     for module in quantized:
         if any(matches(pattern, module) for pattern in patterns):
             yield error(module, "is quantized, but ignore names it")
+    # Float matrices with the leaf name of a quantized linear are linears too.
     kinds = {module.rpartition(".")[2] for module in quantized}
     for name, header in contents.tensors.items():
         module = name.removesuffix(".weight")
+        # A float matrix that is no embedding may be a linear.
         if module == name or len(header.shape) != 2 or contents.description[name] != FLOAT or "emb" in module:
             continue
         if not any(matches(pattern, module) for pattern in patterns):
             if _LINEAR.search(module) or module.rpartition(".")[2] in kinds:
                 yield error(module, "is float, but ignore does not name it")
             else:
-                yield warning(module, "is float, and ignore does not name it; if it is a linear, it must")
+                yield warning(module, "is float, but ignore does not name it; it must if this is a linear")
 
 
 @check(
     "kv-cache-scheme",
-    "without it the scales of q, k and v are unknown tensors, with it and without them they are 1.0",
+    "without it the scales of q, k and v are unknown tensors; with it, missing scales are 1.0",
     targets=_VLLM,
     needs=(*_NEEDS, "quantization-config"),
 )

@@ -1,4 +1,4 @@
-"""Checks of config.json: what engines read from it, and what must not be left in it."""
+"""Checks the entries of config.json that engines read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fa3cli.exports.checks.registry import ALL, ASCEND_LANGUAGE, Remark, check, 
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.geometry import config_problems
 
-# Models whose norms are all RMSNorm: none has a bias.
+# In these models all norms are RMSNorm, which has no bias.
 _RMS_NORM_MODELS = ("llama", "mistral", "qwen2", "qwen3", "internlm3")
 _FILE = "config.json"
 
@@ -24,7 +24,7 @@ def config(contents: Contents) -> Iterator[Remark]:
 
 @check(
     "config-quantize",
-    "MindIE takes its W8A8 loader from it",
+    "MindIE chooses its W8A8 loader by it",
     targets=("modelslim", "mindie"),
     needs=("config",),
 )
@@ -36,7 +36,7 @@ def config_quantize(contents: Contents) -> Iterator[Remark]:
 
 @check(
     "kernel-dtype",
-    "vLLM serves a float32 model in bfloat16 by itself, whose deq_scale has another form than the export's",
+    "vLLM serves a float32 model in bfloat16 by default, which needs another form of deq_scale than the export's",
     targets=ASCEND_LANGUAGE,
     needs=("config",),
 )
@@ -49,7 +49,7 @@ def kernel_dtype(contents: Contents) -> Iterator[Remark]:
 
 @check(
     "norm-bias",
-    "vLLM stops at a bias of a norm that has none in its model",
+    "vLLM stops at the bias of a norm that has no bias in its model class",
     targets=("vllm",),
     needs=("config", "weights"),
 )
@@ -57,4 +57,4 @@ def norm_bias(contents: Contents) -> Iterator[Remark]:
     if contents.config.data.get("model_type") in _RMS_NORM_MODELS:
         for name in contents.tensors:
             if name.endswith("norm.bias"):
-                yield error(name, f"is no tensor of a {contents.config.data['model_type']} in vLLM")
+                yield error(name, f"is not a tensor of vLLM's {contents.config.data['model_type']} model")

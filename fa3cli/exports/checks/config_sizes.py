@@ -1,4 +1,4 @@
-"""Checks of shapes and layers against what config.json promises. No tensor is read."""
+"""Checks shapes and the number of layers against config.json, without reading tensors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fa3cli.exports.contents import Contents
 from fa3cli.exports.geometry import Geometry
 
 _WITH_CONFIG = ("description", "weights", "config")
-# Towers of a composite model have sizes of their own.
+# The sizes of these parts of a composite model are not those of its decoder.
 _OTHER_TOWER = re.compile(r"(^|\.)(vision|visual|audio|encoder)")
 _LAYER = re.compile(r"^(.*?\b(?:layers|h))\.([0-9]{1,9})\.")
 
 
 @check(
     "config-sizes",
-    "the engine builds the model from config.json and then looks for tensors that fit",
+    "engines build the model from config.json, and need tensors of these sizes",
     targets=LANGUAGE,
     over=stored,
     needs=_WITH_CONFIG,
@@ -32,11 +32,11 @@ def config_sizes(contents: Contents, name: str) -> Iterator[Remark]:
         len(shape) != len(wanted) or any(size not in (None, found) for size, found in zip(wanted, shape))
     ):
         expected = ", ".join("any" if size is None else str(size) for size in wanted)
-        yield error(name, f"has shape {list(shape)}, config.json asks for [{expected}]")
+        yield error(name, f"has shape {list(shape)}, but config.json requires [{expected}]")
 
 
 def _sizes(name: str, ndim: int, model: Geometry) -> tuple[int | None, ...] | None:
-    """The shape config.json gives a tensor of so many dimensions, None for what it does not say."""
+    """Return the shape that config.json requires of a tensor with `ndim` dimensions; None where it states no size."""
     queries = model.heads and model.head_dim and model.heads * model.head_dim
     states = model.kv_heads and model.head_dim and model.kv_heads * model.head_dim
     by_suffix: dict[str, tuple[int | None, ...]] = {
@@ -44,7 +44,7 @@ def _sizes(name: str, ndim: int, model: Geometry) -> tuple[int | None, ...] | No
         ".k_proj.weight": (states, model.hidden),
         ".v_proj.weight": (states, model.hidden),
         ".o_proj.weight": (model.hidden, queries),
-        # Experts have a width of their own and sit a level deeper.
+        # Not `.gate_proj.weight`: experts, one level deeper, have another width.
         ".mlp.gate_proj.weight": (model.intermediate, model.hidden),
         ".mlp.up_proj.weight": (model.intermediate, model.hidden),
         ".mlp.down_proj.weight": (model.hidden, model.intermediate),
@@ -59,7 +59,7 @@ def _sizes(name: str, ndim: int, model: Geometry) -> tuple[int | None, ...] | No
         ".post_attention_layernorm.weight": (model.hidden,),
         "model.norm.weight": (model.hidden,),
     }
-    if name.endswith("_scale") and ndim == 3:
+    if name.endswith("_scale") and ndim == 3:  # per head; a scale for all heads is [1]
         by_suffix |= {
             ".q_scale": (model.heads, 1, 1),
             ".k_scale": (model.kv_heads, 1, 1),
@@ -70,40 +70,41 @@ def _sizes(name: str, ndim: int, model: Geometry) -> tuple[int | None, ...] | No
 
 @check(
     "layer-count",
-    "a layer config.json promises and the weights lack stays uninitialised",
+    "a layer of config.json that is missing in the weights stays uninitialised",
     targets=LANGUAGE,
     needs=_WITH_CONFIG,
 )
 def layer_count(contents: Contents) -> Iterator[Remark]:
     model, numbers = contents.geometry, _layer_numbers(contents)
-    if model.layers is None or len(numbers) != 1:
+    if model.layers is None or len(numbers) != 1:  # num_hidden_layers is the size of a single stack
         return
     [(stack, found)] = numbers.items()
     first_missing = next(number for number in count() if number not in found)
     if first_missing < model.layers:
-        yield error(f"{stack}.{first_missing}", f"is missing; config.json says {model.layers} layers")
+        yield error(f"{stack}.{first_missing}", f"is missing; config.json has {model.layers} layers")
     if surplus := sorted(number for number in found if number >= model.layers + model.extra_layers):
-        yield error(f"{stack}.{surplus[0]}", f"is one layer too many; config.json says {model.layers} layers")
+        yield error(f"{stack}.{surplus[0]}", f"is an extra layer; config.json has {model.layers} layers")
 
 
 @check(
     "mtp-layers",
-    "without its multi-token prediction layers a model can't be served with speculative decoding",
+    "without its multi-token prediction layers a model cannot be served with speculative decoding",
     targets=LANGUAGE,
     needs=(*_WITH_CONFIG, "layer-count"),
 )
 def mtp_layers(contents: Contents) -> Iterator[Remark]:
     model, numbers = contents.geometry, _layer_numbers(contents)
+    # Checkpoints store them after the other layers, with the following numbers.
     for stack, found in numbers.items() if len(numbers) == 1 and model.layers and model.extra_layers else ():
         if max(found) < model.layers:
             yield warning(
                 f"{stack}.{model.layers}",
-                f"is missing; config.json says {model.extra_layers} prediction layers",
+                f"is missing; config.json has {model.extra_layers} prediction layers",
             )
 
 
 def _layer_numbers(contents: Contents) -> dict[str, set[int]]:
-    """The numbers of the layers that are stored or described, by the name of their stack."""
+    """Return the numbers of the layers that are stored or described, per stack of layers."""
     numbers: dict[str, set[int]] = {}
     for name in contents.names:
         if (layer := _LAYER.match(name)) and not _OTHER_TOWER.search(name):

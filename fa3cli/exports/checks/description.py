@@ -1,4 +1,4 @@
-"""Checks of the description: one true entry a tensor, and whole modules."""
+"""Checks the entries of the description: one per tensor, with a value that engines know."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from fa3cli.exports.layout import C8, FA_QUANT, FLOAT
 _READ = ("description", "weights")
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
 _HEADS = ("lm_head", "embed_out")
+# The values that MindIE accepts.
 _GROUP_SIZES = (0, 64, 128, 256)
-# Entries for the whole model, by target; with the FA3 tensors of that target, and not without.
+# Entries for the whole model, per target: required with FA3 tensors, forbidden without.
 _MODEL_WIDE: Mapping[str, Mapping[str, str]] = {
     "modelslim": {"fa_quant_type": FA_QUANT},
     "mindie": {"fa_quant_type": FA_QUANT},
@@ -30,7 +31,7 @@ _MODEL_WIDE: Mapping[str, Mapping[str, str]] = {
 
 @check(
     "foreign-tensors",
-    "tensors in another engine's form are dropped, or stop the server as unknown",
+    "engines ignore tensors in another engine's form, or stop at them",
     targets=ALL,
     over=lambda contents: sorted(contents.names),
     needs=_READ,
@@ -40,17 +41,20 @@ def foreign_tensors(contents: Contents, name: str) -> Iterator[Remark]:
         yield error(name, f"is no tensor of target {contents.target.name}; is this an export for another?")
 
 
-@check("quant-types", "they choose the loader of the whole model; null is read in opposite ways", needs=_READ)
+@check(
+    "quant-types", "they choose the loader of the whole model; engines differ in reading null", needs=_READ
+)
 def quant_types(contents: Contents) -> Iterator[Remark]:
-    settings, own = contents.settings, _MODEL_WIDE[contents.target.name]
+    settings, expected = contents.settings, _MODEL_WIDE[contents.target.name]
     if (found := settings.get("model_quant_type")) != contents.target.linear_value:
         yield error("model_quant_type", f"is {found!r}, expected {contents.target.linear_value!r}")
     if contents.target.name == "mindie":
         yield from _refused_by_mindie(settings)
     quantized = bool(attentions(contents))
+    # Includes the keys of the other targets, which must be absent.
     for key in dict.fromkeys(key for keys in _MODEL_WIDE.values() for key in keys):
-        found, wanted = settings.get(key), own.get(key)
-        if key not in settings:
+        found, wanted = settings.get(key), expected.get(key)
+        if key not in settings:  # not `found is None`: a null entry is an error
             if wanted and quantized:
                 yield error(key, f"is missing, but attention modules have scales; expected {wanted!r}")
         elif wanted is None:
@@ -71,7 +75,7 @@ def _refused_by_mindie(settings: Mapping[str, object]) -> Iterator[Remark]:
         yield error("reduce_quant_type", f"is {reduced!r}, expected no such entry")
 
 
-@check("described", "engines look up every tensor: one without an entry is a KeyError at load", needs=_READ)
+@check("described", "engines look up every tensor: a missing entry is a KeyError at load", needs=_READ)
 def described(contents: Contents) -> Iterator[Remark]:
     for name in contents.tensors:
         if name not in contents.description:
@@ -79,15 +83,15 @@ def described(contents: Contents) -> Iterator[Remark]:
     for name in contents.description:
         if name not in contents.tensors:
             yield from _not_stored(contents, name)
-    if not any(_is(name, _HEADS) for name in contents.names) and _is_causal_lm(contents):
-        yield error(f"{_HEADS[0]}.weight", "is not described; a tied head is stored once, but described too")
+    if not any(_is_weight(name, _HEADS) for name in contents.names) and _is_causal_lm(contents):
+        yield error(f"{_HEADS[0]}.weight", "is not described; a tied head must be described too")
 
 
 def _not_stored(contents: Contents, name: str) -> Iterator[Remark]:
-    """A tied pair is stored once; a config.json that is silent leaves the answer to the model's class."""
-    partners = _EMBEDDINGS if _is(name, _HEADS) else _HEADS if _is(name, _EMBEDDINGS) else ()
+    """Report a described tensor that is not stored, unless it is tied; only a warning if config.json does not say."""
+    partners = _EMBEDDINGS if _is_weight(name, _HEADS) else _HEADS if _is_weight(name, _EMBEDDINGS) else ()
     tied = (contents.config.data or {}).get("tie_word_embeddings")
-    if tied is False or not any(_is(other, partners) for other in contents.tensors):
+    if tied is False or not any(_is_weight(other, partners) for other in contents.tensors):
         yield error(name, "is described but not stored")
     elif tied is not True:
         yield warning(name, "is described but not stored; config.json does not say tie_word_embeddings: true")
@@ -95,7 +99,7 @@ def _not_stored(contents: Contents, name: str) -> Iterator[Remark]:
 
 @check(
     "values",
-    "a value the engine does not know, or of another kind of tensor, picks the wrong loader",
+    "an unknown value, or one for another kind of tensor, selects the wrong loader",
     over=lambda contents: contents.description,
     needs=_READ,
     after=("foreign-tensors",),
@@ -104,22 +108,20 @@ def values(contents: Contents, name: str) -> Iterator[Remark]:
     value, kind = contents.description[name], leaf_of(name)
     quantized = contents.target.linear_value
     if is_attention_tensor(name):
-        legal: tuple[str, ...] = tuple(set(_MODEL_WIDE[contents.target.name].values()))
+        allowed: tuple[str, ...] = tuple(set(_MODEL_WIDE[contents.target.name].values()))
     elif is_norm_extra(name) or kind in contents.target.linear_tensors[1:]:
-        legal = (quantized,)
+        allowed = (quantized,)
     else:
-        legal = (FLOAT, quantized) if kind == "weight" else (FLOAT,)
-    if value not in legal:
-        yield error(name, f"is described as {value!r}, expected {' or '.join(legal)}")
+        allowed = (FLOAT, quantized) if kind == "weight" else (FLOAT,)
+    if value not in allowed:
+        yield error(name, f"is described as {value!r}, expected {' or '.join(allowed)}")
 
 
-@check(
-    "embeddings", "an embedding or head that is not there is random numbers", targets=("vllm",), needs=_READ
-)
+@check("embeddings", "a missing embedding or head has random values", targets=("vllm",), needs=_READ)
 def embeddings(contents: Contents) -> Iterator[Remark]:
     tied = (contents.config.data or {}).get("tie_word_embeddings")
     for modules, needed in ((_EMBEDDINGS, True), (_HEADS, tied is False)):
-        if _is_causal_lm(contents) and not any(_is(name, modules) for name in contents.tensors):
+        if _is_causal_lm(contents) and not any(_is_weight(name, modules) for name in contents.tensors):
             message = "is missing" + (", and config.json does not tie it" if modules is _HEADS else "")
             if needed:
                 yield error(f"{modules[0]}.weight", message)
@@ -127,7 +129,7 @@ def embeddings(contents: Contents) -> Iterator[Remark]:
                 yield warning(f"{modules[0]}.weight", message)
 
 
-def _is(name: str, modules: tuple[str, ...]) -> bool:
+def _is_weight(name: str, modules: tuple[str, ...]) -> bool:
     return name.endswith(tuple(f"{module}.weight" for module in modules))
 
 

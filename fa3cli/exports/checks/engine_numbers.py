@@ -1,4 +1,4 @@
-"""Checks of values that single engines ask for."""
+"""Checks values that only some engines require."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, error, error
 from fa3cli.exports.contents import Contents
 from fa3cli.quantization.fallback import FUSED_GROUPS
 
+# Times a difference of two int8 values (9 bits), such a scale is exact in the 24 bits of float32.
 _SIGNIFICANT_BITS = 15
 
 
 @check(
     "kv-heads",
-    "FA3 measures a scale a head; one that changes within a head was put in the wrong order",
+    "FA3 measures one scale per head; a scale that changes within a head is in the wrong order",
     targets=("vllm-ascend",),
     over=attentions,
     needs=("description", "weights", "config"),
@@ -36,9 +37,9 @@ def kv_heads(contents: Contents, module: str) -> Iterator[Remark]:
         scale = contents.read(f"{module}.{leaf}")
         if not leaf.endswith("_scale") or head_dim is None or len(scale) % head_dim:
             continue
-        heads = scale.view(-1, head_dim)
+        heads = scale.view(-1, head_dim)  # [H * head_dim] -> [H, head_dim]
         if uneven := (heads != heads[:, :1]).any(1).nonzero().flatten().tolist():
-            yield error(f"{module}.{leaf}", f"is not the same for all channels of head {uneven[0]}")
+            yield error(f"{module}.{leaf}", f"differs between the channels of head {uneven[0]}")
 
 
 def _fused_parents(contents: Contents) -> list[str]:
@@ -47,7 +48,7 @@ def _fused_parents(contents: Contents) -> list[str]:
 
 @check(
     "fused-inputs",
-    "vLLM and vLLM-Ascend keep one input scale and offset for q, k, v and for gate, up: the last one loaded",
+    "vLLM and vLLM-Ascend keep one input scale and offset for q, k, v and for gate, up: those loaded last",
     targets=LANGUAGE,
     over=_fused_parents,
     needs=("description", "weights", "config"),
@@ -66,19 +67,20 @@ def fused_inputs(contents: Contents, module: str) -> Iterator[Remark]:
 
 @check(
     "scale-bits",
-    "vLLM's CUTLASS kernel computes the zero point anew and cuts it off: one too low unless the scale is exact",
+    "vLLM's CUTLASS kernel recomputes the zero point and truncates it: one too low unless the scale is exact",
     targets=("vllm",),
     needs=("weights", "config", "linears", "linear-shapes", "scales"),
 )
 def scale_bits(contents: Contents) -> Iterator[Remark]:
     names = [f"{module}.input_scale" for module in linears(contents)]
-    if long := [name for name in names if not _is_short(float(contents.read(name)))]:
-        others = f", and so do {len(long) - 1} others" if len(long) > 1 else ""
+    if inexact := [name for name in names if not _fits(float(contents.read(name)))]:
+        others = f", and so do {len(inexact) - 1} others" if len(inexact) > 1 else ""
         message = (
             f"has more than {_SIGNIFICANT_BITS} significant bits{others}; quantize in bfloat16 or float16"
         )
-        yield warning(long[0], message)
+        yield warning(inexact[0], message)
 
 
-def _is_short(value: float) -> bool:
+def _fits(value: float) -> bool:
+    """Tell whether a value has no more than the significant bits that the kernel needs."""
     return (math.frexp(value)[0] * 2**_SIGNIFICANT_BITS).is_integer()

@@ -1,4 +1,4 @@
-"""Checks of what stayed float: legal everywhere here, but not every engine takes it."""
+"""Checks modules that stay float, which only some engines can load."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from fa3cli.quantization.fallback import FUSED_GROUPS
 
 _READ = ("description", "weights")
 _NEED_ALL = {
-    "modelslim": "MindIE and mindie-turbo need all",
-    "mindie": "MindIE asserts that all have",
-    "vllm-ascend": "vLLM-Ascend up to 0.18 needs all",
-    "vllm": "vLLM takes 1.0 for their scales without a word",
+    "modelslim": "MindIE and mindie-turbo need them in all layers",
+    "mindie": "MindIE asserts that all layers have them",
+    "vllm-ascend": "vLLM-Ascend up to 0.18 needs them in all layers",
+    "vllm": "vLLM silently uses 1.0 as their scales",
 }
+# A number in a module name: the first is the layer's, later ones are those of experts.
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -51,10 +52,11 @@ def fused_groups(contents: Contents, module: str) -> Iterator[Remark]:
 )
 def fa_layers(contents: Contents) -> Iterator[Remark]:
     quantized = set(attentions(contents))
+    # A module of the same name in another layer has FA3 tensors, so this one could have them.
     patterns = {_NUMBER.sub("*", module, count=1) for module in quantized}
     for module in dict.fromkeys(
         part for name in contents.description for part in modules_around(name.rpartition(".")[0])
     ):
         if module not in quantized and _NUMBER.sub("*", f"{module}.", count=1).removesuffix(".") in patterns:
-            message = f"has no FA3 tensors though other layers have: {_NEED_ALL[contents.target.name]}"
+            message = f"has no FA3 tensors, but other layers have: {_NEED_ALL[contents.target.name]}"
             yield error_for(("mindie", "vllm"), contents, module, message)

@@ -1,4 +1,4 @@
-"""Checks of the files that hold the export: there, whole, and saying the same."""
+"""Checks that the files of the export are present, complete and consistent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fa3cli.files.reading import is_file_name
 def description(contents: Contents) -> Iterator[Remark]:
     if not contents.descriptions:
         name, *older = contents.target.description_files
-        yield error(name, "is missing" + "".join(f", and so is {each}" for each in older))
+        yield error(name, "is missing" + "".join(f", and so is {other}" for other in older))
     for document in contents.descriptions:
         if document.problem:
             yield error(document.file, document.problem)
@@ -22,14 +22,14 @@ def description(contents: Contents) -> Iterator[Remark]:
 
 @check(
     "description-copies",
-    "which of the two names is read depends on the engine's version",
+    "the engine's version decides which of the two files it reads",
     targets=ASCEND_LANGUAGE,
     needs=("description",),
 )
 def description_copies(contents: Contents) -> Iterator[Remark]:
     if len({document.raw for document in contents.descriptions}) > 1:
         yield error(
-            DESCRIPTION_FILES[1], f"differs from {DESCRIPTION_FILES[0]}; the two must hold the same text"
+            DESCRIPTION_FILES[1], f"differs from {DESCRIPTION_FILES[0]}; both must hold the same text"
         )
 
 
@@ -54,16 +54,16 @@ def weights(contents: Contents) -> Iterator[Remark]:
     for shard in contents.shards:
         if shard.problem:
             yield error(shard.file, shard.problem)
-    there = {shard.file for shard in contents.shards}
-    for file in sorted(set(_weight_map(contents).values()) - there):
-        if is_file_name(file):
+    existing = {shard.file for shard in contents.shards}
+    for file in sorted(set(_weight_map(contents).values()) - existing):
+        if is_file_name(file):  # other names are errors of the index
             yield error(file, f"is missing; {index_file} names it")
 
 
-@check("tensor-once", "of a tensor stored twice the engine takes either", targets=ALL, needs=("weights",))
+@check("tensor-once", "engines may load either copy of the tensor", targets=ALL, needs=("weights",))
 def tensor_once(contents: Contents) -> Iterator[Remark]:
     for name, files in _stored_twice(contents).items():
-        yield error(name, f"is stored in {files[0]} and again in {', '.join(files[1:])}")
+        yield error(name, f"is stored in {files[0]}, and again in {', '.join(files[1:])}")
 
 
 def _stored_twice(contents: Contents) -> dict[str, list[str]]:
@@ -74,9 +74,10 @@ def _stored_twice(contents: Contents) -> dict[str, list[str]]:
     return {name: found for name, found in files.items() if len(found) > 1}
 
 
-@check("index", "loaders open what the index lists, and nothing else", targets=LANGUAGE, needs=("weights",))
+@check("index", "loaders open only the files that the index lists", targets=LANGUAGE, needs=("weights",))
 def index(contents: Contents) -> Iterator[Remark]:
     file, weight_file = contents.target.index_file, contents.target.weight_file
+    # A single file needs no index.
     if contents.index.raw is None and [shard.file for shard in contents.shards] == [weight_file]:
         return
     if contents.index.problem:
@@ -89,7 +90,7 @@ def index(contents: Contents) -> Iterator[Remark]:
         yield error(file, "has no weight_map from tensor names to file names")
     for shard in sorted(listed):
         if not is_file_name(shard):
-            yield error(file, f"lists {shard!r}; expected the name of a file in this folder")
+            yield error(file, f"lists {shard!r}, expected the name of a file in this folder")
     twice = _stored_twice(contents)
     for shard in contents.shards if listed else ():
         if shard.file in listed:
@@ -100,38 +101,41 @@ def index(contents: Contents) -> Iterator[Remark]:
 
 @check(
     "one-file",
-    "MindIE-SD opens one file by its name, and no index: what lies in others it never sees",
+    "MindIE-SD opens one file by its name and reads no index: it never sees tensors in other files",
     targets=("mindie-sd",),
 )
 def one_file(contents: Contents) -> Iterator[Remark]:
     weight_file = contents.target.weight_file
     if contents.index.raw is not None:
-        yield error(contents.target.index_file, f"is an index; expected {weight_file} alone")
+        yield error(contents.target.index_file, f"is an index; expected only {weight_file}")
     elif others := [shard.file for shard in contents.shards if shard.file != weight_file]:
-        yield error(others[0], f"is one of several weight files; expected {weight_file} alone")
+        yield error(others[0], f"is one of several weight files; expected only {weight_file}")
 
 
 def _compare(index_file: str, shard: Shard, listed: set[str], twice: Container[str]) -> Iterator[Remark]:
     for name in sorted(listed - shard.tensors.keys()):
         yield error(name, f"is not in {shard.file}, where {index_file} lists it")
     for name in sorted(shard.tensors.keys() - listed):
-        if name not in twice:  # of two places an index can name but one
+        if name not in twice:  # an index can name only one of two files
             yield error(name, f"is in {shard.file}, but {index_file} does not list it there")
 
 
 @check(
-    "format", "transformers opens no weight file that does not say so", targets=("vllm",), needs=("weights",)
+    "format",
+    "transformers refuses a weight file whose header does not name the format",
+    targets=("vllm",),
+    needs=("weights",),
 )
 def format_named(contents: Contents) -> Iterator[Remark]:
     for shard in contents.shards:
         if shard.metadata.get("format") != "pt":
             yield error(
-                shard.file, f"says format {shard.metadata.get('format')!r} in its header, expected 'pt'"
+                shard.file, f"has format {shard.metadata.get('format')!r} in its header, expected 'pt'"
             )
 
 
 def _weight_map(contents: Contents) -> dict[str, str]:
-    """Return in which file the index says a tensor is; nothing for a target that reads none."""
+    """Return the index's entries, tensor -> file; none for a target that reads no index."""
     if not contents.target.sharded:
         return {}
     listed = (contents.index.data or {}).get("weight_map")

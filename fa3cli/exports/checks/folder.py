@@ -1,4 +1,4 @@
-"""Checks of what else lies in the folder, and who may read it."""
+"""Checks the other files of the folder, and the permissions of all files."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _TOKENIZER_FILES = (
 def stale_files(contents: Contents) -> Iterator[Remark]:
     ours = {shard.file for shard in contents.shards}
     patterns = _FLOAT_FILES if contents.target.description_files else _ASCEND_FILES
-    whose = "the float model" if contents.target.description_files else "an export for Ascend"
+    owner = "the float model" if contents.target.description_files else "an export for Ascend"
     for path in _entries(contents):
         if any(fnmatch(path.name, pattern) for pattern in patterns):
-            yield error(path.name, f"belongs to {whose}; move it out of the export")
+            yield error(path.name, f"belongs to {owner}; move it out of the export")
         elif path.suffix == ".safetensors" and path.name not in ours:
-            # vLLM opens what the index names, and without one everything; MindIE opens everything.
+            # MindIE opens every .safetensors file; vLLM the files in the index, or without one every file.
             reads_it = ("mindie", "vllm") if contents.index.raw is None else ("mindie",)
             message = (
                 "is not part of the export, but MindIE, and vLLM without an index, read every .safetensors"
@@ -44,20 +44,19 @@ def stale_files(contents: Contents) -> Iterator[Remark]:
             yield error_for(reads_it, contents, path.name, message)
 
 
-@check("unfinished", "what a stopped run or copy left may be half of a file", targets=ALL)
+@check("unfinished", "a file left by a stopped run or copy may be incomplete", targets=ALL)
 def unfinished(contents: Contents) -> Iterator[Remark]:
     for path in _entries(contents):
         if any(fnmatch(path.name, pattern) for pattern in _UNFINISHED):
-            yield warning(
-                path.name, "was left by a run or a copy that was stopped; make it whole, or move it away"
-            )
+            yield warning(path.name, "was left by a stopped run or copy; complete it, or move it away")
 
 
-@check("links", "a link that leads nowhere is a missing file where the server runs", targets=ALL)
+@check("links", "a link without a target is a missing file for the server", targets=ALL)
 def links(contents: Contents) -> Iterator[Remark]:
+    # Download caches hold links; a copy of the export may lack their targets.
     for path in _entries(contents):
         if path.is_symlink() and not path.exists():
-            yield warning(path.name, "is a link that leads nowhere; copy the file itself")
+            yield warning(path.name, "is a link without a target; copy the file itself")
 
 
 @check("tokenizer", "servers load the tokenizer from the same folder", targets=LANGUAGE)
@@ -68,7 +67,7 @@ def tokenizer(contents: Contents) -> Iterator[Remark]:
 
 @check(
     "permissions",
-    "what every user may change is not sure to be what was exported; an unreadable file stops the server",
+    "a file that every user may change may differ from the export; an unreadable file stops the server",
     targets=ALL,
 )
 def permissions(contents: Contents) -> Iterator[Remark]:
@@ -77,6 +76,7 @@ def permissions(contents: Contents) -> Iterator[Remark]:
             continue
         mode = path.stat().st_mode
         name = "." if path == contents.folder else path.name
+        # In a sticky folder such as /tmp users cannot remove or rename the files of others.
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             yield warning(name, f"may be changed by every user (mode {stat.S_IMODE(mode):o}); chmod o-w")
         if not mode & stat.S_IRUSR:

@@ -1,4 +1,4 @@
-"""Which modules an export speaks of, found by the names of their tensors."""
+"""Finds the modules of an export by the names of their tensors."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ _LEAVES = {
 
 
 def stored(contents: Contents) -> list[str]:
-    """Tensors that are stored and described."""
+    """Return the tensors that are both stored and described."""
     return [name for name in contents.description if name in contents.tensors]
 
 
 def linears(contents: Contents) -> list[str]:
-    """Modules whose weight is quantized or that have any tensor only a quantized linear has."""
+    """Return the modules with a quantized weight, or with a tensor that only quantized linears have."""
+    # Without `weight`, the first, which float modules have too.
     extras, value = contents.target.linear_tensors[1:], contents.target.linear_value
 
     def quantized(name: str) -> bool:
@@ -44,44 +45,45 @@ def linears(contents: Contents) -> list[str]:
 
 
 def attentions(contents: Contents) -> list[str]:
-    """Modules with any of the tensors that FA3 gives an attention module for this target."""
+    """Return the modules with a tensor that FA3 adds to an attention module for this target."""
     return _owners(contents, lambda name: leaf_of(name) in contents.target.attention_tensors)
 
 
 def norms(contents: Contents) -> list[str]:
-    """Norms with any of the tensors AntiOutlier adds."""
+    """Return the norms with a tensor that AntiOutlier adds."""
     return _owners(contents, is_norm_extra)
 
 
 def is_attention_tensor(name: str) -> bool:
-    """Whether this is the name of a tensor of FA3, for whichever target."""
+    """Tell whether a name is that of an FA3 tensor, for any target."""
     return leaf_of(name) in _ATTENTION
 
 
 def is_norm_extra(name: str) -> bool:
-    """Whether this is the name of a tensor AntiOutlier adds beside a norm's own."""
+    """Tell whether a name is that of a tensor that AntiOutlier adds to a norm."""
     return leaf_of(name) in _NORM_EXTRAS
 
 
 def is_foreign(contents: Contents, name: str) -> bool:
-    """Whether this is the name of a tensor that other targets have, and this one hasn't."""
+    """Tell whether a name is that of a tensor that only other targets have."""
     leaf, own = leaf_of(name), _LEAVES[contents.target.name]
     return leaf not in own and any(leaf in leaves for leaves in _LEAVES.values())
 
 
 def leaf_of(name: str) -> str:
-    """The part of a tensor's name behind its linear, attention module or norm."""
-    two = ".".join(name.rsplit(".", 2)[1:])
-    return two if two in _ATTENTION + _NORM_EXTRAS else name.rpartition(".")[2]
+    """Return the part of a tensor's name after its linear, attention module or norm."""
+    # Such as fa_q.scale, which belongs to the attention module: no module is called fa_q.
+    last_two = ".".join(name.rsplit(".", 2)[1:])
+    return last_two if last_two in _ATTENTION + _NORM_EXTRAS else name.rpartition(".")[2]
 
 
 def owner(name: str) -> str:
-    """The linear, attention module or norm a tensor belongs to."""
+    """Return the linear, attention module or norm that a tensor belongs to."""
     return name.removesuffix(leaf_of(name)).removesuffix(".")
 
 
 def _owners(contents: Contents, wanted: Callable[[str], bool]) -> list[str]:
-    # Description order is module order; sets would shuffle the findings.
+    # The description is in module order; a set would give the findings a random order.
     names = list(contents.description) + [
         name for name in contents.tensors if name not in contents.description
     ]

@@ -1,4 +1,4 @@
-"""Checks of values. Only small tensors are read: scales, offsets, norms and biases."""
+"""Checks the values of scales, offsets and float tensors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _is_attention(name: str, kind: str) -> bool:
 
 
 def _floats(contents: Contents) -> list[str]:
-    """What stayed float: embeddings, norms, biases, linears that fell back."""
+    """Return the float tensors: embeddings, norms, biases, linears that fell back."""
     return [name for name in stored(contents) if contents.description[name] == FLOAT or is_norm_extra(name)]
 
 
@@ -48,12 +48,12 @@ def scales(contents: Contents, name: str) -> Iterator[Remark]:
     scale = contents.read(name).float()
     bad = ~(scale.isfinite() & (scale > 0))
     if bad.any():
-        yield error(name, f"{_first(scale, bad)}; expected finite and above 0")
+        yield error(name, f"{_first(scale, bad)}; expected a finite value above 0")
 
 
 @check(
     "offsets",
-    "kernels take weights, q, k and v as symmetric, and input_offset as an int8",
+    "kernels treat weights, q, k and v as symmetric, and input_offset as int8",
     over=_offsets,
     needs=_READ,
     after=_SOUND,
@@ -93,17 +93,17 @@ def deq_scale(contents: Contents, module: str) -> Iterator[Remark]:
         * contents.read(f"{module}.weight_scale").float().flatten()
     )
     dtype = getattr(torch, contents.geometry.dtype)
-    # The reference multiplies in the model's dtype: one rounding of the product, and float16 may underflow.
+    # The reference multiplies in the model's dtype, which rounds the product once; float16 may underflow.
     tolerance = torch.finfo(dtype).eps * product
     if dtype == torch.float16:
         tolerance += torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-    product = product.expand(found.shape)
+    product = product.expand(found.shape)  # with mm_tensor there is one weight_scale for all rows
     bad = ~((found - product).abs() <= tolerance)
     if bad.any():
         row = int(bad.nonzero()[0])
         yield error(name, f"row {row} decodes to {found[row]:.6g}, expected {product[row]:.6g}")
     elif zeros := int((found == 0).sum()):
-        yield warning(name, f"underflows to 0 in float16 in {zeros} rows, whose outputs will be wrong")
+        yield warning(name, f"underflows to 0 in float16 in {zeros} rows, whose outputs are wrong")
 
 
 @check(
@@ -116,7 +116,7 @@ def deq_scale(contents: Contents, module: str) -> Iterator[Remark]:
 )
 def finite(contents: Contents, name: str) -> Iterator[Remark]:
     values = contents.read(name)
-    # Both extremes of a tensor with a NaN are NaN; nothing of the tensor's size is made.
+    # Minimum and maximum are NaN if any value is; unlike isfinite(), aminmax allocates no tensor of the same size.
     if values.numel() and not all(bound.isfinite() for bound in values.aminmax()):
         yield error(name, f"{_first(values, ~values.isfinite())}; expected finite values")
 

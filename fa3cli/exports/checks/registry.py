@@ -1,4 +1,4 @@
-"""What a check is, and the list of all of them: a dict and a decorator."""
+"""Defines what a check is, and registers all checks in `CHECKS`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ASCEND_LANGUAGE = tuple(name for name in ASCEND if name in LANGUAGE)
 
 
 class Remark(NamedTuple):
-    """What a check yields: `subject` is the tensor, module or file it speaks of."""
+    """A problem that a check yields; `subject` is the tensor, module or file."""
 
     severity: Severity
     subject: str
@@ -42,12 +42,12 @@ class Remark(NamedTuple):
 
 @dataclass(frozen=True)
 class Check:
-    """One question about an export for one of `targets`.
+    """One check of an export, for `targets`.
 
-    `reason` says in a line what goes wrong in an engine otherwise. `over` lists the tensors or modules
-    to look at, one call each; without it `run` looks at the whole export once. The check is not run if
-    one of `needs` found an error, and leaves out every item for which one of `after` found one, or
-    one of those that came before these.
+    `reason` says in one line how an engine fails otherwise. `over` lists the tensors or modules to check,
+    with one call of `run` per item; without it, `run` checks the whole export once. The check does not run
+    if a check in `needs` found an error. It skips every item for which a check in `after`, or a check
+    before that one, found an error.
     """
 
     name: str
@@ -71,31 +71,31 @@ def check(
     needs: tuple[str, ...] = (),
     after: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Iterator[Remark]]], Callable[..., Any]]:
-    """Register a check; the ones it names in `needs` and `after` must be registered before it."""
+    """Register a check; the checks in `needs` and `after` must be registered before it."""
     unknown = [other for other in needs + after if other not in CHECKS]
     if unknown or name in CHECKS:
         raise ValueError(f"check {name}: registered twice, or before {', '.join(unknown)}")
 
-    # What an earlier check left out is as little to be trusted as what it found.
-    heeded = tuple(dict.fromkeys(part for other in after for part in (other, *CHECKS[other].after)))
+    # Transitive: items that an earlier check skipped are as untrusted as those with errors.
+    all_after = tuple(dict.fromkeys(part for other in after for part in (other, *CHECKS[other].after)))
 
     def register(run: Callable[..., Iterator[Remark]]) -> Callable[..., Iterator[Remark]]:
-        CHECKS[name] = Check(name, reason, run, targets, over, needs, heeded)
+        CHECKS[name] = Check(name, reason, run, targets, over, needs, all_after)
         return run
 
     return register
 
 
 def error(subject: str, message: str) -> Remark:
-    """The export will not load, or loads wrong."""
+    """Return a remark for an export that does not load, or loads wrong."""
     return Remark("error", subject, message)
 
 
 def warning(subject: str, message: str) -> Remark:
-    """The export is legal, but some engine refuses it or something is likely to be missed."""
+    """Return a remark for a valid export that some engine refuses, or that is probably incomplete."""
     return Remark("warning", subject, message)
 
 
 def error_for(targets: tuple[str, ...], contents: Contents, subject: str, message: str) -> Remark:
-    """An error for the engines of these targets, a warning for the others."""
+    """Return an error for the engines of these targets, a warning for others."""
     return Remark("error" if contents.target.name in targets else "warning", subject, message)

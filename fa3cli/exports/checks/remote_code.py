@@ -1,4 +1,4 @@
-"""Checks of the Python code that a folder's json files send a server to."""
+"""Checks that the Python files named in auto_map entries, and the files they import, exist."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, error
-from fa3cli.exports.compressed_tensors import short
+from fa3cli.exports.compressed_tensors import quoted
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.json_documents import read_document
 from fa3cli.files.reading import is_file_name, read_bytes
 
 _FILE, _TOKENIZER = "config.json", "tokenizer_config.json"
-# `owner/name`, neither of them points alone: anything else would be a path on the server.
+# `owner/name`, neither of only dots: transformers would read anything else as a path on the server.
 _REPOSITORY = re.compile(r"(?!\.+(/|$))[\w.-]+(/(?!\.+$)[\w.-]+)?", re.ASCII)
 
 
 @check(
     "config-auto-map",
-    "the patched modeling file serves calibration; no engine can run it",
+    "the patched modeling file is for calibration; no engine can run it",
     targets=LANGUAGE,
     needs=("config",),
 )
@@ -28,30 +28,30 @@ def config_auto_map(contents: Contents) -> Iterator[Remark]:
     for name, reference in _references(contents.config.data):
         if _is_patched(reference):
             yield error(
-                _FILE, f"auto_map sends {name} to {reference}; expected the model's own entry, or none"
+                _FILE, f"auto_map maps {name} to {reference}; expected the model's own class, or no entry"
             )
 
 
 @check(
     "remote-code",
-    "a model with code of its own loads only with that file beside it",
+    "a model with its own code loads only if the export holds that file",
     targets=LANGUAGE,
     needs=("config",),
 )
 def remote_code(contents: Contents) -> Iterator[Remark]:
-    """Follow every reference to a file beside, and that file's imports; no other file is opened."""
+    """Follow references to files of the folder, and their imports; no other file is opened."""
     wanted: dict[str, str] = {}
     tokenizer = read_document(contents.folder, _TOKENIZER)
     for document, data in ((_FILE, contents.config.data), (_TOKENIZER, tokenizer.data or {})):
         for name, reference in _references(data):
-            if _is_patched(reference) or _lies_elsewhere(reference):
+            if _is_patched(reference) or _is_in_repository(reference):
                 continue
-            if file := _file_of(reference):
-                wanted.setdefault(file, f"auto_map of {document} sends {name} to it")
+            if file := _module_file(reference):
+                wanted.setdefault(file, f"auto_map of {document} maps {name} to it")
             else:
                 yield error(
                     document,
-                    f"auto_map sends {name} to {short(reference)}; expected module.Class, the module a file in this folder",
+                    f"auto_map maps {name} to {quoted(reference)}; expected module.Class of a module.py here",
                 )
     waiting = list(wanted)
     while waiting:
@@ -65,15 +65,15 @@ def remote_code(contents: Contents) -> Iterator[Remark]:
             yield error(file, f"cannot be read: {unread.strerror}; {wanted[file]}")
             continue
         for imported in _relative_imports(source):
-            if imported not in wanted:
+            if imported not in wanted:  # imports may be circular
                 wanted[imported] = f"{file} imports it"
                 waiting.append(imported)
 
 
 def _references(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what auto_map sends each class to; a tokenizer's slow and fast class are a list, with null for none."""
+    """Yield the entries of auto_map; a tokenizer's slow and fast classes are a list, with null for a missing one."""
     auto_map = data.get("auto_map")
-    if isinstance(auto_map, list):  # as older tokenizers have it
+    if isinstance(auto_map, list):  # the format of older tokenizers
         auto_map = {"AutoTokenizer": auto_map}
     if auto_map is not None and not isinstance(auto_map, dict):
         auto_map = {"every class": auto_map}
@@ -87,14 +87,14 @@ def _is_patched(reference: Any) -> bool:
     return isinstance(reference, str) and "--" not in reference and _module(reference).endswith("_fa3")
 
 
-def _lies_elsewhere(reference: Any) -> bool:
-    """Tell whether transformers would fetch the class from another repository: `owner/name--module.Class`."""
+def _is_in_repository(reference: Any) -> bool:
+    """Tell whether transformers downloads the class from another repository: `owner/name--module.Class`."""
     repository, dashes, _ = str(reference).partition("--")
     return bool(dashes) and _REPOSITORY.fullmatch(repository) is not None
 
 
-def _file_of(reference: Any) -> str | None:
-    """Return the file beside that `module.Class` means; None where transformers would look for no such file."""
+def _module_file(reference: Any) -> str | None:
+    """Return the file of `module.Class`; None if transformers would not look for such a file in the folder."""
     if not isinstance(reference, str) or reference.count(".") != 1 or "--" in reference:
         return None
     module, class_name = reference.split(".")
@@ -106,7 +106,7 @@ def _module(reference: str) -> str:
 
 
 def _relative_imports(source: bytes) -> Iterator[str]:
-    """Yield the files beside it that Python source imports as `from .name import`; none where it can't be parsed."""
+    """Yield the files that Python source imports as `from .name import`; none if it cannot be parsed."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -1,4 +1,4 @@
-"""Checks that read every int8 weight, once and in blocks of rows."""
+"""Checks the values of all int8 weights, which are read once and in blocks of rows."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from fa3cli.exports.checks.registry import ALL, ASCEND_LANGUAGE, Remark, check, 
 from fa3cli.exports.contents import Contents
 
 if TYPE_CHECKING:
-    from fa3cli.exports.row_sums import Rows
+    from fa3cli.exports.row_sums import RowSums
 
 _AFTER = ("foreign-tensors", "described", "linears", "dtypes", "linear-shapes")
+# The reference's cast to int32 overflows from here.
 _LARGEST = 2.0**31
 
 
 @check(
     "weight-range",
-    "symmetric int8 ends at -127; -128 in a weight comes from damage, or from another tool",
+    "symmetric int8 ends at -127; a weight of -128 is damaged, or comes from another tool",
     targets=ALL,
     over=linears,
     needs=("description", "weights", "config"),
@@ -31,7 +32,7 @@ def weight_range(contents: Contents, module: str) -> Iterator[Remark]:
 
 @check(
     "quant-bias",
-    "it must undo the input's offset for these very weights: else one of the two is damaged or another's",
+    "it must cancel the input's offset for these weights: otherwise one of the two is damaged or of another linear",
     targets=ASCEND_LANGUAGE,
     over=linears,
     needs=("description", "weights", "config"),
@@ -40,7 +41,8 @@ def weight_range(contents: Contents, module: str) -> Iterator[Remark]:
 def quant_bias(contents: Contents, module: str) -> Iterator[Remark]:
     """Compare with `bias / deq_scale - rowsum(weight) * input_offset`.
 
-    The reference rounds it once, we round the quotient first; both in float32, whose steps grow with the terms.
+    The reference rounds the difference, fa3 rounds the quotient first. Both compute in float32, whose error grows with
+    the terms.
     """
     import torch
 
@@ -53,8 +55,9 @@ def quant_bias(contents: Contents, module: str) -> Iterator[Remark]:
     bias = f"{module}.bias"
     own = contents.read(bias).double() / deq_scale if bias in contents.tensors else torch.zeros_like(shift)
     expected = own - shift
+    # 0.51 for the last rounding to a whole number, 2**-22 for the errors of float32.
     tolerance = 0.51 + 2**-22 * (own.abs() + shift.abs())
-    # Where deq_scale underflows to 0 the quotient is no number, and the check of deq_scale says so.
+    # Where deq_scale underflows to 0 the quotient is not finite; the check `deq-scale` reports these rows.
     bad = ((found - expected).abs() > tolerance) & (deq_scale != 0) & (expected.abs() < _LARGEST)
     if rows := bad.nonzero().flatten().tolist():
         yield error(
@@ -64,12 +67,12 @@ def quant_bias(contents: Contents, module: str) -> Iterator[Remark]:
         )
 
 
-def _rows(contents: Contents, module: str) -> Rows:
-    """What a pass over the rows of a weight tells, kept for the next check: four bytes a row."""
-    from fa3cli.exports.row_sums import read_rows
+def _rows(contents: Contents, module: str) -> RowSums:
+    """Return the row sums of a weight, cached for the next check in four bytes per row."""
+    from fa3cli.exports.row_sums import sum_rows
 
     name = f"{module}.weight"
     if name not in contents.cache:
         shape = contents.tensors[name].shape
-        contents.cache[name] = read_rows(lambda rows: contents.read_rows(name, rows), shape)
+        contents.cache[name] = sum_rows(lambda rows: contents.read_rows(name, rows), shape)
     return contents.cache[name]

@@ -1,4 +1,4 @@
-"""Checks of headers: dtypes and shapes, against each other and against config.json. No tensor is read."""
+"""Checks the dtypes and shapes in the headers for consistency, also with config.json; reads no tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WITH_CONFIG = (*_READ, "config")
 
 @check(
     "dtypes",
-    "kernels read raw bytes: the form of deq_scale and of the scales follows config.json's dtype",
+    "kernels read raw bytes: config.json's dtype decides the dtypes of deq_scale and of the scales",
     targets=ALL,
     over=stored,
     needs=_WITH_CONFIG,
@@ -42,8 +42,9 @@ def _quantized_dtypes(contents: Contents, name: str) -> tuple[str, ...]:
         return ("int8",) if leaf.endswith(".offset") else (model,)
     if is_norm_extra(name):
         return (model, "float32")
-    # A histogram's range is float32, and stays so where float16 could not hold it.
+    # A histogram's range is float32, and stays float32 if float16 cannot hold it.
     inputs = (model, "float32") if model == "float16" else (model,)
+    # deq_scale: kernels read float32 for a bfloat16 model, for others the same bits in an int64.
     return {
         "weight": ("int8",),
         "weight_scale": (model,),
@@ -70,8 +71,9 @@ def linear_shapes(contents: Contents, module: str) -> Iterator[Remark]:
         yield error(f"{module}.weight", f"has shape {list(weight)}, expected [out, in]")
         return
     rows = weight[0]
-    whole = contents.tensors[f"{module}.weight_scale"].shape == (1,)
-    wanted = dict.fromkeys(("weight_scale", "weight_offset"), (1,) if whole else (rows, 1))
+    # With mm_tensor one scale for the whole linear; `scale-a-row` reports engines that cannot read it.
+    per_linear = contents.tensors[f"{module}.weight_scale"].shape == (1,)
+    wanted = dict.fromkeys(("weight_scale", "weight_offset"), (1,) if per_linear else (rows, 1))
     wanted |= dict.fromkeys(("input_scale", "input_offset", "input_zero_point"), (1,))
     wanted |= dict.fromkeys(("quant_bias", "deq_scale", "bias"), (rows,))
     for tensor, shape in wanted.items():
@@ -82,12 +84,12 @@ def linear_shapes(contents: Contents, module: str) -> Iterator[Remark]:
 
 @check(
     "scale-a-row",
-    "Ascend engines make room for one weight scale a row; mm_tensor makes one a linear",
+    "Ascend engines reserve one weight scale per row; mm_tensor stores one per linear",
     needs=(*_READ, "described", "linears", "linear-shapes"),
 )
 def scale_a_row(contents: Contents) -> Iterator[Remark]:
     names = [f"{module}.weight_scale" for module in linears(contents)]
-    if whole := [name for name in names if contents.tensors[name].shape == (1,)]:
-        others = f", and so are {len(whole) - 1} others" if len(whole) > 1 else ""
-        message = f"is one for all rows{others}; leave mm_tensor off"
-        yield error_for(("mindie", "vllm-ascend", "mindie-sd"), contents, whole[0], message)
+    if per_linear := [name for name in names if contents.tensors[name].shape == (1,)]:
+        others = f", and so are {len(per_linear) - 1} others" if len(per_linear) > 1 else ""
+        message = f"is one scale for all rows{others}; leave mm_tensor off"
+        yield error_for(("mindie", "vllm-ascend", "mindie-sd"), contents, per_linear[0], message)

@@ -1,4 +1,4 @@
-"""Checks of what an export cannot be split into, or run with: never wrong by itself, but known before a server is rented."""
+"""Warns of numbers of devices and of kernels that a valid export cannot be served with."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import Iterator
 from fa3cli.exports.checks.modules import attentions
 from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, warning
 from fa3cli.exports.contents import Contents
-from fa3cli.exports.targets.vllm_ascend import kernel_remarks
-from fa3cli.exports.tensor_parallel import head_remarks, undivided
+from fa3cli.exports.targets.vllm_ascend import kv_kernel_remarks
+from fa3cli.exports.tensor_parallel import mindie_turbo_remarks, split_remarks
 
 _FILE = "config.json"
 
 
 @check(
     "tensor-parallel",
-    "engines refuse to split a model over devices that its heads or its MLP don't divide by",
+    "engines refuse to split a model over a number of devices that does not divide its heads or its MLP",
     targets=LANGUAGE,
     needs=("config",),
 )
 def tensor_parallel(contents: Contents) -> Iterator[Remark]:
-    for remark in undivided(contents.geometry):
+    for remark in split_remarks(contents.geometry):
         yield warning(_FILE, remark)
 
 
 @check(
     "kv-kernels",
-    "kernels of vLLM-Ascend's int8 KV cache take heads of 32 channels or a multiple, up to 0.18 bfloat16 alone",
+    "vLLM-Ascend's int8 KV cache needs a head_dim that is a multiple of 32, and up to 0.18 bfloat16",
     targets=("vllm-ascend",),
     needs=("description", "weights", "config"),
 )
 def kv_kernels(contents: Contents) -> Iterator[Remark]:
     if attentions(contents):
-        for remark in kernel_remarks(contents.geometry.head_dim, contents.geometry.dtype):
+        for remark in kv_kernel_remarks(contents.geometry.head_dim, contents.geometry.dtype):
             yield warning(_FILE, remark)
 
 
@@ -44,5 +44,5 @@ def kv_kernels(contents: Contents) -> Iterator[Remark]:
 )
 def mindie_turbo(contents: Contents) -> Iterator[Remark]:
     if attentions(contents):
-        for remark in head_remarks(contents.geometry):
+        for remark in mindie_turbo_remarks(contents.geometry):
             yield warning(_FILE, remark)

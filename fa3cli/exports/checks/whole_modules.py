@@ -1,4 +1,4 @@
-"""Checks that a module has all of its tensors."""
+"""Checks that quantized modules have all their tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _READ = ("description", "weights")
 
 @check(
     "linears",
-    "a W8A8 linear with a tensor missing, or a FLOAT one with one too many, cannot be built",
+    "engines cannot build a W8A8 linear with a missing tensor, or a FLOAT one with an extra tensor",
     targets=ALL,
     over=linears,
     needs=_READ,
@@ -21,19 +21,19 @@ _READ = ("description", "weights")
 )
 def whole_linears(contents: Contents, module: str) -> Iterator[Remark]:
     tensors = contents.target.linear_tensors
-    there = [tensor for tensor in tensors if f"{module}.{tensor}" in contents.names]
+    found = [tensor for tensor in tensors if f"{module}.{tensor}" in contents.names]
     value = contents.description.get(f"{module}.weight")
     if value == contents.target.linear_value:
-        if missing := [tensor for tensor in tensors if tensor not in there]:
-            yield error(module, f"is {value} but has no {', '.join(missing)}")
+        if missing := [tensor for tensor in tensors if tensor not in found]:
+            yield error(module, f"is {value}, but has no {', '.join(missing)}")
     else:
-        extras = [tensor for tensor in there if tensor != "weight"]
+        extras = [tensor for tensor in found if tensor != "weight"]
         yield error(module, f"has {', '.join(extras)}, but its weight is {value or 'missing'}")
 
 
 @check(
     "attentions",
-    "an attention module has all tensors of FA3 or none",
+    "an attention module must have all tensors of FA3 or none",
     targets=ALL,
     over=attentions,
     needs=_READ,
@@ -41,12 +41,12 @@ def whole_linears(contents: Contents, module: str) -> Iterator[Remark]:
 def whole_attentions(contents: Contents, module: str) -> Iterator[Remark]:
     tensors = contents.target.attention_tensors
     if missing := [tensor for tensor in tensors if f"{module}.{tensor}" not in contents.names]:
-        yield error(module, f"has FA3 tensors but no {', '.join(missing)}")
+        yield error(module, f"has FA3 tensors, but no {', '.join(missing)}")
 
 
 @check(
     "norms",
-    "a norm AntiOutlier changed is loaded with its weight, bias and both of module.*",
+    "engines load weight, bias and both module.* tensors of a norm that AntiOutlier changed",
     targets=("modelslim", "mindie"),
     over=norms,
     needs=_READ,
@@ -54,7 +54,7 @@ def whole_attentions(contents: Contents, module: str) -> Iterator[Remark]:
 def whole_norms(contents: Contents, module: str) -> Iterator[Remark]:
     wanted = [f"{module}.{tensor}" for tensor in contents.target.norm_tensors]
     if missing := [name for name in wanted if name not in contents.names]:
-        yield error(module, f"has AntiOutlier's tensors but no {', '.join(missing)}")
+        yield error(module, f"has AntiOutlier's tensors, but no {', '.join(missing)}")
     shapes = {contents.tensors[name].shape for name in wanted if name in contents.tensors}
     if len(shapes) > 1:
         yield error(module, f"{', '.join(contents.target.norm_tensors)} differ in shape: {sorted(shapes)}")

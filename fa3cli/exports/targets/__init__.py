@@ -1,4 +1,4 @@
-"""The engines an export can be written for, by the name `--target` takes."""
+"""Registers the targets that an export can be written for, under their names for `--target`."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _KINDS = {False: "language models", True: "transformers of diffusion pipelines"}
 
 
 def known_targets(names: Sequence[str]) -> tuple[Target, ...]:
-    """Return the targets of these names, each once, in the order of `TARGETS`; UsageError for an unknown one."""
+    """Return the targets of these names, without repeats, in the order of `TARGETS`; UsageError for an unknown name."""
     if unknown := [name for name in names if name not in TARGETS]:
         raise UsageError(f"target (--target) {unknown[0]!r}: expected one of {', '.join(TARGETS)}")
     return tuple(target for name, target in TARGETS.items() if name in names)
 
 
 def targets_named(names: Sequence[str], *, pipelines: bool = False) -> tuple[Target, ...]:
-    """Return the targets to write for, of a language model or of a transformer of a diffusion pipeline.
+    """Return the targets to write for a language model, or for the transformer of a diffusion pipeline.
 
-    Without any names it is modelslim for the first, mindie-sd for the second. Raises UsageError for an unknown name,
-    UnsupportedError for a target that is for the other kind of model.
+    Without names this is modelslim for a language model, mindie-sd for a transformer. Raises UsageError for an unknown
+    name, UnsupportedError for a target that takes the other kind of model.
     """
     chosen = known_targets(names or ("mindie-sd" if pipelines else "modelslim",))
     for target in chosen:
         if target.pipelines != pipelines:
-            fit = [name for name, other in TARGETS.items() if other.pipelines == pipelines]
+            suitable = [name for name, other in TARGETS.items() if other.pipelines == pipelines]
             raise UnsupportedError(
                 f"target {target.name}: takes {_KINDS[target.pipelines]}, not {_KINDS[pipelines]}",
-                hint=f"choose {' or '.join(fit)}",
+                hint=f"choose {' or '.join(suitable)}",
             )
     return chosen

@@ -1,4 +1,4 @@
-"""Target mindie: the modelslim layout, and nothing in it that MindIE-LLM stops at."""
+"""Defines target mindie: the modelslim layout, restricted to the exports that MindIE-LLM loads."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from fa3cli.exports.targets.modelslim import ModelSlim
 from fa3cli.exports.targets.selection import Selection
 from fa3cli.exports.targets.target import Refusal
-from fa3cli.exports.tensor_parallel import head_remarks
+from fa3cli.exports.tensor_parallel import mindie_turbo_remarks
 
 __all__ = ["MindIE", "refused_by_ascend"]
 
 
 class MindIE(ModelSlim):
-    """What MindIE-LLM's models load: FA3 in every layer or in none, fused groups whole."""
+    """The form that MindIE-LLM loads: FA3 in all layers or none, fused groups entirely int8 or float."""
 
     name = "mindie"
 
     def refused(self, selection: Selection) -> Iterator[Refusal]:
-        """Yield what stops MindIE-LLM at load."""
+        """Yield why MindIE-LLM cannot load the export."""
         if selection.partly_fa:
             yield Refusal(
                 "some layers would stay without FA3, and MindIE asserts that every layer has its six tensors",
@@ -27,19 +27,20 @@ class MindIE(ModelSlim):
         yield from refused_by_ascend(selection)
 
     def warnings(self, selection: Selection) -> Iterator[str]:
-        """Yield what mindie-turbo, which reads the same files, cannot load of this."""
+        """Yield why mindie-turbo, which reads the same files, cannot load the export."""
         if selection.fa_layers:
-            yield from head_remarks(selection.geometry)
+            yield from mindie_turbo_remarks(selection.geometry)
 
 
 def refused_by_ascend(selection: Selection) -> Iterator[Refusal]:
-    """Yield what neither MindIE's runtime nor vLLM-Ascend loads."""
+    """Yield why neither MindIE's runtime nor vLLM-Ascend can load the export."""
     for group in selection.half_float():
         yield Refusal(
-            f"{group}; the engine joins q, k, v and gate, up into one linear and refuses one that is half float",
+            f"{group}; the engine fuses q, k, v and gate, up into one linear and refuses a half-float group",
             "name the whole group in disable_names, or choose improved numerics, which let whole groups fall back",
         )
     if selection.mm_tensor:
         yield Refusal(
-            "mm_tensor stores one weight scale a linear; the engine reads one a row", "leave mm_tensor off"
+            "mm_tensor stores one weight scale per linear, but the engine reads one per row",
+            "leave mm_tensor off",
         )

@@ -1,4 +1,4 @@
-"""Target mindie-sd: W8A8 linears whose inputs are quantized at run time, and FA3, for transformers of pipelines."""
+"""Defines target mindie-sd: W8A8 linears with inputs quantized at run time, and FA3, for pipelines' transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["MindIESD"]
 
 
 class MindIESD(ModelSlim):
-    """What MindIE-SD opens when it is given a description's path: one weight file beside it, named after its type."""
+    """The form that MindIE-SD loads from a description's path: one weight file in the same folder, named by type."""
 
     name = "mindie-sd"
     pipelines = True
@@ -28,23 +28,23 @@ class MindIESD(ModelSlim):
     save_types = ("safe_tensor",)
 
     def norm(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
-        """Return the smoothed norm under its own names: MindIE-SD knows no `.module.` tensors."""
+        """Return the smoothed norm under the float norm's names: MindIE-SD does not read `.module.` tensors."""
         return Target.norm(self, weight, bias)
 
     def refused(self, selection: Selection) -> Iterator[Refusal]:
-        """Yield what MindIE-SD cannot load, or has nothing to do for."""
+        """Yield why MindIE-SD cannot load the export, or why nothing is quantized."""
         if not selection.quantized and not selection.fa_layers:
             yield Refusal(
                 "neither a linear nor an attention module would be quantized",
-                "name fewer modules in disable_names, or patch the model so that its attention can be",
+                "name fewer modules in disable_names, or patch the model to quantize its attention",
             )
         if selection.mm_tensor:
             yield Refusal(
-                "mm_tensor stores one weight scale a linear; the engine reads one a row",
+                "mm_tensor stores one weight scale per linear, but the engine reads one per row",
                 "leave mm_tensor off",
             )
 
     def warnings(self, selection: Selection) -> Iterator[str]:
-        """Yield which versions of MindIE-SD do less than this asks for."""
+        """Yield which versions of MindIE-SD do not use the FA3 parameters."""
         if selection.fa_layers:
-            yield "MindIE-SD 3.x ignores FAQuant without a word, for it wants fp8: q, k and v are int8 up to 2.3 only"
+            yield "MindIE-SD 3.x ignores FAQuant silently, since it expects fp8: q, k and v are int8 up to 2.3 only"

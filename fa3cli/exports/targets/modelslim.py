@@ -1,4 +1,4 @@
-"""Target modelslim: the layout msModelSlim writes. MindIE, mindie-turbo and vLLM-Ascend read it, each in part."""
+"""Defines target modelslim: msModelSlim's layout, of which MindIE, mindie-turbo and vLLM-Ascend read parts."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fa3cli.exports.layout import (
 )
 from fa3cli.exports.targets.selection import Selection
 from fa3cli.exports.targets.target import Target, Written
-from fa3cli.exports.tensor_parallel import head_remarks
+from fa3cli.exports.tensor_parallel import mindie_turbo_remarks
 
 __all__ = ["ModelSlim"]
 
 
 class ModelSlim(Target):
-    """W8A8 linears, FA3 scales beside each attention module, and a description that lists every tensor."""
+    """W8A8 linears, FA3 scales in the attention modules, and a description that lists all tensors."""
 
     name = "modelslim"
     weight_file = WEIGHT_FILE
@@ -35,20 +35,20 @@ class ModelSlim(Target):
     norm_tensors = tuple(NORM_TENSORS)
     save_types = ("safe_tensor", "numpy")
     attention_settings: Mapping[str, str] = {"fa_quant_type": FA_QUANT}
-    """What the description says of the whole model where it has FA3 parameters."""
+    """Entries of the description for the whole model, if it has FA3 parameters."""
     attention_value = FA_QUANT
 
     def norm(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
-        """Return the norm as the reference's own module is stored; one that has no bias gets float32 zeros."""
+        """Return the tensors of the reference's norm module; a norm without bias gets zeros in float32."""
         bias = torch.zeros(weight.shape, device=weight.device) if bias is None else bias
         return {leaf: weight if leaf.endswith("weight") else bias for leaf in NORM_TENSORS}
 
     def config(self, config: Mapping[str, Any], written: Written) -> dict[str, Any]:
-        """Return the float model's config.json, with `quantize`, which names the format to MindIE."""
+        """Return the float model's config.json with `quantize`, by which MindIE recognises the format."""
         return {**config, "quantize": self.linear_value.lower()}
 
     def documents(self, written: Written) -> dict[str, dict[str, Any]]:
-        """Return the description under the name engines look for now, and the one they looked for before."""
+        """Return the description under its newer and its older name."""
         description = describe(
             written.names,
             written.linears,
@@ -62,14 +62,14 @@ class ModelSlim(Target):
         return dict.fromkeys(self.description_files, description)
 
     def warnings(self, selection: Selection) -> Iterator[str]:
-        """Yield what MindIE, mindie-turbo or vLLM-Ascend cannot load of this."""
+        """Yield why MindIE, mindie-turbo or vLLM-Ascend cannot load the export."""
         if selection.partly_fa:
-            yield "some layers stay without FA3: MindIE stops at such an export, mindie-turbo reads uninitialised memory"
+            yield "some layers stay without FA3: MindIE stops at the export, mindie-turbo reads uninitialised memory"
         for group in selection.half_float():
             yield f"{group}; vLLM-Ascend and the new MindIE runtime refuse a half-float group"
         if selection.mm_tensor:
-            yield "mm_tensor stores one weight scale a linear; the engines fa3 knows read one a row, and refuse it"
+            yield "mm_tensor stores one weight scale per linear, but the engines read one per row and refuse the export"
         if selection.wraps_norms:
-            yield "AntiOutlier's norms have `.module.` tensors, at which vLLM-Ascend stops; target vllm-ascend has none"
+            yield "AntiOutlier's norms have `.module.` tensors, at which vLLM-Ascend stops; vllm-ascend omits them"
         if selection.fa_layers:
-            yield from head_remarks(selection.geometry)
+            yield from mindie_turbo_remarks(selection.geometry)

@@ -1,4 +1,4 @@
-"""What a run will quantize, as far as it is known before: what a target is asked about at plan time."""
+"""Describes what a run will quantize, so that targets can refuse it or warn before the run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Selection"]
 
 @dataclass(frozen=True)
 class Selection:
-    """The model's config.json, dtype and tensor names, its linears and attention modules, and those that are quantized.
+    """The model's config.json, dtype, tensor names, linears and attention modules, and the quantized ones of them.
 
-    `attentions` are all modules that could get FA3 parameters, `fa_layers` the number of those that do. `may_split` says
-    that linears will fall back one by one, so that fused groups may end half float; `wraps_norms` that AntiOutlier gives
-    norms more tensors; `head` is the linear behind the layers.
+    `attentions` are all modules that can get FA3 parameters, `fa_layers` is the number of those that get them. With
+    `may_split` linears fall back one by one, so that fused groups may become half float. With `wraps_norms` AntiOutlier
+    adds tensors to norms. `head` is the linear after the layers.
     """
 
     config: Mapping[str, Any]
@@ -36,12 +36,12 @@ class Selection:
 
     @cached_property
     def geometry(self) -> Geometry:
-        """Sizes of the model."""
+        """Sizes in the model's config.json."""
         return read_geometry(dict(self.config))
 
     @property
     def partly_fa(self) -> bool:
-        """Whether some attention modules get FA3 parameters and others don't."""
+        """Whether some attention modules get FA3 parameters and others do not."""
         return 0 < self.fa_layers < len(self.attentions)
 
     @property
@@ -50,16 +50,16 @@ class Selection:
         return any(".experts." in name for name in self.names)
 
     def half_float(self) -> Iterator[str]:
-        """Say which linears are float though others of their fused group are not, or may end so by disable_level."""
-        stays = [
+        """Yield which linears are float in a partly quantized fused group, or that disable_level may cause this."""
+        float_linears = [
             name
             for group in fused_groups(self.linears)
             if 0 < len(group & set(self.quantized)) < len(group)
             for name in self.linears
             if name in group and name not in self.quantized
         ]
-        if stays:
-            others = f" and {len(stays) - 1} others" if len(stays) > 1 else ""
-            yield f"{stays[0]}{others} float, but the linears fused with them are not"
+        if float_linears:
+            others = f" and {len(float_linears) - 1} others" if len(float_linears) > 1 else ""
+            yield f"{float_linears[0]}{others}: float, but the linears fused with them are not"
         if self.may_split:
             yield "disable_level counts single linears, as the reference does, and may split fused ones"

@@ -1,4 +1,4 @@
-"""What a target is: the names an engine looks for, the documents beside the weights, and what it cannot load."""
+"""Defines what a target is: its tensor names, its documents, and the exports that its engine cannot load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Refusal", "Target", "Written"]
 
 @dataclass(frozen=True)
 class Written:
-    """What an export holds: tensors of the float model in module order, tied names too, and the modules that differ."""
+    """The contents of an export: the float model's tensors in module order, with tied names; the changed modules."""
 
     names: Sequence[str]
     linears: Sequence[str]
@@ -31,57 +31,57 @@ class Written:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an engine cannot load what is asked for, and what to do about it."""
+    """Why an engine cannot load the requested export, and what to do instead."""
 
     reason: str
     hint: str
 
 
 class Target(ABC):
-    """The form in which one engine, or several alike, take an export.
+    """The form of an export for one engine, or for several with the same form.
 
-    `linear_tensors` and `attention_tensors` are what a quantized linear and an attention module with FA3 are stored as,
-    `norm_tensors` what AntiOutlier makes of a norm.
+    `linear_tensors` are the stored tensors of a quantized linear, `attention_tensors` those that FA3 adds to an
+    attention module, `norm_tensors` those of a norm that AntiOutlier changed.
     """
 
     name: ClassVar[str]
     pipelines: ClassVar[bool] = False
-    """Whether it takes transformers of diffusion pipelines, and language models otherwise."""
+    """Whether it takes transformers of diffusion pipelines instead of language models."""
     weight_file: ClassVar[str]
     sharded: ClassVar[bool] = True
-    """Whether its engine reads weights in several files, by an index."""
+    """Whether its engine reads several weight files through an index."""
     description_files: ClassVar[tuple[str, ...]] = ()
-    """Names under which a description of every tensor lies beside the weights; none where config.json says it all."""
+    """Names of the file that describes all tensors; empty if config.json describes the quantization."""
     linear_value: ClassVar[str] = W8A8
-    """What a description says of a quantized linear's tensors."""
+    """Value of a quantized linear's tensors in the description."""
     linear_tensors: ClassVar[tuple[str, ...]]
     attention_tensors: ClassVar[tuple[str, ...]]
     norm_tensors: ClassVar[tuple[str, ...]] = ("weight", "bias")
     save_types: ClassVar[tuple[str, ...]] = ("safe_tensor",)
     metadata: ClassVar[Mapping[str, str]] = {}
-    """Of the safetensors files."""
+    """Metadata in the headers of the safetensors files."""
 
     @property
     def index_file(self) -> str:
-        """Where a sharded export says in which file a tensor lies."""
+        """Name of the index of a sharded export, tensor -> file."""
         return f"{self.weight_file}.index.json"
 
     def linear(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what is stored of a quantized linear, from its tensors as `quantize_linear` names them."""
+        """Return the stored tensors of a quantized linear, from those that `quantize_linear` returns."""
         return dict(tensors)
 
     def attention(self, tensors: Mapping[str, Tensor], head_dim: int) -> dict[str, Tensor]:
-        """Return what is stored of an attention module, from `fa_{q,k,v}.scale` and `.offset` `[H, 1]`."""
+        """Return the stored tensors of an attention module, from `fa_{q,k,v}.scale` and `.offset`, `[H, 1]`."""
         return dict(tensors)
 
     def norm(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
-        """Return what is stored of a norm that AntiOutlier changed; `bias` is its own, if it has one."""
+        """Return the stored tensors of a norm that AntiOutlier changed; `bias` is the norm's bias, if any."""
         return {"weight": weight} | ({} if bias is None else {"bias": bias})
 
     def exported_names(
         self, names: Sequence[str], linears: Sequence[str], attentions: Sequence[str], norms: Sequence[str]
     ) -> list[str]:
-        """Return the names of every tensor that an export of these modules can hold."""
+        """Return the names of all tensors that an export of these modules can hold."""
         return [
             *names,
             *(f"{module}.{leaf}" for module in linears for leaf in self.linear_tensors),
@@ -91,16 +91,16 @@ class Target(ABC):
 
     @abstractmethod
     def config(self, config: Mapping[str, Any], written: Written) -> dict[str, Any]:
-        """Return config.json for this engine, from the float model's without anything of the patch in it."""
+        """Return config.json for this engine, from the result of `exported_config`."""
 
     def documents(self, written: Written) -> dict[str, dict[str, Any]]:
-        """Return the other json files of an export by name."""
+        """Return the other json files of an export, name -> content."""
         return {}
 
     def refused(self, selection: Selection) -> Iterator[Refusal]:
-        """Yield why this engine cannot load what a run is about to make."""
+        """Yield why this engine cannot load the export of a planned run."""
         yield from ()
 
     def warnings(self, selection: Selection) -> Iterator[str]:
-        """Yield what some of the engines that read this form stumble over."""
+        """Yield why some engines or versions that read this form cannot load the export."""
         yield from ()

@@ -1,4 +1,4 @@
-"""Target vllm: compressed-tensors, W8A8 linears in int8 and fp8 scales a head for q, k and v."""
+"""Defines target vllm: compressed-tensors with int8 W8A8 linears, and fp8 scales per head for q, k and v."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _INT8_MAX, _FP8_MAX = 127.0, 448.0
 
 
 class Vllm(Target):
-    """What vLLM on CUDA and transformers load through the compressed-tensors package."""
+    """The form that vLLM on CUDA and transformers load with the compressed-tensors package."""
 
     name = "vllm"
     weight_file = "model.safetensors"
     linear_tensors = ("weight", "weight_scale", "input_scale", "input_zero_point")
     attention_tensors = ("q_scale", "k_scale", "v_scale")
-    metadata: Mapping[str, str] = {"format": "pt"}  # transformers opens no file without it
+    metadata: Mapping[str, str] = {"format": "pt"}  # transformers refuses a file without it
 
     def linear(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return weight, its scale, and the input's scale and zero point `[1]`, int8."""
+        """Return the weight, its scale, the input's scale, and its zero point, `[1]` int8."""
         return {
             "weight": tensors["weight"],
             "weight_scale": tensors["weight_scale"],
-            "input_scale": _short(tensors["input_scale"]),
+            "input_scale": _round_for_cutlass(tensors["input_scale"]),
             "input_zero_point": tensors["input_offset"].to(torch.int8),
         }
 
     def attention(self, tensors: Mapping[str, Tensor], head_dim: int) -> dict[str, Tensor]:
-        """Return fp8 scales that reach as far as the int8 ones, in their dtype: `[H, 1] -> [H, 1, 1]`, `127 * scale / 448`."""
+        """Return fp8 scales of the same range and dtype: `127 * scale / 448`, `[H, 1] -> [H, 1, 1]`."""
         return {f"{role}_scale": _fp8_scale(tensors[f"fa_{role}.scale"]) for role in "qkv"}
 
     def config(self, config: Mapping[str, Any], written: Written) -> dict[str, Any]:
@@ -43,26 +43,26 @@ class Vllm(Target):
         return {**config, "quantization_config": _quantization_config(written)}
 
     def refused(self, selection: Selection) -> Iterator[Refusal]:
-        """Yield what vLLM cannot load, or loads wrong without a word."""
+        """Yield why vLLM cannot load the export, or silently loads it wrong."""
         if not selection.quantized:
-            yield Refusal("none of the model's linears would be int8", "quantize a model of linears")
+            yield Refusal("no linear of the model would be int8", "quantize a model of linears")
         if selection.has_experts:
             yield Refusal(
-                "a mixture of experts; vLLM takes int8 experts with inputs quantized at run time only",
+                "a mixture of experts; vLLM supports int8 experts only if their inputs are quantized at run time",
                 "choose another target",
             )
         if selection.head in selection.quantized:
             yield Refusal(
-                f"{selection.head} in int8, and vLLM has float heads alone", "leave disable_last_linear on"
+                f"{selection.head} in int8, but vLLM has float heads only", "leave disable_last_linear on"
             )
         if selection.partly_fa:
             yield Refusal(
-                "some layers would stay without q, k and v scales, and vLLM computes with 1.0 there without a word",
+                "some layers would stay without q, k and v scales, and vLLM would silently use 1.0 there",
                 "leave fa_amp at 0 and attention modules out of disable_names, or choose --no-fa",
             )
         for group in selection.half_float():
             yield Refusal(
-                f"{group}; vLLM joins q, k, v and gate, up into one linear and refuses one that is half float",
+                f"{group}; vLLM fuses q, k, v and gate, up into one linear and refuses a half-float group",
                 "name the whole group in disable_names, or choose improved numerics, which let whole groups fall back",
             )
 
@@ -71,11 +71,12 @@ def _fp8_scale(scale: Tensor) -> Tensor:
     return (scale.float() * _INT8_MAX / _FP8_MAX).to(scale.dtype).unsqueeze(-1)
 
 
-def _short(scale: Tensor) -> Tensor:
-    """Return a float32 scale with the 15 leading bits it has; one of half precision has fewer.
+def _round_for_cutlass(scale: Tensor) -> Tensor:
+    """Return a float32 scale rounded to 15 significant bits; float16 and bfloat16 have fewer.
 
-    vLLM's CUTLASS kernel computes the zero point anew from products of it, and truncates: they must be exact.
+    vLLM's CUTLASS kernel recomputes the zero point from products of the scale and truncates it: they must be exact.
     """
+    # Adds half of the last kept bit, then clears the 9 bits after it.
     return (
         ((scale.view(torch.int32) + 0x100) & ~0x1FF).view(torch.float32)
         if scale.dtype == torch.float32
@@ -90,7 +91,7 @@ def _quantization_config(written: Written) -> dict[str, Any]:
     heads = {"num_bits": 8, "type": "float", "strategy": "attn_head", "symmetric": True, "dynamic": False}
     groups = {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": inputs}}
     if written.attentions and len(written.attention_classes) == 1:
-        # transformers loads q_scale for it; vLLM skips a group of one class whose name ends in Attention.
+        # For transformers, which loads q_scale only with this group; vLLM skips a group of one class ...Attention.
         groups["group_1"] = {
             "targets": [*written.attention_classes],
             "weights": None,

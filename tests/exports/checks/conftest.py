@@ -1,4 +1,4 @@
-"""Spoil an export in one way and see which checks find it."""
+"""Provides a fixture that changes an export and compares the checks that find the change."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from fa3cli.exports.checks.registry import Severity
 from fa3cli.exports.verification import Finding, verify_export
 from tests.exports.exports import SMALL, Export
 
-# A copy of a golden case lacks what only our exports have, and both models are small.
+# Golden cases have no tokenizer and no `quantize` in config.json; both models are small.
 _BEFORE = SMALL | {"tokenizer", "config-quantize"}
 
 
 @pytest.fixture
 def found_by(export: Export) -> Callable[..., list[Finding]]:
-    """Apply a mutation; its findings must all be of this check and severity."""
+    """Return a function that applies a mutation; all new findings must be of one check and severity."""
 
     def spoil(check: str, mutation: Callable[[Export], None], severity: Severity = "error") -> list[Finding]:
         mutation(export)

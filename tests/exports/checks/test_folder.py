@@ -1,4 +1,4 @@
-"""Checks of what else lies in the folder."""
+"""Tests the checks of the folder's other files and of permissions."""
 
 from __future__ import annotations
 

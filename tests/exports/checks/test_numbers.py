@@ -67,7 +67,7 @@ def test_underflow_in_float16_is_a_warning(tmp_path) -> None:
     export = build_export(tmp_path, torch.float16)
     export.tensors[f"{Q}.weight_scale"].fill_(2**-23)
     export.tensors[f"{Q}.deq_scale"].zero_()
-    export.tensors[f"{Q}.quant_bias"].fill_(-(2**31))  # what the reference stores then
+    export.tensors[f"{Q}.quant_bias"].fill_(-(2**31))  # the reference stores this number then
     export.save()
     [finding] = findings_of(tmp_path)
     assert (finding.check, finding.severity) == ("deq-scale", "warning")

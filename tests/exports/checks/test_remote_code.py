@@ -1,4 +1,4 @@
-"""Code that auto_map names: a file beside, and nothing else is ever opened."""
+"""Tests that only files of the folder are opened for the code that auto_map names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.exports.exports import build_export
 
 
 def found(folder: Path, auto_map: object, document: str = "tokenizer_config.json") -> list[Finding]:
-    """Return what `remote-code` finds where a document has this auto_map."""
+    """Return the findings of `remote-code` for a document with this auto_map."""
     if document == "config.json":
         config = json.loads((folder / document).read_text())
         (folder / document).write_text(json.dumps(config | {"auto_map": auto_map}))

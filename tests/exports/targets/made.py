@@ -1,4 +1,4 @@
-"""What targets are asked about: a small decoder's linears and attention modules."""
+"""Makes selections for targets: the linears and attention modules of a small decoder."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ CONFIG = {
 
 
 def selection(**changes: Any) -> Selection:
-    """Every linear and both attention modules quantized, of a model every engine takes."""
-    whole = {
+    """Return a selection that every engine loads: all linears and both attention modules are quantized."""
+    complete = {
         "config": CONFIG,
         "dtype": "bfloat16",
         "names": [f"{name}.weight" for name in LINEARS],
@@ -29,9 +29,9 @@ def selection(**changes: Any) -> Selection:
         "attentions": [f"{layer}.self_attn" for layer in LAYERS],
         "fa_layers": 2,
     }
-    return Selection(**whole | changes)
+    return Selection(**complete | changes)
 
 
 def without(*leaves: str) -> frozenset[str]:
-    """The linears that are quantized when those of these names are not."""
+    """Return the quantized linears when those with these leaf names stay float."""
     return frozenset(name for name in LINEARS if name.rpartition(".")[2] not in leaves)

@@ -1,4 +1,4 @@
-"""What each target refuses, warns of, and stores."""
+"""Tests what every target refuses, warns of and stores."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_pipelines_transformer_has_targets_of_its_own() -> None:
     with pytest.raises(UnsupportedError, match="mindie-sd: takes transformers of diffusion") as raised:
         targets_named(["mindie-sd"])
     assert raised.value.hint == "choose modelslim or mindie or vllm-ascend or vllm"
-    assert len(known_targets(["mindie-sd", "vllm"])) == 2  # what is there can be verified for any
+    assert len(known_targets(["mindie-sd", "vllm"])) == 2  # an existing export can be verified for any target
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_an_engine_refuses_what_it_cannot_load(changes: dict[str, Any], refusing
         ({}, []),
         ({"fa_layers": 1}, ["MindIE stops"]),
         ({"quantized": without("v_proj")}, ["half-float group"]),
-        ({"mm_tensor": True}, ["one weight scale a linear"]),
+        ({"mm_tensor": True}, ["one weight scale per linear"]),
         ({"wraps_norms": True}, [".module."]),
         ({"config": CONFIG | {"head_dim": 64}}, ["head_dim is 64"]),
         ({"config": CONFIG | {"head_dim": 64}, "fa_layers": 0}, []),
@@ -121,10 +121,12 @@ def test_vllm_computes_with_the_same_linear(low: float, high: float, dtype: torc
     tensors = made_linear(dtype, low, high)
     stored = TARGETS["vllm"].linear(tensors)
     assert stored.keys() == set(TARGETS["vllm"].linear_tensors)
-    short, scale = stored["input_scale"].float(), tensors["input_scale"].float()
-    assert stored["input_scale"].dtype == dtype and torch.allclose(short, scale, rtol=2**-15)
+    rounded, scale = stored["input_scale"].float(), tensors["input_scale"].float()
+    assert stored["input_scale"].dtype == dtype and torch.allclose(rounded, scale, rtol=2**-15)
     levels = torch.arange(-128, 128)
-    assert torch.equal((levels * short).double(), levels * short.double())  # exact, as vLLM's kernel needs
+    assert torch.equal(
+        (levels * rounded).double(), levels * rounded.double()
+    )  # exact, as vLLM's kernel needs
     zero_point = stored["input_zero_point"]
     assert zero_point.dtype == torch.int8 and zero_point.shape == (1,)
     assert torch.equal(zero_point.to(dtype), tensors["input_offset"])
@@ -178,12 +180,12 @@ def test_a_smoothed_norm_is_stored_as_the_engine_knows_it(name: str, bias: torch
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_tensors_without_values_have_the_same_form(name: str) -> None:
-    """Gaps that another rank fills: every target must know their sizes."""
+    """They become gaps that another rank fills: every target must know their sizes."""
     target, tensors, heads = TARGETS[name], made_linear(torch.bfloat16, -1, 1), made_heads()
     for form, made in ((target.linear, (tensors,)), (target.attention, (heads, 16))):
         real = form(*made)
         empty = form({leaf: tensor.to("meta") for leaf, tensor in made[0].items()}, *made[1:])
-        assert [(leaf, each.shape, each.dtype) for leaf, each in empty.items()] == [
-            (leaf, each.shape, each.dtype) for leaf, each in real.items()
+        assert [(leaf, tensor.shape, tensor.dtype) for leaf, tensor in empty.items()] == [
+            (leaf, tensor.shape, tensor.dtype) for leaf, tensor in real.items()
         ]
-        assert all(each.is_meta for each in empty.values())
+        assert all(tensor.is_meta for tensor in empty.values())
