@@ -8,6 +8,7 @@ from dataclasses import replace
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.smoothing import wrapped_norms
 from fa3cli.errors import UnsupportedError
+from fa3cli.exports.limits import refusals, warnings
 from fa3cli.exports.targets.selection import Selection
 from fa3cli.exports.tensor_parallel import split_remarks
 from fa3cli.runs.job import Job
@@ -21,18 +22,21 @@ def require_loadable(job: Job, found: Sequence[LayerParameters] | None = None) -
     `found` are the parameters, if they are known already.
     """
     selected = _selection(job) if found is None else _exact_selection(job, found)
-    refusals = [(target.name, refusal) for target in job.targets for refusal in target.refused(selected)]
-    if refusals:
-        reasons = [f"target {name}: {refusal.reason}" for name, refusal in refusals]
-        hints = dict.fromkeys(refusal.hint for _, refusal in refusals)
-        raise UnsupportedError("; ".join(reasons), hint="; ".join(hints))
+    refused = [
+        (f"target {target.name}: {reason}", hint)
+        for target in job.targets
+        for reason, hint in refusals(target.name, selected)
+    ]
+    if refused:
+        reasons, hints = zip(*refused)
+        raise UnsupportedError("; ".join(reasons), hint="; ".join(dict.fromkeys(hints)))
 
 
 def target_warnings(job: Job, found: Sequence[LayerParameters] | None = None) -> Iterator[str]:
     """Yield each target's warnings about engines, and the tensor-parallel sizes at which no engine can split the model."""
     selected = _selection(job) if found is None else _exact_selection(job, found)
     for target in job.targets:
-        for warning in target.warnings(selected):
+        for warning in warnings(target.name, selected):
             yield f"target {target.name}: {warning}"
     if any(not target.pipelines for target in job.targets):
         yield from split_remarks(selected.geometry)

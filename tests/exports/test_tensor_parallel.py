@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fa3cli.exports.geometry import read_geometry
-from fa3cli.exports.tensor_parallel import mindie_turbo_remarks, split_remarks
+from fa3cli.exports.tensor_parallel import split_remarks
 
 SIZES = {
     "hidden_size": 3584,
@@ -26,10 +26,3 @@ SIZES = {
 def test_sizes_that_no_engine_splits(changes: dict[str, int | None], words: list[str]) -> None:
     found = list(split_remarks(read_geometry(SIZES | changes)))
     assert len(found) == bool(words) and all(word in found[0] for word in words)
-
-
-def test_what_mindie_turbo_alone_cannot_load() -> None:
-    (few,) = mindie_turbo_remarks(read_geometry(SIZES))
-    assert few.startswith("4 KV heads") and "parallel 8;" in few
-    assert len(list(mindie_turbo_remarks(read_geometry(SIZES | {"head_dim": 64})))) == 2
-    assert not list(mindie_turbo_remarks(read_geometry(SIZES | {"num_key_value_heads": 8})))

@@ -6,17 +6,11 @@ import re
 from collections.abc import Iterator
 
 from fa3cli.exports.checks.modules import attentions
-from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, error_for
+from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, limited
 from fa3cli.exports.contents import Contents, modules_around
 from fa3cli.quantization.fallback import FUSED_GROUPS
 
 _READ = ("description", "weights")
-_NEED_ALL = {
-    "modelslim": "MindIE and mindie-turbo need them in all layers",
-    "mindie": "MindIE asserts that all layers have them",
-    "vllm-ascend": "vLLM-Ascend up to 0.18 needs them in all layers",
-    "vllm": "vLLM silently uses 1.0 as their scales",
-}
 # A number in a module name: the first is the layer's, later ones are those of experts.
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -40,8 +34,7 @@ def fused_groups(contents: Contents, module: str) -> Iterator[Remark]:
         kinds = {value for value in values.values() if value is not None}
         if len(kinds) > 1:
             found = ", ".join(f"{member} {value}" for member, value in values.items())
-            message = f"{found}: vLLM, vLLM-Ascend and the new MindIE runtime refuse a half-float group"
-            yield error_for(("mindie", "vllm-ascend", "vllm"), contents, module, message)
+            yield limited("half-float", contents, module, found)
 
 
 @check(
@@ -58,5 +51,4 @@ def fa_layers(contents: Contents) -> Iterator[Remark]:
         part for name in contents.description for part in modules_around(name.rpartition(".")[0])
     ):
         if module not in quantized and _NUMBER.sub("*", f"{module}.", count=1).removesuffix(".") in patterns:
-            message = f"has no FA3 tensors, but other layers have: {_NEED_ALL[contents.target.name]}"
-            yield error_for(("mindie", "vllm"), contents, module, message)
+            yield limited("partly-fa", contents, module, "has no FA3 tensors, but other layers have")

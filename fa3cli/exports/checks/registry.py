@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from fa3cli.exports.contents import Contents
+from fa3cli.exports.limits import LIMITS
 from fa3cli.exports.targets import TARGETS
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "check",
     "error",
     "error_for",
+    "limited",
     "warning",
 ]
 
@@ -99,3 +101,10 @@ def warning(subject: str, message: str) -> Remark:
 def error_for(targets: tuple[str, ...], contents: Contents, subject: str, message: str) -> Remark:
     """Return an error for the engines of these targets, a warning for others."""
     return Remark("error" if contents.target.name in targets else "warning", subject, message)
+
+
+def limited(name: str, contents: Contents, subject: str, found: str) -> Remark:
+    """Report a limit of the target's engine: an error if the engine refuses the export, else a warning."""
+    verdict = LIMITS[name].says[contents.target.name]
+    message = f"{found}: {verdict.why}" + (f"; {verdict.hint}" if verdict.refuses else "")
+    return Remark("error" if verdict.refuses else "warning", subject, message)

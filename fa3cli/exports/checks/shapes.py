@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fa3cli.exports.checks.modules import is_attention_tensor, is_norm_extra, leaf_of, linears, stored
-from fa3cli.exports.checks.registry import ALL, Remark, check, error, error_for, warning
+from fa3cli.exports.checks.registry import ALL, Remark, check, error, limited, warning
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.geometry import DTYPES
 from fa3cli.exports.layout import FLOAT, FP8
@@ -91,5 +91,4 @@ def scale_a_row(contents: Contents) -> Iterator[Remark]:
     names = [f"{module}.weight_scale" for module in linears(contents)]
     if per_linear := [name for name in names if contents.tensors[name].shape == (1,)]:
         others = f", and so are {len(per_linear) - 1} others" if len(per_linear) > 1 else ""
-        message = f"is one scale for all rows{others}; leave mm_tensor off"
-        yield error_for(("mindie", "vllm-ascend", "mindie-sd"), contents, per_linear[0], message)
+        yield limited("mm-tensor", contents, per_linear[0], f"is one scale for all rows{others}")

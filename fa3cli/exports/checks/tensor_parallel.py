@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from fa3cli.exports.checks.modules import attentions
 from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, warning
 from fa3cli.exports.contents import Contents
-from fa3cli.exports.targets.vllm_ascend import kv_kernel_remarks
-from fa3cli.exports.tensor_parallel import mindie_turbo_remarks, split_remarks
+from fa3cli.exports.limits import LIMITS
+from fa3cli.exports.targets.selection import Selection
+from fa3cli.exports.tensor_parallel import split_remarks
 
 _FILE = "config.json"
 
@@ -31,9 +32,7 @@ def tensor_parallel(contents: Contents) -> Iterator[Remark]:
     needs=("description", "weights", "config"),
 )
 def kv_kernels(contents: Contents) -> Iterator[Remark]:
-    if attentions(contents):
-        for remark in kv_kernel_remarks(contents.geometry.head_dim, contents.geometry.dtype):
-            yield warning(_FILE, remark)
+    yield from _limits(contents, "c8-head-dim", "c8-float16")
 
 
 @check(
@@ -43,6 +42,15 @@ def kv_kernels(contents: Contents) -> Iterator[Remark]:
     needs=("description", "weights", "config"),
 )
 def mindie_turbo(contents: Contents) -> Iterator[Remark]:
-    if attentions(contents):
-        for remark in mindie_turbo_remarks(contents.geometry):
-            yield warning(_FILE, remark)
+    yield from _limits(contents, "turbo-head-dim", "turbo-kv-heads")
+
+
+def _limits(contents: Contents, *names: str) -> Iterator[Remark]:
+    """Yield the limits that depend on the sizes and the dtype in config.json."""
+    found = attentions(contents)
+    selection = Selection(
+        contents.config.data, contents.geometry.dtype or "", contents.names, (), (), found, len(found)
+    )
+    for name in names:
+        for message in LIMITS[name].messages(contents.target.name, selection):
+            yield warning(_FILE, message)

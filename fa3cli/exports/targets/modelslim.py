@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,9 +17,7 @@ from fa3cli.exports.layout import (
     W8A8_TENSORS,
     WEIGHT_FILE,
 )
-from fa3cli.exports.targets.selection import Selection
 from fa3cli.exports.targets.target import Target, Written
-from fa3cli.exports.tensor_parallel import mindie_turbo_remarks
 
 __all__ = ["ModelSlim"]
 
@@ -60,16 +58,3 @@ class ModelSlim(Target):
             attention_tensors=dict.fromkeys(self.attention_tensors, self.attention_value),
         )
         return dict.fromkeys(self.description_files, description)
-
-    def warnings(self, selection: Selection) -> Iterator[str]:
-        """Yield why MindIE, mindie-turbo or vLLM-Ascend cannot load the export."""
-        if selection.partly_fa:
-            yield "some layers stay without FA3: MindIE stops at the export, mindie-turbo reads uninitialised memory"
-        for group in selection.half_float():
-            yield f"{group}; vLLM-Ascend and the new MindIE runtime refuse a half-float group"
-        if selection.mm_tensor:
-            yield "mm_tensor stores one weight scale per linear, but the engines read one per row and refuse the export"
-        if selection.wraps_norms:
-            yield "AntiOutlier's norms have `.module.` tensors, at which vLLM-Ascend stops; vllm-ascend omits them"
-        if selection.fa_layers:
-            yield from mindie_turbo_remarks(selection.geometry)

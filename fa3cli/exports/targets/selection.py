@@ -50,7 +50,7 @@ class Selection:
         return any(".experts." in name for name in self.names)
 
     def half_float(self) -> Iterator[str]:
-        """Yield which linears are float in a partly quantized fused group, or that disable_level may cause this."""
+        """Yield which linears are float in a partly quantized fused group."""
         float_linears = [
             name
             for group in fused_groups(self.linears)
@@ -61,5 +61,3 @@ class Selection:
         if float_linears:
             others = f" and {len(float_linears) - 1} others" if len(float_linears) > 1 else ""
             yield f"{float_linears[0]}{others}: float, but the linears fused with them are not"
-        if self.may_split:
-            yield "disable_level counts single linears, as the reference does, and may split fused ones"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from fa3cli.exports.layout import W8A8
-from fa3cli.exports.targets.selection import Selection
 
-__all__ = ["Refusal", "Target", "Written"]
+__all__ = ["Target", "Written"]
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,6 @@ class Written:
     attention_classes: Collection[str] = ()
     """Names of the classes of the attention modules."""
     mm_tensor: bool = False
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why an engine cannot load the requested export, and what to do instead."""
-
-    reason: str
-    hint: str
 
 
 class Target(ABC):
@@ -96,11 +87,3 @@ class Target(ABC):
     def documents(self, written: Written) -> dict[str, dict[str, Any]]:
         """Return the other json files of an export, name -> content."""
         return {}
-
-    def refused(self, selection: Selection) -> Iterator[Refusal]:
-        """Yield why this engine cannot load the export of a planned run."""
-        yield from ()
-
-    def warnings(self, selection: Selection) -> Iterator[str]:
-        """Yield why some engines or versions that read this form cannot load the export."""
-        yield from ()

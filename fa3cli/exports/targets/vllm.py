@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fa3cli.exports.targets.selection import Selection
-from fa3cli.exports.targets.target import Refusal, Target, Written
+from fa3cli.exports.targets.target import Target, Written
 
 __all__ = ["Vllm"]
 
@@ -41,30 +40,6 @@ class Vllm(Target):
     def config(self, config: Mapping[str, Any], written: Written) -> dict[str, Any]:
         """Return the float model's config.json with compressed-tensors' `quantization_config`."""
         return {**config, "quantization_config": _quantization_config(written)}
-
-    def refused(self, selection: Selection) -> Iterator[Refusal]:
-        """Yield why vLLM cannot load the export, or silently loads it wrong."""
-        if not selection.quantized:
-            yield Refusal("no linear of the model would be int8", "quantize a model of linears")
-        if selection.has_experts:
-            yield Refusal(
-                "a mixture of experts; vLLM supports int8 experts only if their inputs are quantized at run time",
-                "choose another target",
-            )
-        if selection.head in selection.quantized:
-            yield Refusal(
-                f"{selection.head} in int8, but vLLM has float heads only", "leave disable_last_linear on"
-            )
-        if selection.partly_fa:
-            yield Refusal(
-                "some layers would stay without q, k and v scales, and vLLM would silently use 1.0 there",
-                "leave fa_amp at 0 and attention modules out of disable_names, or choose --no-fa",
-            )
-        for group in selection.half_float():
-            yield Refusal(
-                f"{group}; vLLM fuses q, k, v and gate, up into one linear and refuses a half-float group",
-                "name the whole group in disable_names, or choose improved numerics, which let whole groups fall back",
-            )
 
 
 def _fp8_scale(scale: Tensor) -> Tensor:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from fa3cli.exports.layout import C8
-from fa3cli.exports.targets.mindie import refused_by_ascend
 from fa3cli.exports.targets.modelslim import ModelSlim
-from fa3cli.exports.targets.selection import Selection
-from fa3cli.exports.targets.target import Refusal, Target
+from fa3cli.exports.targets.target import Target
 
-__all__ = ["VllmAscend", "kv_kernel_remarks"]
+__all__ = ["VllmAscend"]
 
-_HEAD_DIM = 32
 _ROLES = {"k": "k_proj", "v": "v_proj"}
 
 
@@ -44,37 +41,3 @@ class VllmAscend(ModelSlim):
     def norm(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         """Return the smoothed norm under the float norm's names: vLLM-Ascend does not read `.module.` tensors."""
         return Target.norm(self, weight, bias)
-
-    def refused(self, selection: Selection) -> Iterator[Refusal]:
-        """Yield why vLLM-Ascend cannot load the export."""
-        yield from refused_by_ascend(selection)
-        for attention in selection.attentions:
-            missing = [
-                linear for linear in _ROLES.values() if f"{attention}.{linear}.weight" not in selection.names
-            ]
-            if missing and selection.fa_layers:
-                yield Refusal(
-                    f"{attention} has no {', '.join(missing)}, under whose names vLLM-Ascend reads the KV scales",
-                    "choose --no-fa for W8A8 alone, or another target",
-                )
-                return
-
-    def warnings(self, selection: Selection) -> Iterator[str]:
-        """Yield which versions of vLLM-Ascend cannot load the export, or load it wrong."""
-        if selection.dtype == "float32":
-            yield (
-                "float32: vLLM serves such a model in bfloat16 by default, which needs another form of deq_scale than "
-                "this export's; serve it with --dtype float16, or quantize with --dtype bfloat16"
-            )
-        if selection.fa_layers:
-            yield from kv_kernel_remarks(selection.geometry.head_dim, selection.dtype)
-        if selection.partly_fa:
-            yield "some layers stay without C8 scales: vLLM-Ascend up to 0.18 needs them in every layer"
-
-
-def kv_kernel_remarks(head_dim: int | None, dtype: str | None) -> Iterator[str]:
-    """Yield which versions of vLLM-Ascend have no int8 KV cache kernels for this head_dim and dtype."""
-    if head_dim and head_dim % _HEAD_DIM:
-        yield f"head_dim is {head_dim}: vLLM-Ascend supports C8 for multiples of {_HEAD_DIM} only, from 0.23 on"
-    if dtype == "float16":
-        yield "float16: vLLM-Ascend up to 0.18 casts the scales of C8 to bfloat16"

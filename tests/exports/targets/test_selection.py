@@ -25,8 +25,3 @@ def test_half_float_groups_are_counted_and_named(leaves: tuple[str, ...], count:
     assert len(found) == bool(count)
     if count:
         assert f"model.layers.0.self_attn.{leaves[0]}" in found[0] and f"and {count - 1} others" in found[0]
-
-
-def test_what_may_split_is_said() -> None:
-    (found,) = selection(may_split=True).half_float()
-    assert "disable_level" in found

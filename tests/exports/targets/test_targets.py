@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +11,7 @@ from fa3cli.errors import UnsupportedError, UsageError
 from fa3cli.exports.targets import TARGETS, known_targets, targets_named
 from fa3cli.quantization.attention import quantize_heads
 from fa3cli.quantization.linear import quantize_linear
-from tests.exports.targets.made import CONFIG, LINEARS, selection, without
+from tests.exports.targets.made import LINEARS
 
 NAMES = [f"{name}.weight" for name in LINEARS]
 
@@ -35,75 +33,6 @@ def test_a_pipelines_transformer_has_targets_of_its_own() -> None:
         targets_named(["mindie-sd"])
     assert raised.value.hint == "choose modelslim or mindie or vllm-ascend or vllm"
     assert len(known_targets(["mindie-sd", "vllm"])) == 2  # an existing export can be verified for any target
-
-
-@pytest.mark.parametrize(
-    ("changes", "refusing"),
-    [
-        ({}, set()),
-        ({"fa_layers": 0}, set()),
-        ({"fa_layers": 1}, {"mindie", "vllm"}),
-        ({"quantized": without("v_proj")}, {"mindie", "vllm-ascend", "vllm"}),
-        ({"quantized": without("gate_proj")}, {"mindie", "vllm-ascend", "vllm"}),
-        ({"quantized": without("gate_proj", "up_proj", "down_proj")}, set()),
-        ({"may_split": True}, {"mindie", "vllm-ascend", "vllm"}),
-        ({"mm_tensor": True}, {"mindie", "vllm-ascend", "mindie-sd"}),
-        ({"names": ["model.layers.0.self_attn.qkv.weight"]}, {"vllm-ascend"}),
-        ({"names": ["model.layers.0.self_attn.qkv.weight"], "fa_layers": 0}, set()),
-        ({"quantized": frozenset()}, {"vllm"}),
-        ({"quantized": frozenset(), "fa_layers": 0}, {"vllm", "mindie-sd"}),
-        ({"names": [*NAMES, "model.layers.0.mlp.experts.gate_up_proj"]}, {"vllm"}),
-        ({"head": LINEARS[-1]}, {"vllm"}),
-        ({"head": "lm_head"}, set()),
-    ],
-)
-def test_an_engine_refuses_what_it_cannot_load(changes: dict[str, Any], refusing: set[str]) -> None:
-    found = {name for name, target in TARGETS.items() if list(target.refused(selection(**changes)))}
-    assert found == refusing
-    for name in found:
-        for refusal in TARGETS[name].refused(selection(**changes)):
-            assert refusal.reason and refusal.hint
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({}, []),
-        ({"fa_layers": 1}, ["MindIE stops"]),
-        ({"quantized": without("v_proj")}, ["half-float group"]),
-        ({"mm_tensor": True}, ["one weight scale per linear"]),
-        ({"wraps_norms": True}, [".module."]),
-        ({"config": CONFIG | {"head_dim": 64}}, ["head_dim is 64"]),
-        ({"config": CONFIG | {"head_dim": 64}, "fa_layers": 0}, []),
-        ({"config": CONFIG | {"num_key_value_heads": 4}}, ["at tensor parallel 8;"]),
-    ],
-)
-def test_modelslim_only_warns(changes: dict[str, Any], words: list[str]) -> None:
-    found = list(TARGETS["modelslim"].warnings(selection(**changes)))
-    assert len(found) == len(words)
-    assert all(word in warning for word, warning in zip(words, found))
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({}, []),
-        ({"fa_layers": 1}, ["0.18"]),
-        ({"dtype": "float32"}, ["--dtype bfloat16"]),
-        ({"dtype": "float16"}, ["casts the scales"]),
-        ({"dtype": "float16", "fa_layers": 0}, []),
-        ({"config": CONFIG | {"head_dim": 80}}, ["multiples of 32"]),
-    ],
-)
-def test_vllm_ascend_warns_of_versions_that_stumble(changes: dict[str, Any], words: list[str]) -> None:
-    found = list(TARGETS["vllm-ascend"].warnings(selection(**changes)))
-    assert len(found) == len(words) and all(word in warning for word, warning in zip(words, found))
-
-
-@pytest.mark.parametrize(("layers", "count"), [(0, 0), (1, 1), (2, 1)])
-def test_mindie_sd_warns_of_versions_without_int8_attention(layers: int, count: int) -> None:
-    found = list(TARGETS["mindie-sd"].warnings(selection(fa_layers=layers)))
-    assert len(found) == count and all("3.x ignores FAQuant" in warning for warning in found)
 
 
 def made_linear(dtype: torch.dtype, low: float, high: float) -> dict[str, torch.Tensor]:

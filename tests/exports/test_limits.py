@@ -1,0 +1,98 @@
+"""Tests what engines refuse and warn of, and that the table in the docs is made from the declaration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fa3cli.exports.limits import LIMITS, refusals, warnings
+from fa3cli.exports.target_names import TARGET_NAMES
+from fa3cli.exports.targets import TARGETS
+from tests.exports.limits_table import DOCUMENT, with_table
+from tests.exports.targets.made import CONFIG, LINEARS, selection, without
+
+NAMES = [f"{name}.weight" for name in LINEARS]
+
+
+def test_the_names_of_targets_have_one_order() -> None:
+    assert tuple(TARGETS) == TARGET_NAMES
+
+
+def test_every_limit_is_one_of_a_known_target() -> None:
+    assert all(limit.says and set(limit.says) <= set(TARGET_NAMES) for limit in LIMITS.values())
+
+
+def test_the_table_in_the_docs_is_made_from_the_limits() -> None:
+    text = DOCUMENT.read_text()
+    assert "<!-- limits -->" in text
+    assert with_table(text) == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusing"),
+    [
+        ({}, set()),
+        ({"fa_layers": 0}, set()),
+        ({"fa_layers": 1}, {"mindie", "vllm"}),
+        ({"quantized": without("v_proj")}, {"mindie", "vllm-ascend", "vllm"}),
+        ({"quantized": without("gate_proj")}, {"mindie", "vllm-ascend", "vllm"}),
+        ({"quantized": without("gate_proj", "up_proj", "down_proj")}, set()),
+        ({"may_split": True}, {"mindie", "vllm-ascend", "vllm"}),
+        ({"mm_tensor": True}, {"mindie", "vllm-ascend", "mindie-sd"}),
+        ({"names": ["model.layers.0.self_attn.qkv.weight"]}, {"vllm-ascend"}),
+        ({"names": ["model.layers.0.self_attn.qkv.weight"], "fa_layers": 0}, set()),
+        ({"quantized": frozenset()}, {"vllm"}),
+        ({"quantized": frozenset(), "fa_layers": 0}, {"vllm", "mindie-sd"}),
+        ({"names": [*NAMES, "model.layers.0.mlp.experts.gate_up_proj"]}, {"vllm"}),
+        ({"head": LINEARS[-1]}, {"vllm"}),
+        ({"head": "lm_head"}, set()),
+    ],
+)
+def test_an_engine_refuses_what_it_cannot_load(changes: dict[str, Any], refusing: set[str]) -> None:
+    found = {name for name in TARGET_NAMES if list(refusals(name, selection(**changes)))}
+    assert found == refusing
+    for name in found:
+        for reason, hint in refusals(name, selection(**changes)):
+            assert reason and hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"fa_layers": 1}, ["MindIE stops"]),
+        ({"quantized": without("v_proj")}, ["half-float group"]),
+        ({"mm_tensor": True}, ["one weight scale per linear"]),
+        ({"wraps_norms": True}, [".module."]),
+        ({"config": CONFIG | {"head_dim": 64}}, ["head_dim is 64"]),
+        ({"config": CONFIG | {"head_dim": 64}, "fa_layers": 0}, []),
+        ({"config": CONFIG | {"num_key_value_heads": 4}}, ["at tensor parallel 8;"]),
+    ],
+)
+def test_modelslim_only_warns(changes: dict[str, Any], words: list[str]) -> None:
+    found = list(warnings("modelslim", selection(**changes)))
+    assert len(found) == len(words)
+    assert all(word in warning for word, warning in zip(words, found))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"fa_layers": 1}, ["0.18"]),
+        ({"dtype": "float32"}, ["--dtype bfloat16"]),
+        ({"dtype": "float16"}, ["casts the scales"]),
+        ({"dtype": "float16", "fa_layers": 0}, []),
+        ({"config": CONFIG | {"head_dim": 80}}, ["multiples of 32"]),
+    ],
+)
+def test_vllm_ascend_warns_of_versions_that_stumble(changes: dict[str, Any], words: list[str]) -> None:
+    found = list(warnings("vllm-ascend", selection(**changes)))
+    assert len(found) == len(words) and all(word in warning for word, warning in zip(words, found))
+
+
+@pytest.mark.parametrize(("layers", "count"), [(0, 0), (1, 1), (2, 1)])
+def test_mindie_sd_warns_of_versions_without_int8_attention(layers: int, count: int) -> None:
+    found = list(warnings("mindie-sd", selection(fa_layers=layers)))
+    assert len(found) == count and all("3.x ignores FAQuant" in warning for warning in found)
