@@ -148,11 +148,14 @@ def test_npu_smoke_goes_on_behind_a_failure(tmp_path: Path) -> None:
     [
         ({}, "3 tensors; the same names"),
         ({"a.input_scale": torch.tensor([1.05])}, "the same names"),
-        ({"a.input_scale": torch.tensor([1.2])}, "input_scale: a scale differs by 0.167"),
+        ({"a.input_scale": torch.tensor([1.2])}, "input_scale: a scale differs relatively by 0.167"),
         ({"a.input_scale": torch.tensor([torch.nan])}, "not finite"),
         ({"a.input_scale": torch.ones(1).half()}, "a.input_scale: (torch.float32, (1,)) and (torch.float16"),
         ({"a.weight": torch.zeros(3, 3, dtype=torch.int8)}, "int8 weight: 11.111% differ"),
-        ({"a.deq_scale": torch.tensor([2.0]).view(torch.int32).long()}, "deq_scale: a scale differs by 0.5"),
+        (
+            {"a.deq_scale": torch.tensor([2.0]).view(torch.int32).long()},
+            "deq_scale: a scale differs relatively by 0.5",
+        ),
         ({"b.weight": torch.ones(1)}, "only in one of them: b.weight"),
     ],
 )
