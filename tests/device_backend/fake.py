@@ -39,7 +39,7 @@ _SAMPLES = 2
 
 
 class _OnDevice(TorchDispatchMode):
-    """Asserts that all results are on the device, except copies to the CPU and results computed from CPU tensors only."""
+    """Asserts that results are on the device, except copies to other devices and results of CPU tensors alone."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -66,7 +66,7 @@ def smooth_layers(folder: str) -> None:
 
 
 def simulate() -> None:
-    """Quantize a weight as the reference's calibration does, and run the simulation of an export's linears and states."""
+    """Quantize a weight as the reference does in calibration, and run simulated linears and states of an export."""
     with FakeTensorMode(), torch.no_grad():
         states, linear = SimulatedStates(4), SimulatedLinear(nn.Linear(6, 8), (8, 1), torch.float32)
         for module in (states, linear):

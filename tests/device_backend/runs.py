@@ -63,7 +63,7 @@ def export_from_memory(folder: str, output: str, anti_method: str) -> None:
 
 
 def run_out_of_memory(folder: str, output: str, calib: str, options: dict[str, Any]) -> None:
-    """Run with several shares of the needed memory: a run makes the same export or none, and leaves no memory in use."""
+    """Run with several shares of the needed memory: a run makes the same export or none, and frees all memory."""
     torch.testdev.reset_peak_memory_stats()
     quantize(folder, f"{output}-whole", calib, options)
     peak = torch.testdev.max_memory_allocated()
