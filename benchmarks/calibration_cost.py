@@ -1,6 +1,6 @@
-"""CPU time of a whole `fa3 quantize` against a bare forward of the same samples, imports aside.
+"""Measures the CPU time of a whole `fa3 quantize` relative to a bare forward of the same samples, without imports.
 
-A random Llama of 8 layers x 1024, 16 samples x 256 tokens, one thread; both measured in turn, in one process.
+A random Llama of 8 layers x 1024, 16 samples x 256 tokens, one thread; both are measured in turn, in one process.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""`fa3 quantize` of a random Llama of 70B shape, cut to a few layers, within a memory cgroup of 6 GiB without swap.
+"""Runs `fa3 quantize` on a few random layers of Llama 70B's shape, within a memory cgroup of 6 GiB without swap.
 
-8192 wide, 28672 intermediate, 64/8 heads, a vocabulary of 128256, bfloat16: 1.71 GB a decoder layer, 2.10 GB each for
-embedding and head. Prints the peak of RssAnon above the imports, beside what it may be: 1.6 times the largest layer and
-the samples' states. Linux with cgroup v1, as root; the model and its export need 7 to 12 GB on the disk.
+Hidden size 8192, intermediate size 28672, 64/8 heads, vocabulary of 128256, bfloat16: 1.71 GB per decoder layer, 2.10
+GB each for embedding and head. Prints the peak of RssAnon above the imports, and the allowed peak: 1.6 times the
+largest layer plus the samples' states. Linux with cgroup v1, as root; model and export need 7 to 12 GB on the disk.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="where model and export are made; kept")
+    parser.add_argument("folder", type=Path, help="folder for model and export; not removed")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--gib", type=float, default=6)
-    parser.add_argument("--options", default="{}", help="of api.quantize, as a Python dict")
+    parser.add_argument("--options", default="{}", help="options of api.quantize, as a Python dict")
     arguments = parser.parse_args()
     model = make_model(arguments.folder / f"llama-70b-{arguments.layers}", arguments.layers)
     calib = make_samples(arguments.folder / "calib.jsonl", samples=arguments.samples, tokens=arguments.tokens)
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def make_model(folder: Path, layers: int) -> Path:
-    """Write the model a shard a layer, so that no more than one is in memory."""
+    """Write the model with one shard per layer, so that at most one layer is in memory."""
     if (folder / "model.safetensors.index.json").exists():
         return folder
     config = LlamaConfig(

@@ -1,6 +1,6 @@
-"""Peak memory of `fa3 quantize` for models of 12 and 24 layers: it should not grow with the depth.
+"""Measures the peak memory of `fa3 quantize` for models of 12 and 24 layers: it should not grow with the depth.
 
-Samples RssAnon + RssFile of the process, less what it had when its imports were done. Linux only.
+Samples RssAnon + RssFile of the process, minus their values after the imports. Linux only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One tool's whole run, from a weights folder to an export, for peers.py: started with that tool's own python.
+"""Runs one tool from a weights folder to an export, for peers.py, which starts this script with the tool's python.
 
-It imports nothing of fa3cli unless fa3 is the tool, so it runs where only the tool is installed.
+It imports fa3cli only if the tool is fa3, so the environment of another tool does not need it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def llmcompressor(folder: Path, calib: Path, output: Path) -> None:
 
 
 def llmcompressor_one_pass(folder: Path, calib: Path, output: Path) -> None:
-    """As fa3 calibrates: the next layer sees what the float layer gives, which saves a forward of each."""
+    """Calibrate as fa3 does: the next layer gets the float layer's output, which saves one forward per layer."""
     _llmcompressor(folder, calib, output, propagate_error=False)
 
 
@@ -51,7 +51,7 @@ def _llmcompressor(folder: Path, calib: Path, output: Path, **options: Any) -> N
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder)
-    # What fa3 exports: weights per row, inputs per tensor and asymmetric, q, k and v per head.
+    # The same scheme as fa3's: weights per row, inputs per tensor and asymmetric, q, k and v per head.
     linears = QuantizationScheme(
         targets=["Linear"],
         weights=QuantizationArgs(num_bits=8, strategy="channel"),
@@ -63,7 +63,7 @@ def _llmcompressor(folder: Path, calib: Path, output: Path, **options: Any) -> N
     samples = read_samples(calib)
     oneshot(
         model=model,
-        # There is no tokenizer, and token ids need none: anything but a name or None keeps it from being sought.
+        # The folder has no tokenizer, and token ids need none; an object keeps llmcompressor from loading one.
         processor=object(),
         dataset=Dataset.from_dict({"input_ids": [ids[0].tolist() for ids in samples]}),
         recipe=QuantizationModifier(config_groups={"linears": linears, "heads": heads}, ignore=["lm_head"]),
@@ -79,38 +79,39 @@ RUNS = {run.__name__: run for run in (fa3, msmodelslim, llmcompressor, llmcompre
 
 
 def main(tool: str, root: Path, output: Path) -> None:
-    """Run the tool on a tiny model, tell so, wait for a line; run it on the model, then the baselines; tell each time.
+    """Run the tool on a tiny model and wait for a line on stdin; then run it on the model, then measure the baselines.
 
-    The tiny run does every import there is, also those that tools put off.
+    Prints a line after each of the three steps. The tiny run does all imports, lazy ones too.
     """
-    tell = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what the tools print is not for peers.py
+    results = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # the tools' own output goes to stderr: peers.py reads only results
     torch.set_num_threads(1)
     calib, run = root / "calib.jsonl", RUNS[tool]
     run(root / f"tiny-{tool}", root / "tiny.jsonl", output.with_name(f"{output.name}-tiny"))
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    print("imported", file=tell)
+    print("imported", file=results)
     sys.stdin.readline()
     seconds = _cpu_seconds(lambda: run(root / f"llama-{tool}", calib, output))
-    print(json.dumps({"seconds": seconds}), file=tell)
+    print(json.dumps({"seconds": seconds}), file=results)
     print(
-        json.dumps({"forward": _forward(root / "llama", calib)} | _files(root / "llama", output)), file=tell
+        json.dumps({"forward": _forward(root / "llama", calib)} | _files(root / "llama", output)),
+        file=results,
     )
 
 
 def _forward(folder: Path, calib: Path) -> float:
-    """CPU seconds of the decoder's forwards alone, without lm_head, which calibration does not run either."""
+    """Return the CPU seconds of the decoder's forwards, without lm_head, which calibration does not run either."""
     from transformers import AutoModelForCausalLM
 
     model, samples = AutoModelForCausalLM.from_pretrained(folder).eval(), read_samples(calib)
     with torch.no_grad():
-        model.model(samples[0], use_cache=False)  # pages of the weights come in, memory is taken
+        model.model(samples[0], use_cache=False)  # warm-up: loads the pages of the weights, allocates memory
         return _cpu_seconds(lambda: [model.model(ids, use_cache=False) for ids in samples])
 
 
 def _files(folder: Path, output: Path) -> dict[str, float]:
-    """CPU seconds of reading the checkpoint's bytes once, and of writing as many as the export holds to the disk."""
+    """Return the CPU seconds of reading the checkpoint's bytes once, and of writing as many bytes as the export has."""
     written = sum(file.stat().st_size for file in output.glob("*.safetensors"))
     scratch, chunk = output.with_name(f"{output.name}-bytes"), bytearray(_CHUNK)
 
@@ -138,7 +139,7 @@ def _cpu_seconds(work: Callable[[], object]) -> float:
 
 
 def _now() -> float:
-    """CPU seconds so far, those of finished child processes included."""
+    """Return the CPU seconds so far, including those of finished child processes."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 

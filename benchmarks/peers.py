@@ -1,9 +1,9 @@
-"""CPU time and memory of whole runs: fa3, msModelSlim and llmcompressor's sequential pipeline, on the same weights.
+"""Measures CPU time and memory of whole runs of fa3, msModelSlim and llmcompressor's sequential pipeline.
 
-A random Llama of 8 layers x 1024, 16 samples x 256 tokens, float32, one thread; all linears but lm_head become W8A8 with
-static inputs, q, k and v get a scale a head. From the weights folder to the export, loading and saving included, imports
-not. fa3 runs with improved numerics, act_method 1 and without AntiOutlier. Each tool runs in processes of its own, with
-the python of an environment that has it, turn by turn. Linux only.
+All tools get the same random Llama of 8 layers x 1024, 16 samples x 256 tokens, float32, one thread. All linears except
+lm_head become W8A8 with static inputs; q, k and v get one scale per head. A run goes from the weights folder to the
+export, with loading and saving, without imports. fa3 uses improved numerics, act_method 1 and no AntiOutlier. Each tool
+runs in its own processes, with the python of its environment; the tools take turns. Linux only.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from typing import Any
 from random_llama import make_llama, make_samples
 
 _HERE = Path(__file__).absolute().parent
-_PERIOD = 0.003  # seconds between two looks at a run's memory
-_TARGET, _AIM = 1.3, 1.15  # of fa3's CPU seconds over forward + reading + writing
-# glibc maps and unmaps every large tensor on its own: what is counted then is what a tool holds, without the heap that
-# lies free between tensors that live on. It costs page faults, so CPU time is never taken from such a run.
+_PERIOD = 0.003  # seconds between two samples of a run's memory
+_TARGET, _AIM = 1.3, 1.15  # for the ratio of fa3's CPU seconds to forward + reading + writing
+# With this threshold glibc maps every large tensor by itself and unmaps it when it is freed. The peak then counts live
+# tensors only, without free heap between them. It causes page faults, so CPU time is never taken from such a run.
 _UNMAPPED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "131072"}
-# As fa3 and msModelSlim name them, and as llmcompressor does.
+# Names of fa3 and msModelSlim, and of llmcompressor.
 _HEAD_SCALE = re.compile(r"(fa_[qkv]\.scale|self_attn\.[qkv]_scale)$")
 
 
@@ -39,7 +39,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--msmodelslim", metavar="PYTHON", help="python of an environment with msmodelslim")
-    parser.add_argument("--llmcompressor", metavar="PYTHON", help="python of one with llmcompressor")
+    parser.add_argument(
+        "--llmcompressor", metavar="PYTHON", help="python of an environment with llmcompressor"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     pythons = {
@@ -48,7 +50,7 @@ def main() -> None:
         "llmcompressor": arguments.llmcompressor,
         "llmcompressor_one_pass": arguments.llmcompressor,
     }
-    # Made absolute, but not resolved: a link to the interpreter is what makes an environment one.
+    # Absolute, but links are not resolved: python finds its environment by the path of the link.
     pythons = {tool: os.path.abspath(python) for tool, python in pythons.items() if python}
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -58,15 +60,18 @@ def main() -> None:
             for tool, python in pythons.items():
                 seen[tool].append(measure(tool, python, root, {}))
                 print(f"round {round_ + 1}, {tool}: {_line(seen[tool][-1])}", flush=True)
-        medians = {tool: _medians(each) for tool, each in seen.items()}
+        medians = {tool: _medians(rounds) for tool, rounds in seen.items()}
         for tool, python in pythons.items():
             medians[tool]["held"] = measure(tool, python, root, _UNMAPPED_AT_ONCE)["anonymous"]
-            print(f"freed tensors go at once, {tool}: {medians[tool]['held']:.0f} MB anonymous", flush=True)
+            print(
+                f"freed tensors unmapped at once, {tool}: {medians[tool]['held']:.0f} MB anonymous",
+                flush=True,
+            )
     _report(medians)
 
 
 def measure(tool: str, python: str, root: Path, environment: Mapping[str, str]) -> dict[str, float]:
-    """Return a run's CPU seconds, its peaks in MB above the imports, its baselines, and what its export holds."""
+    """Return a run's CPU seconds, its peaks in MB above the imports, its baselines, and counts of its export."""
     output = root / f"out-{tool}"
     environment = {**os.environ, **environment, "OMP_NUM_THREADS": "1", "HF_MODULES_CACHE": f"{root}/hf"}
     log = root / f"{tool}.log"
@@ -102,7 +107,7 @@ def measure(tool: str, python: str, root: Path, environment: Mapping[str, str]) 
 
 
 def _make_fixture(root: Path, pythons: dict[str, str]) -> None:
-    """Write the weights once, and a folder for each tool that links to them, patched where the tool needs it."""
+    """Write the weights once, and per tool a folder with links to them, patched if the tool needs a patch."""
     make_samples(root / "calib.jsonl", samples=16, tokens=256)
     make_samples(root / "tiny.jsonl", samples=2, tokens=32)
     make_llama(root / "llama", layers=8)
@@ -120,27 +125,27 @@ def _link_weights(source: str, target: str) -> None:
 
 
 def _patch(folder: Path, python: str, quantizer: str) -> None:
-    """Patch with the tool's python, since that is whose transformers the file must fit; fa3cli comes from here."""
+    """Patch with the tool's python, since the file must fit its transformers; fa3cli comes from this repository."""
     call = f"from fa3cli import patch; patch({str(folder)!r}, quantizer={quantizer!r})"
     subprocess.run([python, "-c", call], check=True, env=os.environ | {"PYTHONPATH": str(_HERE.parent)})
 
 
 def _resident(process: int) -> dict[str, int]:
-    """Return kB of anonymous memory, and of it with the pages of mapped files."""
+    """Return kB of anonymous memory, and of anonymous memory plus the pages of mapped files."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Rss")}
     return {"anonymous": sizes["RssAnon"], "resident": sizes["RssAnon"] + sizes["RssFile"]}
 
 
 def _watch(process: int, done: threading.Event, peaks: dict[str, int]) -> None:
-    """Keep the highest of each until the run is done; from outside, so that the run's CPU time is its own."""
+    """Record the peaks until the run is done; from another process, so that the run's CPU time is not changed."""
     while not done.wait(_PERIOD):
         for kind, size in _resident(process).items():
             peaks[kind] = max(peaks.get(kind, 0), size)
 
 
 def _contents(folder: Path) -> dict[str, float]:
-    """Count the int8 weights and the per-head scales of an export, and its megabytes."""
+    """Return the numbers of int8 weights and of per-head scales of an export, and its megabytes."""
     from safetensors import safe_open
 
     matrices = heads = size = 0
@@ -154,7 +159,7 @@ def _contents(folder: Path) -> dict[str, float]:
 
 
 def _medians(rounds: list[dict[str, float]]) -> dict[str, float]:
-    return {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
+    return {key: statistics.median(run[key] for run in rounds) for key in rounds[0]}
 
 
 def _line(seen: dict[str, Any]) -> str:
@@ -168,17 +173,17 @@ def _line(seen: dict[str, Any]) -> str:
 def _report(medians: dict[str, dict[str, float]]) -> None:
     for tool, seen in medians.items():
         print(f"median, {tool}: {_line(seen)}")
-    ours = medians.pop("fa3")
-    least = ours["forward"] + ours["read"] + ours["write"]
+    fa3 = medians.pop("fa3")
+    baseline = fa3["forward"] + fa3["read"] + fa3["write"]
     print(
-        f"fa3 over forward {ours['forward']:.2f} + reading {ours['read']:.2f} + writing {ours['write']:.2f} s: "
-        f"{ours['seconds'] / least:.2f} (target {_TARGET}, aim {_AIM})"
+        f"fa3 over forward {fa3['forward']:.2f} + reading {fa3['read']:.2f} + writing {fa3['write']:.2f} s: "
+        f"{fa3['seconds'] / baseline:.2f} (target {_TARGET}, aim {_AIM})"
     )
-    for tool, theirs in medians.items():
-        cpu, memory, held = (ours[key] / theirs[key] for key in ("seconds", "anonymous", "held"))
+    for tool, other in medians.items():
+        cpu, memory, held = (fa3[key] / other[key] for key in ("seconds", "anonymous", "held"))
         print(
             f"fa3 over {tool}: CPU {cpu:.2f} (target below 1), anonymous memory {memory:.2f}, "
-            f"where freed tensors go at once {held:.2f} (target 0.5)"
+            f"with freed tensors unmapped at once {held:.2f} (target 0.5)"
         )
 
 

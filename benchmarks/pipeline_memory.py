@@ -1,7 +1,7 @@
-"""Peak memory of `fa3 quantize` of a Flux pipeline: it should grow neither with the blocks nor with the records.
+"""Measures the peak memory of `fa3 quantize` on a Flux pipeline: it should not grow with the blocks or the records.
 
-Samples RssAnon of the process, less what it had when its imports were done, and the bytes that records and states take on
-the disk meanwhile. Linux only; run from the repository's folder, whose tests make the pipeline.
+Samples RssAnon of the process, minus its value after the imports, and the bytes of records and states on the disk.
+Linux only. Run it in a checkout of the repository: its tests make the pipeline.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _SIZE = {"attention_head_dim": 64, "num_attention_heads": 8, "axes_dims_rope": [
 
 
 def make_pipeline(folder: Path, blocks: int) -> Path:
-    """Write a Flux pipeline of that many double and as many single blocks, 512 wide, in float32, and patch it."""
+    """Write and patch a Flux pipeline of `blocks` double and `blocks` single blocks, 512 wide, in float32."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from tests.patching.diffusion import tiny_pipelines
 

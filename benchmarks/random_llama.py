@@ -1,4 +1,4 @@
-"""A random Llama on disk, in shards, for measuring: weights are noise, shapes and code are real."""
+"""Writes random Llama models and samples for the benchmarks: weights are noise, shapes and code are real."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Time of the recall window over a plain minimum and maximum of each head, and the memory it takes above the states.
+"""Measures time and memory of the recall window, relative to a plain minimum and maximum per head.
 
-Rows are layouts, dtypes and sizes of q, k or v, columns the plain way, the ratio 0.9999 (q and k) and 1 (v). The plain way
-is the fastest of several for the row. One thread by CPU time, the default number of threads by the clock; the least of
-three medians. Each row is measured in a process of its own. Linux only.
+A row is a layout, a dtype and a size of q, k or v. Columns are the plain implementation, and the window of ratio 0.9999
+(q and k) and of ratio 1 (v) relative to it. The plain implementation is the fastest of several for the row. One thread
+is measured in CPU time, the default number of threads in wall time; values are the lowest of three medians. Each row is
+measured in its own process. Linux only.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from fa3cli.numerics.recall_window import recall_window
 
-_SIZES = [(1, 78_125), (4, 78_125), (24, 118_800)]  # heads, tokens; the last are HunyuanVideo's at 720p
+_SIZES = [(1, 78_125), (4, 78_125), (24, 118_800)]  # (heads, tokens); the last is HunyuanVideo's at 720p
 _DIM = 128
 _DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 _LAYOUTS = ["BHSD", "BSHD"]
@@ -33,11 +34,11 @@ _PLAIN: list[Callable[[Tensor], object]] = [
         states.transpose(1, 2).amax(dim=3).amax(dim=1),
     ),
 ]
-_OURS = [lambda states: recall_window(states, 0.9999), lambda states: recall_window(states, 1.0)]
+_WINDOWS = [lambda states: recall_window(states, 0.9999), lambda states: recall_window(states, 1.0)]
 
 
 def make_states(layout: str, dtype: torch.dtype, heads: int, tokens: int) -> Tensor:
-    """Return random states `[1, heads, tokens, 128]`; of layout BSHD, a transposed view."""
+    """Return random states `[1, heads, tokens, 128]`; a transposed view for layout BSHD."""
     generator = torch.Generator().manual_seed(0)
     if layout == "BHSD":
         return torch.empty(1, heads, tokens, _DIM, dtype=dtype).normal_(generator=generator)
@@ -45,7 +46,7 @@ def make_states(layout: str, dtype: torch.dtype, heads: int, tokens: int) -> Ten
 
 
 def measure(cell: tuple[str, torch.dtype, tuple[int, int]]) -> str:
-    """Return the row of a layout, a dtype and a size."""
+    """Return the row for a layout, a dtype and a size."""
     layout, dtype, (heads, tokens) = cell
     states = make_states(layout, dtype, heads, tokens)
     peak = _peak(states)
@@ -61,26 +62,26 @@ def measure(cell: tuple[str, torch.dtype, tuple[int, int]]) -> str:
 
 
 def _seconds(states: Tensor, rounds: int, clock: Callable[[], float]) -> tuple[float, float, float]:
-    """Return the least of three medians of the fastest plain way, of ratio 0.9999 and of ratio 1."""
+    """Return the lowest of three medians for the fastest plain implementation, ratio 0.9999 and ratio 1."""
     medians = []
     for _ in range(3):
-        times = [[_timed(way, states, clock) for way in (*_PLAIN, *_OURS)] for _ in range(rounds)]
+        times = [[_timed(run, states, clock) for run in (*_PLAIN, *_WINDOWS)] for _ in range(rounds)]
         medians.append([statistics.median(column) for column in zip(*times)])
     *plain, window, whole = map(min, zip(*medians))
     return min(plain), window, whole
 
 
-def _timed(way: Callable[[Tensor], object], states: Tensor, clock: Callable[[], float]) -> float:
+def _timed(run: Callable[[Tensor], object], states: Tensor, clock: Callable[[], float]) -> float:
     begin = clock()
-    way(states)
+    run(states)
     return clock() - begin
 
 
 def _peak(states: Tensor) -> float:
-    """Return the peak of resident memory in a call above what there was before, in MB."""
-    for way in _OURS:
-        way(states[:, :, :200])  # so that the code is loaded
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM is VmRSS from here on
+    """Return the peak of resident memory during a call minus its value before, in MB."""
+    for window in _WINDOWS:
+        window(states[:, :, :200])  # warm-up: loads the code
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak, to VmRSS
     before = _status("VmRSS")
     recall_window(states, 0.9999)
     return (_status("VmHWM") - before) / 1e3

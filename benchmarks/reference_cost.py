@@ -1,8 +1,8 @@
-"""CPU time of fa3 and of msModelSlim for the same exports, and whether these are equal bit for bit.
+"""Measures the CPU time of fa3 and of msModelSlim for the same exports, and counts tensors that differ in any bit.
 
 A random Llama of 8 layers x 1024, 16 samples x 256 tokens, float32, one thread, reference numerics: act_method 1, FA3,
-L0; and m3, act_method 3, L5, FA3. Each side runs in a process of its own, which also times a bare forward of the same
-samples. Run it with the python of an environment that has both (`make versions` makes .venvs/msmodelslim).
+L0; and m3, act_method 3, L5, FA3. Each tool runs in its own process, which also times a bare forward of the same
+samples. Run it with the python of an environment that has both tools (`make versions` makes .venvs/msmodelslim).
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ def main() -> None:
             subprocess.run([sys.executable, *patch], check=True, capture_output=True)
         for round_ in range(arguments.rounds):
             for name, case in CASES.items():
-                ours, theirs = (
-                    _side(root, quantizer, case, round_) for quantizer in ("fa3cli", "msmodelslim")
+                fa3, reference = (
+                    _run_tool(root, quantizer, case, round_) for quantizer in ("fa3cli", "msmodelslim")
                 )
                 print(
-                    f"{name}: fa3 {ours['seconds']:.1f} s ({ours['seconds'] / ours['bare']:.2f} bare forwards), "
-                    f"msModelSlim {theirs['seconds']:.1f} s ({theirs['seconds'] / theirs['bare']:.2f}), "
-                    f"ratio {ours['seconds'] / theirs['seconds']:.2f}; "
-                    f"tensors that differ: {_differing(ours['export'], theirs['export'])}",
+                    f"{name}: fa3 {fa3['seconds']:.1f} s ({fa3['seconds'] / fa3['bare']:.2f} bare forwards), "
+                    f"msModelSlim {reference['seconds']:.1f} s ({reference['seconds'] / reference['bare']:.2f}), "
+                    f"ratio {fa3['seconds'] / reference['seconds']:.2f}; "
+                    f"tensors that differ: {_differing(fa3['export'], reference['export'])}",
                     flush=True,
                 )
 
 
-def _side(root: Path, quantizer: str, case: dict[str, Any], round_: int) -> dict[str, Any]:
+def _run_tool(root: Path, quantizer: str, case: dict[str, Any], round_: int) -> dict[str, Any]:
     output = root / f"{quantizer}-{case['act_method']}-{round_}"
     call = [sys.executable, Path(__file__).absolute(), "--side", root, quantizer, output, json.dumps(case)]
     done = subprocess.run(
@@ -68,23 +68,23 @@ def _side(root: Path, quantizer: str, case: dict[str, Any], round_: int) -> dict
 def _differing(*exports: Path) -> int:
     from safetensors.torch import load_file
 
-    ours, theirs = (load_file(folder / "quant_model_weight_w8a8.safetensors") for folder in exports)
+    one, other = (load_file(folder / "quant_model_weight_w8a8.safetensors") for folder in exports)
     same = sum(
-        ours[name].dtype == theirs[name].dtype and torch.equal(ours[name], theirs[name])
-        for name in ours.keys() & theirs.keys()
+        one[name].dtype == other[name].dtype and torch.equal(one[name], other[name])
+        for name in one.keys() & other.keys()
     )
-    return len(ours.keys() | theirs.keys()) - same
+    return len(one.keys() | other.keys()) - same
 
 
-def side(root: Path, quantizer: str, output: Path, case: dict[str, Any]) -> None:
-    """Run one side and print its CPU seconds, imports and loading aside."""
+def measure_tool(root: Path, quantizer: str, output: Path, case: dict[str, Any]) -> None:
+    """Run one tool and print its CPU seconds, without imports and loading."""
     torch.set_num_threads(1)
-    run = {"fa3cli": _ours, "msmodelslim": _reference}[quantizer]
+    run = {"fa3cli": _fa3, "msmodelslim": _reference}[quantizer]
     bare, seconds = run(root, output, case)
     print(json.dumps({"bare": bare, "seconds": seconds}))
 
 
-def _ours(root: Path, output: Path, case: dict[str, Any]) -> tuple[float, float]:
+def _fa3(root: Path, output: Path, case: dict[str, Any]) -> tuple[float, float]:
     from fa3cli import api
 
     calib = root / "calib.jsonl"
@@ -101,7 +101,7 @@ def _reference(root: Path, output: Path, case: dict[str, Any]) -> tuple[float, f
 
 
 def _bare(model: torch.nn.Module, samples: list[torch.Tensor]) -> float:
-    """CPU seconds of the decoder's forwards alone, without lm_head, which calibration does not run either."""
+    """Return the CPU seconds of the decoder's forwards, without lm_head, which calibration does not run either."""
     with torch.no_grad():
         return _cpu_seconds(lambda: [model.model(ids, use_cache=False) for ids in samples])
 
@@ -114,6 +114,6 @@ def _cpu_seconds(work: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--side"]:
-        side(Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), json.loads(sys.argv[5]))
+        measure_tool(Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), json.loads(sys.argv[5]))
     else:
         main()

@@ -1,4 +1,4 @@
-"""msModelSlim's run of a patched weights folder; it imports nothing of fa3cli, so only that tool must be installed."""
+"""Runs msModelSlim on a patched weights folder; does not import fa3cli, so only msModelSlim must be installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["load_model", "quantize", "read_samples"]
 
 
 def load_model(folder: Path) -> torch.nn.Module:
-    """A folder's model as the guide loads it."""
+    """Load a folder's model as the guide does."""
     from transformers import AutoModelForCausalLM
 
     options = {"trust_remote_code": True, "torch_dtype": "auto", "attn_implementation": "eager"}
@@ -20,7 +20,7 @@ def load_model(folder: Path) -> torch.nn.Module:
 
 
 def read_samples(calib: Path) -> list[torch.Tensor]:
-    """The token ids of calibration lines, `[1, tokens]` each."""
+    """Return the token ids of calibration lines, `[1, tokens]` each."""
     return [torch.tensor([json.loads(line)["input_ids"]]) for line in calib.open()]
 
 
@@ -36,7 +36,7 @@ def quantize(
     disable_names: Sequence[str] = (),
     save_types: Sequence[str] = ("safe_tensor",),
 ) -> None:
-    """Calibrate and export with msModelSlim; the options have the names of `fa3cli.api.quantize`."""
+    """Calibrate and export with msModelSlim; options are named as in `fa3cli.api.quantize`."""
     from msmodelslim.pytorch.llm_ptq.anti_outlier import AntiOutlier, AntiOutlierConfig
     from msmodelslim.pytorch.llm_ptq.llm_ptq_tools import Calibrator, QuantConfig
 

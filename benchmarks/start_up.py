@@ -1,7 +1,7 @@
-"""CPU time of `fa3 --help` and `fa3 patch`, process start included: the median of five runs each.
+"""Measures the CPU time of `fa3 --help` and `fa3 patch` with process start: medians of five runs.
 
-`fa3 patch --check` of qwen2, llama and the model type with the largest file is measured in every environment of
-transformers that is in .venvs (`make environments`).
+`fa3 patch --check` of qwen2, llama and the model type with the largest file is measured under every transformers in
+.venvs (`make environments`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _largest(library: Path) -> str:
-    """The causal model type whose modeling file is the largest."""
+    """Return the causal model type with the largest modeling file."""
     installed = Installed(library, "")
     sizes = {}
     for model_type in installed.causal_lms:
@@ -67,7 +67,7 @@ def _median(
 
 
 def _run(arguments: list[str | Path], python: str | Path = sys.executable) -> None:
-    """Run fa3; 0 and 1 (not patched) are no failures, and neither is a model type that is refused (3)."""
+    """Run fa3; exit codes 0, 1 (not patched) and 3 (the model type is refused) are accepted."""
     variables = {**os.environ, "PYTHONPATH": str(_ROOT)}
     ended = subprocess.run(
         [python, "-m", "fa3cli", *arguments], env=variables, capture_output=True, check=False

@@ -1,7 +1,7 @@
-"""CPU seconds of `fa3 verify` over those of sha256 on the same files, and its peak of anonymous memory.
+"""Measures the CPU time of `fa3 verify` relative to sha256 of the same files, and its peak of anonymous memory.
 
-Writes a random export of the shape of a Llama 8B, `--layers` layers of 218 MB in shards of about 1 GB, for each target
-named; both sides read it from the page cache, the medians of `--runs` runs are compared.
+Writes a random export of Llama 8B's shape for each `--target`: `--layers` layers of 218 MB, in shards of about 1 GB.
+Both programs read it from the page cache; the medians of `--runs` runs are compared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Target, Written
 
 _HIDDEN, _MIDDLE, _HEADS, _KV_HEADS, _HEAD_DIM, _VOCAB = 4096, 14336, 32, 8, 128, 32000
-_LAYERS_A_SHARD = 5
+_LAYERS_PER_SHARD = 5
 _LINEARS = {
     "self_attn.q_proj": (_HIDDEN, _HIDDEN),
     "self_attn.k_proj": (_KV_HEADS * _HEAD_DIM, _HIDDEN),
@@ -70,7 +70,7 @@ print(peak - before)
 
 
 def write_export(target: Target, folder: Path, layers: int) -> None:
-    """Write an export with random weights whose other tensors fit them."""
+    """Write an export with random weights and tensors of matching shapes."""
     folder.mkdir()
     names = [
         "model.embed_tokens",
@@ -78,7 +78,7 @@ def write_export(target: Target, folder: Path, layers: int) -> None:
         "model.norm",
         "lm_head",
     ]
-    shards = [names[start : start + _LAYERS_A_SHARD] for start in range(0, len(names), _LAYERS_A_SHARD)]
+    shards = [names[start : start + _LAYERS_PER_SHARD] for start in range(0, len(names), _LAYERS_PER_SHARD)]
     weight_map: dict[str, str] = {}
     for number, modules in enumerate(shards, 1):
         tensors = {name: tensor for module in modules for name, tensor in _tensors(target, module).items()}
@@ -104,7 +104,7 @@ def write_export(target: Target, folder: Path, layers: int) -> None:
 
 
 def _tensors(target: Target, module: str) -> dict[str, Tensor]:
-    """The tensors of the embedding, a layer, the last norm or the head."""
+    """Return the tensors of the embedding, a layer, the last norm or the head."""
     if ".layers." not in module:
         shape = (_HIDDEN,) if module.endswith("norm") else (_VOCAB, _HIDDEN)
         return {f"{module}.weight": torch.randn(shape, dtype=torch.bfloat16)}
@@ -162,10 +162,10 @@ def measure(target: Target, folder: Path, runs: int) -> str:
     }
     hashlib.file_digest(files[0].open("rb"), "sha256")
     seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(runs):  # by turns, so that a busy machine slows all alike
+    for _ in range(runs):  # in turn, so that a busy machine slows all commands alike
         for name, command in commands.items():
             seconds[name].append(_cpu_seconds(command))
-    took = {name: statistics.median(each) for name, each in seconds.items()}
+    took = {name: statistics.median(times) for name, times in seconds.items()}
     done = subprocess.run([sys.executable, "-c", _PEAK, folder], check=True, capture_output=True, text=True)
     gigabytes = sum(file.stat().st_size for file in files) / 1e9
     return (

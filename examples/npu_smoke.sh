@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Runs fa3 on an NPU (Atlas 800I A2) and writes down what happened: npu_smoke_<date>.txt, to be sent back.
+# Runs fa3 on an NPU (Atlas 800I A2) and writes a report to send back: npu_smoke_<date>.txt.
 #
 #     pip install 'fa3cli[npu]' && source /usr/local/Ascend/ascend-toolkit/set_env.sh
 #     examples/npu_smoke.sh                    # a few minutes; exit 0: every step passed
 #     DEVICE=cpu examples/npu_smoke.sh         # the same steps without an NPU
 #
-# A step that fails doesn't stop the others. The model is examples/qwen2-tiny (3 million parameters); everything but the
-# report is written to a folder under TMPDIR that is removed at the end. No other process's memory is touched: the
-# out-of-memory step limits its own.
+# A failed step does not stop the others. The model is examples/qwen2-tiny (4 million parameters). Everything except the
+# report is written to a folder under TMPDIR that is removed at the end. The out-of-memory step limits the memory of its
+# own process; other processes are not affected.
 #
 # DEVICE   npu:0      PYTHON   python3 of the environment with fa3cli       REPORT   the report's file
-# SAMPLES  8          DTYPES   "bfloat16 float16"                           STEPS    all, or some names of those below
+# SAMPLES  8          DTYPES   "bfloat16 float16"                           STEPS    all, or some of these names
 # Steps: doctor versions patch cpu device again verify compare against settings oom ranks resume
 # shellcheck disable=SC2329 # step calls the functions
 set -euo pipefail
@@ -27,7 +27,7 @@ python=$(command -v "$PYTHON") || { echo "PYTHON=$PYTHON: no such command" >&2 &
 [[ $python == /* ]] || python=$PWD/$python
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cd "$work" # not the checkout: the installed fa3cli is to run
+cd "$work" # not the checkout: the installed fa3cli must run
 export HF_MODULES_CACHE=$work/modules HF_HUB_OFFLINE=1
 model=$work/qwen2-tiny calib=$examples/qwen2-tiny-calib.jsonl text=$examples/qwen2-tiny-eval.jsonl
 summary=() failed=0
@@ -36,7 +36,7 @@ wanted() { [[ $STEPS == all || " $STEPS " == *" $1 "* ]]; }
 
 say() { printf '%s\n' "$*" | tee -a "$REPORT"; }
 
-# step NAME EXIT_CODES COMMAND...: runs it, writes down its output, time and exit code; `0 75` lets either pass.
+# step NAME EXIT_CODES COMMAND...: runs a command; records its output, time and exit code. `0 75` accepts both codes.
 step() {
     local name=$1 good=$2 code=0 begin end verdict=passed
     shift 2
@@ -44,7 +44,7 @@ step() {
     begin=$(date +%s%N)
     "$@" >step.log 2>&1 || code=$?
     end=$(date +%s%N)
-    # Of --json's progress only the last line; of anything else what fits.
+    # The last line of --json's progress, and the last 120 lines of all other output.
     { grep -v '"event": "progress"' step.log || true; } | tail -n 120 >>"$REPORT"
     { grep '"event": "progress"' step.log || true; } | tail -n 1 >>"$REPORT"
     if [[ " $good " != *" $code "* ]]; then
@@ -95,12 +95,12 @@ END
     npu-smi info 2>/dev/null || echo "no npu-smi"
 }
 
-devices() { # how many devices of DEVICE's kind: ranks on the CPU need no more than one
+devices() { # prints the number of devices of DEVICE's kind; the CPU counts as two, since its ranks share it
     [[ $DEVICE == cpu ]] && echo 2 && return
     "$python" -c 'import torch, torch_npu; print(torch.npu.device_count())' 2>/dev/null || echo 0
 }
 
-# A run whose process may use only a share of the device's memory. It is to make an export or say what it lacks.
+# A run that may use only a share of the device's memory. It must make an export, or say what it lacks.
 short_of_memory() { # short_of_memory SHARE OUTPUT
     "$python" - "$DEVICE" "$1" "$model" "$work/long.jsonl" "$2" <<'END'
 import sys
@@ -123,7 +123,7 @@ long_lines() {
     "$python" -c 'import json; print(json.dumps({"input_ids": [[7 + (i * j) % 2000 for j in range(512)] for i in range(32)]}))'
 }
 
-# Stops a run behind its second layer, as Ctrl-C does (SIGTERM: a script's background jobs ignore SIGINT).
+# Stops a run after its second layer, as Ctrl-C does (by SIGTERM: background jobs of a script ignore SIGINT).
 interrupted() {
     local run code=0
     for _ in {1..6}; do cat "$calib"; done >many.jsonl
@@ -153,7 +153,7 @@ if wanted patch; then step "patch" 0 fa3 patch "$model"; fi
 for dtype in $DTYPES; do
     if wanted cpu; then step "quantize cpu $dtype" 0 quantize cpu "cpu-$dtype" --dtype "$dtype"; fi
     if wanted device; then step "quantize $DEVICE $dtype" 0 quantize "$DEVICE" "device-$dtype" --dtype "$dtype"; fi
-    # What the first run had to compile or load for its kernels, this one has.
+    # The first run compiled or loaded kernels; the time of this one is without that.
     if wanted again; then step "quantize $DEVICE $dtype again" 0 quantize "$DEVICE" "again-$dtype" --dtype "$dtype"; fi
     if wanted verify; then
         step "verify cpu $dtype" 0 fa3 verify "cpu-$dtype"
@@ -162,7 +162,7 @@ for dtype in $DTYPES; do
     if wanted compare; then step "compare $dtype: cpu, $DEVICE" 0 compare "cpu-$dtype" "device-$dtype"; fi
     if wanted again; then step "compare $dtype: $DEVICE twice" 0 compare "device-$dtype" "again-$dtype"; fi
 done
-# On the device that --device auto would take.
+# Runs on the device that --device auto chooses.
 if wanted against; then
     head -n 16 "$text" >text.jsonl
     step "verify --against" 0 fa3 verify "device-${DTYPES%% *}" --against "$model" --eval text.jsonl
@@ -180,7 +180,7 @@ if wanted oom; then
         for share in 0.001 0.004 0.016 0.1; do
             step "$share of the memory" "0 6" short_of_memory "$share" "short-$share"
         done
-        step "a run after these" 0 quantize "$DEVICE" after
+        step "a run afterwards" 0 quantize "$DEVICE" after
     else
         skip "out of memory" "needs an NPU"
     fi

@@ -1,10 +1,10 @@
-"""Quantizes a Qwen2.5 model to W8A8 with FA3, the settings being the guide's for Qwen2.5-72B.
+"""Quantizes a Qwen2.5 model to W8A8 with FA3, with the guide's settings for Qwen2.5-72B.
 
     fa3 patch MODEL
     python quant_qwen.py --model-path MODEL --save-directory OUTPUT --calib-file boolq.jsonl
 
-Each line of the calibration file is a question of BoolQ, {"title": ..., "passage": ..., "question": ...}, or a text
-that is ready, {"inputs_pretokenized": ...}. `fa3 verify OUTPUT` checks what was saved.
+Each line of the calibration file is a question of BoolQ, {"title": ..., "passage": ..., "question": ...}, or a
+complete text, {"inputs_pretokenized": ...}. `fa3 verify OUTPUT` checks the saved model.
 """
 
 import argparse
@@ -20,10 +20,10 @@ SAMPLES = 50
 def parse_args():
     parser = argparse.ArgumentParser(description="Quantizes a Qwen2.5 model to W8A8 with FA3.")
     parser.add_argument("--model-path", required=True, help="weights folder, patched by fa3 patch")
-    parser.add_argument("--save-directory", required=True, help="folder to make, for the quantized model")
-    parser.add_argument("--calib-file", required=True, help="calibration text, one json object a line")
+    parser.add_argument("--save-directory", required=True, help="new folder for the quantized model")
+    parser.add_argument("--calib-file", required=True, help="calibration text, one JSON object per line")
     parser.add_argument("--dev-type", default="cpu", help="device of the model")
-    parser.add_argument("--part-file-size", type=float, help="GB a weights file may have (default: one file)")
+    parser.add_argument("--part-file-size", type=float, help="largest weights file in GB (default: one file)")
     return parser.parse_args()
 
 
@@ -36,8 +36,8 @@ def prompt(record):
 def calibration_data(path, tokenizer, device):
     with open(path, encoding="utf-8") as file:
         texts = [prompt(json.loads(line)) for line in file if line.strip()]
-    encoded = [tokenizer(text, return_tensors="pt").to(device) for text in texts[:SAMPLES]]
-    return [[each["input_ids"], each["attention_mask"]] for each in encoded]
+    samples = [tokenizer(text, return_tensors="pt").to(device) for text in texts[:SAMPLES]]
+    return [[sample["input_ids"], sample["attention_mask"]] for sample in samples]
 
 
 def main():

@@ -1,11 +1,11 @@
-"""FA3 quantization of transformers models for Ascend, without editing files by hand.
+"""Quantizes transformers models with FA3 for Ascend, without manual edits of modeling files.
 
-Everything here is imported on first use, so that a patched modeling file, which imports
-`FAQuantizer` and `logger`, pays for neither torch nor the command line.
+Public names are imported on first use: a patched modeling file imports `FAQuantizer` and `logger`, and shall not load
+torch or the command line with them.
 """
 
-# Not even __future__: under `python -m fa3cli` this is run while the current folder, which may be one of weights, is
-# the first on the path. __main__.py takes it off.
+# No imports here, not even of __future__: `python -m fa3cli` runs this module while the current folder, which may be a
+# weights folder with modules of any name, is first on sys.path. __main__.py removes it.
 
 __version__ = "0.1.0"
 

@@ -1,12 +1,12 @@
-"""`python -m fa3cli` is the `fa3` command."""
+"""Runs the `fa3` command as `python -m fa3cli`."""
 
-# Both are loaded already: while the current folder is on the path, nothing else may be imported.
+# Python has loaded both already; while the current folder is on sys.path, nothing else may be imported.
 import os
 import sys
 
 
 def _leave_current_folder() -> None:
-    """Take the current folder off sys.path where `-m` put it first: a torch.py among the weights is none of ours."""
+    """Remove the current folder from sys.path if `-m` put it there: a torch.py beside weights must not be imported."""
     added = not (sys.flags.isolated or getattr(sys.flags, "safe_path", False))
     if added and __spec__ and sys.path and sys.path[0] in ("", os.getcwd()):
         del sys.path[0]

@@ -1,4 +1,4 @@
-"""The Python functions behind the commands; results are dataclasses."""
+"""Offers the commands as Python functions that return dataclasses."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def quantize(
 ) -> Result:
     """Calibrate a patched weights folder and export it; `options` are those of `fa3 quantize`.
 
-    Of a pipeline with several transformers the first one's result is returned; `quantize_all` returns all.
+    If a pipeline has several transformers, the result of the first is returned; `quantize_all` returns all results.
     """
     return quantize_all(weights_dir, progress=progress, resume=resume, **options)[0]
 
@@ -79,18 +79,18 @@ def prepare_jobs(weights_dir: str | Path, *, only_calibrate: bool = False, **opt
 
 
 def ways_to_resume(jobs: Sequence[Job], resume: str) -> list[str]:
-    """Return each job's `resume`, once all have a place for their output: only one of several was stopped at a time.
+    """Return the `resume` value of each job: of several jobs only one can have been stopped, so others start anew.
 
-    Raises what `require_place` raises.
+    Raises the errors of `require_place`, so that no job starts if the output of another is refused.
     """
-    if len(jobs) == 1:  # whose run asks by itself
+    if len(jobs) == 1:  # its run calls require_place itself
         return [resume]
     for job in jobs:
         require_place(job, plan(job))
     stopped = [left_by(job) is not None for job in jobs]
     if resume != "required" or not any(stopped):
         return [resume] * len(jobs)
-    return ["required" if each else "auto" for each in stopped]
+    return ["required" if was_stopped else "auto" for was_stopped in stopped]
 
 
 def calibrate(
@@ -101,7 +101,7 @@ def calibrate(
     resume: str = "auto",
     **options: Any,
 ) -> Result:
-    """Find every parameter of a patched weights folder and keep them in a small folder, without weights."""
+    """Find all parameters of a patched weights folder and write them to a small folder, without weights."""
     [job] = jobs_of(RunOptions.of(weights_dir, output=output, **options), only_calibrate=True)
     return run(job, progress, resume=resume)
 
@@ -113,19 +113,19 @@ def export(
     progress: Callable[[Progress], None] = lambda _: None,
     **options: Any,
 ) -> Result:
-    """Export a weights folder with the parameters of a calibration of it; `options` are those of `fa3 export`."""
+    """Export a weights folder with the parameters of its calibration; `options` are those of `fa3 export`."""
     return export_calibration(
         *prepare_export(RunOptions.of(weights_dir, **options), Path(calibration)), progress
     )
 
 
 def full_plan(job: Job) -> Plan:
-    """Return a job's plan with the time a run takes, a layer having been timed; raises what `require_place` raises.
+    """Return a job's plan with an estimated run time, for which one layer is timed; raises as `require_place` does.
 
-    Without weights there will be no run on this machine so soon: that the disk lacks room is a warning then.
+    If the weights are missing, a full disk is only a warning: the run itself will be elsewhere or later.
     """
     planned, warnings = plan(job), []
-    if job.replayed:  # a record's size is not known before there is one
+    if job.replayed:  # the size of a recorded call is unknown before a sampling
         require_place(job, planned)
         return planned
     try:
@@ -143,17 +143,17 @@ def full_plan(job: Job) -> Plan:
 
 
 def require_place(job: Job, planned: Plan) -> None:
-    """Raise what a run of this job would raise of its output: taken, or no room; a finished one is fine."""
+    """Raise the error of a run whose output exists or has no room on the disk; an output of the same run is fine."""
     if read_result(job, identity(job)) is None:
         RunFolder(job.output, planned.bytes_written + planned.journal_bytes).require_place()
 
 
 def left_by(job: Job) -> Path | None:
-    """Return the folder from which the same run would go on, if there is one."""
+    """Return the folder from which a stopped run would resume, if there is one."""
     folder = RunFolder(job.output)
     return folder.path if has_records(folder) else None
 
 
 def verify(export_dir: str | Path, *, targets: Sequence[str] = ()) -> VerificationReport:
-    """Check that an export is one the engines named can load; without any, the one it was written for."""
+    """Check that engines of these targets can load an export; by default, of the target it was written for."""
     return verify_export(Path(export_dir), targets)

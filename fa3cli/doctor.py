@@ -1,4 +1,4 @@
-"""What this machine has, and what follows for each command. Gathers facts; prints nothing, needs no network."""
+"""Diagnoses this machine: packages, devices, and which commands work. Prints nothing and needs no network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fa3cli.patching.origins.installed import OLDEST
 
 __all__ = ["Command", "Device", "Diagnosis", "Package", "diagnose"]
 
-# The oldest version each command was made for; the same as in pyproject.toml.
+# The oldest supported versions; the same as in pyproject.toml.
 _MINIMUM = {
     "torch": "2.1",
     "transformers": OLDEST,
@@ -49,7 +49,7 @@ _NEEDS = {
     "fa3 verify": ("torch", "safetensors"),
     "fa3 report": ("torch", "safetensors", "jinja2"),
 }
-# Last bits depend on them (docs/numerics.md), and so does the speed.
+# CPU features that change the last bits of results (docs/numerics.md), and the speed.
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "asimd", "sve", "bf16")
 _CANN_HOMES = ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH")
 _CANN_DEFAULT = "/usr/local/Ascend/ascend-toolkit/latest"
@@ -58,7 +58,7 @@ _CANN_VERSION_FILES = ("version.cfg", "*/ascend_toolkit_install.info", "compiler
 
 @dataclass(frozen=True)
 class Package:
-    """A required package: its version, and what is wrong with it or worth knowing."""
+    """A required package: its version, and a problem or a remark if there is one."""
 
     name: str
     required: str
@@ -69,7 +69,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Device:
-    """A kind of device quantize can run on; `problem` says why there is none."""
+    """A kind of device that quantize can run on; `problem` says why there is no such device."""
 
     kind: str
     names: tuple[str, ...]
@@ -78,7 +78,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Command:
-    """Whether a command works here, and why or why not."""
+    """Whether a command works on this machine, and the reason."""
 
     name: str
     works: bool
@@ -87,7 +87,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All of it; memory and disk in bytes. `ok` if quantize can run on some device."""
+    """The whole diagnosis; memory and disk are in bytes. `ok` if quantize can run on some device."""
 
     ok: bool
     python: str
@@ -104,7 +104,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Gather everything; imports torch and, if it is installed, torch_npu, and survives both failing."""
+    """Diagnose this machine; imports torch and, if installed, torch_npu, and reports their import errors."""
     torch, torch_problem = _import("torch")
     packages = tuple(_package(name, torch_problem if name == "torch" else None) for name in _MINIMUM)
     devices = _devices(torch) if torch else ()
@@ -182,18 +182,18 @@ def _import(name: str) -> tuple[ModuleType | None, str | None]:
         return None, "is not installed"
     try:
         return importlib.import_module(name), None
-    except Exception as error:  # noqa: BLE001 - a driver that does not fit can raise anything here
-        return None, f"cannot be imported: {_said(error)}"
+    except Exception as error:  # noqa: BLE001 - an unsuitable driver can raise anything here
+        return None, f"cannot be imported: {_error_text(error)}"
 
 
-def _said(error: BaseException) -> str:
-    """Return what an error says, and what it came from: torch's own hides why a device's package fails."""
-    cause = f" ({_said(error.__cause__)})" if error.__cause__ else ""
+def _error_text(error: BaseException) -> str:
+    """Return an error and its cause as text: torch's error hides why a device's package fails."""
+    cause = f" ({_error_text(error.__cause__)})" if error.__cause__ else ""
     return f"{type(error).__name__}: {error}{cause}"
 
 
 def _cann() -> str | None:
-    """Where CANN is and its version, as its own files state it."""
+    """Return the version and the folder of CANN; the version comes from CANN's own files."""
     named = [os.environ[name] for name in _CANN_HOMES if os.environ.get(name)]
     try:
         home = next((Path(path) for path in [*named, _CANN_DEFAULT] if Path(path).is_dir()), None)
@@ -225,6 +225,6 @@ def _proc(name: str) -> str:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """`2.13.0+cpu` -> (2, 13, 0), enough to compare releases."""
+    """Return a version's release numbers: `2.13.0+cpu` -> (2, 13, 0)."""
     found = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(part) for part in found[0].split(".")) if found else ()

@@ -1,4 +1,4 @@
-"""Every error a user can meet: one shallow tree, each class with its exit code and room for a hint."""
+"""Defines the errors that users see: one base class, and an exit code per class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = [
 
 
 class Fa3Error(Exception):
-    """Base of all errors fa3 raises on purpose; the message says what was found, `hint` what to do next."""
+    """Base of all errors that fa3 raises on purpose; the message says what was found, `hint` what to do next."""
 
     exit_code = 5
 
@@ -25,41 +25,41 @@ class Fa3Error(Exception):
 
 
 class UsageError(Fa3Error):
-    """The command line or a call asks for something that cannot be understood."""
+    """The command line or a call is invalid."""
 
     exit_code = 2
 
 
 class UnsupportedError(Fa3Error):
-    """What was asked for is understood but not supported, or ambiguous; nothing was written."""
+    """The request is valid but not supported, or ambiguous; nothing was written."""
 
     exit_code = 3
 
 
 class ConflictError(Fa3Error):
-    """A file changed since fa3 wrote it, or a folder holds something else."""
+    """A file was changed after fa3 wrote it, or a folder holds something else."""
 
     exit_code = 4
 
 
 class InvalidInputError(Fa3Error):
-    """The model, the calibration data or an export is broken."""
+    """The model, the calibration data or an export is invalid."""
 
     exit_code = 5
 
 
 class MissingCapabilityError(Fa3Error):
-    """This machine or environment lacks something the run needs: a device, a package, room on the disk."""
+    """This machine or environment lacks something that the run needs: a device, a package, room on the disk."""
 
     exit_code = 6
 
 
 class StoppedError(Fa3Error):
-    """Stopped safely at the user's wish; the same command goes on from there."""
+    """The user stopped the run; the same command resumes it."""
 
     exit_code = 75
 
 
 def brief(error: BaseException) -> str:
-    """Return an error of another library as one line of at most 300 characters, to quote in ours."""
+    """Return another library's error as one line of at most 300 characters, for use in a message of fa3."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

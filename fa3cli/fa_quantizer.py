@@ -1,4 +1,4 @@
-"""What a patched modeling file imports: the place where q, k and v can be seen and changed."""
+"""Defines FAQuantizer, through which a patched modeling file passes q, k and v."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["FAQuantizer"]
 
 
 class FAQuantizer:
-    """Hands the q, k and v states of one attention module to whoever listens, else passes them through.
+    """Passes the q, k and v states of one attention module to a `transform`; without one, returns them unchanged.
 
-    It is not an `nn.Module` and holds no tensor, so a model's state_dict, its loading on the meta
-    device and its results stay as they are. `config` and `logger` are the guide's arguments; `layout` is how the
-    attention lays out its states, which diffusion transformers differ in.
+    It is not an `nn.Module` and holds no tensor, so it does not change a model's state_dict, loading on the meta device
+    or results. `config` and `logger` are the guide's arguments, and are not used. `layout` is the order of the axes of
+    the states, which differs between diffusion transformers.
     """
 
     def __init__(
@@ -31,11 +31,11 @@ class FAQuantizer:
     def quant(
         self, states: Tensor, qkv: Literal["q", "k", "v"], layout: Literal["BHSD", "BSHD"] | None = None
     ) -> Tensor:
-        """Return states as attention shall see them: unchanged, unless a `transform` is attached.
+        """Return the states for attention: unchanged, unless there is a `transform`.
 
-        They are `[B, H, S, D]`, or `[B, S, H, D]` where `layout`, the quantizer's own if none is given, says so; a
-        transform gets `[B, H, S, D]` either way. ValueError if there is a transform and they haven't four axes: then
-        the call stands in the wrong place.
+        The layout of `states` is `layout`, by default the quantizer's own: `[B, H, S, D]` (BHSD) or `[B, S, H, D]`
+        (BSHD). A transform always gets `[B, H, S, D]`. Raises ValueError if there is a transform and the states do not
+        have four axes: then the call is in the wrong place of the modeling file.
         """
         if self.transform is None:
             return states

@@ -1,4 +1,4 @@
-"""What tests of several rooms share: one thread, a modules cache of their own, models to quantize."""
+"""Sets up all tests: one thread, a separate cache of model code, and models to quantize."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-# Before transformers is imported, and one a process: its cache of model code is keyed by a folder's basename.
+# Set before transformers is imported, per process: transformers' cache of model code is keyed by a folder's basename.
 _CACHE = tempfile.mkdtemp(prefix="fa3-test-modules-")
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ["HF_MODULES_CACHE"] = _CACHE
@@ -20,7 +20,7 @@ import hypothesis
 import pytest
 import torch
 
-# Torch's first call of a kind is slow, and so is a busy machine: neither is a failure.
+# No deadline: torch's first calls are slow, and so is a busy machine.
 hypothesis.settings.register_profile("fa3", deadline=None)
 hypothesis.settings.load_profile("fa3")
 
@@ -32,7 +32,7 @@ SHARED_MODELS = ROOT.parent / "shared" / "models"
 
 
 def copy_model(source: Path, folder: Path) -> Path:
-    """Copy a weights folder; skip the test where shared data is absent."""
+    """Copy a weights folder; skip the test if the folder is missing."""
     if not source.is_dir():
         pytest.skip(f"{source} is not here")
     return Path(shutil.copytree(source, folder))
@@ -40,7 +40,7 @@ def copy_model(source: Path, folder: Path) -> Path:
 
 @pytest.fixture
 def qwen2_tiny(tmp_path: Path) -> Path:
-    """The shipped bfloat16 model, patched, in a folder whose name no other test uses."""
+    """Return the shipped bfloat16 model, patched, in a folder whose name no other test uses."""
     from fa3cli import patching
 
     folder = copy_model(EXAMPLES / "qwen2-tiny", tmp_path / f"qwen2-{tmp_path.name}")
@@ -52,7 +52,7 @@ def qwen2_tiny(tmp_path: Path) -> Path:
 def fa3(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> Callable[..., tuple[int, str, str]]:
-    """Run `fa3 ...` in this process: exit code, stdout, stderr."""
+    """Return a function that runs `fa3 ...` in this process and returns exit code, stdout and stderr."""
     from fa3cli.cli import main
 
     def run(*arguments: object) -> tuple[int, str, str]:

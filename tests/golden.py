@@ -1,4 +1,4 @@
-"""Exports the guide's tool wrote of small models, with what they were made from; not part of the repository."""
+"""Reads the golden cases: inputs and exports of the guide's tool for small models; they are not in the repository."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ABSENT = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"{GOLDEN} is not here")
 
 @cache
 def made_here() -> bool:
-    """Tell whether sums and products of this processor have the bits of the one that the cases were made on.
+    """Tell whether the cases were made on this processor, so that floating-point results must be equal bit for bit.
 
-    Its name must be the same in full, and torch's kernels for it: names that differ ("AMD EPYC 9B14") are others, though
-    their bits may be equal, and then what test_live_reference.py compares is the proof.
+    The full name and torch's kernels must be the same. Processors with other names may give the same bits too;
+    test_live_reference.py makes both exports on this machine and needs no such condition.
     """
     made_on = json.loads((GOLDEN / "MADE_ON.json").read_text())
     return all(made_on[key] == value for key, value in processor.identity().items())
@@ -30,7 +30,7 @@ def made_here() -> bool:
 
 @cache
 def cases() -> dict[str, dict]:
-    """The cases without AntiOutlier by name; none where the data is absent."""
+    """Return the cases without AntiOutlier by name; none if the data is absent."""
     if not GOLDEN.is_dir():
         return {}
     listed = json.loads((GOLDEN / "MANIFEST.json").read_text())["cases"]
@@ -62,7 +62,7 @@ def quantized_linears(name: str) -> list[str]:
 
 @cache
 def module_order(model: str) -> list[str]:
-    """Names of a model's tensors as its modules come."""
+    """Return the names of a model's tensors in the order of its modules."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(GOLDEN / "models" / model)

@@ -1,4 +1,4 @@
-"""Documents spoilt at random, the same for the same seed: what a reader must survive."""
+"""Damages documents at random, reproducibly by seed, for tests of readers."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ VALUES: list[Any] = [
     *("", ".", "..", "../x", "/etc/passwd", "a\0b", "\ud800", "\x1b[2J", "x" * 5000, "W8A8", "FLOAT", "7"),
     *([], {}, [[]], [None], [7], ["a", "a"], {"a": None}, {"": {}}, {"a": [1, "b"]}, DEEP, HUGE),
 ]
-# json.dumps can't nest that deep, nor write such numbers.
+# json.dumps cannot nest so deep or write such numbers, so these stand-ins are replaced in its output.
 _LITERALS = {f'"{DEEP}"': "[" * 100_000 + "]" * 100_000, f'"{HUGE}"': "9" * 5000}
 
 
 def mutated_json(document: Any, seed: int) -> bytes:
-    """Return a document with a value replaced, or a key gone, doubled or renamed, or its text damaged."""
+    """Return a document with a value replaced, a key removed, repeated or renamed, or its text damaged."""
     rng, data = random.Random(seed), copy.deepcopy(document)
     for _ in range(rng.choice((1, 1, 1, 3))):
         data = _changed(data, rng)
     text = json.dumps(data)
-    for stands_for, literal in _LITERALS.items():
-        text = text.replace(stands_for, literal)
-    if rng.random() < 0.05 and '": ' in text:  # a key that is there twice
+    for stand_in, literal in _LITERALS.items():
+        text = text.replace(stand_in, literal)
+    if rng.random() < 0.05 and '": ' in text:  # a repeated key
         text = text.replace("{", '{"a": 1, "a": 2, ', 1)
     return _damaged(text.encode(), rng) if rng.random() < 0.2 else text.encode()
 
 
 def mutated_toml(text: str, seed: int) -> bytes:
-    """Return TOML text with a value replaced, or damaged."""
+    """Return TOML text that is damaged or has a value replaced."""
     rng, lines = random.Random(seed), text.splitlines()
     if rng.random() < 0.2:
         return _damaged(text.encode(), rng)
@@ -78,7 +78,7 @@ def mutated_toml(text: str, seed: int) -> bytes:
 
 
 def mutated_tensors(raw: bytes, seed: int) -> bytes:
-    """Return a safetensors file with its header mutated, a shape changed, or its bytes damaged."""
+    """Return a safetensors file with a mutated header, a changed shape, or damaged bytes."""
     rng = random.Random(seed)
     (length,) = struct.unpack("<Q", raw[:8])
     header, data = json.loads(raw[8 : 8 + length]), raw[8 + length :]
@@ -89,7 +89,7 @@ def mutated_tensors(raw: bytes, seed: int) -> bytes:
         return struct.pack("<Q", rng.choice((0, 1, 2**31, 10**18, 2**64 - 1))) + raw[8:]
     if kind == 2:
         changed = mutated_json(header, seed)
-    else:  # sound, but another file
+    else:  # a valid file with another dtype and shape
         entry = header[rng.choice([name for name in header if name != "__metadata__"])]
         size = entry["data_offsets"][1] - entry["data_offsets"][0]
         entry["dtype"], entry["shape"] = rng.choice(
@@ -112,7 +112,7 @@ def mutated_tensors(raw: bytes, seed: int) -> bytes:
 
 
 def _changed(data: Any, rng: random.Random) -> Any:
-    """Return a document with one change somewhere in it."""
+    """Return a document with one random change."""
     places = list(_places(data)) if isinstance(data, (dict, list)) else []
     if not places:
         return rng.choice(VALUES)
@@ -142,7 +142,7 @@ def _places(data: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _damaged(raw: bytes, rng: random.Random) -> bytes:
-    """Return bytes cut short, or with some of them changed, doubled or gone."""
+    """Return bytes that are cut short, or of which some are changed, repeated or removed."""
     data = bytearray(raw)
     if not data or rng.random() < 0.3:
         return bytes(data[: rng.randrange(len(data) + 1)])

@@ -1,4 +1,4 @@
-"""The processor the tests run on: sums and products of floats have other last bits on another one (docs/testing.md)."""
+"""Identifies the processor: floating-point results differ in their last bits between processors (docs/testing.md)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-# A run that makes libraries take another processor's kernels says so here (tests/other_processors).
+# Set by a run in which libraries use another processor's kernels (tests/other_processors).
 SIMULATED = "FA3_SIMULATED_PROCESSOR"
 
 
 def identity() -> dict[str, str]:
-    """The processor's full name and what torch was made to use of it, as the golden cases' MADE_ON.json has them."""
+    """Return the processor's full name and the instruction set torch uses, as in the golden cases' MADE_ON.json."""
     return {
         "cpu": os.environ.get(SIMULATED) or _name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -1,4 +1,4 @@
-"""What may lie where a file is expected: a reader that opens it waits, or fills the memory."""
+"""Puts special files where a file is expected: naive readers of them wait forever or fill the memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPECIAL: dict[str, Callable[[Path], object]] = {
 
 
 def put(kind: str, path: Path) -> None:
-    """Replace whatever lies at a path by something special."""
+    """Replace the file or folder at a path by a special file of this kind."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)

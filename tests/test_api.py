@@ -1,3 +1,5 @@
+"""Tests the Python functions from a patch to a verified export."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Tests the diagnosis of packages, devices and commands."""
+
 from __future__ import annotations
 
 import re
@@ -62,7 +64,7 @@ def test_versions_are_compared_as_numbers() -> None:
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, version: str) -> None:
-    """Let this version of a package be the one whose metadata is found."""
+    """Make Python find the metadata of this version of a package."""
     info = folder / f"{name}-{version}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")

@@ -1,4 +1,4 @@
-"""Exit codes are what scripts rely on."""
+"""Tests the exit codes of errors, on which scripts rely."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example scripts, each run as a user would."""
+"""Runs the example scripts as a user does."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(script: str, model: Path, output: Path, *options: object) -> str:
 
 
 def exported(output: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of an export, in one file or several, and its description."""
+    """Return the tensors of an export, from one file or several, and its description."""
     tensors: dict[str, Tensor] = {}
     for file in output.glob("*.safetensors"):
         tensors |= load_file(file)
@@ -59,7 +59,7 @@ def float_linears(tensors: dict[str, Tensor]) -> set[str]:
 
 
 def attentions(tensors: dict[str, Tensor]) -> set[str]:
-    """The attention modules with all their FA3 parameters."""
+    """Return the attention modules that have all FA3 parameters."""
     found = {name.partition(".fa_")[0] for name in tensors if ".fa_" in name}
     return {name for name in found if all(f"{name}.{leaf}" in tensors for leaf in FA_TENSORS)}
 
@@ -122,7 +122,7 @@ def smoke(folder: Path, steps: str) -> tuple[int, str]:
         check=False,
         timeout=300,
     )
-    (report,) = folder.iterdir()  # its own folder is gone
+    (report,) = folder.iterdir()  # the script removes its working folder
     assert report.name.startswith("npu_smoke_") and done.stderr == ""
     return done.returncode, report.read_text()
 
@@ -135,7 +135,7 @@ def test_npu_smoke(tmp_path: Path) -> None:
 
 
 def test_npu_smoke_goes_on_behind_a_failure(tmp_path: Path) -> None:
-    """Without a patch."""
+    """The cpu step fails since the patch step did not run."""
     code, report = smoke(tmp_path, "cpu compare doctor")
     assert code == 1
     assert report.count("---- FAILED: exit 5") == 1 and report.count("---- FAILED: exit 1") == 1
@@ -143,21 +143,24 @@ def test_npu_smoke_goes_on_behind_a_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({}, "3 tensors; the same names"),
         ({"a.input_scale": torch.tensor([1.05])}, "the same names"),
-        ({"a.input_scale": torch.tensor([1.2])}, "input_scale: a scale differs by 0.167"),
+        ({"a.input_scale": torch.tensor([1.2])}, "input_scale: a scale differs relatively by 0.167"),
         ({"a.input_scale": torch.tensor([torch.nan])}, "not finite"),
         ({"a.input_scale": torch.ones(1).half()}, "a.input_scale: (torch.float32, (1,)) and (torch.float16"),
         ({"a.weight": torch.zeros(3, 3, dtype=torch.int8)}, "int8 weight: 11.111% differ"),
-        ({"a.deq_scale": torch.tensor([2.0]).view(torch.int32).long()}, "deq_scale: a scale differs by 0.5"),
+        (
+            {"a.deq_scale": torch.tensor([2.0]).view(torch.int32).long()},
+            "deq_scale: a scale differs relatively by 0.5",
+        ),
         ({"b.weight": torch.ones(1)}, "only in one of them: b.weight"),
     ],
 )
 def test_compare_exports(
     change: dict[str, Tensor],
-    said: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
@@ -172,5 +175,5 @@ def test_compare_exports(
     monkeypatch.setattr(sys, "argv", ["compare_exports.py", str(tmp_path / "one"), str(tmp_path / "other")])
     with pytest.raises(SystemExit) as done:
         runpy.run_path(str(EXAMPLES / "compare_exports.py"), run_name="__main__")
-    assert bool(done.value.code) == ("the same names" not in said)
-    assert said in capsys.readouterr().out
+    assert bool(done.value.code) == ("the same names" not in message)
+    assert message in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What a patched file imports passes states through, unless somebody listens."""
+"""Tests that a quantizer returns states unchanged unless it has a transform."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_transform_sees_states_and_role_and_decides() -> None:
 
 
 def test_states_with_positions_before_heads_are_told_apart() -> None:
-    """The reference takes [B, S, H, D] for [B, H, S, D] and makes a scale a position."""
+    """The reference mistakes [B, S, H, D] for [B, H, S, D] and makes one scale per position."""
     quantizer, seen = FAQuantizer(), []
     quantizer.transform = lambda states, role: seen.append(states.shape) or states * 2
     states = torch.randn(1, 7, 2, 4)

@@ -1,4 +1,4 @@
-"""`python -m fa3cli`: the current folder, perhaps one of weights, is none that modules come from."""
+"""Tests that `python -m fa3cli` imports no modules from the current folder, which may be a weights folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = (
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A weights folder with modules that leave a trace where they are imported."""
+    """Return a weights folder with modules that write a file when they are imported."""
     folder = copy_model(EXAMPLES / "qwen2-tiny", tmp_path / "weights")
     for name in NAMES:
         (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'CANARY')!r}, 'a').write({name!r} + ' ')\n")
@@ -65,7 +65,7 @@ def test_a_source_checkout_that_is_the_current_folder(tmp_path: Path) -> None:
     [
         ("here", {}, ["else"]),
         ("", {}, ["else"]),
-        ("asked for", {}, ["asked for", "else"]),
+        ("added by a user", {}, ["added by a user", "else"]),
         ("here", {"safe_path": True}, ["here", "else"]),
         ("here", {"isolated": 1}, ["here", "else"]),
     ],

@@ -1,4 +1,4 @@
-"""What ships with the project can be used as it is."""
+"""Tests that the shipped calibration data and example model can be used."""
 
 from __future__ import annotations
 

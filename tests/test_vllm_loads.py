@@ -1,4 +1,4 @@
-"""Target vllm as its users load it: transformers with compressed-tensors, against the float model quantized by hand."""
+"""Loads exports for vllm with transformers and compressed-tensors, and compares them with a simulation."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ MODELS = {"shipped": EXAMPLES / "qwen2-tiny", "llama": SHARED_MODELS / "stories2
 
 @pytest.fixture(scope="module", params=MODELS)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A patched model and its exports for modelslim and vllm, in float32."""
-    place = tmp_path_factory.mktemp("vllm")
-    model = copy_model(MODELS[request.param], place / f"vllm-{request.param}")
+    """Return a patched model and the folder of its float32 exports for modelslim and vllm."""
+    folder = tmp_path_factory.mktemp("vllm")
+    model = copy_model(MODELS[request.param], folder / f"vllm-{request.param}")
     patching.patch(model)
     api.quantize(
         model,
-        output=place / "out",
+        output=folder / "out",
         calib=CALIB,
         samples=6,
         max_length=128,
         dtype="float32",
         target=["modelslim", "vllm"],
     )
-    return model, place / "out"
+    return model, folder / "out"
 
 
 def logits_of(model: nn.Module, folder: Path) -> Tensor:
@@ -49,7 +49,7 @@ def logits_of(model: nn.Module, folder: Path) -> Tensor:
 
 
 def loaded(folder: Path) -> nn.Module:
-    """The export as transformers loads it, with nothing missing and nothing left over."""
+    """Load an export with transformers; no tensor may be missing or unexpected."""
     from transformers import AutoModelForCausalLM
 
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype="auto")
@@ -59,7 +59,7 @@ def loaded(folder: Path) -> nn.Module:
 
 @contextmanager
 def by_hand(folder: Path, export: Path) -> Iterator[nn.Module]:
-    """The patched float model with the export's weights, its linears and states quantized by hooks."""
+    """Yield the patched float model with the export's float tensors; its linears and states are quantized here."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=True).eval()
@@ -116,14 +116,14 @@ def test_each_attention_has_a_scale_a_head(made: tuple[Path, Path]) -> None:
 def test_it_is_close_to_our_simulation_of_the_same_calibration(
     made: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """fp8 and int8 err differently, and kernels for Ascend fold the bias into whole numbers."""
+    """fp8 and int8 have different errors, and kernels for Ascend round the bias to integers."""
     model, exports = made
     from transformers import AutoModelForCausalLM
 
     exact = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, trust_remote_code=True).eval()
-    off = divergence(logits_of(exact, model), logits_of(loaded(exports / "vllm"), model))
-    ours = api.compare(exports / "modelslim", model, EVAL, max_length=96)
-    assert 0 < off < 5 * ours.kl_divergence
+    found = divergence(logits_of(exact, model), logits_of(loaded(exports / "vllm"), model))
+    simulated = api.compare(exports / "modelslim", model, EVAL, max_length=96)
+    assert 0 < found < 5 * simulated.kl_divergence
 
 
 def test_a_config_without_scales_has_no_scheme_for_them(made: tuple[Path, Path], tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def _layers(facts: Facts) -> Table:
         "float linears": [linears_by_reason(layer) for layer in facts.layers],
         "FA3": [_attention(layer) for layer in facts.layers],
         "error": [words.percent(layer.error) for layer in facts.layers],
-        "behind it": [words.percent(layer.accumulated_error) for layer in facts.layers],
+        f"after {facts.part}": [words.percent(layer.accumulated_error) for layer in facts.layers],
         "fa_amp score": [words.significant(layer.fa_score) for layer in facts.layers],
     }
     known = {name: cells for name, cells in columns.items() if set(cells) - {"–"} or name == "float linears"}
@@ -97,7 +97,7 @@ def _timesteps(facts: Facts) -> Table | None:
     table = Table(
         Column(facts.part, overflow="fold"),
         *(f"largest {role} over timesteps" for role in "qkv"),
-        caption="the largest over the smallest, and the timestep of the largest",
+        caption="ratio of the largest to the smallest, and the timestep of the largest",
     )
     for name, roles in known.items():
         table.add_row(plain(names[name]), *("–" if spread is None else str(spread) for spread in roles))
@@ -116,7 +116,7 @@ def _accuracy(accuracy: Accuracy) -> Table:
     change = words.change(accuracy.perplexity_float, accuracy.perplexity_quantized)
     quantized = f"{words.exact(accuracy.perplexity_quantized)} ({change})"
     table.add_row("perplexity", words.exact(accuracy.perplexity_float), quantized)
-    table.add_row("KL divergence from float, nats a token", "", words.significant(accuracy.kl_divergence))
+    table.add_row("KL divergence from float, nats per token", "", words.significant(accuracy.kl_divergence))
     table.add_row("same most likely token", "", words.percent(accuracy.top1_agreement))
     return table
 

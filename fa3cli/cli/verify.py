@@ -129,7 +129,7 @@ def _show_comparison(comparison: Comparison) -> None:
         f"{comparison.perplexity_float:.3f}",
         f"{comparison.perplexity_quantized:.3f} ({change:+.2%})",
     )
-    table.add_row("KL divergence from float, nats a token", "", f"{comparison.kl_divergence:.2e}")
+    table.add_row("KL divergence from float, nats per token", "", f"{comparison.kl_divergence:.2e}")
     table.add_row("same most likely token", "", f"{comparison.top1_agreement:.2%}")
     Console().print(table)
     note(

@@ -1,1 +1,1 @@
-"""The guide's Python classes: a script written for them runs with its import lines changed."""
+"""Provides the guide's Python classes: a script for the guide's tool runs after a change of its import lines."""

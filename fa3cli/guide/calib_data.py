@@ -1,4 +1,4 @@
-"""calib_data of a script, as samples: each item holds the arguments of one forward, by position or by name."""
+"""Converts a script's calib_data to samples: an item holds the arguments of one forward, by position or by name."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["samples_of"]
 
 
 def samples_of(calib_data: Iterable[Any] | None, model: nn.Module) -> list[Sample]:
-    """Return the samples of `calib_data`, a list of lists or of dicts (a tokenizer's output is one).
+    """Return the samples of `calib_data`, a list of lists or of dicts (a tokenizer's output is a dict).
 
-    A list's items are the arguments of the model's forward in their order. Raises InvalidInputError where there is
-    no data, or an item that no forward could take.
+    A list holds the arguments in the order of the model's forward. Raises InvalidInputError if there is no data, or if
+    the forward cannot take an item.
     """
     if isinstance(calib_data, (torch.Tensor, Mapping, str)):
         raise InvalidInputError(f"calib_data is a {type(calib_data).__name__}; {_EXPECTED}")
@@ -32,7 +32,7 @@ def samples_of(calib_data: Iterable[Any] | None, model: nn.Module) -> list[Sampl
     return samples
 
 
-_EXPECTED = "expected a list with the inputs of a forward for each calibration sample"
+_EXPECTED = "expected a list that holds the inputs of one forward per calibration sample"
 
 
 def _sample(origin: str, item: Any, model: nn.Module) -> Sample:
@@ -42,18 +42,18 @@ def _sample(origin: str, item: Any, model: nn.Module) -> Sample:
         arguments = dict(zip(inspect.signature(model.forward).parameters, item))
     else:
         raise InvalidInputError(
-            f"{origin} is a {type(item).__name__}; expected a list of a forward's arguments, or a dict of them"
+            f"{origin} is a {type(item).__name__}; expected a list or a dict of a forward's arguments"
         )
     ids = arguments.get("input_ids")
     if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
         raise InvalidInputError(
             f"{origin}: input_ids is {_described(ids)}; expected token ids, a tensor of shape [batch, length]",
-            hint='tokenizer(text, return_tensors="pt") makes them',
+            hint='tokenizer(text, return_tensors="pt") returns such a tensor',
         )
     mask = arguments.get("attention_mask")
     if mask is not None and not (isinstance(mask, torch.Tensor) and mask.shape[0] == ids.shape[0]):
         raise InvalidInputError(
-            f"{origin}: attention_mask is {_described(mask)}; expected a tensor for {list(ids.shape)}"
+            f"{origin}: attention_mask is {_described(mask)}; expected a tensor for input_ids {list(ids.shape)}"
         )
     sample = Sample(origin, {name: value for name, value in arguments.items() if value is not None})
     require_fit(sample, getattr(model.config, "max_position_embeddings", None), model.config.vocab_size)

@@ -1,4 +1,4 @@
-"""Calibrator: finds the quantization parameters of a model, and saves the quantized model."""
+"""Defines Calibrator, which finds the quantization parameters of a model and saves the quantized model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.errors import ConflictError, UnsupportedError, UsageError
 from fa3cli.guide.calib_data import samples_of
 from fa3cli.guide.configs import QuantConfig
-from fa3cli.guide.models import AnyModel, config_of, folder_of, opened, smoothed, talk
+from fa3cli.guide.models import (
+    AnyModel,
+    config_of,
+    enable_logging,
+    folder_of,
+    open_layered_model,
+    smoothing_of,
+)
 from fa3cli.planning.plan import plan
 from fa3cli.quantization.settings import resolve_settings
 from fa3cli.runs.destination import where_to_save
@@ -26,9 +33,9 @@ __all__ = ["Calibrator"]
 
 
 class Calibrator:
-    """Calibrates a causal LM, in memory or the folder of one, on `calib_data`: lists or dicts of forwards' arguments.
+    """Calibrates a causal LM, in memory or in a folder, on `calib_data`: lists or dicts of a forward's arguments.
 
-    The model is left as it is. Raises the errors of `fa3 quantize` for settings, data or models it can't take.
+    The model is not changed. Raises the errors of `fa3 quantize` for unsupported settings, data or models.
     """
 
     def __init__(
@@ -43,12 +50,12 @@ class Calibrator:
         trust_remote_code: bool = False,
     ) -> None:
         if all_tensors is not None or mix_cfg is not None:
-            raise UnsupportedError("all_tensors and mix_cfg are not supported", hint="leave them away")
-        cfg, found = cfg or QuantConfig(), smoothed(model)
-        self._model, self._smoothed = model, found
-        options = {**cfg.options, "disable_level": disable_level, "anti_method": found.anti_method}
+            raise UnsupportedError("all_tensors and mix_cfg are not supported", hint="omit them")
+        cfg, smoothing = cfg or QuantConfig(), smoothing_of(model)
+        self._model, self._smoothing = model, smoothing
+        options = {**cfg.options, "disable_level": disable_level, "anti_method": smoothing.anti_method}
         resolved = resolve_settings({}, options)
-        layered = opened(
+        layered = open_layered_model(
             model,
             cfg.dev_type,
             cfg.dev_id,
@@ -61,27 +68,26 @@ class Calibrator:
             layered,
             resolved,
             samples,
-            smoothing=found.scales,
+            smoothing=smoothing.scales,
             folder=folder_of(model),
             config=config_of(model),
         )
         self._layers: list[LayerParameters] | None = None
-        talk()
+        enable_logging()
 
     def run(self, int_infer: bool = False) -> None:
-        """Take the samples through the model and find all parameters."""
+        """Run the samples through the model and find all parameters."""
         if int_infer:
             raise UnsupportedError(
                 "int_infer=True is not supported", hint="fa3 verify --against runs the export"
             )
         self._require_unchanged()
 
-        def tell(at: Progress) -> None:
-            logger.info(
-                "calibrated %d/%d layers, about %.0f s left", at.layer, at.layers, at.seconds_left or 0
-            )
+        def log(progress: Progress) -> None:
+            left = progress.seconds_left or 0
+            logger.info("calibrated %d/%d layers, about %.0f s left", progress.layer, progress.layers, left)
 
-        self._layers = calibrate(self._job, now_and_then(tell))
+        self._layers = calibrate(self._job, now_and_then(log))
 
     def save(
         self,
@@ -91,14 +97,14 @@ class Calibrator:
         save_type: Sequence[str] | None = None,
         part_file_size: float | None = None,
     ) -> Result:
-        """Write the quantized model to a folder: numpy files unless `save_type` says otherwise, as the guide has it.
+        """Write the quantized model to a folder, by default as numpy files, like the guide's tool.
 
-        `part_file_size` is in GB. Raises UsageError before `run`, ConflictError where the folder holds something.
+        `part_file_size` is in GB. Raises UsageError before `run`, ConflictError if the folder is not empty.
         """
         if safetensors_name or json_name:
             raise UnsupportedError(
-                "safetensors_name and json_name are not supported: engines look for the names fa3 gives",
-                hint="leave them away",
+                "safetensors_name and json_name are not supported: engines look for fixed names",
+                hint="omit them",
             )
         if self._layers is None:
             raise UsageError("nothing is calibrated yet", hint="call run() before save()")
@@ -115,8 +121,8 @@ class Calibrator:
         return result
 
     def _require_unchanged(self) -> None:
-        """Raise ConflictError where AntiOutlier came in between, whose scales this Calibrator doesn't know."""
-        if smoothed(self._model) is not self._smoothed:
+        """Raise ConflictError if AntiOutlier smoothed the model later: this Calibrator does not know its scales."""
+        if smoothing_of(self._model) is not self._smoothing:
             raise ConflictError(
                 "AntiOutlier has smoothed the model since this Calibrator was made",
                 hint="make the Calibrator after AntiOutlier's process()",

@@ -1,4 +1,4 @@
-"""QuantConfig and AntiOutlierConfig: the guide's parameters by the guide's names."""
+"""Defines QuantConfig and AntiOutlierConfig, with the guide's parameters under the guide's names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from fa3cli.errors import UnsupportedError
 
 __all__ = ["AntiOutlierConfig", "QuantConfig"]
 
-# Parameters of the guide's tool for other kinds of quantization, with its defaults: taken, if they say nothing else.
-_ELSEWHERE = {
+# The guide's tool has these parameters for other kinds of quantization; only the tool's defaults are accepted.
+_UNUSED_DEFAULTS = {
     "w_method": "MinMax",
     "fraction": 0.01,
     "nonuniform": False,
@@ -31,10 +31,10 @@ _ELSEWHERE = {
 
 
 class QuantConfig:
-    """How linears are quantized, and with `fa_quant` q, k and v too.
+    """Settings for the quantization of linears and, after `fa_quant`, of q, k and v.
 
-    `numerics` and `fa_score` are fa3's own: see `fa3 quantize --help`. Raises UnsupportedError for a parameter of the
-    guide's tool that stands for another kind of quantization.
+    `numerics` and `fa_score` exist in fa3 only: see `fa3 quantize --help`. Raises UnsupportedError if a parameter of
+    the guide's tool asks for another kind of quantization.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class QuantConfig:
         }
 
     def fa_quant(self, fa_amp: int = 0) -> QuantConfig:
-        """Quantize q, k and v as well, but for the `fa_amp` layers that suffer most; return this config."""
+        """Quantize q, k and v too, except in the `fa_amp` layers with the lowest scores; return this config."""
         self.options |= {"fa": True, "fa_amp": fa_amp}
         return self
 
 
 class AntiOutlierConfig:
-    """Which AntiOutlier method smooths a model. Raises UnsupportedError as QuantConfig does."""
+    """Settings of AntiOutlier. Raises UnsupportedError as QuantConfig does."""
 
     def __init__(
         self,
@@ -105,10 +105,10 @@ class AntiOutlierConfig:
 
 def _require_defaults(owner: str, others: dict[str, Any]) -> None:
     for name, value in others.items():
-        if name not in _ELSEWHERE:
+        if name not in _UNUSED_DEFAULTS:
             raise TypeError(f"{owner}() got an unexpected keyword argument {name!r}")
-        if value != _ELSEWHERE[name]:
+        if value != _UNUSED_DEFAULTS[name]:
             raise UnsupportedError(
                 f"{name}={value!r} is not supported by this version of fa3",
-                hint=f"leave it away, or at {_ELSEWHERE[name]!r}: fa3 does W8A8 and FA3 alone",
+                hint=f"omit it, or set {_UNUSED_DEFAULTS[name]!r}: fa3 supports W8A8 and FA3 only",
             )

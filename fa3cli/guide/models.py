@@ -1,4 +1,4 @@
-"""A script's model, in memory or a folder, as a layered model; and what AntiOutlier did to it."""
+"""Opens a script's model, in memory or in a folder, as a layered model, and records how AntiOutlier smoothed it."""
 
 from __future__ import annotations
 
@@ -17,33 +17,41 @@ from fa3cli.models.layered_model import LayeredModel
 from fa3cli.models.memory_model import MemoryModel
 from fa3cli.models.opening import open_model
 
-__all__ = ["Smoothed", "config_of", "folder_of", "opened", "remember_smoothed", "smoothed", "talk"]
+__all__ = [
+    "AppliedSmoothing",
+    "config_of",
+    "enable_logging",
+    "folder_of",
+    "open_layered_model",
+    "record_smoothing",
+    "smoothing_of",
+]
 
 AnyModel = nn.Module | str | Path
 
 
 @dataclass(frozen=True)
-class Smoothed:
+class AppliedSmoothing:
     """AntiOutlier's method and its scales by layer."""
 
     anti_method: str
     scales: Mapping[str, Mapping[str, Tensor]]
 
 
-# A model in memory carries its smoothing in its weights, and what an export must know besides in this attribute.
+# The weights of a model in memory are smoothed; this attribute holds what else an export must know.
 _ATTRIBUTE = "fa3_smoothed"
-# The weights of a folder stay as they are: its scales wait here for the Calibrator that is given the same folder.
-_of_folders: dict[Path, Smoothed] = {}
-_NONE = Smoothed("none", {})
+# The weights of a folder stay unchanged: the scales are kept here for a later Calibrator of the same folder.
+_by_folder: dict[Path, AppliedSmoothing] = {}
+_NONE = AppliedSmoothing("none", {})
 
 
-def opened(
+def open_layered_model(
     model: AnyModel, dev_type: str, dev_id: int | None, *, fa: bool, reference: bool, trust_remote_code: bool
 ) -> LayeredModel:
     """Return a script's model ready for a run.
 
-    Raises UsageError where it is no model, or on another device than is named, UnsupportedError where `fa` is asked for
-    and its attention modules have no quantizers.
+    Raises UsageError if it is not a model, or is on another device than `dev_type`; UnsupportedError if `fa` is set and
+    no attention module has a quantizer.
     """
     if isinstance(model, (str, Path)):
         return open_model(
@@ -55,45 +63,45 @@ def opened(
         )
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         raise UsageError(
-            f"the model is a {type(model).__name__}; expected a causal LM of transformers, or the folder of one"
+            f"the model is a {type(model).__name__}; expected a causal LM of transformers, or its folder"
         )
-    found = MemoryModel(model)
-    if found.device.type != dev_type:
+    layered = MemoryModel(model)
+    if layered.device.type != dev_type:
         raise UsageError(
-            f"the model is on {found.device}, but dev_type is {dev_type!r}",
-            hint="move the model, or name its device",
+            f"the model is on {layered.device}, but dev_type is {dev_type!r}",
+            hint="move the model, or set dev_type to its device",
         )
-    if fa and not found.attentions():
+    if fa and not layered.attentions():
         raise UnsupportedError(
             f"{type(model).__name__}: none of its attention modules has a quantizer of fa3cli",
             hint="run fa3 patch on its folder and load it with trust_remote_code=True",
         )
-    return found
+    return layered
 
 
-def smoothed(model: AnyModel) -> Smoothed:
-    """Return what AntiOutlier did to a model in this process."""
+def smoothing_of(model: AnyModel) -> AppliedSmoothing:
+    """Return how AntiOutlier smoothed a model in this process."""
     if isinstance(model, nn.Module):
         return getattr(model, _ATTRIBUTE, _NONE)
-    return _of_folders.get(Path(model).resolve(), _NONE)
+    return _by_folder.get(Path(model).resolve(), _NONE)
 
 
-def remember_smoothed(model: AnyModel, found: Smoothed) -> None:
-    """Keep what AntiOutlier did for the Calibrator."""
+def record_smoothing(model: AnyModel, smoothing: AppliedSmoothing) -> None:
+    """Record for the Calibrator how AntiOutlier smoothed a model."""
     if isinstance(model, nn.Module):
-        setattr(model, _ATTRIBUTE, found)
+        setattr(model, _ATTRIBUTE, smoothing)
     else:
-        _of_folders[Path(model).resolve()] = found
+        _by_folder[Path(model).resolve()] = smoothing
 
 
 def folder_of(model: AnyModel) -> Path | None:
-    """Return the folder of a model's weights, None where it was made without one."""
+    """Return the folder of a model's weights; None if the model was made without a folder."""
     folder = Path(model.config.name_or_path if isinstance(model, nn.Module) else model)
     return folder.absolute() if (folder / "config.json").is_file() and folder.name else None
 
 
 def config_of(model: AnyModel) -> dict[str, Any]:
-    """Return the config.json of a model as it was before the patch, or as a script has changed it since."""
+    """Return a model's config.json as it was before the patch; the model's own config if a script changed its sizes."""
     folder = folder_of(model)
     stored = None if folder is None else patching.unpatched_config(folder)
     if not isinstance(model, nn.Module):
@@ -108,8 +116,8 @@ def _sizes(config: dict[str, Any]) -> dict[str, int]:
     return {key: value for key, value in config.items() if type(value) is int}
 
 
-def talk() -> None:
-    """Let fa3's log be seen on stderr where a script has set up no logging."""
+def enable_logging() -> None:
+    """Write fa3's log to stderr if the script has not set up logging."""
     if not logger.hasHandlers():
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s fa3 %(levelname)s %(message)s"))

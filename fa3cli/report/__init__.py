@@ -1,1 +1,1 @@
-"""What is to know of an export: gathered as data, written as one html page."""
+"""Reports on an export: gathers its facts as data, and writes them as one html page."""

@@ -1,4 +1,4 @@
-"""A colour scale whose steps look equally far apart, for light and for dark backgrounds."""
+"""Computes a colour scale with equal visible steps, for light and for dark backgrounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STEPS = 32
 
 @dataclass(frozen=True)
 class Shade:
-    """A step of the scale, and the colour of text on it: `#rrggbb`."""
+    """The colour of one step of the scale, and the colour of text on it, as `#rrggbb`."""
 
     background: str
     ink: str
@@ -20,24 +20,24 @@ class Shade:
 
 @dataclass(frozen=True)
 class LogRange:
-    """The values a scale spans, both above 0; steps are equal ratios."""
+    """The range of values of a colour scale; both ends are above 0. All steps have the same ratio."""
 
     low: float
     high: float
 
     def step(self, value: float) -> int:
-        """Return a value's step, 0 to STEPS - 1."""
+        """Return the step of a value, 0 to STEPS - 1."""
         position = math.log(value / self.low) / math.log(self.high / self.low)
         return min(STEPS - 1, max(0, int(position * STEPS)))
 
     @property
     def middle(self) -> float:
-        """The value half way."""
-        return math.sqrt(self.low) * math.sqrt(self.high)
+        """The geometric mean of both ends."""
+        return math.sqrt(self.low) * math.sqrt(self.high)  # their product could overflow
 
 
 def log_range(values: list[float]) -> LogRange | None:
-    """Return the range of the values above 0, widened to a ratio of 2: small differences shall look small."""
+    """Return the range of the values above 0, at least 1 to 2, so that small differences look small."""
     positive = [value for value in values if value > 0]
     if not positive:
         return None
@@ -49,39 +49,39 @@ def log_range(values: list[float]) -> LogRange | None:
 
 
 def shades(*, dark: bool) -> tuple[Shade, ...]:
-    """Return the scale from low to high: away from the background, in even steps of OKLab's lightness."""
+    """Return the scale from low to high, in equal steps of OKLab lightness; low is close to the background."""
     first, last = (0.27, 0.93) if dark else (0.955, 0.29)
-    found = []
+    scale = []
     for step in range(STEPS):
-        at = step / (STEPS - 1)
-        lightness = first + (last - first) * at
-        # From blue where it is dark over green to yellow where it is light, palest at the light end.
+        lightness = first + (last - first) * step / (STEPS - 1)
+        # Dark steps are blue, medium steps green, light steps yellow; the lightest are palest.
         hue = 268 - 168 * (lightness - 0.27) / 0.69
         chroma = 0.04 + 0.058 * math.sin(math.pi * min(1, max(0, (lightness - 0.1) / 0.9)))
         background = _hex(lightness, chroma, hue)
-        found.append(
+        scale.append(
             Shade(background, max(("#000000", "#ffffff"), key=lambda ink: contrast(ink, background)))
         )
-    return tuple(found)
+    return tuple(scale)
 
 
 def contrast(one: str, other: str) -> float:
     """Return the contrast ratio of two colours, 1 to 21, as WCAG defines it."""
-    lights = sorted((_luminance(one), _luminance(other)))
-    return (lights[1] + 0.05) / (lights[0] + 0.05)
+    darker, lighter = sorted((_luminance(one), _luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
 
 
 def _luminance(colour: str) -> float:
-    red, green, blue = (_linear(int(colour[at : at + 2], 16) / 255) for at in (1, 3, 5))
+    red, green, blue = (_linear(int(colour[start : start + 2], 16) / 255) for start in (1, 3, 5))
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def _linear(value: float) -> float:
+    """Return the linear light of an sRGB component, both 0 to 1."""
     return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
 
 
 def _hex(lightness: float, chroma: float, hue: float) -> str:
-    """Return a colour of OKLab (Ottosson 2020), given by lightness 0 to 1, chroma and hue in degrees, in sRGB."""
+    """Return the sRGB code of an OKLab colour (Ottosson 2020): lightness 0 to 1, chroma, and hue in degrees."""
     a, b = chroma * math.cos(math.radians(hue)), chroma * math.sin(math.radians(hue))
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
@@ -95,5 +95,6 @@ def _hex(lightness: float, chroma: float, hue: float) -> str:
 
 
 def _gamma(value: float) -> float:
+    """Return the sRGB component of linear light, both 0 to 1; colours outside sRGB are clipped."""
     value = min(1.0, max(0.0, value))
     return 12.92 * value if value <= 0.0031308 else 1.055 * value ** (1 / 2.4) - 0.055

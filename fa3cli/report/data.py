@@ -1,4 +1,4 @@
-"""Gathers the facts of an export: what its files say, and what the run that made it wrote down."""
+"""Gathers the facts of an export from its files and from the report of its run."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["gather"]
 
 
 def gather(folder: str | Path) -> Facts:
-    """Read an export of any target, weights aside: headers, documents and the scales of q, k and v.
+    """Read an export of any target: headers, documents and the scales of q, k and v, but no weights.
 
-    Raises InvalidInputError if the folder holds none.
+    Raises InvalidInputError if the folder holds no export.
     """
     folder = Path(folder)
     stored = open_stored(folder)
     contents, recorded = stored.contents, read_recorded(stored.report.data or {})
     scales, remarks = read_head_scales(contents)
     matrices, config = read_matrices(contents), contents.config.data or {}
-    architectures = config.get("architectures") or [config.get("_class_name")]  # the latter in diffusers
+    architectures = config.get("architectures") or [config.get("_class_name")]  # the second is diffusers'
     return Facts(
         folder=str(folder),
         name=folder.resolve().name,
@@ -38,19 +38,19 @@ def gather(folder: str | Path) -> Facts:
         size=stored.size,
         layers=gather_layers(recorded, matrices, scales, has_tensors=bool(contents.tensors)),
         quantized_elsewhere=tuple(name for name in matrices.quantized if not _in_layer(recorded, name)),
-        float_elsewhere=_elsewhere(recorded, matrices),
+        float_elsewhere=_float_elsewhere(recorded, matrices),
         scales=tuple(scales),
         largest_code=largest_code(scales),
         accuracy=recorded.accuracy,
         images=recorded.images,
         origin=recorded.origin if stored.report.data else None,
         warnings=recorded.warnings,
-        remarks=(*_unread(stored), *remarks),
+        remarks=(*_file_remarks(stored), *remarks),
     )
 
 
-def _elsewhere(recorded: Recorded, matrices: Matrices) -> tuple[FloatModule, ...]:
-    """Return the float matrices outside the layers; of a head, the setting that kept it float."""
+def _float_elsewhere(recorded: Recorded, matrices: Matrices) -> tuple[FloatModule, ...]:
+    """Return the float matrices outside the layers, and the setting that kept them float if it is known."""
     settings = recorded.origin.settings if recorded.origin else {}
     reason = "disable_last_linear" if settings.get("disable_last_linear") is True else None
     if settings.get("is_dynamic") is True:  # a pipeline's transformer, which has no head
@@ -68,14 +68,14 @@ def _in_layer(recorded: Recorded, name: str) -> bool:
 
 
 def _is_embedding(name: str) -> bool:
-    leaf = name.rpartition(".")[2].removesuffix("embedder")  # those of diffusers are linears
+    leaf = name.rpartition(".")[2].removesuffix("embedder")  # an embedder of diffusers is a linear
     return "emb" in leaf or leaf in ("wte", "wpe")
 
 
-def _unread(stored: Stored) -> list[str]:
-    """Say which files were not there or could not be read, and what is not known without them."""
+def _file_remarks(stored: Stored) -> list[str]:
+    """Return a sentence for each missing or unreadable file: what is unknown without it."""
     remarks = [
-        f"{shard.file} {shard.problem}: what it holds is not counted"
+        f"{shard.file} {shard.problem}: its tensors are not counted"
         for shard in stored.contents.shards
         if shard.problem
     ]
@@ -86,11 +86,11 @@ def _unread(stored: Stored) -> list[str]:
     ]
     if not stored.contents.shards:
         remarks.append(
-            "there are no safetensors files, and pickled ones are not read: the scales are not known"
+            "there are no safetensors files, and pickled files are not read: the scales are not known"
         )
     if stored.report.raw is None:
         remarks.append(
-            f"there is no {REPORT_FILE}, so another tool made this: its reasons and settings are not known"
+            f"there is no {REPORT_FILE}, so another tool made this export: reasons and settings are not known"
         )
     elif stored.report.problem:
         remarks.append(f"{stored.report.file} {stored.report.problem}: reasons and settings are not known")

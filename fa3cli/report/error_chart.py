@@ -1,4 +1,4 @@
-"""Errors along the layers, as the geometry of a drawing 1 wide a layer and 100 high."""
+"""Computes the geometry of the chart of errors: 1 wide per layer and 100 high."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Bar", "ErrorChart", "error_chart"]
 
 @dataclass(frozen=True)
 class Bar:
-    """One layer's own error."""
+    """The error of one layer alone."""
 
     height: float
     title: str
@@ -20,17 +20,17 @@ class Bar:
 
 @dataclass(frozen=True)
 class ErrorChart:
-    """Bars for the layers' own errors, points of a line for the accumulated ones; either may be missing."""
+    """Bars of the layers' own errors, and the points of a line of accumulated errors; either may be empty."""
 
     bars: tuple[Bar, ...]
     line: tuple[tuple[float, float], ...]
-    """x and y, y downwards."""
+    """x and y; y grows downwards."""
     top: float
-    """The error that is 100 high."""
+    """The error that is drawn 100 high."""
 
 
 def error_chart(facts: Facts) -> ErrorChart | None:
-    """Return the chart, or None where no error is known."""
+    """Return the chart, or None if no error is known."""
     own, accumulated = (
         [getattr(layer, field) for layer in facts.layers] for field in ("error", "accumulated_error")
     )
@@ -44,7 +44,7 @@ def error_chart(facts: Facts) -> ErrorChart | None:
         for layer in facts.layers
     ]
     line = [
-        (place + 0.5, 100 - 100 * error / top) for place, error in enumerate(accumulated) if error is not None
+        (index + 0.5, 100 - 100 * error / top) for index, error in enumerate(accumulated) if error is not None
     ]
     has_own = any(error is not None for error in own)
     return ErrorChart(tuple(bars) if has_own else (), tuple(line), top)

@@ -1,4 +1,4 @@
-"""The facts of a report. None stands for what the export does not tell."""
+"""Defines the facts of a report. None means that the export does not tell."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = [
 ]
 
 NOT_LINEAR = "not a linear"
-"""The reason for which an embedding stays float."""
+"""The reason why an embedding stays float."""
 OUTSIDE_BLOCKS = "outside the blocks"
-"""The reason for which the other linears of a diffusion transformer stay float."""
+"""The reason why linears outside the blocks of a diffusion transformer stay float."""
 
 
 @dataclass(frozen=True)
 class FloatModule:
-    """A linear that stayed float, and what decided so."""
+    """A linear that stayed float, and the setting or other reason that kept it float."""
 
     name: str
     reason: str | None
@@ -34,7 +34,7 @@ class FloatModule:
 
 @dataclass(frozen=True)
 class HeadScales:
-    """The scales of q, k or v in one attention module, one a head; None where one is not a finite number."""
+    """The scales of q, k or v in one attention module, one per head; None for a scale that is not finite."""
 
     layer: str
     module: str
@@ -45,7 +45,7 @@ class HeadScales:
 
 @dataclass(frozen=True)
 class TimestepPeaks:
-    """The largest bound of the recall windows of q, k and v of a block at one timestep of the sampling."""
+    """The largest magnitude that the ranges of a block's q, k and v keep at one timestep of the sampling."""
 
     timestep: float
     q: float | None
@@ -55,31 +55,31 @@ class TimestepPeaks:
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """What became of one decoder layer, or of one block of a diffusion transformer."""
+    """What is quantized in one decoder layer, or in one block of a diffusion transformer, and its errors."""
 
     name: str
     quantized: int
-    """Number of its linears that are W8A8."""
+    """Number of W8A8 linears."""
     float_linears: tuple[FloatModule, ...]
     fa: bool | None
-    """Whether its attention is int8; None where it has none that could be."""
+    """Whether the attention is int8; None if the layer has no attention that could be."""
     fa_roles: tuple[str, ...]
-    """Which of q, k and v have scales of their own."""
+    """The roles among q, k and v that have scales."""
     fa_reason: str | None
-    """What left its attention float."""
+    """Why the attention stayed float."""
     fa_score: float | None
-    """fa_amp's score: layers with the lowest fall back."""
+    """fa_amp's score: the layers with the lowest scores stay float."""
     error: float | None
     """||quantized - float|| / ||what the layer adds to the hidden states||, of this layer alone."""
     accumulated_error: float | None
-    """Relative error of the hidden states behind this layer, of all layers so far."""
+    """Relative error of the hidden states after this layer, caused by all layers so far."""
     timesteps: tuple[TimestepPeaks, ...]
-    """In the order of the sampling; none where there was no sampling."""
+    """In the order of the sampling; empty if there was no sampling."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How far the export was from the float model on held-out text."""
+    """Differences between the export and the float model on held-out text."""
 
     samples: int | None
     samples_cut: int | None
@@ -87,27 +87,27 @@ class Accuracy:
     perplexity_float: float | None
     perplexity_quantized: float | None
     kl_divergence: float | None
-    """Nats a token."""
+    """Nats per token."""
     top1_agreement: float | None
-    """Share of tokens for which both predict the same one."""
+    """Share of positions at which both predict the same token."""
 
 
 @dataclass(frozen=True)
 class ImageAccuracy:
-    """How far the export's images were from those the float pipeline made of the same noise."""
+    """Differences between the export's images and the float pipeline's from the same noise."""
 
     prompts: int
     psnr: tuple[float | None, ...]
-    """Of each prompt's in dB; None where nothing differed."""
+    """Per prompt, in dB; None for an image without any difference."""
     mean_psnr: float | None
-    """Over those that differed."""
+    """Mean over the images that differ."""
     largest_difference: float | None
-    """Of values from 0 to 1."""
+    """Largest difference of a value; values are from 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What the export was made from, and with: all of it as the run wrote it down."""
+    """Inputs, settings and versions of the run, as its report has them."""
 
     recipe: str | None
     settings: dict[str, Any]
@@ -115,7 +115,7 @@ class Origin:
     """dtype, device, threads and the like."""
     versions: dict[str, Any]
     hashes: dict[str, str]
-    """sha256 of what went in."""
+    """sha256 of the inputs."""
     samples: int | None
     tokens: int | None
 
@@ -140,18 +140,18 @@ class Facts:
     """Matrices outside the decoder layers that stayed float: embeddings, heads."""
     scales: tuple[HeadScales, ...]
     largest_code: int
-    """What a scale is multiplied by to give the largest value it can store: int8's 127, float8's 448."""
+    """A scale times this is the largest value that can be stored: 127 for int8, 448 for float8."""
     accuracy: Accuracy | None
     images: ImageAccuracy | None
     origin: Origin | None
     warnings: tuple[str, ...]
-    """What the run warned of."""
+    """Warnings of the run."""
     remarks: tuple[str, ...]
-    """What could not be read or is not known, in sentences."""
+    """Sentences about what could not be read or is not known."""
 
     @property
     def part(self) -> str:
-        """What its layers are called: block in a diffusion transformer."""
+        """The word for a layer: `block` in a diffusion transformer."""
         return "block" if self.target == "mindie-sd" else "layer"
 
     @property
@@ -161,7 +161,7 @@ class Facts:
 
     @property
     def left_float(self) -> int:
-        """Number of float linears in all layers."""
+        """Number of float linears within the layers."""
         return sum(len(layer.float_linears) for layer in self.layers)
 
     @property
@@ -176,6 +176,6 @@ class Facts:
 
     @property
     def worst(self) -> tuple[LayerFacts, ...]:
-        """The three layers with the largest error of their own."""
+        """The three layers with the largest `error`, largest first."""
         measured = [layer for layer in self.layers if layer.error is not None]
         return tuple(sorted(measured, key=lambda layer: -(layer.error or 0))[:3])

@@ -1,4 +1,4 @@
-"""What stayed float, and why, in words."""
+"""Lists the modules that stayed float, and the reasons in words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from fa3cli.report.facts import NOT_LINEAR, Facts, LayerFacts
-from fa3cli.report.names import any_number, inside, layer_number, spans
+from fa3cli.report.names import layer_number, number_ranges, relative_name, starred_numbers
 
 __all__ = ["Fallback", "fallbacks", "linears_by_reason", "reason_text"]
 
@@ -32,11 +32,11 @@ class Fallback:
 
 
 def fallbacks(facts: Facts) -> list[Fallback]:
-    """Return all that stayed float, those of the same name in one row, and those of the most layers first."""
+    """Return a row per name and reason of the modules that stayed float; rows of the most modules come first."""
     found: dict[tuple[str, str | None], list[LayerFacts]] = defaultdict(list)
     for layer in facts.layers:
         for linear in layer.float_linears:
-            found[any_number(inside(linear.name, layer.name)), linear.reason].append(layer)
+            found[starred_numbers(relative_name(linear.name, layer.name)), linear.reason].append(layer)
         if layer.fa is False:
             found["q, k and v of the attention", layer.fa_reason].append(layer)
     rows = [
@@ -51,21 +51,21 @@ def fallbacks(facts: Facts) -> list[Fallback]:
 
 
 def reason_text(reason: str | None) -> str:
-    """Return why something stayed float, in words; a reason this version does not know as it is."""
+    """Return a reason in words; a reason that this version does not know is returned unchanged."""
     return _REASONS.get(reason) or str(reason)
 
 
 def linears_by_reason(layer: LayerFacts) -> str:
-    """Return a layer's float linears in one line, each reason once behind those it is the reason of."""
+    """Return a layer's float linears in one line, grouped by reason: `gate, up (disable_names); down`."""
     names: dict[str | None, Counter[str]] = defaultdict(Counter)
     for linear in layer.float_linears:
         names[linear.reason][linear.name.rpartition(".")[2]] += 1
-    told = [
+    groups = [
         ", ".join(name if times == 1 else f"{name} ×{times}" for name, times in counted.items())
         + (f" ({reason})" if reason else "")
         for reason, counted in names.items()
     ]
-    return "; ".join(told) or "–"
+    return "; ".join(groups) or "–"
 
 
 def _where(layers: list[LayerFacts], facts: Facts) -> str:
@@ -76,6 +76,6 @@ def _where(layers: list[LayerFacts], facts: Facts) -> str:
     if len(prefixes) == 1 and all(number.isdecimal() for number in numbers):
         [prefix] = prefixes
         stacks = {layer.name.rpartition(".")[0] for layer in facts.layers}
-        of = f" of {prefix}" if len(stacks) > 1 else ""
-        return f"{facts.part}{'s' if len(layers) > 1 else ''} {spans(map(int, numbers))}{of}"
+        of = f" of {prefix}" if len(stacks) > 1 else ""  # a diffusion transformer has two stacks of blocks
+        return f"{facts.part}{'s' if len(layers) > 1 else ''} {number_ranges(map(int, numbers))}{of}"
     return ", ".join(layer.name for layer in layers)

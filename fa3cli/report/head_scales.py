@@ -1,4 +1,4 @@
-"""Finds the scales of q, k and v, under whichever of the three names the export's target has for them."""
+"""Finds the scales of q, k and v, which have one of three names depending on the target."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 
 from safetensors import SafetensorError
-from torch import Tensor
 
 from fa3cli.errors import brief
 from fa3cli.exports.contents import Contents, Header
@@ -18,7 +17,7 @@ __all__ = ["FLOAT8_CODE", "INT8_CODE", "Remark", "largest_code", "read_head_scal
 
 Remark = str
 INT8_CODE, FLOAT8_CODE = 127, 448
-_LARGEST = 65536  # values of a scale tensor that is worth reading
+_LARGEST = 65536  # values; a larger tensor can't be scales
 # modelslim and mindie [heads, 1]; vllm-ascend [kv_heads * head_dim]; vllm [heads, 1, 1]
 _NAMES = tuple(
     re.compile(rf"(?P<module>.+)\.{leaf}")
@@ -31,9 +30,9 @@ _NAMES = tuple(
 
 
 def read_head_scales(contents: Contents) -> tuple[list[HeadScales], list[Remark]]:
-    """Return the scales of every attention module, in the order of the modules, and what is odd about them."""
+    """Return the scales of all attention modules, in the order of the modules, and remarks on invalid scales."""
     found, remarks = [], []
-    for name, module, role in _wanted(contents):
+    for name, module, role in _scale_tensors(contents):
         values, problem = _per_head(name, contents)
         if problem:
             remarks.append(f"{name}: {problem}")
@@ -44,12 +43,12 @@ def read_head_scales(contents: Contents) -> tuple[list[HeadScales], list[Remark]
 
 
 def largest_code(scales: list[HeadScales]) -> int:
-    """Return what the target's codes reach: vllm's scales are those of float8, all others of int8."""
-    return FLOAT8_CODE if any(_NAMES[2].fullmatch(each.tensor) for each in scales) else INT8_CODE
+    """Return the target's largest code: scales for vllm are for float8, all others for int8."""
+    return FLOAT8_CODE if any(_NAMES[2].fullmatch(scale.tensor) for scale in scales) else INT8_CODE
 
 
-def _wanted(contents: Contents) -> Iterator[tuple[str, str, str]]:
-    """Yield name, module and role of each scale tensor, file by file, so that each is opened once."""
+def _scale_tensors(contents: Contents) -> Iterator[tuple[str, str, str]]:
+    """Yield name, module and role of each scale tensor, ordered by file, so that each file is opened once."""
     for name in sorted(contents.tensors, key=lambda name: contents.tensors[name].file):
         match = next(filter(None, (pattern.fullmatch(name) for pattern in _NAMES)), None)
         if match:
@@ -57,9 +56,8 @@ def _wanted(contents: Contents) -> Iterator[tuple[str, str, str]]:
 
 
 def _per_head(name: str, contents: Contents) -> tuple[tuple[float | None, ...], str | None]:
-    """Read one scale a head, and say what is wrong with them."""
-    header = contents.tensors[name]
-    if problem := _unreadable(header):
+    """Return the scales of a tensor, one per head, and a problem if there is one."""
+    if problem := _shape_problem(contents.tensors[name]):
         return (), problem
     try:
         tensor = contents.read(name).flatten().float()
@@ -69,19 +67,14 @@ def _per_head(name: str, contents: Contents) -> tuple[tuple[float | None, ...], 
         kv_heads = contents.geometry.kv_heads
         if not kv_heads or len(tensor) % kv_heads:
             return (), f"has {len(tensor)} values, and config.json does not tell for how many heads"
-        tensor = _of_heads(tensor, kv_heads)
+        # [kv_heads * head_dim] -> [kv_heads]: a head's scale is repeated for each of its channels
+        tensor = tensor.reshape(kv_heads, -1).amax(1)
     values = tuple(value if math.isfinite(value) else None for value in tensor.tolist())
     bad = [head for head, value in enumerate(values) if value is None or value <= 0]
     return values, f"the scale of head {bad[0]} is not a number above 0; run fa3 verify" if bad else None
 
 
-def _unreadable(header: Header) -> str | None:
-    size = math.prod(header.shape)
-    if 0 < size <= _LARGEST:
+def _shape_problem(header: Header) -> str | None:
+    if 0 < math.prod(header.shape) <= _LARGEST:
         return None
-    return f"has the shape {list(header.shape)}, expected one scale a head"
-
-
-def _of_heads(tensor: Tensor, kv_heads: int) -> Tensor:
-    """[kv_heads * head_dim] -> [kv_heads]: a head's scale stands at each of its channels."""
-    return tensor.reshape(kv_heads, -1).amax(1)
+    return f"has the shape {list(header.shape)}, expected one scale per head"

@@ -1,4 +1,4 @@
-"""The scales of q, k and v as grids: a row a layer, a column a head."""
+"""Arranges the scales of q, k and v as heat maps: one row per layer, one column per head."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 from fa3cli.report.colours import LogRange, log_range
 from fa3cli.report.facts import Facts, HeadScales
-from fa3cli.report.names import inside, spans
+from fa3cli.report.names import number_ranges, relative_name
 from fa3cli.report.wording import labels, significant
 
 __all__ = ["Cell", "HeatMap", "Row", "column_groups", "heat_maps"]
 
-_WRITTEN = 8  # columns up to which a cell has room for its value
-_SINGLE = 16  # columns up to which each has a heading of its own
-_GROUP = 8
+_WRITTEN = 8  # maps of at most as many columns show values in the cells
+_SINGLE = 16  # maps of at most as many columns have a heading per column
+_GROUP = 8  # columns per heading in wider maps
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One head's scale, or another value; `step` of the colour scale is None where the value has no logarithm."""
+    """One value, such as the scale of a head; its `step` of the colour scale is None if it has no logarithm."""
 
     step: int | None
     title: str
@@ -28,7 +28,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One attention module; without cells where it has no scales."""
+    """One attention module; without cells if it has no scales."""
 
     label: str
     cells: tuple[Cell, ...]
@@ -37,19 +37,19 @@ class Row:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """All scales of q, of k or of v, or another value of theirs."""
+    """All scales of q, k or v, or their values over the timesteps."""
 
     role: str
     part: str
-    """What a row is of: layer or block."""
+    """What a row stands for: layer or block."""
     column: str
-    """What a column is of: head or timestep."""
+    """What a column stands for: head or timestep."""
     columns: int
     groups: tuple[tuple[str, int], ...]
     """Heading and width of each group of columns."""
     rows: tuple[Row, ...]
     span: str
-    """What a row's span is, as its heading."""
+    """Heading of the rows' `span`."""
     range: LogRange | None
     extremes: str
 
@@ -62,7 +62,7 @@ class HeatMap:
 def heat_maps(facts: Facts) -> list[HeatMap]:
     """Return one map for each of q, k and v that has scales."""
     maps = [_heat_map(facts, role) for role in "qkv"]
-    return [each for each in maps if each is not None]
+    return [heat_map for heat_map in maps if heat_map is not None]
 
 
 def _heat_map(facts: Facts, role: str) -> HeatMap | None:
@@ -80,8 +80,8 @@ def _heat_map(facts: Facts, role: str) -> HeatMap | None:
     for layer, modules in by_layer.items():
         label = names.get(layer, layer)
         for scales in modules:
-            longer = f"{label} {inside(scales.module, layer)}" if len(modules) > 1 else label
-            rows.append(_row(f"{facts.part} {longer}", longer, scales, span))
+            row_label = f"{label} {relative_name(scales.module, layer)}" if len(modules) > 1 else label
+            rows.append(_row(f"{facts.part} {row_label}", row_label, scales, span))
         if not modules:
             rows.append(Row(label, (), "float" if layer in float_layers else "–"))
     return HeatMap(
@@ -89,7 +89,7 @@ def _heat_map(facts: Facts, role: str) -> HeatMap | None:
         part=facts.part,
         column="head",
         columns=heads,
-        groups=column_groups(heads, spans),
+        groups=column_groups(heads, number_ranges),
         rows=tuple(rows),
         span="range",
         range=span,
@@ -98,7 +98,7 @@ def _heat_map(facts: Facts, role: str) -> HeatMap | None:
 
 
 def column_groups(columns: int, heading: Callable[[Sequence[int]], str]) -> tuple[tuple[str, int], ...]:
-    """Return heading and width of each group of columns, of which few are groups of one; a heading names its columns."""
+    """Return heading and width of each group of columns; a group has one column if there are few columns."""
     width = 1 if columns <= _SINGLE else _GROUP
     groups = (range(start, min(start + width, columns)) for start in range(0, columns, width))
     return tuple((heading(group), len(group)) for group in groups)
@@ -107,15 +107,15 @@ def column_groups(columns: int, heading: Callable[[Sequence[int]], str]) -> tupl
 def _row(where: str, label: str, scales: HeadScales, span: LogRange | None) -> Row:
     cells = []
     for head, value in enumerate(scales.values):
-        sound = value is not None and value > 0 and span is not None
+        has_step = value is not None and value > 0 and span is not None
         text = significant(value)
-        cells.append(Cell(span.step(value) if sound else None, f"{where}, head {head}: {text}", text))
+        cells.append(Cell(span.step(value) if has_step else None, f"{where}, head {head}: {text}", text))
     known = [value for value in scales.values if value is not None]
     return Row(label, tuple(cells), f"{significant(min(known))}–{significant(max(known))}" if known else "–")
 
 
 def _extremes(found: list[HeadScales], names: dict[str, str], part: str) -> str:
-    """Say where the smallest and the largest scale are."""
+    """Return a sentence that tells where the smallest and the largest scale are."""
     values = [
         (value, names.get(scales.layer, scales.layer), head)
         for scales in found

@@ -1,4 +1,4 @@
-"""What became of each layer, from its tensors and from what the run wrote down."""
+"""Combines what the tensors and the run's report tell about each layer."""
 
 from __future__ import annotations
 
@@ -16,39 +16,40 @@ __all__ = ["gather_layers"]
 def gather_layers(
     recorded: Recorded, matrices: Matrices, scales: Collection[HeadScales], *, has_tensors: bool
 ) -> tuple[LayerFacts, ...]:
-    """Put together what is known of each layer; the tensors have the last word on what is quantized.
+    """Return the facts of each layer; where tensors and report differ, the tensors decide what is quantized.
 
-    Those that the run visited are layers, where that is known: no text refiner, whose blocks go by such names too. They come in the order of the run, which is not that of their names where there are two kinds of blocks.
+    If the report lists layers, only those count, in its order: a text refiner has blocks with similar names, and two
+    kinds of blocks do not run in the order of their names.
     """
     quantized, left_float = _by_layer(matrices.quantized), _by_layer(matrices.left_float)
     roles: dict[str, set[str]] = defaultdict(set)
-    for each in scales:
-        roles[each.layer].add(each.role)
+    for scale in scales:
+        roles[scale.layer].add(scale.role)
     names = list(recorded.layers) or sorted({*quantized, *left_float, *roles}, key=module_order)
     if not (errors := recorded.layer_errors) or len(errors) != len(names):
         errors = (None,) * len(names)
     layers = []
     for name, accumulated in zip(names, errors, strict=True):
-        # Without a record, a layer counts as one that could have been int8 if others are.
+        # Without a record, a layer's attention counts as float if the attention of another layer has scales.
         unexplained = tuple(FloatModule(linear, None) for linear in left_float.get(name, ()))
-        could_be = False if roles else None
-        untold = RecordedLayer(name, 0, unexplained, could_be, None, None, None, ())
-        told = recorded.layers.get(name, untold)
+        fa = False if roles else None
+        unrecorded = RecordedLayer(name, 0, unexplained, fa, None, None, None, ())
+        record = recorded.layers.get(name, unrecorded)
         scaled = tuple(role for role in "qkv" if role in roles.get(name, ()))
-        if not has_tensors and told.fa:
+        if not has_tensors and record.fa:
             scaled = tuple("qkv")
         layers.append(
             LayerFacts(
                 name=name,
-                quantized=len(quantized.get(name, ())) if has_tensors else told.quantized,
-                float_linears=told.float_linears,
-                fa=bool(scaled) if scaled or told.fa is not None else None,
+                quantized=len(quantized.get(name, ())) if has_tensors else record.quantized,
+                float_linears=record.float_linears,
+                fa=bool(scaled) if scaled or record.fa is not None else None,
                 fa_roles=scaled,
-                fa_reason=told.fa_reason,
-                fa_score=told.fa_score,
-                error=told.error,
+                fa_reason=record.fa_reason,
+                fa_score=record.fa_score,
+                error=record.error,
                 accumulated_error=accumulated,
-                timesteps=told.timesteps,
+                timesteps=record.timesteps,
             )
         )
     return tuple(layers)

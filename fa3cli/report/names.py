@@ -1,16 +1,16 @@
-"""Where a dotted name belongs: which layer, and what comes before what."""
+"""Parses dotted module names: their layer, their order, and short forms for display."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["any_number", "inside", "layer_number", "layer_of", "module_order", "spans"]
+__all__ = ["layer_number", "layer_of", "module_order", "number_ranges", "relative_name", "starred_numbers"]
 
 
 def layer_of(name: str) -> str | None:
-    """Return the layer a module or tensor is in: `model.layers.3` of `model.layers.3.mlp.up_proj`."""
+    """Return the layer of a module or tensor: `model.layers.3` for `model.layers.3.mlp.up_proj`."""
     parts = name.split(".")
-    number = next((place for place, part in enumerate(parts) if _is_number(part)), None)
+    number = next((index for index, part in enumerate(parts) if _is_number(part)), None)
     return None if number is None else ".".join(parts[: number + 1])
 
 
@@ -19,22 +19,22 @@ def layer_number(layer: str) -> str:
     return layer.rpartition(".")[2]
 
 
-def inside(name: str, layer: str) -> str:
+def relative_name(name: str, layer: str) -> str:
     """Return a module's name within its layer."""
     return name.removeprefix(f"{layer}.")
 
 
-def any_number(name: str) -> str:
-    """Return a name with stars for its numbers: `mlp.experts.*.up_proj`."""
+def starred_numbers(name: str) -> str:
+    """Return a name with its numbers replaced by stars: `mlp.experts.*.up_proj`."""
     return ".".join("*" if _is_number(part) else part for part in name.split("."))
 
 
 def module_order(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Return a sort key for which layer 9 comes before layer 10."""
+    """Return a sort key that puts layer 9 before layer 10."""
     return tuple((1, int(part), "") if _is_number(part) else (0, 0, part) for part in name.split("."))
 
 
-def spans(numbers: Iterable[int]) -> str:
+def number_ranges(numbers: Iterable[int]) -> str:
     """Return whole numbers as text: `0–3, 7`."""
     ordered = sorted(set(numbers))
     runs: list[list[int]] = []

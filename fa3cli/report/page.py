@@ -1,4 +1,4 @@
-"""Writes the facts as one html page that needs nothing else: no script, no font, no network."""
+"""Writes the facts as one self-contained html page: no script, no font, no network."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from fa3cli.report.timesteps import timestep_maps
 
 __all__ = ["page", "write_page"]
 
-# The end of the title of every page that fa3 has written, and within how many bytes it stands.
-_MARK, _BEGIN = b" fa3 report</title>", 4096
+# Every page that fa3 writes has this mark, the end of its title, within the first bytes.
+_MARK, _HEAD_BYTES = b" fa3 report</title>", 4096
 
 
 def page(facts: Facts) -> str:
-    """Return the page. Names in it come from files, and are escaped."""
+    """Return the page. Names come from untrusted files, so the template escapes them."""
     return _template().render(
         facts=facts,
         labels=wording.labels(facts.layers),
@@ -44,38 +44,38 @@ def page(facts: Facts) -> str:
 
 
 def write_page(facts: Facts, file: Path) -> None:
-    """Write the page into a file that exists, old or new, only when it is complete.
+    """Write the page to a file atomically; an older page is replaced.
 
-    Raises InvalidInputError if the file's folder is missing or the file is a folder, ConflictError if it is something
-    else than a page of fa3 report.
+    Raises InvalidInputError if the file's folder is missing or the file is a folder, ConflictError if the file exists
+    and is not a page of fa3 report.
     """
     if not file.parent.is_dir():
         raise InvalidInputError(
-            f"{file}: no such folder as {file.parent}",
-            hint="make the folder, or name a file in one that exists",
+            f"{file}: the folder {file.parent} does not exist",
+            hint="make the folder, or name a file in an existing folder",
         )
     if file.is_dir():
         raise InvalidInputError(
-            f"{file}: is a folder, expected the name of a file", hint=f"try {file / 'report.html'}"
+            f"{file}: is a folder, expected a file name", hint=f"try {file / 'report.html'}"
         )
     _require_page(file)
     write_file(file, page(facts).encode("utf-8", errors="replace"))
 
 
 def _require_page(file: Path) -> None:
-    """Raise ConflictError where a file is there that is neither a page of fa3 report nor empty."""
+    """Raise ConflictError if the file exists and is neither a page of fa3 report nor empty."""
     try:
         require_regular(file)
         with file.open("rb") as stream:
-            begin = stream.read(_BEGIN)
+            head = stream.read(_HEAD_BYTES)
     except FileNotFoundError:
         return
     except OSError as error:
         raise ConflictError(
             f"{file}: cannot be replaced by a page ({error.strerror})", hint="name another file"
         ) from error
-    if begin and _MARK not in begin:
-        raise ConflictError(f"{file}: is there and no page of fa3 report", hint="name another file")
+    if head and _MARK not in head:
+        raise ConflictError(f"{file}: exists and is not a page of fa3 report", hint="name another file")
 
 
 @cache

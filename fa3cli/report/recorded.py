@@ -1,4 +1,4 @@
-"""What the run wrote down in fa3_report.json, read without trust in its form: versions of fa3 differ in it."""
+"""Reads what a run recorded in fa3_report.json; versions of fa3 differ, so values of unexpected types are skipped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HASH = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class RecordedLayer:
-    """One layer, as the run saw it."""
+    """One layer, as the run recorded it."""
 
     name: str
     quantized: int
@@ -31,11 +31,11 @@ class RecordedLayer:
 
 @dataclass(frozen=True)
 class Recorded:
-    """Everything fa3_report.json tells; empty where there is none."""
+    """The contents of fa3_report.json; empty if there is no report."""
 
     layers: dict[str, RecordedLayer] = field(default_factory=dict)
     layer_errors: tuple[float | None, ...] = ()
-    """Accumulated errors, one a layer."""
+    """Accumulated errors, one per layer."""
     accuracy: Accuracy | None = None
     images: ImageAccuracy | None = None
     origin: Origin | None = None
@@ -44,9 +44,9 @@ class Recorded:
 
 
 def read_recorded(report: Mapping[str, Any]) -> Recorded:
-    """Take from the parsed file what has the form it should have, and leave out the rest."""
+    """Return the values of a parsed report that have the expected types; all others are left out."""
     result, comparison = _mapping(report.get("result")), _mapping(report.get("comparison"))
-    layers = [_layer(each) for each in _list(result.get("layers")) if isinstance(each, dict)]
+    layers = [_layer(layer) for layer in _list(result.get("layers")) if isinstance(layer, dict)]
     origin = _origin(report, result)
     return Recorded(
         layers={layer.name: layer for layer in layers if layer.name},
@@ -61,7 +61,7 @@ def read_recorded(report: Mapping[str, Any]) -> Recorded:
 
 def _layer(layer: Mapping[str, Any]) -> RecordedLayer:
     linears = layer.get("float_linears")
-    # Older reports have a list of names, later ones a reason for each.
+    # Older reports list the names, later ones map each name to its reason.
     reasons = linears if isinstance(linears, dict) else dict.fromkeys(map(str, _list(linears)))
     return RecordedLayer(
         name=_text(layer.get("name")) or "",
@@ -80,17 +80,14 @@ def _layer(layer: Mapping[str, Any]) -> RecordedLayer:
 
 
 def _accuracy(comparison: Mapping[str, Any]) -> Accuracy:
-    whole = ("samples", "samples_cut", "tokens")
-    values = {
-        name: (_count if name in whole else _number)(comparison.get(name))
-        for name in (each.name for each in fields(Accuracy))
-    }
-    return Accuracy(**values)
+    counts = ("samples", "samples_cut", "tokens")
+    names = [accuracy_field.name for accuracy_field in fields(Accuracy)]
+    return Accuracy(**{name: (_count if name in counts else _number)(comparison.get(name)) for name in names})
 
 
 def _images(comparison: Mapping[str, Any]) -> ImageAccuracy | None:
     psnr = _list(comparison.get("psnr"))
-    if not psnr or any(each is not None and _number(each) is None for each in psnr):
+    if not psnr or any(value is not None and _number(value) is None for value in psnr):
         return None
     return ImageAccuracy(
         prompts=len(psnr),
@@ -105,11 +102,11 @@ def _origin(report: Mapping[str, Any], result: Mapping[str, Any]) -> Origin:
     hashes = {
         name: value for name, value in identity.items() if isinstance(value, str) and _HASH.fullmatch(value)
     }
-    shown_apart = {*hashes, "settings", "versions"}
+    shown_elsewhere = {*hashes, "settings", "versions"}
     return Origin(
         recipe=_text(report.get("recipe")),
         settings=_mapping(identity.get("settings")),
-        run={name: value for name, value in identity.items() if name not in shown_apart},
+        run={name: value for name, value in identity.items() if name not in shown_elsewhere},
         versions=_mapping(identity.get("versions")),
         hashes=hashes,
         samples=_count(result.get("samples")),
@@ -138,5 +135,5 @@ def _number(value: Any) -> float | None:
         return None
     try:
         return float(value) if math.isfinite(value) else None
-    except OverflowError:  # json's whole numbers have no bounds
+    except OverflowError:  # integers in JSON are unbounded
         return None

@@ -1,4 +1,4 @@
-"""What the files of an export say by themselves: its documents, the headers of its tensors."""
+"""Opens the files of an export: its documents and the headers of its tensors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _QUANTIZED = tuple(target.linear_value for target in TARGETS.values())
 
 @dataclass(frozen=True)
 class Stored:
-    """An export of any target: its tensors and documents, and the report its run left."""
+    """An export of any target: its tensors and documents, and the report of its run."""
 
     contents: Contents
     report: Document
@@ -32,28 +32,28 @@ class Stored:
 
 @dataclass(frozen=True)
 class Matrices:
-    """Names of modules with a weight of two dimensions, by what it is stored as."""
+    """Names of the modules with a two-dimensional weight, grouped by how it is stored."""
 
     quantized: tuple[str, ...]
     left_float: tuple[str, ...]
 
 
 def open_stored(folder: Path) -> Stored:
-    """Open whatever of an export is there.
+    """Open an export; files may be missing.
 
-    Raises InvalidInputError if that is neither a report nor a description nor a readable weight file of a quantized model.
+    Raises InvalidInputError if there is no report, no description and no readable weight file of a quantized model.
     """
     require_readable(folder)
     if is_file(folder / PARAMETERS_FILE):
         raise InvalidInputError(
-            f"{folder}: holds a calibration, no export", hint="fa3 export makes exports of it"
+            f"{folder}: holds a calibration, not an export", hint="fa3 export makes exports from it"
         )
     described = (read_document(folder, name, LARGE) for name in _DESCRIPTIONS)
     descriptions = tuple(document for document in described if document.raw is not None)
     shards = tuple(read_shard(folder, path.name) for path in sorted(folder.glob("*.safetensors")))
     contents = Contents(
         folder,
-        TARGETS["modelslim"],  # without a description it says nothing, whatever the tensors show
+        TARGETS["modelslim"],  # its description comes from files only, never from names and dtypes of tensors
         read_document(folder, "config.json"),
         read_document(folder, INDEX_FILE, LARGE),
         descriptions,
@@ -67,9 +67,9 @@ def open_stored(folder: Path) -> Stored:
 
 
 def read_matrices(contents: Contents) -> Matrices:
-    """Tell the quantized linears from the float ones, by the description or, where it is silent, by the dtype."""
+    """Return the quantized and the float matrices, by the description or, for names it lacks, by the dtype."""
     quantized, left_float = [], []
-    # A description is in the order of the modules; a file's tensors are in that of their names.
+    # A description has the order of the modules; the tensors of a file are sorted by name.
     for name in dict.fromkeys([*contents.description, *contents.tensors]):
         module, _, leaf = name.rpartition(".")
         header = contents.tensors.get(name)

@@ -1,4 +1,4 @@
-"""How a block's q, k and v change over the timesteps of a sampling: their spread, and heat maps of their peaks."""
+"""Computes how a block's q, k and v change over the timesteps of a sampling: spreads, and heat maps of the peaks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Spread", "spread_of", "timestep_maps", "timestep_text"]
 
 @dataclass(frozen=True)
 class Spread:
-    """A role's largest peak over its smallest in one block, and the timestep of the largest."""
+    """The ratio of a role's largest peak in one block to its smallest, and the timestep of the largest."""
 
     ratio: float
     largest: float
@@ -26,7 +26,7 @@ class Spread:
 
 
 def spread_of(layer: LayerFacts, role: str) -> Spread | None:
-    """Return how far a role's peaks are apart; None where none is known that is above 0."""
+    """Return the spread of a role's peaks; None if no peak above 0 is known."""
     peaks = {timestep: peak for timestep, peak in _peaks(layer, role).items() if peak}
     if not peaks:
         return None
@@ -35,15 +35,15 @@ def spread_of(layer: LayerFacts, role: str) -> Spread | None:
 
 
 def timestep_maps(facts: Facts) -> list[HeatMap]:
-    """Return a map each for q, k and v: a row a block, a column a timestep, a value its share of the row's largest."""
-    every = {peaks.timestep for layer in facts.layers for peaks in layer.timesteps}
-    columns = sorted(every, reverse=True)  # as they are sampled
+    """Return maps of q, k and v: a row per block, a column per timestep; values are shares of the row's largest."""
+    timesteps = {peaks.timestep for layer in facts.layers for peaks in layer.timesteps}
+    columns = sorted(timesteps, reverse=True)  # sampling goes from the largest timestep to the smallest
     maps = [_map(facts, role, columns) for role in "qkv"]
-    return [each for each in maps if each is not None]
+    return [heat_map for heat_map in maps if heat_map is not None]
 
 
 def timestep_text(timestep: float) -> str:
-    """Return a timestep without a point, if it is a whole number."""
+    """Return a timestep as text, without a decimal point if it is a whole number."""
     return f"{timestep:g}"
 
 
@@ -55,7 +55,7 @@ def _map(facts: Facts, role: str, columns: list[float]) -> HeatMap | None:
     shares = [
         peak / spread.largest for name, spread in spreads.items() if spread for peak in peaks[name].values()
     ]
-    # A share has an end, so a range that is widened is so downwards.
+    # No share is above 1, so a narrow range is widened downwards only.
     span = LogRange(min(0.5, *(share for share in shares if share)), 1.0)
     names = labels(facts.layers)
     return HeatMap(
@@ -63,19 +63,19 @@ def _map(facts: Facts, role: str, columns: list[float]) -> HeatMap | None:
         part=facts.part,
         column="timestep",
         columns=len(columns),
-        groups=column_groups(len(columns), lambda group: _heading([columns[place] for place in group])),
+        groups=column_groups(len(columns), lambda group: _heading([columns[index] for index in group])),
         rows=tuple(
             _row(facts.part, names[name], peaks[name], spread, columns, span)
             for name, spread in spreads.items()
         ),
         span="spread",
         range=span,
-        extremes=_extremes(facts.part, {names[name]: each for name, each in spreads.items() if each}),
+        extremes=_extremes(facts.part, {names[name]: spread for name, spread in spreads.items() if spread}),
     )
 
 
 def _peaks(layer: LayerFacts, role: str) -> dict[float, float]:
-    """Return a role's peak at each timestep, of several records of one the largest."""
+    """Return a role's peak at each timestep; if a timestep has several records, the largest."""
     found: dict[float, float] = {}
     for peaks in layer.timesteps:
         peak = getattr(peaks, role)
@@ -111,7 +111,7 @@ def _heading(timesteps: Sequence[float]) -> str:
 
 
 def _extremes(part: str, spreads: dict[str, Spread]) -> str:
-    """Say which block's peaks are furthest apart."""
+    """Return a sentence that tells which block's peaks have the largest ratio."""
     label, widest = max(spreads.items(), key=lambda item: item[1].ratio)
     return (
         f"Furthest apart in {part} {label}: up to {significant(widest.largest)} at timestep "

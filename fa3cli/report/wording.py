@@ -1,4 +1,4 @@
-"""How a report puts things: the same words in the terminal and on the page."""
+"""Formats values and sentences of a report, for the terminal and the page alike."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def labels(layers: Iterable[LayerFacts]) -> dict[str, str]:
-    """Return a short label for each layer's name: its number, if that tells it from all others."""
+    """Return a short label for each layer's name: its number, or the name if numbers are not unique."""
     names = [layer.name for layer in layers]
     numbers = [layer_number(name) for name in names]
     return dict(zip(names, numbers if len(set(numbers)) == len(numbers) else names, strict=True))
@@ -61,7 +61,7 @@ def percent(ratio: float | None) -> str:
 
 
 def decibels(psnr: float | None) -> str:
-    """Return the PSNR of an image, which has none where nothing differs."""
+    """Return the PSNR of an image as text; None means that nothing differs."""
     return "the same" if psnr is None else f"{psnr:.1f}\N{NO-BREAK SPACE}dB"
 
 
@@ -82,25 +82,25 @@ def value_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {value_text(each)}" for name, each in value.items() if each is not None)
+        return ", ".join(f"{name} {value_text(item)}" for name, item in value.items() if item is not None)
     return "–" if value is None else str(value)
 
 
 def image_rows(images: ImageAccuracy | None) -> list[tuple[str, str]]:
-    """Return what was measured on images, a name and a value each; nothing where nothing was."""
+    """Return names and values of what was measured on images; an empty list if nothing was."""
     if images is None:
         return []
-    least = min((psnr for psnr in images.psnr if psnr is not None), default=None)
+    lowest = min((psnr for psnr in images.psnr if psnr is not None), default=None)
     return [
         ("prompts", str(images.prompts)),
-        ("mean PSNR of those that differ", decibels(images.mean_psnr)),
-        ("least PSNR", decibels(least)),
+        ("mean PSNR of the images that differ", decibels(images.mean_psnr)),
+        ("lowest PSNR", decibels(lowest)),
         ("largest difference of values from 0 to 1", significant(images.largest_difference)),
     ]
 
 
 def measured_on(accuracy: Accuracy) -> str:
-    """Return how much text the float model was compared on."""
+    """Return the amount of text that the export and the float model were compared on."""
     cut = (
         f", {accuracy.samples_cut} of them cut to the length the model takes" if accuracy.samples_cut else ""
     )
@@ -108,18 +108,18 @@ def measured_on(accuracy: Accuracy) -> str:
 
 
 def calibrated_on(origin: Origin) -> str:
-    """Return how much the parameters were chosen on: text, or calls of a transformer, which have no tokens to count."""
+    """Return the amount of calibration data: text, or calls of a diffusion transformer, which have no tokens."""
     if origin.tokens == 0:
         return _known(origin.samples, "sample")
     return f"{_known(origin.samples, 'sample')} with {_known(origin.tokens, 'token')}"
 
 
 def how_to_measure(facts: Facts) -> str:
-    """Return the command that compares an export with the float model, or of which export it can be had."""
+    """Return the command that compares an export with the float model, or which targets it supports."""
     if facts.target == "mindie-sd":
         return f"fa3 verify {facts.folder} --against PIPELINE_DIR --eval PROMPTS"
     if facts.target not in ("modelslim", "mindie"):
-        return "only exports for modelslim and mindie can be compared: make one of the same calibration"
+        return "only exports for modelslim and mindie can be compared: make one from the same calibration"
     return f"fa3 verify {facts.folder} --against WEIGHTS_DIR --eval TEXT.jsonl"
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
 from fa3cli.guide.anti_outlier import AntiOutlier
 from fa3cli.guide.configs import AntiOutlierConfig
-from fa3cli.guide.models import smoothed
+from fa3cli.guide.models import smoothing_of
 from tests.sample_models import random_model, token_ids
 
 METHODS = ["m1", "m2", "m3", "m4", "m5", "m6"]
@@ -209,7 +209,7 @@ def test_a_norm_that_multiplies_by_one_more_than_its_weight_is_refused(method: s
     ) as raised:
         smooth(model, method)
     assert "--anti-method none" in raised.value.hint
-    assert smoothed(model).anti_method == "none"
+    assert smoothing_of(model).anti_method == "none"
     assert all(torch.equal(tensor, weights[key]) for key, tensor in state(model).items())
 
 
@@ -244,7 +244,7 @@ def test_a_model_is_smoothed_once() -> None:
     with pytest.raises(ConflictError, match="has smoothed this model already"):
         smooth(model, "m4")
     assert all(torch.equal(tensor, weights[key]) for key, tensor in state(model).items())
-    assert smoothed(model).anti_method == "m1"
+    assert smoothing_of(model).anti_method == "m1"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -1,1 +1,1 @@
-"""A second device type, to find what takes the CPU for granted: host memory under another name, counted and limited."""
+"""Provides a test device that finds code which assumes the CPU; its memory is host memory, counted and limited."""

@@ -1,4 +1,4 @@
-"""What the test device promises, a function a promise; they run where it is registered."""
+"""Checks the promises of the test device, one function per promise; they run in a process that has registered it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def refuses_tensors_of_the_cpu() -> None:
     values, others = torch.ones(3, device=DEVICE), torch.ones(3)
     calls = [
         lambda: values + others,
-        lambda: values * torch.ones(()),  # a CUDA device would take this one
+        lambda: values * torch.ones(()),  # a CUDA device accepts this call
         lambda: values.add_(others),
         lambda: others.add_(values),
         lambda: values[others > 0],
@@ -67,10 +67,10 @@ def copies_between_devices() -> None:
     values = torch.randn(4, 6)[:, ::2].t()
     assert torch.equal(values.to(DEVICE).cpu(), values)
     assert torch.equal(values.to(DEVICE, torch.float16).cpu(), values.half())
-    there = torch.empty(3, 4, dtype=torch.int8, device=DEVICE)
-    there.copy_(values * 10)
-    assert torch.equal(there.cpu(), (values * 10).to(torch.int8))
-    assert there.to("meta").is_meta
+    copied = torch.empty(3, 4, dtype=torch.int8, device=DEVICE)
+    copied.copy_(values * 10)
+    assert torch.equal(copied.cpu(), (values * 10).to(torch.int8))
+    assert copied.to("meta").is_meta
 
 
 def views_share_memory() -> None:

@@ -1,6 +1,6 @@
-// A second device type for tests. Its memory is the host's, counted and limited; its operators are the CPU's, called on
-// the same memory under another name. A call that mixes it with the CPU raises, as it would on an accelerator, and there
-// is no float64, as on some.
+// A device type for tests. Its memory is host memory, counted and limited. Its operators are the CPU's: they run on CPU
+// tensors that share the device tensors' memory. A call that mixes device and CPU tensors raises, as on an accelerator;
+// there is no float64, as on some accelerators.
 
 #include <cstdlib>
 #include <unordered_map>
@@ -30,7 +30,7 @@ const c10::Device kDevice(kType, 0);
 // ---- memory
 
 struct Memory final : c10::Allocator {
-  int64_t limit = 0;  // bytes; 0 is none
+  int64_t limit = 0;  // bytes; 0 means no limit
   int64_t live = 0;
   int64_t peak = 0;
 
@@ -42,7 +42,7 @@ struct Memory final : c10::Allocator {
     TORCH_CHECK_WITH(
         OutOfMemoryError, limit == 0 || live + wanted <= limit,
         "test device out of memory: tried to allocate ", wanted, " bytes, ", live, " of ", limit, " are in use");
-    // The size stands before the data, which stays aligned as the CPU's vectorized kernels want it.
+    // The header holds the size. It is 64 bytes, so that the data is aligned for the CPU's vectorized kernels.
     auto* block = static_cast<char*>(std::aligned_alloc(kHeader, (kHeader + bytes + kHeader - 1) / kHeader * kHeader));
     TORCH_CHECK_WITH(OutOfMemoryError, block != nullptr, "the host has no ", wanted, " bytes for the test device");
     *reinterpret_cast<int64_t*>(block) = wanted;
@@ -72,7 +72,7 @@ void Memory::release(void* block) {
   }
 }
 
-// ---- what torch asks of a device type
+// ---- interfaces that torch requires of a device type
 
 struct Guard final : c10::impl::DeviceGuardImplInterface {
   Guard() = default;
@@ -106,7 +106,7 @@ struct Hooks final : at::PrivateUse1HooksInterface {
 
 // ---- operators
 
-// Device tensors as CPU tensors of the same memory, sizes and strides, and results the way back.
+// Converts device tensors to CPU tensors of the same memory, sizes and strides, and results back.
 class HostView {
  public:
   explicit HostView(const c10::OperatorName& name) : name_(name) {}
@@ -116,7 +116,7 @@ class HostView {
       return tensor;
     }
     if (tensor.device() != kDevice) {
-      // Python's numbers come as CPU tensors.
+      // Python numbers arrive as CPU tensors.
       TORCH_CHECK(
           tensor.unsafeGetTensorImpl()->is_wrapped_number(),
           "Expected all tensors to be on the same device, but ", name_, " got one of size ", tensor.sizes(), " on ",
@@ -141,15 +141,15 @@ class HostView {
     }
     if (value.isTensorList()) {
       c10::List<at::Tensor> list;
-      for (const at::Tensor& each : value.toTensorVector()) {
-        list.push_back(host(each));
+      for (const at::Tensor& tensor : value.toTensorVector()) {
+        list.push_back(host(tensor));
       }
       return list;
     }
     if (value.isOptionalTensorList()) {
       c10::List<std::optional<at::Tensor>> list;
-      for (const std::optional<at::Tensor>& each : value.toOptionalTensorVector()) {
-        list.push_back(each ? std::optional(host(*each)) : std::nullopt);
+      for (const std::optional<at::Tensor>& tensor : value.toOptionalTensorVector()) {
+        list.push_back(tensor ? std::optional(host(*tensor)) : std::nullopt);
       }
       return list;
     }
@@ -159,8 +159,8 @@ class HostView {
     return value;
   }
 
-  // Give the memory of arguments that were resized to their owners.
-  void settle() {
+  // Copies arguments that the operator resized or moved to other memory back to the device tensors.
+  void write_back() {
     for (auto& [device, view] : tensors_) {
       const auto& storage = host_storage(device.storage());
       if (view.sizes() != device.sizes() || storage.data() != device.storage().data()) {
@@ -197,8 +197,8 @@ class HostView {
     }
     if (value.isTensorList()) {
       c10::List<at::Tensor> list;
-      for (const at::Tensor& each : value.toTensorVector()) {
-        list.push_back(device(each));
+      for (const at::Tensor& tensor : value.toTensorVector()) {
+        list.push_back(device(tensor));
       }
       return list;
     }
@@ -232,7 +232,7 @@ void on_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     argument = view.host(argument);
   }
   op.callBoxed(stack);
-  view.settle();
+  view.write_back();
   const auto results = op.schema().returns().size();
   for (size_t index = 0; index < results; ++index) {
     auto& result = torch::jit::peek(*stack, index, results);
@@ -242,7 +242,7 @@ void on_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 
 at::ScalarType supported(std::optional<at::ScalarType> dtype) {
   const auto type = c10::dtype_or_default(dtype);
-  // diffusers computes positions in float64 on what it does not know to lack it.
+  // diffusers computes positions in float64, except on devices that it knows to lack float64.
   TORCH_CHECK_TYPE(type != at::kDouble || std::getenv("TESTDEV_FLOAT64"), "the test device has no float64");
   return type;
 }
@@ -270,7 +270,7 @@ const c10::OperatorName& copy_name() {
   return name;
 }
 
-// The one operator that takes tensors of both devices.
+// The only operator that accepts tensors of both devices.
 at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool) {
   HostView view(copy_name());
   on_either(view, to).copy_(on_either(view, from));
@@ -319,11 +319,11 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("set_.source_Tensor", &at::native::set_tensor_);
   m.impl("set_.source_Storage", &set_to_storage);
   m.impl("set_.source_Storage_storage_offset", &at::native::set_storage_cpu_);
-  // Composed of other operators, and of other ones on a CPU: only as a whole are these bit for bit the CPU's.
+  // torch composes these of other operators, of different ones per device: they must run whole to give the CPU's bits.
   for (const char* name : {"linear", "matmul", "scaled_dot_product_attention", "convolution"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&on_host>());
   }
-  // Nor may what has a kernel for the CPU be composed here (a layer norm would).
+  // Likewise, operators with a CPU kernel must not be composed of others on the device, as a layer norm would be.
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const auto& name : dispatcher.getAllOpNames()) {
     const auto op = dispatcher.findOp(name);

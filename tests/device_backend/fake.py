@@ -1,6 +1,6 @@
-"""fa3's layer code on tensors without data of a device "npu": what is elsewhere was brought there, numbers included.
+"""Runs fa3's layer code on fake tensors of a device "npu", and checks that no operator mixes devices.
 
-Code that looks at values (a branch, .item(), a mask's tokens) can't run this way; the test device shows that.
+Code that reads values (a branch, .item(), a mask's tokens) cannot run on fake tensors; the test device covers it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from fa3cli.quantization.simulation import SimulatedLinear, SimulatedStates
 
 __all__ = ["observe_layers", "simulate", "smooth_layers"]
 
-_setup_privateuseone_for_python_backend("npu")  # slicing asks for a guard of the device, even without data
+_setup_privateuseone_for_python_backend("npu")  # slicing needs a guard of the device, even without data
 _DEVICE = torch.device("npu:0")
 _SAMPLES = 2
 
 
-class _AllThere(TorchDispatchMode):
-    """Within it no operator's results may be elsewhere, but for what is brought to the CPU and computed from that."""
+class _OnDevice(TorchDispatchMode):
+    """Asserts that results are on the device, except copies to other devices and results of CPU tensors alone."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -52,27 +52,27 @@ class _AllThere(TorchDispatchMode):
 
 
 def _devices(values: Any) -> set[torch.device]:
-    return {each.device for each in _pytree.tree_leaves(values) if isinstance(each, Tensor)}
+    return {leaf.device for leaf in _pytree.tree_leaves(values) if isinstance(leaf, Tensor)}
 
 
 def observe_layers(folder: str) -> None:
-    """Take samples through a model's layers with every observer that looks at no values."""
+    """Run samples through a model's layers with all observers that read no values."""
     _with_model(folder, _observe)
 
 
 def smooth_layers(folder: str) -> None:
-    """Find scales as m1 and m4 do, and move them into the weights."""
+    """Find scales as m1 and m4 do, and smooth the weights by them."""
     _with_model(folder, _smooth)
 
 
 def simulate() -> None:
-    """Quantize a weight as the reference calibrates with it, and compute with the tensors of an export."""
+    """Quantize a weight as the reference does in calibration, and run simulated linears and states of an export."""
     with FakeTensorMode(), torch.no_grad():
         states, linear = SimulatedStates(4), SimulatedLinear(nn.Linear(6, 8), (8, 1), torch.float32)
         for module in (states, linear):
             for name, buffer in module.named_buffers():
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=_DEVICE)
-        with _AllThere():
+        with _OnDevice():
             fake_quantize_weight(torch.rand(8, 6, device=_DEVICE), mm_tensor=False)
             states(torch.rand(1, 4, 5, 6, device=_DEVICE))
             linear(torch.rand(5, 6, device=_DEVICE))
@@ -84,7 +84,7 @@ def _with_model(folder: str, use: Callable[[MemoryModel], None]) -> None:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
     with FakeTensorMode(), torch.no_grad():
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=True).eval()
-        for module in model.modules():  # module.to() swaps tensors, which fake ones refuse
+        for module in model.modules():  # module.to() swaps tensors, which fake tensors refuse
             for name, parameter in module._parameters.items():
                 if parameter is not None:
                     module._parameters[name] = nn.Parameter(parameter.to(_DEVICE), requires_grad=False)
@@ -92,7 +92,7 @@ def _with_model(folder: str, use: Callable[[MemoryModel], None]) -> None:
                 module._buffers[name] = buffer.to(_DEVICE)
         layered = MemoryModel(model)
         assert layered.device == _DEVICE
-        with _AllThere():
+        with _OnDevice():
             use(layered)
 
 

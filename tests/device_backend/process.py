@@ -1,4 +1,4 @@
-"""Calls functions in a process of their own: a device type, once registered, stays, and other tests run without."""
+"""Calls functions in a separate process: a device type cannot be unregistered, and other tests must not see it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Call:
-    """A function of this package, `module.name`, and its arguments as json knows them."""
+    """A function of this package, `module.name`, and its arguments, which JSON must be able to hold."""
 
     function: str
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
 def call_apart(calls: Sequence[Call], folder: Path) -> list[str | None]:
-    """Call functions in one process, one after the other; return of each None, or the traceback of what it raised."""
-    todo, done = folder / "calls.json", folder / "outcomes.json"
-    todo.write_text(json.dumps([(call.function, call.arguments) for call in calls]))
+    """Call functions one after the other in one process; return None per call, or the traceback of its error."""
+    input_file, output_file = folder / "calls.json", folder / "outcomes.json"
+    input_file.write_text(json.dumps([(call.function, call.arguments) for call in calls]))
     process = subprocess.run(
-        [sys.executable, "-m", __name__, str(todo), str(done)],
+        [sys.executable, "-m", __name__, str(input_file), str(output_file)],
         cwd=_ROOT,
         env=os.environ | {"HF_MODULES_CACHE": tempfile.mkdtemp(dir=folder), "PYTHONPATH": str(_ROOT)},
         capture_output=True,
@@ -41,14 +41,14 @@ def call_apart(calls: Sequence[Call], folder: Path) -> list[str | None]:
     )
     if process.returncode:
         raise RuntimeError(f"the process ended with {process.returncode}:\n{process.stdout}{process.stderr}")
-    return json.loads(done.read_text())
+    return json.loads(output_file.read_text())
 
 
 def _outcome(function: str, arguments: dict[str, Any]) -> str | None:
     module, _, name = function.rpartition(".")
     try:
         getattr(importlib.import_module(f"{__package__}.{module}"), name)(**arguments)
-    except Exception:  # noqa: BLE001 - what a function raises is what its test is told
+    except Exception:  # noqa: BLE001 - the caller gets every error as text
         return traceback.format_exc()
     return None
 
@@ -57,5 +57,5 @@ if __name__ == "__main__":
     import torch
 
     torch.set_num_threads(1)
-    done = [_outcome(*call) for call in json.loads(Path(sys.argv[1]).read_text())]
-    Path(sys.argv[2]).write_text(json.dumps(done))
+    outcomes = [_outcome(*call) for call in json.loads(Path(sys.argv[1]).read_text())]
+    Path(sys.argv[2]).write_text(json.dumps(outcomes))

@@ -1,3 +1,5 @@
+"""Runs the checks of the test device in a separate process."""
+
 from __future__ import annotations
 
 import ast
@@ -10,7 +12,7 @@ from tests.device_backend.process import Call, call_apart
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
 
-# Read, not imported: this process is to stay without the device.
+# Parsed, not imported: an import would register the device in this process.
 CHECKS = [
     node.name
     for node in ast.parse(Path(__file__).with_name("checks.py").read_text()).body

@@ -1,3 +1,5 @@
+"""Tests that layer code runs on fake tensors of another device."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The test device for Python: torch.device("testdev:0") and the module torch.testdev. Importing registers it for good."""
+"""Registers the test device in this process: torch.device("testdev:0") and the module torch.testdev."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _ops = torch.ops.fa3_test_device
 
 
 def set_limit(nbytes: int) -> None:
-    """Have allocations beyond this many bytes raise torch.OutOfMemoryError; 0 lifts the limit."""
+    """Let allocations above this many bytes in all raise torch.OutOfMemoryError; 0 removes the limit."""
     _ops.set_limit(nbytes)
 
 
 def _module() -> types.ModuleType:
-    """Return what torch and accelerate look for under the name of a device type, and what fa3 may ask of one."""
+    """Return the device type's module, with the functions that torch, accelerate and fa3 call."""
     module = types.ModuleType("torch.testdev")
     module.is_available = lambda: True
     module.is_initialized = lambda: True

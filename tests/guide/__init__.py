@@ -1,4 +1,4 @@
-"""What scripts of the guide do, in short, for the tests of its classes."""
+"""Provides the steps of the guide's scripts, for the tests of the guide's classes."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ LENGTHS = (9, 17, 5)
 
 
 def load(folder: Path) -> nn.Module:
-    """A model in memory, as the guide's scripts load it."""
+    """Load a model into memory as the guide's scripts do."""
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, torch_dtype="auto")
 
 
 def script_data(*lengths: int) -> list[list[Tensor]]:
-    """calib_data of the samples that `token_ids` gives: input_ids and attention_mask."""
-    ids = [torch.tensor([line]) for line in token_ids(*lengths or LENGTHS)]
-    return [[each, torch.ones_like(each)] for each in ids]
+    """Return calib_data with the samples of `token_ids`: input_ids and attention_mask."""
+    samples = [torch.tensor([line]) for line in token_ids(*lengths or LENGTHS)]
+    return [[ids, torch.ones_like(ids)] for ids in samples]
 
 
 def export(calibrator: Calibrator, output: Path) -> dict[str, Tensor]:
-    """Run, save, and return the tensors that were saved."""
+    """Run and save; return the saved tensors."""
     calibrator.run()
     return tensors(calibrator.save(output, save_type=["safe_tensor"]).output)
 
 
 def tensors(output: Path) -> dict[str, Tensor]:
-    """The tensors of an export in one file."""
+    """Return the tensors of an export that is one file."""
     return load_file(output / WEIGHT_FILE)
 
 
 def quantized(folder: Path, **options: Any) -> dict[str, Tensor]:
-    """What `fa3 quantize` exports from the samples of `script_data`."""
+    """Return what `fa3 quantize` exports from the samples of `script_data`."""
     calib = write_lines(folder.parent / "calib.jsonl", token_ids(*LENGTHS))
     output = folder.parent / "quantized"
     return tensors(fa3cli.quantize(folder, calib=calib, output=output, recipe="none", **options).output)
 
 
 def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
-    """Names of tensors that are not in both, or not the same bit for bit."""
+    """Return the names of tensors that are not in both, or that differ in any bit."""
     return [
         name
         for name in sorted(one.keys() | other.keys())

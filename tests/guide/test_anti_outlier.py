@@ -1,3 +1,5 @@
+"""Tests that AntiOutlier smooths models in memory and in folders like the command."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -192,5 +194,5 @@ def test_dropout_plays_no_part_in_a_model_left_in_training(folder: Path) -> None
     for module in model.modules():
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.5
-    process(model, anti_method="m3")  # refused, if the second call of a layer drew other numbers
+    process(model, anti_method="m3")  # refused if the second call of a layer drew other random numbers
     assert all(module.training for module in model.modules())

@@ -1,3 +1,5 @@
+"""Tests which forms of calib_data are accepted, and the errors for all others."""
+
 from __future__ import annotations
 
 from functools import cache
@@ -42,7 +44,15 @@ def arguments(samples: list[Sample]) -> list[dict[str, Tensor]]:
         [IDS, MASK, None, None],
         {"input_ids": IDS, "attention_mask": MASK, "position_ids": None},
     ],
-    ids=["list", "tuple", "dict", "dict in another order", "BatchEncoding", "None behind", "None in a dict"],
+    ids=[
+        "list",
+        "tuple",
+        "dict",
+        "dict in another order",
+        "BatchEncoding",
+        "None at the end",
+        "None in a dict",
+    ],
 )
 def test_an_item_holds_a_forwards_arguments(item: Any) -> None:
     (sample,) = samples_of([item], model())
@@ -62,8 +72,8 @@ def test_none_leaves_an_argument_out_and_keeps_the_place_of_the_next() -> None:
     assert sample.mask is None
 
 
-class Turned(nn.Module):
-    """Takes its arguments in an order of its own, as models with remote code may."""
+class OtherOrder(nn.Module):
+    """Takes its arguments in another order, as models with remote code may."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +83,7 @@ class Turned(nn.Module):
 
 
 def test_a_list_follows_the_order_of_the_models_own_forward() -> None:
-    (sample,) = samples_of([[MASK, IDS]], Turned())
+    (sample,) = samples_of([[MASK, IDS]], OtherOrder())
     assert sample.arguments["input_ids"] is IDS
     assert sample.arguments["attention_mask"] is MASK
 
@@ -123,7 +133,7 @@ def test_the_longest_sample_and_the_last_token_are_taken() -> None:
 
 
 def test_a_model_that_names_no_limit_takes_any_length() -> None:
-    unlimited = Turned()
+    unlimited = OtherOrder()
     unlimited.config = type("Config", (), {"vocab_size": 96})()
     (sample,) = samples_of([{"input_ids": torch.ones(1, 1000, dtype=torch.long)}], unlimited)
     assert sample.tokens == 1000

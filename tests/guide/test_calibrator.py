@@ -1,3 +1,5 @@
+"""Tests that Calibrator exports what the command exports, and what run and save accept."""
+
 from __future__ import annotations
 
 import json
@@ -31,7 +33,7 @@ def is_fa(name: str) -> bool:
     return name.rpartition("self_attn.")[2] in FA_TENSORS
 
 
-# ---- the numbers
+# ---- the results
 
 
 @pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": True}, {"dtype": torch.bfloat16}], ids=str)
@@ -169,7 +171,7 @@ def test_a_model_made_without_a_folder_is_exported_with_its_config(tmp_path: Pat
     assert fa3cli.verify(tmp_path / "out").ok
 
 
-# ---- what is saved
+# ---- saved files
 
 
 @pytest.fixture
@@ -217,10 +219,10 @@ def test_weights_files_are_no_larger_than_told(done: Calibrator, tmp_path: Path)
     for part in parts:
         assert sum(tensor.nbytes for tensor in load_file(part).values()) <= 20_000
     whole = tensors(done.save(tmp_path / "whole", save_type=["safe_tensor"]).output)
-    together: dict[str, Tensor] = {}
+    merged: dict[str, Tensor] = {}
     for part in parts:
-        together |= load_file(part)
-    assert differing(together, whole) == []
+        merged |= load_file(part)
+    assert differing(merged, whole) == []
     assert fa3cli.verify(result.output).ok
 
 
@@ -271,7 +273,7 @@ def test_what_save_does_not_take(
     assert not (tmp_path / "out").exists()
 
 
-# ---- what cannot be calibrated
+# ---- errors before any work
 
 
 @pytest.fixture(scope="module")

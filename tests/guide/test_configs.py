@@ -1,3 +1,5 @@
+"""Tests that the guide's parameters become fa3's settings, and that all others are refused."""
+
 from __future__ import annotations
 
 from typing import Any

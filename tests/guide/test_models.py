@@ -1,3 +1,5 @@
+"""Tests opening a script's model, the record of its smoothing, and the log."""
+
 from __future__ import annotations
 
 import copy
@@ -14,19 +16,19 @@ import torch
 from fa3cli import logger
 from fa3cli.errors import ConflictError, MissingCapabilityError, UnsupportedError, UsageError
 from fa3cli.guide.models import (
-    Smoothed,
+    AppliedSmoothing,
     config_of,
+    enable_logging,
     folder_of,
-    opened,
-    remember_smoothed,
-    smoothed,
-    talk,
+    open_layered_model,
+    record_smoothing,
+    smoothing_of,
 )
 from tests.guide import load
 from tests.sample_models import edit_config, random_model, write_model
 
-NONE = Smoothed("none", {})
-M3 = Smoothed("m3", {"model.layers.0": {}})
+NONE = AppliedSmoothing("none", {})
+M3 = AppliedSmoothing("m3", {"model.layers.0": {}})
 OPTIONS = {"dev_id": None, "fa": False, "reference": False, "trust_remote_code": False}
 
 
@@ -35,45 +37,45 @@ def folder(tmp_path: Path) -> Path:
     return write_model(tmp_path / f"llama-{tmp_path.name}", num_hidden_layers=1)
 
 
-# ---- a model or a folder, opened
+# ---- opening a model or a folder
 
 
 def test_a_model_in_memory_and_its_folder_open_alike(folder: Path) -> None:
     model = load(folder)
-    memory = opened(model, "cpu", **{**OPTIONS, "fa": True})
-    streamed = opened(folder, "cpu", **{**OPTIONS, "fa": True})
+    memory = open_layered_model(model, "cpu", **{**OPTIONS, "fa": True})
+    streamed = open_layered_model(folder, "cpu", **{**OPTIONS, "fa": True})
     assert memory.model is model
     assert memory.resident and not streamed.resident
-    for what in ("names", "stored", "head", "of_layer", "outside", "before_layers", "dtype", "device"):
-        assert getattr(memory, what) == getattr(streamed, what), what
+    for field in ("names", "stored", "head", "of_layer", "outside", "before_layers", "dtype", "device"):
+        assert getattr(memory, field) == getattr(streamed, field), field
     assert memory.attentions().keys() == streamed.attentions().keys() == {"model.layers.0.self_attn"}
 
 
 def test_another_device_than_the_models_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="the model is on cpu, but dev_type is 'npu'"):
-        opened(load(folder), "npu", **OPTIONS)
+        open_layered_model(load(folder), "npu", **OPTIONS)
 
 
 def test_a_device_for_a_folder_that_is_not_here(folder: Path) -> None:
     with pytest.raises(MissingCapabilityError, match="npu:1"):
-        opened(folder, "npu", **{**OPTIONS, "dev_id": 1})
+        open_layered_model(folder, "npu", **{**OPTIONS, "dev_id": 1})
 
 
 def test_dev_id_says_nothing_about_the_cpu(folder: Path) -> None:
-    assert opened(folder, "cpu", **{**OPTIONS, "dev_id": 0}).device == torch.device("cpu")
+    assert open_layered_model(folder, "cpu", **{**OPTIONS, "dev_id": 0}).device == torch.device("cpu")
 
 
 def test_a_model_without_quantizers_opens_only_without_fa() -> None:
     model = random_model("llama", num_hidden_layers=1)
-    assert opened(model, "cpu", **OPTIONS).model is model
+    assert open_layered_model(model, "cpu", **OPTIONS).model is model
     with pytest.raises(UnsupportedError, match="LlamaForCausalLM: none of its attention modules") as raised:
-        opened(model, "cpu", **{**OPTIONS, "fa": True})
+        open_layered_model(model, "cpu", **{**OPTIONS, "fa": True})
     assert "fa3 patch" in raised.value.hint
 
 
 @pytest.mark.parametrize("reference", [False, True])
 def test_the_reference_of_a_folder_runs_eager_attention(folder: Path, reference: bool) -> None:
-    model = opened(folder, "cpu", **{**OPTIONS, "reference": reference}).model
+    model = open_layered_model(folder, "cpu", **{**OPTIONS, "reference": reference}).model
     assert (model.config._attn_implementation == "eager") is reference
 
 
@@ -81,11 +83,13 @@ def test_code_in_a_folder_that_was_edited_runs_only_if_trusted(folder: Path) -> 
     module = folder / "modeling_llama_fa3.py"
     module.write_text(module.read_text() + "\n# mine\n")
     with pytest.raises(ConflictError, match=module.name):
-        opened(folder, "cpu", **{**OPTIONS, "fa": True})
-    assert opened(folder, "cpu", **{**OPTIONS, "fa": True, "trust_remote_code": True}).attentions()
+        open_layered_model(folder, "cpu", **{**OPTIONS, "fa": True})
+    assert open_layered_model(
+        folder, "cpu", **{**OPTIONS, "fa": True, "trust_remote_code": True}
+    ).attentions()
 
 
-# ---- where a model came from
+# ---- the folder and config of a model
 
 
 def test_the_folder_of_a_model(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,23 +118,23 @@ def test_the_config_of_a_model_without_a_folder_holds_all_its_fields() -> None:
     assert (config["num_hidden_layers"], config["vocab_size"], config["hidden_act"]) == (1, 96, "silu")
 
 
-# ---- what AntiOutlier did, kept until Calibrator asks
+# ---- the record of AntiOutlier's smoothing
 
 
 def test_smoothing_is_kept_by_model(folder: Path) -> None:
     model, other = load(folder), load(folder)
-    assert smoothed(model) == NONE
-    remember_smoothed(model, M3)
-    assert smoothed(model) is M3
-    assert smoothed(other) == smoothed(folder) == NONE
+    assert smoothing_of(model) == NONE
+    record_smoothing(model, M3)
+    assert smoothing_of(model) is M3
+    assert smoothing_of(other) == smoothing_of(folder) == NONE
 
 
 def test_smoothing_goes_with_its_model_and_its_copies() -> None:
     model = random_model("llama", num_hidden_layers=1)
     names = list(model.state_dict())
-    remember_smoothed(model, M3)
-    assert smoothed(model) is M3 and smoothed(copy.deepcopy(model)).anti_method == M3.anti_method
-    assert smoothed(random_model("llama", num_hidden_layers=1)).anti_method == "none"
+    record_smoothing(model, M3)
+    assert smoothing_of(model) is M3 and smoothing_of(copy.deepcopy(model)).anti_method == M3.anti_method
+    assert smoothing_of(random_model("llama", num_hidden_layers=1)).anti_method == "none"
     assert list(model.state_dict()) == names
 
 
@@ -148,18 +152,18 @@ def test_the_config_is_the_folders_unless_the_script_changed_its_sizes(
     assert all(found[key] == value for key, value in change.items())
 
 
-@pytest.mark.parametrize("said", ["{0}/{1}", "{1}", "link", "./{1}/"])
+@pytest.mark.parametrize("path", ["{0}/{1}", "{1}", "link", "./{1}/"])
 def test_smoothing_is_kept_by_folder_however_it_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     folder = tmp_path / f"model-{tmp_path.name}"
     folder.mkdir()
     (tmp_path / "link").symlink_to(folder)
     monkeypatch.chdir(tmp_path)
-    remember_smoothed(said.format(tmp_path, folder.name), M3)
-    for way in (folder, str(folder), folder.name, Path("link"), os.path.join(".", folder.name, "")):
-        assert smoothed(way) is M3, way
-    assert smoothed(tmp_path) == NONE
+    record_smoothing(path.format(tmp_path, folder.name), M3)
+    for spelling in (folder, str(folder), folder.name, Path("link"), os.path.join(".", folder.name, "")):
+        assert smoothing_of(spelling) is M3, spelling
+    assert smoothing_of(tmp_path) == NONE
 
 
 # ---- the log
@@ -167,7 +171,7 @@ def test_smoothing_is_kept_by_folder_however_it_is_written(
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbstractContextManager[None]]:
-    """Logging as in a fresh interpreter, within a block: pytest's own handlers come and go with a test's phases."""
+    """Reset logging as in a fresh interpreter, within a block: pytest adds and removes handlers during a test."""
 
     @contextmanager
     def block(*root_handlers: logging.Handler) -> Iterator[None]:
@@ -184,8 +188,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbstractContextManag
 
 def test_the_log_is_seen_on_stderr_once(fresh: Callable, capsys: pytest.CaptureFixture) -> None:
     with fresh():
-        talk()
-        talk()
+        enable_logging()
+        enable_logging()
         logger.info("calibrated %d layers", 3)
     shown = capsys.readouterr()
     assert shown.err.count("fa3 INFO calibrated 3 layers") == 1
@@ -194,7 +198,7 @@ def test_the_log_is_seen_on_stderr_once(fresh: Callable, capsys: pytest.CaptureF
 
 def test_logging_that_was_set_up_is_left_alone(fresh: Callable) -> None:
     with fresh(logging.NullHandler()):
-        talk()
+        enable_logging()
         assert logger.handlers == []
         assert logger.level == logging.NOTSET
 
@@ -202,4 +206,4 @@ def test_logging_that_was_set_up_is_left_alone(fresh: Callable) -> None:
 @pytest.mark.parametrize("thing", [None, 3, torch.nn.Linear(2, 2)])
 def test_what_is_no_model_is_refused(thing: object) -> None:
     with pytest.raises(UsageError, match="expected a causal LM of transformers"):
-        opened(thing, "cpu", **OPTIONS)
+        open_layered_model(thing, "cpu", **OPTIONS)

@@ -1,3 +1,3 @@
-/* Preloaded, it makes MKL take the kernels of Intel processors on others too: MKL asks this before anything else. */
+/* Preloaded (LD_PRELOAD), makes MKL use the kernels for Intel processors on any processor: MKL calls these first. */
 int mkl_serv_intel_cpu_true(void) { return 1; }
 int mkl_serv_intel_cpu(void) { return 1; }

@@ -1,1 +1,1 @@
-"""The proof of reliability: hostile documents, failing system calls, kills and crowds (docs/reliability.md)."""
+"""Tests reliability: hostile documents, failing system calls, kills and concurrent commands (docs/reliability.md)."""

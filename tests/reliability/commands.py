@@ -1,4 +1,4 @@
-"""The commands that write, each in a scene, and what takes it back."""
+"""Lists the commands that write, with the scene that each runs in and the command that undoes it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ __all__ = ["COMMANDS", "Command"]
 
 @dataclass(frozen=True)
 class Command:
-    """A command whose every system call below `watched` fails once; the sample takes every n-th case of all."""
+    """A command; every system call that it makes below `watched` is a case that fails or kills it once."""
 
     scene: str
     arguments: str
     watched: str = ""
     undo: str | None = None
-    """The command that makes the folder what it was before."""
+    """The command that restores the folder."""
     journal: str | None = None
-    """Where an unfinished run may leave what it has, for the same command to go on from."""
+    """The folder that an unfinished run may leave, so that the same command can resume."""
     light: bool = False
     every: int = 1
-    """In a full run, take every n-th case only."""
+    """A full run takes every n-th case only."""
     excuse: str = ""
-    """Words in the output that explain why exit code 0 did not make all that it makes otherwise."""
+    """Words in the output that explain an incomplete result with exit code 0."""
     replaces: bool = False
-    """Takes something out before it puts something else in: a disk that stays full has no room to put it back."""
+    """Whether it removes files before it writes new ones: on a disk that stays full it cannot restore them."""
 
 
 _UNDO = "patch {w}/model --undo"

@@ -1,4 +1,4 @@
-"""Valid folders that all tests here share, those of other pytest-xdist workers too."""
+"""Provides the folder of scenes, which all tests of this package share, also between pytest-xdist workers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ import pytest
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for `make_scenes`, and for what is given as --scenes."""
+    """Return the folder for `make_scenes` and for the option --scenes."""
     base = tmp_path_factory.getbasetemp()
     return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "reliability-scenes"

@@ -1,4 +1,4 @@
-"""Changes one document in place, in the way that its form allows, the same for the same seed."""
+"""Changes one document in place, according to its form and reproducibly by seed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["mutate"]
 
 
 def mutate(file: Path, form: str, rng: random.Random) -> None:
-    """Change a file's meaning, its bytes, or what kind of file it is."""
-    what = rng.random()
-    if what < 0.07:
+    """Change a file's content, its bytes, or its file type."""
+    share = rng.random()
+    if share < 0.07:
         replace(file, rng)
         return
     data = file.read_bytes()
-    made = mutated_bytes(data, rng) if what < 0.25 else _FORMS[form](data, rng)
-    made = made.replace(WORK.encode(), os.fsencode(work_of(file)))
-    file.write_bytes(made + HOSTILE.encode() * (form == "python" and what < 0.25))
+    mutated = mutated_bytes(data, rng) if share < 0.25 else _FORMS[form](data, rng)
+    mutated = mutated.replace(WORK.encode(), os.fsencode(work_of(file)))
+    file.write_bytes(mutated + HOSTILE.encode() * (form == "python" and share < 0.25))
 
 
 def _json(data: bytes, rng: random.Random) -> bytes:
@@ -35,34 +35,34 @@ def _json(data: bytes, rng: random.Random) -> bytes:
 
 
 def _lines(data: bytes, rng: random.Random) -> bytes:
-    """Change a line of many: a json one as json, another as text."""
+    """Change one line: a json line as json, another line as text."""
     lines = data.decode().splitlines()
-    at = rng.randrange(len(lines))
+    index = rng.randrange(len(lines))
     if rng.random() < 0.15:
-        lines[at] = rng.choice(["", "[]", "null", "{", lines[at] * 2, json_literal(rng)])
-    elif lines[at].startswith("{"):
-        lines[at] = mutated_json(lines[at], rng).replace("\n", "")
+        lines[index] = rng.choice(["", "[]", "null", "{", lines[index] * 2, json_literal(rng)])
+    elif lines[index].startswith("{"):
+        lines[index] = mutated_json(lines[index], rng).replace("\n", "")
     else:
-        lines[at] = hostile_text(rng)
+        lines[index] = hostile_text(rng)
     return ("\n".join(lines) + "\n").encode(errors="surrogatepass")
 
 
 def _toml(data: bytes, rng: random.Random) -> bytes:
-    """Change values and lines of a TOML file; most literals of json are TOML's, too."""
+    """Change values and lines of a TOML file; most literals of json are valid in TOML too."""
     lines = data.decode().split("\n")
     for _ in range(rng.choice([1, 1, 2, 3])):
-        at = rng.randrange(len(lines))
+        index = rng.randrange(len(lines))
         keyed = [number for number, line in enumerate(lines) if re.match(r"\w+ = ", line)]
         if keyed and rng.random() < 0.6:
-            at = rng.choice(keyed)
-            lines[at] = f"{lines[at].partition(' = ')[0]} = {json_literal(rng)}"
+            index = rng.choice(keyed)
+            lines[index] = f"{lines[index].partition(' = ')[0]} = {json_literal(rng)}"
         elif rng.random() < 0.4:
-            lines.insert(rng.randrange(len(lines)), lines[at])
+            lines.insert(rng.randrange(len(lines)), lines[index])
         elif rng.random() < 0.5:
-            del lines[at]
+            del lines[index]
         else:
             lines.insert(
-                at,
+                index,
                 rng.choice(
                     [
                         "[a]",
@@ -81,15 +81,15 @@ def _toml(data: bytes, rng: random.Random) -> bytes:
 
 
 def _safetensors(data: bytes, rng: random.Random) -> bytes:
-    """Change the header, mostly with the right length before it, or the length."""
+    """Change the length of the header, or the header, in most cases with the right length before it."""
     length = int.from_bytes(data[:8], "little")
     header, values = data[8 : 8 + length], data[8 + length :]
     if rng.random() < 0.1:
         length = rng.choice([0, 1, 7, length - 1, length + 1, len(data), 2**31, 2**40, 2**63, 2**64 - 1])
         return length.to_bytes(8, "little") + header + values
-    text = json.dumps(json.loads(header))  # without the spaces at its end
-    made = mutated_json(text, rng).encode()
-    return len(made).to_bytes(8, "little") + made + values
+    text = json.dumps(json.loads(header))  # removes the padding at its end
+    mutated = mutated_json(text, rng).encode()
+    return len(mutated).to_bytes(8, "little") + mutated + values
 
 
 def _python(data: bytes, rng: random.Random) -> bytes:

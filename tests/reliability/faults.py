@@ -1,11 +1,11 @@
-"""Has every system call of every command that writes fail or end the process, and prints what went wrong.
+"""Makes every system call of every command that writes fail or kill the process, and prints the failures.
 
 python -m tests.reliability.faults                                      all cases, on two processes
-python -m tests.reliability.faults --share 0.05                         a sample of them
-python -m tests.reliability.faults --command patch --only kill          of one command, kills alone
+python -m tests.reliability.faults --share 0.05                         a sample of the cases
+python -m tests.reliability.faults --command patch --only kill          the kills of one command
 python -m tests.reliability.faults --command patch --case fail:7:ENOSPC one case
 
-A line for each failure: the command, the case, the call, and what. The last line is a summary.
+Prints a line per failure: the command, the case, the call and the problem. The last line is a summary.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.reliability.commands import COMMANDS
-from tests.reliability.parts import found_by_parts, tell, working_folder
+from tests.reliability.parts import print_result, results_of_parts, working_folder
 from tests.reliability.scenes import make_scenes
 from tests.reliability.shim import (
     FAIL,
@@ -38,15 +38,15 @@ MODES = {FAIL: "fail", FAIL_FROM_HERE: "full", KILL_BEFORE: "kill-before", KILL_
 
 
 def main() -> int:
-    """Read the command line, run, print."""
+    """Read the command line, run the cases, and print the failures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--command", action="append", choices=COMMANDS)
     parser.add_argument("--only", choices=["fail", "kill"])
-    parser.add_argument("--share", type=float, default=1.0, help="of every command's cases")
-    parser.add_argument("--case", help="MODE:NUMBER:ERROR, as a failure's line has it")
-    parser.add_argument("--scenes", type=Path, help="keep the valid folders here, for the next time")
+    parser.add_argument("--share", type=float, default=1.0, help="share of every command's cases")
+    parser.add_argument("--case", help="MODE:NUMBER:ERROR, as in a failure's line")
+    parser.add_argument("--scenes", type=Path, help="folder that keeps the scenes for the next run")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -60,13 +60,14 @@ def main() -> int:
         scenes = options.scenes or folder / "scenes"
         make_scenes(scenes, {COMMANDS[name].scene for name in options.command or COMMANDS})
         arguments = [*sys.argv[1:], "--scenes", scenes]
-        module = "tests.reliability.faults"
-        return _told(found_by_parts(module, options.processes, arguments, folder, LD_PRELOAD=str(library)))
+        module, preload = "tests.reliability.faults", {"LD_PRELOAD": str(library)}
+        return _print_summary(results_of_parts(module, options.processes, arguments, folder, **preload))
 
 
-def _told(found: Iterator[dict[str, Any]]) -> int:
+def _print_summary(results: Iterator[dict[str, Any]]) -> int:
+    """Print the failures and a summary; return whether there were failures."""
     tried, failed, seconds = Counter(), Counter(), Counter()
-    for trial in found:
+    for trial in results:
         kind = f"{trial['command']} {'kills' if trial['case'].startswith('kill') else 'faults'}"
         tried[kind] += 1
         seconds[kind] += trial["seconds"]
@@ -80,28 +81,28 @@ def _told(found: Iterator[dict[str, Any]]) -> int:
 
 
 def _part(options: argparse.Namespace, folder: Path) -> int:
-    """Try every n-th case."""
+    """Try this part's share of the cases."""
     from tests.reliability.fuzz import import_commands
-    from tests.reliability.trials import Place
+    from tests.reliability.trials import CommandTrials
 
     part, parts = map(int, options.part.split("/"))
     names = options.command or list(COMMANDS)
     for name in sorted(names, key=lambda name: not COMMANDS[name].light):
         import_commands(light=COMMANDS[name].light)
-        place = Place(COMMANDS[name], options.scenes, folder)
-        cases = list(_cases(place.calls, options))
+        trials = CommandTrials(COMMANDS[name], options.scenes, folder)
+        cases = list(_cases(trials.calls, options))
         if not options.case:
             cases = cases[:: max(1, round(COMMANDS[name].every / options.share))]
         for case in cases[part::parts]:
-            begin, call = time.monotonic(), place.calls[case.number - 1]
+            begin, call = time.monotonic(), trials.calls[case.number - 1]
             code = f":{errno.errorcode[case.error]}" if case.error else ""
-            told = {
+            result = {
                 "command": name,
                 "case": f"{MODES[case.mode]}:{case.number}{code}",
                 "call": f"{call.name} {call.path}",
             }
-            problem = (place.problem(case) or "")[:600]
-            tell({**told, "problem": problem, "seconds": time.monotonic() - begin})
+            problem = (trials.problem(case) or "")[:600]
+            print_result({**result, "problem": problem, "seconds": time.monotonic() - begin})
     return 0
 
 

@@ -1,11 +1,11 @@
-"""Runs commands on documents that were changed in every way, and prints what went wrong.
+"""Runs commands on documents with random changes, and prints the failures.
 
 python -m tests.reliability.fuzz                                        20,000 inputs, on two processes
-python -m tests.reliability.fuzz --share 0.02                           the first of them
-python -m tests.reliability.fuzz --reader NAME --seed N --count M       some of one reader
-python -m tests.reliability.fuzz --reader NAME --seed N --keep FOLDER   one, whose files and output stay there
+python -m tests.reliability.fuzz --share 0.02                           the first inputs of every reader
+python -m tests.reliability.fuzz --reader NAME --seed N --count M       M inputs of one reader
+python -m tests.reliability.fuzz --reader NAME --seed N --keep FOLDER   one input; its files and output are kept
 
-A line for each failure: the reader, the input's seed, and what. The last line is a summary.
+Prints a line per failure: the reader, the input's seed and the problem. The last line is a summary.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.reliability.parts import found_by_parts, tell, working_folder
+from tests.reliability.parts import print_result, results_of_parts, working_folder
 from tests.reliability.readers import READERS
 from tests.reliability.scenes import make_scenes
 
@@ -26,17 +26,19 @@ __all__ = ["import_commands", "main"]
 
 
 def main() -> int:
-    """Read the command line, run, print."""
+    """Read the command line, run the inputs, and print the failures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--reader", action="append", choices=READERS, help="one of the table in readers.py")
-    parser.add_argument("--seed", type=int, default=0, help="the first input's")
-    parser.add_argument("--count", type=int, help="inputs of each reader")
-    parser.add_argument("--share", type=float, default=1.0, help="of every reader's inputs")
-    parser.add_argument("--scenes", type=Path, help="keep the valid folders here, for the next time")
+    parser.add_argument(
+        "--reader", action="append", choices=READERS, help="a name of the table in readers.py"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first input")
+    parser.add_argument("--count", type=int, help="number of inputs per reader")
+    parser.add_argument("--share", type=float, default=1.0, help="share of every reader's inputs")
+    parser.add_argument("--scenes", type=Path, help="folder that keeps the scenes for the next run")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--keep", type=Path, help="run one input here and leave everything there")
+    parser.add_argument("--keep", type=Path, help="run one input in this folder and keep all files")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
     with working_folder() as folder:
@@ -46,16 +48,16 @@ def main() -> int:
         make_scenes(scenes, {READERS[name].scene for name in options.reader or READERS})
         arguments = [*sys.argv[1:], "--scenes", scenes]
         parts = 1 if options.keep else options.processes
-        return _told(found_by_parts("tests.reliability.fuzz", parts, arguments, folder))
+        return _print_summary(results_of_parts("tests.reliability.fuzz", parts, arguments, folder))
 
 
-def _told(outcomes: Iterator[dict[str, Any]]) -> int:
-    """Print failures, what kinds they are of, and the summary; return whether there were any."""
+def _print_summary(outcomes: Iterator[dict[str, Any]]) -> int:
+    """Print the failures, their kinds and a summary; return whether there were failures."""
     codes, kinds, seconds = defaultdict(Counter), defaultdict(list), Counter()
-    for found in outcomes:
-        name, seed, failure = found["reader"], found["seed"], found["failure"]
-        codes[name][found["code"]] += 1
-        seconds[name] += found["seconds"]
+    for outcome in outcomes:
+        name, seed, failure = outcome["reader"], outcome["seed"], outcome["failure"]
+        codes[name][outcome["code"]] += 1
+        seconds[name] += outcome["seconds"]
         if failure:
             print(f"{name} {seed}: {failure}", flush=True)
             kinds[f"{name}: {failure.partition(': ')[0]}"].append(seed)
@@ -76,7 +78,7 @@ def _text(codes: Counter[int]) -> str:
 
 
 def _part(options: argparse.Namespace, folder: Path) -> int:
-    """Run every n-th input; those that need no torch first, while this process has none."""
+    """Run this part's share of the inputs; readers without torch come first, before this process imports torch."""
     from tests.reliability.judged import judge, try_valid
 
     number, parts = map(int, options.part.split("/"))
@@ -96,20 +98,20 @@ def _part(options: argparse.Namespace, folder: Path) -> int:
             for seed in range(options.seed, options.seed + count):
                 if seed % parts == number or options.keep:
                     place = options.keep or folder / "place"
-                    found = judge(name, seed, options.scenes, place, keep=bool(options.keep))
-                    tell(vars(found))
+                    outcome = judge(name, seed, options.scenes, place, keep=bool(options.keep))
+                    print_result(vars(outcome))
     shutil.rmtree(folder / "place", ignore_errors=True)
     return 0
 
 
 def import_commands(*, light: bool) -> None:
-    """Import what the commands will need, once for all children."""
+    """Import the modules that the commands need, once for all forked children."""
     import typer
 
     import fa3cli.cli.app
     import fa3cli.patching
 
-    if isinstance(fa3cli.cli.app.app, typer.Typer):  # which builds its commands anew for every call
+    if isinstance(fa3cli.cli.app.app, typer.Typer):  # typer would build its commands again on every call
         fa3cli.cli.app.app = typer.main.get_command(fa3cli.cli.app.app)
     if not light:
         import torch

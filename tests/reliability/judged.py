@@ -1,4 +1,4 @@
-"""Lets a child run one input and judges it: exit code, traceback, time, memory, and what it opened."""
+"""Runs one input in a child process and judges the exit code, output, time, memory and opened files."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.reliability.states import state_of
 from tests.reliability.values import CANARY
 from tests.reliability.watched import limit, run_command, warm_up, watch
 
-__all__ = ["Outcome", "judge", "lay", "try_valid"]
+__all__ = ["Outcome", "copy_scene", "judge", "try_valid"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one input; a `failure` says what the command should not have done."""
+    """The result of one input; `failure` says what the command did wrong, or is empty."""
 
     reader: str
     seed: int
@@ -34,30 +34,30 @@ class Outcome:
 
 
 def try_valid(name: str, scenes: Path, place: Path) -> None:
-    """Run a reader's command on its valid folder in this process; raises RuntimeError where it does not end well."""
+    """Run a reader's command on its unchanged scene in this process; raises RuntimeError if it fails."""
     shutil.rmtree(place, ignore_errors=True)
-    lay(scenes / READERS[name].scene, place / "work")
-    said = place / "said"
-    code, wrong = warm_up(READERS[name].command.format(w=place / "work").split(), said)
-    if code or wrong:
-        raise RuntimeError(f"{name}: its valid folder: {code} {wrong}: {said.read_text()}")
+    copy_scene(scenes / READERS[name].scene, place / "work")
+    output = place / "output"
+    code, problem = warm_up(READERS[name].command.format(w=place / "work").split(), output)
+    if code or problem:
+        raise RuntimeError(f"{name}: its valid folder: {code} {problem}: {output.read_text()}")
 
 
 def judge(name: str, seed: int, scenes: Path, place: Path, *, keep: bool = False) -> Outcome:
-    """Make input number `seed` of a reader in the folder `place`, run its command there, and judge that.
+    """Make input number `seed` of a reader in the folder `place`, run the reader's command there, and judge it.
 
-    Number -1 is the valid one.
+    Number -1 is the unchanged scene.
     """
     reader, work = READERS[name], place / "work"
     shutil.rmtree(place, ignore_errors=True)
-    lay(scenes / reader.scene, work)
+    copy_scene(scenes / reader.scene, work)
     if seed >= 0:
         rng = random.Random(f"{name} {seed}")
         documents = sorted(file for pattern in reader.documents for file in work.glob(pattern))
         mutate(rng.choice(documents), reader.form, rng)
         for folder in work.glob("*/.fa3"):
             with suppress(OSError):
-                folder.rmdir()  # an empty one is what a killed run leaves; whatever comes next removes it
+                folder.rmdir()  # a killed run may leave an empty one, which the next command removes
     os.environ["FA3_CANARY"] = str(work / CANARY)
     outside = [state_of(work / folder) for folder in (LINKED, CANARY)]
     begin = time.monotonic()
@@ -65,46 +65,46 @@ def judge(name: str, seed: int, scenes: Path, place: Path, *, keep: bool = False
     def child() -> tuple[int, str]:
         limit()
         seen = watch(work, work / CANARY)
-        code, wrong = run_command(reader.command.format(w=work).split())
-        return code, wrong or "; ".join(dict.fromkeys(seen))
+        code, problem = run_command(reader.command.format(w=work).split())
+        return code, problem or "; ".join(dict.fromkeys(seen))
 
-    before = _marks(work)
-    code, wrong = forked(child, place / "said")
-    said = (place / "said").read_text(errors="replace")
-    wrong = wrong or _wrong_end(reader, code, said)
-    if not wrong and outside != [state_of(work / folder) for folder in (LINKED, CANARY)]:
-        wrong = "wrote outside the model's folder"
+    before = _file_stats(work)
+    code, problem = forked(child, place / "output")
+    output = (place / "output").read_text(errors="replace")
+    problem = problem or _exit_problem(reader, code, output)
+    if not problem and outside != [state_of(work / folder) for folder in (LINKED, CANARY)]:
+        problem = "wrote outside the model's folder"
     if (
-        not wrong
+        not problem
         and code > 1
-        and reader.only_reads_then
-        and (odd := dict(_marks(work).items() ^ before.items()))
+        and reader.refuses_before_writing
+        and (odd := dict(_file_stats(work).items() ^ before.items()))
     ):
-        wrong = f"exit code {code}, but wrote {' '.join(sorted(odd))}"
+        problem = f"exit code {code}, but wrote {' '.join(sorted(odd))}"
     if not keep:
         shutil.rmtree(place, ignore_errors=True)
-    return Outcome(name, seed, code, wrong[:600], time.monotonic() - begin)
+    return Outcome(name, seed, code, problem[:600], time.monotonic() - begin)
 
 
-def _wrong_end(reader: Reader, code: int, said: str) -> str:
-    """Say what is wrong with an exit code and what was printed."""
+def _exit_problem(reader: Reader, code: int, output: str) -> str:
+    """Return what is wrong with an exit code and the output; empty if nothing is."""
     if not (0 <= code <= 6 or code in (75, 130)):
         return f"exit code {code}"
     if code == 1 and not reader.finds:
-        return "exit code 1 of a command that finds nothing"
-    if "Traceback" in said or "Exception ignored" in said:
-        return f"a traceback was printed: {said.strip()[-200:]!a}"
-    return f"exit code {code} without a word" if code and not said.strip() else ""
+        return "exit code 1 of a command that never has findings"
+    if "Traceback" in output or "Exception ignored" in output:
+        return f"a traceback was printed: {output.strip()[-200:]!a}"
+    return f"exit code {code} without a message" if code and not output.strip() else ""
 
 
-def _marks(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return every name below a folder with what changes when it is written; a file may be too large to be read."""
+def _file_stats(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return inode, size and time of everything below a folder: files may be too large to compare their bytes."""
     found = {str(path.relative_to(folder)): path.lstat() for path in folder.rglob("*")}
     return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
 
 
-def lay(scene: Path, work: Path) -> None:
-    """Copy a scene, and put beside it what nobody may open."""
+def copy_scene(scene: Path, work: Path) -> None:
+    """Copy a scene, and put files beside it that no command may open."""
     shutil.copytree(scene, work, symlinks=True)
     (work / LINKED).mkdir()
     (work / CANARY).mkdir()

@@ -1,4 +1,4 @@
-"""Puts something else in the place of a file: a pipe, a device, a link, a folder, a file that never ends."""
+"""Replaces a file by something else: a pipe, a device, a link, a folder, a huge file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 __all__ = ["LINKED", "replace", "work_of"]
 
 LINKED = "linked"
-"""The folder beside a model that a link may lead to, as in a cache of downloaded models."""
+"""The folder beside a model that its links may point to, as in a cache of downloaded models."""
 
 _KINDS = [
     "fifo",
@@ -25,12 +25,12 @@ _KINDS = [
     "dangling",
 ]
 
-# Calibration lines and prompts: the user names these files, and fa3 waits for who writes into a pipe.
+# Calibration lines and prompts may come from a pipe that the user names: fa3 waits for its writer, so tests would hang.
 _MAY_BE_PIPES = (".jsonl", ".txt")
 
 
 def replace(file: Path, rng: random.Random) -> None:
-    """Replace a file by one of the odd kinds."""
+    """Replace a file by one of the kinds."""
     kind = rng.choice([kind for kind in _KINDS if kind != "fifo" or file.suffix not in _MAY_BE_PIPES])
     data = file.read_bytes()
     file.unlink()
@@ -50,7 +50,7 @@ def replace(file: Path, rng: random.Random) -> None:
         file.mkdir()
     elif kind != "missing":
         file.write_bytes(data)
-        if kind == "unreadable":  # to others than root
+        if kind == "unreadable":  # root can still read it
             file.chmod(0)
         else:
             os.truncate(file, {"sparse": 1 << 40, "large": 300 << 20}[kind])
@@ -58,11 +58,11 @@ def replace(file: Path, rng: random.Random) -> None:
 
 def _beside(file: Path, data: bytes) -> Path:
     """Write bytes outside the model's folder; return their path."""
-    there = work_of(file) / LINKED / file.name
-    there.write_bytes(data)
-    return there
+    path = work_of(file) / LINKED / file.name
+    path.write_bytes(data)
+    return path
 
 
 def work_of(file: Path) -> Path:
-    """Return the folder that holds all of an input."""
+    """Return the folder that holds the whole input of a file."""
     return next(parent for parent in file.parents if (parent / LINKED).is_dir())

@@ -1,4 +1,4 @@
-"""Shares work between processes that import everything once, and yields what they find as it comes."""
+"""Shares work between long-lived processes, and yields their results as they come."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 
 from tests.reliability.scenes import ROOT, environment
 
-__all__ = ["found_by_parts", "tell", "working_folder"]
+__all__ = ["print_result", "results_of_parts", "working_folder"]
 
 
 @contextmanager
 def working_folder() -> Iterator[Path]:
-    """Give a folder, in memory where possible: files are written and synced there by the thousand."""
+    """Yield a temporary folder, in memory if possible: thousands of files are written and synced there."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="fa3-reliability-", dir=memory) as folder:
         yield Path(folder)
 
 
-def found_by_parts(
+def results_of_parts(
     module: str, parts: int, arguments: Sequence[object], folder: Path, **env: str
 ) -> Iterator[dict[str, Any]]:
     """Run `python -m module ARGUMENTS --part N/PARTS` for every N and yield the json objects that they print."""
@@ -44,7 +44,7 @@ def found_by_parts(
             raise RuntimeError((folder / f"errors-{number}").read_text()[-3000:])
 
 
-def tell(found: dict[str, Any]) -> None:
-    """Print what a part has found, in one piece: other parts write to the same pipe."""
+def print_result(result: dict[str, Any]) -> None:
+    """Print a part's result with a single write: all parts write to the same pipe."""
     sys.stdout.flush()
-    os.write(1, f"{json.dumps(found)}\n".encode())
+    os.write(1, f"{json.dumps(result)}\n".encode())

@@ -1,4 +1,4 @@
-"""Changes the bytes of a file without knowing what they mean."""
+"""Changes the bytes of a file regardless of its format."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ __all__ = ["mutated_bytes"]
 
 
 def mutated_bytes(data: bytes, rng: random.Random) -> bytes:
-    """Return bytes that are cut, in another encoding, or have a few of them flipped, inserted or removed."""
+    """Return bytes that are cut, encoded in another way, or have some bytes flipped, inserted or removed."""
     kind = rng.choice(
         ["cut", "empty", "bom", "utf-16", "latin", "flip", "flip", "insert", "remove", "twice", "zeros"]
     )
-    at = rng.randrange(len(data) + 1)
+    position = rng.randrange(len(data) + 1)
     if kind == "cut":
-        return data[:at]
+        return data[:position]
     if kind == "empty":
         return rng.choice([b"", b"\n", b" ", b"\xef\xbb\xbf", b"\x00" * 8])
     if kind == "bom":
@@ -22,15 +22,15 @@ def mutated_bytes(data: bytes, rng: random.Random) -> bytes:
     if kind == "utf-16":
         return data.decode("utf-8", "replace").encode(rng.choice(["utf-16", "utf-16-be", "utf-32"]))
     if kind == "latin":
-        return data[:at] + b"\xe9\xff\xc0\xaf" + data[at:]
+        return data[:position] + b"\xe9\xff\xc0\xaf" + data[position:]
     if kind == "insert":
-        return data[:at] + rng.randbytes(rng.randint(1, 9)) + data[at:]
+        return data[:position] + rng.randbytes(rng.randint(1, 9)) + data[position:]
     if kind == "remove":
-        return data[:at] + data[at + rng.randint(1, 99) :]
+        return data[:position] + data[position + rng.randint(1, 99) :]
     if kind == "twice":
         return data + data
     if kind == "zeros":
-        return data[:at] + b"\x00" * rng.randint(1, 99) + data[at + 99 :]
+        return data[:position] + b"\x00" * rng.randint(1, 99) + data[position + 99 :]
     return _flipped(data, rng)
 
 

@@ -1,4 +1,4 @@
-"""Every document that a command reads, in a valid folder, and the command that reads it."""
+"""Lists the documents that commands read, with the scene that holds them and the command that reads them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _WEIGHTS = tuple(f"model/model-0000{n}-of-00002.safetensors" for n in (1, 2))
 
 @dataclass(frozen=True)
 class Reader:
-    """The documents of a scene that inputs are made of, their form, the command, and how many inputs a full run takes.
+    """The documents of a scene that are mutated, their form, the command, and the number of inputs of a full run.
 
-    A `light` one needs no torch, so that a process that runs it is small and quickly forked.
+    A `light` command needs no torch, so the process that runs it is small and forks fast.
     """
 
     scene: str
@@ -35,11 +35,11 @@ class Reader:
     count: int
     light: bool = False
     finds: bool = False
-    """Whether exit code 1 says that something was found."""
+    """Whether exit code 1 reports findings."""
 
     @property
-    def only_reads_then(self) -> bool:
-        """Whether nothing may have been written when the command refuses its input."""
+    def refuses_before_writing(self) -> bool:
+        """Whether the command must not have written anything when it refuses its input."""
         return self.command.startswith(("patch", "verify", "report")) or "--plan" in self.command
 
 

@@ -1,4 +1,4 @@
-"""Makes valid folders of every kind that a command reads; python -m tests.reliability.scenes FOLDER NAME ..."""
+"""Makes scenes: valid folders of all kinds that commands read; python -m tests.reliability.scenes FOLDER NAME ..."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ROOT", "environment", "make_scenes"]
 ROOT = Path(__file__).parents[2]
 TOKENIZER = ROOT / "examples" / "qwen2-tiny"
 
-RECIPE = """# Of a user.
+RECIPE = """# A user's recipe.
 model_types = ["llama"]
 act_method = 1
 anti_method = "none"
@@ -30,14 +30,14 @@ fa_amp = 0
 
 
 def make_scenes(root: Path, names: Iterable[str]) -> None:
-    """Have the scenes of these names made below `root` by another process, so that this one stays small."""
+    """Make scenes below `root` in another process, so that this process stays small and forks fast."""
     root.mkdir(parents=True, exist_ok=True)
     with open(root / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        lacking = sorted(name for name in set(names) if not (root / name).is_dir())
-        if not lacking:
+        missing = sorted(name for name in set(names) if not (root / name).is_dir())
+        if not missing:
             return
-        command = [sys.executable, "-m", __name__, root, *lacking]
+        command = [sys.executable, "-m", __name__, root, *missing]
         env = environment(root / "modules")
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -45,7 +45,7 @@ def make_scenes(root: Path, names: Iterable[str]) -> None:
 
 
 def environment(modules: Path) -> dict[str, str]:
-    """Return what a process of these tests runs under: one thread, nothing from the network, a cache of its own."""
+    """Return the environment of a process of these tests: one thread, no network, its own cache of model code."""
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -202,7 +202,7 @@ _SCENES: dict[str, Callable[[Path], None]] = {
 
 
 def main(root: str, *names: str) -> None:
-    """Make scenes, each whole or not at all."""
+    """Make scenes; a scene gets its name only when it is complete."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
-/* Counts the calls that change or open something below a folder, and has one of them fail or end the process.
+/* Counts the calls that change or open something below a folder, and makes one of them fail or kill the process.
 
-   Loaded by LD_PRELOAD. A process calls fa3_arm() after it was forked; until then every call goes straight on. */
+   Loaded by LD_PRELOAD. A process calls fa3_arm() after the fork; until then no call is affected. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -55,8 +55,8 @@ static int absolute(int folder, const char *name, char *path)
     return 1;
 }
 
-/* Tell whether a call is to fail (with errno set); 2 if the process is to end behind it. Those that need room are
-   the ones that fail when the disk stays full. */
+/* Returns 1 if a call must fail (errno is set), 2 if the process must be killed after the call, else 0. If the disk
+   stays full (FAIL_FROM_HERE), all later calls that need room fail too. */
 static int hit(const char *call, int needs_room, int folder, const char *name)
 {
     char path[PATH_MAX], line[PATH_MAX + 64];

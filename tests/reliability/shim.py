@@ -1,4 +1,4 @@
-"""The library that makes system calls fail: compiled here, loaded into the process that forks, set in each child."""
+"""Compiles and controls the library that makes system calls fail; it is preloaded, and armed in each child."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COUNT, FAIL, FAIL_FROM_HERE, KILL_BEFORE, KILL_AFTER = range(5)
 
 @dataclass(frozen=True)
 class Call:
-    """A call that a command makes: its name, the path below the watched folder, whether a full disk refuses it."""
+    """A system call of a command: name, path below the watched folder, and whether it needs room on the disk."""
 
     name: str
     path: str
@@ -36,7 +36,7 @@ class Call:
 
 
 def compile_shim(folder: Path) -> Path | None:
-    """Return the compiled library, or None where there is no C compiler."""
+    """Return the compiled library, or None if there is no C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         return None
@@ -46,17 +46,17 @@ def compile_shim(folder: Path) -> Path | None:
 
 
 def arm(folder: Path, mode: int, number: int = 0, error: int = 0, log: int = -1) -> None:
-    """Watch the calls below a folder from now on; the library must have been preloaded."""
+    """Start to count the calls below a folder and to apply `mode`; the library must be preloaded."""
     _library().fa3_arm(os.fsencode(folder), mode, ctypes.c_long(number), error, log)
 
 
 def disarm() -> None:
-    """Let every call go on as it does."""
+    """Stop to affect calls."""
     _library().fa3_disarm()
 
 
 def errors_of(call: Call) -> list[int]:
-    """Return what the system may answer to a call."""
+    """Return the errors with which the system may answer a call."""
     if call.name == "read":
         return [errno.EIO]
     if call.name.startswith("open"):

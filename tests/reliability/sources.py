@@ -1,4 +1,4 @@
-"""Changes Python source: its lines and tokens, and structures that are hard on what walks a syntax tree."""
+"""Changes Python source: lines, tokens, and structures that strain code which walks a syntax tree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 __all__ = ["HOSTILE", "mutated_source"]
 
 HOSTILE = "import os\n\nopen(os.environ['FA3_CANARY'] + '/ran', 'w').close()\n"
-"""Code that opens a file of the canary when it is run."""
+"""Code that writes a file into the canary folder if it is run."""
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _WORDS = [
@@ -54,7 +54,7 @@ _LINES = [
 
 
 def mutated_source(text: str, rng: random.Random) -> str:
-    """Return a changed modeling file that would leave a trace if it were run."""
+    """Return a changed modeling file that would write into the canary folder if it were run."""
     if rng.random() < 0.2:
         text = _structured(text, rng)
     for _ in range(rng.choice([1, 1, 2, 5])):
@@ -64,23 +64,23 @@ def mutated_source(text: str, rng: random.Random) -> str:
 
 def _line_changed(text: str, rng: random.Random) -> str:
     lines = text.split("\n")
-    at, other = rng.randrange(len(lines)), rng.randrange(len(lines))
+    index, other = rng.randrange(len(lines)), rng.randrange(len(lines))
     kind = rng.choice(["remove", "double", "swap", "dedent", "indent", "known", "join"])
     if kind == "remove":
-        del lines[at : at + rng.randint(1, 4)]
+        del lines[index : index + rng.randint(1, 4)]
     elif kind == "double":
-        lines.insert(other, lines[at])
+        lines.insert(other, lines[index])
     elif kind == "swap":
-        lines[at], lines[other] = lines[other], lines[at]
+        lines[index], lines[other] = lines[other], lines[index]
     elif kind == "dedent":
-        lines[at] = lines[at].lstrip()
+        lines[index] = lines[index].lstrip()
     elif kind == "indent":
-        lines[at] = f"    {lines[at]}"
+        lines[index] = f"    {lines[index]}"
     elif kind == "join":
-        lines[at : at + 2] = ["".join(lines[at : at + 2])]
+        lines[index : index + 2] = ["".join(lines[index : index + 2])]
     else:
-        indent = " " * (len(lines[at]) - len(lines[at].lstrip()))
-        lines.insert(at, "\n".join(indent + line for line in rng.choice(_LINES).split("\n")))
+        indent = " " * (len(lines[index]) - len(lines[index].lstrip()))
+        lines.insert(index, "\n".join(indent + line for line in rng.choice(_LINES).split("\n")))
     return "\n".join(lines)
 
 
@@ -94,7 +94,7 @@ def _token_changed(text: str, rng: random.Random) -> str:
 
 
 def _structured(text: str, rng: random.Random) -> str:
-    """Put something deep, long or circular into the file, at its end or into a forward."""
+    """Insert something deep, long or circular, at the end of the file or into a forward."""
     deep = rng.choice([90, 190, 1000, 5000])
     names = [rng.choice("qkv") for _ in range(2)]
     body = rng.choice(
@@ -118,5 +118,5 @@ def _structured(text: str, rng: random.Random) -> str:
     if rng.random() < 0.2 or not forwards:
         bases = "\n".join(f"class C{n}(C{(n + 1) % deep}): pass" for n in range(deep))
         return f"{text}\n{rng.choice([bases, chr(10).join(body)])}\n"
-    at = rng.choice(forwards)
-    return text[:at] + "".join(f"        {line}\n" for line in body) + text[at:]
+    position = rng.choice(forwards)
+    return text[:position] + "".join(f"        {line}\n" for line in body) + text[position:]

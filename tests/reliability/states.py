@@ -1,4 +1,4 @@
-"""What lies below a folder, and how that differs from what should."""
+"""Records everything below a folder, and tells how two records differ."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 __all__ = ["State", "difference", "state_of"]
 
 State = dict[str, object]
-"""Every name below a folder: a file's bytes, where a link leads, None for a folder or anything else."""
+"""Every path below a folder: the bytes of a file, the target of a link, None for a folder or anything else."""
 
 
 def state_of(folder: Path) -> State:
-    """Return what lies below a folder."""
+    """Return the state of everything below a folder."""
     return {
         str(path.relative_to(folder)): os.readlink(path)
         if path.is_symlink()
@@ -23,11 +23,11 @@ def state_of(folder: Path) -> State:
     }
 
 
-def difference(found: State, wanted: State) -> str | None:
-    """Say how two states differ."""
-    names = {
-        "left": sorted(found.keys() - wanted.keys()),
-        "missing": sorted(wanted.keys() - found.keys()),
-        "other": sorted(name for name in found.keys() & wanted.keys() if found[name] != wanted[name]),
+def difference(found: State, expected: State) -> str | None:
+    """Return how two states differ, in words; None if they are equal."""
+    differing = {
+        "left": sorted(found.keys() - expected.keys()),
+        "missing": sorted(expected.keys() - found.keys()),
+        "other": sorted(name for name in found.keys() & expected.keys() if found[name] != expected[name]),
     }
-    return ", ".join(f"{what}: {' '.join(which[:4])}" for what, which in names.items() if which) or None
+    return ", ".join(f"{kind}: {' '.join(names[:4])}" for kind, names in differing.items() if names) or None

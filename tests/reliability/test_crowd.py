@@ -1,4 +1,4 @@
-"""Sixteen processes patch, undo and check one folder at the same time, and eight write one report."""
+"""Tests that sixteen processes can patch, undo and check one folder at once, and eight can write one report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A system call that fails or is the last one leaves a folder as it was or complete, and the same command goes on."""
+"""Tests that after a failed system call or a kill a folder is unchanged or complete, and the same command succeeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_sample_of_all_faults_and_kills(scenes: Path) -> None:
     command = [*FAULTS, "--share", "0.02", "--processes", "1", "--scenes", scenes]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == NO_COMPILER:
-        pytest.skip("no C compiler, which makes the library that has calls fail")
+        pytest.skip("no C compiler for the library that makes calls fail")
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "failures 0" in done.stdout.splitlines()[-1]
 
@@ -27,5 +27,5 @@ def test_a_sample_of_all_faults_and_kills(scenes: Path) -> None:
 def test_all_faults_and_kills() -> None:
     code = subprocess.run(FAULTS, cwd=ROOT, check=False).returncode
     if code == NO_COMPILER:
-        pytest.skip("no C compiler, which makes the library that has calls fail")
+        pytest.skip("no C compiler for the library that makes calls fail")
     assert code == 0

@@ -1,4 +1,4 @@
-"""What the system says a command opens: nothing outside the folder that it was given, whatever documents name."""
+"""Tests by strace that commands open nothing outside their folder, whatever paths documents hold."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.reliability.judged import lay
+from tests.reliability.judged import copy_scene
 from tests.reliability.scenes import ROOT, environment, make_scenes
 from tests.reliability.values import CANARY
 
@@ -76,7 +76,7 @@ def test_nothing_outside_is_opened(
         pytest.skip("no strace")
     make_scenes(scenes, [scene])
     work = tmp_path / "work"
-    lay(scenes / scene, work)
+    copy_scene(scenes / scene, work)
     found = json.loads((work / document).read_text())
     edit(found)
     (work / document).write_text(json.dumps(found).replace("WORK", str(work)))
@@ -92,8 +92,8 @@ def test_nothing_outside_is_opened(
     )
     assert done.returncode in range(7), done.stderr
     calls = log.read_text(errors="replace").splitlines()
-    assert any(f"{work}/{document}" in call for call in calls)  # strace sees what is read
-    # transformers has a model of that name
+    assert any(f"{work}/{document}" in call for call in calls)  # strace works: the document itself was opened
+    # transformers has a model named canary, whose files are below sys.prefix
     opened = [call for call in calls if f"/{CANARY}" in call and sys.prefix not in call]
     assert [call for call in opened if " = -1 " not in call] == []
     assert not (work / CANARY / "ran").exists()

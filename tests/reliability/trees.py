@@ -1,4 +1,4 @@
-"""Changes values, keys and shape of a json document, and gives the text that a json library might not write."""
+"""Changes values, keys and shape of a json document, also to text that json libraries would not write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Place = tuple[Any, Any]
 
 
 def mutated_json(text: str, rng: random.Random) -> str:
-    """Return a json text with one to three changes; rarely another document in its place."""
+    """Return a json text with one to three changes; rarely a completely different document."""
     if rng.random() < 0.03:
         return json_literal(rng)
     document, raw = json.loads(text), {}
@@ -24,10 +24,10 @@ def mutated_json(text: str, rng: random.Random) -> str:
         places = list(_places(document))
         if places:
             _change(*rng.choice(places), places, raw, rng)
-    made = json.dumps(document, indent=2)
+    mutated = json.dumps(document, indent=2)
     for mark, literal in raw.items():
-        made = made.replace(json.dumps(mark), literal)
-    return made
+        mutated = mutated.replace(json.dumps(mark), literal)
+    return mutated
 
 
 def _places(value: Any) -> Iterator[Place]:
@@ -40,7 +40,7 @@ def _places(value: Any) -> Iterator[Place]:
 
 
 def _change(parent: Any, key: Any, places: list[Place], raw: dict[str, str], rng: random.Random) -> None:
-    """Make one change at a place; `raw` gets the text that marks stand for."""
+    """Make one change at a place; a mark in the document stands for a text that is added to `raw`."""
     kind = rng.choice(
         ["value"] * 8 + ["other value"] * 2 + ["delete", "delete", "rename", "duplicate", "add"]
     )
@@ -56,7 +56,7 @@ def _change(parent: Any, key: Any, places: list[Place], raw: dict[str, str], rng
     else:
         mark = f"@@{len(raw)}@@"
         raw[mark] = json.dumps(key) if kind == "duplicate" else json_literal(rng)
-        if kind == "duplicate":  # a key that is there twice
+        if kind == "duplicate":  # the mark becomes the same key again
             parent[mark] = rng.choice([7, None, [], parent[key]])
         else:
             parent[key if kind == "value" else "a_key_nobody_knows"] = mark

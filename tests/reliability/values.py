@@ -1,4 +1,4 @@
-"""Values that a document should not hold, as the text of a json file, and names that lead out of a folder."""
+"""Provides hostile values as json text, and names that point outside a folder."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import random
 __all__ = ["CANARY", "WORK", "hostile_text", "json_literal"]
 
 CANARY = "canary"
-"""The folder beside a model whose files nobody may open."""
+"""The folder beside a model whose files no command may open."""
 
 WORK = "@WORK@"
-"""Stands for the path of the folder that model and canary are in."""
+"""Stands for the path of the folder that holds model and canary."""
 
 _NAMES = [
     "../x",
@@ -58,10 +58,10 @@ _RAW = [
 
 
 def hostile_text(rng: random.Random) -> str:
-    """Return a text: a name that leads somewhere else, or one that is hard to store or to print."""
+    """Return a text: a name that points elsewhere, or a text that is hard to store or print."""
     return rng.choice(_NAMES if rng.random() < 0.5 else _TEXTS)
 
 
 def json_literal(rng: random.Random) -> str:
-    """Return any hostile value as it stands in a json file."""
+    """Return a hostile value as json text."""
     return rng.choice(_RAW) if rng.random() < 0.65 else json.dumps(hostile_text(rng))

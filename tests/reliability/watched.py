@@ -1,4 +1,4 @@
-"""Runs one command in this process, which is a child of its own, and tells what it did that it should not have done."""
+"""Runs one command in this process, a forked child, and reports what the command must not do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECONDS = 5
 
 
 def limit() -> None:
-    """Have the system end this process after five seconds of work, and refuse it more than a gigabyte of new memory."""
+    """Limit this process to five seconds of CPU time and one gigabyte of new memory."""
     status = Path("/proc/self/status").read_text()
     data = int(status.partition("VmData:")[2].split()[0]) * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (data + GIGABYTE, data + GIGABYTE))
@@ -28,9 +28,9 @@ def limit() -> None:
 
 
 def watch(work: Path, canary: Path) -> list[str]:
-    """Note from now on, in the list that is returned, what is opened outside the allowed places, and what is started."""
+    """Return a list to which violations are added from now on: opened files outside, started processes, connections."""
     seen: list[str] = []
-    private = work.with_name(f"{work.name}-private")  # for the copies that libraries get to read
+    private = work.with_name(f"{work.name}-private")  # for temporary copies that libraries read
     private.mkdir(exist_ok=True)
     tempfile.tempdir = str(private)
     allowed = tuple(f"{place}/" for place in (*_allowed(work), private))
@@ -78,7 +78,7 @@ def _allowed(work: Path) -> list[str]:
 
 
 def run_command(arguments: list[str]) -> tuple[int, str]:
-    """Run `fa3` with these arguments; return its exit code and what is wrong, if an exception got out."""
+    """Run `fa3` with these arguments; return its exit code, and a problem if an exception was not caught."""
     from fa3cli.cli import main
 
     sys.argv = ["fa3", *arguments]
@@ -98,30 +98,30 @@ def run_command(arguments: list[str]) -> tuple[int, str]:
             if isinstance(done.code, int)
             else (1, f"exit {done.code!r}")
         )
-    except BaseException as error:  # noqa: BLE001  # whatever it is, the parent tells
-        return -1, _told(error)
+    except BaseException as error:  # noqa: BLE001  # any exception is a finding
+        return -1, _described(error)
     return 0, ""
 
 
-def warm_up(arguments: list[str], said: Path) -> tuple[int, str]:
-    """Run a command in a process that will fork others, so that none of them has to import what it needs."""
+def warm_up(arguments: list[str], output: Path) -> tuple[int, str]:
+    """Run a command before this process forks, so that its children need not import the command's modules."""
     before = sys.argv, sys.stdout, sys.stderr
     kept = os.dup(1), os.dup(2)
-    with open(said, "wb") as file:
+    with open(output, "wb") as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
-        found = run_command(arguments)
+        result = run_command(arguments)
     for number, descriptor in enumerate(kept, start=1):
         os.dup2(descriptor, number)
         os.close(descriptor)
     sys.argv, sys.stdout, sys.stderr = before
     gc.collect()
-    gc.freeze()  # a child touches less of it
-    return found
+    gc.freeze()  # the collector of a child leaves these objects alone, so their pages stay shared
+    return result
 
 
-def _told(error: BaseException) -> str:
-    """Return an exception's type, its text and the last line of fa3cli it came through."""
+def _described(error: BaseException) -> str:
+    """Return an exception's type and text, and its last frame within fa3cli."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/fa3cli/" in frame.filename]
     place = (
         f"{frames[-1].filename.rpartition('/fa3cli/')[2]}:{frames[-1].lineno} {frames[-1].name}"

@@ -1,4 +1,4 @@
-"""Chromium without a window, as a command: no driver, nothing downloaded."""
+"""Opens pages in headless Chromium, run as a command: no driver, no downloads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable
 BROWSER = next(filter(None, map(shutil.which, _NAMES)), None)
 NEEDS_BROWSER = pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(_NAMES)} is on PATH")
 
-# A page that holds the report in a frame of a given width, and writes what it finds there as json.
+# A page that loads the report in a frame of a given width, and writes measurements of it as json.
 _HARNESS = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><pre id="found"></pre>
 <iframe src="report.html" style="border:0;width:{width}px;height:900px"></iframe>
 <script>
@@ -32,7 +32,7 @@ document.querySelector("iframe").onload = event => {{
   const root = page.scrollingElement;
   const cells = [...page.querySelectorAll(".map td[title]")];
   document.getElementById("found").textContent = JSON.stringify({{
-    loaded: performance.getEntriesByType("resource").map(each => each.name),
+    loaded: performance.getEntriesByType("resource").map(entry => entry.name),
     cells: cells.length,
     invisible: cells.filter(cell => cell.offsetWidth < 1 || cell.offsetHeight < 1).length,
     clipped: cells.filter(cell => cell.scrollWidth > cell.clientWidth).length,
@@ -41,7 +41,7 @@ document.querySelector("iframe").onload = event => {{
     ink: getComputedStyle(page.body).color,
     width: root.scrollWidth,
     room: root.clientWidth,
-    headings: [...page.querySelectorAll("h2")].map(each => each.textContent),
+    headings: [...page.querySelectorAll("h2")].map(heading => heading.textContent),
   }});
 }};
 </script>
@@ -50,20 +50,20 @@ document.querySelector("iframe").onload = event => {{
 
 @dataclass
 class Site:
-    """A folder as a server shows it: its address, and the paths it was asked for."""
+    """A served folder: its address, and the paths that were requested."""
 
     address: str
-    asked: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
 
 
 @contextmanager
 def serve(folder: Path) -> Iterator[Site]:
-    """Serve a folder on this machine alone."""
+    """Serve a folder to this machine only."""
     site = Site("")
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
-            site.asked.append(self.path)
+            site.requested.append(self.path)
 
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
@@ -80,7 +80,7 @@ def serve(folder: Path) -> Iterator[Site]:
 def measure(
     folder: Path, *, width: int = 1200, dark: bool = False
 ) -> tuple[dict[str, Any], list[str], list[str]]:
-    """Open report.html of a folder; return what is found in it, lines on the console, and paths asked for."""
+    """Open report.html of a folder; return measurements of it, console lines, and the requested paths."""
     (folder / "harness.html").write_text(_HARNESS.format(width=width), encoding="utf-8")
     with serve(folder) as site:
         scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
@@ -88,11 +88,11 @@ def measure(
     found = re.search(r'<pre id="found">(.+?)</pre>', run.stdout, re.DOTALL)
     assert found, f"the page did not load:\n{run.stdout[-500:]}\n{run.stderr[-2000:]}"
     console = [line for line in run.stderr.splitlines() if "CONSOLE" in line]
-    return json.loads(found[1].replace("&amp;", "&")), console, site.asked
+    return json.loads(found[1].replace("&amp;", "&")), console, site.requested
 
 
 def print_to_pdf(folder: Path) -> Path:
-    """Print report.html of a folder."""
+    """Print report.html of a folder; return the PDF."""
     file = folder / "report.pdf"
     _run(folder, "--no-pdf-header-footer", f"--print-to-pdf={file}", (folder / "report.html").as_uri())
     return file

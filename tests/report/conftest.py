@@ -1,4 +1,4 @@
-"""An export to report on."""
+"""Provides an export to report on."""
 
 from __future__ import annotations
 

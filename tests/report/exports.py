@@ -1,4 +1,4 @@
-"""Exports to report on: of each target's names, with the report a run leaves in them."""
+"""Writes exports to report on, with the report of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HASH = "0123456789abcdef" * 4
 
 
 def report_of(layers: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    """A run's report in the form quantize and verify leave it."""
+    """Return a run's report as quantize and verify write it."""
     return {
         "identity": {
             "weights": HASH,
@@ -72,7 +72,7 @@ def layer(number: int, *, fa: bool = True, error: float | None = 0.02) -> dict[s
 
 
 def sampled(number: int, timesteps: int, **changed: Any) -> dict[str, Any]:
-    """A layer's record with peaks of q and k at each timestep; q's double over them, k's are the same, v has none."""
+    """Return a layer's record with peaks at each timestep: q's double over the timesteps, k's are equal, v has none."""
     peaks = [
         {"timestep": 1000.0 - 20 * step, "q": 2 ** (step / (timesteps - 1)), "k": 3.0}
         for step in range(timesteps)
@@ -85,7 +85,7 @@ def write_report(folder: Path, report: Any) -> None:
 
 
 def write_export(folder: Path) -> Export:
-    """A two-layer export, layer 1 without FA3, and its report."""
+    """Write a two-layer export, layer 1 without FA3, and its report."""
     export = build_export(folder)
     export.drop(*(name for name in export.tensors if name.startswith("model.layers.1.self_attn.fa_")))
     export.save()
@@ -94,7 +94,7 @@ def write_export(folder: Path) -> Export:
 
 
 def write_heads(folder: Path, layers: int, heads: int, kv_heads: int, head_dim: int = 128) -> None:
-    """An export with the scales of a large model and next to no weights."""
+    """Write an export with the scales of a large model and tiny weights."""
     folder.mkdir()
     tensors: dict[str, Tensor] = {}
     description = {"model_quant_type": "W8A8", "fa_quant_type": "FAQuant"}

@@ -1,4 +1,4 @@
-"""Reads a page back: its elements, and whether each that is opened is closed."""
+"""Parses a page, and checks that every opened element is closed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _VOID = {"meta", "link", "col", "br", "img", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """Elements in order, as (tag, attributes); `text` is all text outside of style."""
+    """Elements in order, as (tag, attributes); `text` is all text outside `style`."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Page(HTMLParser):
             self.text += data
 
     def cells(self) -> list[str]:
-        """Titles of the heat maps' cells."""
+        """Return the titles of the heat maps' cells."""
         return [
             attributes["title"] for tag, attributes in self.elements if tag == "td" and "title" in attributes
         ]

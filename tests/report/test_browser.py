@@ -1,4 +1,4 @@
-"""The page in a browser: on a wide and a narrow screen, light, dark and printed."""
+"""Tests the page in a browser: wide and narrow, light and dark, and printed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SECTIONS = [
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the page of a model of 70B shape."""
+    """Return a folder with the page of a model of 70B shape."""
     folder = tmp_path_factory.mktemp("large")
     write_heads(folder / "model", layers=80, heads=64, kv_heads=8)
     write_page(gather(folder / "model"), folder / "report.html")
@@ -43,16 +43,16 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A folder with the page of a model of two layers, one of them without FA3."""
+    """Return a folder with the page of a model of two layers, one of them without FA3."""
     write_export(tmp_path / "model")
     write_page(gather(tmp_path / "model"), tmp_path / "report.html")
     return tmp_path
 
 
 def test_it_loads_alone_and_without_complaint(large: Path) -> None:
-    found, console, asked = measure(large)
+    found, console, requested = measure(large)
     assert console == []
-    assert found["loaded"] == [] and asked == ["/harness.html", "/report.html"]
+    assert found["loaded"] == [] and requested == ["/harness.html", "/report.html"]
     assert found["headings"] == SECTIONS
 
 
@@ -81,8 +81,8 @@ def test_long_names_do_not_overflow(tmp_path: Path) -> None:
     long = "x" * 300
     facts = gather(write_export(tmp_path / "model").folder)
     layers = tuple(
-        replace(each, name=f"{long}.{at}", float_linears=(FloatModule(f"{long}.{at}.{long}", long),))
-        for at, each in enumerate(facts.layers)
+        replace(layer, name=f"{long}.{index}", float_linears=(FloatModule(f"{long}.{index}.{long}", long),))
+        for index, layer in enumerate(facts.layers)
     )
     odd = replace(
         facts,
@@ -92,7 +92,7 @@ def test_long_names_do_not_overflow(tmp_path: Path) -> None:
         target=long,
         warnings=(long,),
         layers=(*layers, replace(layers[0], name=f"y{long}.0")),
-        scales=tuple(replace(each, layer=f"{long}.0") for each in facts.scales),
+        scales=tuple(replace(scale, layer=f"{long}.0") for scale in facts.scales),
         origin=replace(facts.origin, settings={long: long}, versions={long: long}, recipe=long),
         accuracy=None,
     )
@@ -109,12 +109,12 @@ def test_values_beside_long_names_are_whole(tmp_path: Path) -> None:
 
 
 def test_the_harness_sees_what_a_page_does_wrong(tmp_path: Path) -> None:
-    """A page that loads, complains and overflows."""
+    """The page loads a file, logs an error and overflows."""
     (tmp_path / "report.html").write_text(
         '<body style="width:5000px"><img src="missing.png"><script>console.error("wrong")</script>'
     )
-    found, console, asked = measure(tmp_path, width=400)
-    assert len(found["loaded"]) == 1 and "/missing.png" in asked
+    found, console, requested = measure(tmp_path, width=400)
+    assert len(found["loaded"]) == 1 and "/missing.png" in requested
     assert any("wrong" in line for line in console)
     assert found["width"] > found["room"]
 

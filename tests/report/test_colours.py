@@ -1,4 +1,4 @@
-"""Colours: even steps, legible text on every one."""
+"""Tests that the steps of the colour scale are even, and that text is legible on all of them."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_values_without_a_logarithm_have_no_range() -> None:
 
 
 def _lightness(colour: str) -> float:
-    """CIE L*, another measure of lightness than the one the scale is made of."""
-    linear = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    """Return CIE L*, a measure of lightness that the scale is not built with."""
+    linear = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     red, green, blue = (((v + 0.055) / 1.055) ** 2.4 if v > 0.04045 else v / 12.92 for v in linear)
     light = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     return 116 * light ** (1 / 3) - 16 if light > 0.008856 else 903.3 * light

@@ -1,4 +1,4 @@
-"""The facts are those of the tensors, with what the run wrote down about them."""
+"""Tests that the facts combine the tensors and the run's report."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_scales_are_the_tensors(export: Export) -> None:
 def test_without_a_report_the_tensors_speak(tmp_path: Path) -> None:
     facts = gather(build_export(tmp_path, torch.bfloat16).folder)
     assert facts.origin is None and facts.accuracy is None and facts.target == "modelslim"
-    assert [each.quantized for each in facts.layers] == [6, 6]
+    assert [layer.quantized for layer in facts.layers] == [6, 6]
     assert facts.layers[1].float_linears == (FloatModule("model.layers.1.mlp.down_proj", None),)
     assert any("fa3_report.json" in remark for remark in facts.remarks)
 
@@ -64,7 +64,7 @@ def test_a_pipelines_transformer(tmp_path: Path) -> None:
         "FluxTransformer2DModel",
         "bfloat16",
     )
-    assert {each.name: (each.quantized, each.fa) for each in facts.layers} == {
+    assert {layer.name: (layer.quantized, layer.fa) for layer in facts.layers} == {
         "transformer_blocks.0": (6, True),
         "transformer_blocks.1": (6, True),
         "single_transformer_blocks.0": (5, True),
@@ -83,7 +83,7 @@ def test_shards_are_one_export(export: Export) -> None:
 
 
 def test_int8_is_quantized_where_no_description_says_so(export: Export) -> None:
-    """vllm's exports have none."""
+    """Exports for vllm have no description."""
     (export.folder / "quant_model_description_w8a8.json").unlink()
     (export.folder / WEIGHTS).rename(export.folder / "model.safetensors")
     assert gather(export.folder).quantized == 12
@@ -93,15 +93,15 @@ def test_a_numpy_export_tells_what_its_report_tells(export: Export) -> None:
     (export.folder / WEIGHTS).unlink()
     (export.folder / "quant_model_description_w8a8.json").unlink()
     facts = gather(export.folder)
-    assert [each.quantized for each in facts.layers] == [6, 6]
-    assert [each.fa for each in facts.layers] == [True, False]
+    assert [layer.quantized for layer in facts.layers] == [6, 6]
+    assert [layer.fa for layer in facts.layers] == [True, False]
     assert facts.scales == () and any("pickled" in remark for remark in facts.remarks)
 
 
 def test_layers_without_attention(export: Export) -> None:
     write_report(export.folder, report_of([layer(0), layer(1) | {"fa": None}]))
     facts = gather(export.folder)
-    assert [each.fa for each in facts.layers] == [True, None] and facts.attentions == 1
+    assert [layer.fa for layer in facts.layers] == [True, None] and facts.attentions == 1
 
 
 @pytest.mark.parametrize("file", ["fa3_report.json", "config.json", "quant_model_description_w8a8.json"])
@@ -162,7 +162,7 @@ def test_exports_of_msmodelslim(
     assert facts.quantized == len(linears) and facts.with_fa == with_fa
     assert quantized in (None, facts.quantized) and left_float in (None, facts.left_float)
     tensors = load_file(folder / WEIGHTS)
-    assert {each.tensor: list(each.values) for each in facts.scales} == {
+    assert {scales.tensor: list(scales.values) for scales in facts.scales} == {
         name: tensor.flatten().tolist()
         for name, tensor in tensors.items()
         if name.endswith((".fa_q.scale", ".fa_k.scale", ".fa_v.scale"))
@@ -172,8 +172,8 @@ def test_exports_of_msmodelslim(
 def test_a_large_model(tmp_path: Path) -> None:
     write_heads(tmp_path / "large", layers=80, heads=64, kv_heads=8)
     facts = gather(tmp_path / "large")
-    assert sum(len(each.values) for each in facts.scales) == 80 * (64 + 8 + 8)
-    assert [each.name for each in facts.layers][9:11] == ["model.layers.9", "model.layers.10"]
+    assert sum(len(scales.values) for scales in facts.scales) == 80 * (64 + 8 + 8)
+    assert [layer.name for layer in facts.layers][9:11] == ["model.layers.9", "model.layers.10"]
 
 
 def test_gathering_changes_nothing(export: Export, tmp_path: Path) -> None:
@@ -184,12 +184,12 @@ def test_gathering_changes_nothing(export: Export, tmp_path: Path) -> None:
 
 
 def test_layers_come_in_the_order_of_the_run(export: Export) -> None:
-    """Blocks of both kinds of a diffusion transformer, which their names would turn round."""
+    """The two kinds of blocks of a diffusion transformer; sorting by name would exchange them."""
     names = ["transformer_blocks.0", "transformer_blocks.1", "single_transformer_blocks.0"]
     report = report_of([layer(0) | {"name": name} for name in names], target="mindie-sd")
     write_report(export.folder, report)
     facts = gather(export.folder)
-    assert facts.part == "block" and [each.name for each in facts.layers] == names
-    # What it did not visit is no layer, whatever its name: a text refiner has blocks too.
-    elsewhere = [*facts.quantized_elsewhere, *(each.name for each in facts.float_elsewhere)]
+    assert facts.part == "block" and [layer.name for layer in facts.layers] == names
+    # Only what the run visited is a layer, whatever its name: a text refiner has blocks too.
+    elsewhere = [*facts.quantized_elsewhere, *(module.name for module in facts.float_elsewhere)]
     assert any(name.startswith("model.layers.0.") for name in elsewhere)

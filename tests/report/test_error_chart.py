@@ -1,4 +1,4 @@
-"""The chart of errors is in proportion."""
+"""Tests the proportions of the chart of errors."""
 
 from __future__ import annotations
 

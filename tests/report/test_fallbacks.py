@@ -1,4 +1,4 @@
-"""What stayed float is told by name, place and reason."""
+"""Tests that modules that stayed float are listed by name, layers and reason."""
 
 from __future__ import annotations
 

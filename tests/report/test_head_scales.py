@@ -1,4 +1,4 @@
-"""Scales of q, k and v are found under the names of each target."""
+"""Tests that scales of q, k and v are found under the names of each target."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ TARGETS = {
 }
 
 
-def found(folder: Path, tensors: dict[str, Tensor]):
+def scales_of(folder: Path, tensors: dict[str, Tensor]):
+    """Return what is found in an export that holds these tensors in one attention module."""
     weights = {f"{ATTENTION}.o_proj.weight": torch.zeros(1, 1, dtype=torch.int8)}
     save_file(
         {f"{ATTENTION}.{name}": value.clone() for name, value in tensors.items()} | weights,
@@ -36,27 +37,27 @@ def found(folder: Path, tensors: dict[str, Tensor]):
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_one_scale_a_head(tmp_path: Path, target: str, dtype: torch.dtype) -> None:
-    scales, remarks = found(tmp_path, {name: value.to(dtype) for name, value in TARGETS[target].items()})
-    values = {each.role: each.values for each in scales}
+    scales, remarks = scales_of(tmp_path, {name: value.to(dtype) for name, value in TARGETS[target].items()})
+    values = {scale.role: scale.values for scale in scales}
     assert remarks == []
     assert values.pop("q", tuple(Q.tolist())) == tuple(Q.tolist())
     assert values == {"k": (2.0, 4.0), "v": (2.0, 4.0)}
-    assert {(each.layer, each.module) for each in scales} == {("model.layers.3", ATTENTION)}
+    assert {(scale.layer, scale.module) for scale in scales} == {("model.layers.3", ATTENTION)}
     assert largest_code(scales) == (448 if target == "vllm" else 127)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0])
 def test_a_scale_no_kernel_can_use_is_named(tmp_path: Path, bad: float) -> None:
-    scales, [remark] = found(tmp_path, {"fa_k.scale": torch.tensor([[0.5], [bad]])})
+    scales, [remark] = scales_of(tmp_path, {"fa_k.scale": torch.tensor([[0.5], [bad]])})
     assert scales[0].values == (0.5, bad if math.isfinite(bad) else None)
     assert f"{ATTENTION}.fa_k.scale" in remark and "head 1" in remark
 
 
 def test_scales_that_fit_no_heads_are_named(tmp_path: Path) -> None:
-    scales, [remark] = found(tmp_path, {"k_proj.kv_cache_scale": torch.ones(15)})
+    scales, [remark] = scales_of(tmp_path, {"k_proj.kv_cache_scale": torch.ones(15)})
     assert scales == [] and "15 values" in remark
 
 
 def test_what_is_too_large_for_scales_is_not_read(tmp_path: Path) -> None:
-    scales, [remark] = found(tmp_path, {"q_scale": torch.ones(512, 256)})
+    scales, [remark] = scales_of(tmp_path, {"q_scale": torch.ones(512, 256)})
     assert scales == [] and "[512, 256]" in remark

@@ -1,4 +1,4 @@
-"""A heat map has a cell a head, and says where the extremes are."""
+"""Tests that a heat map has one cell per head, and tells where the extremes are."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.report.exports import write_heads
 
 
 def test_rows_are_layers_and_columns_heads(export: Export) -> None:
-    maps = {each.role: each for each in heat_maps(gather(export.folder))}
-    assert {role: each.columns for role, each in maps.items()} == {"q": 4, "k": 2, "v": 2}
+    maps = {heat_map.role: heat_map for heat_map in heat_maps(gather(export.folder))}
+    assert {role: heat_map.columns for role, heat_map in maps.items()} == {"q": 4, "k": 2, "v": 2}
     first, second = maps["q"].rows
     assert (first.label, len(first.cells), second.cells, second.span) == ("0", 4, (), "float")
     scale = export.tensors["model.layers.0.self_attn.fa_q.scale"].flatten()

@@ -1,10 +1,10 @@
-"""Names tell their layer."""
+"""Tests the layer, order and short forms of names."""
 
 from __future__ import annotations
 
 import pytest
 
-from fa3cli.report.names import any_number, inside, layer_of, module_order, spans
+from fa3cli.report.names import layer_of, module_order, number_ranges, relative_name, starred_numbers
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_numbers_are_ordered_as_numbers() -> None:
 
 
 def test_short_forms() -> None:
-    assert inside("model.layers.3.mlp.up_proj", "model.layers.3") == "mlp.up_proj"
-    assert any_number("mlp.experts.12.up_proj") == "mlp.experts.*.up_proj"
-    assert spans([7, 0, 2, 1, 9, 8]) == "0–2, 7–9"
-    assert spans([]) == ""
+    assert relative_name("model.layers.3.mlp.up_proj", "model.layers.3") == "mlp.up_proj"
+    assert starred_numbers("mlp.experts.12.up_proj") == "mlp.experts.*.up_proj"
+    assert number_ranges([7, 0, 2, 1, 9, 8]) == "0–2, 7–9"
+    assert number_ranges([]) == ""

@@ -1,4 +1,4 @@
-"""The page: complete, well formed, safe with any name, and in need of nothing else."""
+"""Tests that the page is complete, well formed, safe with any name, and self-contained."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOADING = ("src", "href", "srcset", "action", "data", "poster", "background")
 
 
 def loaded(html: str) -> list[str]:
-    """Addresses the page refers to, outside of itself."""
+    """Return the addresses outside the page that it refers to."""
     attributes = [pair for _, attributes in Page(html).elements for pair in attributes.items()]
     return [
         value
@@ -35,7 +35,7 @@ def loaded(html: str) -> list[str]:
 
 def test_it_tells_the_facts(export: Export) -> None:
     text = Page(page(gather(export.folder))).text
-    for told in (
+    for fact in (
         "model-w8a8-fa3",
         "LlamaForCausalLM",
         "29.484",
@@ -49,7 +49,7 @@ def test_it_tells_the_facts(export: Export) -> None:
         "0123456789abcdef" * 4,
         "MindIE stops at layers without FA3 tensors",
     ):
-        assert told in text, told
+        assert fact in text, fact
     assert "fa3 verify" not in text
 
 
@@ -67,7 +67,7 @@ def test_numbers_are_those_of_the_tensors(export: Export) -> None:
 
 def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     text = Page(page(gather(build_export(tmp_path).folder))).text
-    for told in (
+    for fact in (
         "not measured",
         "fa3 verify",
         "--against",
@@ -75,7 +75,7 @@ def test_what_is_not_known_is_said(tmp_path: Path) -> None:
         "Not recorded in this export",
         "there is no",
     ):
-        assert told in text, told
+        assert fact in text, fact
 
 
 def test_nothing_is_loaded_and_nothing_runs(export: Export) -> None:
@@ -128,11 +128,11 @@ def test_it_can_be_read_aloud(export: Export, whole: bool) -> None:
     assert len(ids) == len(set(ids))
     links = {attributes["href"] for tag, attributes in elements if tag == "a"}
     labels = {attributes["aria-labelledby"] for _, attributes in elements if "aria-labelledby" in attributes}
-    assert links <= {f"#{each}" for each in ids} and labels <= set(ids)
+    assert links <= {f"#{name}" for name in ids} and labels <= set(ids)
 
 
 def test_columns_add_up(export: Export) -> None:
-    """Each row of a heat map is as wide as its heading."""
+    """All rows of a heat map have as many columns as its heading."""
     html = page(gather(export.folder))
     for table in re.findall(r"<table>\n<caption>Smallest.*?</table>", html, re.DOTALL):
         rows = re.findall(r"<tr>.*?</tr>", table, re.DOTALL)
@@ -166,8 +166,8 @@ def test_text_is_legible_in_both_schemes() -> None:
             for name, value in colours.items()
         }
         for ink in ("ink", "quiet", "accent"):
-            for ground in ("paper", "card", "worst"):
-                assert contrast(full[ink], full[ground]) >= 4.5, (ink, ground)
+            for background in ("paper", "card", "worst"):
+                assert contrast(full[ink], full[background]) >= 4.5, (ink, background)
 
 
 def test_the_file_is_whole_or_not_there(
@@ -225,7 +225,7 @@ def test_what_is_no_page_is_not_replaced(export: Export, tmp_path: Path, content
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)
     with pytest.raises(
-        ConflictError, match=r"model\.safetensors: is there and no page of fa3 report"
+        ConflictError, match=r"model\.safetensors: exists and is not a page of fa3 report"
     ) as error:
         write_page(gather(export.folder), file)
     assert error.value.hint == "name another file" and file.read_bytes() == content

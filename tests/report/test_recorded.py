@@ -1,4 +1,4 @@
-"""A report of any version, or of none, is read without complaint."""
+"""Tests that a report of any version, and any JSON, is read without an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever the files of an export hold, a report tells what is known."""
+"""Tests that damaged files of an export are remarks or errors of the report, never a crash."""
 
 from __future__ import annotations
 

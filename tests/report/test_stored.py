@@ -1,4 +1,4 @@
-"""What can be read of an export, and what is none."""
+"""Tests which folders can be opened as exports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peaks over timesteps: the spread of each block, and a cell a timestep."""
+"""Tests the spread of each block's peaks, and heat maps with one cell per timestep."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def facts_of(export: Export, *layers: dict, target: str = "mindie-sd") -> Facts:
 
 
 def with_peaks(layer: LayerFacts, *peaks: tuple[float, float | None]) -> LayerFacts:
-    return replace(layer, timesteps=tuple(TimestepPeaks(at, peak, None, None) for at, peak in peaks))
+    return replace(
+        layer, timesteps=tuple(TimestepPeaks(timestep, peak, None, None) for timestep, peak in peaks)
+    )
 
 
 def test_the_spread_and_where_the_largest_is(export: Export) -> None:
@@ -41,7 +43,7 @@ def test_peaks_that_are_nothing_have_no_spread(export: Export) -> None:
 
 
 def test_a_timestep_that_comes_twice_is_one(export: Export) -> None:
-    """As samplers of second order have it."""
+    """Second-order samplers call the model twice per timestep."""
     facts = facts_of(export, layer(0))
     block = with_peaks(facts.layers[0], (999, 1.0), (999, 4.0), (1, 2.0))
     [q] = timestep_maps(replace(facts, layers=(block,)))
@@ -51,7 +53,7 @@ def test_a_timestep_that_comes_twice_is_one(export: Export) -> None:
 def test_rows_are_blocks_and_columns_timesteps(export: Export) -> None:
     q, k = timestep_maps(facts_of(export, sampled(0, 5), layer(1)))
     assert (q.part, q.column, q.columns, q.written) == ("block", "timestep", 5, True)
-    assert q.groups == tuple((str(at), 1) for at in (1000, 980, 960, 940, 920))
+    assert q.groups == tuple((str(timestep), 1) for timestep in (1000, 980, 960, 940, 920))
     first, second = q.rows
     steps = [cell.step for cell in first.cells]
     assert all(one < other for one, other in pairwise(steps)) and steps[0] == 0 and steps[-1] == STEPS - 1

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Tests how numbers and values are formatted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_rest() -> None:
     assert (count(1, "linear"), count(1200, "linear")) == ("1 linear", "1,200 linears")
     assert (fraction(3, 3), fraction(2, 3), fraction(0, 3)) == ("all 3", "2 of 3", "none")
     assert (size(2_500_000), size(141_000_000_000)) == ("2.50 MB", "141.00 GB")
-    assert [value_text(each) for each in (True, None, [], ["*.a", "b"], 0)] == [
+    assert [value_text(value) for value in (True, None, [], ["*.a", "b"], 0)] == [
         "yes",
         "–",
         "–",
@@ -67,5 +67,5 @@ def test_calls_of_a_transformer_have_no_tokens(tokens: int | None, text: str) ->
 def test_images_of_which_some_are_the_same() -> None:
     assert image_rows(None) == []
     rows = dict(image_rows(ImageAccuracy(3, (40.0, None, 30.0), 35.0, 0.25)))
-    assert rows["least PSNR"] == decibels(30.0) == "30.0\N{NO-BREAK SPACE}dB"
-    assert dict(image_rows(ImageAccuracy(1, (None,), None, 0.0)))["least PSNR"] == "the same"
+    assert rows["lowest PSNR"] == decibels(30.0) == "30.0\N{NO-BREAK SPACE}dB"
+    assert dict(image_rows(ImageAccuracy(1, (None,), None, 0.0)))["lowest PSNR"] == "the same"
