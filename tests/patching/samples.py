@@ -7,7 +7,7 @@ import textwrap
 HEAD = """
 import torch
 from torch import nn
-from modeling_utils import PreTrainedModel
+from ...modeling_utils import PreTrainedModel
 
 
 class Attention(nn.Module):

@@ -25,7 +25,7 @@ class TestPatchAttentionCommand(CodemodTest):
     def test_attention_gets_its_quantizer_and_three_calls(self) -> None:
         before = """
             import torch
-            from modeling_utils import PreTrainedModel
+            from ...modeling_utils import PreTrainedModel
 
 
             class Attention(nn.Module):
@@ -44,7 +44,7 @@ class TestPatchAttentionCommand(CodemodTest):
             from fa3cli import logger
 
             import torch
-            from modeling_utils import PreTrainedModel
+            from ...modeling_utils import PreTrainedModel
 
 
             class Attention(nn.Module):

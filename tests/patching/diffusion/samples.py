@@ -15,9 +15,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from tests.configuration_utils import ConfigMixin
-from tests.models.attention_processor import Attention, FluxAttnProcessor2_0, FusedFluxAttnProcessor2_0
-from tests.patching.modeling_utils import ModelMixin
+from ...configuration_utils import ConfigMixin
+from ...models.attention_processor import Attention, FluxAttnProcessor2_0, FusedFluxAttnProcessor2_0
+from ..modeling_utils import ModelMixin
 
 
 class FluxTransformerBlock(nn.Module):
@@ -48,7 +48,7 @@ import math
 import torch.nn.functional as F
 from torch import nn
 
-from tests.patching.utils import is_torch_npu_available
+from ..utils import is_torch_npu_available
 
 if is_torch_npu_available():
     import torch_npu
@@ -75,7 +75,7 @@ class FluxAttnProcessor2_0:
         key = attn.to_k(states).view(1, -1, attn.heads, 8).transpose(1, 2)
         value = attn.to_v(states).view(1, -1, attn.heads, 8).transpose(1, 2)
         if rope is not None:
-            from tests.patching.diffusion.embeddings import apply_rotary_emb
+            from .embeddings import apply_rotary_emb
 
             query, key = apply_rotary_emb(query, rope), apply_rotary_emb(key, rope)
         if query.dtype != states.dtype:
@@ -92,7 +92,7 @@ class FusedFluxAttnProcessor2_0:
 
 class FluxAttnProcessor2_0_NPU:
     def __new__(cls):
-        from tests.patching.diffusion.transformers.transformer_new import FluxAttnProcessor
+        from .transformers.transformer_new import FluxAttnProcessor
 
         processor = FluxAttnProcessor()
         processor.backend = "npu"
@@ -103,7 +103,7 @@ class FluxAttnProcessor2_0_NPU:
 NEW_FLUX = """
 import torch.nn as nn
 
-from tests.patching.attention_dispatch import dispatch_attention_fn
+from ..attention_dispatch import dispatch_attention_fn
 
 
 class FluxAttnProcessor:
@@ -142,7 +142,7 @@ class NewBlock(nn.Module):
     def __init__(self, size, heads):
         super().__init__()
         if is_torch_npu_available():
-            from tests.patching.attention_processor import FluxAttnProcessor2_0_NPU
+            from ..attention_processor import FluxAttnProcessor2_0_NPU
 
             processor = FluxAttnProcessor2_0_NPU()
         else:
@@ -160,8 +160,8 @@ class NewTransformer2DModel(nn.Module):
 SD3 = """
 from torch import nn
 
-from tests.patching.attention import JointTransformerBlock
-from tests.patching.attention_processor import Attention, FluxAttnProcessor2_0
+from ..attention import JointTransformerBlock
+from ..attention_processor import Attention, FluxAttnProcessor2_0
 
 
 class SD3SingleTransformerBlock(nn.Module):
@@ -179,7 +179,7 @@ class SD3Transformer2DModel(nn.Module):
 BLOCKS = """
 from torch import nn
 
-from tests.patching.diffusion.attention_processor import Attention, FluxAttnProcessor2_0
+from .attention_processor import Attention, FluxAttnProcessor2_0
 
 
 class JointTransformerBlock(nn.Module):
@@ -192,7 +192,7 @@ class JointTransformerBlock(nn.Module):
 DEFAULT = """
 from torch import nn
 
-from tests.patching.attention_processor import Attention, FluxAttnProcessor2_0
+from ..attention_processor import Attention, FluxAttnProcessor2_0
 
 
 class DefaultTransformer2DModel(nn.Module):
@@ -208,8 +208,8 @@ import torch
 import torch.nn as nn
 from einops import rearrange
 
-from tests.patching.diffusion.attenion import attention, parallel_attention
-from tests.patching.diffusion.token_refiner import SingleTokenRefiner
+from .attenion import attention, parallel_attention
+from .token_refiner import SingleTokenRefiner
 
 
 class MMDoubleStreamBlock(nn.Module):
@@ -261,8 +261,8 @@ import torch_npu
 from mindiesd import attention_forward
 from torch import nn
 
-from tests.patching.utils import get_world_size
-from tests.patching.diffusion.embedding import apply_rotary_emb
+from ..utils import get_world_size
+from .embedding import apply_rotary_emb
 
 
 class Attention(nn.Module):
