@@ -97,7 +97,7 @@ def test_what_would_be_patched_in_part_is_refused(text: str, reason: str) -> Non
 
 
 def test_a_block_left_alone_may_not_use_a_patched_processor() -> None:
-    rule = Rule(file="mine.toml", digest="", match=("B",), examples=(), idle="a reason")
+    rule = Rule(file="mine.toml", digest="", match=("B",), idle="a reason")
     with pytest.raises(UnsupportedError, match="mine.toml: B is marked idle, but it shares a processor"):
         patched(PROCESSOR + BLOCK + BLOCK.replace("Block", "B"), rules=Rules((rule,)))
     text = patched(
