@@ -75,7 +75,7 @@ def _ids() -> torch.Tensor:
 def _call(model: nn.Module, **arguments: Any) -> Any:
     """Call a model with what it knows: the oldest ones have no use_cache."""
     known = inspect.signature(model.forward).parameters
-    if not any(each.kind is each.VAR_KEYWORD for each in known.values()):
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         arguments = {name: value for name, value in arguments.items() if name in known}
     return model(**arguments)
 
@@ -85,10 +85,10 @@ def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield path, value
     elif isinstance(value, dict):
-        for key, each in value.items():
-            yield from _tensors(each, f"{path}/{key}".lstrip("/"))
+        for key, inner in value.items():
+            yield from _tensors(inner, f"{path}/{key}".lstrip("/"))
     elif isinstance(value, (list, tuple)):
-        for index, each in enumerate(value):
-            yield from _tensors(each, f"{path}/{index}")
+        for index, inner in enumerate(value):
+            yield from _tensors(inner, f"{path}/{index}")
     elif "Cache" in type(value).__name__ or "Layer" in type(value).__name__:
         yield from _tensors(vars(value), path)

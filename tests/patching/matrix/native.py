@@ -83,7 +83,7 @@ def _answers(model: nn.Module, repeated_early: bool) -> tuple[dict[str, Any], di
         "own": type(model).__module__ in cores.modules,
         "softmaxes": cores.softmaxes,
         "cores": cores.cores,
-        "errors": {way: each[:300] for way, each in plain.items() if isinstance(each, str)},
+        "errors": {way: answer[:300] for way, answer in plain.items() if isinstance(answer, str)},
         "doubts": _doubts(cores, plain, scaled),
     }
 
@@ -98,7 +98,7 @@ def _doubts(cores: Cores, plain: dict[str, Answer], scaled: dict[str, Answer]) -
             continue
         if isinstance(scaled[way], str):
             found.append(f"{way}: scaled, it fails: {scaled[way]}"[:300])
-        elif not all(each["logits"].isfinite().all() for each in (answered, scaled[way])):
+        elif not all(run["logits"].isfinite().all() for run in (answered, scaled[way])):
             found.append(f"{way}: logits aren't finite")
         elif torch.equal(answered["logits"], scaled[way]["logits"]):
             found.append(f"{way}: scaling changes nothing")
@@ -109,7 +109,9 @@ def _check_buffers(made: nn.Module, loaded: nn.Module) -> None:
     """Some versions load some models with buffers that nobody fills, and random answers."""
     expected = dict(made.named_buffers())
     lost = [
-        name for name, each in loaded.named_buffers() if not torch.equal(each.float(), expected[name].float())
+        name
+        for name, buffer in loaded.named_buffers()
+        if not torch.equal(buffer.float(), expected[name].float())
     ]
     if lost:
         raise ValueError(f"from_pretrained leaves buffers as they come: {', '.join(lost)}")
@@ -117,5 +119,5 @@ def _check_buffers(made: nn.Module, loaded: nn.Module) -> None:
 
 def _digest(model_type: str) -> str:
     """What `run` depends on, but for the transformers version."""
-    sources = [inspect.getsource(each) for each in (factors, forwards, scaled_core, run, load, _answers)]
+    sources = [inspect.getsource(part) for part in (factors, forwards, scaled_core, run, load, _answers)]
     return hashlib.sha256(repr((tiny_models.recipe(model_type), sources)).encode()).hexdigest()[:16]

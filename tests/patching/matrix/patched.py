@@ -35,7 +35,7 @@ def run(model_type: str, root: Path, known: dict[str, Any]) -> dict[str, Any]:
     except Fa3Error as error:
         return {"refused": str(error)}
     [file] = made.files
-    sources = [inspect.getsource(each) for each in (factors, forwards, watch, sys.modules[__name__])]
+    sources = [inspect.getsource(part) for part in (factors, forwards, watch, sys.modules[__name__])]
     same = repr((answered["digest"], file.module.read_text(), sources))
     digest = hashlib.sha256(same.encode()).hexdigest()[:16]
     if known.get("digest") == digest:
@@ -47,7 +47,7 @@ def run(model_type: str, root: Path, known: dict[str, Any]) -> dict[str, Any]:
     checks["undone"] = _leftovers(source, folder)
     return {
         "digest": digest,
-        "classes": [each.name for each in file.attention],
+        "classes": [found.name for found in file.attention],
         "warnings": list(made.warnings),
         "checks": checks,
     }
@@ -100,7 +100,7 @@ def _unseen(expected: Counter, got: Counter) -> str | None:
     """Whether attention natively gets the very states the quantizers got."""
     if expected == got:
         return None
-    missed = Counter(each.split()[0] for each in expected - got)
+    missed = Counter(line.split()[0] for line in expected - got)
     return f"of {expected.total()} states attention gets, the quantizers never saw {dict(missed)}"
 
 

@@ -100,7 +100,7 @@ def recipe(model_type: str) -> str:
     base = model_type.split("+")[0]
     special = {name: sizes for name, sizes in SPECIAL.items() if name.startswith(base)}
     return repr(
-        (SMALL, VARIANTS.get(model_type), special, [inspect.getsource(each) for each in (make, _small)])
+        (SMALL, VARIANTS.get(model_type), special, [inspect.getsource(part) for part in (make, _small)])
     )
 
 

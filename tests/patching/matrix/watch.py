@@ -36,8 +36,8 @@ class Watch:
             module.register_forward_hook(lambda *_, name=name: self.forwards.update([name]))
 
     def clear(self) -> None:
-        for each in (self.states, self.calls, self.forwards, self.shapes):
-            each.clear()
+        for counts in (self.states, self.calls, self.forwards, self.shapes):
+            counts.clear()
 
     def not_once(self) -> str | None:
         """How often states were seen, where it isn't once a forward. Cross-attention is idle in a decoder."""
