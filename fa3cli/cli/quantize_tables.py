@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,7 +13,6 @@ from fa3cli.cli.progress_bar import duration
 if TYPE_CHECKING:
     from fa3cli.planning.plan import Plan
     from fa3cli.runs.run import Result
-    from fa3cli.runs.streams import Streams
 
 __all__ = ["print_plan", "print_result", "settings_text"]
 
@@ -75,14 +75,15 @@ def _text(value: object) -> str:
     return ", ".join(value) or "-" if isinstance(value, tuple) else str(value)
 
 
-def _forwards(streams: Streams) -> str:
+def _forwards(counts: Mapping[str, int]) -> str:
     """The number of forwards of a pass, by purpose."""
-    parts = {
-        "for AntiOutlier": streams.smoothing,
-        "float, for range_param": streams.features,
-        "to calibrate": streams.calibration,
+    purposes = {
+        "smoothing": "for AntiOutlier",
+        "features": "float, for range_param",
+        "calibration": "to calibrate",
     }
-    return f"{streams.forwards} forwards: " + ", ".join(f"{n} {what}" for what, n in parts.items() if n)
+    parts = ", ".join(f"{counts[name]} {purpose}" for name, purpose in purposes.items() if counts[name])
+    return f"{sum(counts.values())} forwards: {parts}"
 
 
 def _console() -> Console:

@@ -24,7 +24,7 @@ from fa3cli.quantization.linear import quantize_linear
 from fa3cli.quantization.reference_linear import quantize_reference_linear
 from fa3cli.runs.job import Job
 from fa3cli.runs.passes import calibrate
-from fa3cli.runs.streams import passes
+from fa3cli.runs.streams.schedule import passes
 from fa3cli.samples.dataset import Sample
 
 __all__ = ["BYTES_PER_SECOND", "estimate_seconds"]
@@ -49,13 +49,7 @@ def estimate_seconds(job: Job, planned: Plan) -> float | None:
     took = _time_layer(job)
     if took.once < _SHORT:
         took = _time_layer(job)
-    tokens = [sample.tokens for sample in job.samples]
-    counts = [
-        count
-        for streams in passes(job)
-        for count in (streams.smoothing, streams.features, streams.calibration)
-    ]
-    forward = took.token * sum(sum(tokens[:count]) for count in counts)
+    forward = took.token * sum(stream.tokens for streams in passes(job) for stream in streams)
     names = [name for part in [*model.layers, *job.quantized_head] for name in model.of_layer[part]]
     layers = model.nbytes(*names) / model.layer_bytes
     return layers * (took.once + forward) + (planned.bytes_read + planned.bytes_written) / BYTES_PER_SECOND
@@ -86,7 +80,7 @@ def _time_layer(job: Job) -> _LayerTime:
 
     with _timed_calls(model.layers[largest]) as calls:
         calibrate(trial, write=write)
-    calls = calls[: sum(streams.forwards for streams in passes(trial))]
+    calls = calls[: sum(stream.count for streams in passes(trial) for stream in streams)]
     once = ended[-1] - ended[-2] - sum(calls)
     with model.loaded(model.of_layer[largest]):
         once += rule_seconds(model, largest, job.settings, [sample.tokens for sample in job.samples])

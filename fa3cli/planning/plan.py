@@ -12,7 +12,8 @@ from fa3cli.models.streamed_model import StreamedModel
 from fa3cli.planning.peak_memory import peak_memory
 from fa3cli.runs.disk_space import bytes_written, export_bytes, journal_bytes
 from fa3cli.runs.job import Job
-from fa3cli.runs.streams import Streams, passes
+from fa3cli.runs.streams.schedule import passes
+from fa3cli.runs.streams.stream import Stream
 from fa3cli.runs.target_fit import target_warnings
 
 __all__ = ["Plan", "plan", "plan_warnings"]
@@ -36,7 +37,7 @@ class Plan:
     attentions: int
     samples: int
     tokens: int
-    passes: tuple[Streams, ...]
+    passes: tuple[Mapping[str, int], ...]
     """Per pass over the weights: the number of forwards by purpose."""
     bytes_read: int
     bytes_written: int
@@ -67,7 +68,7 @@ def plan(job: Job) -> Plan:
         attentions=len(job.attentions),
         samples=job.sample_count,
         tokens=job.token_count,
-        passes=tuple(todo),
+        passes=tuple(map(_counts, todo)),
         bytes_read=_read_bytes(job, len(todo)),
         bytes_written=bytes_written(job),
         journal_bytes=journal_bytes(job, todo),
@@ -76,7 +77,14 @@ def plan(job: Job) -> Plan:
     )
 
 
-def _peak_memory(job: Job, todo: list[Streams]) -> int:
+def _counts(streams: Sequence[Stream]) -> dict[str, int]:
+    """Return the number of forwards of each stream, 0 for streams that a pass lacks."""
+    return {"smoothing": 0, "features": 0, "calibration": 0} | {
+        stream.name: stream.count for stream in streams
+    }
+
+
+def _peak_memory(job: Job, todo: Sequence[Sequence[Stream]]) -> int:
     return max(peak_memory(job, todo), export_bytes(job) if "numpy" in job.save_types else 0)
 
 

@@ -10,7 +10,7 @@ from fa3cli.quantization.dynamic_linear import dynamic_linear_layout
 from fa3cli.quantization.fallback import fused_groups
 from fa3cli.quantization.linear import linear_layout
 from fa3cli.runs.job import Job
-from fa3cli.runs.streams import Streams
+from fa3cli.runs.streams.stream import Stream
 
 __all__ = ["bytes_written", "export_bytes", "journal_bytes"]
 
@@ -43,15 +43,10 @@ def export_bytes(job: Job) -> int:
     return weights + _fallback_bytes(job) + _TENSOR * len(_names(job))
 
 
-def journal_bytes(job: Job, todo: Sequence[Streams]) -> int:
+def journal_bytes(job: Job, todo: Sequence[Sequence[Stream]]) -> int:
     """Return the bytes of all forwards' states after two layers, and of one record per visit."""
-    hidden = getattr(job.model.config, "hidden_size", 0) * job.model.dtype.itemsize
-    tokens = [sample.tokens for sample in job.samples]
-    states = max(
-        sum(sum(tokens[:count]) for count in (streams.smoothing, streams.features, streams.calibration))
-        for streams in todo
-    )
-    return 2 * states * hidden + len(todo) * (len(job.model.layers) + 1) * _RECORD
+    states = max(sum(stream.state_bytes for stream in streams) for streams in todo)
+    return 2 * states + len(todo) * (len(job.model.layers) + 1) * _RECORD
 
 
 def _names(job: Job) -> list[str]:

@@ -19,9 +19,10 @@ from fa3cli.calibration.smoothing import smooth
 from fa3cli.errors import StoppedError
 from fa3cli.runs.job import Job
 from fa3cli.runs.journal import Journal
-from fa3cli.runs.layer_pass import Findings, LayerPass
+from fa3cli.runs.layer_pass import LayerPass
 from fa3cli.runs.progress import Progress, Ticks
-from fa3cli.runs.streams import Streams, own_forwards, passes, smoothing_samples
+from fa3cli.runs.streams.findings import Findings
+from fa3cli.runs.streams.schedule import own_forwards, passes, smoothing_stream
 
 __all__ = ["calibrate", "find_all_smoothing"]
 
@@ -54,11 +55,11 @@ def calibrate(
         for layer in done:
             findings.add(layer)
             ticks.skip_layer(len(own_forwards(streams, ranks)))
-            if streams.calibration:
+            if number == len(todo) - 1:
                 write(layer)
                 calibrated.append(layer)
         for layer in layer_pass.visits(parts, journal, len(done)):
-            if streams.calibration:
+            if number == len(todo) - 1:
                 layer = replace(
                     layer, warnings=layer.warnings + _all_warnings(job, layer, ranks.gather(write(layer)))
                 )
@@ -77,9 +78,9 @@ def find_all_smoothing(
 ) -> Mapping[str, Mapping[str, Tensor]]:
     """Return AntiOutlier's scales by layer; then smooth the model, if it is in memory."""
     findings, parts = Findings(), list(job.model.layers)
-    streams = Streams(smoothing=smoothing_samples(job))
-    ticks = Ticks(len(parts), len(parts) * streams.forwards, report)
-    for _ in LayerPass(job, streams, findings, ticks, ALONE).visits(parts, Journal(), 0):
+    stream = smoothing_stream(job)
+    ticks = Ticks(len(parts), len(parts) * stream.count, report)
+    for _ in LayerPass(job, [stream], findings, ticks, ALONE).visits(parts, Journal(), 0):
         pass
     for layer in parts if job.model.resident else ():
         smooth(job.model, layer, job.settings.anti_method, findings.smoothing[layer])

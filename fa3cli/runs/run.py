@@ -23,7 +23,7 @@ from fa3cli.runs.layer_writer import LayerWriter
 from fa3cli.runs.passes import calibrate
 from fa3cli.runs.progress import Progress
 from fa3cli.runs.result import Result, read_result
-from fa3cli.runs.streams import passes
+from fa3cli.runs.streams.schedule import passes
 
 __all__ = ["RESUME", "run"]
 

@@ -10,7 +10,6 @@ import torch
 
 from fa3cli.errors import InvalidInputError
 from fa3cli.planning.plan import Plan, plan
-from fa3cli.runs.streams import Streams
 from tests.sample_models import (
     WEIGHTS,
     edit_weights,
@@ -20,6 +19,10 @@ from tests.sample_models import (
     write_lines,
     write_model,
 )
+
+
+def streams(smoothing: int = 0, features: int = 0, calibration: int = 0) -> dict[str, int]:
+    return {"smoothing": smoothing, "features": features, "calibration": calibration}
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def others(warnings: tuple[str, ...]) -> list[str]:
 def test_counts_and_bytes(folder: Path) -> None:
     found = planned(folder)
     assert (found.layers, found.quantized_linears, found.attentions) == (3, 18, 3)
-    assert (found.samples, found.tokens, found.passes) == (2, 14, (Streams(calibration=2),))
+    assert (found.samples, found.tokens, found.passes) == (2, 14, (streams(calibration=2),))
     assert len(found.float_linears) == 3 + 1 and "lm_head" in found.float_linears
     assert 0 < (folder / WEIGHTS).stat().st_size - found.bytes_read < 10_000
     assert found.recipe == "default" and found.settings["act_method"] == 1
@@ -85,24 +88,24 @@ def test_warnings_of_what_some_engines_cannot_load(
 @pytest.mark.parametrize(
     ("options", "passes"),
     [
-        ({"act_method": 2}, (Streams(calibration=7),)),
-        ({"act_method": 3}, (Streams(features=5, calibration=7),)),
-        ({"anti_method": "m3"}, (Streams(smoothing=1, calibration=7),)),
-        ({"disable_level": "L1"}, (Streams(features=5), Streams(calibration=7))),
+        ({"act_method": 2}, (streams(calibration=7),)),
+        ({"act_method": 3}, (streams(features=5, calibration=7),)),
+        ({"anti_method": "m3"}, (streams(smoothing=1, calibration=7),)),
+        ({"disable_level": "L1"}, (streams(features=5), streams(calibration=7))),
         (
             {"act_method": 3, "anti_method": "m3", "disable_level": "L1"},
-            (Streams(smoothing=1, features=5), Streams(calibration=7)),
+            (streams(smoothing=1, features=5), streams(calibration=7)),
         ),
     ],
 )
 def test_what_settings_cost_in_forwards_and_passes(
-    folder: Path, options: dict[str, Any], passes: tuple[Streams, ...]
+    folder: Path, options: dict[str, Any], passes: tuple[dict[str, int], ...]
 ) -> None:
     calib = write_lines(folder.parent / "seven.jsonl", token_ids(*range(3, 10)))
     found, plain = (
         plan(prepare(folder, calib=calib, recipe="none", **settings)) for settings in (options, {})
     )
-    assert found.passes == passes and plain.passes == (Streams(calibration=7),)
+    assert found.passes == passes and plain.passes == (streams(calibration=7),)
     layers = plain.bytes_read - 4 * (2 * 96 * 32 + 32)  # embedding, head and last norm are read once
     assert found.bytes_read == plain.bytes_read + (len(passes) - 1) * layers
     assert found.origins == dict.fromkeys(found.settings, "default") | dict.fromkeys(options, "option")

@@ -1,0 +1,1 @@
+"""Runs samples through the layers for one purpose each: AntiOutlier, range_param, calibration."""

@@ -1,0 +1,55 @@
+"""Observes the ranges of linears and attention states, and measures the layer's error on the first sample."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+from fa3cli.calibration.layer_error import layer_error
+from fa3cli.calibration.layer_observation import LayerObservation
+from fa3cli.calibration.parameters import LayerParameters
+from fa3cli.quantization.input_observers import input_observers
+from fa3cli.runs.streams.layer_bytes import error_bytes, forward_bytes, loaded_bytes, weight_count
+from fa3cli.runs.streams.stream import Stream, Visit
+from fa3cli.samples.recorded_call import RecordedCall
+
+__all__ = ["CalibrationStream"]
+
+
+class CalibrationStream(Stream):
+    """All samples; with the reference's numerics, on quantized linears."""
+
+    name = "calibration"
+
+    def visit(self, visit: Visit, found: LayerParameters) -> LayerParameters:
+        job, part = self.job, visit.part
+        model, settings, ranks = job.model, job.settings, visit.ranks
+        fallen = visit.findings.float_linears(job)
+        linears = {name: linear for name, linear in self.linears(part).items() if name not in fallen}
+        attentions = {
+            name: module for name, module in model.attentions(part).items() if name in job.attentions
+        }
+        observers = input_observers(settings, list(linears), visit.findings.range_params)
+        # The first sample, on which the error is measured, belongs to the leading rank.
+        call = RecordedCall(model.layers[part]) if part in model.layers and ranks.leads else None
+        with (
+            LayerObservation(observers, linears, attentions, settings) as observation,
+            call or nullcontext(),
+        ):
+            visit.advance(observation)
+        observed = observation.parameters(part, ranks)
+        error = layer_error(call, model.model, observed, settings, job.samples[0].mask) if call else None
+        return replace(
+            observed,
+            error=ranks.first(error),
+            smoothing=found.smoothing,
+            range_params=found.range_params,
+        )
+
+    def peak_bytes(self, part: str) -> int:
+        job, model = self.job, self.job.model
+        linears = set(model.linears(part))
+        fake = weight_count(job, linears & job.quantized) * model.dtype.itemsize * job.settings.reference
+        forward, error = forward_bytes(job, part), error_bytes(job) if part in model.layers else 0
+        quantizing = max((weight_count(job, {name}) for name in linears), default=0)
+        return loaded_bytes(job, part) + max(fake + forward, forward + error, quantizing)

@@ -1,0 +1,73 @@
+"""Defines a stream: samples that run through every layer for one purpose, and the bytes that this needs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from fa3cli.calibration.layer_observation import LayerObservation
+from fa3cli.calibration.linear_inputs import LinearInputs
+from fa3cli.calibration.parameters import LayerParameters
+from fa3cli.calibration.ranks import Ranks
+from fa3cli.runs.job import Job
+from fa3cli.runs.streams.findings import Findings
+from fa3cli.runs.streams.layer_bytes import forward_bytes, loaded_bytes, waiting_bytes
+
+__all__ = ["Stream", "Visit", "Watcher"]
+
+Watcher = LinearInputs | LayerObservation
+
+
+@dataclass(frozen=True)
+class Visit:
+    """The visit of `part`, a decoder layer or the head, whose weights are loaded.
+
+    `advance` runs this rank's share of the stream's samples through the part; the watcher is told each sample's mask.
+    """
+
+    part: str
+    findings: Findings
+    ranks: Ranks
+    advance: Callable[[Watcher | None], None]
+
+
+@dataclass(frozen=True)
+class Stream(ABC):
+    """The first `count` samples of a job."""
+
+    job: Job
+    count: int
+    name: ClassVar[str]
+    """The name of the stream's forwards in the journal."""
+
+    @abstractmethod
+    def visit(self, visit: Visit, found: LayerParameters) -> LayerParameters:
+        """Run the samples through a part, and return `found`, the result of earlier streams, with this one's result."""
+
+    def peak_bytes(self, part: str) -> int:
+        """Return the bytes allocated at most while samples run through a loaded part, without waiting samples."""
+        return loaded_bytes(self.job, part) + forward_bytes(self.job, part)
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens of the samples."""
+        return sum(sample.tokens for sample in self.job.samples[: self.count])
+
+    @property
+    def waiting_bytes(self) -> int:
+        """The bytes of the samples while they wait between two layers."""
+        return sum(waiting_bytes(self.job, sample) for sample in self.job.samples[: self.count])
+
+    @property
+    def state_bytes(self) -> int:
+        """The bytes of the samples' states after one layer, as the journal keeps them."""
+        return self.tokens * getattr(self.job.model.config, "hidden_size", 0) * self.job.model.dtype.itemsize
+
+    def linears(self, part: str) -> dict[str, nn.Linear]:
+        """The linears of a part that the job quantizes."""
+        linears = self.job.model.linears(part)
+        return {name: linear for name, linear in linears.items() if name in self.job.quantized}
