@@ -109,7 +109,7 @@ _TURBO_SPLIT = Verdict("mindie-turbo cannot split them; MindIE repeats a head on
 LIMITS: dict[str, Limit] = {
     "partly-fa": Limit(
         "some attention layers without FA3 (`--fa-amp`, `--disable-names`)",
-        _when(lambda selection: selection.partly_fa, "some layers without FA3"),
+        _when(lambda selection: selection.partly_fa, "some layers stay without FA3"),
         {
             "modelslim": Verdict("MindIE stops at the export, mindie-turbo reads uninitialised memory"),
             "mindie": Verdict("MindIE asserts that every layer has its six tensors", _ALL_FA),
