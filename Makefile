@@ -66,6 +66,7 @@ supported-transformers: .venv/ready $(DIFFUSERS:%=.venvs/diffusers-%/ready)
 lint: .venv/ready
 	$(BIN)/ruff check fa3cli tests benchmarks
 	$(BIN)/ruff format --check fa3cli tests benchmarks
+	$(BIN)/mypy
 
 environments: .venv/ready $(SAMPLED:%=.venvs/%/ready) $(DIFFUSERS:%=.venvs/diffusers-%/ready) .venvs/msmodelslim/ready
 
