@@ -49,8 +49,7 @@ def picture() -> str:
     for room in reversed(ORDER):
         if room in _HIDDEN:
             continue
-        count = len(list((ROOT / "fa3cli" / room).rglob("*.py")))
-        lines.append(f"    {room}[{room}{f'<br/>{count} files' if count else ''}]")
+        lines.append(f"    {room}")
         implied = set().union(*(_reached(below, other) for other in below[room]))
         lines += [f"    {room} --> {other}" for other in sorted(below[room] - implied, key=ORDER.index)]
     return "\n".join([*lines, "```", ""])
