@@ -44,7 +44,8 @@ def _imported(tree: ast.Module) -> Iterator[str]:
 
 def picture() -> str:
     """The rooms as a mermaid graph, without edges that others imply."""
-    below = {room: {to for start, to in imports() if start == room} - _HIDDEN for room in ORDER}
+    pairs = imports().keys()
+    below = {room: {to for start, to in pairs if start == room} - _HIDDEN for room in ORDER}
     lines = ["```mermaid", "graph TD"]
     for room in reversed(ORDER):
         if room in _HIDDEN:
