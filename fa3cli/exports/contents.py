@@ -94,18 +94,30 @@ class Contents:
         """Names of all tensors that are stored or described."""
         return frozenset(self.tensors) | frozenset(self.description)
 
+    @property
+    def config_data(self) -> dict[str, Any]:
+        """The data of config.json; empty if the check `config` did not pass."""
+        return self.config.data or {}
+
     @cached_property
     def geometry(self) -> Geometry:
         """Sizes and dtype of the model; valid only if the check `config` passed."""
-        return read_geometry(self.config.data or {})
+        return read_geometry(self.config_data)
+
+    @property
+    def model_dtype(self) -> str:
+        """The model's dtype in config.json; empty if the check `config` did not pass."""
+        return self.geometry.dtype or ""
 
     def read(self, name: str) -> Tensor:
         """Load one tensor. Only one file stays mapped, so that memory is limited to one shard."""
-        return self._open(name).get_tensor(name)
+        tensor: Tensor = self._open(name).get_tensor(name)
+        return tensor
 
     def read_rows(self, name: str, rows: slice) -> Tensor:
         """Load a range of rows of a tensor."""
-        return self._open(name).get_slice(name)[rows]
+        part: Tensor = self._open(name).get_slice(name)[rows]
+        return part
 
     def _open(self, name: str) -> Any:
         file = self.tensors[name].file

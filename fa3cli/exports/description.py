@@ -27,7 +27,7 @@ def describe(
     AntiOutlier adds tensors.
     """
     # Without attentions the keys are absent, not null: engines read null in opposite ways.
-    description = {"model_quant_type": linear_value} | (attention_settings if attentions else {})
+    description = {"model_quant_type": linear_value, **(attention_settings if attentions else {})}
     waiting, known = set(attentions), set(names)
     for name in names:
         module, _, leaf = name.rpartition(".")

@@ -80,8 +80,8 @@ class RunFolder:
         try:
             if error is None:
                 self._publish()
-        except OSError as full:
-            error = full
+        except OSError as failure:
+            error = failure
         finally:
             # Every further run would end with these two errors, so nothing is worth keeping.
             if error is not None and (

@@ -194,9 +194,7 @@ class _TensorFile:
         if not tensor.is_meta:
             self._file.seek(self.end)  # beyond the end after a gap: the system fills it with zeros
             # As bytes: numpy has no bfloat16.
-            self._file.write(
-                memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-            )
+            self._file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         self.end += tensor.nbytes
 
     def sync(self) -> None:

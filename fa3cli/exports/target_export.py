@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class TargetExport:
         target: Target,
         folder: Path,
         names: Sequence[str],
-        room_for: tuple[Collection[str], Collection[str], Collection[str]],
+        room_for: tuple[Iterable[str], Iterable[str], Iterable[str]],
         part_bytes: int | None = None,
         *,
         weights: Path | None = None,

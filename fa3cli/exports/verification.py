@@ -16,6 +16,9 @@ from fa3cli.exports.targets import known_targets
 __all__ = ["CheckResult", "Finding", "VerificationReport", "verify_export"]
 
 
+Status = Literal["passed", "found", "not run"]
+
+
 @dataclass(frozen=True)
 class Finding:
     """A problem of `subject` (a tensor, module or file) for `target`."""
@@ -38,7 +41,7 @@ class CheckResult:
     target: str
     name: str
     reason: str
-    status: Literal["passed", "found", "not run"]
+    status: Status
     checked: int
     skipped: int
     blocked_by: tuple[str, ...]
@@ -115,7 +118,7 @@ def _run(check: Check, contents: Contents, findings: list[Finding]) -> CheckResu
     findings += [
         Finding(target, check.name, remark.severity, remark.subject, remark.message) for remark in remarks
     ]
-    status = "found" if len(findings) > before else "not run" if skipped and not checked else "passed"
+    status: Status = "found" if len(findings) > before else "not run" if skipped and not checked else "passed"
     return CheckResult(target, check.name, check.reason, status, checked, skipped, ())
 
 

@@ -107,9 +107,9 @@ def column_groups(columns: int, heading: Callable[[Sequence[int]], str]) -> tupl
 def _row(where: str, label: str, scales: HeadScales, span: LogRange | None) -> Row:
     cells = []
     for head, value in enumerate(scales.values):
-        has_step = value is not None and value > 0 and span is not None
+        step = span.step(value) if span is not None and value is not None and value > 0 else None
         text = significant(value)
-        cells.append(Cell(span.step(value) if has_step else None, f"{where}, head {head}: {text}", text))
+        cells.append(Cell(step, f"{where}, head {head}: {text}", text))
     known = [value for value in scales.values if value is not None]
     return Row(label, tuple(cells), f"{significant(min(known))}–{significant(max(known))}" if known else "–")
 

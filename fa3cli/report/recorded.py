@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from fa3cli.report.facts import Accuracy, FloatModule, ImageAccuracy, Origin, TimestepPeaks
@@ -80,9 +80,15 @@ def _layer(layer: Mapping[str, Any]) -> RecordedLayer:
 
 
 def _accuracy(comparison: Mapping[str, Any]) -> Accuracy:
-    counts = ("samples", "samples_cut", "tokens")
-    names = [accuracy_field.name for accuracy_field in fields(Accuracy)]
-    return Accuracy(**{name: (_count if name in counts else _number)(comparison.get(name)) for name in names})
+    return Accuracy(
+        samples=_count(comparison.get("samples")),
+        samples_cut=_count(comparison.get("samples_cut")),
+        tokens=_count(comparison.get("tokens")),
+        perplexity_float=_number(comparison.get("perplexity_float")),
+        perplexity_quantized=_number(comparison.get("perplexity_quantized")),
+        kl_divergence=_number(comparison.get("kl_divergence")),
+        top1_agreement=_number(comparison.get("top1_agreement")),
+    )
 
 
 def _images(comparison: Mapping[str, Any]) -> ImageAccuracy | None:

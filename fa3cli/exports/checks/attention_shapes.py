@@ -88,7 +88,7 @@ def kv_shapes(contents: Contents, module: str) -> Iterator[Remark]:
 )
 def fp8_shapes(contents: Contents, module: str) -> Iterator[Remark]:
     # Present and valid: the checks in `needs` passed, and this one runs only for modules with scales.
-    scheme = contents.config.data["quantization_config"]["kv_cache_scheme"]
+    scheme = contents.config_data["quantization_config"]["kv_cache_scheme"]
     for leaf in contents.target.attention_tensors:
         shape = contents.tensors[f"{module}.{leaf}"].shape
         if scheme["strategy"] == "tensor":

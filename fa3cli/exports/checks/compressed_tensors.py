@@ -29,7 +29,7 @@ _LINEAR = re.compile(r"(_proj|lm_head|\.(fc1|fc2|c_attn|c_proj|c_fc|query_key_va
 def weight_strategy(contents: Contents, module: str) -> Iterator[Remark]:
     strategies = {
         group["weights"]["strategy"]
-        for group in linear_groups(contents.config.data["quantization_config"]).values()
+        for group in linear_groups(contents.config_data["quantization_config"]).values()
         if any(target == "Linear" or matches(target, module) for target in group["targets"])
     }
     shape = contents.tensors[f"{module}.weight_scale"].shape
@@ -48,7 +48,7 @@ def weight_strategy(contents: Contents, module: str) -> Iterator[Remark]:
     needs=(*_NEEDS, "quantization-config", "linears"),
 )
 def ignore(contents: Contents) -> Iterator[Remark]:
-    patterns = contents.config.data["quantization_config"].get("ignore")
+    patterns = contents.config_data["quantization_config"].get("ignore")
     if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
         yield error(_FILE, f"ignore is {quoted(patterns)}, expected a list of names")
         return
@@ -77,7 +77,7 @@ def ignore(contents: Contents) -> Iterator[Remark]:
     needs=(*_NEEDS, "quantization-config"),
 )
 def kv_cache_scheme(contents: Contents) -> Iterator[Remark]:
-    scheme = contents.config.data["quantization_config"].get("kv_cache_scheme")
+    scheme = contents.config_data["quantization_config"].get("kv_cache_scheme")
     modules = attentions(contents)
     if scheme is None:
         if modules:

@@ -18,7 +18,7 @@ def config(contents: Contents) -> Iterator[Remark]:
     if contents.config.data is None:
         yield error(_FILE, contents.config.problem or "is missing")
         return
-    for problem in config_problems(contents.config.data):
+    for problem in config_problems(contents.config_data):
         yield error(_FILE, problem)
 
 
@@ -29,7 +29,7 @@ def config(contents: Contents) -> Iterator[Remark]:
     needs=("config",),
 )
 def config_quantize(contents: Contents) -> Iterator[Remark]:
-    found = contents.config.data.get("quantize")
+    found = contents.config_data.get("quantize")
     if found != "w8a8":
         yield error_for(("mindie",), contents, _FILE, f"quantize is {found!r}, expected 'w8a8'")
 
@@ -54,7 +54,7 @@ def kernel_dtype(contents: Contents) -> Iterator[Remark]:
     needs=("config", "weights"),
 )
 def norm_bias(contents: Contents) -> Iterator[Remark]:
-    if contents.config.data.get("model_type") in _RMS_NORM_MODELS:
+    if contents.config_data.get("model_type") in _RMS_NORM_MODELS:
         for name in contents.tensors:
             if name.endswith("norm.bias"):
-                yield error(name, f"is not a tensor of vLLM's {contents.config.data['model_type']} model")
+                yield error(name, f"is not a tensor of vLLM's {contents.config_data['model_type']} model")

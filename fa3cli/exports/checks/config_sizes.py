@@ -94,13 +94,13 @@ def layer_count(contents: Contents) -> Iterator[Remark]:
 )
 def mtp_layers(contents: Contents) -> Iterator[Remark]:
     model, numbers = contents.geometry, _layer_numbers(contents)
+    if len(numbers) != 1 or not model.layers or not model.extra_layers:
+        return
     # Checkpoints store them after the other layers, with the following numbers.
-    for stack, found in numbers.items() if len(numbers) == 1 and model.layers and model.extra_layers else ():
-        if max(found) < model.layers:
-            yield warning(
-                f"{stack}.{model.layers}",
-                f"is missing; config.json has {model.extra_layers} prediction layers",
-            )
+    [(stack, found)] = numbers.items()
+    if max(found) < model.layers:
+        message = f"is missing; config.json has {model.extra_layers} prediction layers"
+        yield warning(f"{stack}.{model.layers}", message)
 
 
 def _layer_numbers(contents: Contents) -> dict[str, set[int]]:

@@ -83,4 +83,4 @@ def scale_bits(contents: Contents) -> Iterator[Remark]:
 
 def _fits(value: float) -> bool:
     """Tell whether a value has no more than the significant bits that the kernel needs."""
-    return (math.frexp(value)[0] * 2**_SIGNIFICANT_BITS).is_integer()
+    return math.ldexp(math.frexp(value)[0], _SIGNIFICANT_BITS).is_integer()

@@ -84,13 +84,13 @@ def index(contents: Contents) -> Iterator[Remark]:
         yield error(file, contents.index.problem)
         return
     listed: dict[str, set[str]] = {}
-    for name, shard in _weight_map(contents).items():
-        listed.setdefault(shard, set()).add(name)
+    for name, shard_file in _weight_map(contents).items():
+        listed.setdefault(shard_file, set()).add(name)
     if not listed:
         yield error(file, "has no weight_map from tensor names to file names")
-    for shard in sorted(listed):
-        if not is_file_name(shard):
-            yield error(file, f"lists {shard!r}, expected the name of a file in this folder")
+    for shard_file in sorted(listed):
+        if not is_file_name(shard_file):
+            yield error(file, f"lists {shard_file!r}, expected the name of a file in this folder")
     twice = _stored_twice(contents)
     for shard in contents.shards if listed else ():
         if shard.file in listed:

@@ -92,7 +92,7 @@ def deq_scale(contents: Contents, module: str) -> Iterator[Remark]:
         contents.read(f"{module}.input_scale").float()
         * contents.read(f"{module}.weight_scale").float().flatten()
     )
-    dtype = getattr(torch, contents.geometry.dtype)
+    dtype = getattr(torch, contents.model_dtype)
     # The reference multiplies in the model's dtype, which rounds the product once; float16 may underflow.
     tolerance = torch.finfo(dtype).eps * product
     if dtype == torch.float16:

@@ -27,7 +27,7 @@ _FILE = "config.json"
     needs=("config", "description"),
 )
 def quantization_config(contents: Contents) -> Iterator[Remark]:
-    found = contents.config.data.get("quantization_config")
+    found = contents.config_data.get("quantization_config")
     if contents.target.description_files:
         yield from _beside_description(contents, found)
     elif not isinstance(found, dict):
@@ -90,7 +90,7 @@ def _compressed_tensors(own: dict[str, Any]) -> Iterator[Remark]:
     needs=("config", "weights", "quantization-config"),
 )
 def attention_group(contents: Contents) -> Iterator[Remark]:
-    own = contents.config.data["quantization_config"]
+    own = contents.config_data["quantization_config"]
     scheme = own.get("kv_cache_scheme")
     for name, group in own["config_groups"].items():
         if name in linear_groups(own):

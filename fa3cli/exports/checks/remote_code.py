@@ -25,7 +25,7 @@ _REPOSITORY = re.compile(r"(?!\.+(/|$))[\w.-]+(/(?!\.+$)[\w.-]+)?", re.ASCII)
     needs=("config",),
 )
 def config_auto_map(contents: Contents) -> Iterator[Remark]:
-    for name, reference in _references(contents.config.data):
+    for name, reference in _references(contents.config_data):
         if _is_patched(reference):
             yield error(
                 _FILE, f"auto_map maps {name} to {reference}; expected the model's own class, or no entry"
@@ -42,7 +42,7 @@ def remote_code(contents: Contents) -> Iterator[Remark]:
     """Follow references to files of the folder, and their imports; no other file is opened."""
     wanted: dict[str, str] = {}
     tokenizer = read_document(contents.folder, _TOKENIZER)
-    for document, data in ((_FILE, contents.config.data), (_TOKENIZER, tokenizer.data or {})):
+    for document, data in ((_FILE, contents.config_data), (_TOKENIZER, tokenizer.data or {})):
         for name, reference in _references(data):
             if _is_patched(reference) or _is_in_repository(reference):
                 continue

@@ -73,6 +73,7 @@ def _rows(contents: Contents, module: str) -> RowSums:
 
     name = f"{module}.weight"
     if name not in contents.cache:
-        shape = contents.tensors[name].shape
-        contents.cache[name] = sum_rows(lambda rows: contents.read_rows(name, rows), shape)
-    return contents.cache[name]
+        rows, columns = contents.tensors[name].shape
+        contents.cache[name] = sum_rows(lambda part: contents.read_rows(name, part), (rows, columns))
+    sums: RowSums = contents.cache[name]
+    return sums

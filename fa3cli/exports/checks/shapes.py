@@ -23,7 +23,7 @@ _WITH_CONFIG = (*_READ, "config")
     after=("foreign-tensors", "values", "linears"),
 )
 def dtypes(contents: Contents, name: str) -> Iterator[Remark]:
-    found, model = contents.tensors[name].dtype, contents.geometry.dtype
+    found, model = contents.tensors[name].dtype, contents.model_dtype
     if contents.description[name] != FLOAT:
         legal = _quantized_dtypes(contents, name)
         if found not in legal:
@@ -35,7 +35,7 @@ def dtypes(contents: Contents, name: str) -> Iterator[Remark]:
 
 
 def _quantized_dtypes(contents: Contents, name: str) -> tuple[str, ...]:
-    model, leaf = contents.geometry.dtype, leaf_of(name)
+    model, leaf = contents.model_dtype, leaf_of(name)
     if is_attention_tensor(name):
         if contents.description[name] == FP8:
             return (model, "float32")

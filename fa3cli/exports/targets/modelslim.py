@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,12 +27,12 @@ class ModelSlim(Target):
 
     name = "modelslim"
     weight_file = WEIGHT_FILE
-    description_files = DESCRIPTION_FILES
-    linear_tensors = W8A8_TENSORS
-    attention_tensors = FA_TENSORS
-    norm_tensors = tuple(NORM_TENSORS)
-    save_types = ("safe_tensor", "numpy")
-    attention_settings: Mapping[str, str] = {"fa_quant_type": FA_QUANT}
+    description_files: ClassVar[tuple[str, ...]] = DESCRIPTION_FILES
+    linear_tensors: ClassVar[tuple[str, ...]] = W8A8_TENSORS
+    attention_tensors: ClassVar[tuple[str, ...]] = FA_TENSORS
+    norm_tensors: ClassVar[tuple[str, ...]] = tuple(NORM_TENSORS)
+    save_types: ClassVar[tuple[str, ...]] = ("safe_tensor", "numpy")
+    attention_settings: ClassVar[Mapping[str, str]] = {"fa_quant_type": FA_QUANT}
     """Entries of the description for the whole model, if it has FA3 parameters."""
     attention_value = FA_QUANT
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -70,7 +70,7 @@ class Target(ABC):
         return {"weight": weight} | ({} if bias is None else {"bias": bias})
 
     def exported_names(
-        self, names: Sequence[str], linears: Sequence[str], attentions: Sequence[str], norms: Sequence[str]
+        self, names: Iterable[str], linears: Iterable[str], attentions: Iterable[str], norms: Iterable[str]
     ) -> list[str]:
         """Return the names of all tensors that an export of these modules can hold."""
         return [

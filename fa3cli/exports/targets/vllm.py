@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class Vllm(Target):
     weight_file = "model.safetensors"
     linear_tensors = ("weight", "weight_scale", "input_scale", "input_zero_point")
     attention_tensors = ("q_scale", "k_scale", "v_scale")
-    metadata: Mapping[str, str] = {"format": "pt"}  # transformers refuses a file without it
+    metadata: ClassVar[Mapping[str, str]] = {"format": "pt"}  # transformers refuses a file without it
 
     def linear(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the weight, its scale, the input's scale, and its zero point, `[1]` int8."""
@@ -64,7 +64,9 @@ def _quantization_config(written: Written) -> dict[str, Any]:
     weights = {**int8, "symmetric": True, "strategy": "tensor" if written.mm_tensor else "channel"}
     inputs = {**int8, "symmetric": False, "strategy": "tensor"}
     heads = {"num_bits": 8, "type": "float", "strategy": "attn_head", "symmetric": True, "dynamic": False}
-    groups = {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": inputs}}
+    groups: dict[str, dict[str, Any]] = {
+        "group_0": {"targets": ["Linear"], "weights": weights, "input_activations": inputs}
+    }
     if written.attentions and len(written.attention_classes) == 1:
         # For transformers, which loads q_scale only with this group; vLLM skips a group of one class ...Attention.
         groups["group_1"] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class VllmAscend(ModelSlim):
     )
     norm_tensors = Target.norm_tensors
     save_types = ("safe_tensor",)
-    attention_settings: Mapping[str, str] = {"kv_cache_type": C8, "kv_quant_type": C8}
+    attention_settings: ClassVar[Mapping[str, str]] = {"kv_cache_type": C8, "kv_quant_type": C8}
     attention_value = C8
 
     def attention(self, tensors: Mapping[str, Tensor], head_dim: int) -> dict[str, Tensor]:
