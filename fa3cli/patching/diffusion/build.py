@@ -121,8 +121,9 @@ def _reaches_up(source: Source) -> bool:
 
 def _package_of(source: Source) -> str | None:
     """The package of a file, from its parent folders; None for a file in no package and without relative imports."""
-    path = Path(source.name).absolute()
-    folder, names = path.parent, list[str]()
+    path = Path(source.name)
+    folder = path.absolute().parent
+    names: list[str] = []
     while (folder / "__init__.py").is_file():
         names.insert(0, folder.name)
         folder = folder.parent
