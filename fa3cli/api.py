@@ -12,6 +12,7 @@ from fa3cli.comparing.text import Comparison, compare
 from fa3cli.errors import Fa3Error, MissingCapabilityError
 from fa3cli.exports.folder import RunFolder
 from fa3cli.exports.verification import VerificationReport, verify_export
+from fa3cli.models.streamed_model import StreamedModel
 from fa3cli.pipelines.jobs import jobs_of
 from fa3cli.planning.estimate import estimate_seconds
 from fa3cli.planning.plan import Plan, plan, plan_warnings
@@ -131,7 +132,7 @@ def full_plan(job: Job) -> Plan:
     try:
         require_place(job, planned)
     except MissingCapabilityError as error:
-        if job.model.has_weights:
+        if not isinstance(job.model, StreamedModel) or job.model.has_weights:
             raise
         warnings.append(str(error))
     try:
@@ -144,14 +145,14 @@ def full_plan(job: Job) -> Plan:
 
 def require_place(job: Job, planned: Plan) -> None:
     """Raise the error of a run whose output exists or has no room on the disk; an output of the same run is fine."""
-    if read_result(job, identity(job)) is None:
+    if job.output is not None and read_result(job, identity(job)) is None:
         RunFolder(job.output, planned.bytes_written + planned.journal_bytes).require_place()
 
 
 def left_by(job: Job) -> Path | None:
     """Return the folder from which a stopped run would resume, if there is one."""
-    folder = RunFolder(job.output)
-    return folder.path if has_records(folder) else None
+    folder = RunFolder(job.output) if job.output is not None else None
+    return folder.path if folder and has_records(folder) else None
 
 
 def verify(export_dir: str | Path, *, targets: Sequence[str] = ()) -> VerificationReport:

@@ -197,7 +197,7 @@ def _cann() -> str | None:
     named = [os.environ[name] for name in _CANN_HOMES if os.environ.get(name)]
     try:
         home = next((Path(path) for path in [*named, _CANN_DEFAULT] if Path(path).is_dir()), None)
-        return home and f"{_cann_version(home) or 'unknown version'} in {home}"
+        return f"{_cann_version(home) or 'unknown version'} in {home}" if home else None
     except OSError as error:
         return f"cannot be read: {error}"
 

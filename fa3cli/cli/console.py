@@ -40,7 +40,8 @@ def print_error(error: Fa3Error) -> None:
 
 def print_json(result: Any) -> None:
     """Print a result dataclass (or plain data) as json on stdout."""
-    data = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
+    is_result = dataclasses.is_dataclass(result) and not isinstance(result, type)
+    data = dataclasses.asdict(result) if is_result else result
     print(json.dumps(data, indent=2, ensure_ascii=False, default=_plain))
 
 

@@ -68,8 +68,8 @@ def launch(nproc: int, command: Sequence[str]) -> int:
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for rank in range(nproc):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        for index in map(str, range(nproc)):
+            own = {"RANK": index, "LOCAL_RANK": index}
             ranks.append(
                 subprocess.Popen(
                     command,
@@ -121,7 +121,8 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _end_with_parent() -> Callable[[], object] | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import fields
-from enum import Enum
+from enum import Enum, EnumMeta
 from functools import wraps
+from types import GenericAlias
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -38,7 +39,7 @@ def with_options(names: Iterable[str]) -> Callable[[Callable[..., None]], Callab
             options = {name: _value(given[name]) for name in offered}
             function(RunOptions.of(**options), **{name: given[name] for name in taken})
 
-        command.__signature__ = inspect.Signature(parameters)
+        vars(command)["__signature__"] = inspect.Signature(parameters)
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return command
 
@@ -47,7 +48,8 @@ def with_options(names: Iterable[str]) -> Callable[[Callable[..., None]], Callab
 
 def choices(name: str, values: Iterable[str]) -> type[Enum]:
     """A type whose values typer offers as choices."""
-    return Enum(name, {value.replace("-", "_"): value for value in values}, type=str)
+    make: EnumMeta = Enum  # of this type, a call with names makes a class and not a member
+    return make(name, {value.replace("-", "_"): value for value in values}, type=str)
 
 
 def _value(given: Any) -> Any:
@@ -61,7 +63,7 @@ def _parameter(name: str) -> inspect.Parameter:
     """The parameter of a command that stands for a field."""
     option, kind = declared()[name], get_type_hints(RunOptions)[name]
     if kind == tuple[str, ...] | None:
-        kind = list[choices(name, option.choices) if option.choices else str] | None
+        kind = GenericAlias(list, choices(name, option.choices) if option.choices else str) | None
     help = f"Pipelines: {option.help}" if option.group == PIPELINES else option.help
     if option.argument:
         offer = typer.Argument(metavar=f"[{name.upper()}]", help=help)

@@ -78,7 +78,8 @@ def _safe(stream: TextIO | None, errors: str) -> tuple[TextIO, _Raw | None]:
         raw,
         encoding=stream.encoding,
         errors=errors,
-        line_buffering=stream.line_buffering or stream.write_through,  # write_through: python -u
+        # write_through: python -u
+        line_buffering=bool(stream.line_buffering or getattr(stream, "write_through", False)),
     )
     return wrapped, raw
 

@@ -6,9 +6,8 @@ import difflib
 import sys
 from collections.abc import Callable
 from enum import Enum
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from fa3cli.patching import AttentionClass, PatchedFile, PatchPlan, PatchResult, UndoResult
 
 __all__ = ["patch"]
+
+Made = TypeVar("Made", "PatchPlan", "PatchResult")
 
 
 class Quantizer(str, Enum):
@@ -68,20 +69,23 @@ def patch(
         return _show_undo(patching.undo(output or weights, force=force), json)
     if list_:
         return _show_classes(patching.attention_of(weights, modeling=modeling, rules=rules), json)
-    run = partial(
-        patching.plan if check or diff else patching.patch,
-        weights,
-        attention=attention or (),
-        modeling=modeling,
-        output=output,
-        quantizer=quantizer.value,
-        rules=rules,
-        force=force and not check,
-    )
+
+    def run(step: Callable[..., Made]) -> Made:
+        return step(
+            weights,
+            attention=attention or (),
+            modeling=modeling,
+            output=output,
+            quantizer=quantizer.value,
+            rules=rules,
+            force=force and not check,
+        )
+
     if check:
-        return _check(run, json)
-    show = _show_diff if diff else _show
-    show(run(), json)
+        return _check(lambda: run(patching.plan), json)
+    if diff:
+        return _show_diff(run(patching.plan), json)
+    return _show(run(patching.patch), json)
 
 
 def _show(result: PatchResult, json: bool) -> None:
@@ -101,7 +105,7 @@ def _show_file(file: PatchedFile, library: str) -> None:
     origin = {"installed": library, "folder": "came with the weights"}.get(file.origin, "--modeling")
     note(f"{file.component or 'source'}: {file.source} ({origin})")
     for found in file.attention:
-        note(f"{found.name}: {', '.join(found.states)} {_place(found)}")
+        note(f"{found.name}: {', '.join(found.states or ())} {_place(found)}")
     note(f"wrote {file.module}")
 
 

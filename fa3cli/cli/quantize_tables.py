@@ -12,7 +12,7 @@ from fa3cli.cli.progress_bar import duration
 
 if TYPE_CHECKING:
     from fa3cli.planning.plan import Plan
-    from fa3cli.runs.run import Result
+    from fa3cli.runs.result import Result
 
 __all__ = ["print_plan", "print_result", "settings_text"]
 

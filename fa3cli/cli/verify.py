@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     from fa3cli.comparing.text import Comparison
     from fa3cli.exports.verification import CheckResult, VerificationReport
 
-__all__ = ["verify"]
+    _Target = Enum
+else:  # typer reads the choices from the annotation
+    _Target = choices("Target", TARGET_NAMES)
 
-_Target = choices("Target", TARGET_NAMES)
+__all__ = ["verify"]
 
 
 def verify(
@@ -61,7 +64,7 @@ def verify(
     if images and max_length is not None:
         raise UsageError("--max-length cuts text, and a pipeline is compared on prompts")
     compares, comparison = images or targets <= {"modelslim", "mindie"}, None
-    if report.ok and against is not None and compares:
+    if report.ok and against is not None and text is not None and compares:
         options = {"trust_remote_code": trust_remote_code} | ({} if images else {"max_length": max_length})
         comparison = _compare(export, against, text, images=images, **options)
     if json:
@@ -69,7 +72,7 @@ def verify(
     else:
         _show(report)
         if comparison:
-            (_show_images if images else _show_comparison)(comparison)
+            _show_comparison(comparison)
     if against is not None and not compares:
         raise UnsupportedError(
             f"--against computes with exports for modelslim, mindie or mindie-sd, not with one for {report.target}",
@@ -118,10 +121,14 @@ def _compare(
     return comparison
 
 
-def _show_comparison(comparison: Comparison) -> None:
+def _show_comparison(comparison: Comparison | ImageComparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from fa3cli.comparing.images import ImageComparison
+
+    if isinstance(comparison, ImageComparison):
+        return _show_images(comparison)
     change = comparison.perplexity_quantized / comparison.perplexity_float - 1
     table = Table("on the text", "float", "quantized")
     table.add_row(

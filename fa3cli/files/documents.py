@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,7 +69,7 @@ def typed(data: Any, kind: type[T], *, unknown: bool = True) -> T:
         converted = msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from None
-    if not unknown:
+    if not unknown and is_dataclass(converted) and not isinstance(converted, type):
         _refuse_unknown(data, asdict(converted), "$")
     return converted
 

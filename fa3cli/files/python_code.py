@@ -6,6 +6,7 @@ import ast
 import io
 import re
 import tokenize
+from typing import Literal, overload
 
 __all__ = ["Unbounded", "bounded_tree"]
 
@@ -33,7 +34,11 @@ class Unbounded(ValueError):
         self.line = line
 
 
-def bounded_tree(text: str, mode: str = "exec") -> ast.AST:
+@overload
+def bounded_tree(text: str, mode: Literal["exec"] = "exec") -> ast.Module: ...
+@overload
+def bounded_tree(text: str, mode: Literal["exec", "eval"]) -> ast.Module | ast.Expression: ...
+def bounded_tree(text: str, mode: Literal["exec", "eval"] = "exec") -> ast.AST:
     """Parse a text; raises Unbounded, or SyntaxError or ValueError if it is not Python."""
     if len(text) > _CHARACTERS or text.count("\n") > _LINES:
         line = min(text.count("\n", 0, _CHARACTERS), _LINES) + 1
@@ -52,7 +57,7 @@ def bounded_tree(text: str, mode: str = "exec") -> ast.AST:
 
 def _require_bounded(tree: ast.AST, text: str) -> None:
     level, count, line = [(tree, 1)], 0, 1
-    functions: list[ast.AST] = []
+    functions: list[ast.FunctionDef | ast.AsyncFunctionDef] = []
     parts_of = _JoinedStrings(text)
     while level:
         count += len(level)
@@ -113,7 +118,7 @@ def _require_short_number(node: ast.Constant) -> None:
         raise Unbounded(f"a number of more than {_DIGITS} digits", node.lineno)
 
 
-def _require_small_functions(functions: list[ast.AST]) -> None:
+def _require_small_functions(functions: list[ast.FunctionDef | ast.AsyncFunctionDef]) -> None:
     """Raise Unbounded for a function that is too large, with all functions within it; the outer ones come first."""
     for function in functions:
         if sum(1 for _ in ast.walk(function)) > _NODES_OF_A_FUNCTION:

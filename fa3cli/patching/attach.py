@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fa3cli.patching.locating.classes import ClassGraph
-from fa3cli.patching.locating.statements import assigned
+from fa3cli.patching.locating.statements import assigned, names_in
 from fa3cli.patching.places import Below
 from fa3cli.patching.rules.rule import Rule, statements
 from fa3cli.patching.source import Source
@@ -14,33 +14,26 @@ from fa3cli.patching.source import Source
 __all__ = ["attach", "owners", "quantizer_line"]
 
 
-def owners(source: Source, graph: ClassGraph, patched: tuple[str, ...]) -> list[str]:
+def owners(source: Source, graph: ClassGraph, patched: Iterable[str]) -> dict[str, ast.FunctionDef]:
     """The classes whose `__init__` creates the quantizer: the topmost base classes, so that it is created once."""
-    found_in = []
+    inits: dict[str, ast.FunctionDef] = {}
     for name in patched:
         found = graph.method(name, "__init__")
         if found is None:
             raise source.refuse(graph.classes[name], f"{name} has no __init__ to make the quantizer in")
         while "super().__init__(" in ast.unparse(found[1]):
-            above = next(
-                (
-                    inherited
-                    for base in graph.bases(found[0])
-                    if (inherited := graph.method(base, "__init__"))
-                ),
-                None,
-            )
-            if above is None:
+            above = [graph.method(base, "__init__") for base in graph.bases(found[0])]
+            if not any(above):
                 break
-            found = above
-        found_in += [found[0]] if found[0] not in found_in else []
-    return found_in
+            found = next(filter(None, above))
+        inits[found[0]] = found[1]
+    return inits
 
 
 def attach(
     source: Source,
-    graph: ClassGraph,
     owner: str,
+    init: ast.FunctionDef,
     rules: Mapping[str, Rule],
     layout: str | None = None,
     sizes: Mapping[str, str] | None = None,
@@ -49,14 +42,11 @@ def attach(
 
     `layout` is the layout of the states if the quantizer needs that argument, else None.
     """
-    init = graph.method(owner, "__init__")[1]
     if any(isinstance(node, ast.Return) for node in ast.walk(init)):
         raise source.refuse(init, f"{owner}.__init__ returns early")
     rule = rules.get(owner)
-    if rule and rule.attach:
-        config = _ruled_config(source, init, rule)
-    else:
-        config = sizes or _own_config(source, owner, init)
+    ruled = _ruled_config(source, init, rule) if rule and rule.attach else None
+    config = ruled or sizes or _own_config(source, owner, init)
     return Below(init.body[-1], (quantizer_line("self", config, layout),))
 
 
@@ -84,8 +74,7 @@ def _own_config(source: Source, owner: str, init: ast.FunctionDef) -> str:
 def _ruled_config(source: Source, init: ast.FunctionDef, rule: Rule) -> Mapping[str, str]:
     known = _arguments(init).union(*(assigned(node) for node in statements(init)))
     for key, text in vars(rule.attach).items():
-        names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
-        if unknown := sorted(names - known):
+        if unknown := sorted(names_in(ast.parse(text)) - known):
             raise source.refuse(
                 init,
                 f"{rule.file}: attach.{key} needs {unknown[0]}, which __init__ has not",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from typing import TypeVar
 
 import libcst as cst
 from libcst.metadata import ByteSpanPositionProvider
@@ -13,6 +14,8 @@ from fa3cli.patching.source import Source
 
 __all__ = ["PatchAttention"]
 
+Kind = TypeVar("Kind", bound=Place)
+Line = cst.SimpleStatementLine | cst.BaseCompoundStatement
 _BLANK = cst.EmptyLine(indent=False)
 _RAISE = cst.ExceptHandler(cst.SimpleStatementSuite([cst.Raise()]), cst.Name("ImportError"))
 _SPACE = cst.SimpleWhitespace(" ")
@@ -29,28 +32,28 @@ class PatchAttention(cst.CSTTransformer):
     def __init__(self, source: Source, places: Iterable[Place]) -> None:
         super().__init__()
         self._source = source
-        self._remaining: dict[tuple[type[Place], int, int], list[Place]] = {}
+        self._remaining: dict[tuple[type, int, int], list[Place]] = {}
         for place in places:
             start, length = source.span(place.node)
             self._remaining.setdefault(self._key(type(place), start, length), []).append(place)
         self._starts = sorted(start for _, start, _ in self._remaining)
 
     def on_visit(self, node: cst.CSTNode) -> bool:
-        if isinstance(node, (cst.SimpleStatementLine, cst.BaseCompoundStatement)):
+        if isinstance(node, Line):
             span = self.get_metadata(ByteSpanPositionProvider, node)
             if bisect_left(self._starts, span.start) == bisect_right(self._starts, span.start + span.length):
                 return False
         return super().on_visit(node)
 
-    def on_leave(self, original: cst.CSTNode, updated: cst.CSTNode) -> cst.CSTNode | cst.FlattenSentinel:
-        updated = super().on_leave(original, updated)
-        if isinstance(original, cst.SimpleStatementLine):
-            return self._with_neighbours(updated, original.body[0], original.body[-1])
-        if isinstance(original, cst.BaseCompoundStatement):
-            return self._with_neighbours(updated, original, original)
-        if isinstance(original, cst.BaseExpression):
-            return self._wrap_in_call(original, updated)
-        return updated
+    def on_leave(  # type: ignore[override]  # libcst's type allows no node of another class in a node's place
+        self, original: cst.CSTNode, updated: cst.CSTNode
+    ) -> cst.CSTNode | cst.RemovalSentinel | cst.FlattenSentinel[cst.CSTNode]:
+        left = super().on_leave(original, updated)
+        if isinstance(original, Line) and isinstance(left, Line):
+            return self._with_neighbours(original, left)
+        if isinstance(original, cst.BaseExpression) and isinstance(left, cst.BaseExpression):
+            return self._wrap_in_call(original, left)
+        return left
 
     def leave_ImportFrom(
         self, original: cst.ImportFrom, updated: cst.ImportFrom
@@ -82,47 +85,46 @@ class PatchAttention(cst.CSTTransformer):
             first = first.with_changes(leading_lines=[*updated.footer, *end.header, *first.leading_lines])
             body = [*updated.body, first, *rest]
             updated = updated.with_changes(body=body, footer=end.footer, has_trailing_newline=True)
-        for place, *_ in self._remaining.values():
+        for left, *_ in self._remaining.values():
             reason = "cannot insert beside a statement that shares its line with another"
-            raise self._source.refuse(place.node, reason)
+            raise self._source.refuse(left.node, reason)
         return updated
 
     @staticmethod
-    def _key(kind: type[Place], start: int, length: int) -> tuple[type[Place], int, int]:
+    def _key(kind: type, start: int, length: int) -> tuple[type, int, int]:
         """Identify statements by their start only: `ast` and libcst disagree on whether a `;` belongs to them."""
         return kind, start, length if kind is Around else 0
 
-    def _take(self, kind: type[Place], node: cst.CSTNode) -> list[Place]:
+    def _take(self, kind: type[Kind], node: cst.CSTNode) -> list[Kind]:
         """Remove and return the places of one kind at a node, which the caller writes."""
         span = self.get_metadata(ByteSpanPositionProvider, node)
-        return self._remaining.pop(self._key(kind, span.start, span.length), [])
+        places = self._remaining.pop(self._key(kind, span.start, span.length), [])
+        return [place for place in places if isinstance(place, kind)]
 
-    def _with_neighbours(
-        self, line: cst.BaseStatement, first: cst.CSTNode, last: cst.CSTNode
-    ) -> cst.BaseStatement | cst.FlattenSentinel:
-        """Add the guard of a line or block, the lines above its first statement and those below its last one."""
-        if self._take(Guarded, first):
+    def _with_neighbours(self, original: Line, line: Line) -> Line | cst.FlattenSentinel[Line]:
+        """Add the guard of a line, the lines above its first statement and those below its last one."""
+        parts = original.body if isinstance(original, cst.SimpleStatementLine) else [original]
+        if isinstance(line, cst.SimpleStatementLine) and self._take(Guarded, parts[0]):
             line = _guarded(line)
-        above, below = self._take(Above, first), self._take(Below, last)
+        above = _statements(self._take(Above, parts[0]))
+        below = _statements(self._take(Below, parts[-1]))
         if above:
-            head, *rest = _statements(above)
-            head = head.with_changes(leading_lines=line.leading_lines)
-            return cst.FlattenSentinel(
-                [head, *rest, line.with_changes(leading_lines=[_BLANK]), *_statements(below)]
-            )
-        return cst.FlattenSentinel([line, *_statements(below)]) if below else line
+            above[0] = above[0].with_changes(leading_lines=line.leading_lines)
+            line = line.with_changes(leading_lines=[_BLANK])
+        return cst.FlattenSentinel([*above, line, *below]) if above or below else line
 
     def _wrap_in_call(self, original: cst.BaseExpression, updated: cst.BaseExpression) -> cst.BaseExpression:
         for place in self._take(Around, original):
-            call = cst.parse_expression(place.call)
+            call = cst.ensure_type(cst.parse_expression(place.call), cst.Call)
             first, *rest = call.args
             first = first.with_changes(value=updated.with_changes(lpar=(), rpar=()))
             updated = call.with_changes(args=[first, *rest], lpar=updated.lpar, rpar=updated.rpar)
         return updated
 
 
-def _statements(places: Iterable[Above | Below]) -> list[cst.BaseStatement]:
-    made, blank = [], []
+def _statements(places: Iterable[Above | Below]) -> list[Line]:
+    made: list[Line] = []
+    blank: list[cst.EmptyLine] = []
     for line in [line for place in places for line in place.lines]:
         if line:
             made.append(cst.parse_statement(line).with_changes(leading_lines=blank))

@@ -50,5 +50,7 @@ class PatchAttentionCommand(VisitorBasedCodemodCommand):
     def transform_module_impl(self, tree: cst.Module) -> cst.Module:
         """Patch the text of a module."""
         name = self.context.filename or "modeling.py"
-        options = {"package": self.package, "attention": self.attention, "quantizer": self.quantizer}
-        return cst.parse_module(patch_source(tree.code, name=name, **options).text)
+        patched = patch_source(
+            tree.code, name=name, package=self.package, attention=self.attention, quantizer=self.quantizer
+        )
+        return cst.parse_module(patched.text)

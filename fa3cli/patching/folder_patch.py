@@ -102,10 +102,10 @@ def undo(folder: str | Path, *, force: bool = False) -> UndoResult:
         if disk.receipt is None:
             return UndoResult(folder)
         original = original_index(disk)
-        parts = patched_parts(form, disk, original.text if original else None)
+        parts = patched_parts(form, disk, original.text)
         with explain_write_errors(folder):
             remove_patch(folder, parts, disk.receipt.link)
-    restored = (folder / form.index,) if original and original.text != disk.index.text else ()
+    restored = (folder / form.index,) if original.text != disk.index.text else ()
     return UndoResult(folder, (*(folder / name for name in parts.modules), folder / RECEIPT), restored)
 
 
@@ -119,7 +119,7 @@ def _plan(folder: Path, target: Path, options: Options, force: bool) -> PatchPla
     files = tuple(_change(made, form.module(index, made)) for made in built)
     _refuse_strangers(target, disk, files)
     edits = form.index_edits(index, zip(origins, (file.module for file in files)))
-    index_after = apply(index.text, edits) if index else None
+    index_after = apply(index.text, edits)
     receipt = Receipt(
         fa3cli=__version__,
         rules=RULES,
@@ -145,7 +145,7 @@ def _plan(folder: Path, target: Path, options: Options, force: bool) -> PatchPla
         options.rules,
     )
     texts = tuple((made.text, made.patched.text) for made in built)
-    return PatchPlan(form, result, texts, index.text if index else None, index_after, receipt, disk)
+    return PatchPlan(form, result, texts, index.text, index_after, receipt, disk)
 
 
 def _disks(form: Format, folder: Path, target: Path, force: bool) -> tuple[Disk, Disk | None]:
@@ -157,7 +157,7 @@ def _disks(form: Format, folder: Path, target: Path, force: bool) -> tuple[Disk,
     for found in filter(None, (source, disk)):
         _refuse_conflicts(found, force)
     if disk is not None and target != folder:
-        require_output_of(folder, target, disk.receipt.modules, form.index)
+        require_output_of(folder, target, disk.modules, form.index)
     return source, disk
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 
 from fa3cli.patching.places import Guarded
-from fa3cli.patching.source import Source
+from fa3cli.patching.source import Source, last_line
 
 __all__ = ["guard_imports", "required_packages"]
 
@@ -67,7 +67,7 @@ def _unconditional(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 def _packages(node: ast.stmt) -> set[str]:
     """The packages that a statement imports and that may not be installed."""
     names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-    names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+    names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
     return {name.split(".")[0] for name in names} - _ALWAYS_INSTALLED
 
 
@@ -75,7 +75,7 @@ def _lines(block: list[ast.stmt]) -> Iterator[list[ast.stmt]]:
     """The statements of a block, grouped by line: semicolons join several."""
     line = block[:1]
     for node in block[1:]:
-        if node.lineno > line[-1].end_lineno:
+        if node.lineno > last_line(line[-1]):
             yield line
             line = []
         line.append(node)

@@ -29,9 +29,7 @@ def absolute_imports(source: Source, package: str | None) -> list[Absolute]:
 
 def absolute_module(source: Source, node: ast.ImportFrom, package: str) -> str:
     """The full module name of an import in a file of `package` (such as transformers.models.qwen2)."""
-    if not node.level:
-        return node.module
-    parents = package.split(".")
+    parents = package.split(".") if node.level else []
     if node.level > len(parents):
         raise source.refuse(node, f"the import reaches {node.level} levels up, out of {package}")
     return ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [node.module])])

@@ -14,7 +14,13 @@ from dataclasses import replace
 
 from fa3cli.patching.attach import attach, owners, quantizer_line
 from fa3cli.patching.locating.classes import ClassGraph, Found, is_processor
-from fa3cli.patching.locating.statements import assigned, simple_statements, targets
+from fa3cli.patching.locating.statements import (
+    assigned,
+    callee,
+    simple_statements,
+    targets,
+    value_of,
+)
 from fa3cli.patching.places import Below
 from fa3cli.patching.rules.rule import Rule
 from fa3cli.patching.source import Source
@@ -27,13 +33,13 @@ _SIZES = ("inner_dim", "hidden_size", "query_dim", "dim")
 
 def called_names(node: ast.AST) -> set[str]:
     """The names that are called in a node, or assigned as the class of the default processor."""
-    calls = {call.func.id for call in ast.walk(node) if isinstance(call, ast.Call) and _is_name(call.func)}
-    defaults = [assignment for assignment in ast.walk(node) if isinstance(assignment, ast.Assign)]
-    return calls | {
-        assignment.value.id
-        for assignment in defaults
-        if _is_name(assignment.value) and "_default_processor_cls" in map(ast.unparse, targets(assignment))
-    }
+    named = [part.func for part in ast.walk(node) if isinstance(part, ast.Call)]
+    named += [
+        part.value
+        for part in ast.walk(node)
+        if isinstance(part, ast.Assign) and "_default_processor_cls" in map(ast.unparse, targets(part))
+    ]
+    return {name.id for name in named if isinstance(name, ast.Name)}
 
 
 def mark_unused_processors(source: Source, graph: ClassGraph, found: Found) -> Found:
@@ -62,21 +68,21 @@ def attach_to_modules(
     module. Raises UnsupportedError for a module with another processor, or with diffusers' default one: its attention
     would silently stay unpatched.
     """
-    own, places, made = _attention_modules(graph), [], []
+    own = _attention_modules(graph)
+    places: list[Below] = []
+    made: list[str] = []
     for name in [class_name for class_name in graph.classes if class_name in reachable]:
         rule = rules.get(name)
         for function, call in _module_calls(graph.classes[name], graph, own):
             makers = _processors(function, call)
             if rule is not None and rule.idle:
                 if makers & set(patched):
-                    raise source.refuse(
-                        call,
-                        f"{rule.file}: {name} is marked idle, but it shares a processor with other modules",
-                    )
+                    problem = "is marked idle, but it shares a processor with other modules"
+                    raise source.refuse(call, f"{rule.file}: {name} {problem}")
                 continue
             _check_processors(source, graph, call, makers, patched, own)
-            if call.func.id in own:
-                made.append(call.func.id)
+            if callee(call) in own:
+                made.append(callee(call))
             else:
                 places.append(_after_creation(source, function, call, layout))
     inside = [class_name for class_name in graph.classes if class_name in (made or (() if places else own))]
@@ -85,8 +91,8 @@ def attach_to_modules(
             graph.classes[next(iter(patched))], "found no module that its processors are made for"
         )
     places += [
-        attach(source, graph, owner, rules, layout, _sizes(graph, owner))
-        for owner in owners(source, graph, tuple(inside))
+        attach(source, owner, init, rules, layout, _sizes(init))
+        for owner, init in owners(source, graph, inside).items()
     ]
     return places
 
@@ -107,12 +113,10 @@ def _module_calls(
     """Every call in a class that creates an attention module, with the method that contains the call."""
     for function in [method for method in node.body if isinstance(method, ast.FunctionDef)]:
         for call in ast.walk(function):
-            if isinstance(call, ast.Call) and _is_name(call.func):
-                foreign = call.func.id not in graph.classes and (
-                    call.func.id.endswith("Attention")
-                    or "processor" in [keyword.arg for keyword in call.keywords]
-                )
-                if foreign or call.func.id in own:
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+                name, keywords = call.func.id, [keyword.arg for keyword in call.keywords]
+                is_module = name.endswith("Attention") or "processor" in keywords
+                if name in own or (is_module and name not in graph.classes):
                     yield function, call
 
 
@@ -123,9 +127,9 @@ def _processors(function: ast.FunctionDef, call: ast.Call) -> set[str]:
     found: set[str] = set()
     for processor in given:
         values = [processor]
-        if _is_name(processor):
+        if isinstance(processor, ast.Name):
             above = [line for line in simple_statements(function.body) if processor.id in assigned(line)]
-            values = [line.value for line in above if line.value] or values
+            values = [value for line in above if (value := value_of(line))] or values
         for value in values:
             found |= called_names(value) - set(dir(builtins)) or {ast.unparse(value)}
     return found
@@ -139,41 +143,34 @@ def _check_processors(
     patched: Collection[str],
     own: Collection[str],
 ) -> None:
-    if not makers and call.func.id not in own:
+    module = callee(call)
+    if not makers and module not in own:
         raise source.refuse(
-            call, f"{call.func.id} is made with the default processor, whose attention is in another file"
+            call, f"{module} is made with the default processor, whose attention is in another file"
         )
     for name in sorted(makers):
         through = graph.references.get(name, set()) if name in graph.classes else set()
         if name not in patched and not through & set(patched):
-            raise source.refuse(call, f"{call.func.id} is made with {name}, which can't be patched here")
+            raise source.refuse(call, f"{module} is made with {name}, which can't be patched here")
 
 
 def _after_creation(source: Source, function: ast.FunctionDef, call: ast.Call, layout: str | None) -> Below:
     """Create the quantizer of a module whose class is in another file, after the statement that creates the module."""
     for statement in simple_statements(function.body):
-        if getattr(statement, "value", None) is call and len(targets(statement)) == 1:
+        if value_of(statement) is call and len(targets(statement)) == 1:
             module = ast.unparse(targets(statement)[0])
+            heads, size = f"{module}.heads", f"{module}.inner_dim"
             has_kv = "kv_heads" in [keyword.arg for keyword in call.keywords]
-            kv = (
-                f"{module}.inner_kv_dim * {module}.heads // {module}.inner_dim"
-                if has_kv
-                else f"{module}.heads"
-            )
-            sizes = {
-                "num_attention_heads": f"{module}.heads",
-                "hidden_size": f"{module}.inner_dim",
-                "num_key_value_heads": kv,
-            }
+            kv = f"{module}.inner_kv_dim * {heads} // {size}" if has_kv else heads
+            sizes = {"num_attention_heads": heads, "hidden_size": size, "num_key_value_heads": kv}
             return Below(statement, (quantizer_line(module, sizes, layout),))
     raise source.refuse(
-        call, f"{call.func.id} is created inside an expression, where no quantizer can be attached"
+        call, f"{callee(call)} is created inside an expression, where no quantizer can be attached"
     )
 
 
-def _sizes(graph: ClassGraph, owner: str) -> dict[str, str]:
+def _sizes(init: ast.FunctionDef) -> dict[str, str]:
     """The attributes that hold a module's sizes, found in its `__init__`; empty if they are not found."""
-    init = graph.method(owner, "__init__")[1]
     kept = [ast.unparse(node) for node in ast.walk(init) if isinstance(getattr(node, "ctx", None), ast.Store)]
     heads = [f"self.{name}" for name in _HEADS if f"self.{name}" in kept]
     size = [f"self.{name}" for name in _SIZES if f"self.{name}" in kept]
@@ -182,12 +179,5 @@ def _sizes(graph: ClassGraph, owner: str) -> dict[str, str]:
         kv.append(f"self.inner_kv_dim * {heads[0]} // self.inner_dim")
     if not heads or not size:
         return {}
-    return {
-        "num_attention_heads": heads[0],
-        "hidden_size": size[0],
-        "num_key_value_heads": [*kv, heads[0]][0],
-    }
-
-
-def _is_name(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name)
+    sizes = {"num_attention_heads": heads[0], "hidden_size": size[0]}
+    return sizes | {"num_key_value_heads": [*kv, heads[0]][0]}

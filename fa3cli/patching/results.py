@@ -52,13 +52,13 @@ class PatchResult:
 
 @dataclass(frozen=True)
 class PatchPlan:
-    """A result and everything to write for it: the texts of all files and of the index, before and after."""
+    """A result and everything to write for it: the texts of all files and of the index (or ""), before and after."""
 
     form: Format
     result: PatchResult
     texts: tuple[tuple[str, str], ...]
-    index_before: str | None
-    index_after: str | None
+    index_before: str
+    index_after: str
     receipt: Receipt
     disk: Disk | None
 

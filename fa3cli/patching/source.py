@@ -11,7 +11,7 @@ from itertools import accumulate
 from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.files.python_code import Unbounded, bounded_tree
 
-__all__ = ["BOM", "Source", "parse"]
+__all__ = ["BOM", "Source", "last_line", "parse"]
 
 BOM = "\ufeff"
 _LONGEST_LINE = 10_000
@@ -30,12 +30,12 @@ class Source:
         """The lines as Python counts them, with their ends and without the byte order mark."""
         return io.StringIO(self.text.removeprefix(BOM), newline="").readlines()
 
-    def span(self, node: ast.AST) -> tuple[int, int]:
+    def span(self, node: ast.stmt | ast.expr | ast.Module) -> tuple[int, int]:
         """The start and the length of a node in UTF-8 bytes, without the byte order mark; 0, 0 for the module."""
         if isinstance(node, ast.Module):
             return 0, 0
         start = self._starts[node.lineno - 1] + node.col_offset
-        return start, self._starts[node.end_lineno - 1] + node.end_col_offset - start
+        return start, self._starts[last_line(node) - 1] + (node.end_col_offset or 0) - start
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -44,6 +44,11 @@ class Source:
     def refuse(self, node: ast.AST, reason: str, hint: str | None = None) -> UnsupportedError:
         """Return an error that names the file, the line of `node` and the reason."""
         return UnsupportedError(f"{self.name}:{getattr(node, 'lineno', 1)}: {reason}", hint=hint)
+
+
+def last_line(node: ast.stmt | ast.expr) -> int:
+    """The line in which a node ends; `ast` has it for every node of a parsed text."""
+    return node.end_lineno or node.lineno
 
 
 def parse(data: bytes | str, name: str) -> Source:

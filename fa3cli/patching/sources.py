@@ -17,7 +17,7 @@ from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, Found, 
 from fa3cli.patching.locating.layout import TRANSPOSE
 from fa3cli.patching.locating.locate import ROLES, Site
 from fa3cli.patching.origins.origin import quantizer_exists_error
-from fa3cli.patching.places import Around, Below, End
+from fa3cli.patching.places import Around, Below, End, Place
 from fa3cli.patching.processors import attach_to_modules, mark_unused_processors
 from fa3cli.patching.rewriting import write
 from fa3cli.patching.rules.reading import load_rules
@@ -75,14 +75,14 @@ def patch_source(
         raise quantizer_exists_error(name, "start from the unpatched file")
     graph, ruled, found = _classes(source, rules, config)
     choice = choose(source, graph, found, architecture, attention, config)
-    sites = {name: _for_quantizer(found[name][1], quantizer) for name in choice.patched}
+    sites = {name: _for_quantizer(site, quantizer) for name in choice.patched if (site := found[name][1])}
     quantizers = _quantizer_places(source, graph, sites, architecture, ruled)
     # diffusers does not check the packages that a file imports.
     guards = [] if (package or "").startswith("diffusers.") else guard_imports(source)
     types = ["from types import SimpleNamespace"] * any(
         "(SimpleNamespace(" in "".join(place.lines) for place in quantizers
     )
-    places = [
+    places: list[Place] = [
         *guards,
         *absolute_imports(source, package),
         quantizer_import(source, quantizer, *types),
@@ -136,9 +136,10 @@ def _quantizer_places(
         first, second = layouts.values()
         raise source.refuse(graph.classes[second], f"{first} and {second} lay out their states differently")
     quantizer_layout = "BSHD" if "BSHD" in layouts else None
-    modules = tuple(name for name, site in sites.items() if site.owner == "self")
+    modules = [name for name, site in sites.items() if site.owner == "self"]
     quantizers = [
-        attach(source, graph, owner, rules, quantizer_layout) for owner in owners(source, graph, modules)
+        attach(source, owner, init, rules, quantizer_layout)
+        for owner, init in owners(source, graph, modules).items()
     ]
     processors = [name for name in sites if name not in modules]
     if processors:

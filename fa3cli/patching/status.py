@@ -51,9 +51,8 @@ def status(folder: str | Path) -> PatchStatus:
         module = disk.receipt.modules[0]
     judged = PatchStatus("stale", False, folder / module if module else None, class_name)
     if disk.edited or disk.foreign:
-        return replace(
-            judged, state="edited" if disk.edited else "foreign", reason=disk.edited or disk.foreign
-        )
+        state = "edited" if disk.edited else "foreign"
+        return replace(judged, state=state, reason=disk.edited or disk.foreign)
     if disk.receipt is None:
         by_hand = form.hand_made(disk.index)
         reason = "patched by hand, and fa3 runs only its own patches" if by_hand else None

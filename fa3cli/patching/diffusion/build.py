@@ -23,15 +23,15 @@ from fa3cli.patching.sources import list_source, patch_source
 __all__ = ["attention_classes_of", "build", "origins"]
 
 
-def origins(library: Diffusers, folder: Path, index: Config | None, modeling: Path | None) -> list[Origin]:
+def origins(library: Diffusers, folder: Path, index: Config, modeling: Path | None) -> list[Origin]:
     """The file of every transformer of a pipeline; `modeling` for the classes that it defines, or `modeling` alone."""
-    if index is None and modeling is None:
+    if not index.text and modeling is None:
         raise InvalidInputError(f"{folder} has no {INDEX}", hint="pass the file to patch as --modeling")
-    parts = _transformers(library, folder, index) if index else []
+    parts = _transformers(library, folder, index)
     given = parse(read_source(modeling), str(modeling)) if modeling else None
     defined = re.findall(r"^class (\w+)", given.text, re.MULTILINE) if given else []
     if given and not {component.class_name for component in parts}.intersection(defined):
-        return [Origin("given", modeling, None, _package_of(given, modeling))]
+        return [Origin("given", Path(given.name), None, _package_of(given))]
     if not parts:
         raise UnsupportedError(
             f"{index.path}: names no transformer that diffusers {library.version} has",
@@ -40,13 +40,11 @@ def origins(library: Diffusers, folder: Path, index: Config | None, modeling: Pa
     found = []
     for part in parts:
         config = component_config(folder, part)
-        if part.class_name in defined:
-            package = (
-                PACKAGE
-                if _reaches_up(given) or library.folder in modeling.parents
-                else _package_of(given, modeling)
-            )
-            found.append(Origin("given", modeling, part.class_name, package, config, part.name))
+        if given and part.class_name in defined:
+            path = Path(given.name)
+            inside = _reaches_up(given) or library.folder in path.parents
+            package = PACKAGE if inside else _package_of(given)
+            found.append(Origin("given", path, part.class_name, package, config, part.name))
         else:
             path = library.transformer_file(part.class_name)
             found.append(Origin("installed", path, part.class_name, PACKAGE, config, part.name))
@@ -121,9 +119,11 @@ def _reaches_up(source: Source) -> bool:
     return re.search(r"^[ \t]*from[ \t]+\.\.\.", source.text, re.MULTILINE) is not None
 
 
-def _package_of(source: Source, path: Path) -> str | None:
+def _package_of(source: Source) -> str | None:
     """The package of a file, from its parent folders; None for a file in no package and without relative imports."""
-    names, folder = [], path.absolute().parent
+    path = Path(source.name)
+    folder = path.absolute().parent
+    names: list[str] = []
     while (folder / "__init__.py").is_file():
         names.insert(0, folder.name)
         folder = folder.parent

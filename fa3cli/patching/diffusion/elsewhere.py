@@ -8,14 +8,14 @@ from fa3cli.patching.diffusion.library import PACKAGE, Diffusers
 from fa3cli.patching.imports import absolute_module
 from fa3cli.patching.locating.classes import ClassGraph
 from fa3cli.patching.locating.cores import KERNELS
-from fa3cli.patching.locating.statements import callee
+from fa3cli.patching.locating.statements import callee, calls_in
 from fa3cli.patching.origins.origin import read_source
 from fa3cli.patching.source import Source, parse
 
 __all__ = ["refuse_attention_elsewhere"]
 
 
-def refuse_attention_elsewhere(library: Diffusers, source: Source, class_name: str) -> None:
+def refuse_attention_elsewhere(library: Diffusers, source: Source, class_name: str | None) -> None:
     """Refuse a transformer that uses another file's blocks with attention: these blocks would stay unpatched.
 
     Attention modules and processors from other files are accepted: the quantizer is attached where they are created.
@@ -23,9 +23,7 @@ def refuse_attention_elsewhere(library: Diffusers, source: Source, class_name: s
     graph = ClassGraph(source)
     if class_name not in graph.classes:
         return
-    made = set().union(
-        *(_called_names(graph.classes[name]) for name in graph.reachable(class_name) if name in graph.classes)
-    )
+    made = _called_names(graph, class_name)
     for node in source.tree.body:
         if not isinstance(node, ast.ImportFrom):
             continue
@@ -40,17 +38,13 @@ def refuse_attention_elsewhere(library: Diffusers, source: Source, class_name: s
                 )
 
 
-def _called_names(node: ast.AST) -> set[str]:
-    return {callee(call) for call in ast.walk(node) if isinstance(call, ast.Call)}
+def _called_names(graph: ClassGraph, class_name: str) -> set[str]:
+    """The names that are called in a class and in the classes of its file that it refers to."""
+    parts = [graph.classes[name] for name in graph.reachable(class_name) if name in graph.classes]
+    return {callee(call) for part in parts for call in calls_in(part)}
 
 
 def _holds_attention(source: Source, name: str) -> bool:
-    graph = ClassGraph(source)
-    parts = [graph.classes[part] for part in graph.reachable(name) if part in graph.classes]
-    called = set().union(*map(_called_names, parts)) if parts else set()
-    return any(
-        callee_name in KERNELS
-        or callee_name == "softmax"
-        or callee_name.endswith(("Attention", "AttnProcessor2_0", "TransformerBlock"))
-        for callee_name in called
-    )
+    endings = ("Attention", "AttnProcessor2_0", "TransformerBlock")
+    called = _called_names(ClassGraph(source), name)
+    return bool(called & {*KERNELS, "softmax"}) or any(function.endswith(endings) for function in called)

@@ -10,12 +10,14 @@ import ast
 import builtins
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from fa3cli.patching.diffusion.bound_names import Module, bound_names, origin, read_module
 from fa3cli.patching.diffusion.library import Diffusers
 from fa3cli.patching.imports import absolute_imports, absolute_module
 from fa3cli.patching.locating.classes import ClassGraph, is_processor
+from fa3cli.patching.locating.statements import names_in
 from fa3cli.patching.places import End, Passed
 from fa3cli.patching.processors import called_names
 from fa3cli.patching.rewriting import write
@@ -37,16 +39,15 @@ def vendor(source: Source, library: Diffusers, module: str) -> Vendored:
     target = Module(module, source, ClassGraph(source))
     taken: dict[str, Module] = {}
     passed: list[Passed] = []
-    modules: dict[str, Module | None] = {}
+    read = cache(read_module)
     for node, alias, home in _imported(source, target.package):
         if (alias.asname or alias.name) not in called_names(source.tree):
             continue
-        if home not in modules:
-            modules[home] = read_module(library, home)
-        if modules[home] and _computes_attention(modules[home].graph, alias.name):
+        found = read(library, home)
+        if found and _computes_attention(found.graph, alias.name):
             if alias.asname:
                 raise source.refuse(node, f"imports {alias.name} under another name, {alias.asname}")
-            taken |= dict.fromkeys(_with_bases(modules[home].graph, alias.name), modules[home])
+            taken |= dict.fromkeys(_with_bases(found.graph, alias.name), found)
             passed += _remove_local_import(source, node)
     if not taken:
         return Vendored(source.text)
@@ -84,12 +85,8 @@ def _remove_local_import(source: Source, node: ast.ImportFrom) -> list[Passed]:
 def _refuse_early_uses(source: Source, taken: dict[str, Module]) -> None:
     """Refuse uses outside of functions: they run before the copied classes at the end of the file are defined."""
     for node in source.tree.body:
-        inner = {
-            id(inner_node)
-            for function in ast.walk(node)
-            if isinstance(function, ast.FunctionDef)
-            for inner_node in ast.walk(function)
-        }
+        functions = [part for part in ast.walk(node) if isinstance(part, ast.FunctionDef)]
+        inner = {id(part) for function in functions for part in ast.walk(function)}
         for part in ast.walk(node):
             if isinstance(part, ast.Name) and part.id in taken and id(part) not in inner:
                 raise source.refuse(part, f"uses {part.id} of another file outside any function")
@@ -98,11 +95,9 @@ def _refuse_early_uses(source: Source, taken: dict[str, Module]) -> None:
 def _append_classes(
     library: Diffusers, target: Module, taken: dict[str, Module], passed: list[Passed]
 ) -> Vendored:
-    needed = [
-        line
-        for name, home in taken.items()
-        for line in _needed_imports(library, target, home, name, set(taken))
-    ]
+    needed: list[str] = []
+    for name, home in taken.items():
+        needed += _needed_imports(library, target, home, name, set(taken))
     homes = dict.fromkeys(home.name for home in taken.values())
     text = "\n".join(
         ["", "", *(f"# Taken over from {module_name}" for module_name in homes), *dict.fromkeys(needed), ""]
@@ -141,7 +136,7 @@ def _needed_imports(
 ) -> list[str]:
     """The imports that a class needs in its new file, for names that it uses from its old file."""
     node = home.graph.classes[name]
-    used = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} - taken - set(dir(builtins))
+    used = names_in(node) - taken - set(dir(builtins))
     here, there = bound_names(target), bound_names(home)
     lines = []
     for used_name in sorted(used & there.keys() - {"logger"}):

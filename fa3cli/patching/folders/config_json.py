@@ -16,7 +16,7 @@ from fa3cli.patching.edits import Edit
 __all__ = ["CAUSAL_LM", "Config", "CustomClass", "members_of", "read_config", "require_types", "set_auto_map"]
 
 CAUSAL_LM = "AutoModelForCausalLM"
-_TYPES = {
+_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "transformers_version": (str, "a version such as '4.57.6'"),
     "torch_dtype": ((str, dict), "a dtype such as 'bfloat16'"),
     "dtype": ((str, dict), "a dtype such as 'bfloat16'"),
@@ -25,7 +25,7 @@ _TYPES = {
     "_class_name": (str, "the name of a class"),
 }
 _LONGEST = 100
-_SPACE = re.compile(r"[ \t\r\n]*")
+_SPACE = " \t\r\n"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CustomClass:
 
 @dataclass(frozen=True)
 class Config:
-    """A config.json: its path, its text and its parsed data."""
+    """A config.json or model_index.json: its path, its text and its parsed data; both empty if there is no file."""
 
     path: Path
     text: str
@@ -70,7 +70,8 @@ class Config:
             raise InvalidInputError(
                 f"{self.path}: architectures is {_brief(found)}, expected a list of class names"
             )
-        return found[0]
+        first: str = found[0]
+        return first
 
     @property
     def auto_map(self) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def set_auto_map(config: Config, target: str) -> list[Edit]:
 
 def _gap(text: str, key: int) -> str:
     """The white space before a key: a line end with indentation; in a one-line document, the blanks, at least one."""
-    return re.search(r"[ \t\r\n]*\Z", text[:key]).group() or " "
+    return text[len(text[:key].rstrip(_SPACE)) : key] or " "
 
 
 def members_of(text: str, start: int) -> dict[str, tuple[int, int, int]]:
@@ -165,16 +166,22 @@ def members_of(text: str, start: int) -> dict[str, tuple[int, int, int]]:
 
     The last one of repeated keys counts, as in Python's json module, which transformers uses.
     """
-    members, at = {}, _SPACE.match(text, start + 1).end()
+    members, at, decode = {}, _behind_space(text, start + 1), json.JSONDecoder().raw_decode
     while text[at] != "}":
-        key, after = json.decoder.scanstring(text, at + 1)
-        value = _SPACE.match(text, _SPACE.match(text, after).end() + 1).end()
-        end = json.JSONDecoder().raw_decode(text, value)[1]
+        key, after = decode(text, at)
+        value = _behind_space(text, _behind_space(text, after) + 1)
+        _, end = decode(text, value)
         members[key] = (at, value, end)
-        at = _SPACE.match(text, end).end()
+        at = _behind_space(text, end)
         if text[at] == ",":
-            at = _SPACE.match(text, at + 1).end()
+            at = _behind_space(text, at + 1)
     return members
+
+
+def _behind_space(text: str, at: int) -> int:
+    while text[at] in _SPACE:
+        at += 1
+    return at
 
 
 def _brief(value: Any) -> str:

@@ -119,14 +119,15 @@ def _remove_empty(folder: Path) -> None:
             raise
 
 
-def original_link(path: Path, target: str | None, data: bytes) -> Entry:
-    """The symbolic link that a file was before the patch, if its target has the size of `data`; else `data`.
+def original_link(path: Path, target: str | None, entry: Entry) -> Entry:
+    """The symbolic link that a file was before the patch, if its target has the size of `entry`; else `entry`.
 
     A receipt may be forged, so the link's target is not opened.
     """
+    if target is None or not isinstance(entry, bytes):
+        return entry
     try:
-        found = os.stat(path.parent / target) if target else None
+        found = os.stat(path.parent / target)
     except (OSError, ValueError):
-        return data
-    same = found is not None and stat.S_ISREG(found.st_mode) and found.st_size == len(data)
-    return Link(target) if same else data
+        return entry
+    return Link(target) if stat.S_ISREG(found.st_mode) and found.st_size == len(entry) else entry

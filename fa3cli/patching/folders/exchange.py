@@ -23,13 +23,12 @@ Steps = list[tuple[str, Entry]]
 
 @dataclass(frozen=True)
 class Patched:
-    """The patch that a folder has, if any: its files, and the index (None: no index) with its `unpatched` content.
+    """The patch that a folder has, if any: its files, and the path of the index with its unpatched content, if any.
 
     `receipt` is a new receipt to write first: the folder's own one does not explain changes made by hand.
     """
 
-    index: str | None
-    unpatched: Entry
+    index: Mapping[str, Entry]
     modules: tuple[str, ...] = ()
     receipt: bytes | None = None
 
@@ -41,16 +40,16 @@ def install_patch(folder: Path, old: Patched, contents: Mapping[str, bytes]) -> 
 
 def remove_patch(folder: Path, old: Patched, link: str | None) -> None:
     """Restore the folder before the patch; an index that was a `link` becomes one again unless it was changed since."""
-    if old.index and not old.receipt:
-        old = replace(old, unpatched=original_link(folder / old.index, link, old.unpatched))
+    if not old.receipt:
+        links = {name: original_link(folder / name, link, entry) for name, entry in old.index.items()}
+        old = replace(old, index=links)
     _run_steps(folder, old, [*_undo_steps(old), (_RECEIPT, None)])
 
 
 def _undo_steps(old: Patched) -> Steps:
     """The steps that remove all of a patch except its receipt."""
-    first = [(_RECEIPT, old.receipt)] if old.receipt else []
-    index = [(old.index, old.unpatched)] if old.index else []
-    return [*first, *index, *((name, None) for name in old.modules)]
+    first = {_RECEIPT: old.receipt} if old.receipt else {}
+    return [*first.items(), *old.index.items(), *((name, None) for name in old.modules)]
 
 
 def _run_steps(folder: Path, old: Patched, steps: Steps) -> None:
@@ -72,9 +71,9 @@ def _run_steps(folder: Path, old: Patched, steps: Steps) -> None:
 
 def _restore_steps(before: Mapping[str, Entry], old: Patched) -> Steps:
     """The steps that restore the entries `before`, from any point at which a change stopped."""
-    index = [old.index] if old.index in before else []
-    modules = [name for name in before if name not in (_RECEIPT, old.index)]
-    removed: Steps = [*((name, old.unpatched) for name in index), *((name, None) for name in modules)]
+    index = [name for name in old.index if name in before]
+    modules = [name for name in before if name not in (_RECEIPT, *old.index)]
+    removed: Steps = [*((name, old.index[name]) for name in index), *((name, None) for name in modules)]
     return [*removed, *((name, before[name]) for name in (_RECEIPT, *modules, *index) if name in before)]
 
 

@@ -37,7 +37,7 @@ class Disk:
     """
 
     folder: Path
-    index: Config | None
+    index: Config
     receipt: Receipt | None
     edited: str | None = None
     foreign: str | None = None
@@ -74,7 +74,7 @@ def look(form: Format, folder: Path) -> Disk:
     return Disk(folder, index, receipt, edited, modules=modules)
 
 
-def original_index(disk: Disk) -> Config | None:
+def original_index(disk: Disk) -> Config:
     """The index without fa3's edits; later changes made by hand stay in it."""
     if disk.receipt is None or disk.receipt.index is None:
         return disk.index
@@ -86,27 +86,25 @@ def unpatched_config(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     form = format_of(folder)
     index = original_index(look(form, folder))
-    data = dict(index.data) if index else {}
-    if index and (own := form.hand_made(index)):
+    data = dict(index.data)
+    if own := form.hand_made(index):
         entries = index.auto_map.items()
         data["auto_map"] = {key: entry for key, entry in entries if str(entry).rpartition(".")[0] != own.stem}
     return data
 
 
-def patched_parts(form: Format, disk: Disk, original: str | None) -> Patched:
+def patched_parts(form: Format, disk: Disk, original: str) -> Patched:
     """The patch that a folder has; `original` is the text of its index without that patch."""
     receipt = disk.receipt
     if receipt is None:
-        return Patched(form.index, read_entry(disk.folder / form.index))
-    data, index, explained = None, None, not disk.edited
+        return Patched({form.index: read_entry(disk.folder / form.index)})
+    index, explained, text = None, not disk.edited, disk.index.text
     if receipt.index is not None:
-        data, text = original.encode(), disk.index.text
         index = Change.of(original, text, [Edit(0, original, text)])
         explained = explained and index.before == receipt.index.before
     bridge = replace(receipt, index=index, files=tuple(_as_found(file, disk) for file in receipt.files))
-    return Patched(
-        form.index if index else None, data, receipt.modules, None if explained else bridge.to_json().encode()
-    )
+    unpatched_index = {form.index: original.encode()} if index else {}
+    return Patched(unpatched_index, receipt.modules, None if explained else bridge.to_json().encode())
 
 
 def refuse_links(folder: Path, files: Iterable[FileChange]) -> None:
@@ -121,5 +119,5 @@ def refuse_links(folder: Path, files: Iterable[FileChange]) -> None:
 
 def _as_found(file: FileChange, disk: Disk) -> FileChange:
     found = disk.modules[file.module]
-    after = file.modeling.after if found in (None, UNREADABLE) else found
+    after = file.modeling.after if found is None or found == UNREADABLE else found
     return replace(file, modeling=replace(file.modeling, after=after))

@@ -60,8 +60,8 @@ def make_output(folder: Path, target: Path, contents: Mapping[str, bytes]) -> No
             for name in _names(folder, part, target, temporary):
                 if part.name != _FA3_FOLDER and name not in own and name not in parts:
                     (temporary / name).symlink_to((folder / name).absolute())
-        for name, data in contents.items():
-            write_file(temporary / name, data)
+        for file, data in contents.items():
+            write_file(temporary / file, data)
 
 
 def _names(folder: Path, part: PurePosixPath, *never: Path) -> Iterator[PurePosixPath]:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Collection, Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from fa3cli.errors import InvalidInputError
 from fa3cli.patching.diffusion.build import attention_classes_of, build, origins
@@ -28,7 +29,7 @@ class Pipeline:
     """A folder with model_index.json and one folder per component; it has the methods of `Weights`."""
 
     index = INDEX
-    library = "diffusers"
+    library: Final = "diffusers"
 
     @cached_property
     def installed(self) -> Diffusers:
@@ -39,24 +40,25 @@ class Pipeline:
     def version(self) -> str:
         return self.installed.version
 
-    def read_index(self, folder: Path, patched: bool) -> Config | None:
+    def read_index(self, folder: Path, patched: bool) -> Config:
         if not folder.is_dir():
             raise InvalidInputError(f"{folder} is not a folder")
-        return read_config(folder / INDEX) if patched or os.path.lexists(folder / INDEX) else None
+        path = folder / INDEX
+        return read_config(path) if patched or os.path.lexists(path) else Config(path, "", {})
 
-    def foreign(self, folder: Path, index: Config | None) -> str | None:
+    def foreign(self, folder: Path, index: Config) -> str | None:
         return None
 
-    def hand_made(self, index: Config | None) -> Path | None:
+    def hand_made(self, index: Config) -> Path | None:
         return None
 
-    def warnings(self, index: Config | None) -> tuple[str, ...]:
+    def warnings(self, index: Config) -> tuple[str, ...]:
         return ()
 
     def origins(
-        self, folder: Path, index: Config | None, modeling: str | None, receipt: Receipt | None
+        self, folder: Path, index: Config, modeling: str | None, receipt: Receipt | None
     ) -> list[Origin]:
-        return origins(self.installed, folder, index, modeling and Path(modeling))
+        return origins(self.installed, folder, index, Path(modeling) if modeling else None)
 
     def build(self, folder: Path, origin: Origin, options: Options) -> Build:
         return build(self.installed, origin, options)
@@ -64,23 +66,23 @@ class Pipeline:
     def attention(self, origin: Origin, rules: str | Path | None) -> tuple[AttentionClass, ...]:
         return attention_classes_of(self.installed, origin, rules)
 
-    def module(self, index: Config | None, made: Build) -> str:
+    def module(self, index: Config, made: Build) -> str:
         """diffusers loads files of all folders into one namespace, so the name has the digest of the text."""
         digest = sha256(made.patched.text.encode())
         name = f"{made.origin.path.stem}_fa3_{digest[:12]}.py"
         return f"{made.origin.component}/{name}" if made.origin.component else name
 
-    def index_edits(self, index: Config | None, modules: Iterable[tuple[Origin, str]]) -> list[Edit]:
+    def index_edits(self, index: Config, modules: Iterable[tuple[Origin, str]]) -> list[Edit]:
         stems = {origin.component: Path(module).stem for origin, module in modules if origin.component}
-        return set_modules(index, stems) if index and stems else []
+        return set_modules(index, stems) if stems else []
 
-    def loaded(self, index: Config | None) -> tuple[str, str] | None:
+    def loaded(self, index: Config) -> tuple[str, str] | None:
         return None
 
-    def other_code(self, folder: Path, index: Config | None, patched: Collection[str | None]) -> str | None:
+    def other_code(self, folder: Path, index: Config, patched: Collection[str | None]) -> str | None:
         others = [
             part.name
-            for part in (components(index) if index else [])
+            for part in components(index)
             if part.name not in patched and os.path.lexists(folder / part.name / f"{part.library}.py")
         ]
         return f"model_index.json lets {', '.join(others)} load code too" if others else None

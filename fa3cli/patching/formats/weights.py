@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from fa3cli.patching.edits import Edit
 from fa3cli.patching.folders.config_json import CAUSAL_LM, Config, read_config, require_types, set_auto_map
@@ -37,7 +38,7 @@ class Weights:
     """
 
     index = "config.json"
-    library = "transformers"
+    library: Final = "transformers"
 
     @cached_property
     def installed(self) -> Installed:
@@ -87,12 +88,13 @@ class Weights:
             return [installed_origin(self.installed, index)]
         own = self.hand_made(index) if modeling is None else None
         if own is None:
-            return [find_origin(self.installed, index, modeling and Path(modeling))]
+            return [find_origin(self.installed, index, Path(modeling) if modeling else None)]
         if not self.installed.knows(index.model_type):
             raise quantizer_exists_error(own, "pass the unpatched file as --modeling")
         origin = installed_origin(self.installed, index)
         hand, library = (parse(read_source(path), str(path)) for path in (own, origin.path))
-        check_hand_made(hand, library, origin.package, index.data)
+        package = self.installed.modeling_file(index.model_type).package
+        check_hand_made(hand, library, package, index.data)
         return [replace(origin, instead_of=own)]
 
     def build(self, folder: Path, origin: Origin, options: Options) -> Build:

@@ -41,7 +41,7 @@ def choose(
     reachable = graph.reachable(architecture) if architecture else set(graph.classes)
     language_parts = language_model(source, graph, architecture) if architecture else reachable
     root = graph.classes[architecture] if architecture else source.tree
-    if architecture:
+    if isinstance(root, ast.ClassDef):
         _refuse_composites(source, root, reachable, language_parts, config)
     used = [name for name in found if name in reachable]
     requested = _requested(source, found, used, architecture, attention)
@@ -58,12 +58,8 @@ def choose(
         if found[name][0].idle:
             warnings.append(f"{name} is left alone: {found[name][0].problem}")
         elif name not in family:
-            reason = (
-                "not asked for"
-                if attention
-                else "it is part of a vision or audio model (--attention patches it)"
-            )
-            warnings.append(f"{name} is not patched: {reason}")
+            other = "it is part of a vision or audio model (--attention patches it)"
+            warnings.append(f"{name} is not patched: {'not asked for' if attention else other}")
     return Choice(tuple(patched), tuple(warnings))
 
 

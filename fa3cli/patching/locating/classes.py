@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeGuard
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.locating.cores import KERNELS, Core
@@ -15,7 +16,7 @@ from fa3cli.patching.locating.layout import TRANSPOSE
 from fa3cli.patching.locating.locate import ROLES, Site, locate
 from fa3cli.patching.locating.repeats import mark_calls
 from fa3cli.patching.locating.site_checks import returns_repeated_heads
-from fa3cli.patching.locating.views import callee
+from fa3cli.patching.locating.statements import callee, calls_in, names_in
 from fa3cli.patching.source import Source
 
 __all__ = [
@@ -71,7 +72,7 @@ class ClassGraph:
         }
         self.references: dict[str, set[str]] = {}
         for node in source.tree.body:
-            names = set() if self._is_model_base(node) else _names(node)
+            names = set() if self._is_model_base(node) else names_in(node)
             for name in _defined(node):
                 self.references[name] = self.references.get(name, set()) | names
 
@@ -94,8 +95,9 @@ class ClassGraph:
 
     def _is_model_base(self, node: ast.stmt) -> bool:
         """Whether a class is the file's PreTrainedModel: it names classes to initialise, but builds none."""
-        is_model = any(_last_name(base) == "PreTrainedModel" for base in getattr(node, "bases", []))
-        return is_model and self.method(node.name, "forward", inherited=False) is None
+        if not isinstance(node, ast.ClassDef) or "PreTrainedModel" not in map(_last_name, node.bases):
+            return False
+        return self.method(node.name, "forward", inherited=False) is None
 
     def bases(self, name: str) -> list[str]:
         """The base classes that the file defines; one with the same name as its subclass is imported."""
@@ -125,7 +127,8 @@ class ClassGraph:
 
         Up to transformers 4.47 the eager, sdpa and flash attention of a model are three such classes.
         """
-        found, todo, done = {name}, [name], set()
+        found, todo = {name}, [name]
+        done: set[int] = set()
         while todo:
             more = self._bound.get(todo.pop(), set()) - done
             done |= more
@@ -158,7 +161,7 @@ class ClassGraph:
 
 def attention_classes(source: Source, graph: ClassGraph) -> Found:
     """Find every class of the file that computes softmax attention, and the site of the calls in its own forward."""
-    found = {}
+    found: Found = {}
     mark_calls(source.tree, returns_repeated_heads)
     # Functions and classes of this file are analysed where they are defined, so calls of them are no unknown kernels.
     known = {*graph.functions, *graph.classes, *KERNELS}
@@ -210,10 +213,8 @@ def _attention_functions(graph: ClassGraph, name: str) -> list[ast.FunctionDef]:
     return [function for function in graph.classes[name].body if _takes_module(function)]
 
 
-def _takes_module(node: ast.stmt) -> bool:
-    return isinstance(node, ast.FunctionDef) and [argument.arg for argument in node.args.args[1:2]] == [
-        "attn"
-    ]
+def _takes_module(node: ast.stmt) -> TypeGuard[ast.FunctionDef]:
+    return isinstance(node, ast.FunctionDef) and [given.arg for given in node.args.args[1:2]] == ["attn"]
 
 
 def _cores(
@@ -242,9 +243,7 @@ def _locate_site(function: ast.FunctionDef, cores: list[Core], source: Source) -
             raise error from None
     if _takes_module(function):
         site = replace(site, owner=function.args.args[1].arg)
-    if all(core.pass_layout for core in cores) and [*site.layout_changes.values()] == [TRANSPOSE] * len(
-        ROLES
-    ):
+    if all(core.pass_layout for core in cores) and site.layout_changes == dict.fromkeys(ROLES, TRANSPOSE):
         site = replace(site, layout_changes={}, layout="BSHD")
     return site
 
@@ -252,28 +251,27 @@ def _locate_site(function: ast.FunctionDef, cores: list[Core], source: Source) -
 def patchable_class(node: ast.ClassDef, site: Site, is_flash: bool) -> AttentionClass:
     """Describe a class for which a site was found."""
     if site.after is not None:
-        return AttentionClass(node.name, node.lineno, site.states, site.after.end_lineno, is_flash=is_flash)
+        place = site.after.end_lineno
+        return AttentionClass(node.name, node.lineno, site.states or None, place, is_flash=is_flash)
     first = dict(reversed(site.inside))
-    states = tuple(ast.unparse(first[role]) for role in ROLES)
-    return AttentionClass(node.name, node.lineno, states, first["q"].lineno, is_flash=is_flash, inside=True)
+    q, k, v = (ast.unparse(first[role]) for role in ROLES)
+    place = first["q"].lineno
+    return AttentionClass(node.name, node.lineno, (q, k, v), place, is_flash=is_flash, inside=True)
 
 
 def _looks_like_attention(graph: ClassGraph, node: ast.ClassDef) -> bool:
     """Whether a class seems to compute attention in an unknown form: relative, hashed, block-sparse."""
     if "att" not in node.name.lower():
         return False
-    found, todo = [node], _names(node)
+    found: list[ast.ClassDef | ast.FunctionDef] = [node]
+    todo = names_in(node)
     while more := [
         function for name, function in graph.functions.items() if name in todo and function not in found
     ]:
         found += more
-        todo = set().union(*map(_names, more))
-    called = {callee(call).lower() for part in found for call in ast.walk(part) if isinstance(call, ast.Call)}
+        todo = set().union(*map(names_in, more))
+    called = {callee(call).lower() for part in found for call in calls_in(part)}
     return "softmax" in called and bool(called & {"matmul", "bmm", "baddbmm", "einsum"})
-
-
-def _names(node: ast.AST) -> set[str]:
-    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
 
 
 def _last_name(node: ast.expr) -> str:

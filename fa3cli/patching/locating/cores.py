@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fa3cli.patching.locating.statements import (
     assigned,
+    callee,
+    calls_in,
+    names_in,
     parents,
     simple_statements,
     statements_on_path,
     used_names,
+    value_of,
 )
-from fa3cli.patching.locating.views import callee
 
 __all__ = ["KERNELS", "Core", "find_cores"]
 
@@ -44,11 +48,20 @@ class Core:
     created with a layout other than BHSD; otherwise each call transposes the states to BHSD and back.
     """
 
-    statements: dict[str, ast.stmt]
-    operands: dict[str, ast.expr]
-    axes: dict[str, str | None]
+    statements: Mapping[str, ast.stmt]
+    operands: Mapping[str, ast.expr]
+    axes: Mapping[str, str | None]
     flash: bool = False
     pass_layout: bool = False
+
+
+class _Product(NamedTuple):
+    """A matrix product: its node, its two operands, and whether they are 3-D."""
+
+    node: ast.expr
+    left: ast.expr
+    right: ast.expr
+    flat: bool
 
 
 def find_cores(function: ast.FunctionDef, refuse: Refuse) -> list[Core]:
@@ -57,15 +70,14 @@ def find_cores(function: ast.FunctionDef, refuse: Refuse) -> list[Core]:
     dispatched = _dispatched_names(function)
     nested = _nested(function)
     for statement in simple_statements(function.body):
-        for call in ast.walk(statement):
-            if isinstance(call, ast.Call):
-                core = _called_core(call, statement, dispatched)
-                if core and id(call) in nested:
-                    raise refuse(
-                        call, "attention is computed in a function within the function, or in a comprehension"
-                    )
-                cores += [core] if core else []
-            if isinstance(call, ast.Call) and _is_softmax(call) and id(call) not in nested:
+        for call in calls_in(statement):
+            core = _called_core(call, statement, dispatched)
+            if core and id(call) in nested:
+                raise refuse(
+                    call, "attention is computed in a function within the function, or in a comprehension"
+                )
+            cores += [core] if core else []
+            if _is_softmax(call) and id(call) not in nested:
                 core = _product_core(function, statement, call, refuse)
                 cores += [core] if core else []
     return cores
@@ -80,16 +92,13 @@ def _nested(function: ast.FunctionDef) -> set[int]:
 
 def _dispatched_names(function: ast.FunctionDef) -> set[str]:
     """Local names that may hold an attention function: `attention_interface = ALL_ATTENTION_FUNCTIONS[...]`."""
-    names = {
-        part.id
-        for part in ast.walk(function)
-        if isinstance(part, ast.Name) and _DISPATCHER.fullmatch(part.id)
-    }
+    tables = set(filter(_DISPATCHER.fullmatch, names_in(function)))
+    names = set(tables)
     for statement in simple_statements(function.body):
-        value = getattr(statement, "value", None)
-        nodes = list(ast.walk(value)) if value is not None else []
-        mentions = any(isinstance(node, ast.Name) and _DISPATCHER.fullmatch(node.id) for node in nodes)
-        if mentions and not any(isinstance(node, ast.Call) and _called(node) in names for node in nodes):
+        value = value_of(statement)
+        if value is None or not tables & names_in(value):
+            continue
+        if not any(_called(call) in names for call in calls_in(value)):
             names |= assigned(statement)
     return names
 
@@ -98,9 +107,9 @@ def _called_core(call: ast.Call, statement: ast.stmt, dispatched: set[str]) -> C
     name = _called(call)
     is_dispatch = name in dispatched and not isinstance(call.func, ast.Attribute)
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
-    on_npu = name == _NPU and getattr(keywords.get("input_layout"), "value", None) in _NPU_LAYOUTS
+    npu_axes = _NPU_LAYOUTS.get(getattr(keywords.get("input_layout"), "value", "")) if name == _NPU else None
     by_lengths = name in _BY_LENGTHS and "cu_seqlens_q" in keywords
-    if not is_dispatch and not on_npu and not by_lengths and name not in KERNELS:
+    if not is_dispatch and not npu_axes and not by_lengths and name not in KERNELS:
         return None
     has_module = is_dispatch and call.args and getattr(call.args[0], "id", "") == "self"
     positional = call.args[1 if has_module else _BY_LENGTHS.get(name, 0) if by_lengths else 0 :]
@@ -114,10 +123,8 @@ def _called_core(call: ast.Call, statement: ast.stmt, dispatched: set[str]) -> C
         if operand is None or isinstance(operand, ast.Starred):
             return None
         operands[role] = operand
-    axes = "BSHD" if name in _FLASH or by_lengths else _LAYOUT_TAKERS.get(name, "BHSD")
-    if on_npu:
-        axes = _NPU_LAYOUTS[keywords["input_layout"].value]
-    pass_layout = name in _LAYOUT_TAKERS or on_npu or by_lengths
+    axes = npu_axes or ("BSHD" if name in _FLASH or by_lengths else _LAYOUT_TAKERS.get(name, "BHSD"))
+    pass_layout = name in _LAYOUT_TAKERS or npu_axes is not None or by_lengths
     return Core(
         dict.fromkeys("qkv", statement), operands, dict.fromkeys("qkv", axes), name in _FLASH, pass_layout
     )
@@ -144,48 +151,47 @@ def _product_core(
         return None  # another softmax, such as routing or gating
     if len(scores) > 1:
         raise refuse(
-            scores[1][1], "several matrix products make up the attention scores (relative attention?)"
+            scores[1][1].node, "several matrix products make up the attention scores (relative attention?)"
         )
     context = _product_after(path[at:], softmax, parent_of)
     if context is None:
         raise refuse(softmax, "found no matrix product of the attention weights with the values")
     (first_statement, first), (last_statement, last) = scores[0], context
-    q, k, flat = _operands(first)
-    _, v, flat_v = _operands(last)
-    axes = {"q": "NSD" if flat else "BHSD", "k": "NDS" if flat else "BHDS", "v": "NSD" if flat_v else "BHSD"}
+    q_axes, k_axes = ("NSD", "NDS") if first.flat else ("BHSD", "BHDS")
     return Core(
-        {"q": first_statement, "k": first_statement, "v": last_statement}, {"q": q, "k": k, "v": v}, axes
+        {"q": first_statement, "k": first_statement, "v": last_statement},
+        {"q": first.left, "k": first.right, "v": last.right},
+        {"q": q_axes, "k": k_axes, "v": "NSD" if last.flat else "BHSD"},
     )
 
 
 def _products_before(
     before: list[ast.stmt], softmax: ast.Call, statement: ast.stmt, parent_of: dict[ast.AST, ast.AST]
-) -> list[tuple[ast.stmt, ast.expr]]:
+) -> list[tuple[ast.stmt, _Product]]:
     found = [(statement, product) for product in _products(softmax)]
     needed = set() if found else {name.id for name in used_names(softmax, parent_of)}
     for assignment in reversed(before):
-        if not assigned(assignment) & needed or assignment.value is None:
+        value = value_of(assignment)
+        if not assigned(assignment) & needed or value is None:
             continue
-        products = _products(assignment.value)
+        products = _products(value)
         found += [(assignment, product) for product in products]
         if isinstance(assignment, ast.Assign) and isinstance(parent_of[assignment], ast.FunctionDef):
             needed -= assigned(assignment)  # earlier values of the name were overwritten
-        needed |= set() if products else {name.id for name in used_names(assignment.value, parent_of)}
+        needed |= set() if products else {name.id for name in used_names(value, parent_of)}
     return found
 
 
 def _product_after(
     after: list[ast.stmt], softmax: ast.Call, parent_of: dict[ast.AST, ast.AST]
-) -> tuple[ast.stmt, ast.expr] | None:
+) -> tuple[ast.stmt, _Product] | None:
     tainted: set[str] = set()
     for statement in after:
         for product in _products(statement):
-            left = _operands(product)[0]
-            if any(node is softmax for node in ast.walk(left)) or tainted & {
-                n.id for n in used_names(left, parent_of)
-            }:
+            reads = {name.id for name in used_names(product.left, parent_of)}
+            if reads & tainted or any(node is softmax for node in ast.walk(product.left)):
                 return statement, product
-        value = getattr(statement, "value", None)
+        value = value_of(statement)
         if value is not None:
             reads = {name.id for name in used_names(value, parent_of)}
             if reads & tainted or any(node is softmax for node in ast.walk(value)):
@@ -193,17 +199,17 @@ def _product_after(
     return None
 
 
-def _products(node: ast.AST) -> list[ast.expr]:
+def _products(node: ast.AST) -> list[_Product]:
     """The outermost matrix products in a node."""
-    if _operands(node) is not None:
-        return [node]
+    if (found := _product(node)) is not None:
+        return [found]
     return [product for child in ast.iter_child_nodes(node) for product in _products(child)]
 
 
-def _operands(node: ast.AST) -> tuple[ast.expr, ast.expr, bool] | None:
-    """The two operands of a matrix product and whether they are 3-D; None for any other node."""
+def _product(node: ast.AST) -> _Product | None:
+    """A matrix product with its operands; None for any other node."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-        return node.left, node.right, False
+        return _Product(node, node.left, node.right, False)
     if not isinstance(node, ast.Call) or callee(node) not in _PRODUCTS:
         return None
     arguments = list(node.args)
@@ -212,4 +218,6 @@ def _operands(node: ast.AST) -> tuple[ast.expr, ast.expr, bool] | None:
     if callee(node) == "baddbmm":
         keywords = {keyword.arg: keyword.value for keyword in node.keywords}
         arguments = [*arguments[1:], *filter(None, [keywords.get("batch1"), keywords.get("batch2")])]
-    return (arguments[0], arguments[1], callee(node) != "matmul") if len(arguments) >= 2 else None
+    if len(arguments) < 2:
+        return None
+    return _Product(node, arguments[0], arguments[1], callee(node) != "matmul")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from fa3cli.patching.locating.cores import Core, Refuse, find_cores
 from fa3cli.patching.locating.locate import ROLES, state_arguments
-from fa3cli.patching.locating.statements import simple_statements
+from fa3cli.patching.locating.statements import callee, calls_in, simple_statements
 
 __all__ = ["all_cores"]
 
@@ -18,18 +18,18 @@ def all_cores(
     """The cores of a function, including calls of helper methods on `self`; `method` finds a method by its name."""
     cores = find_cores(function, refuse)
     for statement in simple_statements(function.body):
-        for call in ast.walk(statement):
-            found = method(call.func.attr) if _is_own_method(call) else None
+        for call in calls_in(statement):
+            found = method(_own_method(call))
             if found and not _is_a_core(call, cores):
                 inner = find_cores(found[1], refuse)
                 cores += [_helper_core(call, statement, found[1], inner, refuse)] if inner else []
     return cores
 
 
-def _is_own_method(node: ast.AST) -> bool:
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-        return False
-    return getattr(node.func.value, "id", "") == "self" and node.func.attr != "forward"
+def _own_method(call: ast.Call) -> str:
+    """The name of a method that is called on `self`; empty for other calls, and for forward."""
+    on_self = isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") == "self"
+    return callee(call) if on_self and callee(call) != "forward" else ""
 
 
 def _is_a_core(call: ast.Call, cores: list[Core]) -> bool:

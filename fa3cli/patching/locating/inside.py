@@ -17,6 +17,7 @@ from fa3cli.patching.locating.statements import (
     assigned,
     assignment_pairs,
     blocks,
+    names_in,
     only_in_training,
     parents,
     simple_statements,
@@ -24,13 +25,14 @@ from fa3cli.patching.locating.statements import (
     used_names,
 )
 from fa3cli.patching.locating.views import steps
+from fa3cli.patching.source import last_line
 
 __all__ = ["locate_inside"]
 
 
 def locate_inside(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Site:
     """Return the expressions of q, k and v that only the cores read, or raise with the reason."""
-    calls = []
+    calls: list[tuple[str, ast.expr]] = []
     # Two branches that each compute the softmax of the same products give two cores with the same operands.
     cores = list({tuple(map(id, core.operands.values())): core for core in cores}.values())
     for core in cores:
@@ -60,17 +62,20 @@ def _state_expression(
             if step.axes == "BHSD" and not repeated and _has_heads(role, path[:at], step.expression):
                 return step.expression
         name = chain[-1].expression
-        above = [line for line in path[:at] if isinstance(name, ast.Name) and name.id in assigned(line)]
+        no_heads = refuse(statement, f"{role} has no axis of heads before it enters attention")
+        if not isinstance(name, ast.Name):
+            raise no_heads
+        above = [line for line in path[:at] if name.id in assigned(line)]
         value = dict(assignment_pairs(above[-1])).get(name.id) if above else None
         if value is None or not _always_before(function, above[-1], statement):
-            raise refuse(statement, f"{role} has no axis of heads before it enters attention")
+            raise no_heads
         _refuse_other_readers(function, above[-1], name, refuse)
         statement, expression, axes = above[-1], value, chain[-1].axes
 
 
 def _has_heads(role: str, above: list[ast.stmt], expression: ast.expr) -> bool:
     """Whether an expression has an axis of heads, and no statement above is known to repeat them."""
-    names = [node.id for node in ast.walk(expression) if isinstance(node, ast.Name)]
+    names = names_in(expression)
     if role != "q" and any(repeating_statement(above, name) for name in names):
         return False
     if isinstance(expression, ast.Name):
@@ -80,18 +85,15 @@ def _has_heads(role: str, above: list[ast.stmt], expression: ast.expr) -> bool:
 
 def _always_before(function: ast.FunctionDef, above: ast.stmt, statement: ast.stmt) -> bool:
     """Whether `above` always runs before `statement`: the block of `above` contains `statement` at any depth."""
-    around = [
-        function.body,
-        *(block for node in ast.walk(function) if isinstance(node, ast.stmt) for block in blocks(node)),
-    ]
-    return any(above in block and statement in simple_statements(block) for block in around)
+    inner = [block for node in ast.walk(function) if isinstance(node, ast.stmt) for block in blocks(node)]
+    return any(above in block and statement in simple_statements(block) for block in [function.body, *inner])
 
 
 def _refuse_other_readers(function: ast.FunctionDef, above: ast.stmt, own: ast.Name, refuse: Refuse) -> None:
     """Refuse a name that other code than the chain to the core reads once it holds the quantized state."""
     parent_of = parents(function)
     for name in used_names(function, parent_of):
-        if name.id == own.id and name is not own and name.lineno > above.end_lineno:
+        if name.id == own.id and name is not own and name.lineno > last_line(above):
             raise refuse(name, f"{name.id} is used outside attention, which would see it quantized")
 
 
@@ -100,9 +102,7 @@ def _refuse_other_attention(
 ) -> None:
     """Refuse branches that read the states without a known core: they may compute attention unknown to fa3."""
     parent_of = parents(function)
-    names = {
-        node.id for expression in inside for node in ast.walk(expression) if isinstance(node, ast.Name)
-    } - {"self"}
+    names = set().union(*map(names_in, inside)) - {"self"}
     known = {
         id(reached) for core in cores for reached in statements_on_path(function.body, core.statements["v"])
     }

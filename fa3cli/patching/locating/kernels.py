@@ -6,8 +6,7 @@ import ast
 import re
 
 from fa3cli.patching.locating.cores import KERNELS, Core
-from fa3cli.patching.locating.statements import only_in_training, parents
-from fa3cli.patching.locating.views import callee
+from fa3cli.patching.locating.statements import callee, calls_in, only_in_training, parents
 
 __all__ = ["unknown_kernel"]
 
@@ -21,18 +20,12 @@ _NO_KERNEL = re.compile(
 def unknown_kernel(node: ast.ClassDef, cores: list[Core], known: set[str]) -> ast.Call | None:
     """The first call in a class that looks like attention on three tensors but is no core and no known function."""
     parent_of = parents(node)
-    inside = {
-        id(part) for core in cores for role in core.statements for part in ast.walk(core.statements[role])
-    }
+    known_code = [statement for core in cores for statement in core.statements.values()]
     # A method with the name of a kernel is that kernel.
-    kernels = [
-        function
-        for function in node.body
-        if isinstance(function, ast.FunctionDef) and function.name in KERNELS
-    ]
-    inside |= {id(part) for kernel in kernels for part in ast.walk(kernel)}
-    for call in ast.walk(node):
-        if not isinstance(call, ast.Call) or id(call) in inside:
+    known_code += [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name in KERNELS]
+    inside = {id(call) for part in known_code for call in calls_in(part)}
+    for call in calls_in(node):
+        if id(call) in inside:
             continue
         name, starred = callee(call), any(isinstance(argument, ast.Starred) for argument in call.args)
         if name in known and not starred:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ast
 
-from fa3cli.patching.locating.statements import assigned, simple_statements
-from fa3cli.patching.locating.views import View, callee
+from fa3cli.patching.locating.statements import assigned, callee, calls_in, simple_statements
+from fa3cli.patching.locating.views import View
 
 __all__ = ["TRANSPOSE", "LayoutChange", "layout_change"]
 
@@ -34,8 +34,8 @@ def _joined_heads(name: str, body: list[ast.stmt]) -> str | None:
     """The number of heads in `name = ....reshape(batch_size * self.num_heads, ...)`, as it is written there."""
     for statement in simple_statements(body):
         if name in assigned(statement):
-            for call in ast.walk(statement):
-                if isinstance(call, ast.Call) and callee(call) in ("reshape", "view") and call.args:
+            for call in calls_in(statement):
+                if callee(call) in ("reshape", "view") and call.args:
                     first = call.args[0]
                     if isinstance(first, ast.BinOp) and isinstance(first.op, ast.Mult):
                         heads = ast.unparse(first.right)

@@ -8,11 +8,11 @@ From there on only attention may read the states. Code for which this cannot be 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fa3cli.errors import UnsupportedError
-from fa3cli.patching.locating.cores import Core
+from fa3cli.patching.locating.cores import Core, Refuse
 from fa3cli.patching.locating.layout import LayoutChange
 from fa3cli.patching.locating.site_checks import check_states
 from fa3cli.patching.locating.statements import (
@@ -28,7 +28,6 @@ from fa3cli.patching.locating.views import View, view_of
 __all__ = ["ROLES", "Site", "locate", "state_arguments"]
 
 ROLES = "qkv"
-Refuse = Callable[[ast.AST, str], Exception]
 # role -> the variable that holds the state here, with its axes
 Tracks = dict[str, View]
 
@@ -86,8 +85,8 @@ def _site(above: list[ast.stmt], states: Tracks, refuse: Refuse) -> Site:
     """The site below the statements `above`, if all three states are final there."""
     if set(states) != set(ROLES):
         raise refuse(above[-1], "a state is changed after the attention scores were computed")
-    layout_changes = check_states(states, above, refuse)
-    return Site(above[-1], tuple(states[role].name.id for role in ROLES), layout_changes)
+    q, k, v = (states[role].name.id for role in ROLES)
+    return Site(above[-1], (q, k, v), check_states(states, above, refuse))
 
 
 def state_arguments(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Tracks:

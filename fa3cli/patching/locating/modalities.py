@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from fa3cli.patching.locating.classes import ClassGraph
+from fa3cli.patching.locating.statements import calls_in
 from fa3cli.patching.source import Source, parse
 
 __all__ = ["OTHER_MODALITIES", "built_parts", "language_model"]
@@ -31,8 +32,7 @@ def _without_other_modalities(text: str, name: str) -> ClassGraph:
 def built_parts(source: Source, reachable: set[str]) -> set[str]:
     """The parts of the configuration that reachable classes pass to calls: `Encoder(config.encoder_config)`."""
     classes = [node for node in source.tree.body if isinstance(node, ast.ClassDef) and node.name in reachable]
-    calls = [call for owner in classes for call in ast.walk(owner) if isinstance(call, ast.Call)]
-    return {name for call in calls for name in _given(call)}
+    return {name for owner in classes for call in calls_in(owner) for name in _given(call)}
 
 
 def _given(call: ast.Call) -> set[str]:
@@ -43,5 +43,5 @@ def _given(call: ast.Call) -> set[str]:
 class _OtherModalitiesRemover(ast.NodeTransformer):
     """Replaces calls that take a vision or audio configuration by None: `VisionModel(config.vision_config)`."""
 
-    def visit_Call(self, node: ast.Call) -> ast.expr:
+    def visit_Call(self, node: ast.Call) -> ast.AST:
         return ast.Constant(None) if _given(node) & OTHER_MODALITIES else self.generic_visit(node)

@@ -7,7 +7,7 @@ import builtins
 import re
 from collections.abc import Callable, Collection
 
-from fa3cli.patching.locating.statements import callee
+from fa3cli.patching.locating.statements import callee, calls_in
 
 __all__ = ["EXPAND", "mark_calls", "may_repeat_heads", "repeated_state"]
 
@@ -64,13 +64,12 @@ def mark_calls(tree: ast.Module, expanding: Callable[[ast.FunctionDef], bool]) -
     mentioning = {function.name for function in functions if may_repeat_heads(function)}
     known = {function.name for function in functions} | set(dir(builtins))
     known |= {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
-    for call in ast.walk(tree):
-        if isinstance(call, ast.Call):
-            own = isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") == "self"
-            name = callee(call) if own or isinstance(call.func, ast.Name) else ""
-            call.repeats_heads = name in repeating
-            call.mentions_repeats = name in mentioning
-            call.foreign = bool(name) and name not in known and not re.search("norm|proj", name)
+    for call in calls_in(tree):
+        own = isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") == "self"
+        name = callee(call) if own or isinstance(call.func, ast.Name) else ""
+        foreign = bool(name) and name not in known and not re.search("norm|proj", name)
+        marks = {"mentions_repeats": name in mentioning, "foreign": foreign}
+        vars(call).update(marks, repeats_heads=name in repeating)
 
 
 def _may_pick_heads(index: ast.expr) -> bool:

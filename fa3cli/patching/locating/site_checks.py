@@ -8,7 +8,7 @@ import re
 from fa3cli.patching.locating.cores import Refuse
 from fa3cli.patching.locating.layout import LayoutChange, layout_change
 from fa3cli.patching.locating.repeats import may_repeat_heads
-from fa3cli.patching.locating.statements import assigned, assignment_pairs, simple_statements
+from fa3cli.patching.locating.statements import assigned, assignment_pairs, simple_statements, value_of
 from fa3cli.patching.locating.views import View, callee, steps, view_of
 
 __all__ = [
@@ -27,10 +27,7 @@ def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) 
     Returns the layout changes, by role, of states that have another layout from which `[B, H, S, D]` can be restored.
     """
     layout_changes = {role: way for role, view in states.items() if (way := layout_change(view, body))}
-    if states["k"].name.id == states["v"].name.id or states["q"].name.id in (
-        states["k"].name.id,
-        states["v"].name.id,
-    ):
+    if len({view.name.id for view in states.values()}) < len(states):
         raise refuse(body[-1], f"two of q, k, v are one tensor, {states['k'].name.id}")
     for role, view in states.items():
         if view.axes != "BHSD" and role not in layout_changes:
@@ -52,9 +49,11 @@ def repeating_statement(body: list[ast.stmt], name: str) -> ast.stmt | None:
             continue
         if updates_cache(statement):
             return None
-        if may_repeat_heads(statement.value, cached, assigned(statement)):
+        if may_repeat_heads(value_of(statement) or statement, cached, assigned(statement)):
             return statement
-        name = _state_before(statement, name)
+        if (before := _state_before(statement, name)) is None:
+            return None
+        name = before
     return None
 
 
@@ -67,14 +66,16 @@ def returns_repeated_heads(function: ast.FunctionDef) -> bool:
 
 def updates_cache(statement: ast.stmt) -> bool:
     """Whether a statement appends states to the cached states of earlier positions."""
-    value = getattr(statement, "value", None)
+    value = value_of(statement)
     calls = [call for call in ast.walk(value) if isinstance(call, ast.Call)] if value is not None else []
     return any(re.search("update|cache", callee(call)) or "past" in ast.unparse(call) for call in calls)
 
 
 def _state_before(statement: ast.stmt, name: str) -> str | None:
     """The variable from which a statement computes `name`; None if it is not one variable."""
-    value = dict(assignment_pairs(statement)).get(name, statement.value)
+    value = dict(assignment_pairs(statement)).get(name) or value_of(statement)
+    if value is None:  # an annotation
+        return name
     inner = steps(value, None)[-1].expression
     if isinstance(inner, ast.Subscript):
         inner = inner.value

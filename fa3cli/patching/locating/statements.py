@@ -10,12 +10,15 @@ __all__ = [
     "assignment_pairs",
     "blocks",
     "callee",
+    "calls_in",
+    "names_in",
     "only_in_training",
     "parents",
     "simple_statements",
     "statements_on_path",
     "targets",
     "used_names",
+    "value_of",
 ]
 
 _METADATA = {
@@ -48,6 +51,16 @@ def callee(call: ast.Call) -> str:
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
+def calls_in(node: ast.AST) -> list[ast.Call]:
+    """The calls in a node, at any depth."""
+    return [call for call in ast.walk(node) if isinstance(call, ast.Call)]
+
+
+def names_in(node: ast.AST) -> set[str]:
+    """The names in a node, at any depth."""
+    return {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+
+
 def statements_on_path(block: list[ast.stmt], pivot: ast.stmt) -> list[ast.stmt]:
     """The simple statements that can run together with `pivot`: branches that exclude `pivot` are left out."""
     found: list[ast.stmt] = []
@@ -76,15 +89,18 @@ def targets(statement: ast.stmt) -> list[ast.expr]:
     ]
 
 
+def value_of(statement: ast.stmt) -> ast.expr | None:
+    """The expression that a statement assigns, returns or evaluates; None for other statements."""
+    kinds = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Return)
+    return statement.value if isinstance(statement, kinds) else None
+
+
 def assigned(statement: ast.stmt) -> set[str]:
     """The names that a statement assigns, `:=` included."""
-    names = {part.id for target in targets(statement) for part in ast.walk(target) if _is_stored(part)}
+    parts = [part for target in targets(statement) for part in ast.walk(target)]
+    names = {part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
     inner = [] if blocks(statement) else ast.walk(statement)
     return names | {expression.target.id for expression in inner if isinstance(expression, ast.NamedExpr)}
-
-
-def _is_stored(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
 
 
 def assignment_pairs(statement: ast.stmt) -> list[tuple[str, ast.expr]]:

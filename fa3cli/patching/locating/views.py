@@ -75,7 +75,7 @@ def _inner(expression: ast.expr, axes: str | None) -> tuple[ast.expr, str | None
     if operation in EXPAND:
         return tensor, axes if operation in ("repeat_kv", "repeat_interleave") else None, True
     if operation in _RESHAPE:
-        return tensor, _BEFORE_JOIN.get(axes), False
+        return tensor, _BEFORE_JOIN.get(axes or ""), False
     if operation in ("transpose", "swapaxes", "swapdims"):
         return tensor, _swap(axes, *map(_integer, arguments)) if len(arguments) == 2 else None, False
     if operation == "permute":

@@ -10,6 +10,7 @@ from typing import Any
 
 from fa3cli.errors import ConflictError
 from fa3cli.patching.imports import QUANTIZERS, absolute_module
+from fa3cli.patching.locating.statements import names_in
 from fa3cli.patching.source import Source, parse
 from fa3cli.patching.sources import patch_source
 
@@ -31,16 +32,19 @@ def check_hand_made(hand: Source, installed: Source, package: str, config: Mappi
     imported = {ast.unparse(node) for node in hand.tree.body if isinstance(node, ast.ImportFrom)}
     quantizer = next((name for name, lines in QUANTIZERS.items() if imported.issuperset(lines)), None)
     if quantizer is None:
-        expected = " and ".join(map(repr, QUANTIZERS["msmodelslim"]))
+        imports = " and ".join(map(repr, QUANTIZERS["msmodelslim"]))
         raise ConflictError(
-            f"{hand.name}:1: found a fa_quantizer, but not both imports of the guide, expected {expected}",
+            f"{hand.name}:1: found a fa_quantizer, but not both imports of the guide, expected {imports}",
             hint=_HINT,
         )
     names = _names(hand.tree, _is_quant_call)
     if not names:
         raise ConflictError(f"{hand.name}:1: no class calls its fa_quantizer as the guide says", hint=_HINT)
-    options = {"package": package, "attention": names, "quantizer": quantizer, "config": config}
-    own = parse(patch_source(installed.text, name=installed.name, **options).text, installed.name)
+    text, name = installed.text, installed.name
+    patched = patch_source(
+        text, name=name, package=package, attention=names, quantizer=quantizer, config=config
+    )
+    own = parse(patched.text, name)
     _require_same_imports(hand, own, package)
     own_tree = own.tree
     for tree in (hand.tree, own_tree):
@@ -74,7 +78,7 @@ def _require_same_imports(hand: Source, own: Source, package: str) -> None:
 
 def _imports(source: Source, package: str) -> dict[str, int]:
     """Map each import of a file, with its full module name, to its line."""
-    found = {}
+    found: dict[str, int] = {}
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             start = (
@@ -130,8 +134,7 @@ def _canonical(block: list[Any]) -> list[Any]:
             placed.append((len(block), "", node))
         else:
             number += 1
-            names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
-            last = number if names & states else last
+            last = number if names_in(node) & states else last
             placed.append((number, "", node))
     return [node for _, _, node in sorted(placed, key=lambda entry: entry[:2])]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from fa3cli.patching.origins.installed import Installed
 from fa3cli.patching.source import Source
 
-__all__ = ["missing_names"]
+__all__ = ["is_ours", "missing_names"]
 
 # Each missing name costs a search through all of transformers.
 _LIMIT = 100
@@ -42,14 +42,14 @@ def _required_names(installed: Installed, nodes: list[ast.AST]) -> Iterator[tupl
     """Pairs of a transformers module and a name that the file takes from it."""
     modules = {}
     for node in nodes:
-        if isinstance(node, ast.ImportFrom) and not node.level and _is_ours(node.module):
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module and is_ours(node.module):
             for alias in node.names:
                 if alias.name != "*":
                     yield node.module, alias.name
                     modules[alias.asname or alias.name] = f"{node.module}.{alias.name}"
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                if _is_ours(alias.name) and (alias.asname or "." not in alias.name):
+                if is_ours(alias.name) and (alias.asname or "." not in alias.name):
                     modules[alias.asname or alias.name] = alias.name
     for node in nodes:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
@@ -58,7 +58,8 @@ def _required_names(installed: Installed, nodes: list[ast.AST]) -> Iterator[tupl
                 yield module, node.attr
 
 
-def _is_ours(module: str) -> bool:
+def is_ours(module: str) -> bool:
+    """Whether a module, by its full name, is one of transformers."""
     return module.split(".")[0] == "transformers"
 
 

@@ -11,10 +11,13 @@ from fa3cli.errors import InvalidInputError
 from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, attention_classes
 from fa3cli.patching.locating.modalities import language_model
 from fa3cli.patching.origins.installed import Installed
+from fa3cli.patching.origins.needs import is_ours
 from fa3cli.patching.origins.origin import read_source
 from fa3cli.patching.source import Source, parse
 
 __all__ = ["attention_elsewhere", "check_siblings"]
+
+_PARTS = ("Attention", "DecoderLayer", "ForCausalLM", "LMHeadModel")
 
 
 def check_siblings(source: Source, folder: Path) -> None:
@@ -48,7 +51,9 @@ def check_siblings(source: Source, folder: Path) -> None:
                 todo.append(_parse(path))
 
 
-def attention_elsewhere(installed: Installed, source: Source, folder: Path, class_name: str) -> list[str]:
+def attention_elsewhere(
+    installed: Installed, source: Source, folder: Path, class_name: str | None
+) -> list[str]:
     """The attention classes outside of this file that a class's language model is built of, with file:line.
 
     Files of the folder are read; classes of transformers are recognised by their names.
@@ -93,16 +98,10 @@ def _used_from_transformers(
     """Layers and language models of transformers that a file uses, with the line of their import."""
     models = {name.replace("ForCausalLM", "Model") for name in installed.causal_lms.values()}
     for node in ast.walk(source.tree):
-        if (
-            isinstance(node, ast.ImportFrom)
-            and not node.level
-            and node.module.split(".")[0] == "transformers"
-        ):
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module and is_ours(node.module):
             for alias in node.names:
                 name = alias.name
-                is_part = name in models or name.endswith(
-                    ("Attention", "DecoderLayer", "ForCausalLM", "LMHeadModel")
-                )
+                is_part = name in models or name.endswith(_PARTS)
                 # Models created through AutoModel are handled where the source is searched.
                 if is_part and not name.startswith("Auto") and (alias.asname or name) in used:
                     yield name, node.lineno

@@ -54,7 +54,7 @@ def _example_problem(rule: Rule, example: Example, name: str) -> str | None:
         return None if example.refused in str(error) else f"was refused for another reason: {error}"
     except Fa3Error as error:
         return f"is not valid: {error}"
-    if example.refused is not None:
+    if example.after is None:
         return f"was patched, expected to be refused: {example.refused}"
     inside = patched.text.partition(_END)[0]
     found, expected = (text.strip("\n").split("\n") for text in (inside, example.after))

@@ -6,7 +6,7 @@ import ast
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from fa3cli.errors import InvalidInputError
 from fa3cli.files.documents import parse_toml, typed
@@ -100,10 +100,8 @@ def _checked_site(site: Place) -> Place:
     if site.core is not None:
         if site != Place(core=site.core):
             raise ValueError("site.core makes fa3 find the place: no other key of `site` is allowed")
-    elif None in site.states or len(set(site.states)) < len(site.states):
-        raise ValueError(
-            f"site.q, k, v must be three different states, found {', '.join(map(str, site.states))}"
-        )
+    elif len(set(site.states)) < 3:
+        raise ValueError(f"site.q, k, v must be three different states, found {site.q}, {site.k}, {site.v}")
     elif site.after is not None and not all(map(str.isidentifier, site.states)):
         raise ValueError("site.after needs three variable names; calls around expressions need no `after`")
     return _with_code("site", site)
@@ -111,20 +109,19 @@ def _checked_site(site: Place) -> Place:
 
 def _with_code(key: str, table: T) -> T:
     """A table of code: `after` is one statement, the others are expressions."""
-    texts = {name: text for name, text in vars(table).items() if text is not None}
-    modes = {"after": "exec"}
-    return replace(
-        table, **{name: _code(f"{key}.{name}", text, modes.get(name, "eval")) for name, text in texts.items()}
-    )
+    code = {}
+    for name, text in vars(table).items():
+        if text is not None:
+            code[name] = _code(f"{key}.{name}", text, "exec" if name == "after" else "eval")
+    return replace(table, **code)
 
 
-def _code(key: str, text: str, mode: str) -> str:
+def _code(key: str, text: str, mode: Literal["exec", "eval"]) -> str:
     """A piece of Python as `ast.unparse` writes it: an expression ("eval") or one statement ("exec")."""
     try:
         tree = bounded_tree(text.strip(), mode)
-        if mode == "exec":
-            (tree,) = tree.body
-        return ast.unparse(tree)
+        [node] = tree.body if isinstance(tree, ast.Module) else [tree.body]
+        return ast.unparse(node)
     except Unbounded as error:
         raise ValueError(f"{key} is code that fa3 cannot analyse: {error}") from None
     except (SyntaxError, ValueError):

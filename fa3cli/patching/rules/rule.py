@@ -27,9 +27,9 @@ class Place:
     core: str | None = None
 
     @property
-    def states(self) -> tuple[str | None, ...]:
-        """The three states, for q, k and v."""
-        return self.q, self.k, self.v
+    def states(self) -> tuple[str, str, str] | tuple[()]:
+        """The three states, for q, k and v; empty if one of them is missing."""
+        return () if self.q is None or self.k is None or self.v is None else (self.q, self.k, self.v)
 
 
 @dataclass(frozen=True)

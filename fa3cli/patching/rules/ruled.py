@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, Found, patchable_class, site_of_core
@@ -15,6 +15,8 @@ from fa3cli.patching.rules.rule import Place, Rule, Rules, statements
 from fa3cli.patching.source import Source
 
 __all__ = ["apply_rules", "rules_of"]
+
+Node = TypeVar("Node", ast.stmt, ast.expr)
 
 
 def rules_of(graph: ClassGraph, rules: Rules) -> dict[str, Rule]:
@@ -85,10 +87,8 @@ def _site(source: Source, graph: ClassGraph, name: str, rule: Rule, place: Place
     if place.after is not None:
         after = _only_match(source, function, statements(function), place.after, rule)
         if after not in function.body:
-            raise source.refuse(
-                after,
-                f"{rule.file}: site.after is inside another statement, but the calls must always run",
-            )
+            problem = "site.after is inside another statement, but the calls must always run"
+            raise source.refuse(after, f"{rule.file}: {problem}")
         return Site(after, place.states)
     written = (ast.Store, ast.Del)
     read = [node for node in ast.walk(function) if isinstance(node, ast.expr)]
@@ -98,8 +98,8 @@ def _site(source: Source, graph: ClassGraph, name: str, rule: Rule, place: Place
 
 
 def _only_match(
-    source: Source, function: ast.FunctionDef, nodes: list[ast.AST], text: str, rule: Rule
-) -> ast.AST:
+    source: Source, function: ast.FunctionDef, nodes: Iterable[Node], text: str, rule: Rule
+) -> Node:
     found = [node for node in nodes if ast.unparse(node) == text]
     if len(found) != 1:
         first, _, more = text.partition("\n")

@@ -21,6 +21,11 @@ def test_three_states_with_heads_are_fine() -> None:
     )
 
 
+@pytest.mark.parametrize("line", ["b: Tensor", "assert (b := b.clone()) is not None"])
+def test_a_name_may_be_assigned_where_no_value_is(line: str) -> None:
+    check(f"a, b, c = split(x)\n{line}")
+
+
 @pytest.mark.parametrize(
     ("body", "axes", "names", "reason"),
     [
@@ -35,6 +40,7 @@ def test_three_states_with_heads_are_fine() -> None:
             "abc",
             "heads of b are, or may be, repeated",
         ),
+        ("assert (b := repeat_kv(b, 2)) is not None", "BHSD", "abc", "heads of b are, or may be, repeated"),
         ("a = self.q_proj(x) * scale", "BHSD", "abc", "a has no axis of heads"),
     ],
 )
