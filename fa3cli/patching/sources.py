@@ -14,14 +14,14 @@ from fa3cli.patching.guarded import guard_imports
 from fa3cli.patching.imports import absolute_imports, quantizer_import
 from fa3cli.patching.locating.choice import choose
 from fa3cli.patching.locating.classes import AttentionClass, ClassGraph, Found, attention_classes
-from fa3cli.patching.locating.layout import TRANSPOSE
+from fa3cli.patching.locating.layout_change import TRANSPOSE
 from fa3cli.patching.locating.locate import ROLES, Site
 from fa3cli.patching.origins.origin import quantizer_exists_error
 from fa3cli.patching.places import Around, Below, End, Place
 from fa3cli.patching.processors import attach_to_modules, mark_unused_processors
 from fa3cli.patching.rewriting import write
-from fa3cli.patching.rules.reading import load_rules
 from fa3cli.patching.rules.rule import Rule, Rules
+from fa3cli.patching.rules.rule_files import load_rules
 from fa3cli.patching.rules.ruled import apply_rules, rules_of
 from fa3cli.patching.source import Source, parse
 

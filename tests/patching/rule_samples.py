@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fa3cli.patching.rules.reading import read_rule
 from fa3cli.patching.rules.rule import Rule, Rules
+from fa3cli.patching.rules.rule_files import read_rule
 
 EXAMPLE = """
 [[example]]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fa3cli.patching.rules.examples import check_examples
-from fa3cli.patching.rules.reading import read_rule, shipped_rules
+from fa3cli.patching.rules.rule_files import read_rule, shipped_rules
 
 RULES = {Path(rule.file).name: rule for rule in shipped_rules()}
 DOCS = Path(__file__).parents[2] / "docs" / "patch-rules.md"

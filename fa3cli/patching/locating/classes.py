@@ -12,7 +12,7 @@ from fa3cli.patching.locating.cores import KERNELS, Core
 from fa3cli.patching.locating.helpers import all_cores
 from fa3cli.patching.locating.inside import locate_inside
 from fa3cli.patching.locating.kernels import unknown_kernel
-from fa3cli.patching.locating.layout import TRANSPOSE
+from fa3cli.patching.locating.layout_change import TRANSPOSE
 from fa3cli.patching.locating.locate import ROLES, Site, locate
 from fa3cli.patching.locating.repeats import mark_calls
 from fa3cli.patching.locating.site_checks import returns_repeated_heads

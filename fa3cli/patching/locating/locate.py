@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.patching.locating.cores import Core, Refuse
-from fa3cli.patching.locating.layout import LayoutChange
+from fa3cli.patching.locating.layout_change import LayoutChange
 from fa3cli.patching.locating.site_checks import check_states
 from fa3cli.patching.locating.statements import (
     assigned,

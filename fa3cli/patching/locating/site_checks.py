@@ -6,7 +6,7 @@ import ast
 import re
 
 from fa3cli.patching.locating.cores import Refuse
-from fa3cli.patching.locating.layout import LayoutChange, layout_change
+from fa3cli.patching.locating.layout_change import LayoutChange, layout_change
 from fa3cli.patching.locating.repeats import may_repeat_heads
 from fa3cli.patching.locating.statements import assigned, assignment_pairs, simple_statements, value_of
 from fa3cli.patching.locating.views import View, callee, steps, view_of

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
 from fa3cli.files.python_code import bounded_tree
-from fa3cli.patching.rules.reading import load_rules
 from fa3cli.patching.rules.rule import Example, Rule, Rules
+from fa3cli.patching.rules.rule_files import load_rules
 from fa3cli.patching.sources import patch_source
 
 __all__ = ["check_examples", "checked_rules"]

@@ -2,7 +2,7 @@ import pytest
 
 from fa3cli.errors import InvalidInputError
 from fa3cli.patching.rules.examples import check_examples, checked_rules
-from fa3cli.patching.rules.reading import read_rule
+from fa3cli.patching.rules.rule_files import read_rule
 
 RULE = """
 match = "Attention"

@@ -3,7 +3,7 @@ import ast
 import pytest
 import torch
 
-from fa3cli.patching.locating.layout import layout_change
+from fa3cli.patching.locating.layout_change import layout_change
 from fa3cli.patching.locating.views import View
 
 JOINED = "x = self.split(h)\nx = x.transpose(1, 2).reshape(n * self.num_heads, s, d)\nx = torch.cat((past, x), dim=1)"

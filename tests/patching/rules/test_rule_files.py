@@ -4,7 +4,7 @@ import pytest
 
 from fa3cli.errors import InvalidInputError
 from fa3cli.patching.rules.examples import checked_rules
-from fa3cli.patching.rules.reading import load_rules, read_rule, shipped_rules
+from fa3cli.patching.rules.rule_files import load_rules, read_rule, shipped_rules
 from tests.patching.rule_samples import ATTACH, EXAMPLE, IDLE, REFUSE, SITE, rule
 
 
