@@ -102,7 +102,7 @@ def _logits(
     models = (float_model, quantized)
     with ExitStack() as stack:
         forwards = [
-            stack.enter_context(LayerSynchronousForwards(model.model, model.layers.values(), inputs))
+            stack.enter_context(LayerSynchronousForwards(model.model, list(model.layers.values()), inputs))
             for model in models
         ]
         for model, side in zip(models, forwards):
@@ -153,7 +153,7 @@ class _Totals:
 
     def add(self, ids: Tensor, logits: Tensor, simulated: Tensor) -> None:
         """Add a sample, `[S]` and twice `[S, V]`, in blocks of positions: float32 logits of all would be large."""
-        for block in zip(ids[1:].split(_BLOCK), logits[:-1].split(_BLOCK), simulated[:-1].split(_BLOCK)):
+        for block in zip(*(torch.split(part, _BLOCK) for part in (ids[1:], logits[:-1], simulated[:-1]))):
             self._add_block(*block)
 
     def _add_block(self, following: Tensor, logits: Tensor, simulated: Tensor) -> None:

@@ -26,7 +26,7 @@ def build_transformer(
     `tensors` is the number of tensors in its checkpoint. Raises UnsupportedError if the class cannot be built.
     """
     import diffusers
-    from accelerate import init_empty_weights
+    from accelerate import init_empty_weights  # type: ignore[import-untyped]  # accelerate has no types
     from packaging.version import Version
 
     # Before 0.33, diffusers built models in float32 and cast everything, buffers included, after loading.

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+from torch import Tensor
+
 from fa3cli.calibration.smoothing_groups import BLOCK, groups_of
 from fa3cli.quantization.anti_outlier.group import Group
 from fa3cli.quantization.anti_outlier.methods import METHODS
 from fa3cli.runs.job import Job
 from fa3cli.runs.streams import Streams
+from fa3cli.samples.sample import AnySample
 
 __all__ = ["peak_memory"]
 
@@ -34,8 +37,7 @@ def peak_memory(job: Job, todo: list[Streams]) -> int:
         _calibration_phase(job, layer),
         *(_cast_bytes(job, [name]) for name in model.outside),
     ]
-    if job.quantized_head:
-        phases.append(_calibration_phase(job, model.head))
+    phases += [_calibration_phase(job, head) for head in job.quantized_head]
     waiting = max(sum(_waiting_bytes(job, count) for count in _counts(streams)) for streams in todo)
     return _ALWAYS + max(phases) + waiting + _freed_bytes(job, layer)
 
@@ -71,8 +73,6 @@ def _counts(streams: Streams) -> tuple[int, int, int]:
 
 def _cast_bytes(job: Job, names: list[str]) -> int:
     """Return the bytes of the tensors that are copied, because they are stored in another dtype."""
-    if job.model.resident:
-        return 0
     cast = set(job.model.cast_names())
     return job.model.nbytes(*(name for name in names if name in cast))
 
@@ -80,27 +80,38 @@ def _cast_bytes(job: Job, names: list[str]) -> int:
 def _waiting_bytes(job: Job, count: int) -> int:
     """Return the bytes of the first `count` samples between two layers: two states, rope's two tensors, eager's mask."""
     config, itemsize = job.model.config, job.model.dtype.itemsize
-    hidden = getattr(config, "hidden_size", 0)
-    head = _head_size(job)
+    hidden, head = _hidden_size(job), _head_size(job)
     total = 0
     for sample in job.samples[:count]:
-        length = sample.arguments["input_ids"].shape[-1]
+        length = _length(sample)
         masked = config._attn_implementation == "eager" or sample.mask is not None
         total += sample.tokens * (2 * (hidden + head) * itemsize + 32 + masked * length * itemsize)
     return total
 
 
+def _hidden_size(job: Job) -> int:
+    size: int = getattr(job.model.config, "hidden_size", 0)
+    return size
+
+
 def _heads(job: Job) -> int:
-    return getattr(job.model.config, "num_attention_heads", None) or 1
+    heads: int | None = getattr(job.model.config, "num_attention_heads", None)
+    return heads or 1
+
+
+def _length(sample: AnySample) -> int:
+    ids: Tensor = sample.arguments["input_ids"]
+    return ids.shape[-1]
 
 
 def _head_size(job: Job) -> int:
     config = job.model.config
+    size: int | None
     try:
         size = config.head_dim
     except Exception:  # noqa: BLE001 - absent, or a property that raises because it differs by layer
         size = None
-    return size or getattr(config, "hidden_size", 0) // _heads(job)
+    return size or _hidden_size(job) // _heads(job)
 
 
 def _smoothed(job: Job, layer: str) -> list[Group]:
@@ -160,11 +171,9 @@ def _error_bytes(job: Job) -> int:
     These are its states before and after the layer, copies of the call's arguments, and float64 values for the comparison.
     """
     sample, config, itemsize = job.samples[0], job.model.config, job.model.dtype.itemsize
-    states = sample.tokens * (
-        getattr(config, "hidden_size", 0) * (3 * itemsize + 8) + 2 * _head_size(job) * itemsize
-    )
+    states = sample.tokens * (_hidden_size(job) * (3 * itemsize + 8) + 2 * _head_size(job) * itemsize)
     masked = config._attn_implementation == "eager" or sample.mask is not None
-    return states + masked * sample.tokens * sample.arguments["input_ids"].shape[-1] * itemsize
+    return states + masked * sample.tokens * _length(sample) * itemsize
 
 
 def _forward_bytes(job: Job, part: str) -> int:
@@ -177,5 +186,5 @@ def _forward_bytes(job: Job, part: str) -> int:
     if config._attn_implementation != "eager" or part == model.head:
         return states
     # Attention scores, their softmax in float32, and the softmax in the model's dtype.
-    length = longest.arguments["input_ids"].shape[-1]
+    length = _length(longest)
     return states + longest.tokens * length * _heads(job) * (2 * itemsize + _FLOAT32)

@@ -174,7 +174,7 @@ class LayerPass:
         quantized = self._job.quantized
         return {name: linear for name, linear in self._job.model.linears(part).items() if name in quantized}
 
-    def _advance(self, stream: str, watcher: LinearInputs | LayerObservation | None) -> None:
+    def _advance(self, stream: str, watcher: LinearInputs[Any] | LayerObservation | None) -> None:
         """Run a stream through the current layer; `watcher.see` gets each sample's mask first."""
         self._fallback.discard_sample = watcher.discard_sample if watcher else lambda: None
         for forward, (of, position) in enumerate(self._samples):
