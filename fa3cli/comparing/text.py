@@ -82,8 +82,11 @@ def compare(
 
 def _open_export(exported: Checkpoint, float_model: StreamedModel) -> StreamedModel:
     """Return the simulated model of an export: the float model's structure with the export's tensors."""
+    from transformers import PreTrainedModel
+
     skeleton = copy.deepcopy(float_model.model)
-    skeleton.tie_weights()
+    if isinstance(skeleton, PreTrainedModel):
+        skeleton.tie_weights()
     packed = any(info.dtype == "I64" for info in exported.tensors.values())
     shapes = {name: info.shape for name, info in exported.tensors.items()}
     simulate(skeleton, shapes, torch.int64 if packed else torch.float32)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor, nn
 
@@ -17,9 +17,12 @@ from fa3cli.models.layered_model import LayeredModel
 from fa3cli.models.memory_model import MemoryModel
 from fa3cli.models.opening import open_model
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 __all__ = ["Smoothed", "config_of", "folder_of", "opened", "remember_smoothed", "smoothed", "talk"]
 
-AnyModel = nn.Module | str | Path
+AnyModel: TypeAlias = "PreTrainedModel | str | Path"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ def opened(
 def smoothed(model: AnyModel) -> Smoothed:
     """Return what AntiOutlier did to a model in this process."""
     if isinstance(model, nn.Module):
-        return getattr(model, _ATTRIBUTE, _NONE)
+        found: Smoothed = getattr(model, _ATTRIBUTE, _NONE)
+        return found
     return _of_folders.get(Path(model).resolve(), _NONE)
 
 
@@ -88,7 +92,7 @@ def remember_smoothed(model: AnyModel, found: Smoothed) -> None:
 
 def folder_of(model: AnyModel) -> Path | None:
     """Return the folder of a model's weights, None where it was made without one."""
-    folder = Path(model.config.name_or_path if isinstance(model, nn.Module) else model)
+    folder = Path((model.config.name_or_path or "") if isinstance(model, nn.Module) else model)
     return folder.absolute() if (folder / "config.json").is_file() and folder.name else None
 
 
@@ -96,12 +100,11 @@ def config_of(model: AnyModel) -> dict[str, Any]:
     """Return the config.json of a model as it was before the patch, or as a script has changed it since."""
     folder = folder_of(model)
     stored = None if folder is None else patching.unpatched_config(folder)
-    if not isinstance(model, nn.Module):
-        return stored
-    current = json.loads(model.config.to_json_string(use_diff=False))
-    if stored is not None and all(current.get(key, size) == size for key, size in _sizes(stored).items()):
-        return stored
-    return current
+    if isinstance(model, nn.Module):
+        current: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+        if stored is None or any(current.get(key, size) != size for key, size in _sizes(stored).items()):
+            return current
+    return stored or {}
 
 
 def _sizes(config: dict[str, Any]) -> dict[str, int]:

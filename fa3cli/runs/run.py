@@ -83,7 +83,7 @@ def _run(
         make = LayerWriter if job.targets else CalibrationWriter
         writer = make(job, folder, ranks, resumed=bool(journal.visits))
         layers = calibrate(job, progress, write=writer.add, journal=journal, ranks=ranks, stop=stop)
-        return ranks.first(finish(job, folder, writer, layers, run_identity, begin, leads=ranks.leads))
+        return finish(job, folder, writer, layers, run_identity, begin, ranks)
 
 
 def _require_one_folder(ranks: Ranks, folder: RunFolder, journal: Journal) -> None:
