@@ -39,6 +39,13 @@ __all__ = [
 ]
 
 
+TYPE_CHECKING = False  # type checkers take it for true, and typing is not imported
+if TYPE_CHECKING:
+    from logging import Logger
+
+    logger: Logger
+
+
 def __getattr__(name: str) -> object:
     from importlib import import_module
 

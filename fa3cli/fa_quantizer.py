@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["FAQuantizer"]
+__all__ = ["FAQuantizer", "quantizer_of"]
 
 
 class FAQuantizer:
@@ -44,3 +44,11 @@ class FAQuantizer:
         if (layout or self.layout) == "BSHD":
             return self.transform(states.transpose(1, 2), qkv).transpose(1, 2)
         return self.transform(states, qkv)
+
+
+def quantizer_of(attention: object) -> FAQuantizer:
+    """Return the quantizer of a patched attention module; raises TypeError for any other module."""
+    found = getattr(attention, "fa_quantizer", None)
+    if not isinstance(found, FAQuantizer):
+        raise TypeError(f"{type(attention).__name__} has no FAQuantizer")
+    return found

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from fa3cli.calibration.parameters import Range
+from fa3cli.fa_quantizer import quantizer_of
 from fa3cli.numerics.affine import fake_quantize, symmetric_scale
 from fa3cli.samples.recorded_call import RecordedCall
 
@@ -29,7 +30,7 @@ def signal_to_noise(call: RecordedCall, ranges: Mapping[str, Range]) -> float:
 
     `ranges` are per role and head, `[H]` each. The module runs again with int8's error in its states.
     """
-    quantizer = call.module.fa_quantizer
+    quantizer = quantizer_of(call.module)
     exact = call.repeat()
     quantizer.transform = int8_states(ranges)
     try:

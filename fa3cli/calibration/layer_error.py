@@ -15,6 +15,7 @@ from fa3cli import logger
 from fa3cli.calibration.attention_error import int8_states
 from fa3cli.calibration.parameters import LayerParameters, Range
 from fa3cli.errors import brief
+from fa3cli.fa_quantizer import quantizer_of
 from fa3cli.models.temporarily import temporarily
 from fa3cli.numerics.row_blocks import row_blocks
 from fa3cli.quantization import linear, reference_linear
@@ -96,12 +97,13 @@ def _square_sums(noisy: Tensor, exact: Tensor, before: Tensor | None, mask: Tens
 @contextmanager
 def _quantized(model: nn.Module, found: LayerParameters, settings: QuantSettings) -> Iterator[None]:
     """Make a layer's modules compute like its export within the block; a linear's weight is quantized during its call."""
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     with ExitStack() as undo:
         for name, ranges in found.linears.items():
-            module = model.get_submodule(name)
-            undo.enter_context(temporarily(module, "forward", _int8_forward(module, ranges, settings)))
+            forward = _int8_forward(linears[name], ranges, settings)
+            undo.enter_context(temporarily(linears[name], "forward", forward))
         for name, roles in found.attentions.items():
-            quantizer = model.get_submodule(name).fa_quantizer
+            quantizer = quantizer_of(model.get_submodule(name))
             undo.enter_context(temporarily(quantizer, "transform", int8_states(roles)))
         yield
 

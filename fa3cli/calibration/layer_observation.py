@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
 
 from torch import Tensor, nn
 
 from fa3cli.calibration.attention_error import signal_to_noise
-from fa3cli.calibration.linear_inputs import LinearInputs
+from fa3cli.calibration.linear_inputs import FakeQuantizedInputs, LinearInputs
 from fa3cli.calibration.parameters import LayerParameters, Range
 from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.fa_quantizer import quantizer_of
 from fa3cli.numerics.fallback_score import fallback_score
 from fa3cli.observers import RangeObserver
 from fa3cli.observers.head_range import HeadRange
@@ -40,7 +40,8 @@ class LayerObservation:
         attentions: Mapping[str, nn.Module],
         settings: QuantSettings,
     ) -> None:
-        self.inputs = LinearInputs(linears, observers, fake=settings.reference)
+        kind: type[LinearInputs[RangeObserver]] = FakeQuantizedInputs if settings.reference else LinearInputs
+        self.inputs = kind(linears, observers)
         self.heads = {name: {role: HeadRange() for role in "qkv"} for name in attentions}
         self._linears, self._attentions, self._settings = linears, attentions, settings
         self._scores: dict[str, float] = {}
@@ -51,14 +52,16 @@ class LayerObservation:
     def __enter__(self) -> LayerObservation:
         with ExitStack() as undo:  # an error half-way, such as out of memory, undoes the earlier steps
             if self._settings.reference:
-                undo.callback(self._restore, {name: linear.weight for name, linear in self._linears.items()})
+                weights = {name: linear.get_parameter("weight") for name, linear in self._linears.items()}
+                undo.callback(self._restore, weights)
                 for linear in self._linears.values():
                     weight = fake_quantize_weight(linear.weight.detach(), mm_tensor=self._settings.mm_tensor)
                     linear.weight = nn.Parameter(weight, requires_grad=False)
             undo.enter_context(self.inputs)
             for name, module in self._attentions.items():
-                module.fa_quantizer.transform = self._states_hook(name)
-                undo.callback(setattr, module.fa_quantizer, "transform", None)
+                quantizer = quantizer_of(module)
+                quantizer.transform = self._states_hook(name)
+                undo.callback(setattr, quantizer, "transform", None)
                 if self._settings.fa_amp and self._settings.fa_score == "error":
                     self._calls[name] = undo.enter_context(RecordedCall(module))
             self._undo = undo.pop_all()
@@ -90,8 +93,8 @@ class LayerObservation:
         warnings: list[str] = []
         for linear, observed in ranks.merged(self.inputs.observers).items():
             if observed.tokens:
-                linears[linear] = self._input_range(linear, observed)
-                warnings += _width_warnings(linear, *linears[linear])
+                linears[linear] = found = self._input_range(linear, observed)
+                warnings += _width_warnings(linear, *found)
             elif ".experts." in linear:
                 warnings.append(f"{linear}: no calibration sample reached this expert, so it stays float")
             else:
@@ -131,7 +134,7 @@ class LayerObservation:
             _require_finite(f"the {role} states of {name}", low, high, replayed=self._timestep is not None)
             yield role, (low, high)
 
-    def _states_hook(self, name: str) -> Any:
+    def _states_hook(self, name: str) -> Callable[[Tensor, str], Tensor]:
         def observe(states: Tensor, role: str) -> Tensor:
             before, real = self.heads[name][role], real_states(states, self.inputs.mask)
             if real.numel():

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from greenlet import getcurrent, greenlet
+from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]  # greenlet has no types
 from torch import Tensor, nn
 
 from fa3cli.errors import UnsupportedError

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
 from fa3cli.numerics.affine import fake_quantize
-from fa3cli.observers import Observer
+from fa3cli.observers import Observer, RangeObserver
 from fa3cli.quantization.reference_linear import input_parameters
 from fa3cli.samples.masking import real_rows
 
-__all__ = ["LinearInputs"]
+__all__ = ["FakeQuantizedInputs", "LinearInputs"]
 
 AnyObserver = TypeVar("AnyObserver", bound=Observer)
+
+
+@dataclass(frozen=True)
+class _Seen(Generic[AnyObserver]):
+    """The last input, its observer before and after it, and the input that the linear got."""
+
+    values: Tensor
+    before: AnyObserver
+    after: AnyObserver
+    passed: Tensor
 
 
 class LinearInputs(Generic[AnyObserver]):
     """An observer on each linear's input, within the `with` block.
 
-    Linears that get the same tensor and have equal observers (q, k and v; gate and up) share the work. With `fake`, a
-    linear computes with int8's error in its input, in the range known so far.
+    Linears that get the same tensor and have equal observers (q, k and v; gate and up) share the work.
     """
 
-    def __init__(
-        self, linears: Mapping[str, nn.Linear], observers: Mapping[str, AnyObserver], *, fake: bool = False
-    ) -> None:
+    def __init__(self, linears: Mapping[str, nn.Module], observers: Mapping[str, AnyObserver]) -> None:
         self.observers = dict(observers)
         self.mask: Tensor | None = None
-        self._linears, self._fake = linears, fake
-        self._clear_cache()
+        self._linears = linears
+        self._seen: _Seen[AnyObserver] | None = None
 
     def __enter__(self) -> LinearInputs[AnyObserver]:
         self._hooks = [
@@ -44,7 +52,7 @@ class LinearInputs(Generic[AnyObserver]):
     ) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._clear_cache()
+        self._seen = None
 
     def see(self, mask: Tensor | None, timestep: float | None = None) -> None:
         """Announce the next sample; `mask [B, S]` is True for tokens that are not padding, None if there is no padding."""
@@ -53,23 +61,20 @@ class LinearInputs(Generic[AnyObserver]):
     def discard_sample(self) -> None:
         """Discard the observations of the current sample, which will run again."""
         self.observers = dict(self._earlier)
-        self._clear_cache()
+        self._seen = None
 
-    def _clear_cache(self) -> None:
-        self._values = self._before = self._after = self._passed = None
-
-    def _hook(self, name: str) -> Any:
-        def observe(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        def observe(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             values, before = arguments[0], self.observers[name]
             if values.numel() == 0:  # an expert that got none of this sample's tokens
-                return None
+                return arguments
             # Identity, not equality: q, k and v get the same tensor object, and their observers are one object.
-            if values is not self._values or before is not self._before:
-                self._values, self._before = values, before
-                self._after = self._observed(before, values)
-                self._passed = self._quantized(values) if self._fake else values
-            self.observers[name] = self._after
-            return (self._passed, *arguments[1:]) if self._fake else None
+            seen = self._seen
+            if seen is None or values is not seen.values or before is not seen.before:
+                after = self._observed(before, values)
+                seen = self._seen = _Seen(values, before, after, self._passed(values, after))
+            self.observers[name] = seen.after
+            return (seen.passed, *arguments[1:])
 
         return observe
 
@@ -77,6 +82,14 @@ class LinearInputs(Generic[AnyObserver]):
         real = real_rows(values, self.mask)
         return before.updated(real) if real.numel() else before
 
-    def _quantized(self, values: Tensor) -> Tensor:
-        low, high = (bound.to(values.device) for bound in self._after.bounds())
+    def _passed(self, values: Tensor, after: AnyObserver) -> Tensor:
+        """Return the input that the linear computes with."""
+        return values
+
+
+class FakeQuantizedInputs(LinearInputs[RangeObserver]):
+    """The same, and a linear computes with int8's error in its input, in the range known so far."""
+
+    def _passed(self, values: Tensor, after: RangeObserver) -> Tensor:
+        low, high = (bound.to(values.device) for bound in after.bounds())
         return fake_quantize(values, *input_parameters(low, high, values.dtype))

@@ -13,11 +13,12 @@ import torch
 
 from fa3cli.errors import MissingCapabilityError, UnsupportedError, brief
 from fa3cli.models.tensor_tree import CPU, moved
+from fa3cli.observers import Mergeable
 
 __all__ = ["ALONE", "Ranks", "joined_ranks"]
 
 Value = TypeVar("Value")
-Observer = TypeVar("Observer")
+Observer = TypeVar("Observer", bound=Mergeable)
 _BACKENDS = {"npu": "hccl", "cuda": "nccl"}
 # A rank that dies closes its connections, and its peers fail at once; the timeout is for a network without answers.
 _TIMEOUT = timedelta(hours=12)

@@ -27,7 +27,7 @@ def find_smoothing(
     model: LayeredModel,
     layer: str,
     settings: QuantSettings,
-    run_samples: Callable[[LinearInputs], None],
+    run_samples: Callable[[LinearInputs[ChannelStatistics]], None],
     ranks: Ranks = ALONE,
     *,
     checked: bool,
@@ -58,16 +58,17 @@ def smooth(model: LayeredModel, layer: str, anti_method: str, scales: Mapping[st
     """Multiply the input channels of each group by its scale and divide their source by it; the layer must be loaded."""
     for group in groups_of(model, layer, METHODS[anti_method].groups) if scales else ():
         source = model.model.get_submodule(group.source)
-        scale = scales[group.source].to(source.weight.device)
+        weight, bias = model.tensor(f"{group.source}.weight"), model.bias(group.source)
+        scale = scales[group.source].to(weight.device)
         for name in group.linears:
             _replace(model.model.get_submodule(name), weight=model.tensor(f"{name}.weight") * scale)
         if isinstance(source, nn.Linear):
             heads, repeats = shared_heads(model, group)
             scale = scale.view(heads, repeats, -1)[:, 0].reshape(-1)
-        divisor = scale.unsqueeze(1) if source.weight.dim() == 2 else scale
-        _replace(source, weight=source.weight / divisor)
-        if getattr(source, "bias", None) is not None:
-            _replace(source, bias=source.bias / scale)
+        divisor = scale.unsqueeze(1) if weight.dim() == 2 else scale
+        _replace(source, weight=weight / divisor)
+        if bias is not None:
+            _replace(source, bias=bias / scale)
 
 
 def require_groups(model: LayeredModel, anti_method: str) -> None:

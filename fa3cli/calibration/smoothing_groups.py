@@ -42,11 +42,11 @@ def group_data(
             hint="check the weights and the calibration data, or use a wider --dtype",
         )
     dtype = model.dtype if settings.reference else torch.float32
-    linears = [model.model.get_submodule(name) for name in group.linears]
+    biases = [model.bias(name) for name in group.linears]
     return GroupData(
         moved(observed.to(dtype), model.device),  # statistics that were merged over ranks are on the CPU
-        [linear.weight.detach() for linear in linears],
-        [None if linear.bias is None else linear.bias.detach().to(dtype) for linear in linears],
+        [model.tensor(f"{name}.weight").detach() for name in group.linears],
+        [None if bias is None else bias.to(dtype) for bias in biases],
         *shared_heads(model, group),
         block=None if settings.reference else BLOCK,
     )
@@ -57,9 +57,9 @@ def shared_heads(model: LayeredModel, group: Group) -> tuple[int, int]:
     source = model.model.get_submodule(group.source)
     if not isinstance(source, nn.Linear):
         return 1, 1
-    repeats = model.model.get_submodule(group.linears[0]).in_features // source.out_features
+    repeats = model.tensor(f"{group.linears[0]}.weight").shape[1] // source.out_features
     if repeats == 1:
         return 1, 1
     config = model.config
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return source.out_features // size, repeats

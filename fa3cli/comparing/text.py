@@ -82,8 +82,11 @@ def compare(
 
 def _open_export(exported: Checkpoint, float_model: StreamedModel) -> StreamedModel:
     """Return the simulated model of an export: the float model's structure with the export's tensors."""
+    from transformers import PreTrainedModel
+
     skeleton = copy.deepcopy(float_model.model)
-    skeleton.tie_weights()
+    if isinstance(skeleton, PreTrainedModel):
+        skeleton.tie_weights()
     packed = any(info.dtype == "I64" for info in exported.tensors.values())
     shapes = {name: info.shape for name, info in exported.tensors.items()}
     simulate(skeleton, shapes, torch.int64 if packed else torch.float32)
@@ -102,7 +105,7 @@ def _logits(
     models = (float_model, quantized)
     with ExitStack() as stack:
         forwards = [
-            stack.enter_context(LayerSynchronousForwards(model.model, model.layers.values(), inputs))
+            stack.enter_context(LayerSynchronousForwards(model.model, list(model.layers.values()), inputs))
             for model in models
         ]
         for model, side in zip(models, forwards):
@@ -153,7 +156,7 @@ class _Totals:
 
     def add(self, ids: Tensor, logits: Tensor, simulated: Tensor) -> None:
         """Add a sample, `[S]` and twice `[S, V]`, in blocks of positions: float32 logits of all would be large."""
-        for block in zip(ids[1:].split(_BLOCK), logits[:-1].split(_BLOCK), simulated[:-1].split(_BLOCK)):
+        for block in zip(*(torch.split(part, _BLOCK) for part in (ids[1:], logits[:-1], simulated[:-1]))):
             self._add_block(*block)
 
     def _add_block(self, following: Tensor, logits: Tensor, simulated: Tensor) -> None:

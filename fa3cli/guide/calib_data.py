@@ -56,7 +56,8 @@ def _sample(origin: str, item: Any, model: nn.Module) -> Sample:
             f"{origin}: attention_mask is {_described(mask)}; expected a tensor for input_ids {list(ids.shape)}"
         )
     sample = Sample(origin, {name: value for name, value in arguments.items() if value is not None})
-    require_fit(sample, getattr(model.config, "max_position_embeddings", None), model.config.vocab_size)
+    config: Any = model.config
+    require_fit(sample, getattr(config, "max_position_embeddings", None), config.vocab_size)
     return sample
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor, nn
 
@@ -16,6 +16,9 @@ from fa3cli.errors import UnsupportedError, UsageError
 from fa3cli.models.layered_model import LayeredModel
 from fa3cli.models.memory_model import MemoryModel
 from fa3cli.models.opening import open_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = [
     "AppliedSmoothing",
@@ -27,7 +30,7 @@ __all__ = [
     "smoothing_of",
 ]
 
-AnyModel = nn.Module | str | Path
+AnyModel: TypeAlias = "PreTrainedModel | str | Path"
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def open_layered_model(
 def smoothing_of(model: AnyModel) -> AppliedSmoothing:
     """Return how AntiOutlier smoothed a model in this process."""
     if isinstance(model, nn.Module):
-        return getattr(model, _ATTRIBUTE, _NONE)
+        found: AppliedSmoothing = getattr(model, _ATTRIBUTE, _NONE)
+        return found
     return _by_folder.get(Path(model).resolve(), _NONE)
 
 
@@ -96,7 +100,7 @@ def record_smoothing(model: AnyModel, smoothing: AppliedSmoothing) -> None:
 
 def folder_of(model: AnyModel) -> Path | None:
     """Return the folder of a model's weights; None if the model was made without a folder."""
-    folder = Path(model.config.name_or_path if isinstance(model, nn.Module) else model)
+    folder = Path((model.config.name_or_path or "") if isinstance(model, nn.Module) else model)
     return folder.absolute() if (folder / "config.json").is_file() and folder.name else None
 
 
@@ -104,12 +108,11 @@ def config_of(model: AnyModel) -> dict[str, Any]:
     """Return a model's config.json as it was before the patch; the model's own config if a script changed its sizes."""
     folder = folder_of(model)
     stored = None if folder is None else patching.unpatched_config(folder)
-    if not isinstance(model, nn.Module):
-        return stored
-    current = json.loads(model.config.to_json_string(use_diff=False))
-    if stored is not None and all(current.get(key, size) == size for key, size in _sizes(stored).items()):
-        return stored
-    return current
+    if isinstance(model, nn.Module):
+        current: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+        if stored is None or any(current.get(key, size) != size for key, size in _sizes(stored).items()):
+            return current
+    return stored or {}
 
 
 def _sizes(config: dict[str, Any]) -> dict[str, int]:

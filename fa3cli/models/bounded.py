@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # psutil has no types
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 

@@ -58,13 +58,13 @@ class Checkpoint:
         index = folder / f"{file}.index.json"
         shards = _read_index(index) if index.exists() else {}
         if (folder / file).exists() and file not in shards:
-            shards = {file: None}  # transformers, too, prefers the single file to an index of others
+            shards = {file: []}  # transformers, too, prefers the single file to an index of others
         if not shards:
             raise no_weights(folder, file)
         self.tensors: dict[str, TensorInfo] = {}
         for shard, names in shards.items():
             held = read_header(folder, shard)
-            missing = sorted(set(names or ()) - held.keys())
+            missing = sorted(set(names) - held.keys())
             if missing:
                 raise InvalidInputError(
                     f"{index}: {missing[0]} should be in {shard}, but is not ({len(missing)} such tensors)",

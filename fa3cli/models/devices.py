@@ -34,7 +34,7 @@ def device_of(name: str) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
     backend = _npu(name) if kind == "npu" else torch.cuda
-    count = backend.device_count() if backend.is_available() else 0
+    count: int = backend.device_count() if backend.is_available() else 0
     # torchrun sets LOCAL_RANK, the number of a rank on its machine.
     index = int(number) if number else int(os.environ.get("LOCAL_RANK", "0")) % max(count, 1)
     if index >= count:
@@ -91,8 +91,9 @@ def _npu(name: str) -> ModuleType:
             f"--device {name}: torch_npu cannot be imported ({brief(error)})",
             hint="pip install 'fa3cli[npu]' in the version of this torch, and source CANN's set_env.sh",
         ) from error
-    torch.npu.set_compile_mode(jit_compile=False)
-    return torch.npu
+    npu: ModuleType = vars(torch)["npu"]  # torch_npu adds it
+    npu.set_compile_mode(jit_compile=False)
+    return npu
 
 
 def run_dtype(dtype: str, found: str, device: torch.device, source: Path) -> torch.dtype:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,8 @@ class LayeredModel(ABC):
         device: torch.device,
         layers: Mapping[str, nn.Module] | None = None,
     ) -> None:
-        self.model, self.dtype, self.device, self.config = model, dtype, device, model.config
+        self.model, self.dtype, self.device = model, dtype, device
+        self.config: Any = model.config
         self.layers = _decoder_layers(model) if layers is None else dict(layers)
         self.tied = _tied_names(model)
         self.names = list(model.state_dict())
@@ -77,6 +79,13 @@ class LayeredModel(ABC):
     def read_ahead(self, names: list[str]) -> None:
         """Announce that these tensors will be loaded next."""
 
+    def require_tied_alike(self) -> None:
+        """Raise InvalidInputError if the model has files with different values for tensors that config.json ties."""
+
+    def cast_names(self) -> list[str]:
+        """Return the float tensors whose dtype in files differs from the model's."""
+        return []
+
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a stored tensor, loaded or not."""
@@ -106,7 +115,13 @@ class LayeredModel(ABC):
     def tensor(self, name: str) -> Tensor:
         """Return a tensor that is loaded."""
         module, _, leaf = name.rpartition(".")
-        return getattr(self.model.get_submodule(module), leaf)
+        found: Tensor = getattr(self.model.get_submodule(module), leaf)
+        return found
+
+    def bias(self, module: str) -> Tensor | None:
+        """Return the bias of a loaded linear or norm, None if it has none."""
+        found: Tensor | None = getattr(self.model.get_submodule(module), "bias", None)
+        return None if found is None else found.detach()
 
     def attentions(self, part: str = "") -> dict[str, nn.Module]:
         """Return the patched attention modules, of one layer or all, by name."""
@@ -121,7 +136,7 @@ class LayeredModel(ABC):
         return {name: module for name, module in self._modules(part) if isinstance(module, nn.Linear)}
 
     def _modules(self, part: str) -> Iterator[tuple[str, nn.Module]]:
-        return self.model.get_submodule(part).named_modules(prefix=part)
+        yield from self.model.get_submodule(part).named_modules(prefix=part)
 
 
 def _decoder_layers(model: nn.Module) -> dict[str, nn.Module]:

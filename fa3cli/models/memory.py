@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # psutil has no types
 import torch
 from torch import Tensor
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.models.layered_model import LayeredModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["MemoryModel"]
 
@@ -22,7 +25,7 @@ class MemoryModel(LayeredModel):
 
     resident = True
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         devices = {parameter.device for parameter in model.parameters()}
         if len(devices) != 1 or devices == {torch.device("meta")}:
             raise UnsupportedError(

@@ -6,7 +6,8 @@ import linecache
 import sys
 from hashlib import sha256
 from importlib.abc import SourceLoader
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -34,13 +35,14 @@ def module_of(file: Path, source: bytes) -> ModuleType:
     """
     name = f"fa3_folder_code_{sha256(source).hexdigest()[:16]}"
     if name not in sys.modules:
-        spec = spec_from_file_location(name, file, loader=_Loader(file, source))
-        module = sys.modules[name] = module_from_spec(
-            spec
-        )  # dataclasses look up their module there while it runs
+        loader = _Loader(file, source)
+        spec = ModuleSpec(name, loader, origin=str(file.absolute()))
+        spec.has_location = True
+        # Before it runs: dataclasses look up their module there.
+        module = sys.modules[name] = module_from_spec(spec)
         _show_in_tracebacks(file, source)
         try:
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
         except Exception as error:  # the file's own code may raise any error
             del sys.modules[name]
             raise UnsupportedError(f"{file}: cannot be imported ({brief(error)})") from error

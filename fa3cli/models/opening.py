@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,6 +20,9 @@ from fa3cli.models.module_file import code_of, module_of
 from fa3cli.models.skeleton import build_skeleton, read_config
 from fa3cli.models.streamed_model import StreamedModel
 from fa3cli.models.trust import require_known_code
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["check_loaded_code", "open_model"]
 
@@ -52,15 +56,19 @@ def open_model(
     status = patching.status(folder)
     require_known_code(folder, status, fa=fa, trusted=trust_remote_code)
     # If the patch is reproducible, the class is made from the checked text; transformers loads any other code.
-    known_class = _class_of(status) if fa and status.code else None
-    seen = code_of(status.module) if fa and known_class is None else None
+    module = status.module if fa else None
+    known_class = (
+        _class_of(module, status.class_name, status.code)
+        if module and status.class_name and status.code
+        else None
+    )
+    seen = code_of(module) if module and known_class is None else None
     checkpoint = None if only_plan and not has_weights(folder) else Checkpoint(folder)
     config = read_config(folder, trusted=trust_remote_code)
     place = device_of(device)
     model_dtype = _model_dtype(folder, config, dtype, place)
-    config_dtype = (
-        None if checkpoint else _model_dtype(folder, config, "auto", place)
-    )  # before building, which changes the config's dtype
+    # Before building, which changes the config's dtype.
+    stored_dtype = model_dtype if checkpoint else _model_dtype(folder, config, "auto", place)
     skeleton = build_skeleton(
         config,
         model_dtype,
@@ -69,15 +77,15 @@ def open_model(
         trusted=trust_remote_code,
         tensors=len(checkpoint.tensors) if checkpoint else None,
     )
-    weights = checkpoint or ConfigWeights(folder, skeleton, config_dtype)
+    weights = checkpoint or ConfigWeights(folder, skeleton, stored_dtype)
     model = StreamedModel(skeleton, weights, model_dtype, place)
     if fa and not model.attentions():
         raise UnsupportedError(
             f"{folder}: the patched modeling file is there, but the model that was built does not use it",
             hint="composite models build their text model elsewhere; quantize its linears alone with --no-fa",
         )
-    if seen is not None:
-        check_loaded_code(skeleton, status.module, seen)
+    if module and seen is not None:
+        check_loaded_code(skeleton, module, seen)
     return model
 
 
@@ -87,7 +95,7 @@ def check_loaded_code(model: nn.Module, module: Path, seen: bytes) -> None:
     transformers 4.x copies a folder's code to a cache whose path contains only the folder's name; another process that
     loads a folder of the same name can replace the copy before it is imported.
     """
-    loaded = Path(sys.modules[type(model).__module__].__file__)
+    loaded = Path(inspect.getfile(type(model)))
     if code_of(module) != seen:
         raise ConflictError(
             f"{module}: changed while it was loaded", hint="run again when nothing writes there"
@@ -100,10 +108,11 @@ def check_loaded_code(model: nn.Module, module: Path, seen: bytes) -> None:
         )
 
 
-def _class_of(status: patching.PatchStatus) -> type[nn.Module]:
+def _class_of(module: Path, class_name: str, code: Mapping[str, str]) -> type[PreTrainedModel]:
     """Return the patched class, from the checked text."""
-    [text] = status.code.values()
-    return getattr(module_of(status.module, text.encode()), status.class_name)
+    [text] = code.values()
+    found: type[PreTrainedModel] = getattr(module_of(module, text.encode()), class_name)
+    return found
 
 
 def _model_dtype(folder: Path, config: Any, dtype: str, device: torch.device) -> torch.dtype:

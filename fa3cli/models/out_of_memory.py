@@ -47,11 +47,11 @@ class CpuFallback:
 
     def _call(self, layer: nn.Module, forward: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         call = partial(self._call_on, self._device, forward, arguments, named)
-        done, output = _attempt(call)
-        if not done:
+        outputs = _attempt(call)
+        if not outputs:
             self._prepare_repetition()
-            done, output = _attempt(call)
-        if not done:
+            outputs = _attempt(call)
+        if not outputs:
             self._prepare_repetition()
             if not self._uses_cpu:
                 _logger.warning(
@@ -62,11 +62,11 @@ class CpuFallback:
             self._uses_cpu = True
             layer.to(CPU)
             try:
-                output = self._call_on(CPU, forward, arguments, named)
+                outputs = [self._call_on(CPU, forward, arguments, named)]
             finally:
                 layer.to(self._device)
         last = layer is self._layers[-1]
-        return moved(output, CPU if self._uses_cpu and not last else self._device)
+        return moved(outputs.pop(), CPU if self._uses_cpu and not last else self._device)
 
     def _prepare_repetition(self) -> None:
         self.discard_sample()
@@ -84,9 +84,8 @@ class CpuFallback:
 
 def with_cpu_retry(work: Callable[..., Result], *arguments: Any) -> Result:
     """Call `work`, and again with arguments on the CPU if their device has too little memory; return its result."""
-    done, result = _attempt(partial(work, *arguments))
-    if done:
-        return result
+    if results := _attempt(partial(work, *arguments)):
+        return results[0]
     _logger.warning("out of memory: %s is done on the CPU", work.__name__)
     return work(*moved(arguments, CPU))
 
@@ -124,11 +123,11 @@ def _restore(layer: nn.Module, forward: Callable[..., Any] | None) -> None:
         layer.forward = forward
 
 
-def _attempt(work: Callable[[], Result]) -> tuple[bool, Result | None]:
-    """Call `work` and tell whether memory sufficed; a failed call's tensors, which its traceback holds, are freed."""
+def _attempt(work: Callable[[], Result]) -> list[Result]:
+    """Return the result of `work` in a list, empty if memory did not suffice; its traceback, which holds tensors, is freed."""
     try:
-        return True, work()
+        return [work()]
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        return False, None
+        return []

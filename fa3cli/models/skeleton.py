@@ -6,15 +6,17 @@ import json
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError, brief
 from fa3cli.models.bounded import bounded_building
 from fa3cli.models.checked_folder import checked_copy
 from fa3cli.models.trust import trust_hint, without_trust_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["build_skeleton", "read_config"]
 
@@ -55,37 +57,39 @@ def build_skeleton(
     dtype: torch.dtype,
     attn_implementation: str | None,
     *,
-    known_class: type[nn.Module] | None = None,
+    known_class: type[PreTrainedModel] | None = None,
     trusted: bool = False,
     tensors: int | None = None,
-) -> nn.Module:
+) -> PreTrainedModel:
     """Build the causal LM of a config: from `known_class` if given, else from the class that transformers finds.
 
     `tensors` is the number of tensors in its checkpoint; raises UnsupportedError for a model with far more modules, or
     one that cannot be built.
     """
     import transformers
-    from accelerate import init_empty_weights
+    from accelerate import init_empty_weights  # type: ignore[import-untyped]  # accelerate has no types
     from packaging.version import Version
 
     dtype_key = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
-    options = {dtype_key: dtype}
+    options: dict[str, Any] = {dtype_key: dtype}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    build = partial(transformers.AutoModelForCausalLM.from_config, trust_remote_code=trusted)
-    if known_class is not None:
-        build = known_class._from_config
+    if known_class is None:
+        build = partial(transformers.AutoModelForCausalLM.from_config, trust_remote_code=trusted)
+    else:
+        build = partial(known_class._from_config)
     try:
         # Buffers (rope's frequencies, say) are computed now: checkpoints do not hold them.
         with init_empty_weights(include_buffers=False), without_trust_prompt(), bounded_building(tensors):
-            model = build(config, **options)
+            model: PreTrainedModel = build(config, **options)
     except Exception as error:  # the model's own code may raise any error for a bad value
         raise UnsupportedError(
             f"{config.name_or_path}: transformers {transformers.__version__} cannot build {config.model_type!r} "
             f"as a causal LM from this config.json ({brief(error)})"
         ) from error
     model.tie_weights()  # init_empty_weights replaced the parameters, which untied them
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]  # transformers' eval has no types
+    return model
 
 
 def _require_sizes(config: Any, file: Path) -> None:

@@ -23,7 +23,7 @@ def least_error_range(counts: Tensor, lowest: float, highest: float) -> tuple[Te
     for stride in (32, 4):
         reached = _errors(below[::stride], above[::stride]).min()
         below, above = _pruned(below, above, reached)
-    lower, upper = divmod(_errors(below, above).argmin().item(), len(above.bounds))
+    lower, upper = divmod(int(_errors(below, above).argmin()), len(above.bounds))
     return below.bounds[lower], above.bounds[upper]
 
 

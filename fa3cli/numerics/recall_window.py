@@ -69,7 +69,7 @@ def _topk(keys: Tensor, count: int, *, largest: bool) -> Tensor:
     if keys.shape[1] <= _FEW * count:
         return keys.topk(count, dim=1, largest=largest).indices
     groups = keys.shape[1] // _GROUP
-    members = keys[:, : groups * _GROUP].unflatten(1, (_GROUP, groups))
+    members = keys[:, : groups * _GROUP].view(len(keys), _GROUP, groups)
     peaks = members.amax(dim=1) if largest else members.amin(dim=1)
     best = _topk(peaks, count, largest=largest)
     ungrouped = torch.arange(groups * _GROUP, keys.shape[1], device=keys.device).expand(len(keys), -1)

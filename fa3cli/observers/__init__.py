@@ -1,9 +1,9 @@
 """Collects statistics of tensors that flow through a model.
 
 An observer is an immutable value: `updated(values)` returns the observer after one more sample, so that linears with the
-same input can share it. `tokens` counts the observed tokens. Observers of improved numerics also have
-`merged(*others)`, and give the same bits for every order and split of the samples. An observer stays on the device of
-its first sample; later samples may be on another device, after a layer had to run on the CPU.
+same input can share it. `tokens` counts the observed tokens. Observers of improved numerics give the same bits for every
+order and split of the samples, and `merged(*others)` joins them; those of the reference are `InOrder`. An observer stays
+on the device of its first sample; later samples may be on another device, after a layer had to run on the CPU.
 """
 
 from __future__ import annotations
@@ -14,10 +14,16 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Self
 
-__all__ = ["Observer", "RangeObserver"]
+__all__ = ["InOrder", "Mergeable", "Observer", "RangeObserver"]
 
 
-class Observer(Protocol):
+class Mergeable(Protocol):
+    """Statistics that ranks join."""
+
+    def merged(self, *others: Self) -> Self: ...
+
+
+class Observer(Mergeable, Protocol):
     """Statistics of a linear's input, `[..., in]`."""
 
     @property
@@ -32,3 +38,11 @@ class RangeObserver(Observer, Protocol):
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Return the ends of the range, `[1]` each."""
         ...
+
+
+class InOrder:
+    """Base of observers whose bits depend on the order of all samples, so that several ranks cannot share the samples."""
+
+    def merged(self, *others: Self) -> Self:
+        """Raise TypeError."""
+        raise TypeError(f"{type(self).__name__} cannot be merged")

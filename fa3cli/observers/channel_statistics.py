@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
 import torch
@@ -13,12 +13,12 @@ __all__ = ["ChannelStatistics"]
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Minimum and maximum of each channel, `[in]`, and the first `keep` samples, `[tokens, in]` each."""
+    """Minimum and maximum of each channel, `[in]` (empty before the first sample), and the first `keep` samples, `[tokens, in]` each."""
 
     keep: int
     tokens: int = 0
-    low: Tensor | None = None
-    high: Tensor | None = None
+    low: Tensor = field(default_factory=lambda: torch.empty(0))
+    high: Tensor = field(default_factory=lambda: torch.empty(0))
     samples: tuple[Tensor, ...] = ()
 
     def updated(self, values: Tensor) -> ChannelStatistics:

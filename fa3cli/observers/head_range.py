@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,11 +17,14 @@ _RECALL = {"q": 0.9999, "k": 0.9999, "v": 1.0}
 
 @dataclass(frozen=True)
 class HeadRange:
-    """Union over the samples of the recall windows of one role's states: `low [H]`, `high [H]`, float32, on the CPU."""
+    """Union over the samples of the recall windows of one role's states: `low [H]`, `high [H]`, float32, on the CPU.
+
+    Without samples both are empty.
+    """
 
     tokens: int = 0
-    low: Tensor | None = None
-    high: Tensor | None = None
+    low: Tensor = field(default_factory=lambda: torch.empty(0))
+    high: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def updated(self, states: Tensor, role: str) -> HeadRange:
         """Return the range after another sample's states, `[B, H, S, D]`, of role q, k or v."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ class RangeParam:
     in_float32: bool = False
     """Whether values are converted to float32 first; the reference computes in the model's dtype."""
     tokens: int = 0
-    largest: Tensor | None = None
-    deviation: Tensor | None = None
+    largest: Tensor = field(default_factory=lambda: torch.empty(0))  # scalars; empty before the first sample
+    deviation: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def updated(self, values: Tensor) -> RangeParam:
         """Return the observer after another sample, `[..., in]`.
@@ -51,4 +51,4 @@ class RangeParam:
         """Return the largest magnitude in standard deviations; 0 if no sample reached the linear."""
         if self.tokens == 0:
             return 0.0
-        return (self.largest / self.deviation).item()
+        return float(self.largest / self.deviation)

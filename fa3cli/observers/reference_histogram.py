@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fa3cli.numerics.search_range import search_range
+from fa3cli.observers import InOrder
 
 __all__ = ["HistogramRange"]
 
@@ -17,7 +18,7 @@ _UPSAMPLE = 128  # sub-bins per bin, to map a bin onto a wider range
 
 
 @dataclass(frozen=True, eq=False)
-class HistogramRange:
+class HistogramRange(InOrder):
     """Histogram of the samples so far; equal to torch <= 2.1 bit for bit, so the order of the samples matters."""
 
     tokens: int = 0
@@ -30,7 +31,10 @@ class HistogramRange:
         """Return the observer after one more sample, `[..., in]`, of any float dtype."""
         tokens = self.tokens + values.shape[:-1].numel()
         values = values.detach().to("cpu", torch.float32)
-        return replace(self, tokens=tokens, **self._counted(values)) if values.numel() else self
+        if not values.numel():
+            return self
+        low, high, counts = self._counted(values)
+        return replace(self, tokens=tokens, low=low, high=high, counts=counts)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Return the lowest and the highest value to keep, `[1]` each, float32; NaN if there are no counts."""
@@ -39,24 +43,23 @@ class HistogramRange:
         low, high = search_range(self.counts, self.low, self.high)
         return low.view(1), high.view(1)
 
-    def _counted(self, values: Tensor) -> dict[str, Tensor | None]:
+    def _counted(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return low, high and counts with a sample of float32 values."""
         sample_low, sample_high = torch.aminmax(values)
         low, high = torch.minimum(sample_low, self.low), torch.maximum(sample_high, self.high)
         if not (high - low).isfinite():
-            return {"low": torch.tensor(math.nan), "high": torch.tensor(math.nan), "counts": None}
+            return torch.tensor(math.nan), torch.tensor(math.nan), None
         sub_bin = (self.high - self.low) / (_BINS * _UPSAMPLE)
         run = torch.ceil((high - low) / (_BINS * sub_bin)).item()  # number of old sub-bins per new bin
         if self.counts is None or not math.isfinite(run):
             # A range of width 0 (one repeated value) cannot be merged: like the reference, drop the earlier samples.
-            counts = _histogram(values, sample_low, sample_high)
-            return {"low": sample_low, "high": sample_high, "counts": counts}
+            return sample_low, sample_high, _histogram(values, sample_low, sample_high)
         high = high + (run * (_BINS * sub_bin) - (high - low))
         counts = _histogram(values, low, high)
         if low == self.low and high == self.high:
-            return {"low": low, "high": high, "counts": counts + self.counts}
+            return low, high, counts + self.counts
         start = torch.round((self.low - low) / sub_bin).item()
-        return {"low": low, "high": high, "counts": counts + _rebinned(self.counts, run, start)}
+        return low, high, counts + _rebinned(self.counts, run, start)
 
 
 def _histogram(values: Tensor, low: Tensor, high: Tensor) -> Tensor:

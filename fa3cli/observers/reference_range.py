@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+
+from fa3cli.observers import InOrder
 
 __all__ = ["ReferenceRange"]
 
 
 @dataclass(frozen=True)
-class ReferenceRange:
+class ReferenceRange(InOrder):
     """Minima and maxima of the samples so far, in the model's dtype; the bits of the mean depend on the samples' order."""
 
     tokens: int = 0
-    lows: Tensor | None = None
-    highs: Tensor | None = None
+    lows: Tensor = field(default_factory=lambda: torch.empty(0))
+    highs: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def updated(self, values: Tensor) -> ReferenceRange:
         """Return the observer after another sample, `[..., in]`."""
         low, high = (bound.view(1) for bound in values.aminmax())
         if self.tokens:
-            low, high = low.to(self.lows.device), high.to(self.highs.device)
-        return replace(
-            self,
-            tokens=self.tokens + values.numel() // values.shape[-1],
-            lows=low if self.lows is None else torch.cat([self.lows, low]),
-            highs=high if self.highs is None else torch.cat([self.highs, high]),
-        )
+            low = torch.cat([self.lows, low.to(self.lows.device)])
+            high = torch.cat([self.highs, high.to(self.highs.device)])
+        tokens = self.tokens + values.numel() // values.shape[-1]
+        return replace(self, tokens=tokens, lows=low, highs=high)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Return the mean minimum and the mean maximum, `[1]` each, in the model's dtype."""

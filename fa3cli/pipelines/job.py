@@ -24,13 +24,13 @@ from fa3cli.runs.progress import Progress
 __all__ = ["TransformerJob"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TransformerJob(Job):
     """A job whose samples are the calls of the transformer `component` while the `pipeline` is sampled."""
 
-    pipeline: OpenedPipeline | None = None
-    component: str = ""
-    sampling: Sampling | None = None
+    pipeline: OpenedPipeline
+    component: str
+    sampling: Sampling
 
     @property
     def sample_count(self) -> int:

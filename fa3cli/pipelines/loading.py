@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,11 +17,14 @@ from fa3cli.models.trust import without_trust_prompt
 from fa3cli.patching.diffusion.index import INDEX
 from fa3cli.pipelines.quiet import quiet
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 __all__ = ["from_folder"]
 
 
 def from_folder(
-    pipeline_class: type,
+    pipeline_class: type[DiffusionPipeline],
     folder: Path,
     index: str,
     parts: Mapping[str, nn.Module],
@@ -42,7 +45,7 @@ def from_folder(
         options["trust_remote_code"] = True
     with _readable(folder, index, trusted) as linked, quiet(), without_trust_prompt():
         try:
-            return pipeline_class.from_pretrained(linked, **options)
+            return pipeline_class.from_pretrained(linked, **options)  # type: ignore[no-untyped-call]  # diffusers' has no types
         except Exception as error:  # the parts' own code may raise any error for a bad file
             said = " ".join(str(error).replace(str(linked), str(folder)).split())
             raise InvalidInputError(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,11 +21,14 @@ from fa3cli.models.streamed_model import StreamedModel
 from fa3cli.models.trust import require_known_code
 from fa3cli.patching.diffusion.index import INDEX, components
 from fa3cli.patching.folders.config_json import Config, read_config
-from fa3cli.patching.folders.inspection import look, original_index
+from fa3cli.patching.folders.inspection import Disk, look, original_index
 from fa3cli.patching.formats import Pipeline
 from fa3cli.pipelines.loading import from_folder
 from fa3cli.pipelines.pipeline_classes import pipeline_class_of, require_trust, transformer_classes
 from fa3cli.pipelines.skeleton import block_names, build_transformer
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 __all__ = ["OpenedPipeline", "load_pipeline", "open_pipeline"]
 
@@ -43,7 +46,7 @@ class OpenedPipeline:
     """
 
     folder: Path
-    pipeline_class: type
+    pipeline_class: type[DiffusionPipeline]
     transformers: Mapping[str, StreamedModel]
     configs: Mapping[str, dict[str, Any]]
     index: str
@@ -54,7 +57,9 @@ class OpenedPipeline:
     @property
     def parts(self) -> list[str]:
         """Names of the components, which are the names of their folders."""
-        return [component.name for component in components(original_index(look(Pipeline(), self.folder)))]
+        return [
+            component.name for component in components(_index_of(look(Pipeline(), self.folder), self.folder))
+        ]
 
     @property
     def pipeline_class_name(self) -> str:
@@ -70,13 +75,13 @@ def open_pipeline(
     Code of the folder runs only if patching the installed diffusers produces it again, or if it is trusted.
     """
     if not (folder / INDEX).is_file():
-        raise InvalidInputError(f"{folder}: no {INDEX}", hint="give the folder of a pipeline of diffusers")
+        raise _no_index(folder)
     for part in (folder, *filter(Path.is_dir, folder.iterdir())):
         require_regular_files(part)
     status = patching.status(folder)
     require_known_code(folder, status, fa=fa, trusted=trust_remote_code)
     disk = look(Pipeline(), folder)
-    index = original_index(disk)
+    index = _index_of(disk, folder)
     receipt = disk.receipt if fa else None
     classes = transformer_classes(folder, index, receipt, status.code, trusted=trust_remote_code)
     if not trust_remote_code:
@@ -123,6 +128,18 @@ def load_pipeline(opened: OpenedPipeline, transformers: Mapping[str, nn.Module])
     pipeline.__class__ = type(opened.pipeline_class_name, (type(pipeline),), placed)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _index_of(disk: Disk, folder: Path) -> Config:
+    """Return model_index.json as it was before the patch."""
+    index = original_index(disk)
+    if index is None:
+        raise _no_index(folder)
+    return index
+
+
+def _no_index(folder: Path) -> InvalidInputError:
+    return InvalidInputError(f"{folder}: no {INDEX}", hint="give the folder of a pipeline of diffusers")
 
 
 def _config(file: Path) -> dict[str, Any]:

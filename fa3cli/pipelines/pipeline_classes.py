@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
 from fa3cli.models.module_file import code_of, module_of
@@ -14,13 +13,17 @@ from fa3cli.patching.diffusion.library import installed_diffusers
 from fa3cli.patching.folders.config_json import Config
 from fa3cli.patching.folders.receipt import Receipt
 from fa3cli.pipelines.quiet import quiet
+from fa3cli.pipelines.skeleton import Transformer
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 __all__ = ["pipeline_class_of", "require_trust", "transformer_classes"]
 
 
 def transformer_classes(
     folder: Path, index: Config, receipt: Receipt | None, code: Mapping[str, str], *, trusted: bool
-) -> dict[str, type[nn.Module]]:
+) -> dict[str, type[Transformer]]:
     """Return the transformers' classes by component: patched classes if there is a receipt, else the installed diffusers'.
 
     `code` are the texts of patched files that were checked; other files are read from the folder if it is trusted.
@@ -30,27 +33,29 @@ def transformer_classes(
 
     library = installed_diffusers()
     files = {patched.component: patched for patched in receipt.files} if receipt else None
-    classes = {}
+    classes: dict[str, type[Transformer]] = {}
     for component in components(index):
+        found: type[Transformer] | None
         if files is None and component.library == "diffusers" and library.defines(component.class_name):
-            classes[component.name] = getattr(diffusers, component.class_name, None)
+            found = getattr(diffusers, component.class_name, None)
         elif files is not None and component.name in files:
             file = files[component.name]
             source = _source(folder / file.module, code.get(file.module), trusted)
             module = module_of(folder / file.module, source)
-            classes[component.name] = getattr(module, component.class_name, None)
+            found = getattr(module, component.class_name, None)
         else:
             continue
-        if classes[component.name] is None:
+        if found is None:
             raise UnsupportedError(
                 f"{folder / component.name}: its class {component.class_name} was not found"
             )
+        classes[component.name] = found
     if not classes:
         raise UnsupportedError(f"{index.path} names no transformer of diffusers {library.version}")
     return classes
 
 
-def pipeline_class_of(folder: Path, index: Config) -> type:
+def pipeline_class_of(folder: Path, index: Config) -> type[DiffusionPipeline]:
     """Return the class that model_index.json names: a class of diffusers, or [file, class] of the folder."""
     import diffusers
 
@@ -61,7 +66,7 @@ def pipeline_class_of(folder: Path, index: Config) -> type:
     with quiet():  # importing it may warn about packages that are not installed
         own = folder / f"{file}.py"
         module = module_of(own, code_of(own)) if file else diffusers
-        pipeline_class = getattr(module, name, None)
+        pipeline_class: type[DiffusionPipeline] | None = getattr(module, name, None)
     if pipeline_class is None:
         raise UnsupportedError(
             f"{index.path}: diffusers {diffusers.__version__} has no {name}",

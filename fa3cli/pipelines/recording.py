@@ -39,13 +39,19 @@ class RecordedSample:
     """Always 0: the number of tokens is not known, since tokens differ by transformer."""
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of the call, read from the file."""
+        arguments: dict[str, Any] = read_tree(self.file)["calls"][self.call]["arguments"]
+        return arguments
+
+    @property
     def mask(self) -> None:
         """None: no token is padding."""
         return None
 
     def inputs(self, device: torch.device) -> dict[str, Any]:
         """Return the keyword arguments of the call, read from the file, on `device`."""
-        return moved(read_tree(self.file)["calls"][self.call]["arguments"], device)
+        return {name: moved(value, device) for name, value in self.arguments.items()}
 
 
 def recorded_steps(prompts: int, steps: int, count: int | None) -> frozenset[tuple[int, int]]:

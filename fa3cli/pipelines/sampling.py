@@ -121,7 +121,8 @@ def _lacks_package(error: Exception) -> bool:
     from diffusers.utils.import_utils import BACKENDS_MAPPING
 
     if isinstance(error, NameError):
-        return error.name in BACKENDS_MAPPING and find_spec(error.name) is None
+        name = str(error.name)
+        return name in BACKENDS_MAPPING and find_spec(name) is None
     return isinstance(error, ImportError)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -12,11 +12,18 @@ from torch import nn
 from fa3cli.errors import UnsupportedError, brief
 from fa3cli.models.bounded import bounded_building
 
-__all__ = ["block_names", "build_transformer"]
+__all__ = ["Transformer", "block_names", "build_transformer"]
+
+
+class Transformer(Protocol):
+    """A transformer of diffusers, which its class makes from the content of a config.json."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> nn.Module: ...
 
 
 def build_transformer(
-    transformer_class: type[nn.Module],
+    transformer_class: type[Transformer],
     config: Mapping[str, Any],
     dtype: torch.dtype,
     tensors: int | None = None,
@@ -26,7 +33,7 @@ def build_transformer(
     `tensors` is the number of tensors in its checkpoint. Raises UnsupportedError if the class cannot be built.
     """
     import diffusers
-    from accelerate import init_empty_weights
+    from accelerate import init_empty_weights  # type: ignore[import-untyped]  # accelerate has no types
     from packaging.version import Version
 
     # Before 0.33, diffusers built models in float32 and cast everything, buffers included, after loading.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from itertools import islice
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # psutil has no types
 import torch
 from torch import nn
 
@@ -20,6 +20,7 @@ from fa3cli.planning.plan import Plan
 from fa3cli.planning.rule_time import rule_seconds
 from fa3cli.planning.synthetic_weights import SyntheticWeights
 from fa3cli.quantization.anti_outlier.methods import METHODS
+from fa3cli.quantization.dynamic_linear import quantize_dynamic_linear
 from fa3cli.quantization.linear import quantize_linear
 from fa3cli.quantization.reference_linear import quantize_reference_linear
 from fa3cli.runs.job import Job
@@ -68,8 +69,8 @@ def _time_layer(job: Job) -> _LayerTime:
 
     `once` includes the time of the layer's error, on a sample of the same length.
     """
-    trial = _trial(job)
-    model, weights = trial.model, trial.model.checkpoint
+    trial, weights = _trial(job)
+    model = trial.model
     largest = list(model.layers)[-1]
     ended = [time.perf_counter()]  # end of each layer, without the time spent on synthetic weights
 
@@ -87,18 +88,18 @@ def _time_layer(job: Job) -> _LayerTime:
     return _LayerTime(once, calls[-1] / trial.samples[-1].tokens)
 
 
-def _trial(job: Job) -> Job:
-    """Return the job for the layers up to the largest, with synthetic weights and two short samples."""
+def _trial(job: Job) -> tuple[Job, SyntheticWeights]:
+    """Return the job for the layers up to the largest, with two short samples, and its synthetic weights."""
     sizes = {layer: job.model.nbytes(*names) for layer, names in job.model.of_layer.items()}
     count = 1 + max(
         range(len(job.model.layers)), key=[sizes[layer] for layer in job.model.layers].__getitem__
     )
     timed = list(islice(job.model.layers, count))
     whole = {name for layer in timed for name in job.model.of_layer[layer]}
-    weights = SyntheticWeights(job.folder, job.model.model, job.model.dtype, whole)
+    weights = SyntheticWeights(job.source, job.model.model, job.model.dtype, whole)
     model = StreamedModel(job.model.model, weights, job.model.dtype, job.model.device)
     model.layers = {layer: model.layers[layer] for layer in timed}
-    return replace(
+    trial = replace(
         job,
         model=model,
         settings=replace(job.settings, disable_level="L0"),
@@ -106,6 +107,7 @@ def _trial(job: Job) -> Job:
         quantized=job.quantized - {job.model.head},
         smoothing={layer: _no_smoothing(model, layer, job.settings.anti_method) for layer in timed},
     )
+    return trial, weights
 
 
 def _sample(job: Job) -> Sample:
@@ -129,10 +131,13 @@ def _no_smoothing(model: StreamedModel, layer: str, anti_method: str) -> dict[st
 def _quantize(job: Job, layer: LayerParameters) -> None:
     """Quantize a layer's linears and drop the results."""
     quantize = quantize_reference_linear if job.settings.reference else quantize_linear
-    for name, (low, high) in layer.linears.items():
-        linear = job.model.model.get_submodule(name)
-        bias = None if linear.bias is None else linear.bias.detach()
-        quantize(linear.weight.detach(), bias, low, high, job.model.dtype, mm_tensor=job.settings.mm_tensor)
+    model, mm_tensor = job.model, job.settings.mm_tensor
+    for name, ranges in layer.linears.items():
+        weight = model.tensor(f"{name}.weight").detach()
+        if ranges is None:
+            quantize_dynamic_linear(weight, model.dtype)
+        else:
+            quantize(weight, model.bias(name), *ranges, model.dtype, mm_tensor=mm_tensor)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from fa3cli.runs.job import Job
 from fa3cli.runs.streams.schedule import passes
 from fa3cli.runs.streams.stream import Stream
 from fa3cli.runs.target_fit import target_warnings
+from fa3cli.samples.dataset import Sample
 
 __all__ = ["Plan", "plan", "plan_warnings"]
 
@@ -57,7 +58,7 @@ def plan(job: Job) -> Plan:
     model, linears, todo = job.model, job.model.linears(), passes(job)
     return Plan(
         folder=job.folder,
-        output=job.output,
+        output=job.destination,
         recipe=job.recipe,
         settings=asdict(job.settings),
         origins=dict(job.origins),
@@ -103,12 +104,12 @@ def plan_warnings(job: Job, found: Sequence[LayerParameters] | None = None) -> I
         yield "no linear becomes W8A8: fa3 quantizes torch's linears, and all of this model's stay float"
     if isinstance(job.model, StreamedModel) and not job.model.has_weights:
         yield f"{job.folder}: no weights; names and shapes are what config.json says, and a run will need the weights"
-    if any(sample.estimated for sample in job.samples):
+    if any(isinstance(sample, Sample) and sample.estimated for sample in job.samples):
         yield f"{job.folder}: no tokenizer; the number of tokens is estimated from the length of the text"
     if settings.fa and settings.fa_amp > len(job.attentions):
         yield f"fa_amp={settings.fa_amp}: the model has {len(job.attentions)} attention modules; all fall back"
     if settings.level > len(job.quantized):
         yield f"disable_level={settings.disable_level}: {len(job.quantized)} linears are quantized; all fall back"
-    if isinstance(job.model, StreamedModel) and (cast := job.model.cast_names()):
+    if cast := job.model.cast_names():
         dtype = str(job.model.dtype).removeprefix("torch.")
         yield f"{cast[0]} and {len(cast) - 1} other tensors are stored in another dtype and cast to {dtype}"

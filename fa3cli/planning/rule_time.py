@@ -45,14 +45,14 @@ class _Search:
 
     @classmethod
     def of(cls, model: LayeredModel, group: Group, rule: Rule, dtype: torch.dtype) -> _Search:
-        linears = [model.model.get_submodule(name) for name in group.linears]
-        rows = math.gcd(*(len(linear.weight) for linear in linears))
-        wanted = sum(linear.weight.numel() for linear in linears) // _WEIGHTS
+        whole = [model.tensor(f"{name}.weight").detach() for name in group.linears]
+        rows = math.gcd(*map(len, whole))
+        wanted = sum(weight.numel() for weight in whole) // _WEIGHTS
         # A power of 2 that divides the number of rows of all weights: rules may split the rows into heads.
         share = min(1 << max(wanted, 1).bit_length() - 1, rows & -rows)
-        weights = [linear.weight.detach()[::share].to(dtype).contiguous() for linear in linears]
+        weights = [weight[::share].to(dtype).contiguous() for weight in whole]
         biases = [
-            None if linear.bias is None else linear.bias.detach()[::share].to(dtype) for linear in linears
+            None if bias is None else bias[::share].to(dtype) for bias in map(model.bias, group.linears)
         ]
         nothing_seen = ChannelStatistics(keep=1)
         return cls(rule, GroupData(nothing_seen, weights, biases, *shared_heads(model, group)), share)

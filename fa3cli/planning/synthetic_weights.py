@@ -49,7 +49,7 @@ class SyntheticWeights(ConfigWeights):
 
     def _filled(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         tensor, noise = torch.empty(shape, dtype=dtype), self._noise.to(dtype)
-        for part in tensor.view(-1).split(_PATTERN):
+        for part in torch.split(tensor.view(-1), _PATTERN):
             part.copy_(noise[: len(part)])
         return tensor
 
@@ -57,4 +57,4 @@ class SyntheticWeights(ConfigWeights):
         """Return overlapping rows, each shifted by one value: all rows differ, and need no memory of their own."""
         rows, width = shape[0] if shape else 1, int(torch.Size(shape[1:]).numel())
         values = self._filled((rows + width,), dtype)
-        return values.as_strided((rows, width), (1, 1)).unflatten(1, shape[1:] or (1,)).reshape(shape)
+        return values.as_strided((rows, width), (1, 1)).view(shape)

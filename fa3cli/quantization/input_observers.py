@@ -28,11 +28,8 @@ def input_observers(
     """
     if settings.is_dynamic:
         return {}
-    if settings.reference:
-        mean = ReferenceRange()
-        histogram = HistogramRange()
-    else:
-        mean, histogram = InputRange(), MergeableHistogram()
+    mean: RangeObserver = ReferenceRange() if settings.reference else InputRange()
+    histogram: RangeObserver = HistogramRange() if settings.reference else MergeableHistogram()
     return {
         name: histogram
         if settings.act_method == 2

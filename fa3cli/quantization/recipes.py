@@ -81,7 +81,9 @@ def _read(file: Path, name: str) -> Recipe:
                 f"{file}: {key!r:.60} is not a setting",
                 hint=f"did you mean {near[0]}?" if near else f"settings: {', '.join(_SETTINGS)}",
             )
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    settings: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+    }
     try:
         require_valid(replace(QuantSettings(), **settings))
     except UsageError as error:

@@ -143,10 +143,10 @@ def require_valid(settings: QuantSettings) -> None:
             )
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{field.name} is {value}; expected a finite number")
-    for field in ("include_names", "disable_names"):
-        names = getattr(settings, field)
+    for setting in ("include_names", "disable_names"):
+        names = getattr(settings, setting)
         if not all(isinstance(name, str) for name in names):
-            raise UsageError(f"{field} is {names!r:.60}; expected module names or globs")
+            raise UsageError(f"{setting} is {names!r:.60}; expected module names or globs")
     if not _LEVEL.fullmatch(settings.disable_level):
         raise UsageError(
             f"disable_level is {settings.disable_level!r:.60}; expected L and a number of linears, without leading zeros",

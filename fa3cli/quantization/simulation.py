@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from fa3cli.fa_quantizer import quantizer_of
 from fa3cli.numerics.affine import fake_quantize, quantize
 from fa3cli.numerics.deq_scale import unpack_deq_scale
 from fa3cli.quantization.dynamic_linear import token_scales
@@ -17,19 +19,25 @@ __all__ = ["SimulatedDynamicLinear", "SimulatedLinear", "simulate"]
 class SimulatedLinear(nn.Module):
     """A W8A8 linear whose buffers have the names of the export's tensors; int8 products are summed in float32."""
 
+    weight: Tensor
+    input_scale: Tensor
+    input_offset: Tensor
+    quant_bias: Tensor
+    deq_scale: Tensor
+
     def __init__(self, linear: nn.Linear, scale_shape: tuple[int, ...], deq_scale_dtype: torch.dtype) -> None:
         super().__init__()
         rows = linear.out_features
-        floats = {"device": "meta", "dtype": torch.float32}
+        floats = partial(torch.empty, device="meta", dtype=torch.float32)
         self.register_buffer("weight", torch.empty(rows, linear.in_features, device="meta", dtype=torch.int8))
         if linear.bias is not None:
             self.register_buffer(
-                "bias", torch.empty(rows, **floats)
+                "bias", floats(rows)
             )  # in the export, but unused here: quant_bias includes it
-        self.register_buffer("weight_scale", torch.empty(scale_shape, **floats))
-        self.register_buffer("weight_offset", torch.empty(scale_shape, **floats))
-        self.register_buffer("input_scale", torch.empty(1, **floats))
-        self.register_buffer("input_offset", torch.empty(1, **floats))
+        self.register_buffer("weight_scale", floats(scale_shape))
+        self.register_buffer("weight_offset", floats(scale_shape))
+        self.register_buffer("input_scale", floats(1))
+        self.register_buffer("input_offset", floats(1))
         self.register_buffer("quant_bias", torch.empty(rows, device="meta", dtype=torch.int32))
         self.register_buffer("deq_scale", torch.empty(rows, device="meta", dtype=deq_scale_dtype))
 
@@ -43,14 +51,18 @@ class SimulatedLinear(nn.Module):
 class SimulatedDynamicLinear(nn.Module):
     """A W8A8 linear that quantizes its input at run time; int8 products are summed in float32."""
 
+    weight: Tensor
+    bias: Tensor | None
+    weight_scale: Tensor
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         rows = linear.out_features
-        floats = {"device": "meta", "dtype": torch.float32}
+        floats = partial(torch.empty, device="meta", dtype=torch.float32)
         self.register_buffer("weight", torch.empty(rows, linear.in_features, device="meta", dtype=torch.int8))
-        self.register_buffer("bias", None if linear.bias is None else torch.empty(rows, **floats))
-        self.register_buffer("weight_scale", torch.empty(rows, 1, **floats))
-        self.register_buffer("weight_offset", torch.empty(rows, 1, **floats))
+        self.register_buffer("bias", None if linear.bias is None else floats(rows))
+        self.register_buffer("weight_scale", floats(rows, 1))
+        self.register_buffer("weight_offset", floats(rows, 1))
 
     def forward(self, states: Tensor) -> Tensor:
         """Return `token_scale * weight_scale * (int8(x) @ weight^T) + bias`: `[..., in] -> [..., out]`.
@@ -65,6 +77,8 @@ class SimulatedDynamicLinear(nn.Module):
 
 class SimulatedStates(nn.Module):
     """Adds int8's error to one role's states; `scale [H, 1]`, `offset [H, 1]` as exported."""
+
+    scale: Tensor
 
     def __init__(self, heads: int) -> None:
         super().__init__()
@@ -82,16 +96,17 @@ class SimulatedNorm(nn.Module):
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
         self.module, self._adds_bias = norm, hasattr(norm, "bias")
+        weight = norm.get_parameter("weight")
         if getattr(norm, "bias", None) is None:
             norm._parameters.pop("bias", None)  # a norm class with an optional bias, built without it
-            norm.register_buffer("bias", torch.empty(norm.weight.shape, device="meta"))
-        self.register_buffer("bias", torch.empty(norm.weight.shape, device="meta"))
-        self.register_buffer("weight", torch.empty_like(norm.weight))
+            norm.register_buffer("bias", torch.empty(weight.shape, device="meta"))
+        self.register_buffer("bias", torch.empty(weight.shape, device="meta"))
+        self.register_buffer("weight", torch.empty_like(weight))
 
     def forward(self, states: Tensor) -> Tensor:
         """Return the norm of the states plus its bias: `[..., in] -> [..., in]`."""
-        normed = self.module(states)
-        return normed if self._adds_bias else (normed + self.module.bias).to(states.dtype)
+        normed: Tensor = self.module(states)
+        return normed if self._adds_bias else (normed + self.module.get_buffer("bias")).to(states.dtype)
 
 
 def simulate(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], deq_scale_dtype: torch.dtype) -> None:
@@ -110,9 +125,12 @@ def simulate(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], deq_scale_
         elif hasattr(module, "fa_quantizer") and f"{name}.fa_q.scale" in shapes:
             for role in "qkv":
                 module.add_module(f"fa_{role}", SimulatedStates(shapes[f"{name}.fa_{role}.scale"][0]))
-            module.fa_quantizer.transform = lambda states, role, owner=module: getattr(owner, f"fa_{role}")(
-                states
-            )
+            quantizer_of(module).transform = partial(_simulated_states, module)
+
+
+def _simulated_states(attention: nn.Module, states: Tensor, role: str) -> Tensor:
+    simulated: Tensor = attention.get_submodule(f"fa_{role}")(states)
+    return simulated
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -85,7 +85,7 @@ def export_calibration(
     """Write the exports that `prepare_export` has checked, unless they exist already."""
     run_identity = export_identity(found.identity, job)
     if earlier := read_result(job, run_identity):
-        RunFolder(job.output).sweep()
+        RunFolder(job.destination).sweep()
         return earlier
     return export_layers(job, found.layers, run_identity, report)
 
@@ -99,7 +99,7 @@ def export_layers(
     """Write the exports of a job from its parameters."""
     begin = time.monotonic()
     ticks, written = Ticks(len(layers), len(layers), report), []
-    with RunFolder(job.output, bytes_written(job)) as folder:
+    with RunFolder(job.destination, bytes_written(job)) as folder:
         require_nothing_kept(folder)
         folder.clear()
         writer = LayerWriter(job, folder)

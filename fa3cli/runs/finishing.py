@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from fa3cli.calibration.parameters import LayerParameters
+from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.exports.folder import RunFolder
 from fa3cli.quantization.fallback import fall_back_attentions
 from fa3cli.runs.calibration_folder import CalibrationWriter
@@ -24,20 +25,22 @@ def finish(
     layers: Sequence[LayerParameters],
     run_identity: dict[str, Any] | None,
     begin: float,
-    *,
-    leads: bool = True,
-) -> Result | None:
-    """Write the remaining files and, if this rank `leads`, the report of the run that started at `begin`."""
+    ranks: Ranks = ALONE,
+) -> Result:
+    """Write the remaining files and, on the leading rank, the report of the run that started at `begin`.
+
+    Every rank returns the leading rank's result.
+    """
     scores = {name: score for layer in layers for name, score in layer.scores.items()}
     fallen = fall_back_attentions(scores, job.settings.fa_amp)
     writer.close(layers, fallen)
-    if not leads:
-        return None
-    warnings = [text for layer in layers for text in layer.warnings]
-    made = list(_layer_results(job, layers, fallen))
-    result = make_result(job, folder.export, time.monotonic() - begin, made, warnings)
-    write_reports(job, folder.export, run_identity, result)
-    return result
+    results = []
+    if ranks.leads:
+        warnings = [text for layer in layers for text in layer.warnings]
+        made = list(_layer_results(job, layers, fallen))
+        results.append(make_result(job, folder.export, time.monotonic() - begin, made, warnings))
+        write_reports(job, folder.export, run_identity, results[0])
+    return ranks.first(results)[0]
 
 
 def _layer_results(

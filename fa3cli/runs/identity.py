@@ -20,6 +20,7 @@ from fa3cli.exports.companions import companions
 from fa3cli.files.hashing import fingerprint, sha256_of
 from fa3cli.files.reading import LARGE, read_bytes
 from fa3cli.models.devices import device_kind
+from fa3cli.models.streamed_model import StreamedModel
 from fa3cli.runs.job import Job
 
 __all__ = ["differing", "export_identity", "identity", "source_identity"]
@@ -45,15 +46,18 @@ def export_identity(calibrated: Mapping[str, Any], job: Job) -> dict[str, Any]:
 
 def source_identity(job: Job) -> dict[str, str]:
     """Return the hashes of a weights folder: weights, config, code, and the files beside them."""
-    headers = json.dumps({name: asdict(info) for name, info in job.model.checkpoint.tensors.items()})
+    model, folder = job.model, job.source
+    if not isinstance(model, StreamedModel):
+        raise TypeError(f"{folder}: the model is in memory, not in files")
+    headers = json.dumps({name: asdict(info) for name, info in model.checkpoint.tensors.items()})
     begins = defaultdict(list)
-    for info in job.model.checkpoint.tensors.values():
+    for info in model.checkpoint.tensors.values():
         begins[info.file].append(info.begin)
-    shards = [fingerprint(job.folder / file, begins[file]) for file in job.model.checkpoint.files]
-    code, beside = sorted(job.folder.glob("*.py")), companions(job.folder)
+    shards = [fingerprint(folder / file, begins[file]) for file in model.checkpoint.files]
+    code, beside = sorted(folder.glob("*.py")), companions(folder)
     return {
         "weights": sha256_of(headers, *shards),
-        "config": sha256_of(_read(job.folder / "config.json")),
+        "config": sha256_of(_read(folder / "config.json")),
         "code": sha256_of(*map(_read, code)),
         "files beside": sha256_of(*(part for file in beside for part in (file.name, _read(file)))),
     }

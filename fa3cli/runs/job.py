@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from torch import Tensor
 
@@ -57,6 +57,20 @@ class Job:
     part_bytes: int | None = None
 
     @property
+    def source(self) -> Path:
+        """The weights folder; ValueError for a model that a script has loaded without one."""
+        if self.folder is None:
+            raise ValueError("the model has no weights folder")
+        return self.folder
+
+    @property
+    def destination(self) -> Path:
+        """The folder of the result; ValueError if the job has none."""
+        if self.output is None:
+            raise ValueError("the job has no output")
+        return self.output
+
+    @property
     def quantized_head(self) -> list[str]:
         """The name of the linear after the decoder layers, in a list; empty if it is not quantized."""
         return [self.model.head] if self.model.head in self.quantized else []
@@ -93,14 +107,27 @@ class Job:
         return sum(sample.tokens for sample in self.samples)
 
 
+@overload
 def make_job(
     model: LayeredModel,
     resolved: ResolvedSettings,
     samples: Sequence[AnySample],
     *,
-    kind: type[AnyJob] = Job,
+    kind: type[AnyJob],
     **where: Any,
-) -> AnyJob:
+) -> AnyJob: ...
+@overload
+def make_job(
+    model: LayeredModel, resolved: ResolvedSettings, samples: Sequence[AnySample], **where: Any
+) -> Job: ...
+def make_job(
+    model: LayeredModel,
+    resolved: ResolvedSettings,
+    samples: Sequence[AnySample],
+    *,
+    kind: type[Job] = Job,
+    **where: Any,
+) -> Job:
     """Choose the modules that are quantized; raises InvalidInputError for a name or glob that matches no module."""
     settings = resolved.values
     linears = list(model.linears())

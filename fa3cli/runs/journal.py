@@ -90,18 +90,18 @@ class Journal:
         """
         kept: dict[str, Any] = {}
         states = self._states(len(self.visits) - 1, "*").name
-        for file in self._folder.journal.glob(states):
+        for file in self._journal.glob(states):
             kept |= _typed(file, read_tree(file), dict[str, Any])
         if not kept.keys() >= set(forwards):
             raise ConflictError(
-                f"{self._folder.journal}: some files {states} are missing",
+                f"{self._journal}: some files {states} are missing",
                 hint="have all ranks write to the same disk; --resume never starts over",
             )
         return [kept[forward] for forward in forwards]
 
     def states(self) -> Path:
         """Return the folder for states of replayed forwards; it is removed with the run's folder."""
-        folder = self._folder.journal / "states"
+        folder = self._journal / "states"
         folder.mkdir(exist_ok=True)
         return folder
 
@@ -114,11 +114,17 @@ class Journal:
                 hint="runs of this model cannot be resumed",
             )
 
+    @property
+    def _journal(self) -> Path:
+        if self._folder is None:
+            raise ValueError("a journal in memory has no files")
+        return self._folder.journal
+
     def _record(self, number: int) -> Path:
-        return self._folder.journal / f"visit-{number:05d}.safetensors"
+        return self._journal / f"visit-{number:05d}.safetensors"
 
     def _states(self, number: int, rank: int | str) -> Path:
-        return self._folder.journal / f"states-{number:05d}.{rank}.safetensors"
+        return self._journal / f"states-{number:05d}.{rank}.safetensors"
 
 
 def open_journal(folder: RunFolder, run_identity: dict[str, Any], resume: str) -> None:
@@ -194,5 +200,5 @@ def _digest(arguments: Any) -> str:
     digest = hashlib.sha256()
     for tensor in tensors_of(arguments):
         digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

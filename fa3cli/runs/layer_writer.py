@@ -110,8 +110,8 @@ class LayerWriter:
 
     def _add_outside(self, names: list[str], *, resumed: bool) -> None:
         owners = self._owners(names)
-        for module, group in groupby(names, key=_module):
-            group = list(group)
+        for module, members in groupby(names, key=_module):
+            group = list(members)
             mine = owners[module] == self._ranks.rank and not resumed
             with self._model.loaded(group, CPU) if mine else nullcontext():
                 for name in group:
@@ -132,7 +132,7 @@ class LayerWriter:
             tensor = tensor.to("meta")
         if module in self._norms:
             if leaf == "weight":
-                bias = getattr(self._model.model.get_submodule(module), "bias", None)
+                bias = self._model.bias(module)
                 bias = None if bias is None else bias.to(tensor.device)
                 for export in self._exports:
                     export.add_norm(module, tensor, bias)
@@ -161,9 +161,7 @@ class LayerWriter:
                 weight.shape, dtype, mm_tensor=settings.mm_tensor, input_dtype=input_dtype
             ), None
         quantize = quantize_reference_linear if settings.reference else quantize_linear
-        bias = self._model.model.get_submodule(name).bias
-        bias = None if bias is None else bias.detach()
-        tensors = quantize(weight, bias, low, high, dtype, mm_tensor=settings.mm_tensor)
+        tensors = quantize(weight, self._model.bias(name), low, high, dtype, mm_tensor=settings.mm_tensor)
         if unpack_deq_scale(tensors["deq_scale"]).all():
             return tensors, None
         return tensors, (

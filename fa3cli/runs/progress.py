@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # psutil has no types
 
 __all__ = ["Progress", "Ticks", "now_and_then"]
 

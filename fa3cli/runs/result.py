@@ -98,7 +98,7 @@ def make_result(
         if file.is_file() and file.name != REPORT_FILE
     }
     return Result(
-        output=job.output,
+        output=job.destination,
         files=tuple(files),
         bytes_written=sum(files.values()),
         samples=job.sample_count,
@@ -142,7 +142,7 @@ def read_result(job: Job, identity: dict[str, Any]) -> Result | None:
 
     Raises ConflictError if that run had another identity, naming the differences, or if a file is missing.
     """
-    output = job.output
+    output = job.destination
     try:
         reports = {place: _read_typed(output / place) for place in job.places.values()}
     except (OSError, ValueError):

@@ -49,7 +49,7 @@ def run(
         _require_fit(ranks, job, run_identity)
         if earlier := read_result(job, run_identity):
             if ranks.leads:
-                RunFolder(job.output).sweep()
+                RunFolder(job.destination).sweep()
             return earlier
         job.model.require_tied_alike()
         try:
@@ -70,7 +70,7 @@ def _run(
     stop: Callable[[], bool],
 ) -> Result:
     begin = time.monotonic()
-    folder = RunFolder(job.output, bytes_written(job) + journal_bytes(job, passes(job)))
+    folder = RunFolder(job.destination, bytes_written(job) + journal_bytes(job, passes(job)))
     with folder if ranks.leads else nullcontext(), memory_errors(job.model.device):
         if ranks.leads:
             open_journal(folder, run_identity, resume)
@@ -83,7 +83,7 @@ def _run(
         make = LayerWriter if job.targets else CalibrationWriter
         writer = make(job, folder, ranks, resumed=bool(journal.visits))
         layers = calibrate(job, progress, write=writer.add, journal=journal, ranks=ranks, stop=stop)
-        return ranks.first(finish(job, folder, writer, layers, run_identity, begin, leads=ranks.leads))
+        return finish(job, folder, writer, layers, run_identity, begin, ranks)
 
 
 def _require_one_folder(ranks: Ranks, folder: RunFolder, journal: Journal) -> None:

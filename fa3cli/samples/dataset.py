@@ -38,15 +38,20 @@ class Sample:
     timestep: ClassVar[None] = None
 
     @property
+    def _ids(self) -> Tensor:
+        ids: Tensor = self.arguments["input_ids"]
+        return ids
+
+    @property
     def tokens(self) -> int:
         """Number of token ids, padding included."""
-        return self.arguments["input_ids"].numel()
+        return self._ids.numel()
 
     @property
     def mask(self) -> Tensor | None:
         """True for real tokens, False for padding, bool `[B, S]`; None if there is no padding."""
-        mask = self.arguments.get("attention_mask")
-        if mask is None or mask.shape != self.arguments["input_ids"].shape or mask.all():
+        mask: Tensor | None = self.arguments.get("attention_mask")
+        if mask is None or mask.shape != self._ids.shape or mask.all():
             return None
         return mask.bool()
 

@@ -37,20 +37,25 @@ class RecordedCall:
         """Whether there was a call."""
         return self._call is not None
 
+    def _recorded(self) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+        if self._call is None:
+            raise ValueError("the module was not called within the block")
+        return self._call
+
     @property
     def output(self) -> Tensor:
         """The module's first output, in float64 on the CPU, since some devices lack float64."""
-        return _first(self._call[2])
+        return _first(self._recorded()[2])
 
     @property
     def outputs(self) -> list[Tensor]:
         """All float tensors among the module's outputs, unchanged."""
-        return _floats(self._call[2])
+        return _floats(self._recorded()[2])
 
     @property
     def arguments(self) -> list[Any]:
         """The positional arguments, then the named ones."""
-        positional, named, _ = self._call
+        positional, named, _ = self._recorded()
         return [*positional, *named.values()]
 
     @torch.no_grad()
@@ -67,7 +72,7 @@ class RecordedCall:
         return _floats(self._repeated(prepare))
 
     def _repeated(self, prepare: Callable[[Tensor], Tensor]) -> Any:
-        positional, named, _ = self._call
+        positional, named, _ = self._recorded()
         return self.module(*_copied(positional, prepare), **_copied(named, prepare))
 
     def _record(self, _: nn.Module, positional: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
@@ -90,7 +95,8 @@ def _copied(value: Any, prepare: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _first(output: Any) -> Tensor:
-    return (output[0] if isinstance(output, tuple) else output).cpu().double()
+    first: Tensor = output[0] if isinstance(output, tuple) else output
+    return first.cpu().double()
 
 
 def _floats(output: Any) -> list[Tensor]:

@@ -65,7 +65,7 @@ def _chat_text(messages: Any, tokenizer: Any) -> str:
         raise ValueError("messages need a chat template, and the tokenizer has none")
     try:
         with bounded_time(_TEMPLATE_SECONDS), bounded_memory(_TEMPLATE_BYTES):
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template is code of the model's author, and may raise any error
         raise ValueError(f"the chat template cannot be applied ({brief(error)})") from error
     if len(text) > _TEMPLATE_CHARACTERS:
@@ -88,6 +88,7 @@ def _text(record: dict[str, Any]) -> str:
 
 
 def _string(record: dict[str, Any], key: str) -> str:
-    if not isinstance(record[key], str):
+    value = record[key]
+    if not isinstance(value, str):
         raise TypeError(f"{key} is not a string")
-    return record[key]
+    return value

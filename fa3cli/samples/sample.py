@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,11 @@ class AnySample(Protocol):
 
     @property
     def origin(self) -> str: ...
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """The forward's keyword arguments, on the CPU."""
+        ...
 
     @property
     def tokens(self) -> int:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fa3cli.calibration.linear_inputs import LinearInputs
+from fa3cli.calibration.linear_inputs import FakeQuantizedInputs, LinearInputs
 from fa3cli.numerics.affine import asymmetric_offset, asymmetric_scale, fake_quantize
 from fa3cli.observers.reference_range import ReferenceRange
 
@@ -32,7 +32,8 @@ def block() -> Block:
 def watch(block: Block, *, fake: bool = False, shared: bool = True) -> LinearInputs[ReferenceRange]:
     linears = {name: block.get_submodule(name) for name in ("q", "k", "o")}
     one = ReferenceRange()
-    return LinearInputs(linears, {name: one if shared else ReferenceRange() for name in linears}, fake=fake)
+    kind = FakeQuantizedInputs if fake else LinearInputs
+    return kind(linears, {name: one if shared else ReferenceRange() for name in linears})
 
 
 def samples(count: int = 3) -> list[Tensor]:
@@ -168,4 +169,4 @@ def test_no_input_is_held_after_the_block(block: Block) -> None:
         with inputs:
             block(sample)
         assert inputs.observers["q"].tokens == inputs.observers["k"].tokens == tokens
-        assert inputs._values is None and inputs._passed is None
+        assert inputs._seen is None

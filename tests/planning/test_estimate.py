@@ -88,7 +88,7 @@ def test_models_of_other_kinds(tmp_path: Path, model_type: str, options: dict[st
 def test_the_largest_layer_is_timed(tmp_path: Path) -> None:
     options = {"decoder_sparse_step": 2, "moe_intermediate_size": 24, "num_experts": 4}
     found = job(write_config(tmp_path / "model", "qwen2_moe", patched=False, **options), fa=False)
-    trial = estimate._trial(found)
+    trial, _ = estimate._trial(found)
     assert list(trial.model.layers) == ["model.layers.0", "model.layers.1"]
     assert len(found.model.layers) == 3
 

@@ -23,10 +23,10 @@ def flexible_scale(group: GroupData) -> Tensor:
     activations, weights = largest_activations(group), largest_weights(group)
     if group.repeats == 1:
         return power_ratio(activations, weights, alpha, beta)
-    shared = [
+    activations, weights = (
         magnitudes.view(group.heads, group.repeats, -1).amax(dim=1) for magnitudes in (activations, weights)
-    ]
-    scale = power_ratio(*shared, alpha, beta)
+    )
+    scale = power_ratio(activations, weights, alpha, beta)
     return scale.unsqueeze(1).expand(-1, group.repeats, -1).reshape(-1)
 
 
@@ -70,7 +70,7 @@ class _Search:
             means = torch.stack([((product - exact) ** 2).mean(), (exact**2).mean()])
             squares.append(means * (len(block) / outputs))
         error, size = torch.stack(squares).sum(dim=0)
-        return (error**0.5 / size**0.5).item()
+        return float(error**0.5 / size**0.5)
 
     def _blocks(self) -> Iterator[Tensor]:
         return (block for weight in self._weights for _, block in self._group.blocks(weight))

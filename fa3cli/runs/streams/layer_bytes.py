@@ -6,6 +6,8 @@ not counted.
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from fa3cli.calibration.smoothing_groups import groups_of
 from fa3cli.quantization.anti_outlier.group import Group
 from fa3cli.quantization.anti_outlier.methods import METHODS
@@ -17,6 +19,7 @@ __all__ = [
     "cast_bytes",
     "error_bytes",
     "forward_bytes",
+    "hidden_size",
     "loaded_bytes",
     "matrix_shapes",
     "smoothed_groups",
@@ -39,31 +42,30 @@ def loaded_bytes(job: Job, part: str) -> int:
 def waiting_bytes(job: Job, sample: AnySample) -> int:
     """Return the bytes of a sample between two layers: two states, rope's two tensors, eager's mask."""
     config, itemsize = job.model.config, job.model.dtype.itemsize
-    length = sample.arguments["input_ids"].shape[-1]
     masked = config._attn_implementation == "eager" or sample.mask is not None
-    widths = getattr(config, "hidden_size", 0) + _head_size(job)
-    return sample.tokens * (2 * widths * itemsize + 32 + masked * length * itemsize)
+    widths = 2 * (hidden_size(job) + _head_size(job))
+    return sample.tokens * (widths * itemsize + 32 + masked * _length(sample) * itemsize)
 
 
 def cast_bytes(job: Job, names: list[str]) -> int:
     """Return the bytes of the tensors that are copied, because they are stored in another dtype."""
-    if job.model.resident:
-        return 0
     cast = set(job.model.cast_names())
     return job.model.nbytes(*(name for name in names if name in cast))
 
 
 def _heads(job: Job) -> int:
-    return getattr(job.model.config, "num_attention_heads", None) or 1
+    heads: int | None = getattr(job.model.config, "num_attention_heads", None)
+    return heads or 1
 
 
 def _head_size(job: Job) -> int:
     config = job.model.config
+    size: int | None
     try:
         size = config.head_dim
     except Exception:  # noqa: BLE001 - absent, or a property that raises because it differs by layer
         size = None
-    return size or getattr(config, "hidden_size", 0) // _heads(job)
+    return size or hidden_size(job) // _heads(job)
 
 
 def matrix_shapes(job: Job, part: str) -> list[tuple[int, ...]]:
@@ -93,11 +95,9 @@ def error_bytes(job: Job) -> int:
     These are its states before and after the layer, copies of the call's arguments, and float64 values for the comparison.
     """
     sample, config, itemsize = job.samples[0], job.model.config, job.model.dtype.itemsize
-    states = sample.tokens * (
-        getattr(config, "hidden_size", 0) * (3 * itemsize + 8) + 2 * _head_size(job) * itemsize
-    )
+    states = sample.tokens * (hidden_size(job) * (3 * itemsize + 8) + 2 * _head_size(job) * itemsize)
     masked = config._attn_implementation == "eager" or sample.mask is not None
-    return states + masked * sample.tokens * sample.arguments["input_ids"].shape[-1] * itemsize
+    return states + masked * sample.tokens * _length(sample) * itemsize
 
 
 def forward_bytes(job: Job, part: str) -> int:
@@ -110,5 +110,16 @@ def forward_bytes(job: Job, part: str) -> int:
     if config._attn_implementation != "eager" or part == model.head:
         return states
     # Attention scores, their softmax in float32, and the softmax in the model's dtype.
-    length = longest.arguments["input_ids"].shape[-1]
+    length = _length(longest)
     return states + longest.tokens * length * _heads(job) * (2 * itemsize + FLOAT32)
+
+
+def hidden_size(job: Job) -> int:
+    """Return the number of channels of a state."""
+    size: int = getattr(job.model.config, "hidden_size", 0)
+    return size
+
+
+def _length(sample: AnySample) -> int:
+    ids: Tensor = sample.arguments["input_ids"]
+    return ids.shape[-1]

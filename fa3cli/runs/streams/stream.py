@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -15,11 +15,11 @@ from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.ranks import Ranks
 from fa3cli.runs.job import Job
 from fa3cli.runs.streams.findings import Findings
-from fa3cli.runs.streams.layer_bytes import forward_bytes, loaded_bytes, waiting_bytes
+from fa3cli.runs.streams.layer_bytes import forward_bytes, hidden_size, loaded_bytes, waiting_bytes
 
 __all__ = ["Stream", "Visit", "Watcher"]
 
-Watcher = LinearInputs | LayerObservation
+Watcher = LinearInputs[Any] | LayerObservation
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Stream(ABC):
     @property
     def state_bytes(self) -> int:
         """The bytes of the samples' states after one layer, as the journal keeps them."""
-        return self.tokens * getattr(self.job.model.config, "hidden_size", 0) * self.job.model.dtype.itemsize
+        return self.tokens * hidden_size(self.job) * self.job.model.dtype.itemsize
 
     def linears(self, part: str) -> dict[str, nn.Linear]:
         """The linears of a part that the job quantizes."""
