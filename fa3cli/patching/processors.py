@@ -28,6 +28,7 @@ _SIZES = ("inner_dim", "hidden_size", "query_dim", "dim")
 def called_names(node: ast.AST) -> set[str]:
     """The names that are called in a node, or assigned as the class of the default processor."""
     calls = {call.func.id for call in ast.walk(node) if isinstance(call, ast.Call) and _is_name(call.func)}
+    # diffusers' newer attention modules create the class in this attribute if they get no processor.
     defaults = [assignment for assignment in ast.walk(node) if isinstance(assignment, ast.Assign)]
     return calls | {
         assignment.value.id
@@ -40,6 +41,7 @@ def mark_unused_processors(source: Source, graph: ClassGraph, found: Found) -> F
     """Mark processors as idle that the file never creates, if it creates any: only other code would pass them in."""
     processors = [name for name in found if is_processor(graph, name)]
     made = called_names(source.tree) & set(graph.classes)
+    # A class that is created may inherit the attention of its base.
     made |= {base for name in made for base in graph.bases(name)}
     if not made.intersection(processors):
         return found
@@ -154,6 +156,7 @@ def _after_creation(source: Source, function: ast.FunctionDef, call: ast.Call, l
     for statement in simple_statements(function.body):
         if getattr(statement, "value", None) is call and len(targets(statement)) == 1:
             module = ast.unparse(targets(statement)[0])
+            # diffusers' Attention keeps the width of all KV heads, and not their number.
             has_kv = "kv_heads" in [keyword.arg for keyword in call.keywords]
             kv = (
                 f"{module}.inner_kv_dim * {module}.heads // {module}.inner_dim"

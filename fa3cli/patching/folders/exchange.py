@@ -43,6 +43,7 @@ def remove_patch(folder: Path, old: Patched, link: str | None) -> None:
     """Restore the folder before the patch; an index that was a `link` becomes one again unless it was changed since."""
     if old.index and not old.receipt:
         old = replace(old, unpatched=original_link(folder / old.index, link, old.unpatched))
+    # The receipt last: until then, it explains what is left of the patch.
     _run_steps(folder, old, [*_undo_steps(old), (_RECEIPT, None)])
 
 
@@ -75,6 +76,7 @@ def _restore_steps(before: Mapping[str, Entry], old: Patched) -> Steps:
     index = [old.index] if old.index in before else []
     modules = [name for name in before if name not in (_RECEIPT, old.index)]
     removed: Steps = [*((name, old.unpatched) for name in index), *((name, None) for name in modules)]
+    # By way of the unpatched folder: at every step the index names only files that exist.
     return [*removed, *((name, before[name]) for name in (_RECEIPT, *modules, *index) if name in before)]
 
 
