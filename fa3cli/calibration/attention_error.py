@@ -16,6 +16,7 @@ __all__ = ["int8_states", "signal_to_noise"]
 
 def int8_states(ranges: Mapping[str, Range]) -> Callable[[Tensor, str], Tensor]:
     """Return a transform that adds int8's error to a role's states `[B, H, S, D]`; `ranges` are per head, `[H]` each."""
+    # [H] -> [H, 1, 1], for states [B, H, S, D].
     scales = {role: symmetric_scale(low, high)[:, None, None] for role, (low, high) in ranges.items()}
 
     def transform(states: Tensor, role: str) -> Tensor:
@@ -30,6 +31,7 @@ def signal_to_noise(call: RecordedCall, ranges: Mapping[str, Range]) -> float:
     `ranges` are per role and head, `[H]` each. The module runs again with int8's error in its states.
     """
     quantizer = call.module.fa_quantizer
+    # Not the recorded output: with the reference's numerics, fake-quantized linears computed it.
     exact = call.repeat()
     quantizer.transform = int8_states(ranges)
     try:

@@ -44,6 +44,7 @@ class LinearInputs(Generic[AnyObserver]):
     ) -> None:
         for hook in self._hooks:
             hook.remove()
+        # The cache holds the last input, which may be large.
         self._clear_cache()
 
     def see(self, mask: Tensor | None, timestep: float | None = None) -> None:
@@ -67,6 +68,7 @@ class LinearInputs(Generic[AnyObserver]):
             if values is not self._values or before is not self._before:
                 self._values, self._before = values, before
                 self._after = self._observed(before, values)
+                # The range includes this sample: the reference quantizes sample i in the range of samples 1 to i.
                 self._passed = self._quantized(values) if self._fake else values
             self.observers[name] = self._after
             return (self._passed, *arguments[1:]) if self._fake else None
@@ -78,5 +80,6 @@ class LinearInputs(Generic[AnyObserver]):
         return before.updated(real) if real.numel() else before
 
     def _quantized(self, values: Tensor) -> Tensor:
+        # A histogram's bounds are on the CPU.
         low, high = (bound.to(values.device) for bound in self._after.bounds())
         return fake_quantize(values, *input_parameters(low, high, values.dtype))

@@ -57,6 +57,7 @@ def shared_heads(model: LayeredModel, group: Group) -> tuple[int, int]:
     source = model.model.get_submodule(group.source)
     if not isinstance(source, nn.Linear):
         return 1, 1
+    # o_proj reads a copy of a value head per query head that shares it; up and down have equal widths.
     repeats = model.model.get_submodule(group.linears[0]).in_features // source.out_features
     if repeats == 1:
         return 1, 1

@@ -48,11 +48,13 @@ def open_model(
             f"{folder}: a pipeline of diffusers, expected the folder of a causal language model",
             hint="fa3 quantize takes pipelines, with --prompts",
         )
+    # Before any other reader: a library would wait forever at a pipe.
     require_regular_files(folder)
     status = patching.status(folder)
     require_known_code(folder, status, fa=fa, trusted=trust_remote_code)
     # If the patch is reproducible, the class is made from the checked text; transformers loads any other code.
     known_class = _class_of(status) if fa and status.code else None
+    # Read before transformers loads the file; check_loaded_code compares both afterwards.
     seen = code_of(status.module) if fa and known_class is None else None
     checkpoint = None if only_plan and not has_weights(folder) else Checkpoint(folder)
     config = read_config(folder, trusted=trust_remote_code)
@@ -108,5 +110,6 @@ def _class_of(status: patching.PatchStatus) -> type[nn.Module]:
 
 def _model_dtype(folder: Path, config: Any, dtype: str, device: torch.device) -> torch.dtype:
     """Return the dtype to compute and export in; for `auto` the one in config.json."""
+    # transformers 4.56 renamed torch_dtype to dtype. Without either, it builds models in float32.
     found = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
     return run_dtype(dtype, str(found or "float32").removeprefix("torch."), device, folder / "config.json")

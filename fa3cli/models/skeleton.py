@@ -46,6 +46,7 @@ def read_config(folder: Path, *, trusted: bool) -> Any:
                 f"{file}: transformers cannot read it ({said})", hint=trust_hint(error)
             ) from error
     _require_sizes(config, file)
+    # transformers has put the path of the temporary copy there; messages name this path.
     config.name_or_path = str(folder)
     return config
 
@@ -68,12 +69,14 @@ def build_skeleton(
     from accelerate import init_empty_weights
     from packaging.version import Version
 
+    # transformers 4.56 renamed the argument.
     dtype_key = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
     options = {dtype_key: dtype}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     build = partial(transformers.AutoModelForCausalLM.from_config, trust_remote_code=trusted)
     if known_class is not None:
+        # Not through AutoModelForCausalLM, which would build the native class of this model type.
         build = known_class._from_config
     try:
         # Buffers (rope's frequencies, say) are computed now: checkpoints do not hold them.

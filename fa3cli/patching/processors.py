@@ -46,6 +46,7 @@ def mark_unused_processors(source: Source, graph: ClassGraph, found: Found) -> F
     """Mark processors as idle that the file never creates, if it creates any: only other code would pass them in."""
     processors = [name for name in found if is_processor(graph, name)]
     made = called_names(source.tree) & set(graph.classes)
+    # A class that is created may inherit the attention of its base.
     made |= {base for name in made for base in graph.bases(name)}
     if not made.intersection(processors):
         return found

@@ -28,11 +28,13 @@ def input_observers(
     """
     if settings.is_dynamic:
         return {}
+    # The reference's observers depend on the order of the samples; the improved ones can be merged in any order.
     if settings.reference:
         mean = ReferenceRange()
         histogram = HistogramRange()
     else:
         mean, histogram = InputRange(), MergeableHistogram()
+    # A range_param of NaN compares as False: such a linear gets no histogram.
     return {
         name: histogram
         if settings.act_method == 2

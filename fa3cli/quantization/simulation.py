@@ -73,6 +73,7 @@ class SimulatedStates(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Return the states with int8's error: `[B, H, S, D] -> [B, H, S, D]`."""
+        # [H, 1] -> [H, 1, 1]. The offset is not used: it is 0, and no kernel subtracts it.
         return fake_quantize(states.float(), self.scale[:, :, None]).to(states.dtype)
 
 
@@ -81,6 +82,7 @@ class SimulatedNorm(nn.Module):
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
+        # Before the bias is registered below: a norm of a class with a bias adds it itself.
         self.module, self._adds_bias = norm, hasattr(norm, "bias")
         if getattr(norm, "bias", None) is None:
             norm._parameters.pop("bias", None)  # a norm class with an optional bias, built without it
@@ -99,6 +101,7 @@ def simulate(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], deq_scale_
 
     Linears and norms that the export has quantized tensors for are replaced; patched attentions get a transform.
     """
+    # A list: the loop replaces modules.
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and f"{name}.deq_scale" in shapes:
             scale_shape = shapes[f"{name}.weight_scale"]
@@ -110,6 +113,7 @@ def simulate(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], deq_scale_
         elif hasattr(module, "fa_quantizer") and f"{name}.fa_q.scale" in shapes:
             for role in "qkv":
                 module.add_module(f"fa_{role}", SimulatedStates(shapes[f"{name}.fa_{role}.scale"][0]))
+            # owner=module: a lambda would otherwise use the loop's last module.
             module.fa_quantizer.transform = lambda states, role, owner=module: getattr(owner, f"fa_{role}")(
                 states
             )
@@ -117,4 +121,5 @@ def simulate(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], deq_scale_
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
+    # nn.Module.set_submodule exists only since torch 2.5.
     setattr(model.get_submodule(parent), leaf, module)

@@ -16,7 +16,7 @@ __all__ = ["bytes_written", "export_bytes", "journal_bytes"]
 
 _TENSOR = 160  # bytes per tensor in the header and the description file
 _PICKLED = 2048  # bytes per tensor in a numpy file, its values aside
-_RECORD = 1 << 15
+_RECORD = 1 << 15  # bytes per visit's record in the journal, without the states
 
 
 def bytes_written(job: Job) -> int:
@@ -59,12 +59,14 @@ def _names(job: Job) -> list[str]:
 def _fallback_bytes(job: Job) -> int:
     """Return an upper bound of the bytes that disable_level adds: which linears stay float is known only later."""
     stored = {name for name in job.quantized if f"{name}.weight" in job.model.stored}
+    # The reference's disable_level counts single linears; improved numerics let whole groups fall back.
     groups = [] if job.settings.reference else list(fused_groups(stored))
     alone = stored - {name for group in groups for name in group}
     growth = [
         sum(job.model.nbytes(f"{name}.weight") - _written_bytes(job, f"{name}.weight") for name in group)
         for group in [*groups, *([name] for name in alone)]
     ]
+    # Each linear that falls back takes at most its group with it: the largest groups are an upper bound.
     return sum(sorted(growth, reverse=True)[: job.settings.level])
 
 

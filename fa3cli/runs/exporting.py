@@ -85,6 +85,7 @@ def export_calibration(
     """Write the exports that `prepare_export` has checked, unless they exist already."""
     run_identity = export_identity(found.identity, job)
     if earlier := read_result(job, run_identity):
+        # A run that was killed after the rename of its export has left its folder.
         RunFolder(job.output).sweep()
         return earlier
     return export_layers(job, found.layers, run_identity, report)
@@ -100,6 +101,7 @@ def export_layers(
     begin = time.monotonic()
     ticks, written = Ticks(len(layers), len(layers), report), []
     with RunFolder(job.output, bytes_written(job)) as folder:
+        # Before clear: a stopped fa3 quantize with the same output may have left records there.
         require_nothing_kept(folder)
         folder.clear()
         writer = LayerWriter(job, folder)
@@ -107,6 +109,7 @@ def export_layers(
             ticks.sample_begins()
             names = job.model.needed(layer.name)
             with job.model.loaded(names):
+                # A resident model was smoothed in place when the scales were found.
                 if not job.model.resident:
                     smooth(job.model, layer.name, job.settings.anti_method, layer.smoothing)
                 warnings = writer.add(layer).values()
@@ -117,6 +120,7 @@ def export_layers(
 
 def _require_source(job: ExportJob, found: Calibration) -> None:
     """Raise ConflictError if the weights folder differs from the calibrated one."""
+    # Only weights, config and files: device, threads and versions may be others than those of the calibration.
     source = source_identity(job)
     if differs := differing({name: found.identity.get(name) for name in source}, source):
         raise ConflictError(

@@ -29,12 +29,15 @@ def finish(
 ) -> Result | None:
     """Write the remaining files and, if this rank `leads`, the report of the run that started at `begin`."""
     scores = {name: score for layer in layers for name, score in layer.scores.items()}
+    # After the last layer: fa_amp ranks the scores of all layers.
     fallen = fall_back_attentions(scores, job.settings.fa_amp)
+    # On every rank: LayerWriter.close waits for the other ranks.
     writer.close(layers, fallen)
     if not leads:
         return None
     warnings = [text for layer in layers for text in layer.warnings]
     made = list(_layer_results(job, layers, fallen))
+    # After close: the result lists the files that are there, with their sizes.
     result = make_result(job, folder.export, time.monotonic() - begin, made, warnings)
     write_reports(job, folder.export, run_identity, result)
     return result
@@ -69,6 +72,7 @@ def _joined_experts(job: Job, layer: LayerParameters) -> dict[str, str]:
 def _linear_reason(job: Job, layer: LayerParameters, name: str) -> str:
     if name in job.disabled:
         return job.disabled[name]
+    # The text of LayerObservation.parameters: parameters have no other field for this reason.
     unseen = any(warning.startswith(f"{name}: no calibration sample") for warning in layer.warnings)
     return "no calibration sample reached it" if unseen else "disable_level"
 

@@ -39,6 +39,7 @@ def export_identity(calibrated: Mapping[str, Any], job: Job) -> dict[str, Any]:
         "targets": [target.name for target in job.targets],
         "save_types": list(job.save_types),
         "part_bytes": job.part_bytes,
+        # The calibration may have been made by other versions than its exports.
         "exported by": {"fa3cli": __version__, "torch": torch.__version__},
     }
 
@@ -49,12 +50,15 @@ def source_identity(job: Job) -> dict[str, str]:
     begins = defaultdict(list)
     for info in job.model.checkpoint.tensors.values():
         begins[info.file].append(info.begin)
+    # Headers alone are not sufficient: a retrained model of the same shape has the same ones.
     shards = [fingerprint(job.folder / file, begins[file]) for file in job.model.checkpoint.files]
+    # Sorted: a folder has no order of its own, and a copy of it must have the same identity.
     code, beside = sorted(job.folder.glob("*.py")), companions(job.folder)
     return {
         "weights": sha256_of(headers, *shards),
         "config": sha256_of(_read(job.folder / "config.json")),
         "code": sha256_of(*map(_read, code)),
+        # The export holds copies of them, and the tokenizer decides the samples.
         "files beside": sha256_of(*(part for file in beside for part in (file.name, _read(file)))),
     }
 
@@ -112,5 +116,6 @@ def _cpu_model() -> str:
     """Return the processor's name from /proc/cpuinfo, or from Python."""
     file = Path("/proc/cpuinfo")
     text = file.read_text(errors="replace") if file.is_file() else ""
+    # On ARM, cpuinfo has no model name, but the number of the CPU part.
     found = re.search(r"(?m)^(?:model name|CPU part)\s*:\s*(.*)$", text)
     return found[1] if found else platform.processor() or platform.machine()

@@ -40,6 +40,7 @@ def waiting_bytes(job: Job, sample: AnySample) -> int:
     """Return the bytes of a sample between two layers: two states, rope's two tensors, eager's mask."""
     config, itemsize = job.model.config, job.model.dtype.itemsize
     length = sample.arguments["input_ids"].shape[-1]
+    # sdpa computes a causal mask itself if there is no padding.
     masked = config._attn_implementation == "eager" or sample.mask is not None
     widths = getattr(config, "hidden_size", 0) + _head_size(job)
     return sample.tokens * (2 * widths * itemsize + 32 + masked * length * itemsize)
@@ -71,6 +72,7 @@ def matrix_shapes(job: Job, part: str) -> list[tuple[int, ...]]:
     matrices = [name for name in job.model.of_layer[part] if len(job.model.shape(name)) == 2]
     experts = [name for name in matrices if ".experts." in name]
     others = [name for name in matrices if name not in experts]
+    # Three matrices per expert: gate, up and down.
     return [job.model.shape(name) for name in others + experts[: 3 * _EXPERTS]] or [(1, 1)]
 
 
