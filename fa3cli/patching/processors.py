@@ -34,6 +34,7 @@ _SIZES = ("inner_dim", "hidden_size", "query_dim", "dim")
 def called_names(node: ast.AST) -> set[str]:
     """The names that are called in a node, or assigned as the class of the default processor."""
     named = [part.func for part in ast.walk(node) if isinstance(part, ast.Call)]
+    # diffusers' newer attention modules create the class in this attribute if they get no processor.
     named += [
         part.value
         for part in ast.walk(node)

@@ -34,7 +34,8 @@ def export_bytes(job: Job) -> int:
     """Return an upper bound of the bytes of the safetensors and documents for one target."""
     model, norms = job.model, wrapped_norms(job.model, job.settings.anti_method)
     weights = sum(_written_bytes(job, name) for name in model.stored)
-    weights += sum(4 * model.nbytes(f"{norm}.weight") for norm in norms)
+    # Beside the weight that was counted: its copy, and two biases in float32.
+    weights += sum(model.nbytes(f"{norm}.weight") + 8 * model.shape(f"{norm}.weight")[0] for norm in norms)
     # A target may store a scale and an offset for each channel of K and V.
     channels = [f"{name}.{leaf}.weight" for name in job.attentions for leaf in ("k_proj", "v_proj")]
     weights += sum(
@@ -44,9 +45,10 @@ def export_bytes(job: Job) -> int:
 
 
 def journal_bytes(job: Job, todo: Sequence[Sequence[Stream]]) -> int:
-    """Return the bytes of all forwards' states after two layers, and of one record per visit."""
+    """Return the bytes of all forwards' states after three layers, and of one record per visit."""
     states = max(sum(stream.state_bytes for stream in streams) for streams in todo)
-    return 2 * states + len(todo) * (len(job.model.layers) + 1) * _RECORD
+    # A commit writes a layer's states before it removes those of two layers ago.
+    return 3 * states + len(todo) * (len(job.model.layers) + 1) * _RECORD
 
 
 def _names(job: Job) -> list[str]:
