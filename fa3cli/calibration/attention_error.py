@@ -17,6 +17,7 @@ __all__ = ["int8_states", "signal_to_noise"]
 
 def int8_states(ranges: Mapping[str, Range]) -> Callable[[Tensor, str], Tensor]:
     """Return a transform that adds int8's error to a role's states `[B, H, S, D]`; `ranges` are per head, `[H]` each."""
+    # [H] -> [H, 1, 1], for states [B, H, S, D].
     scales = {role: symmetric_scale(low, high)[:, None, None] for role, (low, high) in ranges.items()}
 
     def transform(states: Tensor, role: str) -> Tensor:

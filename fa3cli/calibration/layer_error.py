@@ -52,6 +52,7 @@ def layer_error(
             # The reference's numerics recorded the call on fake-quantized linears, so its output is not the float one.
             exact = call.repeat_outputs(Tensor.clone) if settings.reference else call.outputs
             with _quantized(model, found, settings):
+                # Clones: a layer that writes into its arguments would change the states of a waiting forward.
                 noisy = call.repeat_outputs(Tensor.clone)
             mask = None if settings.reference else mask
             noise, added = _norms(noisy, exact, call.arguments, mask)

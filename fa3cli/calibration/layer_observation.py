@@ -76,6 +76,7 @@ class LayerObservation:
         """Announce the next sample; `mask [B, S]` is True for tokens that are not padding, None if there is no padding."""
         self.inputs.see(mask)
         self._timestep = timestep
+        # Observers are immutable, so it is sufficient to copy the dicts.
         self._earlier = {name: dict(roles) for name, roles in self.heads.items()}
 
     def discard_sample(self) -> None:
@@ -128,6 +129,7 @@ class LayerObservation:
 
     def _head_ranges(self, name: str, roles: dict[str, HeadRange]) -> Iterator[tuple[str, Range]]:
         for role, observed in roles.items():
+            # Only some of q, k and v without tokens: these states bypass the quantizer. An idle module has none at all.
             if observed.tokens == 0:
                 raise UnsupportedError(f"{name}: its {role} states never went through its fa_quantizer")
             low, high = observed.bounds()
@@ -138,8 +140,10 @@ class LayerObservation:
         def observe(states: Tensor, role: str) -> Tensor:
             before, real = self.heads[name][role], real_states(states, self.inputs.mask)
             if real.numel():
+                # The reference takes the score from the first sample: the least of those of q, k and v.
                 if self._settings.fa_amp and self._settings.fa_score == "reference" and before.tokens == 0:
                     self._scores[name] = min(self._scores.get(name, 1.0), fallback_score(real))
+                # Apart from the earlier samples: the timestep needs the peak of this one.
                 seen = HeadRange().updated(real, role)
                 self.heads[name][role] = before.merged(seen)
                 if self._timestep is not None:

@@ -60,6 +60,7 @@ class LayerSynchronousForwards:
             for layer in self._layers[skipped:]
         ]
         # Suspend after the last layer, too: what follows needs other weights.
+        # Registered after _after_layer, which has stored the output by then.
         self._hooks.append(self._layers[-1].register_forward_hook(_suspend))
         self._earlier, self._undo = earlier, ExitStack()
         for index, layer in enumerate(self._layers[:skipped]):
@@ -90,6 +91,7 @@ class LayerSynchronousForwards:
         if index == len(self._layers):
             self.finish(sample)
             return
+        # After the last layer, the hook of this layer itself suspends the forward.
         self._switch_to(sample, self._layers[min(index + 1, len(self._layers) - 1)])
 
     @torch.no_grad()
@@ -97,6 +99,7 @@ class LayerSynchronousForwards:
         """Run the rest of the model after the last layer and return the model's output."""
         self._running = sample
         output = self._forwards[sample].switch()
+        # A module instead of an output: the forward was suspended before one more layer.
         if isinstance(output, nn.Module):
             raise _order_error(sample, output)
         return output
@@ -104,6 +107,7 @@ class LayerSynchronousForwards:
     @torch.no_grad()
     def stop(self, sample: int) -> None:
         """End a sample's forward and free its tensors."""
+        # A greenlet is true from its first switch until its end.
         if self._forwards[sample]:
             self._forwards[sample].throw()  # GreenletExit unwinds the forward's frames, which hold tensors
         self.outputs[sample] = None
@@ -111,6 +115,7 @@ class LayerSynchronousForwards:
 
     @torch.no_grad()
     def _switch_to(self, sample: int, expected: nn.Module) -> None:
+        # torch's grad mode belongs to the thread, not to the greenlet: each switch sets it anew.
         self._running = sample
         reached = self._forwards[sample].switch()
         if reached is not expected:
@@ -126,6 +131,7 @@ class LayerSynchronousForwards:
         if not _in_own_greenlet():
             return output
         self.arguments = None if self._running == 0 else self.arguments
+        # The forward gets the copy, too: otherwise it would keep the original in the heap.
         self.outputs[self._running] = output = map_tensors(in_own_memory, output)
         return output
 

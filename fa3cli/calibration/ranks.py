@@ -38,6 +38,7 @@ class Ranks:
 
     def positions(self, count: int) -> range:
         """Return the positions of this rank's samples among `count`: every size-th."""
+        # The leading rank gets the first sample, on which scores and errors are measured.
         return range(self.rank, count, self.size)
 
     def gather(self, value: Value) -> list[Value]:
@@ -70,6 +71,7 @@ class Ranks:
         """Assign work to ranks by its size: the largest first, always to the rank with the least work."""
         load = [0] * self.size
         owners = {}
+        # sorted is stable: all ranks must compute the same owners.
         for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
             owners[name] = load.index(min(load))
             load[owners[name]] += size
@@ -89,6 +91,7 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
     if not torch.distributed.is_available():
         raise UnsupportedError("this torch has no torch.distributed, which more than one rank needs")
     own = _BACKENDS.get(device.type)
+    # Statistics travel as objects on the CPU, through gloo, also beside a device's backend.
     backend = f"cpu:gloo,{device.type}:{own}" if own else "gloo"
     try:
         torch.distributed.init_process_group(backend, timeout=_TIMEOUT)

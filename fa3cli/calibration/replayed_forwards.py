@@ -49,6 +49,7 @@ class ReplayedForwards:
         with LayerSynchronousForwards(
             self._model.model, self._layers, [inputs], skipped=index, outputs=[output], earlier=earlier
         ) as forward:
+            # Only the forward holds it now, and drops it when the layer returns.
             del output
             forward.start()
             forward.advance(0, index)

@@ -61,9 +61,11 @@ def smooth(model: LayeredModel, layer: str, anti_method: str, scales: Mapping[st
         weight, bias = model.tensor(f"{group.source}.weight"), model.bias(group.source)
         scale = scales[group.source].to(weight.device)
         for name in group.linears:
+            # New tensors, never in place: a weight may share memory with its mapped file.
             _replace(model.model.get_submodule(name), weight=model.tensor(f"{name}.weight") * scale)
         if isinstance(source, nn.Linear):
             heads, repeats = shared_heads(model, group)
+            # The source has one channel for `repeats` channels of the input; these have the same scale.
             scale = scale.view(heads, repeats, -1)[:, 0].reshape(-1)
         divisor = scale.unsqueeze(1) if weight.dim() == 2 else scale
         _replace(source, weight=weight / divisor)
@@ -110,6 +112,7 @@ def _within_dtype(model: LayeredModel, group: Group, scale: Tensor) -> Tensor:
     fits = scale.isfinite() & (scale > 0) & divided.isfinite()
     for name in group.linears:
         fits &= (_largest(model.tensor(f"{name}.weight"), dim=0) * scale).isfinite()
+    # Heads that share a source need one scale: if it does not fit one of them, none is scaled.
     shared = fits.view(heads, repeats, -1).all(dim=1, keepdim=True).expand(-1, repeats, -1)
     return torch.where(shared.reshape(-1), scale, 1.0).to(scale.dtype)
 
@@ -128,9 +131,11 @@ def _require_same_output(
     kept = [(module, dict(module.named_parameters(recurse=False))) for module in modules if model.resident]
     smooth(model, layer, anti_method, scales)
     difference = ((call.repeat() - call.output).norm() / call.output.norm()).item()
+    # Before the error below: a refused model stays as it was.
     for module, tensors in kept:
         _replace(module, **tensors)
     model.reload(model.of_layer[layer])
+    # `not <=`: a difference of NaN is refused, too.
     if not difference <= math.sqrt(torch.finfo(model.dtype).eps):
         raise UnsupportedError(
             f"{layer}: AntiOutlier {anti_method} would change its output by {difference:.1%} on the first "

@@ -53,6 +53,7 @@ def copy_checked(folder: Path, target: Path, wanted: str = "*") -> None:
         if _matches_any(file, _DOCUMENTS):
             copied.write_bytes(checked_file(file))
         else:
+            # Weights, for example, are too large to copy; fa3 reads them with checks of its own.
             copied.symlink_to(file.absolute())
 
 

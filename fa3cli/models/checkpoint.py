@@ -54,6 +54,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path, file: str = _FILE) -> None:
         self.folder = folder
+        # Each tensor is checked once, though layers may be loaded in two passes.
         self._finite: set[str] = set()
         index = folder / f"{file}.index.json"
         shards = _read_index(index) if index.exists() else {}
@@ -125,6 +126,7 @@ class Checkpoint:
     def _read_ahead(self, names: list[str]) -> None:
         for name in names:
             info = self.tensors[name]
+            # Only a hint to the system: the later read reports the error.
             with suppress(OSError), (self.folder / info.file).open("rb") as shard:
                 os.posix_fadvise(shard.fileno(), info.begin, info.nbytes, os.POSIX_FADV_WILLNEED)
 

@@ -56,6 +56,7 @@ def device_kind(device: torch.device) -> str:
 def computes_bfloat16(device: torch.device) -> bool:
     """Tell whether a device computes in bfloat16: the 310P's NPUs don't."""
     supported = getattr(_backend(device), "is_bf16_supported", None)
+    # Older torch_npu versions lack is_bf16_supported: bfloat16 is assumed there.
     return supported is None or bool(supported())
 
 

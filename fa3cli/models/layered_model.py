@@ -163,6 +163,7 @@ def _tied_names(model: nn.Module) -> dict[str, str]:
     """Return the names that share a parameter with an earlier name: alias -> first name."""
     first: dict[int, str] = {}
     tied = {}
+    # remove_duplicate=False: otherwise torch omits the names that share a parameter.
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if first.setdefault(id(parameter), name) != name:
             tied[name] = first[id(parameter)]

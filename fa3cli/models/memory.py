@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["FreedMemory", "in_own_memory"]
 
 _LEAST_SLACK = 3 << 20
-_SMALLEST_MAPPED = 1 << 17
+_SMALLEST_MAPPED = 1 << 17  # glibc's default M_MMAP_THRESHOLD, which glibc raises while a program runs
 
 
 def in_own_memory(tensor: Tensor) -> Tensor:
@@ -22,6 +22,7 @@ def in_own_memory(tensor: Tensor) -> Tensor:
     """
     if tensor.device.type != "cpu" or tensor.nbytes < _SMALLEST_MAPPED:
         return tensor
+    # The tensor keeps the mapping alive: both are freed together.
     own = torch.frombuffer(mmap.mmap(-1, tensor.nbytes), dtype=tensor.dtype)
     return own.view(tensor.shape).copy_(tensor)
 

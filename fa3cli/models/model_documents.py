@@ -46,6 +46,7 @@ def _tokenizer_config(file: Path, data: bytes) -> bytes:
             hint="remove gguf_file, and copy the tokenizer's own files into the folder",
         )
     cleaned = _without_paths(found)
+    # Without a path in it, the document stays as it is, byte for byte.
     return data if cleaned == found else json.dumps(cleaned).encode()
 
 

@@ -33,6 +33,7 @@ def module_of(file: Path, source: bytes) -> ModuleType:
     Python's cache of compiled code is neither read nor written, since it may come from another file. Raises
     UnsupportedError if the source cannot be imported.
     """
+    # Named by content: files of several folders may have the same name.
     name = f"fa3_folder_code_{sha256(source).hexdigest()[:16]}"
     if name not in sys.modules:
         loader = _Loader(file, source)
@@ -44,6 +45,7 @@ def module_of(file: Path, source: bytes) -> ModuleType:
         try:
             loader.exec_module(module)
         except Exception as error:  # the file's own code may raise any error
+            # Otherwise the next call would return the half-imported module.
             del sys.modules[name]
             raise UnsupportedError(f"{file}: cannot be imported ({brief(error)})") from error
     return sys.modules[name]

@@ -52,6 +52,7 @@ def open_model(
             f"{folder}: a pipeline of diffusers, expected the folder of a causal language model",
             hint="fa3 quantize takes pipelines, with --prompts",
         )
+    # Before any other reader: a library would wait forever at a pipe.
     require_regular_files(folder)
     status = patching.status(folder)
     require_known_code(folder, status, fa=fa, trusted=trust_remote_code)
@@ -117,5 +118,6 @@ def _class_of(module: Path, class_name: str, code: Mapping[str, str]) -> type[Pr
 
 def _model_dtype(folder: Path, config: Any, dtype: str, device: torch.device) -> torch.dtype:
     """Return the dtype to compute and export in; for `auto` the one in config.json."""
+    # transformers 4.56 renamed torch_dtype to dtype. Without either, it builds models in float32.
     found = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
     return run_dtype(dtype, str(found or "float32").removeprefix("torch."), device, folder / "config.json")

@@ -36,6 +36,7 @@ class CpuFallback:
 
     def __enter__(self) -> CpuFallback:
         for layer in self._layers if self._device != CPU else ():
+            # None if forward is the class's own: then _restore deletes the attribute.
             self._undo.callback(_restore, layer, vars(layer).get("forward"))
             layer.forward = partial(self._call, layer, layer.forward)
         return self
@@ -64,7 +65,9 @@ class CpuFallback:
             try:
                 outputs = [self._call_on(CPU, forward, arguments, named)]
             finally:
+                # Even after an error: all other code expects the layer on the device.
                 layer.to(self._device)
+        # After the last layer, the model's own code continues on the device.
         last = layer is self._layers[-1]
         return moved(outputs.pop(), CPU if self._uses_cpu and not last else self._device)
 

@@ -48,6 +48,7 @@ def read_config(folder: Path, *, trusted: bool) -> Any:
                 f"{file}: transformers cannot read it ({said})", hint=trust_hint(error)
             ) from error
     _require_sizes(config, file)
+    # transformers has put the path of the temporary copy there; messages name this path.
     config.name_or_path = str(folder)
     return config
 
@@ -70,6 +71,7 @@ def build_skeleton(
     from accelerate import init_empty_weights  # type: ignore[import-untyped]  # accelerate has no types
     from packaging.version import Version
 
+    # transformers 4.56 renamed the argument.
     dtype_key = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
     options: dict[str, Any] = {dtype_key: dtype}
     if attn_implementation is not None:

@@ -59,9 +59,11 @@ class StreamedModel(LayeredModel):
         tensors = {name: self._cast(name, read.pop(name), device or self.device) for name in names}
         try:
             self._assign(tensors)
+            # Only the model holds them now: a weight that smoothing replaces is freed at once.
             del tensors
             yield
         finally:
+            # After an error, too: weights that stay would add to the memory of all later layers.
             self._assign({name: self.tensor(name).to("meta") for name in names})
 
     def reload(self, names: list[str]) -> None:
@@ -113,6 +115,7 @@ class StreamedModel(LayeredModel):
         return cast
 
     def _assign(self, tensors: dict[str, Tensor]) -> None:
+        # The alias is an attribute of another module, which would otherwise stay on the meta device.
         tied = {alias: tensors[name] for alias, name in self.tied.items() if name in tensors}
         for name, tensor in {**tensors, **tied}.items():
             # assign=True puts in the tensor itself: no copy, and a meta parameter could not be copied into.
@@ -121,6 +124,7 @@ class StreamedModel(LayeredModel):
 
     def _check_names(self) -> None:
         expected, held = self.model.state_dict(), self.checkpoint.tensors
+        # transformers ignores the names of this class attribute when it loads a checkpoint.
         ignored = [*_COMPUTED, *(getattr(self.model, "_keys_to_ignore_on_load_unexpected", None) or ())]
         missing = [name for name in expected if name not in held and self.tied.get(name) not in held]
         unexpected = [n for n in held if n not in expected and not any(re.search(p, n) for p in ignored)]

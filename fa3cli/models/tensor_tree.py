@@ -25,6 +25,7 @@ def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
         return change(value)
     if type(value) is dict:
         return {key: map_tensors(change, item) for key, item in value.items()}
+    # Exact types: a named tuple, for example, is not made from one iterator.
     if type(value) in (list, tuple):
         return type(value)(map_tensors(change, item) for item in value)
     if is_dataclass(value) and not isinstance(value, type):

@@ -52,6 +52,7 @@ def read_tree(file: Path) -> Any:
 
 def tensors_of(tree: Any) -> Iterator[Tensor]:
     """Yield the tensors of a tree in a fixed order, including attributes of objects in it; modules are left out."""
+    # Objects may refer to each other in circles.
     seen: set[int] = set()
     waiting = [tree]
     while waiting:
@@ -71,6 +72,7 @@ def _encode(value: Any, tensors: dict[str, Tensor], place: str = "") -> Any:
         name = f"{len(tensors)}{place}"  # the number makes it unique, since keys may contain dots
         tensors[name] = value
         return {"tensor": [name, _signature(value)]}
+    # Exact types: a value of a subclass would come back as one of its base.
     if type(value) is dict and all(isinstance(key, str) for key in value):
         return {"dict": {key: _encode(item, tensors, f"{place}.{key}") for key, item in value.items()}}
     if type(value) in (list, tuple):

@@ -17,6 +17,7 @@ __all__ = ["PatchAttention"]
 Kind = TypeVar("Kind", bound=Place)
 Line = cst.SimpleStatementLine | cst.BaseCompoundStatement
 _BLANK = cst.EmptyLine(indent=False)
+# Changes nothing at run time; transformers does not require packages that are imported in a `try`.
 _RAISE = cst.ExceptHandler(cst.SimpleStatementSuite([cst.Raise()]), cst.Name("ImportError"))
 _SPACE = cst.SimpleWhitespace(" ")
 
@@ -60,6 +61,7 @@ class PatchAttention(cst.CSTTransformer):
     ) -> cst.ImportFrom | cst.Pass:
         for place in self._take(Absolute, original):
             spaces = updated.whitespace_after_from, updated.whitespace_before_import
+            # `from.x import y` is valid Python, `fromx` is not.
             after, before = (_SPACE if space.empty else space for space in spaces)
             updated = updated.with_changes(
                 relative=(),
@@ -80,8 +82,10 @@ class PatchAttention(cst.CSTTransformer):
 
     def leave_Module(self, original: cst.Module, updated: cst.Module) -> cst.Module:
         for place in self._take(End, original):
+            # libcst keeps the line ends inside multi-line strings, so these must be the file's before parsing.
             end = cst.parse_module(place.text.replace("\n", original.default_newline))
             first, *rest = end.body
+            # libcst puts comments before the first statement into the header, and those after the last into the footer.
             first = first.with_changes(leading_lines=[*updated.footer, *end.header, *first.leading_lines])
             body = [*updated.body, first, *rest]
             updated = updated.with_changes(body=body, footer=end.footer, has_trailing_newline=True)
@@ -109,6 +113,7 @@ class PatchAttention(cst.CSTTransformer):
         above = _statements(self._take(Above, parts[0]))
         below = _statements(self._take(Below, parts[-1]))
         if above:
+            # Comments and blank lines above the statement stay above the inserted lines.
             above[0] = above[0].with_changes(leading_lines=line.leading_lines)
             line = line.with_changes(leading_lines=[_BLANK])
         return cst.FlattenSentinel([*above, line, *below]) if above or below else line

@@ -34,6 +34,7 @@ _SIZES = ("inner_dim", "hidden_size", "query_dim", "dim")
 def called_names(node: ast.AST) -> set[str]:
     """The names that are called in a node, or assigned as the class of the default processor."""
     named = [part.func for part in ast.walk(node) if isinstance(part, ast.Call)]
+    # diffusers' newer attention modules create the class in this attribute if they get no processor.
     named += [
         part.value
         for part in ast.walk(node)
@@ -46,6 +47,7 @@ def mark_unused_processors(source: Source, graph: ClassGraph, found: Found) -> F
     """Mark processors as idle that the file never creates, if it creates any: only other code would pass them in."""
     processors = [name for name in found if is_processor(graph, name)]
     made = called_names(source.tree) & set(graph.classes)
+    # A class that is created may inherit the attention of its base.
     made |= {base for name in made for base in graph.bases(name)}
     if not made.intersection(processors):
         return found

@@ -30,8 +30,10 @@ def disk_room_check(blocks: Iterable[nn.Module], folder: Path, records: int) -> 
 
     def require_room() -> None:
         file = next(folder.glob("record-*.safetensors"), None)
+        # The size of a record is not known before the first one is written.
         if file is None:
             return
+        # Two: the states of a block are computed from those of the block before, which an interrupted run needs again.
         needed, free = records * (file.stat().st_size + 2 * largest), shutil.disk_usage(folder).free
         if needed > free:
             raise MissingCapabilityError(

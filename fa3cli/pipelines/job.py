@@ -51,6 +51,7 @@ class TransformerJob(Job):
             "calibration": sha256_of(*sampling.pop("prompts")),
             "sampling": sampling,
             "component": self.component,
+            # All parts: text encoders and scheduler decide what the transformer is called with.
             "pipeline": sha256_of(*_fingerprints(self.pipeline.folder, self.pipeline.parts)),
         }
 
@@ -64,6 +65,7 @@ class TransformerJob(Job):
         records = folder.journal / "records"
 
         def reported(at: Progress) -> None:
+            # Progress comes at each step, so Ctrl-C does not wait for the whole sampling.
             report(at)
             if stop():
                 raise StoppedError(
@@ -71,13 +73,16 @@ class TransformerJob(Job):
                     hint="the same command goes on from here",
                 )
 
+        # One rank samples the pipeline; the others wait at the barrier below.
         if ranks.leads:
             try:
                 record(self.pipeline, self.sampling, records, reported, component=self.component)
             finally:
+                # After an error or Ctrl-C, too: prompts with all their records are not sampled again.
                 folder.keep = folder.keep or any(records.glob("record-*.safetensors"))
                 gc.collect()  # frees the pipeline, whose parts form reference cycles
         ranks.gather(None)
+        # After the barrier: all records are on the disk.
         samples = read_records(records).get(self.component, ())
         if not samples:
             raise UnsupportedError(

@@ -39,9 +39,12 @@ def from_folder(
     import diffusers
     from packaging.version import Version
 
+    # diffusers 0.42 renamed torch_dtype to dtype.
     dtype_key = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
+    # use_safetensors: otherwise diffusers reads pickled weights where there are no others.
     options = {**parts, dtype_key: dtype, "local_files_only": True, "use_safetensors": True}
     if trusted:
+        # Only if it is needed: older versions of diffusers log that they ignore it.
         options["trust_remote_code"] = True
     with _readable(folder, index, trusted) as linked, quiet(), without_trust_prompt():
         try:
@@ -67,6 +70,7 @@ def _readable(folder: Path, index: str, trusted: bool) -> Iterator[Path]:
                 (readable / entry.name).symlink_to(entry.absolute())
             elif entry.is_dir() and not entry.name.startswith("."):
                 (readable / entry.name).mkdir()
+                # Only the folders of parts: files beside them may be code.
                 copy_checked(entry, readable / entry.name)
         # Remove the link first: writing through it would change the user's file.
         (readable / INDEX).unlink(missing_ok=True)

@@ -91,6 +91,7 @@ def open_pipeline(
     configs = {name: _config(folder / name / "config.json") for name in classes}
     checkpoints = {name: Checkpoint(folder / name, WEIGHTS) for name in classes}
     place = device_of(device)
+    # One dtype for the whole pipeline: its parts pass tensors to each other.
     common = run_dtype(dtype, _stored_dtype(checkpoints), place, folder / next(iter(classes)))
     transformers = {}
     for name, transformer_class in classes.items():
@@ -121,10 +122,12 @@ def load_pipeline(opened: OpenedPipeline, transformers: Mapping[str, nn.Module])
         trusted=opened.trusted,
     )
     for name, part in pipeline.components.items():
+        # The transformers' weights are loaded block by block, while they run.
         if isinstance(part, nn.Module) and name not in transformers:
             part.to(opened.device)
     # Pipelines take their device from their parts, and the transformers' weights may be on the meta device.
     placed = {"device": opened.device, "_execution_device": opened.device}
+    # Both are properties of the class, so only a subclass can replace them.
     pipeline.__class__ = type(opened.pipeline_class_name, (type(pipeline),), placed)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

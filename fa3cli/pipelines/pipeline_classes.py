@@ -77,6 +77,7 @@ def pipeline_class_of(folder: Path, index: Config) -> type[DiffusionPipeline]:
 
 def _source(file: Path, judged: str | None, trusted: bool) -> bytes:
     """Return the source to run for a patched file."""
+    # The text that was checked, not the file: the file may have changed since.
     if judged is not None:
         return judged.encode()
     if not trusted:

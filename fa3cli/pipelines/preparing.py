@@ -52,6 +52,7 @@ def prepare_pipeline(options: RunOptions, *, only_calibrate: bool = False) -> li
         dtype=options.dtype,
         trust_remote_code=options.trust_remote_code,
     )
+    # `record` checks both again; here they fail before any work.
     require_accepted(pipeline.pipeline_class, sampling)
     steps_of(pipeline.pipeline_class, sampling)
     jobs = []
@@ -65,6 +66,7 @@ def prepare_pipeline(options: RunOptions, *, only_calibrate: bool = False) -> li
             resolve_settings(chosen.settings, options.settings, f"recipe {chosen.name}", PIPELINE_SETTINGS),
             (),
             kind=TransformerJob,
+            # A block's states of one video are gigabytes, too large to wait in memory for all records.
             replayed=True,
             recipe=chosen.name,
             folder=folder / component,

@@ -17,6 +17,7 @@ def quiet() -> Iterator[None]:
 
     libraries: list[ModuleType] = [diffusers.utils.logging, transformers.utils.logging]
     verbosity = [library.get_verbosity() for library in libraries]
+    # Only bars that are enabled now: those that the user has disabled stay so.
     shown = [library for library in libraries if library.is_progress_bar_enabled()]
     for library in libraries:
         library.set_verbosity_error()

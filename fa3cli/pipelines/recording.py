@@ -93,10 +93,12 @@ def record(
     files: dict[int, dict[int, Path]] = {}
     for prompt, step in sorted(recorded_steps(len(sampling.prompts), steps, sampling.max_records)):
         files.setdefault(prompt, {})[step] = folder / f"record-{prompt:05d}-{step:05d}.safetensors"
+    # A prompt that lacks a record starts at its first step: a sampling cannot be continued halfway.
     todo = [prompt for prompt, wanted in files.items() if not all(map(Path.is_file, wanted.values()))]
     if not todo:
         return
     folder.mkdir(parents=True, exist_ok=True)
+    # max + 1: a prompt is sampled up to its last recorded step, and no further.
     ticks = Ticks(len(files), sum(max(wanted) + 1 for wanted in files.values()), report, unit="prompt")
     for prompt in files.keys() - set(todo):
         ticks.skip_layer(max(files[prompt]) + 1)
@@ -118,7 +120,9 @@ def record(
 
         for prompt in todo:
             with StepRecorder(modules, pipeline.scheduler, steps, files[prompt], begins, kept=component):
+                # The recorder ends the sampling after the last recorded step.
                 sample(pipeline, sampling, prompt)
+            # Again after the last step, since no next step begins.
             require_room()
             ticks.layer_ends()
 
@@ -129,6 +133,7 @@ def read_records(folder: Path) -> dict[str, list[RecordedSample]]:
     Raises ConflictError for a broken file.
     """
     samples: dict[str, list[RecordedSample]] = {}
+    # Names with leading zeros: this is the order of prompts and steps, on every rank.
     for file in sorted(folder.glob("record-*.safetensors")):
         if (found := _NAME.fullmatch(file.name)) is None:
             continue

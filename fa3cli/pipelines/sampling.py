@@ -64,9 +64,11 @@ def sample(pipeline: Any, sampling: Sampling, number: int, *, output_type: str =
             output_type=output_type,
             return_dict=False,
         )[0]
+    # RecordingDone is no failure: it ends a sampling whose steps are all recorded.
     except (Fa3Error, OSError, RecordingDone):
         raise
     except Exception as error:  # the pipeline's own code may raise any error
+        # The caller turns it into an error that says what helps.
         if is_out_of_memory(error):
             raise
         if _lacks_package(error):

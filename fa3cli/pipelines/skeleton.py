@@ -39,10 +39,12 @@ def build_transformer(
     # Before 0.33, diffusers built models in float32 and cast everything, buffers included, after loading.
     casts_after = Version(diffusers.__version__) < Version("0.33")
     kept = getattr(transformer_class, "_keep_in_fp32_modules", None) or ()
+    # These versions keep modules in float32 only if the model is loaded in float16.
     if casts_after and dtype != torch.float16:
         kept = ()
     built_in = torch.get_default_dtype() if casts_after else dtype
     try:
+        # Buffers are computed now, since checkpoints do not hold them.
         with _default_dtype(built_in), init_empty_weights(include_buffers=False), bounded_building(tensors):
             model = transformer_class.from_config(dict(config))
     except Exception as error:  # the model's own code may raise any error for a bad value
@@ -54,6 +56,7 @@ def build_transformer(
         model.to(dtype)
     for name, tensor in model.state_dict(keep_vars=True).items():
         if tensor.is_floating_point():
+            # Whole parts of the name, as diffusers compares them.
             in_float32 = any(part in name.split(".") for part in kept)
             tensor.data = tensor.data.to(torch.float32 if in_float32 else dtype)
     return model.eval()

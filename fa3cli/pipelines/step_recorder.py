@@ -73,10 +73,12 @@ class StepRecorder:
             )
         if self._step in self._files and self._kept in (None, component):
             timestep = _first_value(arguments.get("timestep"))
+            # A step may have several calls: Wan's guidance makes two.
             self._calls.append({"timestep": timestep, "arguments": map_tensors(_copied, arguments)})
 
     def _ends(self) -> None:
         """Write the finished step, if it has a file."""
+        # In the first step: the pipeline has set the scheduler's timesteps by then.
         if self._step == 0 and (made := len(self._scheduler.timesteps)) != self._expected:
             raise UnsupportedError(
                 f"{type(self._scheduler).__name__} makes {made} steps where {self._expected} were expected",
@@ -110,6 +112,7 @@ class _Hook:
 
     def __call__(self, _: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
         arguments = dict(self._signature.bind(*positional, **named).arguments)
+        # bind collects the arguments of **kwargs in one dict.
         for name, parameter in self._signature.parameters.items():
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 arguments |= arguments.pop(name, {})
@@ -129,6 +132,7 @@ def _first_value(timestep: Any) -> float:
 
 def _copied(tensor: Tensor) -> Tensor:
     """Return a dense copy on the CPU: the pipeline may later write into the tensor."""
+    # contiguous_format: values of an expanded tensor share memory, which no file can hold.
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 

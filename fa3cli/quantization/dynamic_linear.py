@@ -18,6 +18,7 @@ def quantize_dynamic_linear(weight: Tensor, model_dtype: torch.dtype) -> dict[st
     model's dtype: the scale is rounded to that dtype first, since engines multiply with the rounded scale.
     """
     low, high = weight.amin(dim=1, keepdim=True), weight.amax(dim=1, keepdim=True)
+    # Rounded before the weight is: engines multiply with this scale.
     scale = symmetric_scale(low.float(), high.float()).to(model_dtype)
     int8_weight, _ = quantize_rows(weight, scale)
     scale = scale.cpu()

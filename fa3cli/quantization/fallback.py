@@ -44,6 +44,7 @@ def matching(names: Sequence[str], patterns: Sequence[str], setting: str = "disa
 
 def fall_back_linears(range_params: Mapping[str, float], count: int) -> frozenset[str]:
     """Return the `count` linears with the highest range_param, ties in module order (disable_level)."""
+    # sorted is stable, also with reverse=True: ties stay in module order.
     return frozenset(sorted(range_params, key=range_params.__getitem__, reverse=True)[:count])
 
 

@@ -17,6 +17,7 @@ _LARGEST_BIAS = 2.0**30  # in units of deq_scale: half of int32's range, the res
 def input_parameters(low: Tensor, high: Tensor, model_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return scale, in the model's dtype, and offset of a linear's input, `[1]` each, from its range."""
     scale = asymmetric_scale(low, high).to(model_dtype)
+    # A scale that was rounded down can push the offset above 127, but engines read it as int8.
     return scale, asymmetric_offset(low, scale.float()).clamp(INT8_MIN, INT8_MAX)
 
 
@@ -46,7 +47,9 @@ def quantize_linear(
     int8_weight, row_sums = quantize_rows(weight, weight_scale.expand(len(weight), 1))
 
     weight_scale = weight_scale.cpu()
+    # One value per row, with mm_tensor as well: engines read [out].
     deq_scale = (input_scale.float() * weight_scale.float().flatten()).expand(len(weight))
+    # In int64 and float64: float32 does not represent all integers above 2^24.
     quant_bias = -row_sums * input_offset.long()
     if bias is not None:
         quant_bias += torch.round(bias.cpu().double() / deq_scale).long()
@@ -92,5 +95,6 @@ def quantize_rows(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     for block in row_blocks(weight):
         rounded = torch.div(weight[block].float(), scale[block].float()).round_().clamp_(-INT8_MAX, INT8_MAX)
         quantized[block] = rounded
+        # torch sums int8 values in int64, so nothing overflows.
         row_sums[block] = quantized[block].sum(dim=1)
     return quantized, row_sums

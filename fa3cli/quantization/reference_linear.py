@@ -61,11 +61,14 @@ def quantize_reference_linear(
     int8_weight = torch.empty(weight.shape, dtype=torch.int8)
     for block in row_blocks(weight):
         levels = quantize(weight[block], weight_scale if mm_tensor else weight_scale[block])
+        # A quotient that is rounded to bfloat16 may reach -128: the reference stores -127 for it.
         int8_weight[block] = levels.clamp_min_(-INT8_MAX)
     weight_scale = weight_scale.cpu()
+    # Multiplied in the dtype of the scales, like the reference: in float16 the product can underflow to 0.
     deq_scale = (input_scale * weight_scale.flatten()).float().expand(len(weight))
     row_sums = int8_weight.sum(dim=1).float()
     own = torch.zeros_like(deq_scale) if bias is None else bias.cpu().float()
+    # One rounding of the whole difference, in float32: the reference's order of steps.
     quant_bias = torch.round(own / deq_scale - row_sums * input_offset.float())
     fits = quant_bias.isfinite() & (quant_bias.abs() < -_INT32_MIN)
     return {

@@ -137,6 +137,7 @@ def require_valid(settings: QuantSettings) -> None:
     for field in fields(settings):
         value, default = getattr(settings, field.name), field.default
         kinds = (int, float) if isinstance(default, float) else type(default)
+        # bool is a subclass of int, so it is compared on its own.
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
             raise UsageError(
                 f"{field.name} is {value!r:.60}; expected {_KINDS[type(default)]}, as in {field.name}={default!r}"

@@ -87,6 +87,7 @@ class SimulatedStates(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Return the states with int8's error: `[B, H, S, D] -> [B, H, S, D]`."""
+        # [H, 1] -> [H, 1, 1]. The offset is not used: it is 0, and no kernel subtracts it.
         return fake_quantize(states.float(), self.scale[:, :, None]).to(states.dtype)
 
 
@@ -95,6 +96,7 @@ class SimulatedNorm(nn.Module):
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
+        # Before the bias is registered below: a norm of a class with a bias adds it itself.
         self.module, self._adds_bias = norm, hasattr(norm, "bias")
         weight = norm.get_parameter("weight")
         if getattr(norm, "bias", None) is None:
@@ -114,6 +116,7 @@ def simulate(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], deq_scale_
 
     Linears and norms that the export has quantized tensors for are replaced; patched attentions get a transform.
     """
+    # A list: the loop replaces modules.
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and f"{name}.deq_scale" in shapes:
             scale_shape = shapes[f"{name}.weight_scale"]
@@ -135,4 +138,5 @@ def _simulated_states(attention: nn.Module, states: Tensor, role: str) -> Tensor
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
+    # nn.Module.set_submodule exists only since torch 2.5.
     setattr(model.get_submodule(parent), leaf, module)

@@ -93,6 +93,7 @@ def read_calibration(folder: Path) -> Calibration:
         report = typed(read_report(folder), _Report)
         identity = typed(report.identity, _Identity)
         layers = typed(read_tree(file), tuple[LayerParameters, ...])
+        # Two files: somebody may have put the parameters of another run beside this report.
         if report.parameters_sha256 != file_sha256(file):
             raise ValueError(f"{REPORT_FILE} belongs to other parameters")
         return Calibration(
@@ -106,6 +107,7 @@ def read_calibration(folder: Path) -> Calibration:
             layers=layers,
             transformers=identity.versions["transformers"],
         )
+    # Fa3Error, too: the hint of read_tree is about --resume, which does not help here.
     except (Fa3Error, OSError, ValueError, KeyError) as error:
         raise InvalidInputError(
             f"{folder}: not a calibration as this version of fa3 writes it ({error})",
@@ -149,8 +151,11 @@ def _is_range(low: Tensor, high: Tensor, count: int = 1) -> bool:
 
 
 def _settings(values: Mapping[str, Any]) -> QuantSettings:
+    # Before resolve_settings, which would raise TypeError for an unknown name.
     if unknown := values.keys() - {field.name for field in fields(QuantSettings)}:
         raise ValueError(f"{min(unknown)!r} is not a setting")
+    # A missing setting raises KeyError, which read_calibration reports: no default may replace it.
     given = {field.name: values[field.name] for field in fields(QuantSettings)} | dict(values)
+    # json has no tuples.
     texts = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     return resolve_settings({}, given | texts).values

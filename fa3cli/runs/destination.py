@@ -21,6 +21,7 @@ def default_output(folder: Path, output: str | Path | None) -> Path:
     Raises ConflictError if that is the weights folder, or lies among files inside it.
     """
     place = Path(os.path.abspath(output or folder.with_name(f"{folder.name}-w8a8-fa3")))
+    # Resolved only to compare: a link may lead from one of them into the other.
     weights, real = Path(os.path.realpath(folder)), Path(os.path.realpath(place))
     if real == weights:
         raise ConflictError(
@@ -75,6 +76,7 @@ def where_to_save(
         )
     return {
         "targets": chosen,
+        # Sorted: the identity of a run must not depend on the order of the options.
         "save_types": tuple(sorted(set(save_types))) or ("safe_tensor",),
         "part_bytes": None if part_file_size is None else int(part_file_size * 1e9),
     }

@@ -16,7 +16,7 @@ __all__ = ["bytes_written", "export_bytes", "journal_bytes"]
 
 _TENSOR = 160  # bytes per tensor in the header and the description file
 _PICKLED = 2048  # bytes per tensor in a numpy file, its values aside
-_RECORD = 1 << 15
+_RECORD = 1 << 15  # bytes per visit's record in the journal, without the states
 
 
 def bytes_written(job: Job) -> int:
@@ -34,7 +34,8 @@ def export_bytes(job: Job) -> int:
     """Return an upper bound of the bytes of the safetensors and documents for one target."""
     model, norms = job.model, wrapped_norms(job.model, job.settings.anti_method)
     weights = sum(_written_bytes(job, name) for name in model.stored)
-    weights += sum(4 * model.nbytes(f"{norm}.weight") for norm in norms)
+    # Beside the weight that was counted: its copy, and two biases in float32.
+    weights += sum(model.nbytes(f"{norm}.weight") + 8 * model.shape(f"{norm}.weight")[0] for norm in norms)
     # A target may store a scale and an offset for each channel of K and V.
     channels = [f"{name}.{leaf}.weight" for name in job.attentions for leaf in ("k_proj", "v_proj")]
     weights += sum(
@@ -44,9 +45,10 @@ def export_bytes(job: Job) -> int:
 
 
 def journal_bytes(job: Job, todo: Sequence[Sequence[Stream]]) -> int:
-    """Return the bytes of all forwards' states after two layers, and of one record per visit."""
+    """Return the bytes of all forwards' states after three layers, and of one record per visit."""
     states = max(sum(stream.state_bytes for stream in streams) for streams in todo)
-    return 2 * states + len(todo) * (len(job.model.layers) + 1) * _RECORD
+    # A commit writes a layer's states before it removes those of two layers ago.
+    return 3 * states + len(todo) * (len(job.model.layers) + 1) * _RECORD
 
 
 def _names(job: Job) -> list[str]:
@@ -59,12 +61,14 @@ def _names(job: Job) -> list[str]:
 def _fallback_bytes(job: Job) -> int:
     """Return an upper bound of the bytes that disable_level adds: which linears stay float is known only later."""
     stored = {name for name in job.quantized if f"{name}.weight" in job.model.stored}
+    # The reference's disable_level counts single linears; improved numerics let whole groups fall back.
     groups = [] if job.settings.reference else list(fused_groups(stored))
     alone = stored - {name for group in groups for name in group}
     growth = [
         sum(job.model.nbytes(f"{name}.weight") - _written_bytes(job, f"{name}.weight") for name in group)
         for group in [*groups, *([name] for name in alone)]
     ]
+    # Each linear that falls back takes at most its group with it: the largest groups are an upper bound.
     return sum(sorted(growth, reverse=True)[: job.settings.level])
 
 

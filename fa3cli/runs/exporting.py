@@ -107,6 +107,7 @@ def export_layers(
             ticks.sample_begins()
             names = job.model.needed(layer.name)
             with job.model.loaded(names):
+                # A resident model was smoothed in place when the scales were found.
                 if not job.model.resident:
                     smooth(job.model, layer.name, job.settings.anti_method, layer.smoothing)
                 warnings = writer.add(layer).values()
@@ -117,6 +118,7 @@ def export_layers(
 
 def _require_source(job: ExportJob, found: Calibration) -> None:
     """Raise ConflictError if the weights folder differs from the calibrated one."""
+    # Only weights, config and files: device, threads and versions may be others than those of the calibration.
     source = source_identity(job)
     if differs := differing({name: found.identity.get(name) for name in source}, source):
         raise ConflictError(

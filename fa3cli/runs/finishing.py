@@ -32,7 +32,9 @@ def finish(
     Every rank returns the leading rank's result.
     """
     scores = {name: score for layer in layers for name, score in layer.scores.items()}
+    # After the last layer: fa_amp ranks the scores of all layers.
     fallen = fall_back_attentions(scores, job.settings.fa_amp)
+    # On every rank: LayerWriter.close waits for the other ranks.
     writer.close(layers, fallen)
     results = []
     if ranks.leads:
@@ -72,6 +74,7 @@ def _joined_experts(job: Job, layer: LayerParameters) -> dict[str, str]:
 def _linear_reason(job: Job, layer: LayerParameters, name: str) -> str:
     if name in job.disabled:
         return job.disabled[name]
+    # The text of LayerObservation.parameters: parameters have no other field for this reason.
     unseen = any(warning.startswith(f"{name}: no calibration sample") for warning in layer.warnings)
     return "no calibration sample reached it" if unseen else "disable_level"
 

@@ -40,6 +40,7 @@ def export_identity(calibrated: Mapping[str, Any], job: Job) -> dict[str, Any]:
         "targets": [target.name for target in job.targets],
         "save_types": list(job.save_types),
         "part_bytes": job.part_bytes,
+        # The calibration may have been made by other versions than its exports.
         "exported by": {"fa3cli": __version__, "torch": torch.__version__},
     }
 
@@ -59,6 +60,7 @@ def source_identity(job: Job) -> dict[str, str]:
         "weights": sha256_of(headers, *shards),
         "config": sha256_of(_read(folder / "config.json")),
         "code": sha256_of(*map(_read, code)),
+        # The export holds copies of them, and the tokenizer decides the samples.
         "files beside": sha256_of(*(part for file in beside for part in (file.name, _read(file)))),
     }
 
@@ -116,5 +118,6 @@ def _cpu_model() -> str:
     """Return the processor's name from /proc/cpuinfo, or from Python."""
     file = Path("/proc/cpuinfo")
     text = file.read_text(errors="replace") if file.is_file() else ""
+    # On ARM, cpuinfo has no model name, but the number of the CPU part.
     found = re.search(r"(?m)^(?:model name|CPU part)\s*:\s*(.*)$", text)
     return found[1] if found else platform.processor() or platform.machine()

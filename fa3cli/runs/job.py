@@ -133,6 +133,7 @@ def make_job(
     linears = list(model.linears())
     attentions = [name for layer in model.layers for name in model.attentions(layer)]
     parts = [*model.layers, *([model.head] if model.head else [])]
+    # Only layers and the head are visited: linears elsewhere stay float, even if they are named.
     candidates = [name for part in parts for name in model.linears(part)]
     disabled = dict.fromkeys(matching([*linears, *attentions], settings.disable_names), "disable_names")
     if settings.disable_last_linear:
@@ -145,6 +146,7 @@ def make_job(
     if settings.anti_method != "none":
         require_groups(model, settings.anti_method)
     if not settings.reference:
+        # Engines fuse these linears and refuse a half-float group; the reference splits groups.
         whole = whole_groups(disabled.keys() & set(linears), linears)
         disabled |= dict.fromkeys(whole - disabled.keys(), "fused with one that is disabled")
     if settings.include_names:

@@ -66,6 +66,8 @@ class Journal:
             written = True
         except TypeError:
             written = False
+        # All ranks or none: without the states of one rank, no run could continue from the record.
+        # This is a barrier, too: all states are written before the record below.
         if not all(self._ranks.gather(written)):
             self._folder = None
             logger.warning(
@@ -79,6 +81,7 @@ class Journal:
             kept = {field.name: getattr(visit, field.name) for field in fields(visit)}
             write_tree(self._record(number), {**kept, "digest": _digest(arguments)})
             sync(self._folder.journal)
+            # From here on a later run can continue, so an error must not remove the folder.
             self._folder.keep = True
         # Never the previous visit's: a rank may arrive here before rank 0 has written this record.
         self._states(number - 2, self._ranks.rank).unlink(missing_ok=True)
@@ -107,6 +110,7 @@ class Journal:
 
     def require_same(self, arguments: Any) -> None:
         """Raise NotResumableError if the next layer's arguments differ from those before the interruption."""
+        # The leading rank decides: it has the first forward, whose arguments the record holds.
         if not self._ranks.first(_digest(arguments) == self._digest):
             raise NotResumableError(
                 f"the layer after {self.visits[-1].name} gets more than that layer's output and what the model "
@@ -136,6 +140,7 @@ def open_journal(folder: RunFolder, run_identity: dict[str, Any], resume: str) -
     file = folder.journal / _IDENTITY
     if _holds_records(folder) and resume != "never":
         folder.keep = True
+        # With keep set, this error leaves the records of the other run where they are.
         if differs := differing(_read_identity(file), run_identity):
             raise ConflictError(
                 f"{folder.path}: left by a stopped run that was made from other {', '.join(differs)}",
@@ -147,12 +152,14 @@ def open_journal(folder: RunFolder, run_identity: dict[str, Any], resume: str) -
             f"{folder.path}: nothing there to resume", hint="without --resume required, a new run starts"
         )
     folder.clear()
+    # After clear: without an identity, whatever a kill leaves here counts as no records.
     write_file(file, (json.dumps(run_identity, indent=2) + "\n").encode())
 
 
 def require_nothing_kept(folder: RunFolder) -> None:
     """Raise ConflictError if the folder holds a stopped run that could be resumed."""
     if _holds_records(folder):
+        # The error must not remove the records of the other run.
         folder.keep = True
         raise ConflictError(
             f"{folder.path}: left by a stopped run of fa3 quantize",
@@ -161,6 +168,7 @@ def require_nothing_kept(folder: RunFolder) -> None:
 
 
 def _holds_records(folder: RunFolder) -> bool:
+    # clear takes away the export first: records without an export are leftovers of a killed clear.
     begun = folder.export.is_dir() and os.path.lexists(folder.journal / _IDENTITY)
     return begun and has_records(folder)
 

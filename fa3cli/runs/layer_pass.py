@@ -45,8 +45,10 @@ class LayerPass:
         with model.evaluating(), self._fallback, self._started_forwards(journal, done) as self._forwards:
             for self._index, part in enumerate(parts[done:], start=done):
                 with model.loaded(model.needed(part)):
+                    # The system reads the next layer's pages while this layer computes.
                     for following in parts[self._index + 1 : self._index + 2]:
                         model.read_ahead(model.needed(following))
+                    # Within `loaded`: the caller writes the layer from these weights.
                     yield self._visit(part)
                 self._ticks.layer_ends(model.nbytes(*model.needed(part)))
 
@@ -59,6 +61,7 @@ class LayerPass:
         if job.replayed:
             samples = {_forward_key(sample): job.samples[sample[1]] for sample in self._samples}
             with model.loaded(model.before_layers):
+                # Loaded for all layers: each replay runs the code before the layers again.
                 yield ReplayedForwards(model, samples, journal.states())
             return
         kept = journal.outputs([_forward_key(sample) for sample in self._samples]) if done else []
@@ -70,13 +73,16 @@ class LayerPass:
         del kept, outputs  # the forwards own them now, and release them layer by layer
         with forwards:
             with model.loaded(model.before_layers):
+                # Loaded only for this: what the layers need of it waits in the suspended forwards.
                 forwards.start()
             if done:
+                # After start: the first forward has reached the next layer, so its arguments are known.
                 journal.require_same(forwards.arguments)
             yield forwards
 
     def boundary(self) -> tuple[dict[str, Any], Any]:
         """Return each forward's output of the current layer, and the arguments of the first forward's next layer call."""
+        # No layer of this pass follows that a resumed run could start with.
         if self._index == self._last:
             return {}, None
         outputs = {
@@ -94,6 +100,7 @@ class LayerPass:
 
     def _advance(self, stream: Stream, watcher: Watcher | None) -> None:
         """Run a stream through the current layer; `watcher.see` gets each sample's mask first."""
+        # A layer's call may fail for lack of memory and run again: its sample must count once.
         self._fallback.discard_sample = watcher.discard_sample if watcher else lambda: None
         for forward, (of, position) in enumerate(self._samples):
             if of is not stream:
@@ -101,11 +108,14 @@ class LayerPass:
             sample = self._job.samples[position]
             self._ticks.sample_begins(sample.tokens)
             if watcher:
+                # The reference counts padding in every statistic.
                 watcher.see(None if self._job.settings.reference else sample.mask, sample.timestep)
             self._forwards.advance(forward, self._index)
             if self._index == self._last:
+                # At once: the sample's states are not needed any more.
                 self._forwards.stop(forward)
             self._freed.release_if_grown()
+        # Later calls of the layer (AntiOutlier's check, the layer's error) belong to no sample.
         self._fallback.discard_sample = lambda: None
 
 

@@ -43,7 +43,9 @@ class LayerWriter:
         self._freed = FreedMemory(job.model.layer_bytes)
         self._norms = wrapped_norms(job.model, job.settings.anti_method)
         self._exports = [self._export(target, folder) for target in job.targets]
+        # A quantized head is written in its own visit, after the layers.
         later = {name for part in job.quantized_head for name in self._model.of_layer[part]}
+        # On the disk before the first record: a resumed run does not write these tensors again.
         self._add_outside([name for name in self._model.outside if name not in later], resumed=resumed)
         self._sync()
 
@@ -70,6 +72,7 @@ class LayerWriter:
             if warning := self._add(name, layer.linears, owners):
                 warnings[_module(name)] = warning
             self._freed.release_if_grown()
+        # Before the caller records the layer: a record stands for tensors that are on the disk.
         self._sync()
         if self._model.tensor(names[0]).is_meta:  # an earlier run has written this layer
             for export in self._exports:
@@ -113,6 +116,7 @@ class LayerWriter:
         for module, members in groupby(names, key=_module):
             group = list(members)
             mine = owners[module] == self._ranks.rank and not resumed
+            # On the CPU: embedding and head are on a device only while they compute.
             with self._model.loaded(group, CPU) if mine else nullcontext():
                 for name in group:
                     self._add(name, {}, owners)
@@ -129,8 +133,10 @@ class LayerWriter:
         module, leaf = _module(name), name.rpartition(".")[2]
         tensor = self._model.tensor(name).detach()
         if owners[module] != self._ranks.rank:
+            # Another rank writes it. It is added here, too, so that all ranks compute the same offsets.
             tensor = tensor.to("meta")
         if module in self._norms:
+            # The norm's own bias is written with its weight, and not a second time under its own name.
             if leaf == "weight":
                 bias = self._model.bias(module)
                 bias = None if bias is None else bias.to(tensor.device)
@@ -156,6 +162,7 @@ class LayerWriter:
             return quantize_dynamic_linear(weight, dtype), None
         low, high = ranges
         if weight.is_meta:
+            # The reference keeps the float32 scale of a histogram, except in a bfloat16 model.
             input_dtype = low.dtype if settings.reference and dtype != torch.bfloat16 else dtype
             return linear_layout(
                 weight.shape, dtype, mm_tensor=settings.mm_tensor, input_dtype=input_dtype
@@ -173,6 +180,7 @@ class LayerWriter:
         tensors: dict[str, Tensor] = {}
         for role, (low, high) in ranges.items():
             tensors |= quantize_heads(role, low, high, self._model.dtype)
+        # head_dim from the rows of k_proj and the heads that were seen: config.json need not have it.
         states = f"{name}.k_proj.weight"
         rows = self._model.shape(states)[0] if states in self._model.stored else 0
         for export in self._exports:

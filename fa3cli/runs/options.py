@@ -92,6 +92,7 @@ class RunOptions:
     fa: Annotated[bool | None, Option("Quantize q, k and v.", flags="--fa/--no-fa")] = None
     fa_amp: Annotated[Count, Option("Leave N attention layers without FA3.", metavar="N")] = None
     fa_score: Annotated[str | None, Option("How fa_amp chooses the layers: reference or error.")] = None
+    # In recipes and the guide's Python API, but without a flag: only one value of each is supported.
     is_dynamic: bool | None = None
     pr: float | None = None
     w_sym: bool | None = None

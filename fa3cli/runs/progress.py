@@ -88,6 +88,7 @@ class Ticks:
         self._report(self._progress())
 
     def _progress(self) -> Progress:
+        # Only samples of this run: those of the run it resumes took it no time.
         passed, done = max(time.monotonic() - self._begin, 1e-9), self._sample - self._skipped
         memory = self._process.memory_info().rss
         return Progress(
@@ -107,10 +108,12 @@ class Ticks:
 
     def _bytes_written(self) -> int:
         """Return the bytes that this process has written, 0 if the system does not count them."""
+        # psutil has no io_counters on macOS.
         counters = getattr(self._process, "io_counters", None)
         return getattr(counters(), "write_chars", 0) if counters else 0
 
 
 def _peak_memory() -> int:
+    # ru_maxrss is in bytes on macOS, in KiB on Linux.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

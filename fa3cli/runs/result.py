@@ -30,6 +30,7 @@ __all__ = [
 
 REPORT_FILE = "fa3_report.json"
 PARAMETERS_FILE = "fa3_parameters.safetensors"
+# Reports leave these out, so that a repeated run writes the same bytes.
 _NOT_REPRODUCIBLE = ("output", "seconds", "already_there")
 
 
@@ -95,6 +96,7 @@ def make_result(
     files = {
         str(file.relative_to(export)): file.stat().st_size
         for file in sorted(export.rglob("*"))
+        # The report holds this list, so it cannot hold its own size.
         if file.is_file() and file.name != REPORT_FILE
     }
     return Result(
@@ -145,6 +147,7 @@ def read_result(job: Job, identity: dict[str, Any]) -> Result | None:
     output = job.destination
     try:
         reports = {place: _read_typed(output / place) for place in job.places.values()}
+    # No export of fa3 is there, and RunFolder refuses an output that holds anything else.
     except (OSError, ValueError):
         return None
     *_, last = reports.values()
@@ -177,6 +180,7 @@ def _read_typed(folder: Path) -> _Report:
     """Return the typed report of a run; raises the errors of `read_report`, and ValueError for wrong fields."""
     report = typed(read_report(folder), _Report)
     for name in report.result.files:
+        # The report may be forged: a name in it must not lead out of the folder.
         if not all(map(is_file_name, name.split("/"))):
             raise ValueError(f"{name!a} is not a file of an export")
     return report

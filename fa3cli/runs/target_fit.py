@@ -55,6 +55,7 @@ def _selection(job: Job) -> Selection:
         fa_layers=max(0, len(job.attentions) - settings.fa_amp),
         head=job.model.head,
         mm_tensor=settings.mm_tensor,
+        # Improved numerics let whole groups fall back.
         may_split=settings.reference and settings.level > 0,
         wraps_norms=bool(wrapped_norms(job.model, settings.anti_method)),
     )
@@ -62,10 +63,12 @@ def _selection(job: Job) -> Selection:
 
 def _exact_selection(job: Job, found: Sequence[LayerParameters]) -> Selection:
     """Return what a job quantizes, from the parameters of its calibration."""
+    # A cross-attention that no sample used has no ranges, so it gets no FA3 parameters.
     seen = sum(len(layer.attentions) for layer in found)
     return replace(
         _selection(job),
         quantized=frozenset(name for layer in found for name in layer.linears),
         fa_layers=max(0, seen - job.settings.fa_amp),
+        # `quantized` now says which groups were split.
         may_split=False,
     )

@@ -61,6 +61,7 @@ class Sample:
             name: value.to(device) if isinstance(value, Tensor) else value
             for name, value in self.arguments.items()
         }
+        # A cache would hold K and V of all layers in each waiting forward.
         return {**moved, "use_cache": False}
 
 
@@ -84,6 +85,7 @@ def read_samples(
     samples = []
     estimate = estimate and not has_tokenizer(folder)
     tokenizer = partial(TokenEstimate, longest) if estimate else LazyTokenizer(folder, trust_remote_code)
+    # Line by line: lines after the first `count` are neither read nor checked.
     for number, record in islice(_read_records(file), count):
         origin = f"{file}, line {number}"
         try:

@@ -35,6 +35,7 @@ class LazyTokenizer:
         """
         from transformers import AutoTokenizer
 
+        # First: transformers would wait forever at a pipe.
         require_regular_files(self._folder)
         config = self._folder / _CONFIG
         if config.is_file():
@@ -42,10 +43,12 @@ class LazyTokenizer:
         where = nullcontext(self._folder) if self._trusted else checked_copy(self._folder)
         with where as place, without_trust_prompt():
             try:
+                # local_files_only: otherwise transformers may ask the hub for files that the folder lacks.
                 return AutoTokenizer.from_pretrained(
                     place, local_files_only=True, trust_remote_code=self._trusted
                 )
             except Exception as error:  # the error classes differ by transformers version
+                # The message names the user's folder, not the temporary copy.
                 said = brief(error).replace(str(place), str(self._folder))
                 raise InvalidInputError(
                     f"{self._folder}: no tokenizer for text ({said})",

@@ -22,6 +22,7 @@ def real_states(states: Tensor, mask: Tensor | None) -> Tensor:
     """Return the states of the tokens that `mask [B, S]` keeps: `[B, H, S, D] -> [1, H, N, D]`; all without a mask."""
     if mask is None or (states.shape[0], states.shape[2]) != mask.shape:
         return states
+    # [B, H, S, D] -> [B, S, H, D] -> [N, H, D] -> [H, N, D] -> [1, H, N, D]
     return states.transpose(1, 2)[_kept(mask, states.device)].transpose(0, 1).unsqueeze(0)
 
 

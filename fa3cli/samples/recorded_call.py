@@ -24,6 +24,7 @@ class RecordedCall:
         self._call: tuple[tuple[Any, ...], dict[str, Any], Any] | None = None
 
     def __enter__(self) -> RecordedCall:
+        # prepend: the engine's hook on the last layer suspends the forward, so a hook after it would run too late.
         self._hook = self.module.register_forward_hook(self._record, with_kwargs=True, prepend=True)
         return self
 

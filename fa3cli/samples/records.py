@@ -34,6 +34,7 @@ def token_ids(record: dict[str, Any], tokenizer: Callable[[], Any]) -> tuple[Ten
         return ids, mask
     if "messages" in record:
         text = _chat_text(record["messages"], tokenizer())
+        # The chat template has written the special tokens already.
         ids = tokenizer()(text, add_special_tokens=False, verbose=False)["input_ids"]
     else:
         text = _text(record)  # before the tokenizer is loaded, so that a broken line is reported first
@@ -46,6 +47,7 @@ def _whole_numbers(record: dict[str, Any], key: str) -> Tensor:
     rows = record[key]
     if isinstance(rows, list) and not (rows and all(isinstance(row, list) for row in rows)):
         rows = [rows]
+    # type, not isinstance: true and false are no token ids.
     if not isinstance(rows, list) or not all(type(value) is int for row in rows for value in row):
         raise TypeError(f"{key} is not a list of whole numbers")
     if not all(abs(value) < _LARGEST for row in rows for value in row):

@@ -26,10 +26,12 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
                 if len(line) > LARGE:
                     raise InvalidInputError(f"{file}, line {number}: longer than {LARGE >> 20} MiB")
                 if number == 1:
+                    # Some editors write a byte order mark, which is not part of the first record.
                     line = line.removeprefix(codecs.BOM_UTF8)
                 if not line.strip():
                     blank += 1
                     continue
+                # Blank lines count only now that another line follows them.
                 yield from ((number - back, "") for back in range(blank, 0, -1))
                 blank = 0
                 yield number, _text(line, f"{file}, line {number}").rstrip("\r\n")

@@ -21,6 +21,7 @@ class TokenEstimate:
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
         """Return the token ids of a text, all of them 0."""
+        # replace: json may hold half of a surrogate pair, which UTF-8 cannot encode.
         tokens = 1 + len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN
         return {"input_ids": [0] * min(tokens, self._longest or tokens)}
 

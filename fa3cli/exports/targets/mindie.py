@@ -10,4 +10,5 @@ __all__ = ["MindIE"]
 class MindIE(ModelSlim):
     """The form that MindIE-LLM loads: FA3 in all layers or none, fused groups entirely int8 or float."""
 
+    # The same files as modelslim; exports/limits.py declares what MindIE-LLM cannot load.
     name = "mindie"

@@ -16,7 +16,9 @@ class MindIESD(ModelSlim):
 
     name = "mindie-sd"
     pipelines = True
+    # MindIE-SD opens this name beside the description: it contains model_quant_type in lower case.
     weight_file = f"quant_model_weight_{W8A8_DYNAMIC.lower()}.safetensors"
+    # MindIE-SD reads no index.
     sharded = False
     description_files = (f"quant_model_description_{W8A8_DYNAMIC.lower()}.json",)
     linear_value = W8A8_DYNAMIC

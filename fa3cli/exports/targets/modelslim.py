@@ -27,17 +27,20 @@ class ModelSlim(Target):
 
     name = "modelslim"
     weight_file = WEIGHT_FILE
+    # Two names for the same text: in MindIE-LLM, the one with w8a8 is deprecated.
     description_files: ClassVar[tuple[str, ...]] = DESCRIPTION_FILES
     linear_tensors: ClassVar[tuple[str, ...]] = W8A8_TENSORS
     attention_tensors: ClassVar[tuple[str, ...]] = FA_TENSORS
     norm_tensors: ClassVar[tuple[str, ...]] = tuple(NORM_TENSORS)
     save_types: ClassVar[tuple[str, ...]] = ("safe_tensor", "numpy")
+    # Without FA3 the entry is absent, never null: engines read null in opposite ways.
     attention_settings: ClassVar[Mapping[str, str]] = {"fa_quant_type": FA_QUANT}
     """Entries of the description for the whole model, if it has FA3 parameters."""
     attention_value = FA_QUANT
 
     def norm(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         """Return the tensors of the reference's norm module; a norm without bias gets zeros in float32."""
+        # float32 in a bfloat16 model, too, as the reference writes it.
         bias = torch.zeros(weight.shape, device=weight.device) if bias is None else bias
         return {leaf: weight if leaf.endswith("weight") else bias for leaf in NORM_TENSORS}
 

@@ -43,6 +43,7 @@ class Vllm(Target):
 
 
 def _fp8_scale(scale: Tensor) -> Tensor:
+    # In float32: in half precision, the product and the quotient would each be rounded.
     return (scale.float() * _INT8_MAX / _FP8_MAX).to(scale.dtype).unsqueeze(-1)
 
 
@@ -63,6 +64,7 @@ def _quantization_config(written: Written) -> dict[str, Any]:
     int8 = {"num_bits": 8, "type": "int", "dynamic": False}
     weights = {**int8, "symmetric": True, "strategy": "tensor" if written.mm_tensor else "channel"}
     inputs = {**int8, "symmetric": False, "strategy": "tensor"}
+    # vLLM takes a scale per head (attn_head) only with FlashAttention 3.
     heads = {"num_bits": 8, "type": "float", "strategy": "attn_head", "symmetric": True, "dynamic": False}
     groups: dict[str, dict[str, Any]] = {
         "group_0": {"targets": ["Linear"], "weights": weights, "input_activations": inputs}

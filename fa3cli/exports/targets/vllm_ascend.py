@@ -24,6 +24,7 @@ class VllmAscend(ModelSlim):
     attention_tensors = tuple(
         f"{linear}.kv_cache_{kind}" for linear in _ROLES.values() for kind in ("scale", "offset")
     )
+    # vLLM-Ascend stops at `.module.` tensors.
     norm_tensors = Target.norm_tensors
     save_types = ("safe_tensor",)
     attention_settings: ClassVar[Mapping[str, str]] = {"kv_cache_type": C8, "kv_quant_type": C8}
@@ -36,6 +37,7 @@ class VllmAscend(ModelSlim):
             # One value per channel, so that the engine can split it as it splits the rows of the linear.
             scale = tensors[f"fa_{role}.scale"].flatten().repeat_interleave(head_dim)
             stored[f"{linear}.kv_cache_scale"] = scale
+            # Zeros: FA3 is symmetric, but the layout of C8 has offsets.
             stored[f"{linear}.kv_cache_offset"] = torch.zeros_like(scale)
         return stored
 

@@ -73,6 +73,7 @@ def write_entry(path: Path, entry: Entry) -> None:
     if entry is None:
         if os.path.lexists(path):
             path.unlink(missing_ok=True)
+            # Otherwise the entry could be back after a crash of the system.
             sync(path.parent)
         if own:
             _remove_empty(path.parent)
@@ -89,6 +90,7 @@ def write_entry(path: Path, entry: Entry) -> None:
 def exclusive_folder(folder: Path) -> Iterator[None]:
     """Lock a folder, if it exists, during the block, and remove leftovers of killed processes in it and beside it."""
     with suppress(OSError):
+        # A killed --output leaves its temporary folder here. The parent may be read-only.
         sweep(folder.parent)
     with ExitStack() as stack:
         if folder.is_dir():

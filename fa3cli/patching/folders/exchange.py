@@ -43,6 +43,7 @@ def remove_patch(folder: Path, old: Patched, link: str | None) -> None:
     if not old.receipt:
         links = {name: original_link(folder / name, link, entry) for name, entry in old.index.items()}
         old = replace(old, index=links)
+    # The receipt last: until then, it explains what is left of the patch.
     _run_steps(folder, old, [*_undo_steps(old), (_RECEIPT, None)])
 
 
@@ -73,6 +74,7 @@ def _restore_steps(before: Mapping[str, Entry], old: Patched) -> Steps:
     """The steps that restore the entries `before`, from any point at which a change stopped."""
     index = [name for name in old.index if name in before]
     modules = [name for name in before if name not in (_RECEIPT, *old.index)]
+    # By way of the unpatched folder: at every step the index names only files that exist.
     removed: Steps = [*((name, old.index[name]) for name in index), *((name, None) for name in modules)]
     return [*removed, *((name, before[name]) for name in (_RECEIPT, *modules, *index) if name in before)]
 

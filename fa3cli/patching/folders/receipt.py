@@ -198,6 +198,7 @@ def _current_form(data: dict[str, Any]) -> dict[str, Any]:
 def _exists_as(path: Path, right: Callable[[int], bool], what: str) -> bool:
     """Whether a path exists as the file or folder that fa3 creates there; ConflictError if it is anything else."""
     try:
+        # lstat: a link in this place could lead to a file of the user.
         mode = os.lstat(path).st_mode
     except OSError:
         return False

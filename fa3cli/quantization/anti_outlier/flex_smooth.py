@@ -58,6 +58,7 @@ class _Search:
         self._weights = [torch.cat(list(group.weights))] if group.block is None else group.weights
         self._activations = self._values.abs().amax(dim=0)
         self._largest = torch.stack([block.abs().amax(dim=0) for block in self._blocks()]).amax(dim=0)
+        # Computed once: only the quantized product depends on the powers.
         self._exact = [self._values @ block.T for block in self._blocks()]
 
     def error(self, alpha: float, beta: float) -> float:

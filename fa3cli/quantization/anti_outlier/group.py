@@ -43,6 +43,7 @@ class GroupData:
         step = len(weight) if self.block is None else max(1, self.block // weight.shape[1])
         for start in range(0, len(weight), step):
             rows = slice(start, min(start + step, len(weight)))
+            # Cast block by block: a float32 copy of the whole weight would be twice its size.
             yield rows, weight[rows].to(self.inputs.low.dtype)
 
     def outputs(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -37,6 +37,7 @@ class CalibrationStream(Stream):
             call or nullcontext(),
         ):
             visit.advance(observation)
+        # After the block: the linears have their float weights again, which scores and error need.
         observed = observation.parameters(part, ranks)
         error = layer_error(call, model.model, observed, settings, job.samples[0].mask) if call else None
         return replace(
@@ -49,7 +50,9 @@ class CalibrationStream(Stream):
     def peak_bytes(self, part: str) -> int:
         job, model = self.job, self.job.model
         linears = set(model.linears(part))
+        # The reference's fake-quantized weights are copies beside the float weights.
         fake = weight_count(job, linears & job.quantized) * model.dtype.itemsize * job.settings.reference
         forward, error = forward_bytes(job, part), error_bytes(job) if part in model.layers else 0
         quantizing = max((weight_count(job, {name}) for name in linears), default=0)
+        # One after the other: observing, measuring the error, quantizing.
         return loaded_bytes(job, part) + max(fake + forward, forward + error, quantizing)

@@ -73,6 +73,7 @@ def matrix_shapes(job: Job, part: str) -> list[tuple[int, ...]]:
     matrices = [name for name in job.model.of_layer[part] if len(job.model.shape(name)) == 2]
     experts = [name for name in matrices if ".experts." in name]
     others = [name for name in matrices if name not in experts]
+    # Three matrices per expert: gate, up and down.
     return [job.model.shape(name) for name in others + experts[: 3 * _EXPERTS]] or [(1, 1)]
 
 

@@ -19,6 +19,7 @@ class RangeParamStream(Stream):
 
     def visit(self, visit: Visit, found: LayerParameters) -> LayerParameters:
         linears, observer = self.linears(visit.part), RangeParam(in_float32=not self.job.settings.reference)
+        # One observer for all: linears with the same input then share the work.
         with LinearInputs(linears, dict.fromkeys(linears, observer)) as inputs:
             visit.advance(inputs)
         observers = visit.ranks.merged(inputs.observers)

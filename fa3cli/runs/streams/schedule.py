@@ -14,7 +14,7 @@ from fa3cli.runs.streams.stream import Stream
 
 __all__ = ["own_forwards", "passes", "smoothing_stream"]
 
-_RANGE_PARAM_SAMPLES = 5
+_RANGE_PARAM_SAMPLES = 5  # as many as the reference uses
 
 
 def passes(job: Job) -> list[list[Stream]]:
@@ -28,6 +28,7 @@ def passes(job: Job) -> list[list[Stream]]:
     if settings.level or settings.act_method == 3:
         first.append(RangeParamStream(job, min(_RANGE_PARAM_SAMPLES, job.sample_count)))
     if settings.level:
+        # The second pass loads the layers from the files again, so it applies the scales of the first.
         return [first, [SmoothingStream(job, 0), calibration]]
     return [[*first, calibration]]
 

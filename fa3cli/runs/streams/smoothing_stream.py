@@ -27,11 +27,13 @@ class SmoothingStream(Stream):
         elif self.count:
             modules = job.model.layers[part].named_modules()
             structure = tuple((name, type(module)) for name, module in modules)
+            # One check per structure: it costs a forward, and layers of the same modules pass or fail alike.
             new = structure not in visit.findings.structures
             scales[part] = find_smoothing(
                 job.model, part, job.settings, visit.advance, visit.ranks, checked=new
             )
             visit.findings.structures.add(structure)
+        # find_all_smoothing smooths a resident model, after all visits.
         if part in scales and not job.model.resident:
             smooth(job.model, part, job.settings.anti_method, scales[part])
         return replace(found, smoothing=scales.get(part, {}))
