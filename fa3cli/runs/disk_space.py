@@ -55,7 +55,7 @@ def _names(job: Job) -> list[str]:
     """Return the names of every tensor that the largest export can hold."""
     norms = wrapped_norms(job.model, job.settings.anti_method)
     modelslim = TARGETS["modelslim"]
-    return modelslim.exported_names(job.model.names, [*job.quantized], [*job.attentions], [*norms])
+    return modelslim.exported_names(job.model.names, job.quantized, job.attentions, norms)
 
 
 def _fallback_bytes(job: Job) -> int:
