@@ -40,9 +40,7 @@ def main() -> None:
         ratios = []
         for round_ in range(_ROUNDS):
             bare = _cpu_seconds(forward)
-            [job] = api.prepare_jobs(
-                folder, calib=calib, output=Path(scratch, f"out{round_}"), recipe="default"
-            )
+            [job] = api.prepare_jobs(folder, calib=calib, output=Path(scratch, f"out{round_}"), recipe="default")
             quantize = _cpu_seconds(lambda: api.run(job))  # noqa: B023
             ratios.append(quantize / bare)
             print(f"bare forward {bare:.2f} s, quantize {quantize:.2f} s, ratio {ratios[-1]:.2f}", flush=True)

@@ -50,9 +50,7 @@ print((peak - before) * 1024)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder for model and export; not removed")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--samples", type=int, default=4)
@@ -119,18 +117,14 @@ def make_model(folder: Path, layers: int) -> Path:
             "input_layernorm": (8192,),
             "post_attention_layernorm": (8192,),
         }
-        parts[f"layer{number}"] = {
-            f"model.layers.{number}.{name}.weight": shape for name, shape in linears.items()
-        }
+        parts[f"layer{number}"] = {f"model.layers.{number}.{name}.weight": shape for name, shape in linears.items()}
     weight_map = {}
     for part, shapes in parts.items():
         file = f"model-{part}.safetensors"
         tensors = {name: _noise(shape) for name, shape in shapes.items()}
         save_file(tensors, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": weight_map})
-    )
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return folder
 
 

@@ -35,13 +35,9 @@ _HEAD_SCALE = re.compile(r"(fa_[qkv]\.scale|self_attn\.[qkv]_scale)$")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--msmodelslim", metavar="PYTHON", help="python of an environment with msmodelslim")
-    parser.add_argument(
-        "--llmcompressor", metavar="PYTHON", help="python of an environment with llmcompressor"
-    )
+    parser.add_argument("--llmcompressor", metavar="PYTHON", help="python of an environment with llmcompressor")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     pythons = {

@@ -54,9 +54,7 @@ def measure(cell: tuple[str, torch.dtype, tuple[int, int]]) -> str:
     for threads in (1, torch.get_num_threads()):
         torch.set_num_threads(threads)
         rounds = 9 if states.numel() < 2**26 else 3
-        plain, window, whole = _seconds(
-            states, rounds, time.thread_time if threads == 1 else time.perf_counter
-        )
+        plain, window, whole = _seconds(states, rounds, time.thread_time if threads == 1 else time.perf_counter)
         row += f" {plain * 1e3:7.1f} ms {window / plain:6.2f} {whole / plain:6.2f} |"
     return f"{row} {peak:5.0f} MB of {states.numel() * states.element_size() / 1e6:.0f}"
 
@@ -93,12 +91,8 @@ def _status(name: str) -> int:
 
 
 def main() -> None:
-    print(
-        f"                           | one thread               | {torch.get_num_threads()} threads                |"
-    )
-    print(
-        "layout, dtype, heads x S   |      plain 0.9999      1 |      plain 0.9999      1 | memory above the states"
-    )
+    print(f"                           | one thread               | {torch.get_num_threads()} threads                |")
+    print("layout, dtype, heads x S   |      plain 0.9999      1 |      plain 0.9999      1 | memory above the states")
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for row in pool.imap(measure, list(itertools.product(_LAYOUTS, _DTYPES, _SIZES)), chunksize=1):
             print(row, flush=True)

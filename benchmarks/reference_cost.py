@@ -30,9 +30,7 @@ _DOWN = tuple(f"model.layers.{layer}.mlp.down_proj" for layer in range(_LAYERS))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -44,9 +42,7 @@ def main() -> None:
             subprocess.run([sys.executable, *patch], check=True, capture_output=True)
         for round_ in range(arguments.rounds):
             for name, case in CASES.items():
-                fa3, reference = (
-                    _run_tool(root, quantizer, case, round_) for quantizer in ("fa3cli", "msmodelslim")
-                )
+                fa3, reference = (_run_tool(root, quantizer, case, round_) for quantizer in ("fa3cli", "msmodelslim"))
                 print(
                     f"{name}: fa3 {fa3['seconds']:.1f} s ({fa3['seconds'] / fa3['bare']:.2f} bare forwards), "
                     f"msModelSlim {reference['seconds']:.1f} s ({reference['seconds'] / reference['bare']:.2f}), "
@@ -59,9 +55,7 @@ def main() -> None:
 def _run_tool(root: Path, quantizer: str, case: dict[str, Any], round_: int) -> dict[str, Any]:
     output = root / f"{quantizer}-{case['act_method']}-{round_}"
     call = [sys.executable, Path(__file__).absolute(), "--side", root, quantizer, output, json.dumps(case)]
-    done = subprocess.run(
-        call, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=root
-    )
+    done = subprocess.run(call, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=root)
     return json.loads(done.stdout.splitlines()[-1]) | {"export": output}
 
 

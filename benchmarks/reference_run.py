@@ -42,9 +42,7 @@ def quantize(
 
     data = [[ids, torch.ones_like(ids)] for ids in samples]
     if anti_method != "none":
-        AntiOutlier(
-            model, calib_data=data, cfg=AntiOutlierConfig(anti_method=anti_method, dev_type="cpu")
-        ).process()
+        AntiOutlier(model, calib_data=data, cfg=AntiOutlierConfig(anti_method=anti_method, dev_type="cpu")).process()
     config = QuantConfig(disable_names=list(disable_names), act_method=act_method, mm_tensor=False)
     calibrator = Calibrator(model, config.fa_quant(fa_amp=fa_amp), data, disable_level)
     calibrator.run()

@@ -69,9 +69,7 @@ def _median(
 def _run(arguments: list[str | Path], python: str | Path = sys.executable) -> None:
     """Run fa3; exit codes 0, 1 (not patched) and 3 (the model type is refused) are accepted."""
     variables = {**os.environ, "PYTHONPATH": str(_ROOT)}
-    ended = subprocess.run(
-        [python, "-m", "fa3cli", *arguments], env=variables, capture_output=True, check=False
-    )
+    ended = subprocess.run([python, "-m", "fa3cli", *arguments], env=variables, capture_output=True, check=False)
     if ended.returncode not in (0, 1, 3):
         raise SystemExit(ended.stderr.decode())
 

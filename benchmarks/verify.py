@@ -88,9 +88,7 @@ def write_export(target: Target, folder: Path, layers: int) -> None:
     linears = [f"{name}.{linear}" for name in names if ".layers." in name for linear in _LINEARS]
     attentions = [f"{name}.self_attn" for name in names if ".layers." in name]
     floats = [name for name in weight_map if name.removesuffix(".weight") not in linears and "norm" in name]
-    kept = (
-        [f"{linear}.weight" for linear in linears] + floats + ["model.embed_tokens.weight", "lm_head.weight"]
-    )
+    kept = [f"{linear}.weight" for linear in linears] + floats + ["model.embed_tokens.weight", "lm_head.weight"]
     written = Written(kept, linears, ["lm_head"], attentions, [])
     config = target.config(_CONFIG | {"num_hidden_layers": layers}, written)
     documents = {
@@ -139,9 +137,7 @@ def _attention() -> dict[str, Tensor]:
     for leaf in FA_TENSORS:
         shape = (heads[leaf[3]], 1)
         is_scale = leaf.endswith("scale")
-        tensors[leaf] = (
-            torch.ones(shape, dtype=torch.bfloat16) if is_scale else torch.zeros(shape, dtype=torch.int8)
-        )
+        tensors[leaf] = torch.ones(shape, dtype=torch.bfloat16) if is_scale else torch.zeros(shape, dtype=torch.int8)
     return tensors
 
 

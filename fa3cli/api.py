@@ -115,9 +115,7 @@ def export(
     **options: Any,
 ) -> Result:
     """Export a weights folder with the parameters of its calibration; `options` are those of `fa3 export`."""
-    return export_calibration(
-        *prepare_export(RunOptions.of(weights_dir, **options), Path(calibration)), progress
-    )
+    return export_calibration(*prepare_export(RunOptions.of(weights_dir, **options), Path(calibration)), progress)
 
 
 def full_plan(job: Job) -> Plan:

@@ -138,13 +138,9 @@ def _package(name: str, problem: str | None) -> Package:
     return Package(name, required, version, problem, remark)
 
 
-def _command(
-    name: str, needs: tuple[str, ...], packages: tuple[Package, ...], devices: tuple[Device, ...]
-) -> Command:
+def _command(name: str, needs: tuple[str, ...], packages: tuple[Package, ...], devices: tuple[Device, ...]) -> Command:
     problems = [
-        f"{package.name} {package.problem}"
-        for package in packages
-        if package.name in needs and package.problem
+        f"{package.name} {package.problem}" for package in packages if package.name in needs and package.problem
     ]
     if problems:
         return Command(name, False, "; ".join(problems))
@@ -172,9 +168,7 @@ def _npu(torch: ModuleType) -> Device:
     if problem:
         return Device("npu", (), f"torch_npu {problem}")
     names = tuple(torch.npu.get_device_name(number) for number in range(torch.npu.device_count()))
-    return Device(
-        "npu", names, None if names else "torch_npu sees no device; do npu-smi and the CANN set_env.sh work?"
-    )
+    return Device("npu", names, None if names else "torch_npu sees no device; do npu-smi and the CANN set_env.sh work?")
 
 
 def _import(name: str) -> tuple[ModuleType | None, str | None]:

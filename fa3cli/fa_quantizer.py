@@ -20,9 +20,7 @@ class FAQuantizer:
     the states, which differs between diffusion transformers.
     """
 
-    def __init__(
-        self, config: Any = None, logger: Any = None, layout: Literal["BHSD", "BSHD"] = "BHSD"
-    ) -> None:
+    def __init__(self, config: Any = None, logger: Any = None, layout: Literal["BHSD", "BSHD"] = "BHSD") -> None:
         if layout not in ("BHSD", "BSHD"):
             raise ValueError(f"layout is {layout!r}, expected 'BHSD' or 'BSHD'")
         self.layout = layout

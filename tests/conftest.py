@@ -49,9 +49,7 @@ def qwen2_tiny(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fa3(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> Callable[..., tuple[int, str, str]]:
+def fa3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
     """Return a function that runs `fa3 ...` in this process and returns exit code, stdout and stderr."""
     from fa3cli.cli import main
 

@@ -36,9 +36,7 @@ def _imported(tree: ast.Module) -> Iterator[str]:
     """The rooms that a module imports, also inside functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "fa3cli":
-            names = (
-                [node.module.partition(".")[2]] if "." in node.module else [name.name for name in node.names]
-            )
+            names = [node.module.partition(".")[2]] if "." in node.module else [name.name for name in node.names]
             yield from (name.partition(".")[0] for name in names if name.partition(".")[0] in ORDER)
 
 

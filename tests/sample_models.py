@@ -101,11 +101,7 @@ def write_lines(file: Path, lines: list[Any]) -> Path:
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def write_config(folder: Path, model_type: str = "llama", *, patched: bool = True, **options: Any) -> Path:

@@ -31,9 +31,7 @@ def test_patch_quantize_and_verify_from_python(tmp_path: Path, calib: Path) -> N
 
 
 def test_plan_and_run_of_one_job(tmp_path: Path, calib: Path) -> None:
-    job = sample_models.prepare(
-        write_model(tmp_path / f"llama-{tmp_path.name}"), calib=calib, recipe="default"
-    )
+    job = sample_models.prepare(write_model(tmp_path / f"llama-{tmp_path.name}"), calib=calib, recipe="default")
     planned = api.plan(job)
     assert not job.output.exists()
     result = api.run(job)

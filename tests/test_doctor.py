@@ -28,9 +28,7 @@ def test_the_needed_versions_are_those_of_pyproject() -> None:
 
 
 @pytest.mark.parametrize(("version", "works"), [("4.42.9", False), ("4.43.0", True), ("5.0.0rc1", True)])
-def test_an_old_transformers_stops_patch_and_quantize(
-    version: str, works: bool, tmp_path, monkeypatch
-) -> None:
+def test_an_old_transformers_stops_patch_and_quantize(version: str, works: bool, tmp_path, monkeypatch) -> None:
     install(tmp_path, monkeypatch, "transformers", version)
     commands = {command.name: command for command in diagnose().commands}
     assert commands["fa3 patch"].works is commands["fa3 quantize"].works is works

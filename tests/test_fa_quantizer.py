@@ -70,9 +70,7 @@ def test_a_layout_given_to_the_constructor_holds_for_every_call() -> None:
     quantizer.transform = lambda states, role: seen.append(states.shape) or states * 2
     states = torch.randn(1, 7, 2, 4)
     assert torch.equal(quantizer.quant(states, "q"), states * 2)
-    assert torch.equal(
-        quantizer.quant(states.transpose(1, 2), "q", layout="BHSD"), states.transpose(1, 2) * 2
-    )
+    assert torch.equal(quantizer.quant(states.transpose(1, 2), "q", layout="BHSD"), states.transpose(1, 2) * 2)
     assert seen == [(1, 2, 7, 4)] * 2
     with pytest.raises(ValueError, match="layout is 'BNSD', expected"):
         FAQuantizer(object(), logger, layout="BNSD")

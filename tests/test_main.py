@@ -29,9 +29,7 @@ def hostile(tmp_path: Path) -> Path:
     return folder
 
 
-def run(
-    folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "fa3cli"), path: str = str(ROOT)
-) -> str:
+def run(folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "fa3cli"), path: str = str(ROOT)) -> str:
     done = subprocess.run(
         [sys.executable, *program, *arguments],
         cwd=folder,

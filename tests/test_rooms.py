@@ -10,11 +10,7 @@ MOST = 20  # files in one folder
 
 
 def test_every_room_has_its_place() -> None:
-    entries = [
-        path
-        for path in (ROOT / "fa3cli").iterdir()
-        if path.suffix == ".py" or (path / "__init__.py").is_file()
-    ]
+    entries = [path for path in (ROOT / "fa3cli").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
     assert {path.stem for path in entries} - {"__init__"} == set(ORDER)
 
 

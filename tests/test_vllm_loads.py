@@ -113,9 +113,7 @@ def test_each_attention_has_a_scale_a_head(made: tuple[Path, Path]) -> None:
     assert all(torch.equal(parameters[name], tensors[name]) for name in names)
 
 
-def test_it_is_close_to_our_simulation_of_the_same_calibration(
-    made: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_it_is_close_to_our_simulation_of_the_same_calibration(made: tuple[Path, Path], tmp_path: Path) -> None:
     """fp8 and int8 have different errors, and kernels for Ascend round the bias to integers."""
     model, exports = made
     from transformers import AutoModelForCausalLM

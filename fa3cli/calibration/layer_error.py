@@ -62,15 +62,11 @@ def layer_error(
     return _ratio(noise, added)
 
 
-def _norms(
-    noisy: list[Tensor], exact: list[Tensor], arguments: list[Any], mask: Tensor | None
-) -> tuple[float, float]:
+def _norms(noisy: list[Tensor], exact: list[Tensor], arguments: list[Any], mask: Tensor | None) -> tuple[float, float]:
     """Return `||y_q - y||` and `||y - x||` over all compared outputs."""
     squares = torch.zeros(2, dtype=torch.float64)
     for position, pair in enumerate(zip(noisy, exact, strict=True)):
-        matching = next(
-            (place for place, argument in enumerate(arguments) if _has_shape_of(argument, pair[1])), None
-        )
+        matching = next((place for place, argument in enumerate(arguments) if _has_shape_of(argument, pair[1])), None)
         if matching is not None:
             squares += _square_sums(*pair, arguments.pop(matching), mask)
         elif position == 0:
@@ -109,9 +105,7 @@ def _quantized(model: nn.Module, found: LayerParameters, settings: QuantSettings
         yield
 
 
-def _int8_forward(
-    module: nn.Linear, ranges: Range | None, settings: QuantSettings
-) -> Callable[[Tensor], Tensor]:
+def _int8_forward(module: nn.Linear, ranges: Range | None, settings: QuantSettings) -> Callable[[Tensor], Tensor]:
     if ranges is None:
         return partial(_dynamic_call, module)
     parameters = (reference_linear if settings.reference else linear).input_parameters
@@ -119,9 +113,7 @@ def _int8_forward(
     return partial(_int8_call, module, scale=scale, offset=offset, settings=settings)
 
 
-def _int8_call(
-    module: nn.Linear, states: Tensor, *, scale: Tensor, offset: Tensor, settings: QuantSettings
-) -> Tensor:
+def _int8_call(module: nn.Linear, states: Tensor, *, scale: Tensor, offset: Tensor, settings: QuantSettings) -> Tensor:
     how = {"mm_tensor": settings.mm_tensor, "reference": settings.reference}
     return fake_linear(states, module.weight.detach(), module.bias, scale, offset, **how)
 

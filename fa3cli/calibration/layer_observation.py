@@ -104,9 +104,7 @@ class LayerObservation:
                     hint=f"add calibration data, or leave it float: --disable-names {linear}",
                 )
         heads = {module: ranks.merged(roles) for module, roles in self.heads.items()}
-        attentions = {
-            module: dict(self._head_ranges(module, roles)) for module, roles in _used_modules(heads).items()
-        }
+        attentions = {module: dict(self._head_ranges(module, roles)) for module, roles in _used_modules(heads).items()}
         scores = self._scores | {
             module: signal_to_noise(call, attentions[module])
             for module, call in self._calls.items()
@@ -162,15 +160,11 @@ def _by_timestep(peaks: Sequence[Mapping[float, Mapping[str, float]]]) -> Iterat
     """Yield the timesteps in sampling order, with the largest peak per role over all ranks."""
     for timestep in sorted({timestep for rank_peaks in peaks for timestep in rank_peaks}, reverse=True):
         roles = [rank_peaks.get(timestep, {}) for rank_peaks in peaks]
-        yield {"timestep": timestep} | {
-            role: max(rank_peaks.get(role, 0.0) for rank_peaks in roles) for role in "qkv"
-        }
+        yield {"timestep": timestep} | {role: max(rank_peaks.get(role, 0.0) for rank_peaks in roles) for role in "qkv"}
 
 
 def _used_modules(heads: dict[str, dict[str, HeadRange]]) -> dict[str, dict[str, HeadRange]]:
-    seen = {
-        name: roles for name, roles in heads.items() if any(observed.tokens for observed in roles.values())
-    }
+    seen = {name: roles for name, roles in heads.items() if any(observed.tokens for observed in roles.values())}
     if heads and not seen:
         raise UnsupportedError(
             f"{', '.join(heads)}: no q, k or v ever went through its fa_quantizer",

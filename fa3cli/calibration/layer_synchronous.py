@@ -56,8 +56,7 @@ class LayerSynchronousForwards:
         self._forwards = [greenlet(partial(model, **sample)) for sample in samples]
         self._hooks = [layer.register_forward_hook(self._after_layer) for layer in self._layers[skipped:]]
         self._hooks += [
-            layer.register_forward_pre_hook(self._before_layer, with_kwargs=True)
-            for layer in self._layers[skipped:]
+            layer.register_forward_pre_hook(self._before_layer, with_kwargs=True) for layer in self._layers[skipped:]
         ]
         # Suspend after the last layer, too: what follows needs other weights.
         # Registered after _after_layer, which has stored the output by then.

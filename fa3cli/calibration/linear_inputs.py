@@ -42,9 +42,7 @@ class LinearInputs(Generic[AnyObserver]):
         self._seen: _Seen[AnyObserver] | None = None
 
     def __enter__(self) -> LinearInputs[AnyObserver]:
-        self._hooks = [
-            self._linears[name].register_forward_pre_hook(self._hook(name)) for name in self.observers
-        ]
+        self._hooks = [self._linears[name].register_forward_pre_hook(self._hook(name)) for name in self.observers]
         return self
 
     def __exit__(

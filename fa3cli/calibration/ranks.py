@@ -96,9 +96,7 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
     try:
         torch.distributed.init_process_group(backend, timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
-        raise MissingCapabilityError(
-            f"the ranks of this run cannot reach each other ({brief(error)})"
-        ) from error
+        raise MissingCapabilityError(f"the ranks of this run cannot reach each other ({brief(error)})") from error
     try:
         yield Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
     finally:

@@ -29,9 +29,7 @@ def groups_of(model: LayeredModel, layer: str, groups: tuple[Group, ...]) -> lis
     ]
 
 
-def group_data(
-    model: LayeredModel, group: Group, observed: ChannelStatistics, settings: QuantSettings
-) -> GroupData:
+def group_data(model: LayeredModel, group: Group, observed: ChannelStatistics, settings: QuantSettings) -> GroupData:
     """Return a rule's input data; raises InvalidInputError if the linears' input is not finite.
 
     Improved numerics compute in float32, in blocks of weights; the reference in the model's dtype, on whole weights.

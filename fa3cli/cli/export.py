@@ -20,12 +20,8 @@ __all__ = ["export"]
 def export(
     options: RunOptions,
     *,
-    weights_dir: Annotated[
-        Path, typer.Argument(metavar="WEIGHTS_DIR", help="Weights folder that was calibrated.")
-    ],
-    calibration: Annotated[
-        Path, typer.Option(metavar="CALIBRATION", help="Folder that fa3 calibrate wrote.")
-    ],
+    weights_dir: Annotated[Path, typer.Argument(metavar="WEIGHTS_DIR", help="Weights folder that was calibrated.")],
+    calibration: Annotated[Path, typer.Option(metavar="CALIBRATION", help="Folder that fa3 calibrate wrote.")],
     json: Json = False,
 ) -> None:
     """Export a calibrated model for one engine or several; reads the weights once, runs no sample."""

@@ -71,6 +71,4 @@ def _parameter(name: str) -> inspect.Parameter:
         flags = [option.flags] if option.flags else []
         offer = typer.Option(*flags, help=help, metavar=option.metavar, min=option.minimum)
     default = next(field.default for field in fields(RunOptions) if field.name == name)
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, offer]
-    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, offer])

@@ -32,9 +32,7 @@ class Quantizer(str, Enum):
 def patch(
     weights: Annotated[
         Path,
-        typer.Argument(
-            metavar="WEIGHTS_DIR", help="Folder with config.json and the weights, or a pipeline's folder."
-        ),
+        typer.Argument(metavar="WEIGHTS_DIR", help="Folder with config.json and the weights, or a pipeline's folder."),
     ],
     attention: Annotated[
         list[str] | None, typer.Option(metavar="CLASS", help="Attention class to patch; may be repeated.")
@@ -48,16 +46,12 @@ def patch(
         typer.Option(metavar="DIR", help="Leave the folder as it is; make a patched one of links."),
     ] = None,
     quantizer: Annotated[Quantizer, typer.Option(help="Whose FAQuantizer to import.")] = Quantizer.fa3cli,
-    rules: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Rules of your own (docs/patch-rules.md).")
-    ] = None,
+    rules: Annotated[Path | None, typer.Option(metavar="DIR", help="Rules of your own (docs/patch-rules.md).")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the file's attention classes.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit 0 if patched and up to date, else 1.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Print what would change.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Take the patch back.")] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Give up changes made by hand to patched files.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Give up changes made by hand to patched files.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as json.")] = False,
 ) -> None:
     """Let a model's attention show its q, k and v: patch the modeling file beside its weights."""
@@ -115,9 +109,7 @@ def _next_step(result: PatchResult) -> str:
     named = f"{result.index} names the written files; next: "
     if result.quantizer != "fa3cli":
         return f"{named}load with trust_remote_code=True"
-    trust = " --trust-remote-code" * (
-        bool(result.rules) or any(file.origin != "installed" for file in result.files)
-    )
+    trust = " --trust-remote-code" * (bool(result.rules) or any(file.origin != "installed" for file in result.files))
     prompts = " --prompts FILE" * (result.library == "diffusers")
     return f"{named}fa3 quantize {result.folder}{prompts}{trust}"
 

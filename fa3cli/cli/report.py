@@ -13,9 +13,7 @@ __all__ = ["report"]
 
 
 def report(
-    export: Annotated[
-        Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize or fa3 export wrote.")
-    ],
+    export: Annotated[Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize or fa3 export wrote.")],
     html: Annotated[
         Path | None,
         typer.Option(

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["run_command", "show_result"]
 
 
-def run_command(
-    command: str, options: RunOptions, *, only_calibrate: bool = False, nproc: int, as_json: bool
-) -> None:
+def run_command(command: str, options: RunOptions, *, only_calibrate: bool = False, nproc: int, as_json: bool) -> None:
     """Prepare jobs and run them, or print their plans; only the leading rank prints."""
     rank = launched_rank()
     if nproc > 1 and rank is None and not options.only_plan:

@@ -28,9 +28,7 @@ __all__ = ["verify"]
 
 
 def verify(
-    export: Annotated[
-        Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize or fa3 export wrote.")
-    ],
+    export: Annotated[Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize or fa3 export wrote.")],
     target: Annotated[
         list[_Target] | None,
         typer.Option(help="Engine that shall load it [the one it was written for]; may be repeated."),
@@ -99,23 +97,17 @@ def _show(report: VerificationReport) -> None:
     for finding in report.findings:
         print(f"{finding.severity}: {finding.subject} {finding.message} [{finding.target}: {finding.check}]")
     errors = sum(finding.severity == "error" for finding in report.findings)
-    note(
-        f"{report.folder}: {errors} errors, {len(report.findings) - errors} warnings for target {report.target}"
-    )
+    note(f"{report.folder}: {errors} errors, {len(report.findings) - errors} warnings for target {report.target}")
 
 
-def _compare(
-    export: Path, against: Path, text: Path, *, images: bool, **options: Any
-) -> Comparison | ImageComparison:
+def _compare(export: Path, against: Path, text: Path, *, images: bool, **options: Any) -> Comparison | ImageComparison:
     """Compare an export with its float model, and save the result in the export's report."""
     from fa3cli.api import compare, compare_images
     from fa3cli.cli.progress_bar import show_progress
     from fa3cli.comparing.kept import keep_comparison
 
     with show_progress("compare") as progress:
-        comparison = (compare_images if images else compare)(
-            export, against, text, progress=progress, **options
-        )
+        comparison = (compare_images if images else compare)(export, against, text, progress=progress, **options)
     if problem := keep_comparison(export, comparison, text):
         note(f"the comparison is not kept in the export: {problem}")
     return comparison

@@ -108,9 +108,7 @@ def _differences(
 def _difference(expected: Tensor, found: Tensor) -> tuple[float, float]:
     """Return the mean square and the largest magnitude of a difference of values in 0..1; NaN counts as 1."""
     squares = largest = 0.0
-    for one, other in zip(
-        *(torch.split(images.flatten(), _BLOCK) for images in (expected, found)), strict=True
-    ):
+    for one, other in zip(*(torch.split(images.flatten(), _BLOCK) for images in (expected, found)), strict=True):
         difference = (other.double() - one.double()).abs_().nan_to_num_(nan=1.0)
         squares += difference.square().sum().item()
         largest = max(largest, difference.max().item())

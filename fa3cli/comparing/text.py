@@ -69,9 +69,7 @@ def compare(
         vocab_size=float_model.config.vocab_size,
         trust_remote_code=trust_remote_code,
     )
-    samples = [
-        sample for sample in samples if sample.arguments["input_ids"].shape[1] > 1
-    ]  # one token predicts nothing
+    samples = [sample for sample in samples if sample.arguments["input_ids"].shape[1] > 1]  # one token predicts nothing
     if not samples:
         raise InvalidInputError(f"{text}: no line has two tokens, so there is nothing to predict")
     totals, states = _Totals(), [_StateTotals() for _ in float_model.layers]
@@ -136,8 +134,7 @@ class _StateTotals:
     def add(self, expected: Any, found: Any) -> None:
         """Add one sample's outputs of both layers: states `[1, S, C]`, or a tuple whose first item they are."""
         exact, simulated = (
-            (output[0] if isinstance(output, tuple) else output).cpu().double()
-            for output in (expected, found)
+            (output[0] if isinstance(output, tuple) else output).cpu().double() for output in (expected, found)
         )
         self.signal += exact.square().sum().item()
         self.noise += simulated.sub_(exact).square().sum().item()

@@ -147,9 +147,7 @@ def open_contents(folder: Path, target: Target = TARGETS["modelslim"]) -> Conten
     """
     require_readable(folder)
     descriptions = tuple(
-        read_document(folder, name, LARGE)
-        for name in target.description_files
-        if os.path.lexists(folder / name)
+        read_document(folder, name, LARGE) for name in target.description_files if os.path.lexists(folder / name)
     )
     index = read_document(folder, target.index_file, LARGE)
     files = _weight_files(folder, target, index)
@@ -214,11 +212,7 @@ def _holds_transformer(folder: Path) -> bool:
 def _weight_files(folder: Path, target: Target, index: Document) -> list[str]:
     """Return the existing weight files, also those missing in the index, so that checks find stray shards."""
     weight_map = (index.data or {}).get("weight_map")
-    named = (
-        [file for file in weight_map.values() if isinstance(file, str)]
-        if isinstance(weight_map, dict)
-        else []
-    )
+    named = [file for file in weight_map.values() if isinstance(file, str)] if isinstance(weight_map, dict) else []
     # Never opened: a path outside the folder. The check of the index reports it.
     inside = {file for file in named if is_file_name(file) and is_file(folder / file)}
     stem = target.weight_file.removesuffix(".safetensors")

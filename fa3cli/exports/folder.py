@@ -37,9 +37,7 @@ class RunFolder:
                 f"{output}: a link without a target ({error})", hint="choose another --output"
             ) from error
         self.path = self.output.parent / f"{self.output.name}.journal"
-        self.export, self.journal, self.scratch = (
-            self.path / name for name in ("export", "visits", "scratch")
-        )
+        self.export, self.journal, self.scratch = (self.path / name for name in ("export", "visits", "scratch"))
         self.keep = False
         self._nbytes = nbytes
 
@@ -84,9 +82,7 @@ class RunFolder:
             error = failure
         finally:
             # Every further run would end with these two errors, so nothing is worth keeping.
-            if error is not None and (
-                not self.keep or isinstance(error, (InvalidInputError, UnsupportedError))
-            ):
+            if error is not None and (not self.keep or isinstance(error, (InvalidInputError, UnsupportedError))):
                 self._remove()
             self._lock.close()  # last: another run may enter now
         if isinstance(error, OSError):
@@ -168,9 +164,7 @@ class RunFolder:
         """Make the folder, or take over a stopped run's, and lock it; the lock ends with the process."""
         lock = self.path / _LOCK
         if os.path.lexists(self.path) and not _is_regular_file(lock) and not _is_empty(self.path):
-            raise ConflictError(
-                f"{self.path}: not the folder of a stopped run", hint="choose another --output"
-            )
+            raise ConflictError(f"{self.path}: not the folder of a stopped run", hint="choose another --output")
         self.path.mkdir(parents=True, exist_ok=True)
         # Not inherited by child processes: a child would hold the lock after this process ends.
         self._lock = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640), "r+")

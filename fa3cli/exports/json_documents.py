@@ -32,9 +32,7 @@ def read_document(folder: Path, name: str, limit: int = SMALL) -> Document:
     except OSError as error:
         return Document(name, b"", None, f"cannot be read: {error.strerror}")
     if raw.startswith(codecs.BOM_UTF8):
-        return Document(
-            name, raw, None, "begins with a byte order mark, which the json parsers of engines refuse"
-        )
+        return Document(name, raw, None, "begins with a byte order mark, which the json parsers of engines refuse")
     try:
         data = parse_json(raw.decode("utf-8"), unique=True)
     except ValueError as error:  # also UnicodeDecodeError

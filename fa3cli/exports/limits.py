@@ -92,9 +92,7 @@ def _without_kv_names(selection: Selection) -> Iterator[str]:
 
 
 _ALL_FA = "leave fa_amp at 0 and attention modules out of disable_names, or choose --no-fa"
-_WHOLE = (
-    "name the whole group in disable_names, or choose improved numerics, which let whole groups fall back"
-)
+_WHOLE = "name the whole group in disable_names, or choose improved numerics, which let whole groups fall back"
 _FUSED = "the engine fuses q, k, v and gate, up into one linear and refuses a half-float group"
 _GROUPS = {
     "modelslim": Verdict("vLLM-Ascend and the new MindIE runtime refuse a half-float group"),
@@ -152,11 +150,7 @@ LIMITS: dict[str, Limit] = {
     "c8-head-dim": Limit(
         f"FA3 with a head_dim that is no multiple of {_C8_HEAD_DIM}",
         _head_dim(lambda size: size % _C8_HEAD_DIM == 0),
-        {
-            "vllm-ascend": Verdict(
-                f"vLLM-Ascend supports C8 for multiples of {_C8_HEAD_DIM} only, from 0.23 on"
-            )
-        },
+        {"vllm-ascend": Verdict(f"vLLM-Ascend supports C8 for multiples of {_C8_HEAD_DIM} only, from 0.23 on")},
     ),
     "c8-float16": Limit(
         "FA3 in float16",
@@ -209,11 +203,7 @@ LIMITS: dict[str, Limit] = {
             lambda selection: not selection.quantized and not selection.fa_layers,
             "neither a linear nor an attention module would be quantized",
         ),
-        {
-            "mindie-sd": Verdict(
-                "", "name fewer modules in disable_names, or patch the model to quantize its attention"
-            )
-        },
+        {"mindie-sd": Verdict("", "name fewer modules in disable_names, or patch the model to quantize its attention")},
     ),
     "fp8-attention": Limit(
         "FA3 in a pipeline",

@@ -98,17 +98,12 @@ class SafetensorsWriter:
         if count == 1:
             files = [path]
         else:
-            files = [
-                path.with_name(f"{path.stem}-{i:05d}-of-{count:05d}{path.suffix}")
-                for i in range(1, count + 1)
-            ]
+            files = [path.with_name(f"{path.stem}-{i:05d}-of-{count:05d}{path.suffix}") for i in range(1, count + 1)]
             index = {
                 "metadata": {"total_size": self.total_bytes},
                 "weight_map": {name: files[shard].name for name, shard in sorted(self._weight_map.items())},
             }
-            path.with_name(f"{path.name}.index.json").write_text(
-                json.dumps(index, indent=2) + "\n", encoding="utf-8"
-            )
+            path.with_name(f"{path.name}.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         for shard, file in zip(self._shards, files):
             shard.path.rename(file)
             if self._scratch is None:

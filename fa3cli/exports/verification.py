@@ -110,14 +110,10 @@ def _run(check: Check, contents: Contents, findings: list[Finding]) -> CheckResu
         subjects = {finding.subject for finding in findings if _stops(finding, check)}
         enclosing = {part for subject in subjects for part in modules_around(subject)}
         # Skip modules that contain a broken tensor, and tensors of a broken module.
-        sound = [
-            item for item in items if item not in enclosing and subjects.isdisjoint(modules_around(item))
-        ]
+        sound = [item for item in items if item not in enclosing and subjects.isdisjoint(modules_around(item))]
         checked, skipped = len(sound), len(items) - len(sound)
         remarks = [remark for item in sound for remark in check.run(contents, item)]
-    findings += [
-        Finding(target, check.name, remark.severity, remark.subject, remark.message) for remark in remarks
-    ]
+    findings += [Finding(target, check.name, remark.severity, remark.subject, remark.message) for remark in remarks]
     status: Status = "found" if len(findings) > before else "not run" if skipped and not checked else "passed"
     return CheckResult(target, check.name, check.reason, status, checked, skipped, ())
 
@@ -132,6 +128,4 @@ def _printable_finding(finding: Finding) -> Finding:
 
 def _printable(text: str) -> str:
     """Escape control and unprintable characters: names come from the export and may hold terminal commands."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
-    )
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)

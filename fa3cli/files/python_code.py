@@ -19,9 +19,7 @@ _NODES = 80_000
 _NODES_OF_A_FUNCTION = 20_000
 _DIGITS = 4300  # Python refuses to convert longer numbers to text
 # Python's messages for text that is nested deeper than its parser allows.
-_TOO_DEEP = re.compile(
-    r"too many (statically )?nested|too many levels|nested too deeply|too complex|Exceeds the limit"
-)
+_TOO_DEEP = re.compile(r"too many (statically )?nested|too many levels|nested too deeply|too complex|Exceeds the limit")
 _STRINGS = ("STRING", "FSTRING_START")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -122,9 +120,7 @@ def _require_small_functions(functions: list[ast.FunctionDef | ast.AsyncFunction
     """Raise Unbounded for a function that is too large, with all functions within it; the outer ones come first."""
     for function in functions:
         if sum(1 for _ in ast.walk(function)) > _NODES_OF_A_FUNCTION:
-            raise Unbounded(
-                f"{function.name} has more than {_NODES_OF_A_FUNCTION} expressions", function.lineno
-            )
+            raise Unbounded(f"{function.name} has more than {_NODES_OF_A_FUNCTION} expressions", function.lineno)
 
 
 def _line_of_depth_error(text: str) -> int:

@@ -56,9 +56,7 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     metadata = header.pop("__metadata__", None) or {}
     begin = 8 + length
     entries = {
-        name: Entry(
-            found["dtype"], tuple(found["shape"]), *(begin + offset for offset in found["data_offsets"])
-        )
+        name: Entry(found["dtype"], tuple(found["shape"]), *(begin + offset for offset in found["data_offsets"]))
         for name, found in header.items()
     }
     for name, entry in entries.items():

@@ -41,9 +41,7 @@ class AntiOutlier:
         trust_remote_code: bool = False,
     ) -> None:
         if norm_class_name is not None:
-            raise UnsupportedError(
-                "norm_class_name is not supported: fa3 finds norms by the linears they feed"
-            )
+            raise UnsupportedError("norm_class_name is not supported: fa3 finds norms by the linears they feed")
         cfg = cfg or AntiOutlierConfig()
         resolved = resolve_settings({}, cfg.options)
         self._model = model

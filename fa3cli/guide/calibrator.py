@@ -78,9 +78,7 @@ class Calibrator:
     def run(self, int_infer: bool = False) -> None:
         """Run the samples through the model and find all parameters."""
         if int_infer:
-            raise UnsupportedError(
-                "int_infer=True is not supported", hint="fa3 verify --against runs the export"
-            )
+            raise UnsupportedError("int_infer=True is not supported", hint="fa3 verify --against runs the export")
         self._require_unchanged()
 
         def log(progress: Progress) -> None:

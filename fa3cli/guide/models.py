@@ -65,9 +65,7 @@ def open_layered_model(
             trust_remote_code=trust_remote_code,
         )
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
-        raise UsageError(
-            f"the model is a {type(model).__name__}; expected a causal LM of transformers, or its folder"
-        )
+        raise UsageError(f"the model is a {type(model).__name__}; expected a causal LM of transformers, or its folder")
     layered = MemoryModel(model)
     if layered.device.type != dev_type:
         raise UsageError(

@@ -183,9 +183,7 @@ def read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
         raise InvalidInputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         if _is_lfs_pointer(path):
-            raise InvalidInputError(
-                f"{path}: a git-lfs pointer, not the file", hint="git lfs pull"
-            ) from error
+            raise InvalidInputError(f"{path}: a git-lfs pointer, not the file", hint="git lfs pull") from error
         raise InvalidInputError(
             f"{path}: not a complete safetensors file ({error})",
             hint="the download was cut short: fetch it again",

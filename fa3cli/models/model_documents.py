@@ -79,11 +79,7 @@ def _check_config(file: Path, config: dict[str, Any]) -> None:
                 f"{file}: {key} makes transformers fetch code of {value}",
                 hint="remove it, or pass --trust-remote-code if you trust that code",
             )
-        if (
-            isinstance(value, (int, float))
-            and any(part in key for part in _COUNTED)
-            and not abs(value) <= _MOST
-        ):
+        if isinstance(value, (int, float)) and any(part in key for part in _COUNTED) and not abs(value) <= _MOST:
             raise InvalidInputError(f"{file}: {key} is {value}, more than any model has", hint=_FETCH)
 
 

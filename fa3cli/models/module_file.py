@@ -22,9 +22,7 @@ def code_of(file: Path) -> bytes:
     try:
         return read_bytes(file)
     except OSError as error:
-        raise ConflictError(
-            f"{file}: cannot be read ({error.strerror})", hint="run fa3 patch again"
-        ) from error
+        raise ConflictError(f"{file}: cannot be read ({error.strerror})", hint="run fa3 patch again") from error
 
 
 def module_of(file: Path, source: bytes) -> ModuleType:

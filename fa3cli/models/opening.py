@@ -44,9 +44,7 @@ def open_model(
     With `only_plan`, the folder may hold no weights.
     """
     if attn_implementation not in _ATTENTION:
-        raise UnsupportedError(
-            f"--attn-implementation {attn_implementation}: expected one of {', '.join(_ATTENTION)}"
-        )
+        raise UnsupportedError(f"--attn-implementation {attn_implementation}: expected one of {', '.join(_ATTENTION)}")
     if patching.is_pipeline(folder):
         raise UnsupportedError(
             f"{folder}: a pipeline of diffusers, expected the folder of a causal language model",
@@ -59,9 +57,7 @@ def open_model(
     # If the patch is reproducible, the class is made from the checked text; transformers loads any other code.
     module = status.module if fa else None
     known_class = (
-        _class_of(module, status.class_name, status.code)
-        if module and status.class_name and status.code
-        else None
+        _class_of(module, status.class_name, status.code) if module and status.class_name and status.code else None
     )
     seen = code_of(module) if module and known_class is None else None
     checkpoint = None if only_plan and not has_weights(folder) else Checkpoint(folder)
@@ -98,9 +94,7 @@ def check_loaded_code(model: nn.Module, module: Path, seen: bytes) -> None:
     """
     loaded = Path(inspect.getfile(type(model)))
     if code_of(module) != seen:
-        raise ConflictError(
-            f"{module}: changed while it was loaded", hint="run again when nothing writes there"
-        )
+        raise ConflictError(f"{module}: changed while it was loaded", hint="run again when nothing writes there")
     if code_of(loaded) != seen:
         raise ConflictError(
             f"transformers loaded {loaded}, which is not {module}",

@@ -44,9 +44,7 @@ def read_config(folder: Path, *, trusted: bool) -> Any:
             raise
         except Exception as error:  # the error class of a bad value differs by field and transformers version
             said = brief(error).replace(str(place), str(folder))
-            raise InvalidInputError(
-                f"{file}: transformers cannot read it ({said})", hint=trust_hint(error)
-            ) from error
+            raise InvalidInputError(f"{file}: transformers cannot read it ({said})", hint=trust_hint(error)) from error
     _require_sizes(config, file)
     # transformers has put the path of the temporary copy there; messages name this path.
     config.name_or_path = str(folder)
@@ -110,6 +108,4 @@ def _require_causal_lm(document: Path, file: Path) -> None:
     name = json.loads(document.read_bytes()).get("model_type")
     known = isinstance(name, str) and name in transformers.CONFIG_MAPPING
     if known and transformers.CONFIG_MAPPING[name] not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UnsupportedError(
-            f"{file}: transformers {transformers.__version__} cannot build {name!r} as a causal LM"
-        )
+        raise UnsupportedError(f"{file}: transformers {transformers.__version__} cannot build {name!r} as a causal LM")

@@ -29,9 +29,7 @@ def require_known_code(folder: Path, status: patching.PatchStatus, *, fa: bool, 
             hint=f"run fa3 patch {folder} (fa3 quantize --no-fa leaves q, k and v alone)",
         )
     if status.module and not status.module.is_file():
-        raise ConflictError(
-            f"{status.module}: missing, though config.json names it", hint="run fa3 patch again"
-        )
+        raise ConflictError(f"{status.module}: missing, though config.json names it", hint="run fa3 patch again")
     if not (trusted or status.reproducible):
         again = "run fa3 patch again (--force gives up changes made by hand), or "
         hint = again * (status.state in ("stale", "edited")) + _TRUST

@@ -56,9 +56,7 @@ class MergeableHistogram:
         exponent = max(self.exponent, other.exponent)
         counts = _coarsened(self.counts, exponent - self.exponent)
         counts += _coarsened(other.counts, exponent - other.exponent)
-        return MergeableHistogram(
-            tokens, counts, exponent, min(self.low, other.low), max(self.high, other.high)
-        )
+        return MergeableHistogram(tokens, counts, exponent, min(self.low, other.low), max(self.high, other.high))
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Return the range around 0 with the least expected squared error, float32 `[1]` each.

@@ -56,9 +56,7 @@ class PatchAttention(cst.CSTTransformer):
             return self._wrap_in_call(original, left)
         return left
 
-    def leave_ImportFrom(
-        self, original: cst.ImportFrom, updated: cst.ImportFrom
-    ) -> cst.ImportFrom | cst.Pass:
+    def leave_ImportFrom(self, original: cst.ImportFrom, updated: cst.ImportFrom) -> cst.ImportFrom | cst.Pass:
         for place in self._take(Absolute, original):
             spaces = updated.whitespace_after_from, updated.whitespace_before_import
             # `from.x import y` is valid Python, `fromx` is not.

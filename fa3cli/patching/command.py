@@ -33,9 +33,7 @@ class PatchAttentionCommand(VisitorBasedCodemodCommand):
         arg_parser.add_argument(
             "--package", metavar="NAME", help="make relative imports absolute, as of a file of this package"
         )
-        arg_parser.add_argument(
-            "--quantizer", choices=QUANTIZERS, default="fa3cli", help="whose FAQuantizer to import"
-        )
+        arg_parser.add_argument("--quantizer", choices=QUANTIZERS, default="fa3cli", help="whose FAQuantizer to import")
 
     def __init__(
         self,

@@ -28,9 +28,7 @@ def apply(text: str, edits: Iterable[Edit]) -> str:
     for edit in sorted(edits, key=lambda edit: edit.offset):
         end = edit.offset + len(edit.removed)
         if edit.offset < done or text[edit.offset : end] != edit.removed:
-            raise ConflictError(
-                f"the text is not the one the edits were made for (at character {edit.offset})"
-            )
+            raise ConflictError(f"the text is not the one the edits were made for (at character {edit.offset})")
         parts += [text[done : edit.offset], edit.inserted]
         done = end
     return "".join([*parts, text[done:]])

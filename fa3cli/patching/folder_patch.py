@@ -163,9 +163,7 @@ def _disks(form: Format, folder: Path, target: Path, force: bool) -> tuple[Disk,
 
 def _refuse_conflicts(disk: Disk, force: bool) -> None:
     if disk.foreign:
-        raise ConflictError(
-            disk.foreign, hint="undo the other patch, or start from a fresh copy of the folder"
-        )
+        raise ConflictError(disk.foreign, hint="undo the other patch, or start from a fresh copy of the folder")
     if disk.edited and not force:
         raise ConflictError(f"{disk.folder}: {disk.edited}", hint="--force discards these changes")
 
@@ -187,9 +185,7 @@ def _change(made: Build, module: str) -> FileChange:
 
 def _patched(made: Build, module: Path) -> PatchedFile:
     origin = made.origin
-    return PatchedFile(
-        origin.component, module, origin.class_name, made.patched.attention, origin.kind, origin.path
-    )
+    return PatchedFile(origin.component, module, origin.class_name, made.patched.attention, origin.kind, origin.path)
 
 
 def _link(index: Path, disk: Disk | None) -> str | None:

@@ -89,9 +89,7 @@ def attach_to_modules(
                 places.append(_after_creation(source, function, call, layout))
     inside = [class_name for class_name in graph.classes if class_name in (made or (() if places else own))]
     if not inside and not places:
-        raise source.refuse(
-            graph.classes[next(iter(patched))], "found no module that its processors are made for"
-        )
+        raise source.refuse(graph.classes[next(iter(patched))], "found no module that its processors are made for")
     places += [
         attach(source, owner, init, rules, layout, _sizes(init))
         for owner, init in owners(source, graph, inside).items()
@@ -147,9 +145,7 @@ def _check_processors(
 ) -> None:
     module = callee(call)
     if not makers and module not in own:
-        raise source.refuse(
-            call, f"{module} is made with the default processor, whose attention is in another file"
-        )
+        raise source.refuse(call, f"{module} is made with the default processor, whose attention is in another file")
     for name in sorted(makers):
         through = graph.references.get(name, set()) if name in graph.classes else set()
         if name not in patched and not through & set(patched):
@@ -166,9 +162,7 @@ def _after_creation(source: Source, function: ast.FunctionDef, call: ast.Call, l
             kv = f"{module}.inner_kv_dim * {heads} // {size}" if has_kv else heads
             sizes = {"num_attention_heads": heads, "hidden_size": size, "num_key_value_heads": kv}
             return Below(statement, (quantizer_line(module, sizes, layout),))
-    raise source.refuse(
-        call, f"{callee(call)} is created inside an expression, where no quantizer can be attached"
-    )
+    raise source.refuse(call, f"{callee(call)} is created inside an expression, where no quantizer can be attached")
 
 
 def _sizes(init: ast.FunctionDef) -> dict[str, str]:

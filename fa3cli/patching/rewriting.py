@@ -66,9 +66,7 @@ def _require_compiles(source: Source, before: str, after: str) -> None:
     if (error := _compile_error(after, source.name)) is None:
         return
     if (fault := _compile_error(before, source.name)) is None:
-        raise UnsupportedError(
-            f"{source.name}: Python cannot run the patched file: {error.msg} (line {error.lineno})"
-        )
+        raise UnsupportedError(f"{source.name}: Python cannot run the patched file: {error.msg} (line {error.lineno})")
     raise UnsupportedError(f"{source.name}:{fault.lineno or 1}: Python cannot run this file: {fault.msg}")
 
 

@@ -138,8 +138,7 @@ def _quantizer_places(
     quantizer_layout = "BSHD" if "BSHD" in layouts else None
     modules = [name for name, site in sites.items() if site.owner == "self"]
     quantizers = [
-        attach(source, owner, init, rules, quantizer_layout)
-        for owner, init in owners(source, graph, modules).items()
+        attach(source, owner, init, rules, quantizer_layout) for owner, init in owners(source, graph, modules).items()
     ]
     processors = [name for name in sites if name not in modules]
     if processors:

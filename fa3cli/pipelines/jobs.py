@@ -18,20 +18,14 @@ def jobs_of(options: RunOptions, *, only_calibrate: bool = False) -> list[Job]:
     """
     folder = options.weights_dir
     if not folder.is_dir():
-        raise InvalidInputError(
-            f"{folder}: no such folder", hint="give the folder of the weights or the pipeline"
-        )
+        raise InvalidInputError(f"{folder}: no such folder", hint="give the folder of the weights or the pipeline")
     pipeline = patching.is_pipeline(folder)
     kinds = (
-        ("a pipeline of diffusers", "language models")
-        if pipeline
-        else ("a language model", "pipelines of diffusers")
+        ("a pipeline of diffusers", "language models") if pipeline else ("a language model", "pipelines of diffusers")
     )
     if foreign := [name for name in named(TEXT if pipeline else PIPELINES) if name in options.given]:
         name = foreign[0]
-        raise UsageError(
-            f"{folder}: {name} (--{name.replace('_', '-')}) is for {kinds[1]}, and this is {kinds[0]}"
-        )
+        raise UsageError(f"{folder}: {name} (--{name.replace('_', '-')}) is for {kinds[1]}, and this is {kinds[0]}")
     if not pipeline:
         return [prepare(options, only_calibrate=only_calibrate)]
     from fa3cli.pipelines.preparing import prepare_pipeline

@@ -57,9 +57,7 @@ class OpenedPipeline:
     @property
     def parts(self) -> list[str]:
         """Names of the components, which are the names of their folders."""
-        return [
-            component.name for component in components(_index_of(look(Pipeline(), self.folder), self.folder))
-        ]
+        return [component.name for component in components(_index_of(look(Pipeline(), self.folder), self.folder))]
 
     @property
     def pipeline_class_name(self) -> str:
@@ -103,9 +101,7 @@ def open_pipeline(
                 f"{folder / name}: the patched file is there, but the transformer that was built does not use it",
                 hint="quantize its linears alone with --no-fa",
             )
-    return OpenedPipeline(
-        folder, pipeline_class, transformers, configs, index.text, common, place, trust_remote_code
-    )
+    return OpenedPipeline(folder, pipeline_class, transformers, configs, index.text, common, place, trust_remote_code)
 
 
 def load_pipeline(opened: OpenedPipeline, transformers: Mapping[str, nn.Module]) -> Any:
@@ -177,8 +173,6 @@ def _stored_dtype(checkpoints: Mapping[str, Checkpoint]) -> str:
                 values[info.dtype] += prod(info.shape)
     if not values:
         folders = ", ".join(str(checkpoint.folder) for checkpoint in checkpoints.values())
-        raise InvalidInputError(
-            f"{folders}: the weights hold no float tensors", hint="fetch the folder again"
-        )
+        raise InvalidInputError(f"{folders}: the weights hold no float tensors", hint="fetch the folder again")
     [(most, _)] = values.most_common(1)
     return _NAMES.get(most, most)

@@ -46,9 +46,7 @@ def transformer_classes(
         else:
             continue
         if found is None:
-            raise UnsupportedError(
-                f"{folder / component.name}: its class {component.class_name} was not found"
-            )
+            raise UnsupportedError(f"{folder / component.name}: its class {component.class_name} was not found")
         classes[component.name] = found
     if not classes:
         raise UnsupportedError(f"{index.path} names no transformer of diffusers {library.version}")
@@ -81,9 +79,7 @@ def _source(file: Path, judged: str | None, trusted: bool) -> bytes:
     if judged is not None:
         return judged.encode()
     if not trusted:
-        raise ConflictError(
-            f"{file}: patched again in the meantime", hint="run again when nothing writes there"
-        )
+        raise ConflictError(f"{file}: patched again in the meantime", hint="run again when nothing writes there")
     return code_of(file)
 
 

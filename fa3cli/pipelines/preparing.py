@@ -29,12 +29,8 @@ def prepare_pipeline(options: RunOptions, *, only_calibrate: bool = False) -> li
             hint="use fa3 quantize",
         )
     if options.prompts is None:
-        raise UsageError(
-            f"{folder}: a pipeline of diffusers needs --prompts, a file with one prompt per line"
-        )
-    destination = where_to_save(
-        options.target or (), options.save_types or (), options.part_file_size, pipelines=True
-    )
+        raise UsageError(f"{folder}: a pipeline of diffusers needs --prompts, a file with one prompt per line")
+    destination = where_to_save(options.target or (), options.save_types or (), options.part_file_size, pipelines=True)
     sampling = Sampling(
         read_prompts(options.prompts),
         options.steps,
@@ -57,9 +53,7 @@ def prepare_pipeline(options: RunOptions, *, only_calibrate: bool = False) -> li
     steps_of(pipeline.pipeline_class, sampling)
     jobs = []
     for component, model in pipeline.transformers.items():
-        chosen = choose_recipe(
-            options.recipe, type(model.model).__name__, list(model.linears()), default="diffusion"
-        )
+        chosen = choose_recipe(options.recipe, type(model.model).__name__, list(model.linears()), default="diffusion")
         place = default_output(folder, options.output)
         job = make_job(
             model,

@@ -62,9 +62,7 @@ def recorded_steps(prompts: int, steps: int, count: int | None) -> frozenset[tup
     """
     count = prompts * steps if count is None else min(count, prompts * steps)
     if count < steps:
-        return frozenset(
-            (index % prompts, index * (steps - 1) // max(count - 1, 1)) for index in range(count)
-        )
+        return frozenset((index % prompts, index * (steps - 1) // max(count - 1, 1)) for index in range(count))
     # Cycle both; shift the step by one per full cycle, so that no pair repeats.
     period = lcm(prompts, steps)
     return frozenset((index % prompts, (index + index // period) % steps) for index in range(count))
@@ -107,9 +105,7 @@ def record(
             stack.enter_context(blocks_streamed(model))
         pipeline = load_pipeline(opened, modules)
         if not hasattr(pipeline, "scheduler"):
-            raise UnsupportedError(
-                f"{opened.pipeline_class_name} has no scheduler, so its steps are not known"
-            )
+            raise UnsupportedError(f"{opened.pipeline_class_name} has no scheduler, so its steps are not known")
         blocks = [block for model in opened.transformers.values() for block in model.layers.values()]
         count = sum(map(len, files.values()))
         require_room = stack.enter_context(disk_room_check(blocks, folder, count))

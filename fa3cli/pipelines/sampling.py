@@ -112,9 +112,7 @@ def steps_of(pipeline_class: type, sampling: Sampling) -> int:
     parameter = _parameters(pipeline_class).get("num_inference_steps")
     steps = sampling.steps or getattr(parameter, "default", None)
     if not isinstance(steps, int):
-        raise UnsupportedError(
-            f"{pipeline_class.__name__} has no default number of steps", hint="give --steps"
-        )
+        raise UnsupportedError(f"{pipeline_class.__name__} has no default number of steps", hint="give --steps")
     return steps
 
 

@@ -67,9 +67,7 @@ def block_names(model: nn.Module) -> list[str]:
 
     Attention modules have a processor. Raises UnsupportedError if there are no blocks.
     """
-    lists = {
-        name: list(blocks) for name, blocks in model.named_children() if isinstance(blocks, nn.ModuleList)
-    }
+    lists = {name: list(blocks) for name, blocks in model.named_children() if isinstance(blocks, nn.ModuleList)}
     names = [
         f"{name}.{index}"
         for name, blocks in lists.items()
@@ -77,9 +75,7 @@ def block_names(model: nn.Module) -> list[str]:
         for index in range(len(blocks))
     ]
     if not names:
-        raise UnsupportedError(
-            f"{type(model).__name__}: found no list of blocks with attention modules of diffusers"
-        )
+        raise UnsupportedError(f"{type(model).__name__}: found no list of blocks with attention modules of diffusers")
     return names
 
 

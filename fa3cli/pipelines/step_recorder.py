@@ -68,9 +68,7 @@ class StepRecorder:
             self._begins()
             self._component = component
         if component != self._component:
-            raise UnsupportedError(
-                f"{self._component} and {component} are both called in step {self._step + 1}"
-            )
+            raise UnsupportedError(f"{self._component} and {component} are both called in step {self._step + 1}")
         if self._step in self._files and self._kept in (None, component):
             timestep = _first_value(arguments.get("timestep"))
             # A step may have several calls: Wan's guidance makes two.

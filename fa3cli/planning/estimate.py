@@ -91,9 +91,7 @@ def _time_layer(job: Job) -> _LayerTime:
 def _trial(job: Job) -> tuple[Job, SyntheticWeights]:
     """Return the job for the layers up to the largest, with two short samples, and its synthetic weights."""
     sizes = {layer: job.model.nbytes(*names) for layer, names in job.model.of_layer.items()}
-    count = 1 + max(
-        range(len(job.model.layers)), key=[sizes[layer] for layer in job.model.layers].__getitem__
-    )
+    count = 1 + max(range(len(job.model.layers)), key=[sizes[layer] for layer in job.model.layers].__getitem__)
     timed = list(islice(job.model.layers, count))
     whole = {name for layer in timed for name in job.model.of_layer[layer]}
     weights = SyntheticWeights(job.source, job.model.model, job.model.dtype, whole)

@@ -80,9 +80,7 @@ def plan(job: Job) -> Plan:
 
 def _counts(streams: Sequence[Stream]) -> dict[str, int]:
     """Return the number of forwards of each stream, 0 for streams that a pass lacks."""
-    return {"smoothing": 0, "features": 0, "calibration": 0} | {
-        stream.name: stream.count for stream in streams
-    }
+    return {"smoothing": 0, "features": 0, "calibration": 0} | {stream.name: stream.count for stream in streams}
 
 
 def _peak_memory(job: Job, todo: Sequence[Sequence[Stream]]) -> int:

@@ -29,9 +29,7 @@ def rule_seconds(model: LayeredModel, layer: str, settings: QuantSettings, token
     method = METHODS[settings.anti_method]
     kept = tokens[: method.keep if method.multiplies_all else min(method.keep, 1)]
     dtype = model.dtype if settings.reference else torch.float32
-    searches = (
-        _Search.of(model, group, method.rule, dtype) for group in groups_of(model, layer, method.groups)
-    )
+    searches = (_Search.of(model, group, method.rule, dtype) for group in groups_of(model, layer, method.groups))
     return sum(search.seconds(sum(kept)) for search in searches)
 
 
@@ -51,9 +49,7 @@ class _Search:
         # A power of 2 that divides the number of rows of all weights: rules may split the rows into heads.
         share = min(1 << max(wanted, 1).bit_length() - 1, rows & -rows)
         weights = [weight[::share].to(dtype).contiguous() for weight in whole]
-        biases = [
-            None if bias is None else bias[::share].to(dtype) for bias in map(model.bias, group.linears)
-        ]
+        biases = [None if bias is None else bias[::share].to(dtype) for bias in map(model.bias, group.linears)]
         nothing_seen = ChannelStatistics(keep=1)
         return cls(rule, GroupData(nothing_seen, weights, biases, *shared_heads(model, group)), share)
 

@@ -14,9 +14,7 @@ from fa3cli.quantization.dynamic_linear import token_scales
 
 __all__ = ["fake_dynamic_linear", "fake_linear"]
 
-_ELEMENTS = (
-    1 << 20
-)  # elements of the weight per block: smaller blocks are slower, larger ones need more memory
+_ELEMENTS = 1 << 20  # elements of the weight per block: smaller blocks are slower, larger ones need more memory
 
 
 def fake_linear(
@@ -54,9 +52,7 @@ def fake_dynamic_linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> 
     return fake_linear(states, weight, bias, scale, offset, mm_tensor=False, reference=False)
 
 
-def _quantized_blocks(
-    weight: Tensor, *, mm_tensor: bool, reference: bool
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
+def _quantized_blocks(weight: Tensor, *, mm_tensor: bool, reference: bool) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Yield blocks of rows, their scales `[rows, 1]` or `[1]`, and their int8 levels in a float dtype.
 
     The reference divides in the model's dtype, improved numerics in float32.

@@ -32,8 +32,7 @@ def input_observers(
     histogram: RangeObserver = HistogramRange() if settings.reference else MergeableHistogram()
     return {
         name: histogram
-        if settings.act_method == 2
-        or (settings.act_method == 3 and range_params[name] <= _LARGEST_RANGE_PARAM)
+        if settings.act_method == 2 or (settings.act_method == 3 and range_params[name] <= _LARGEST_RANGE_PARAM)
         else mean
         for name in linears
     }

@@ -38,9 +38,7 @@ def shipped_recipes() -> dict[str, Recipe]:
     return {recipe.name: recipe for recipe in (NONE, *recipes)}
 
 
-def choose_recipe(
-    name: str | None, model_type: str, linears: Sequence[str], *, default: str = "default"
-) -> Recipe:
+def choose_recipe(name: str | None, model_type: str, linears: Sequence[str], *, default: str = "default") -> Recipe:
     """Return the recipe of that name or file; without a name the model type's recipe, else the `default` one.
 
     A recipe chosen without a name drops disable_names that select no linear. If all of them are dropped (a model without
@@ -50,9 +48,7 @@ def choose_recipe(
     if name is None:
         fitting = (recipe for recipe in shipped.values() if model_type in recipe.model_types)
         found = next(fitting, shipped[default])
-        names = tuple(
-            pattern for pattern in found.settings["disable_names"] if fnmatch.filter(linears, pattern)
-        )
+        names = tuple(pattern for pattern in found.settings["disable_names"] if fnmatch.filter(linears, pattern))
         if not names and "include_names" not in found.settings:
             return NONE
         return replace(found, settings={**found.settings, "disable_names": names})
@@ -81,9 +77,7 @@ def _read(file: Path, name: str) -> Recipe:
                 f"{file}: {key!r:.60} is not a setting",
                 hint=f"did you mean {near[0]}?" if near else f"settings: {', '.join(_SETTINGS)}",
             )
-    settings: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
-    }
+    settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     try:
         require_valid(replace(QuantSettings(), **settings))
     except UsageError as error:

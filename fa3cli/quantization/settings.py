@@ -154,9 +154,7 @@ def require_valid(settings: QuantSettings) -> None:
             hint="L0 leaves none float, L5 the five whose inputs are hardest to quantize",
         )
     if settings.fa_amp < 0:
-        raise UsageError(
-            f"fa_amp is {settings.fa_amp!r:.60}; expected the number of layers to fall back, 0 or more"
-        )
+        raise UsageError(f"fa_amp is {settings.fa_amp!r:.60}; expected the number of layers to fall back, 0 or more")
 
 
 _KINDS = {

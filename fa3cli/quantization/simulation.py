@@ -31,9 +31,7 @@ class SimulatedLinear(nn.Module):
         floats = partial(torch.empty, device="meta", dtype=torch.float32)
         self.register_buffer("weight", torch.empty(rows, linear.in_features, device="meta", dtype=torch.int8))
         if linear.bias is not None:
-            self.register_buffer(
-                "bias", floats(rows)
-            )  # in the export, but unused here: quant_bias includes it
+            self.register_buffer("bias", floats(rows))  # in the export, but unused here: quant_bias includes it
         self.register_buffer("weight_scale", floats(scale_shape))
         self.register_buffer("weight_offset", floats(scale_shape))
         self.register_buffer("input_scale", floats(1))

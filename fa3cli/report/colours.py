@@ -58,9 +58,7 @@ def shades(*, dark: bool) -> tuple[Shade, ...]:
         hue = 268 - 168 * (lightness - 0.27) / 0.69
         chroma = 0.04 + 0.058 * math.sin(math.pi * min(1, max(0, (lightness - 0.1) / 0.9)))
         background = _hex(lightness, chroma, hue)
-        scale.append(
-            Shade(background, max(("#000000", "#ffffff"), key=lambda ink: contrast(ink, background)))
-        )
+        scale.append(Shade(background, max(("#000000", "#ffffff"), key=lambda ink: contrast(ink, background))))
     return tuple(scale)
 
 

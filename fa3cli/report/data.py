@@ -85,9 +85,7 @@ def _file_remarks(stored: Stored) -> list[str]:
         if document.problem
     ]
     if not stored.contents.shards:
-        remarks.append(
-            "there are no safetensors files, and pickled files are not read: the scales are not known"
-        )
+        remarks.append("there are no safetensors files, and pickled files are not read: the scales are not known")
     if stored.report.raw is None:
         remarks.append(
             f"there is no {REPORT_FILE}, so another tool made this export: reasons and settings are not known"

@@ -31,9 +31,7 @@ class ErrorChart:
 
 def error_chart(facts: Facts) -> ErrorChart | None:
     """Return the chart, or None if no error is known."""
-    own, accumulated = (
-        [getattr(layer, field) for layer in facts.layers] for field in ("error", "accumulated_error")
-    )
+    own, accumulated = ([getattr(layer, field) for layer in facts.layers] for field in ("error", "accumulated_error"))
     known = [error for error in (*own, *accumulated) if error is not None]
     if not known:
         return None
@@ -43,8 +41,6 @@ def error_chart(facts: Facts) -> ErrorChart | None:
         Bar(100 * (layer.error or 0) / top, f"{facts.part} {names[layer.name]}: {percent(layer.error)}")
         for layer in facts.layers
     ]
-    line = [
-        (index + 0.5, 100 - 100 * error / top) for index, error in enumerate(accumulated) if error is not None
-    ]
+    line = [(index + 0.5, 100 - 100 * error / top) for index, error in enumerate(accumulated) if error is not None]
     has_own = any(error is not None for error in own)
     return ErrorChart(tuple(bars) if has_own else (), tuple(line), top)

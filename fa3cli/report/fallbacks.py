@@ -45,9 +45,7 @@ def fallbacks(facts: Facts) -> list[Fallback]:
     ]
     rows.sort(key=lambda row: -row.count)
     elsewhere = f"outside the {facts.part}s"
-    return rows + [
-        Fallback(module.name, elsewhere, 1, reason_text(module.reason)) for module in facts.float_elsewhere
-    ]
+    return rows + [Fallback(module.name, elsewhere, 1, reason_text(module.reason)) for module in facts.float_elsewhere]
 
 
 def reason_text(reason: str | None) -> str:

@@ -55,9 +55,7 @@ def write_page(facts: Facts, file: Path) -> None:
             hint="make the folder, or name a file in an existing folder",
         )
     if file.is_dir():
-        raise InvalidInputError(
-            f"{file}: is a folder, expected a file name", hint=f"try {file / 'report.html'}"
-        )
+        raise InvalidInputError(f"{file}: is a folder, expected a file name", hint=f"try {file / 'report.html'}")
     _require_page(file)
     write_file(file, page(facts).encode("utf-8", errors="replace"))
 

@@ -105,9 +105,7 @@ def _images(comparison: Mapping[str, Any]) -> ImageAccuracy | None:
 
 def _origin(report: Mapping[str, Any], result: Mapping[str, Any]) -> Origin:
     identity = _mapping(report.get("identity"))
-    hashes = {
-        name: value for name, value in identity.items() if isinstance(value, str) and _HASH.fullmatch(value)
-    }
+    hashes = {name: value for name, value in identity.items() if isinstance(value, str) and _HASH.fullmatch(value)}
     shown_elsewhere = {*hashes, "settings", "versions"}
     return Origin(
         recipe=_text(report.get("recipe")),

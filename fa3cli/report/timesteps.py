@@ -52,9 +52,7 @@ def _map(facts: Facts, role: str, columns: list[float]) -> HeatMap | None:
     if not any(spreads.values()):
         return None
     peaks = {layer.name: _peaks(layer, role) for layer in facts.layers}
-    shares = [
-        peak / spread.largest for name, spread in spreads.items() if spread for peak in peaks[name].values()
-    ]
+    shares = [peak / spread.largest for name, spread in spreads.items() if spread for peak in peaks[name].values()]
     # No share is above 1, so a narrow range is widened downwards only.
     span = LogRange(min(0.5, *(share for share in shares if share)), 1.0)
     names = labels(facts.layers)
@@ -65,8 +63,7 @@ def _map(facts: Facts, role: str, columns: list[float]) -> HeatMap | None:
         columns=len(columns),
         groups=column_groups(len(columns), lambda group: _heading([columns[index] for index in group])),
         rows=tuple(
-            _row(facts.part, names[name], peaks[name], spread, columns, span)
-            for name, spread in spreads.items()
+            _row(facts.part, names[name], peaks[name], spread, columns, span) for name, spread in spreads.items()
         ),
         span="spread",
         range=span,

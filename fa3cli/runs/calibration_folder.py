@@ -120,9 +120,7 @@ def require_complete(job: Job, found: Calibration) -> None:
     parts = [*job.model.layers, *job.quantized_head]
     named = [layer.name for layer in found.layers]
     if named != parts:
-        odd = next(
-            (name for name in (*parts, *named) if named.count(name) != parts.count(name)), "their order"
-        )
+        odd = next((name for name in (*parts, *named) if named.count(name) != parts.count(name)), "their order")
         raise InvalidInputError(
             f"{found.folder}: its layers are not the model's ({odd})", hint="run fa3 calibrate again"
         )
@@ -131,16 +129,12 @@ def require_complete(job: Job, found: Calibration) -> None:
         wrong += [name for name, found in layer.linears.items() if found is None or not _is_range(*found)]
         wrong += [name for name, roles in layer.attentions.items() if not _are_roles(roles)]
         if wrong:
-            raise InvalidInputError(
-                f"{found.folder}: invalid parameters of {wrong[0]}", hint="run fa3 calibrate again"
-            )
+            raise InvalidInputError(f"{found.folder}: invalid parameters of {wrong[0]}", hint="run fa3 calibrate again")
 
 
 def _are_roles(roles: Mapping[str, Range]) -> bool:
     """Tell whether these are valid ranges of q, k and v, one value per head."""
-    return roles.keys() == set("qkv") and all(
-        _is_range(low, high, low.numel()) for low, high in roles.values()
-    )
+    return roles.keys() == set("qkv") and all(_is_range(low, high, low.numel()) for low, high in roles.values())
 
 
 def _is_range(low: Tensor, high: Tensor, count: int = 1) -> bool:

@@ -66,9 +66,7 @@ def where_to_save(
                 else "export it for target modelslim, in a separate run or with fa3 calibrate and fa3 export",
             )
     if part_file_size is not None and not 0 < part_file_size < 1e6:
-        raise UsageError(
-            f"part_file_size (--part-file-size) {part_file_size}: expected gigabytes, more than 0"
-        )
+        raise UsageError(f"part_file_size (--part-file-size) {part_file_size}: expected gigabytes, more than 0")
     if whole := [target.name for target in chosen if part_file_size is not None and not target.sharded]:
         raise UnsupportedError(
             f"part_file_size for target {whole[0]}: its engine opens one weight file by name, and reads no index",

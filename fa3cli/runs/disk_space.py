@@ -38,9 +38,7 @@ def export_bytes(job: Job) -> int:
     weights += sum(model.nbytes(f"{norm}.weight") + 8 * model.shape(f"{norm}.weight")[0] for norm in norms)
     # A target may store a scale and an offset for each channel of K and V.
     channels = [f"{name}.{leaf}.weight" for name in job.attentions for leaf in ("k_proj", "v_proj")]
-    weights += sum(
-        2 * model.dtype.itemsize * model.shape(name)[0] for name in channels if name in model.stored
-    )
+    weights += sum(2 * model.dtype.itemsize * model.shape(name)[0] for name in channels if name in model.stored)
     return weights + _fallback_bytes(job) + _TENSOR * len(_names(job))
 
 

@@ -45,9 +45,7 @@ def finish(
     return ranks.first(results)[0]
 
 
-def _layer_results(
-    job: Job, layers: Sequence[LayerParameters], fallen: Collection[str]
-) -> Iterator[LayerResult]:
+def _layer_results(job: Job, layers: Sequence[LayerParameters], fallen: Collection[str]) -> Iterator[LayerResult]:
     for layer in layers:
         linears, attentions = job.model.linears(layer.name), job.model.attentions(layer.name)
         kept = layer.attentions.keys() - fallen

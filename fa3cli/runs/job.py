@@ -117,9 +117,7 @@ def make_job(
     **where: Any,
 ) -> AnyJob: ...
 @overload
-def make_job(
-    model: LayeredModel, resolved: ResolvedSettings, samples: Sequence[AnySample], **where: Any
-) -> Job: ...
+def make_job(model: LayeredModel, resolved: ResolvedSettings, samples: Sequence[AnySample], **where: Any) -> Job: ...
 def make_job(
     model: LayeredModel,
     resolved: ResolvedSettings,
@@ -151,9 +149,7 @@ def make_job(
         disabled |= dict.fromkeys(whole - disabled.keys(), "fused with one that is disabled")
     if settings.include_names:
         included = matching(candidates, settings.include_names, "include_names")
-        disabled = (
-            dict.fromkeys((name for name in candidates if name not in included), "include_names") | disabled
-        )
+        disabled = dict.fromkeys((name for name in candidates if name not in included), "include_names") | disabled
     return kind(
         model=model,
         settings=settings,

@@ -27,9 +27,7 @@ __all__ = ["LayerPass"]
 class LayerPass:
     """One pass of streams of samples over the layers, with this rank's forwards."""
 
-    def __init__(
-        self, job: Job, streams: Sequence[Stream], findings: Findings, ticks: Ticks, ranks: Ranks
-    ) -> None:
+    def __init__(self, job: Job, streams: Sequence[Stream], findings: Findings, ticks: Ticks, ranks: Ranks) -> None:
         self._job, self._streams, self._findings = job, streams, findings
         self._ticks, self._ranks = ticks, ranks
         self._freed = FreedMemory(job.model.layer_bytes)
@@ -53,9 +51,7 @@ class LayerPass:
                 self._ticks.layer_ends(model.nbytes(*model.needed(part)))
 
     @contextmanager
-    def _started_forwards(
-        self, journal: Journal, done: int
-    ) -> Iterator[LayerSynchronousForwards | ReplayedForwards]:
+    def _started_forwards(self, journal: Journal, done: int) -> Iterator[LayerSynchronousForwards | ReplayedForwards]:
         """Start this rank's forwards, and suspend them before the first layer that is not done."""
         job, model = self._job, self._job.model
         if job.replayed:
@@ -85,9 +81,7 @@ class LayerPass:
         # No layer of this pass follows that a resumed run could start with.
         if self._index == self._last:
             return {}, None
-        outputs = {
-            _forward_key(sample): output for sample, output in zip(self._samples, self._forwards.outputs)
-        }
+        outputs = {_forward_key(sample): output for sample, output in zip(self._samples, self._forwards.outputs)}
         return outputs, self._forwards.arguments
 
     def _visit(self, part: str) -> LayerParameters:

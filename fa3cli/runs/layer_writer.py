@@ -99,9 +99,7 @@ class LayerWriter:
         config = exported_config(self._job.config, self._model.dtype)
         classes = {type(module).__name__ for module in self._model.attentions().values()}
         for export in self._exports:
-            files = export.close(
-                linears, config, attention_classes=classes, mm_tensor=self._job.settings.mm_tensor
-            )
+            files = export.close(linears, config, attention_classes=classes, mm_tensor=self._job.settings.mm_tensor)
             for file in companions(self._job.folder) if self._job.folder else ():
                 shutil.copyfile(file, export.folder / file.name)
             if "numpy" in self._job.save_types:
@@ -152,9 +150,7 @@ class LayerWriter:
                 export.add(name, tensor)
         return None
 
-    def _linear_tensors(
-        self, name: str, weight: Tensor, ranges: Range | None
-    ) -> tuple[dict[str, Tensor], str | None]:
+    def _linear_tensors(self, name: str, weight: Tensor, ranges: Range | None) -> tuple[dict[str, Tensor], str | None]:
         settings, dtype = self._job.settings, self._model.dtype
         if ranges is None:
             if weight.is_meta:
@@ -164,9 +160,7 @@ class LayerWriter:
         if weight.is_meta:
             # The reference keeps the float32 scale of a histogram, except in a bfloat16 model.
             input_dtype = low.dtype if settings.reference and dtype != torch.bfloat16 else dtype
-            return linear_layout(
-                weight.shape, dtype, mm_tensor=settings.mm_tensor, input_dtype=input_dtype
-            ), None
+            return linear_layout(weight.shape, dtype, mm_tensor=settings.mm_tensor, input_dtype=input_dtype), None
         quantize = quantize_reference_linear if settings.reference else quantize_linear
         tensors = quantize(weight, self._model.bias(name), low, high, dtype, mm_tensor=settings.mm_tensor)
         if unpack_deq_scale(tensors["deq_scale"]).all():

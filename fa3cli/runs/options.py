@@ -40,14 +40,10 @@ Texts = tuple[str, ...] | None
 class RunOptions:
     """Everything that a user may say about a run; None means not given, so that the recipe or a default applies."""
 
-    weights_dir: Annotated[Path, Option("Patched weights folder, or that of a pipeline.", argument=True)] = (
-        Path(".")
-    )
+    weights_dir: Annotated[Path, Option("Patched weights folder, or that of a pipeline.", argument=True)] = Path(".")
     output: Annotated[Path | None, Option("Folder of the result [<WEIGHTS_DIR>-w8a8-fa3].")] = None
 
-    prompts: Annotated[Path | None, Option("The prompts, one per line.", metavar="FILE", group=PIPELINES)] = (
-        None
-    )
+    prompts: Annotated[Path | None, Option("The prompts, one per line.", metavar="FILE", group=PIPELINES)] = None
     steps: Annotated[Count, Option("Steps of the float sampling run.", minimum=1, group=PIPELINES)] = None
     height: Annotated[Count, Option("Height in pixels.", minimum=1, group=PIPELINES)] = None
     width: Annotated[Count, Option("Width in pixels.", minimum=1, group=PIPELINES)] = None
@@ -60,9 +56,7 @@ class RunOptions:
 
     calib: Annotated[Path | None, Option("Calibration data.", metavar="FILE.jsonl", group=TEXT)] = None
     samples: Annotated[Count, Option("Use the first N lines.", metavar="N", minimum=1, group=TEXT)] = None
-    max_length: Annotated[Count, Option("Cut samples to N tokens.", metavar="N", minimum=1, group=TEXT)] = (
-        None
-    )
+    max_length: Annotated[Count, Option("Cut samples to N tokens.", metavar="N", minimum=1, group=TEXT)] = None
 
     recipe: Annotated[
         str | None, Option("Settings by name, or in a TOML file of your own.", metavar="NAME|FILE|none")
@@ -74,9 +68,7 @@ class RunOptions:
         Count, Option("Range of a linear's input: 1 min and max, 2 histogram, 3 the better one per linear.")
     ] = None
     anti_method: Annotated[str | None, Option("AntiOutlier: none, or m1 to m6.")] = None
-    include_names: Annotated[
-        Texts, Option("Quantize only these linears; may be repeated.", metavar="GLOB")
-    ] = None
+    include_names: Annotated[Texts, Option("Quantize only these linears; may be repeated.", metavar="GLOB")] = None
     disable_names: Annotated[
         Texts, Option("Leave these linears or attention modules float; may be repeated.", metavar="GLOB")
     ] = None
@@ -109,9 +101,7 @@ class RunOptions:
             group=EXPORTS,
         ),
     ] = None
-    part_file_size: Annotated[
-        float | None, Option("Shard size.", metavar="GB", minimum=0.001, group=EXPORTS)
-    ] = None
+    part_file_size: Annotated[float | None, Option("Shard size.", metavar="GB", minimum=0.001, group=EXPORTS)] = None
 
     device: Annotated[str, Option("auto, cpu, npu[:N] or cuda[:N].")] = "auto"
     dtype: Annotated[str, Option("auto, float32, bfloat16 or float16.")] = "auto"
@@ -132,9 +122,7 @@ class RunOptions:
         for name in options:
             if name not in known:
                 near = get_close_matches(name, known, n=1)
-                raise UsageError(
-                    f"unknown option {name!r}", hint=f"did you mean {near[0]}?" if near else None
-                )
+                raise UsageError(f"unknown option {name!r}", hint=f"did you mean {near[0]}?" if near else None)
         paths = {name: Path(options[name]) for name in _PATHS if options.get(name) is not None}
         texts = {name: tuple(options[name]) for name in _TEXTS if options.get(name) is not None}
         return cls(weights_dir=Path(weights_dir), **{**options, **paths, **texts})

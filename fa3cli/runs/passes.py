@@ -63,9 +63,7 @@ def calibrate(
         for layer in layer_pass.visits(parts, journal, len(done)):
             if number == len(todo) - 1:
                 # Each rank quantizes a part of the layer's linears, and warns of these only.
-                layer = replace(
-                    layer, warnings=layer.warnings + _all_warnings(job, layer, ranks.gather(write(layer)))
-                )
+                layer = replace(layer, warnings=layer.warnings + _all_warnings(job, layer, ranks.gather(write(layer))))
                 calibrated.append(layer)
             # After write: a record says that the layer is in the export.
             journal.commit(layer, *layer_pass.boundary())

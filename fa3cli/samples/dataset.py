@@ -58,8 +58,7 @@ class Sample:
     def inputs(self, device: torch.device) -> dict[str, Any]:
         """Return the arguments on `device`, without a cache."""
         moved = {
-            name: value.to(device) if isinstance(value, Tensor) else value
-            for name, value in self.arguments.items()
+            name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.arguments.items()
         }
         # A cache would hold K and V of all layers in each waiting forward.
         return {**moved, "use_cache": False}
@@ -125,11 +124,7 @@ def _read_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         except ValueError as error:
             raise InvalidInputError(f"{file}, line {number}: not json ({error})") from error
         if not isinstance(record, dict):
-            raise InvalidInputError(
-                f"{file}, line {number}: expected a json object", hint=f"a line holds {KEYS}"
-            )
+            raise InvalidInputError(f"{file}, line {number}: expected a json object", hint=f"a line holds {KEYS}")
         yield number, record
     if not number:
-        raise InvalidInputError(
-            f"{file}: empty; expected one json object per line", hint=f"a line holds {KEYS}"
-        )
+        raise InvalidInputError(f"{file}: empty; expected one json object per line", hint=f"a line holds {KEYS}")

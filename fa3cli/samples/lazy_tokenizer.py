@@ -44,9 +44,7 @@ class LazyTokenizer:
         with where as place, without_trust_prompt():
             try:
                 # local_files_only: otherwise transformers may ask the hub for files that the folder lacks.
-                return AutoTokenizer.from_pretrained(
-                    place, local_files_only=True, trust_remote_code=self._trusted
-                )
+                return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=self._trusted)
             except Exception as error:  # the error classes differ by transformers version
                 # The message names the user's folder, not the temporary copy.
                 said = brief(error).replace(str(place), str(self._folder))

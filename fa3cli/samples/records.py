@@ -13,9 +13,7 @@ from fa3cli.models.bounded import bounded_memory, bounded_time
 
 __all__ = ["KEYS", "token_ids"]
 
-KEYS = (
-    "text, inputs_pretokenized, title/passage/question, messages, or input_ids with or without attention_mask"
-)
+KEYS = "text, inputs_pretokenized, title/passage/question, messages, or input_ids with or without attention_mask"
 _LARGEST = 2**31
 # Limits for applying a chat template to one conversation: a normal template takes milliseconds.
 _TEMPLATE_SECONDS, _TEMPLATE_BYTES, _TEMPLATE_CHARACTERS = 10, 1 << 30, 10_000_000
@@ -59,9 +57,7 @@ def _whole_numbers(record: dict[str, Any], key: str) -> Tensor:
 
 def _chat_text(messages: Any, tokenizer: Any) -> str:
     """Return a conversation as the tokenizer's chat template writes it, up to where the answer would begin."""
-    if not (
-        isinstance(messages, list) and messages and all(isinstance(message, dict) for message in messages)
-    ):
+    if not (isinstance(messages, list) and messages and all(isinstance(message, dict) for message in messages)):
         raise TypeError("messages is not a list of objects")
     if not tokenizer.chat_template:  # old transformers versions would use a default template
         raise ValueError("messages need a chat template, and the tokenizer has none")
@@ -71,9 +67,7 @@ def _chat_text(messages: Any, tokenizer: Any) -> str:
     except Exception as error:  # a template is code of the model's author, and may raise any error
         raise ValueError(f"the chat template cannot be applied ({brief(error)})") from error
     if len(text) > _TEMPLATE_CHARACTERS:
-        raise ValueError(
-            f"the chat template returns {len(text)} characters, more than {_TEMPLATE_CHARACTERS}"
-        )
+        raise ValueError(f"the chat template returns {len(text)} characters, more than {_TEMPLATE_CHARACTERS}")
     return text
 
 

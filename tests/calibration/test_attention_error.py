@@ -39,8 +39,7 @@ def random_states(seed: int, dtype: torch.dtype = torch.float32) -> list[Tensor]
 
 def ranges_of(states: list[Tensor]) -> Ranges:
     return {
-        role: (role_states.amin((0, 2, 3)), role_states.amax((0, 2, 3)))
-        for role, role_states in zip("qkv", states)
+        role: (role_states.amin((0, 2, 3)), role_states.amax((0, 2, 3))) for role, role_states in zip("qkv", states)
     }
 
 

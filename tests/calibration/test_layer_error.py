@@ -64,18 +64,14 @@ def states(seed: int = 1) -> Tensor:
     return torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(seed))
 
 
-def found(
-    values: Tensor, *, widened: float = 1.0, heads_widened: float = 1.0, fa: bool = True
-) -> LayerParameters:
+def found(values: Tensor, *, widened: float = 1.0, heads_widened: float = 1.0, fa: bool = True) -> LayerParameters:
     linear = tuple(end.view(1) * widened for end in values.aminmax())
     heads = values.view(-1, 2, 2).transpose(0, 1).flatten(1)
     roles = dict.fromkeys("qkv", (heads.amin(1) * heads_widened, heads.amax(1) * heads_widened))
     return LayerParameters("layer", {"linear": linear}, {"": roles} if fa else {})
 
 
-def error(
-    values: Tensor, parameters: LayerParameters, settings: QuantSettings = EXACT, **how: Any
-) -> float | None:
+def error(values: Tensor, parameters: LayerParameters, settings: QuantSettings = EXACT, **how: Any) -> float | None:
     layer = Layer()
     return layer_error(recorded(layer, values), layer, parameters, settings, **how)
 
@@ -87,9 +83,7 @@ def test_by_hand() -> None:
     offset = round(-low / step) - 128
     inputs = (((values / step).round() + offset).clamp(-128, 127) - offset) * step
     steps = weight.abs().amax(1, keepdim=True) / 127
-    noise = nn.functional.linear(inputs, (weight / steps).round() * steps) - nn.functional.linear(
-        values, weight
-    )
+    noise = nn.functional.linear(inputs, (weight / steps).round() * steps) - nn.functional.linear(values, weight)
     for head in (slice(0, 2), slice(2, 4)):
         step = values[..., head].abs().max() / 127
         noise[..., head] += 3 * ((values[..., head] / step).round() * step - values[..., head])
@@ -97,9 +91,7 @@ def test_by_hand() -> None:
     assert error(values, found(values)) == pytest.approx((noise.norm() / added.norm()).item(), rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    "settings", [EXACT, replace(EXACT, numerics="reference"), replace(EXACT, mm_tensor=True)]
-)
+@pytest.mark.parametrize("settings", [EXACT, replace(EXACT, numerics="reference"), replace(EXACT, mm_tensor=True)])
 def test_wider_ranges_are_worse_for_linears_and_heads(settings: QuantSettings) -> None:
     values = states()
     usual = error(values, found(values), settings)
@@ -127,9 +119,7 @@ def test_an_outlier_is_worse_in_inputs_and_in_weights() -> None:
 
 def test_what_int8_holds_is_no_error() -> None:
     layer = Layer()
-    layer.linear.weight.copy_(
-        torch.tensor([[127.0, 1, -2, 3], [5, 127, 0, 1], [0, 0, 127, 9], [1, 2, 3, -127]])
-    )
+    layer.linear.weight.copy_(torch.tensor([[127.0, 1, -2, 3], [5, 127, 0, 1], [0, 0, 127, 9], [1, 2, 3, -127]]))
     values = torch.randint(-127, 128, (1, 6, 4)).float()
     values[0, 0] = torch.tensor([-128.0, 127, 127, -127])
     parameters = found(values, fa=False)
@@ -288,8 +278,7 @@ def errors_by_hand(folder: Path, output: Path, ids: list[int]) -> list[float]:
     found = []
     for layer, (positional, named, exact) in zip(quantized.model.layers, calls):
         exact, noisy = (
-            output[0] if isinstance(output, tuple) else output
-            for output in (exact, layer(*positional, **named))
+            output[0] if isinstance(output, tuple) else output for output in (exact, layer(*positional, **named))
         )
         before = positional[0] if positional else named["hidden_states"]
         found.append(((noisy - exact).norm() / (exact - before).norm()).item())
@@ -334,9 +323,7 @@ def test_half_precision_and_a_quantized_head(tmp_path: Path, dtype: torch.dtype,
         write_model(tmp_path / f"{kind}-{tmp_path.name}", dtype=kind_of)
         for kind, kind_of in (("half", dtype), ("whole", torch.float32))
     ]
-    half, whole = (
-        errors(folder, token_ids(20, 9), numerics=numerics, disable_last_linear=False) for folder in folders
-    )
+    half, whole = (errors(folder, token_ids(20, 9), numerics=numerics, disable_last_linear=False) for folder in folders)
     assert half[-1] is None and len(half) == 4
     assert half[:-1] == pytest.approx(whole[:-1], rel=0.25)
 

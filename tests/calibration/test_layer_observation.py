@@ -108,9 +108,7 @@ def test_watching_ends_after_an_error(block: Block, numerics: str) -> None:
 
 
 @pytest.mark.parametrize("act_method", [1, 2])
-def test_the_references_linears_run_quantized_in_the_range_known_so_far(
-    block: Block, act_method: int
-) -> None:
+def test_the_references_linears_run_quantized_in_the_range_known_so_far(block: Block, act_method: int) -> None:
     """Against a loop that quantizes by hand: weights once, each input in the range of the samples up to it."""
     values, settings = samples(), QuantSettings(numerics="reference", act_method=act_method)
     linears = {name: block.get_submodule(name) for name in ("gate", "up", "down")}
@@ -217,9 +215,7 @@ def test_a_range_wider_than_float16_is_said(block: Block) -> None:
 @pytest.mark.parametrize("numerics", ["improved", "reference"])
 @pytest.mark.parametrize("act_method", [1, 2])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_an_input_that_is_not_finite_is_named(
-    block: Block, value: float, act_method: int, numerics: str
-) -> None:
+def test_an_input_that_is_not_finite_is_named(block: Block, value: float, act_method: int, numerics: str) -> None:
     with watch(block, "up", act_method=act_method, numerics=numerics) as observation:
         block.up(torch.tensor([[1.0, value, 2.0, 3.0]]))
         block.up(torch.ones(2, 4))

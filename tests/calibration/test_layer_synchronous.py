@@ -69,9 +69,7 @@ def run_to_end(forwards: LayerSynchronousForwards, layers: int, count: int) -> l
     ("model_type", "implementation"),
     [*((name, None) for name in TYPES), ("llama", "eager"), ("qwen2", "eager")],
 )
-def test_every_state_and_logit_is_that_of_an_ordinary_forward(
-    model_type: str, implementation: str | None
-) -> None:
+def test_every_state_and_logit_is_that_of_an_ordinary_forward(model_type: str, implementation: str | None) -> None:
     model = random_model(model_type, **TYPES[model_type], attn_implementation=implementation)
     layers, inputs = layers_of(model), samples(*LENGTHS)
     recorder = Recorder(layers)
@@ -294,9 +292,7 @@ def test_a_model_that_uses_an_earlier_layers_output_shows_nan() -> None:
                     forwards.advance(sample, index)
             outputs = list(forwards.outputs)
             before = [tensor.clone() for tensor in tensors_of(forwards.arguments)]
-        with LayerSynchronousForwards(
-            model, model.layers, inputs, skipped=skipped, outputs=outputs
-        ) as forwards:
+        with LayerSynchronousForwards(model, model.layers, inputs, skipped=skipped, outputs=outputs) as forwards:
             forwards.start()
             [(arguments, _)] = [forwards.arguments]
             assert bool(arguments[0].isfinite().all()) == finite

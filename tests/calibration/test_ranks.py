@@ -27,9 +27,7 @@ def test_every_sample_is_one_ranks_and_the_leading_one_has_the_first(count: int,
 
 
 @given(sizes=sizes, size=st.integers(1, 9))
-def test_work_has_one_owner_and_the_shares_differ_by_no_more_than_one_piece(
-    sizes: dict[str, int], size: int
-) -> None:
+def test_work_has_one_owner_and_the_shares_differ_by_no_more_than_one_piece(sizes: dict[str, int], size: int) -> None:
     owners = everybody(size)[0].owners(sizes)
     assert owners.keys() == sizes.keys() and set(owners.values()) <= set(range(size))
     load = [sum(sizes[name] for name in sizes if owners[name] == rank) for rank in range(size)]
@@ -44,9 +42,7 @@ def test_one_alone_hears_itself_and_merges_nothing() -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}])
-def test_without_others_nothing_is_joined(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
-) -> None:
+def test_without_others_nothing_is_joined(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -92,9 +88,7 @@ def test_what_the_leading_rank_says_counts(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_observers_of_all_ranks_are_merged_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    shares = [
-        {"a": InputRange().updated(torch.full((1, 2), float(rank))), "b": InputRange()} for rank in range(3)
-    ]
+    shares = [{"a": InputRange().updated(torch.full((1, 2), float(rank))), "b": InputRange()} for rank in range(3)]
 
     def gather(values: list[object], _: object) -> None:
         values[:] = shares

@@ -49,10 +49,7 @@ def replayed(forwards: ReplayedForwards, layers: list[nn.Module], count: int) ->
             assert grown[index] == count and not any(grown[index + 1 :])
     for hook in hooks:
         hook.remove()
-    return [
-        outputs[-count:] if index == len(layers) - 1 else outputs[:count]
-        for index, outputs in enumerate(seen)
-    ]
+    return [outputs[-count:] if index == len(layers) - 1 else outputs[:count] for index, outputs in enumerate(seen)]
 
 
 def states(output: Any) -> Tensor:
@@ -155,9 +152,7 @@ def test_layers_that_return_different_things(tmp_path: Path) -> None:
         assert type(got) is type(expected)
         assert all(
             torch.equal(one, other)
-            for one, other in zip(
-                *(result if isinstance(result, tuple) else (result,) for result in (got, expected))
-            )
+            for one, other in zip(*(result if isinstance(result, tuple) else (result,) for result in (got, expected)))
         )
 
 

@@ -62,9 +62,7 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 def inputs_of(model: nn.Module, linear: str) -> Tensor:
     """All tokens of all samples."""
     seen = []
-    hook = model.get_submodule(linear).register_forward_pre_hook(
-        lambda _, arguments: seen.append(arguments[0][0])
-    )
+    hook = model.get_submodule(linear).register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0][0]))
     logits(model)
     hook.remove()
     return torch.cat(seen)
@@ -82,8 +80,7 @@ def test_the_model_computes_the_same_with_other_weights(method: str, name: str, 
     after = state(model)
     assert after.keys() == weights.keys()
     assert all(
-        tensor.dtype == weights[key].dtype and tensor.shape == weights[key].shape
-        for key, tensor in after.items()
+        tensor.dtype == weights[key].dtype and tensor.shape == weights[key].shape for key, tensor in after.items()
     )
     changed = {key for key in after if not torch.equal(after[key], weights[key])}
     norms = {"input_layernorm.weight", "post_attention_layernorm.weight"}
@@ -144,11 +141,7 @@ def test_m1_divides_a_norm_by_the_root_of_activation_over_weight(numerics: str) 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_query_heads_that_share_a_value_head_are_smoothed_alike(kv_heads: int) -> None:
     """o_proj's factors by channel, in query heads that follow their value head, are those v_proj is divided by."""
-    model = (
-        make(num_key_value_heads=kv_heads)
-        if kv_heads != 4
-        else make("llama, a value head for each query head")
-    )
+    model = make(num_key_value_heads=kv_heads) if kv_heads != 4 else make("llama, a value head for each query head")
     name = "model.layers.0.self_attn"
     weights = state(model)
     # v_proj is smoothed twice; by its inputs' channels the same as q_proj, which is smoothed once.
@@ -204,9 +197,7 @@ def test_a_norm_that_multiplies_by_one_more_than_its_weight_is_refused(method: s
         model.model.layers[0].input_layernorm.weight[3] = 40
         model.model.layers[0].post_attention_layernorm.weight[7] = 40
     weights = state(model)
-    with pytest.raises(
-        UnsupportedError, match=rf"model\.layers\.0: AntiOutlier {method} would change"
-    ) as raised:
+    with pytest.raises(UnsupportedError, match=rf"model\.layers\.0: AntiOutlier {method} would change") as raised:
         smooth(model, method)
     assert "--anti-method none" in raised.value.hint
     assert smoothing_of(model).anti_method == "none"
@@ -252,9 +243,7 @@ def test_an_input_that_is_not_finite_is_named(value: float) -> None:
     model = make()
     with torch.no_grad():
         model.model.layers[1].input_layernorm.weight[2] = value
-    with pytest.raises(
-        InvalidInputError, match=r"the input of model\.layers\.1\.self_attn\.q_proj is not finite"
-    ):
+    with pytest.raises(InvalidInputError, match=r"the input of model\.layers\.1\.self_attn\.q_proj is not finite"):
         smooth(model, "m1")
 
 

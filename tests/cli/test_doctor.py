@@ -50,9 +50,7 @@ def test_a_torch_that_cannot_load_torch_npu_is_said_with_the_cause(tmp_path: Pat
     install_broken_torch_npu(tmp_path)
     run = fa3_doctor("--json", path=tmp_path)
     assert run.returncode == 6, run.stderr
-    problems = [
-        package["problem"] for package in json.loads(run.stdout)["packages"] if package["name"] == "torch"
-    ]
+    problems = [package["problem"] for package in json.loads(run.stdout)["packages"] if package["name"] == "torch"]
     assert "ImportError: libhccl.so: cannot open" in problems[0]
 
 

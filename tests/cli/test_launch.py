@@ -73,9 +73,7 @@ def test_threads_that_were_asked_for_stay(tmp_path: Path, monkeypatch: pytest.Mo
         ([6, 6], [0, 0], 6),
     ],
 )
-def test_the_exit_code_is_that_of_the_first_that_failed(
-    codes: list[int], delays: list[float], expected: int
-) -> None:
+def test_the_exit_code_is_that_of_the_first_that_failed(codes: list[int], delays: list[float], expected: int) -> None:
     code = f"time.sleep({delays}[rank]); sys.exit({codes}[rank])"
     assert launch(len(codes), program(code)) == expected
 
@@ -85,10 +83,7 @@ def test_a_rank_that_a_signal_ended_is_a_missing_capability(
     capfd: pytest.CaptureFixture, number: signal.Signals
 ) -> None:
     """The peers of the killed rank fail too, and before it is noticed."""
-    assert (
-        launch(2, program(f"rank and (time.sleep(0.2), os.kill(os.getpid(), {int(number)})); sys.exit(6)"))
-        == 6
-    )
+    assert launch(2, program(f"rank and (time.sleep(0.2), os.kill(os.getpid(), {int(number)})); sys.exit(6)")) == 6
     assert f"rank 1 was killed by {number.name}" in capfd.readouterr().err
 
 
@@ -105,9 +100,7 @@ def test_ranks_that_do_not_notice_are_told_twice(tmp_path: Path) -> None:
 
 def test_a_rank_that_hears_nothing_is_killed() -> None:
     begin = time.monotonic()
-    deaf = (
-        "[signal.signal(number, signal.SIG_IGN) for number in (15, 2)]; rank or sys.exit(4); time.sleep(600)"
-    )
+    deaf = "[signal.signal(number, signal.SIG_IGN) for number in (15, 2)]; rank or sys.exit(4); time.sleep(600)"
     assert launch(2, program(deaf)) == 4
     assert time.monotonic() - begin < 20
 

@@ -51,16 +51,11 @@ def test_json_is_an_object_a_line_on_stdout(capsys: pytest.CaptureFixture) -> No
     out, err = capsys.readouterr()
     events = [json.loads(line) for line in out.splitlines()]
     assert err == "" and [event["layer"] for event in events] == [1, 2]
-    assert (
-        events[0] | {"event": "progress", "layers": 3, "tokens_per_second": 12.5, "seconds_left": 4.0}
-        == (events[0])
-    )
+    assert events[0] | {"event": "progress", "layers": 3, "tokens_per_second": 12.5, "seconds_left": 4.0} == (events[0])
 
 
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(
-        module, "Console", lambda **options: Console(force_terminal=True, width=250, **options)
-    )
+    monkeypatch.setattr(module, "Console", lambda **options: Console(force_terminal=True, width=250, **options))
     with show_progress("compare") as report:
         report(at(1, 2))
         assert "tokens/s" not in capsys.readouterr().err  # an export has none

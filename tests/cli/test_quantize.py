@@ -109,9 +109,7 @@ def test_every_option_reaches_the_run(llama: Path, calib: list[str], fa3: Fa3, t
     assert identity["save_types"] == ["numpy", "safe_tensor"]
 
 
-def test_plan_reads_no_weight_and_writes_nothing(
-    llama: Path, calib: list[str], fa3: Fa3, tmp_path: Path
-) -> None:
+def test_plan_reads_no_weight_and_writes_nothing(llama: Path, calib: list[str], fa3: Fa3, tmp_path: Path) -> None:
     edit_weights(llama, lambda tensors: [tensor.fill_(float("nan")) for tensor in tensors.values()])
     before = snapshot(tmp_path)
     code, out, err = fa3("quantize", llama, *calib, "--plan")
@@ -156,9 +154,7 @@ def test_warnings_come_before_the_work_on_stderr(llama: Path, calib: list[str], 
     assert "half-float group" in err and "3 attention modules; all fall back" in err
 
 
-def test_brackets_in_names_are_printed_as_they_are(
-    tmp_path: Path, fa3: Fa3, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_brackets_in_names_are_printed_as_they_are(tmp_path: Path, fa3: Fa3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     folder = write_model(tmp_path / "model[v1]", patched=False)
     calib = write_lines(tmp_path / "calib.jsonl", token_ids(9))
@@ -328,9 +324,7 @@ def command(*arguments: object, python: str | Path = sys.executable) -> list[str
 
 
 @pytest.mark.parametrize(("interrupts", "code"), [(1, 75), (2, 130)])
-def test_an_interrupt_ends_the_layer_and_a_second_one_at_once(
-    qwen2_tiny: Path, interrupts: int, code: int
-) -> None:
+def test_an_interrupt_ends_the_layer_and_a_second_one_at_once(qwen2_tiny: Path, interrupts: int, code: int) -> None:
     lines = write_lines(qwen2_tiny.parent / "calib.jsonl", token_ids(*[400] * 40, vocab=2048))
     before = snapshot(qwen2_tiny.parent)
     run = subprocess.Popen(
@@ -353,9 +347,7 @@ def test_an_interrupt_ends_the_layer_and_a_second_one_at_once(
     assert (run.returncode, out) == (code, ""), told + err
     assert "Traceback" not in err and "go on" in err
     assert len(list(journal.glob("visits/visit-*.safetensors"))) == (3 if interrupts == 1 else 2)
-    assert {
-        name: data for name, data in snapshot(qwen2_tiny.parent).items() if "journal" not in name
-    } == before
+    assert {name: data for name, data in snapshot(qwen2_tiny.parent).items() if "journal" not in name} == before
     again = subprocess.run(
         command("quantize", qwen2_tiny, "--calib", lines, "--resume", "required"),
         env=environment(),
@@ -390,9 +382,7 @@ def test_patch_quantize_and_verify_under_every_version(version: str, tmp_path: P
     fa3("patch", folder, "--attention", "Qwen2Attention")
     calib = EXAMPLES / "qwen2-tiny-calib.jsonl"
     fa3("quantize", folder, "--output", output, "--calib", calib, "--fa-amp", 1)
-    found = json.loads(
-        fa3("verify", output, "--against", folder, "--eval", text, "--max-length", 64, "--json")
-    )
+    found = json.loads(fa3("verify", output, "--against", folder, "--eval", text, "--max-length", 64, "--json"))
     assert found["ok"] and not [finding for finding in found["findings"] if finding["severity"] == "error"]
     change = found["comparison"]["perplexity_quantized"] / found["comparison"]["perplexity_float"] - 1
     assert abs(change) < 0.01 and found["comparison"]["top1_agreement"] > 0.9
@@ -420,10 +410,7 @@ def test_a_plan_is_refused_where_the_run_would_be(qwen2_tiny: Path, fa3: Fa3, tm
 
 
 def test_a_numpy_export_is_not_called_broken(qwen2_tiny: Path, fa3: Fa3, tmp_path: Path) -> None:
-    assert (
-        fa3("quantize", qwen2_tiny, "--samples", 1, "--save-type", "numpy", "--output", tmp_path / "o")[0]
-        == 0
-    )
+    assert fa3("quantize", qwen2_tiny, "--samples", 1, "--save-type", "numpy", "--output", tmp_path / "o")[0] == 0
     code, out, err = fa3("verify", tmp_path / "o")
     assert (code, out) == (5, "") and "numpy export only" in err
 

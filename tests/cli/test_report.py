@@ -113,9 +113,7 @@ def test_errors(export: Export, tmp_path: Path, fa3: Fa3) -> None:
 
 def test_a_terminal_takes_no_commands_from_names(export: Export, fa3: Fa3) -> None:
     name = "\x1b[2J[red]\u202e"
-    write_report(
-        export.folder, report_of([layer(0) | {"float_linears": {name: name}, "fa_reason": name}], recipe=name)
-    )
+    write_report(export.folder, report_of([layer(0) | {"float_linears": {name: name}, "fa_reason": name}], recipe=name))
     code, out, _ = fa3("report", export.folder)
     assert code == 0 and "\x1b" not in out and "\u202e" not in out and "[red]" in out
 
@@ -139,9 +137,7 @@ def test_what_quantize_makes(qwen2_tiny: Path, tmp_path: Path, fa3: Fa3) -> None
 def test_help_imports_nothing_heavy() -> None:
     statement = "import sys, fa3cli.cli.app; print({'torch', 'jinja2', 'rich.table', 'safetensors'} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        [sys.executable, "-c", statement], check=True, capture_output=True, text=True, env=environment
-    )
+    run = subprocess.run([sys.executable, "-c", statement], check=True, capture_output=True, text=True, env=environment)
     assert run.stdout.strip() == "set()"
 
 

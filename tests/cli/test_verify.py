@@ -48,9 +48,7 @@ def test_json(export: Export) -> None:
     run = fa3_verify(export.folder, "--json")
     report = json.loads(run.stdout)
     assert run.returncode == 1 and report["ok"] is False
-    assert [finding["check"] for finding in report["findings"] if finding["severity"] == "error"] == [
-        "config"
-    ]
+    assert [finding["check"] for finding in report["findings"] if finding["severity"] == "error"] == ["config"]
     status = {check["name"]: check["status"] for check in report["checks"]}
     assert (status["config"], status["config-sizes"], status["linears"]) == ("found", "not run", "passed")
 

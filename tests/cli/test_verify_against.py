@@ -44,9 +44,7 @@ def test_the_table_ends_with_the_comparison(export: Path, llama: Path, text: Pat
     assert after == before
 
 
-def test_what_was_measured_stays_in_the_report(
-    export: Path, llama: Path, text: Path, tmp_path: Path, fa3: Fa3
-) -> None:
+def test_what_was_measured_stays_in_the_report(export: Path, llama: Path, text: Path, tmp_path: Path, fa3: Fa3) -> None:
     before = json.loads((export / REPORT_FILE).read_text())
     code, out, _ = fa3("verify", export, "--against", llama, "--eval", text, "--json")
     kept = json.loads((export / REPORT_FILE).read_text())
@@ -59,9 +57,7 @@ def test_what_was_measured_stays_in_the_report(
     assert again.already_there and again.layers[0].error is not None
 
 
-def test_an_export_without_a_report_is_compared_all_the_same(
-    export: Path, llama: Path, text: Path, fa3: Fa3
-) -> None:
+def test_an_export_without_a_report_is_compared_all_the_same(export: Path, llama: Path, text: Path, fa3: Fa3) -> None:
     (export / REPORT_FILE).unlink()
     code, out, err = fa3("verify", export, "--against", llama, "--eval", text)
     assert code == 0 and "KL divergence" in out and f"has no {REPORT_FILE}" in err
@@ -107,9 +103,7 @@ def unpatched(folder: Path) -> None:
             "--trust-remote-code",
         ),
         (
-            lambda folder: (folder.parent / "eval.jsonl").write_text(
-                '{"input_ids": [5, 6]}\n{"text": "a"}\n'
-            ),
+            lambda folder: (folder.parent / "eval.jsonl").write_text('{"input_ids": [5, 6]}\n{"text": "a"}\n'),
             ["--against", "llama", "--eval", "eval.jsonl"],
             5,
             "no tokenizer",
@@ -164,9 +158,7 @@ def painter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder, write_export(export, opened, head_parameters(opened), block_linears(opened))
 
 
-def test_a_pipelines_export_is_compared_on_prompts(
-    painter: tuple[Path, Path], tmp_path: Path, fa3: Fa3
-) -> None:
+def test_a_pipelines_export_is_compared_on_prompts(painter: tuple[Path, Path], tmp_path: Path, fa3: Fa3) -> None:
     pipeline, export = painter
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\na black cat\n")

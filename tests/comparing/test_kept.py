@@ -71,9 +71,7 @@ def test_a_link_stays_one(export: Path, text: Path, tmp_path: Path) -> None:
         (b"\xff", "codec"),
     ],
 )
-def test_without_a_sound_report_there_is_none(
-    export: Path, text: Path, content: bytes | None, words: str
-) -> None:
+def test_without_a_sound_report_there_is_none(export: Path, text: Path, content: bytes | None, words: str) -> None:
     (export / REPORT_FILE).unlink()
     if content is not None:
         (export / REPORT_FILE).write_bytes(content)

@@ -47,9 +47,7 @@ def simulate_by_hand(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             module.weight.data = weight
             if module.bias is not None:  # in whole steps of the accumulator, as kernels add it
                 rows = tensors[f"{name}.quant_bias"] + tensors[f"{name}.weight"].long().sum(1) * offset
-                module.bias.data = (rows * scale * tensors[f"{name}.weight_scale"][:, 0]).to(
-                    module.bias.dtype
-                )
+                module.bias.data = (rows * scale * tensors[f"{name}.weight_scale"][:, 0]).to(module.bias.dtype)
             module.register_forward_pre_hook(
                 lambda _, args, scale=scale, offset=offset: (
                     ((args[0] / scale + offset).round().clamp(-128, 127) - offset) * scale,
@@ -168,9 +166,7 @@ def test_states_that_are_no_numbers_are_as_far_off_as_can_be() -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_and_tied_heads(tmp_path: Path, text: Path, dtype: str) -> None:
-    folder = write_model(
-        tmp_path / f"llama-{tmp_path.name}", dtype=getattr(torch, dtype), tie_word_embeddings=True
-    )
+    folder = write_model(tmp_path / f"llama-{tmp_path.name}", dtype=getattr(torch, dtype), tie_word_embeddings=True)
     found = compare(export(folder, tmp_path), folder, text)
     assert 0 < found.kl_divergence < 0.5
 

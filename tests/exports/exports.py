@@ -137,9 +137,7 @@ def build_for(target: str, folder: Path, dtype: torch.dtype = torch.bfloat16) ->
     source = build_export(folder, dtype)
     for file in (WEIGHTS, DESCRIPTION):
         (folder / file).unlink()
-    names = [
-        name for name in source.tensors if source.description[name] == "FLOAT" or name.endswith(".weight")
-    ]
+    names = [name for name in source.tensors if source.description[name] == "FLOAT" or name.endswith(".weight")]
     tensors: dict[str, torch.Tensor] = {}
     modules = dict.fromkeys(name.rpartition(".")[0] for name in names)
     quantized = [module for module in modules if f"{module}.deq_scale" in source.tensors]

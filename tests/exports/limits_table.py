@@ -17,9 +17,7 @@ _BLOCK = re.compile(r"(?s)(?<=<!-- limits -->\n).*?(?=<!-- end of limits -->)")
 def with_table(text: str) -> str:
     """The document with a table of today's limits: one row per request, one column per target."""
     rows = [("what was asked for", *TARGET_NAMES), ("---",) * (1 + len(TARGET_NAMES))]
-    rows += [
-        (limit.asked, *(_cell(limit.says.get(name)) for name in TARGET_NAMES)) for limit in LIMITS.values()
-    ]
+    rows += [(limit.asked, *(_cell(limit.says.get(name)) for name in TARGET_NAMES)) for limit in LIMITS.values()]
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     return _BLOCK.sub(lambda _: table, text)
 

@@ -110,6 +110,4 @@ def test_only_the_models_own_code_stays_in_auto_map(auto_map: object, expected: 
 )
 def test_every_key_of_the_dtype_says_what_was_exported(keys: list[str], expected: list[str]) -> None:
     found = exported({"model_type": "llama", **dict.fromkeys(keys, "bfloat16")}, torch.float16)
-    assert {key: value for key, value in found.items() if "dtype" in key} == dict.fromkeys(
-        expected, "float16"
-    )
+    assert {key: value for key, value in found.items() if "dtype" in key} == dict.fromkeys(expected, "float16")

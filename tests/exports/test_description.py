@@ -58,9 +58,7 @@ def test_tied_names_are_both_listed() -> None:
     assert describe(names, (), ()) == {"model_quant_type": "W8A8"} | dict.fromkeys(names, "FLOAT")
 
 
-@pytest.mark.parametrize(
-    "attentions", [(), ("layers.1.self_attn",), ("layers.1.self_attn", "layers.10.self_attn")]
-)
+@pytest.mark.parametrize("attentions", [(), ("layers.1.self_attn",), ("layers.1.self_attn", "layers.10.self_attn")])
 def test_fa_tensors_come_first_in_their_attention_only(attentions: tuple[str, ...]) -> None:
     layers = ("layers.1", "layers.10", "layers.2")
     names = [

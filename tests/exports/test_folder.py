@@ -35,10 +35,7 @@ def permissions(path: Path) -> int:
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
     """Return all entries below `folder`: the bytes of files, None for folders."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 @contextmanager
@@ -239,9 +236,7 @@ def test_a_run_killed_while_it_clears_leaves_no_export_to_continue(
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt(), OSError(28, "full"), StoppedError("asked"), MissingCapabilityError("lost")]
 )
-def test_what_is_kept_outlives_errors_that_another_try_can_get_past(
-    tmp_path: Path, error: BaseException
-) -> None:
+def test_what_is_kept_outlives_errors_that_another_try_can_get_past(tmp_path: Path, error: BaseException) -> None:
     with suppress(BaseException), begun(tmp_path / "out") as folder:
         folder.keep = True
         (folder.export / "half").write_text("w")

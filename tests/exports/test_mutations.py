@@ -400,11 +400,7 @@ def one_dynamic_scale(export: Export, module: str) -> None:
 
 
 def errors(folder: Path, target: str) -> set[tuple[str, str]]:
-    return {
-        (finding.check, finding.target)
-        for finding in findings_of(folder, target)
-        if finding.severity == "error"
-    }
+    return {(finding.check, finding.target) for finding in findings_of(folder, target) if finding.severity == "error"}
 
 
 @pytest.mark.parametrize(
@@ -418,9 +414,7 @@ def test_exactly_that_check_fails(target: str, check: str, mutation: Mutation, t
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"{GOLDEN} is not here")
-@pytest.mark.parametrize(
-    ("check", "mutation"), FA3, ids=[f"{row[0]}-{number}" for number, row in enumerate(FA3)]
-)
+@pytest.mark.parametrize(("check", "mutation"), FA3, ids=[f"{row[0]}-{number}" for number, row in enumerate(FA3)])
 def test_in_an_export_of_the_references_too(check: str, mutation: Mutation, tmp_path: Path) -> None:
     mutation(copy_golden("llama_float32_act1_amp0_L0", "llama_float32", tmp_path))
     assert errors(tmp_path, "modelslim") == {(check, "modelslim")}
@@ -459,13 +453,9 @@ def test_what_mindie_sd_takes(mutation: Mutation, tmp_path: Path) -> None:
 
 def test_k_and_v_may_have_fewer_heads(tmp_path: Path) -> None:
     export = build_for("mindie-sd", tmp_path)
-    for name in [
-        name for name in export.tensors if any(f"{FLUX}.{leaf}" in name for leaf in ("to_k", "to_v"))
-    ]:
+    for name in [name for name in export.tensors if any(f"{FLUX}.{leaf}" in name for leaf in ("to_k", "to_v"))]:
         export.tensors[name] = export.tensors[name][:16].contiguous()
-    for name in [
-        name for name in export.tensors if any(f"{FLUX}.{leaf}" in name for leaf in ("fa_k", "fa_v"))
-    ]:
+    for name in [name for name in export.tensors if any(f"{FLUX}.{leaf}" in name for leaf in ("fa_k", "fa_v"))]:
         export.tensors[name] = export.tensors[name][:2].contiguous()
     export.save()
     assert findings_of(tmp_path, "mindie-sd") == []

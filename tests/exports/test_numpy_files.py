@@ -30,9 +30,7 @@ def same(found: Tensor, expected: Tensor) -> bool:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("part_bytes", [None, 20_000])
-def test_every_tensor_is_where_the_guide_says(
-    tmp_path: Path, dtype: torch.dtype, part_bytes: int | None
-) -> None:
+def test_every_tensor_is_where_the_guide_says(tmp_path: Path, dtype: torch.dtype, part_bytes: int | None) -> None:
     tensors, files = write_export(tmp_path, dtype, part_bytes=part_bytes)
     write_numpy(tmp_path, files)
     assert {path.stem for path in tmp_path.glob("*.npy")} == FILES
@@ -44,9 +42,7 @@ def test_every_tensor_is_where_the_guide_says(
         assert all(same(value, remaining.pop(f"{module}.{leaf}")) for module, value in parameters.items())
     for leaf in ("scale", "offset"):
         parameters = read(tmp_path, f"fa_quant_{leaf}")
-        assert parameters.keys() == {
-            f"{attention}.fa_{role}.{leaf}" for attention in ATTENTIONS for role in "qkv"
-        }
+        assert parameters.keys() == {f"{attention}.fa_{role}.{leaf}" for attention in ATTENTIONS for role in "qkv"}
         assert all(same(value, remaining.pop(name)) for name, value in parameters.items())
     # The rest are int8 and float weights, under module names, and float biases, which have no separate file.
     weights = read(tmp_path, "quant_weight")

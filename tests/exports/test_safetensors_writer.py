@@ -256,9 +256,7 @@ def test_killed_without_scratch_and_written_anew_is_the_same(
         assert {name: found[name] for name in contents(whole)} == contents(whole)
 
 
-def test_ranks_that_name_back_a_finished_file_do_not_meet(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ranks_that_name_back_a_finished_file_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ranks find the file finished; one renames it first."""
     tensors = {"t": torch.arange(9)}
     writer = begun(tmp_path, list(tensors), None)

@@ -66,9 +66,7 @@ def test_what_is_no_file_is_a_finding(kind: str, name: str, tmp_path: Path) -> N
     report = verify_export(folder, ["mindie"])
     harmless = name in ("tokenizer_config.json", "fa3_report.json") or (name, kind) == ("model.py", "empty")
     python = name == "model.py" and kind.startswith(("deep", "empty"))
-    assert report.ok == (harmless or python), [
-        finding for finding in report.findings if finding.severity == "error"
-    ]
+    assert report.ok == (harmless or python), [finding for finding in report.findings if finding.severity == "error"]
     if not report.ok:
         assert any(finding.subject == file for finding in report.findings)
 

@@ -68,9 +68,7 @@ def write_export(
     """Write an export as a run does; return the float tensors and the weight files."""
     tensors = qwen2(dtype)
     quantized = quantizable(tensors) - set(left_float)
-    export = TargetExport(
-        MODELSLIM, folder, list(tensors), (quantizable(tensors), ATTENTIONS, ()), part_bytes
-    )
+    export = TargetExport(MODELSLIM, folder, list(tensors), (quantizable(tensors), ATTENTIONS, ()), part_bytes)
     low, high = torch.tensor([-2.0]), torch.tensor([3.0])
     for name, tensor in tensors.items():
         module = name.rpartition(".")[0]
@@ -102,9 +100,7 @@ def held(files: list[Path]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("part_bytes", [None, 20_000])
 @pytest.mark.parametrize("tied", [False, True])
-def test_verification_finds_nothing(
-    tmp_path: Path, dtype: torch.dtype, part_bytes: int | None, tied: bool
-) -> None:
+def test_verification_finds_nothing(tmp_path: Path, dtype: torch.dtype, part_bytes: int | None, tied: bool) -> None:
     _, files = write_export(tmp_path, dtype, tied=tied, part_bytes=part_bytes)
     report = verify_export(tmp_path)
     assert report.ok and {finding.check for finding in report.findings} <= SMALL
@@ -177,10 +173,7 @@ def test_the_description_is_in_module_order_whatever_came_first(tmp_path: Path, 
     heads = [quantize_heads(role, -torch.ones(2), torch.ones(2), torch.float32) for role in "qkv"]
     steps = [
         *(("linear", name, quantize_linear(weight, None, *range_, torch.float32)) for name in linears),
-        *(
-            ("attention", name, {leaf: value for role in heads for leaf, value in role.items()})
-            for name in "ab"
-        ),
+        *(("attention", name, {leaf: value for role in heads for leaf, value in role.items()}) for name in "ab"),
         *(("tensor", f"{name}.norm.weight", torch.ones(3)) for name in "ab"),
     ]
     for kind, name, value in reversed(steps) if turned else steps:

@@ -54,9 +54,7 @@ def test_golden_exports_pass(case: dict, name: str, tmp_path: Path) -> None:
         "fused-groups": _splits_a_group(case["rollback_names"]),
         "deq-scale": case["model"] == "llama_float16",
     }
-    assert {finding.check for finding in report.findings} == {
-        name for name, found in expected.items() if found
-    }
+    assert {finding.check for finding in report.findings} == {name for name, found in expected.items() if found}
 
 
 def _splits_a_group(float_linears: list[str]) -> bool:
@@ -166,9 +164,7 @@ def test_several_targets_in_one_report(tmp_path: Path) -> None:
     report = verify_export(tmp_path, ["mindie", "modelslim"])
     assert report.target == "modelslim, mindie" and not report.ok
     assert {check.target for check in report.checks} == {"modelslim", "mindie"}
-    severities = {
-        finding.target: finding.severity for finding in report.findings if finding.check == "config-quantize"
-    }
+    severities = {finding.target: finding.severity for finding in report.findings if finding.check == "config-quantize"}
     assert severities == {"modelslim": "warning", "mindie": "error"}
 
 
@@ -222,9 +218,7 @@ def test_broken_files_are_findings(export: Export, file: str, text: bytes) -> No
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=300),
-    lambda children: (
-        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3)
-    ),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
     max_leaves=5,
 )
 CONFIG_KEYS = [

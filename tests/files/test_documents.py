@@ -83,9 +83,7 @@ def test_data_gets_its_types() -> None:
     assert typed(data, Pair) == Pair("a", (1, 2), Pair("b", ()))
 
 
-@pytest.mark.parametrize(
-    "data", [7, {"name": "a"}, {"name": 7, "numbers": []}, {"name": "a", "numbers": [None]}]
-)
+@pytest.mark.parametrize("data", [7, {"name": "a"}, {"name": 7, "numbers": []}, {"name": "a", "numbers": [None]}])
 def test_data_of_other_types_is_refused_with_the_place(data: object) -> None:
     with pytest.raises(ValueError, match=r"Expected|missing"):
         typed(data, Pair)

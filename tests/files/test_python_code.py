@@ -36,9 +36,7 @@ def test_what_is_no_python_is_invalid(name: str) -> None:
 @pytest.mark.parametrize("name", ["terms", "attributes", "parentheses", "minuses"])
 def test_the_line_is_that_of_the_statement(name: str) -> None:
     text = hostile.HOSTILE[name]
-    line = (
-        text.split("\n").index(next(candidate for candidate in text.split("\n") if len(candidate) > 1000)) + 1
-    )
+    line = text.split("\n").index(next(candidate for candidate in text.split("\n") if len(candidate) > 1000)) + 1
     with pytest.raises(UnsupportedError, match=rf"^m\.py:{line}: "):
         patch_source(text, name="m.py")
 

@@ -32,10 +32,7 @@ def test_what_a_header_says(tmp_path: Path) -> None:
     [
         b'{"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, "a": {"dtype": "I8", "shape": [0], "data_offsets": [0, 0]}}',
         json.dumps({"a": {"dtype": "F32", "shape": [2**63, 0], "data_offsets": [0, 0]}}).encode(),
-        b'{"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0], "x": '
-        + b"[" * 110
-        + b"]" * 110
-        + b"}}",
+        b'{"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0], "x": ' + b"[" * 110 + b"]" * 110 + b"}}",
         b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}',
         b"[" * 100_000,
         b"",

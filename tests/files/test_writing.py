@@ -43,9 +43,7 @@ def test_modes_are_those_of_a_new_file_or_of_the_one_replaced(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_failed_call_leaves_everything_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_a_failed_call_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     write_file(tmp_path / "a", b"old")
 
     def fail(*_: object) -> None:
@@ -100,9 +98,7 @@ def test_what_went_wrong_first_is_told_where_cleaning_up_fails_too(
 
 
 @pytest.mark.parametrize("name", ["os.replace", "os.fsync", "os.open"])
-def test_a_write_that_fails_names_the_file(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails_names_the_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 

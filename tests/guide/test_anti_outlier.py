@@ -16,9 +16,7 @@ from tests.guide import differing, export, load, quantized, script_data
 from tests.sample_models import random_model, snapshot, token_ids, write_model
 
 NORMS = [
-    f"model.layers.{index}.{norm}"
-    for index in range(3)
-    for norm in ("input_layernorm", "post_attention_layernorm")
+    f"model.layers.{index}.{norm}" for index in range(3) for norm in ("input_layernorm", "post_attention_layernorm")
 ]
 
 
@@ -138,9 +136,7 @@ def test_what_is_refused(parameters: dict[str, Any], error: type[Exception], pro
         process(model, **parameters)
 
 
-@pytest.mark.parametrize(
-    ("data", "problem"), [(None, "empty"), ([], "empty"), ([["text"]], r"calib_data\[0\]")]
-)
+@pytest.mark.parametrize(("data", "problem"), [(None, "empty"), ([], "empty"), ([["text"]], r"calib_data\[0\]")])
 def test_data_it_cannot_take(data: Any, problem: str) -> None:
     with pytest.raises(InvalidInputError, match=problem):
         AntiOutlier(random_model("llama", num_hidden_layers=1), data, AntiOutlierConfig(anti_method="m3"))

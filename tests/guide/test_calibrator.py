@@ -131,9 +131,7 @@ def test_without_fa_quant_q_k_and_v_stay_float(folder: Path) -> None:
 
 def test_disabled_names_stay_float_and_the_last_linear_too(folder: Path) -> None:
     found = export(Calibrator(folder, QuantConfig(disable_names=DOWN), script_data()), folder.parent / "out")
-    floats = {
-        name for name, tensor in found.items() if name.endswith("proj.weight") and tensor.is_floating_point()
-    }
+    floats = {name for name, tensor in found.items() if name.endswith("proj.weight") and tensor.is_floating_point()}
     assert floats == {f"{name}.weight" for name in DOWN}
     assert found["lm_head.weight"].is_floating_point()
 
@@ -151,9 +149,7 @@ def test_the_model_is_left_as_it_was(folder: Path) -> None:
     ids = torch.tensor(token_ids(9))
     with torch.no_grad():
         logits = model(ids).logits
-    export(
-        Calibrator(model, QuantConfig(act_method=3).fa_quant(fa_amp=1), script_data()), folder.parent / "out"
-    )
+    export(Calibrator(model, QuantConfig(act_method=3).fa_quant(fa_amp=1), script_data()), folder.parent / "out")
     assert differing(before, dict(model.state_dict())) == []
     with torch.no_grad():
         assert torch.equal(model(ids).logits, logits)
@@ -184,9 +180,7 @@ def done(folder: Path) -> Calibrator:
 def test_numpy_files_are_what_is_saved_unless_told_otherwise(done: Calibrator, tmp_path: Path) -> None:
     result = done.save(tmp_path / "numpy")
     assert not list(result.output.glob("*.safetensors"))
-    saved = {
-        file.stem: np.load(file, allow_pickle=True).item() for file in (tmp_path / "numpy").glob("*.npy")
-    }
+    saved = {file.stem: np.load(file, allow_pickle=True).item() for file in (tmp_path / "numpy").glob("*.npy")}
     assert saved.keys() >= {"quant_weight", "input_scale", "deq_scale", "fa_quant_scale", "fa_quant_offset"}
     expected = tensors(done.save(tmp_path / "safe", save_type=["safe_tensor"]).output)
     name = "model.layers.1.self_attn.q_proj"

@@ -84,9 +84,7 @@ def test_code_in_a_folder_that_was_edited_runs_only_if_trusted(folder: Path) -> 
     module.write_text(module.read_text() + "\n# mine\n")
     with pytest.raises(ConflictError, match=module.name):
         open_layered_model(folder, "cpu", **{**OPTIONS, "fa": True})
-    assert open_layered_model(
-        folder, "cpu", **{**OPTIONS, "fa": True, "trust_remote_code": True}
-    ).attentions()
+    assert open_layered_model(folder, "cpu", **{**OPTIONS, "fa": True, "trust_remote_code": True}).attentions()
 
 
 # ---- the folder and config of a model
@@ -139,9 +137,7 @@ def test_smoothing_goes_with_its_model_and_its_copies() -> None:
 
 
 @pytest.mark.parametrize("change", [{}, {"num_hidden_layers": 1}, {"vocab_size": 100}])
-def test_the_config_is_the_folders_unless_the_script_changed_its_sizes(
-    tmp_path: Path, change: dict[str, int]
-) -> None:
+def test_the_config_is_the_folders_unless_the_script_changed_its_sizes(tmp_path: Path, change: dict[str, int]) -> None:
     folder = write_model(tmp_path / f"llama-{tmp_path.name}", patched=False)
     model = load(folder)
     for key, value in change.items():

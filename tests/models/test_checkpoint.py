@@ -105,9 +105,7 @@ def test_an_index_that_names_no_file(folder: Path, place: Any) -> None:
     refused(folder)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": null}', "\udcff"]
-)
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": null}', "\udcff"])
 def test_a_broken_index(folder: Path, text: str) -> None:
     index = folder / f"{WEIGHTS}.index.json"
     index.write_bytes(text.encode(errors="surrogateescape"))

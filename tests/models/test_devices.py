@@ -80,9 +80,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Backend:
     return backend
 
 
-@pytest.mark.parametrize(
-    "name", ["", "gpu", "npu:", "npu:-1", "npu:a", "cpu:0", "auto:1", "NPU", "cuda:0 ", "xpu"]
-)
+@pytest.mark.parametrize("name", ["", "gpu", "npu:", "npu:-1", "npu:a", "cpu:0", "auto:1", "NPU", "cuda:0 ", "xpu"])
 def test_another_name_is_a_usage_error(name: str) -> None:
     with pytest.raises(UsageError, match="expected auto, cpu, npu, npu:N, cuda or cuda:N") as raised:
         device_of(name)
@@ -132,9 +130,7 @@ def test_no_torch_npu_is_a_missing_capability(cuda: Backend) -> None:
     assert raised.value.exit_code == 6 and "pip install" in raised.value.hint
 
 
-@pytest.mark.parametrize(
-    "error", [ImportError("libhccl.so"), RuntimeError("driver"), OSError("no such file")]
-)
+@pytest.mark.parametrize("error", [ImportError("libhccl.so"), RuntimeError("driver"), OSError("no such file")])
 def test_a_torch_npu_that_breaks_is_named_and_auto_does_without(
     npu: Backend, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:

@@ -62,9 +62,7 @@ def test_a_config_that_leads_to_other_code(config: dict[str, Any], words: str) -
     assert "--trust-remote-code" in raised.value.hint
 
 
-@pytest.mark.parametrize(
-    "config", [{"num_hidden_layers": 10**9}, {"a": [{"n_layer": -1e9}]}, {"num_experts": 10**30}]
-)
+@pytest.mark.parametrize("config", [{"num_hidden_layers": 10**9}, {"a": [{"n_layer": -1e9}]}, {"num_experts": 10**30}])
 def test_counts_that_no_model_has(config: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match="more than any model has"):
         checked("config.json", config)
@@ -75,9 +73,7 @@ def test_a_sound_config() -> None:
     assert checked("config.json", config) == config
 
 
-@pytest.mark.parametrize(
-    "shards", [None, {"a": "../a.safetensors"}, {"a": "/a.safetensors"}, {"a": "a.bin"}, {"a": 1}]
-)
+@pytest.mark.parametrize("shards", [None, {"a": "../a.safetensors"}, {"a": "/a.safetensors"}, {"a": "a.bin"}, {"a": 1}])
 def test_an_index_names_safetensors_beside_it(shards: Any) -> None:
     with pytest.raises(InvalidInputError, match="index.json"):
         checked("model.safetensors.index.json", {"weight_map": shards})

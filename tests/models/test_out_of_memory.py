@@ -191,17 +191,13 @@ def test_work_that_does_not_fit_is_done_on_the_cpu(log: Log, caplog: pytest.LogC
     "error",
     [
         RuntimeError(NPU),
-        RuntimeError(
-            "NPU out of memory. NPUWorkspaceAllocator tried to allocate 1.89 GiB(NPU 7; 60.96 GiB total"
-        ),
+        RuntimeError("NPU out of memory. NPUWorkspaceAllocator tried to allocate 1.89 GiB(NPU 7; 60.96 GiB total"),
         RuntimeError(
             "operator():compiler_depend.ts:128 NPU function error: call aclnnMatmul failed, error code is 207001\n"
             "[Error]: Failed to apply for memory.\nEL0004: [PID: 316198] Failed to allocate memory."
         ),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"
-        ),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 4 bytes."),
         MemoryError(),
     ],

@@ -110,9 +110,7 @@ def test_a_model_that_is_no_causal_lm(tmp_path: Path) -> None:
         {"text_config": {"num_hidden_layers": 10**9}},
     ],
 )
-def test_a_config_that_asks_for_more_than_there_is_ends_soon(
-    tmp_path: Path, values: dict[str, object]
-) -> None:
+def test_a_config_that_asks_for_more_than_there_is_ends_soon(tmp_path: Path, values: dict[str, object]) -> None:
     folder = write_model(tmp_path, patched=False)
     edit_config(folder, **values)
     began = time.process_time()

@@ -15,8 +15,6 @@ def test_transformers_refuses_where_it_would_ask(monkeypatch: pytest.MonkeyPatch
     before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
     assert before > 0
     with without_trust_prompt(), pytest.raises(ValueError, match="trust_remote_code=True"):
-        dynamic_module_utils.resolve_trust_remote_code(
-            None, "model", has_local_code=False, has_remote_code=True
-        )
+        dynamic_module_utils.resolve_trust_remote_code(None, "model", has_local_code=False, has_remote_code=True)
     assert dynamic_module_utils.TIME_OUT_REMOTE_CODE == before
     assert sys.stdin.read() == "y\n"

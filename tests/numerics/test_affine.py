@@ -83,9 +83,7 @@ def test_the_int8_range_is_used_to_its_end(ends: list[float]) -> None:
         assert quantize(values, scale).abs().max() == 127
     scale = asymmetric_scale(low, high)
     if scale > EPS:
-        steps = quantize(
-            torch.tensor([min(ends[0], 0), max(ends[1], 0)]), scale, asymmetric_offset(low, scale)
-        )
+        steps = quantize(torch.tensor([min(ends[0], 0), max(ends[1], 0)]), scale, asymmetric_offset(low, scale))
         assert (steps[1] - steps[0]).item() in (254, 255)  # 0 may shift the range by less than a step
 
 
@@ -107,9 +105,7 @@ def test_all_zero_input_has_the_smallest_scale(dtype: torch.dtype) -> None:
 def test_a_constant_comes_back() -> None:
     for constant in (3.7, -3.7, 1e-6, 50000.0):
         value = torch.tensor([constant])
-        assert fake_quantize(value, symmetric_scale(value, value)).item() == pytest.approx(
-            constant, abs=EPS / 2
-        )
+        assert fake_quantize(value, symmetric_scale(value, value)).item() == pytest.approx(constant, abs=EPS / 2)
         scale = asymmetric_scale(value, value)  # widened to [0, constant]
         there = fake_quantize(value, scale, asymmetric_offset(value, scale))
         assert there.item() == pytest.approx(constant, abs=EPS / 2)

@@ -35,9 +35,7 @@ def restated(states: Tensor) -> float:
     scale=st.sampled_from([1e-3, 1.0, 200.0]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
 )
-def test_is_what_the_definition_says(
-    seed: int, tokens: int, power: int, scale: float, dtype: torch.dtype
-) -> None:
+def test_is_what_the_definition_says(seed: int, tokens: int, power: int, scale: float, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(seed)
     states = (torch.randn(1, 2, tokens, 16, generator=generator) ** power).clamp(-250, 250) * scale
     states = states.to(dtype)

@@ -26,9 +26,7 @@ def side_error(counts: list[int], bound: float, limit: float, scale: float) -> f
             clipped = end if last else max(begin, min(end, bound))  # where clipping begins
             small = max(begin, min(end, scale / 2, bound))  # where values no longer become 0
             total += count * (
-                squares(begin, small, 0)
-                + max(clipped - small, 0) * scale**2 / 12
-                + squares(clipped, end, bound)
+                squares(begin, small, 0) + max(clipped - small, 0) * scale**2 / 12 + squares(clipped, end, bound)
             )
     return total
 
@@ -80,9 +78,7 @@ def test_nor_does_a_neighbour_or_one_of_a_coarse_grid_over_many_bins(seed: int, 
     values = torch.randn(3000, generator=generator)
     magnitudes = values.abs() ** power
     magnitudes *= 199.9 / magnitudes.max()
-    counts = [
-        torch.histc(magnitudes[chosen], 200, 0, 200).long().tolist() for chosen in (values < 0, values >= 0)
-    ]
+    counts = [torch.histc(magnitudes[chosen], 200, 0, 200).long().tolist() for chosen in (values < 0, values >= 0)]
     limits = [magnitudes[chosen].max().item() for chosen in (values < 0, values >= 0)]
     best = search(counts, limits)
     found = error(counts, limits, best)

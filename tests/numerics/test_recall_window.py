@@ -123,9 +123,7 @@ def states_of_many_tokens(draw: st.DrawFn) -> Tensor:
     shape = tuple(draw(st.integers(1, most)) for most in (3, 3, 1500, 40))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     values = torch.randn(shape, generator=generator)
-    values *= torch.rand(shape[:3], generator=generator).unsqueeze(3) ** draw(
-        st.integers(0, 9)
-    )  # some tokens
+    values *= torch.rand(shape[:3], generator=generator).unsqueeze(3) ** draw(st.integers(0, 9))  # some tokens
     some = draw(st.sampled_from(["both signs", "no negative", "no positive", "few", "heads of one sign"]))
     if some == "few":
         values = (values * 2).round()
@@ -137,9 +135,7 @@ def states_of_many_tokens(draw: st.DrawFn) -> Tensor:
     return layout(*shape).to(draw(st.sampled_from(DTYPES))).copy_(values)
 
 
-@given(
-    states=states_of_many_tokens(), left_out=st.integers(0, 20), block=st.sampled_from([1, 1000, 7777, 2**20])
-)
+@given(states=states_of_many_tokens(), left_out=st.integers(0, 20), block=st.sampled_from([1, 1000, 7777, 2**20]))
 def test_is_exact_with_groups_and_blocks_of_any_size(states: Tensor, left_out: int, block: int) -> None:
     ratio = max(1 - left_out * states.shape[1] / states.numel(), 0)
     with pytest.MonkeyPatch.context() as patch:

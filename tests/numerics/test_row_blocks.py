@@ -11,9 +11,7 @@ from fa3cli.numerics.row_blocks import row_blocks, token_blocks
 CACHE = 2**18
 
 
-@given(
-    rows=st.integers(0, 2000), columns=st.integers(0, 600) | st.sampled_from([CACHE - 1, CACHE, CACHE + 1])
-)
+@given(rows=st.integers(0, 2000), columns=st.integers(0, 600) | st.sampled_from([CACHE - 1, CACHE, CACHE + 1]))
 @example(rows=7, columns=CACHE // 2)
 @example(rows=600, columns=1000)
 def test_every_row_is_in_one_block_and_the_blocks_are_full(rows: int, columns: int) -> None:

@@ -73,9 +73,7 @@ def test_ranks_that_take_samples_in_turn_know_together_what_one_does(
     dtype: torch.dtype, seed: int, count: int, ranks: int, keep: int
 ) -> None:
     """The kept samples in their order too; ranks without any say nothing."""
-    samples = [
-        sample.to(dtype) for sample in random_samples(seed, [(2 + index % 3, 3) for index in range(count)])
-    ]
+    samples = [sample.to(dtype) for sample in random_samples(seed, [(2 + index % 3, 3) for index in range(count)])]
     first, *others = (seen(samples[rank::ranks], keep) for rank in range(ranks))
     merged, whole = first.merged(*others), seen(samples, keep)
     assert (merged.tokens, merged.keep, len(merged.samples)) == (whole.tokens, keep, len(whole.samples))

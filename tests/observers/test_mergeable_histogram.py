@@ -175,9 +175,7 @@ def test_an_update_leaves_the_old_histogram_as_it_was(rows: list[list[float]]) -
 
 @given(rows=samples, wrong=st.sampled_from([math.nan, math.inf, -math.inf]), place=st.integers(0, 6))
 @settings(deadline=None)
-def test_a_value_that_is_not_finite_leaves_no_bound(
-    rows: list[list[float]], wrong: float, place: int
-) -> None:
+def test_a_value_that_is_not_finite_leaves_no_bound(rows: list[list[float]], wrong: float, place: int) -> None:
     broken = [*rows[:place], [1.0, wrong], *rows[place:]]
     assert_no_bounds(observe(*broken))
     assert_same(observe(*rows).merged(observe([wrong])).updated(torch.ones(2)), observe([wrong]))

@@ -50,9 +50,7 @@ def test_a_linear_that_no_sample_reached_falls_back_last() -> None:
     ranks=st.integers(1, 4),
     in_float32=st.booleans(),
 )
-def test_ranks_know_together_what_one_does(
-    seed: int, lengths: list[int], ranks: int, in_float32: bool
-) -> None:
+def test_ranks_know_together_what_one_does(seed: int, lengths: list[int], ranks: int, in_float32: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     samples = [torch.randn(1, length, 3, generator=generator).bfloat16() for length in lengths]
     shares = [RangeParam(in_float32=in_float32) for _ in range(ranks)]

@@ -138,8 +138,6 @@ def test_files_changed_everywhere_are_what_plain_ones_become(data: st.DataObject
     text = data.draw(decorated(plain))
     patched = patch_source(text.encode(), **choices)
     expected = patch_source(plain, **choices).text
-    assert all(
-        part in expected for part in ("quant(a @", "quant(a,", "except ImportError", "is_custom_code")[1:]
-    )
+    assert all(part in expected for part in ("quant(a @", "quant(a,", "except ImportError", "is_custom_code")[1:])
     assert reverse(patched.text, patched.edits) == text
     assert undecorated(patched.text) == undecorated(expected)

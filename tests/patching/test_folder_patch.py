@@ -193,9 +193,7 @@ def test_undo_keeps_a_file_that_a_forged_receipt_names(weights) -> None:
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero"), "sparse"])
-@pytest.mark.parametrize(
-    "name", ["config.json", "modeling_tiny.py", "helpers_tiny.py", "given.py", "rule.toml"]
-)
+@pytest.mark.parametrize("name", ["config.json", "modeling_tiny.py", "helpers_tiny.py", "given.py", "rule.toml"])
 def test_what_is_no_file_of_bounded_size_is_an_error(tmp_path, name: str, make) -> None:
     folder = remote_samples.write(tmp_path / "remote", "helpers")
     path = folder / name if (folder / name).exists() else tmp_path / name
@@ -216,10 +214,7 @@ def test_what_is_no_file_of_bounded_size_is_an_error(tmp_path, name: str, make) 
         *({"model_type": value} for value in (7, [], {}, "", "a" * 5000, 1e300)),
         *({"architectures": value} for value in (7, {}, "A", [7], [["A"]], [None])),
         *({"auto_map": value} for value in (7, [], "A", {"AutoConfig": 7}, {"AutoModelForCausalLM": []})),
-        *(
-            {"auto_map": {"AutoModelForCausalLM": value}}
-            for value in (7, {}, "", "a", "../a.B", "a\0.B", [7])
-        ),
+        *({"auto_map": {"AutoModelForCausalLM": value}} for value in (7, {}, "", "a", "../a.B", "a\0.B", [7])),
         *({"torch_dtype": value} for value in (7, [], 1e300)),
         *({"rope_scaling": value} for value in (7, [], "linear")),
         *({"transformers_version": value} for value in (7, [], {})),

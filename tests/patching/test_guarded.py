@@ -72,9 +72,7 @@ def test_other_imports_stay(text: str) -> None:
 
 
 def test_an_import_does_what_it_did() -> None:
-    made = guarded(
-        "def f(name):\n    if name: import surely_not_installed\n    import xml.dom as dom; return dom\n"
-    )
+    made = guarded("def f(name):\n    if name: import surely_not_installed\n    import xml.dom as dom; return dom\n")
     names: dict = {}
     exec(made, names)  # noqa: S102
     assert names["f"](False).__name__ == "xml.dom"

@@ -66,9 +66,7 @@ def k_and_v_swapped(text: str) -> str:
 
 def heads_last(text: str) -> str:
     """The states are transposed to positions before heads, and returned as they were."""
-    return re.sub(
-        r"quant\(key_states, qkv=\"k\"\)", 'quant(key_states.transpose(1, 2), qkv="k").transpose(1, 2)', text
-    )
+    return re.sub(r"quant\(key_states, qkv=\"k\"\)", 'quant(key_states.transpose(1, 2), qkv="k").transpose(1, 2)', text)
 
 
 def indented(calls: str) -> str:
@@ -110,9 +108,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str |
         text = module.read_text()
         assert (spoil(text) == text) == (name == "right")
         module.write_text(spoil(text))
-    return json.loads(
-        side(root, "compare", root / "answers" / "qwen2.pt", *(root / name for name in PATCHES))
-    )
+    return json.loads(side(root, "compare", root / "answers" / "qwen2.pt", *(root / name for name in PATCHES)))
 
 
 @pytest.mark.xdist_group("matrix")
@@ -135,9 +131,7 @@ def test_a_wrong_patch_is_found(found, name: str, implementation: str) -> None:
     tiled=st.booleans(),
     stride=st.booleans(),
 )
-def test_repeated_heads_are_told_however_they_were_repeated(
-    kv: int, times: int, tiled: bool, stride: bool
-) -> None:
+def test_repeated_heads_are_told_however_they_were_repeated(kv: int, times: int, tiled: bool, stride: bool) -> None:
     states = torch.randn(2, kv, 3, 4)
     if stride and kv == 1:
         repeated = states.expand(2, times, 3, 4)
@@ -170,9 +164,7 @@ def test_a_quantized_tuple_cache_is_found(tmp_path: Path) -> None:
     assert made.search(module.read_text())
     module.write_text(made.sub(r"\2\1", module.read_text()))
     answers = tmp_path / "answers" / "gpt2.pt"
-    found = json.loads(
-        run("tests.patching.matrix.side", "compare", answers, tmp_path / "right", tmp_path / "wrong")
-    )
+    found = json.loads(run("tests.patching.matrix.side", "compare", answers, tmp_path / "right", tmp_path / "wrong"))
     assert not any(found["right"].values())
     assert "cache" in found["wrong"]["eager cached, scaled"]
     assert not found["wrong"]["eager plain, scaled"]

@@ -29,9 +29,7 @@ for name in types:
 RUN = {"own": True, "errors": {}, "doubts": []}
 EQUAL = Outcome("equal", "own", checks=40)
 MEASURED = {
-    "4.43.1": Version(
-        {"llama": EQUAL, "xlnet": Outcome("refused", "own", "relative attention")}, Files(261, 165)
-    ),
+    "4.43.1": Version({"llama": EQUAL, "xlnet": Outcome("refused", "own", "relative attention")}, Files(261, 165)),
     "5.0.0": Version({"llama": EQUAL, "apertus": Outcome("unmade", reason="no data"), "xlnet": EQUAL}),
 }
 
@@ -114,9 +112,7 @@ def test_a_type_that_was_run_in_the_same_way_is_not_run_again(tmp_path: Path) ->
             "gpt_neox",
         ]
         subprocess.run(call, env=variables(tmp_path / "modules"), cwd=ROOT, capture_output=True, check=True)
-        assert "KeyError" in json.loads((tmp_path / side / "no_such_type.json").read_text()).get(
-            "error", "KeyError"
-        )
+        assert "KeyError" in json.loads((tmp_path / side / "no_such_type.json").read_text()).get("error", "KeyError")
         return json.loads((tmp_path / side / "gpt_neox.json").read_text())
 
     first = [run("native"), run("patched")]

@@ -21,9 +21,7 @@ class Processor:
 
 """
 OTHER = PROCESSOR[PROCESSOR.index("class") :].replace("class Processor", "class Other")
-LAST = OTHER.replace(".transpose(1, 2)", "").replace(
-    "F.scaled_dot_product_attention", "dispatch_attention_fn"
-)
+LAST = OTHER.replace(".transpose(1, 2)", "").replace("F.scaled_dot_product_attention", "dispatch_attention_fn")
 BLOCK = """
 class Block(nn.Module):
     def __init__(self, size, heads):
@@ -63,10 +61,7 @@ def test_fewer_key_heads_are_counted() -> None:
 def test_a_module_of_the_file_gets_it_in_its_class() -> None:
     text = patched(PROCESSOR + MODULE + BLOCK.replace("Attention", "OwnAttention"))
     assert text.count("FAQuantizer(SimpleNamespace(") == 1
-    assert (
-        "        self.fa_quantizer = FAQuantizer(SimpleNamespace(num_attention_heads=self.heads, hidden"
-        in text
-    )
+    assert "        self.fa_quantizer = FAQuantizer(SimpleNamespace(num_attention_heads=self.heads, hidden" in text
 
 
 def test_a_processor_that_nothing_makes_is_left_alone() -> None:
@@ -76,9 +71,7 @@ def test_a_processor_that_nothing_makes_is_left_alone() -> None:
 
 
 def test_a_file_of_processors_alone_is_patched_whole() -> None:
-    found = patch_source(
-        PROCESSOR + OTHER + MODULE.replace(" or Processor()", ""), name="file.py", package=None
-    )
+    found = patch_source(PROCESSOR + OTHER + MODULE.replace(" or Processor()", ""), name="file.py", package=None)
     assert [attention.name for attention in found.attention] == ["Processor", "Other"]
 
 

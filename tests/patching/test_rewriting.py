@@ -45,10 +45,7 @@ def test_what_python_reads_and_libcst_does_not_is_refused(text: str, line: int, 
     ],
 )
 def test_code_as_deep_as_the_analysis_follows_is_written(line: str) -> None:
-    assert (
-        f"{line}\n".replace("from . ", "from transformers.models.model ")
-        in patch_source(f"{TEXT}{line}\n").text
-    )
+    assert f"{line}\n".replace("from . ", "from transformers.models.model ") in patch_source(f"{TEXT}{line}\n").text
 
 
 @pytest.mark.parametrize("blank", ["\n   \n", "\n\n   ", "\f\n\f\n", "   ", "\r\n \r\n\r\n"])

@@ -45,9 +45,7 @@ def test_line_ends_of_every_kind_and_the_byte_order_mark_stay(data) -> None:
     lines = plain.split("\n")
     ends = data.draw(st.sampled_from([["\r\n"], ["\n", "\r\n"]]))
     drawn = data.draw(st.randoms(use_true_random=False))
-    text = data.draw(st.sampled_from(["", BOM])) + "".join(
-        f"{line}{drawn.choice(ends)}" for line in lines[:-1]
-    )
+    text = data.draw(st.sampled_from(["", BOM])) + "".join(f"{line}{drawn.choice(ends)}" for line in lines[:-1])
     patched = patch_source((text + lines[-1]).encode(), **choices)
     assert reverse(patched.text, patched.edits) == text + lines[-1]
     made = patched.text.removeprefix(BOM).replace("\r\n", "\n")

@@ -46,9 +46,7 @@ def installed_files() -> list[Path]:
     spec = importlib.util.find_spec("transformers")
     models = Path(spec.origin).parent / "models" if spec else Path("nowhere")
     return [
-        path
-        for path in sorted(models.glob("*/modeling_*.py"))
-        if "_tf_" not in path.name and "_flax_" not in path.name
+        path for path in sorted(models.glob("*/modeling_*.py")) if "_tf_" not in path.name and "_flax_" not in path.name
     ]
 
 
@@ -67,9 +65,7 @@ def test_every_byte_that_is_not_ours_stays(family: str, newline: str) -> None:
 
 
 def test_calls_inside_expressions_are_insertions_only() -> None:
-    source = modeling(
-        CACHE + "out = eager_attention_forward(self, a, b, repeat_kv(c, 2), mask)\nreturn out, (b, c)"
-    )
+    source = modeling(CACHE + "out = eager_attention_forward(self, a, b, repeat_kv(c, 2), mask)\nreturn out, (b, c)")
     patched = patch_source(source)
     assert (
         'out = eager_attention_forward(self, self.fa_quantizer.quant(a, qkv="q"), '

@@ -39,9 +39,7 @@ def test_a_forged_receipt_proves_nothing(weights) -> None:
 
 def test_another_entry_of_auto_map_is_code_nobody_checked(weights) -> None:
     config = json.loads((weights / "config.json").read_bytes())
-    (weights / "config.json").write_text(
-        json.dumps({**config, "auto_map": {"AutoConfig": "evil.Qwen2Config"}})
-    )
+    (weights / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "evil.Qwen2Config"}}))
     patch(weights)
     found = status(weights)
     assert (found.state, found.reproducible) == ("patched", False)

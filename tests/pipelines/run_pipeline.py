@@ -87,8 +87,7 @@ def _export(result: Result, transformer: nn.Module, expected: Mapping[str, Tenso
         "scales": same(scales, expected),
         "zero offsets": not any(heads[name].any() for name in heads.keys() - scales.keys()),
         "float names": all(
-            name in tensors and tensors[name].shape == tensor.shape
-            for name, tensor in transformer.state_dict().items()
+            name in tensors and tensors[name].shape == tensor.shape for name, tensor in transformer.state_dict().items()
         ),
         "blocks": [layer.name for layer in result.layers] == blocks,
         "int8 weights": sum(

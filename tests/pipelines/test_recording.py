@@ -32,9 +32,7 @@ def calls_of(pipeline: Any, names: list[str], sampling: Sampling) -> dict[str, l
 
         def keep(_: Any, args: Any, kwargs: Any, name: str = name, signature: Any = signature) -> None:
             arguments = signature.bind(*args, **kwargs).arguments
-            kept = {
-                key: value.clone() if isinstance(value, Tensor) else value for key, value in arguments.items()
-            }
+            kept = {key: value.clone() if isinstance(value, Tensor) else value for key, value in arguments.items()}
             calls[name].append(kept)
 
         model.register_forward_pre_hook(keep, with_kwargs=True)
@@ -128,15 +126,11 @@ def test_what_the_pipeline_does_not_take(opened: OpenedPipeline, tmp_path: Path)
     assert not (tmp_path / "records").exists()
 
 
-def test_another_number_of_steps(
-    opened: OpenedPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_number_of_steps(opened: OpenedPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         recording, "sample", lambda pipeline, sampling, n: sample(pipeline, replace(sampling, steps=3), n)
     )
-    with pytest.raises(
-        UnsupportedError, match="FlowMatchEulerDiscreteScheduler makes 3 steps where 4 were expected"
-    ):
+    with pytest.raises(UnsupportedError, match="FlowMatchEulerDiscreteScheduler makes 3 steps where 4 were expected"):
         record(opened, sampling_of("flux"), tmp_path)
 
 
@@ -161,9 +155,7 @@ def spread(counted: Counter, size: int) -> int:
 @given(prompts=SIZES, steps=SIZES)
 def test_without_a_count_all_steps_are_recorded(prompts: int, steps: int) -> None:
     everything = {(prompt, step) for prompt in range(prompts) for step in range(steps)}
-    assert (
-        recorded_steps(prompts, steps, None) == everything == recorded_steps(prompts, steps, prompts * steps)
-    )
+    assert recorded_steps(prompts, steps, None) == everything == recorded_steps(prompts, steps, prompts * steps)
 
 
 @given(prompts=SIZES, steps=SIZES, count=COUNTS)

@@ -59,9 +59,7 @@ def test_the_export_of_a_flux_pipeline(quantize: Callable[..., Any], patched_flu
     assert (result.samples, len(result.layers)) == (8, 4)
     attentions = {name.removesuffix(".fa_q.scale") for name in tensors if name.endswith(".fa_q.scale")}
     assert attentions == {
-        f"{stack}.{index}.attn"
-        for stack in ("transformer_blocks", "single_transformer_blocks")
-        for index in range(2)
+        f"{stack}.{index}.attn" for stack in ("transformer_blocks", "single_transformer_blocks") for index in range(2)
     }
     assert sum(".fa_" in name for name in tensors) == 6 * len(attentions)
     heads = json.loads((result.output / "config.json").read_text())["num_attention_heads"]
@@ -152,9 +150,7 @@ def test_states_of_an_earlier_run_that_are_gone(patched_flux: Path, prompts: Pat
     assert api.run(job, resume="never").samples == 8
 
 
-def test_each_transformer_of_a_pipeline_is_exported(
-    made: Callable[..., Path], prompts: Path, tmp_path: Path
-) -> None:
+def test_each_transformer_of_a_pipeline_is_exported(made: Callable[..., Path], prompts: Path, tmp_path: Path) -> None:
     results = api.quantize_all(
         made("wan", True),
         prompts=prompts, output=tmp_path / "out", steps=4, height=16, width=16, frames=5,
@@ -324,9 +320,7 @@ def test_all_outputs_of_a_pipeline_are_asked_for_first(
         api.quantize_all(made("wan", True), prompts=prompts, output=tmp_path / "out", steps=4)
 
 
-def test_only_one_of_several_runs_was_stopped(
-    made: Callable[..., Path], prompts: Path, tmp_path: Path
-) -> None:
+def test_only_one_of_several_runs_was_stopped(made: Callable[..., Path], prompts: Path, tmp_path: Path) -> None:
     given = {
         "prompts": prompts,
         "output": tmp_path / "out",
@@ -346,9 +340,7 @@ def test_only_one_of_several_runs_was_stopped(
     assert [result.samples for result in results] == [8, 8]
 
 
-def test_records_of_another_transformer_are_empty(
-    made: Callable[..., Path], prompts: Path, tmp_path: Path
-) -> None:
+def test_records_of_another_transformer_are_empty(made: Callable[..., Path], prompts: Path, tmp_path: Path) -> None:
     opened = open_pipeline(made("wan", True), fa=True)
     sampling = Sampling(("a cat",), 4, 16, 16, 5)
     recording.record(opened, sampling, tmp_path / "records", component="transformer_2")

@@ -22,9 +22,7 @@ HERE = [name for name in TRANSFORMERS if hasattr(diffusers, name)]
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("class_name", HERE)
-def test_dtypes_and_buffers_are_those_of_from_pretrained(
-    tmp_path: Path, class_name: str, dtype: torch.dtype
-) -> None:
+def test_dtypes_and_buffers_are_those_of_from_pretrained(tmp_path: Path, class_name: str, dtype: torch.dtype) -> None:
     transformer_class = getattr(diffusers, class_name)
     key = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
     randomized(class_name).save_pretrained(tmp_path)

@@ -38,9 +38,7 @@ def planned(folder: Path, **options: Any) -> Plan:
 
 def others(warnings: tuple[str, ...]) -> list[str]:
     """All but those of the tiny model's sizes, which mindie-turbo takes for no model so small."""
-    return [
-        warning for warning in warnings if not re.search("mindie-turbo takes FA3|tensor parallel", warning)
-    ]
+    return [warning for warning in warnings if not re.search("mindie-turbo takes FA3|tensor parallel", warning)]
 
 
 def test_counts_and_bytes(folder: Path) -> None:
@@ -77,9 +75,7 @@ def test_bytes_read_are_those_of_the_files(folder: Path) -> None:
         ({"disable_names": ("*.gate_proj", "*.up_proj")}, []),
     ],
 )
-def test_warnings_of_what_some_engines_cannot_load(
-    folder: Path, options: dict[str, Any], words: list[str]
-) -> None:
+def test_warnings_of_what_some_engines_cannot_load(folder: Path, options: dict[str, Any], words: list[str]) -> None:
     found = planned(folder, **options).warnings
     assert len(found) == len(words)
     assert all(word in warning for word, warning in zip(words, found))
@@ -102,9 +98,7 @@ def test_what_settings_cost_in_forwards_and_passes(
     folder: Path, options: dict[str, Any], passes: tuple[dict[str, int], ...]
 ) -> None:
     calib = write_lines(folder.parent / "seven.jsonl", token_ids(*range(3, 10)))
-    found, plain = (
-        plan(prepare(folder, calib=calib, recipe="none", **settings)) for settings in (options, {})
-    )
+    found, plain = (plan(prepare(folder, calib=calib, recipe="none", **settings)) for settings in (options, {}))
     assert found.passes == passes and plain.passes == (streams(calibration=7),)
     layers = plain.bytes_read - 4 * (2 * 96 * 32 + 32)  # embedding, head and last norm are read once
     assert found.bytes_read == plain.bytes_read + (len(passes) - 1) * layers
@@ -112,18 +106,14 @@ def test_what_settings_cost_in_forwards_and_passes(
 
 
 def test_tensors_stored_in_another_dtype_are_said(folder: Path) -> None:
-    edit_weights(
-        folder, lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"].half()})
-    )
+    edit_weights(folder, lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"].half()}))
     (warning,) = planned(folder).warnings
     assert "model.norm.weight" in warning and "cast to float32" in warning
 
 
 def test_room_is_planned_for_whatever_linears_disable_level_finds(folder: Path) -> None:
     plain, level = (planned(folder, disable_level=name).bytes_written for name in ("L0", "L2"))
-    assert (
-        level - plain > 2 * 2 * 48 * 32 * 2
-    )  # gate and up of two layers: 3 bytes more a weight, less what a row has
+    assert level - plain > 2 * 2 * 48 * 32 * 2  # gate and up of two layers: 3 bytes more a weight, less what a row has
     assert planned(folder, disable_level="L2", numerics="reference").bytes_written < level
 
 

@@ -29,9 +29,7 @@ def made(seed: int = 0, dtype: torch.dtype = torch.float32, rows: int = 12) -> l
     return [states, weight, bias, *(end.view(1) for end in states.aminmax())]
 
 
-def run(
-    states: Tensor, weight: Tensor, bias: Tensor | None, low: Tensor, high: Tensor, **how: bool
-) -> Tensor:
+def run(states: Tensor, weight: Tensor, bias: Tensor | None, low: Tensor, high: Tensor, **how: bool) -> Tensor:
     how = {"mm_tensor": False, "reference": False} | how
     parameters = (reference_linear if how["reference"] else improved).input_parameters
     return fake_linear(states, weight, bias, *parameters(low, high, weight.dtype), **how)
@@ -39,9 +37,7 @@ def run(
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), with_bias=st.booleans(), mm_tensor=st.booleans(), reference=st.booleans())
-def test_is_the_product_of_what_int8_leaves(
-    seed: int, with_bias: bool, mm_tensor: bool, reference: bool
-) -> None:
+def test_is_the_product_of_what_int8_leaves(seed: int, with_bias: bool, mm_tensor: bool, reference: bool) -> None:
     states, weight, bias, low, high = made(seed)
     bias = bias if with_bias else None
     scale, offset = improved.input_parameters(low, high, torch.float32)
@@ -59,9 +55,7 @@ def test_is_what_the_export_computes(dtype: torch.dtype, mm_tensor: bool) -> Non
     tensors = quantize_linear(weight, bias, low, high, dtype, mm_tensor=mm_tensor)
     scale, offset = tensors["input_scale"].double(), tensors["input_offset"].double()
     levels = torch.round(states.double() / scale + offset).clamp(-128, 127) - offset
-    exact = linear(
-        levels * scale, tensors["weight"].double() * tensors["weight_scale"].double(), bias.double()
-    )
+    exact = linear(levels * scale, tensors["weight"].double() * tensors["weight_scale"].double(), bias.double())
     found = run(states, weight, bias, low, high, mm_tensor=mm_tensor)
     assert found.dtype == dtype
     float_error = (linear(states, weight, bias).double() - exact).norm() / exact.norm()
@@ -72,9 +66,7 @@ def test_is_what_the_export_computes(dtype: torch.dtype, mm_tensor: bool) -> Non
 
 @pytest.mark.parametrize("elements", [1, 24, 40])
 @pytest.mark.parametrize("how", [{}, {"mm_tensor": True}, {"reference": True}])
-def test_blocks_are_only_a_way_to_work(
-    monkeypatch: pytest.MonkeyPatch, elements: int, how: dict[str, bool]
-) -> None:
+def test_blocks_are_only_a_way_to_work(monkeypatch: pytest.MonkeyPatch, elements: int, how: dict[str, bool]) -> None:
     whole = run(*made(), **how)
     monkeypatch.setattr(module, "_ELEMENTS", elements)
     torch.testing.assert_close(run(*made(), **how), whole, rtol=1e-6, atol=1e-6)

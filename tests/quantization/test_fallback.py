@@ -38,9 +38,7 @@ def test_no_module_that_stays_should_have_fallen_back_first(scores: list[float],
             assert (modules[inside], order.index(inside)) < (modules[outside], order.index(outside))
 
 
-@pytest.mark.parametrize(
-    ("count", "expected"), [(0, ""), (1, "c"), (2, "ac"), (3, "acd"), (4, "abcd"), (99, "abcd")]
-)
+@pytest.mark.parametrize(("count", "expected"), [(0, ""), (1, "c"), (2, "ac"), (3, "acd"), (4, "abcd"), (99, "abcd")])
 def test_ties_are_in_module_order_not_by_name(count: int, expected: str) -> None:
     assert fall_back_attentions({"c": 0.5, "a": 0.5, "d": 0.9, "b": 1.0}, count) == frozenset(expected)
 
@@ -103,9 +101,7 @@ def test_the_linears_with_the_widest_ranges_fall_back(scores: list[float], count
 
 # ---- fused groups
 
-GROUPED = [
-    f"layers.{layer}.{leaf}" for layer in (0, 1) for leaf in ("attn.q_proj", "attn.k_proj", "attn.v_proj")
-] + [
+GROUPED = [f"layers.{layer}.{leaf}" for layer in (0, 1) for leaf in ("attn.q_proj", "attn.k_proj", "attn.v_proj")] + [
     "layers.0.mlp.up_proj",
     "layers.0.mlp.down_proj",
     "layers.1.mlp.gate_proj",
@@ -126,6 +122,4 @@ def test_whole_groups_are_the_least_that_splits_none(fallen: set[str]) -> None:
     found = whole_groups(fallen, GROUPED)
     assert fallen <= found
     assert all(group <= found or not group & found for group in fused_groups(GROUPED))
-    assert all(
-        any(name in group and group & fallen for group in fused_groups(GROUPED)) for name in found - fallen
-    )
+    assert all(any(name in group and group & fallen for group in fused_groups(GROUPED)) for name in found - fallen)

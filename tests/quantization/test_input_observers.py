@@ -32,9 +32,7 @@ def test_act_method_3_takes_a_histogram_up_to_a_range_param_of_50(
     }
     assert all(observer.tokens == 0 for observer in found.values())
     # One object a kind: a shared input is then observed once.
-    assert len({id(observer) for observer in found.values()}) == len(
-        {type(observer) for observer in found.values()}
-    )
+    assert len({id(observer) for observer in found.values()}) == len({type(observer) for observer in found.values()})
 
 
 @pytest.mark.parametrize("act_method", [1, 2])

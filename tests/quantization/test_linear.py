@@ -223,13 +223,9 @@ def test_the_layout_is_that_of_the_tensors(
     weight = torch.linspace(-1, 1, rows * columns).view(rows, columns).to(dtype)
     ends = [torch.tensor([end], dtype=range_dtype) for end in (-1.0, 2.0)]
     quantize = quantize_reference_linear if reference else quantize_linear
-    made = quantize(
-        weight, torch.ones(rows, dtype=dtype) if bias else None, *ends, dtype, mm_tensor=mm_tensor
-    )
+    made = quantize(weight, torch.ones(rows, dtype=dtype) if bias else None, *ends, dtype, mm_tensor=mm_tensor)
     input_dtype = range_dtype if reference and dtype != torch.bfloat16 else None
     layout = linear_layout(weight.shape, dtype, mm_tensor=mm_tensor, input_dtype=input_dtype)
     assert all(tensor.is_meta for tensor in layout.values())
-    described = [
-        [(name, tensor.dtype, tensor.shape) for name, tensor in all_.items()] for all_ in (made, layout)
-    ]
+    described = [[(name, tensor.dtype, tensor.shape) for name, tensor in all_.items()] for all_ in (made, layout)]
     assert described[0] == described[1]

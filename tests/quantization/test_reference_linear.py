@@ -41,9 +41,7 @@ def random_linear(
     seed: int, dtype: torch.dtype, rows: int = 12, columns: int = 20
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(rows, columns, generator=generator) * (
-        torch.rand(rows, 1, generator=generator) + 0.05
-    )
+    weight = torch.randn(rows, columns, generator=generator) * (torch.rand(rows, 1, generator=generator) + 0.05)
     low, high = (torch.rand(2, 1, generator=generator) * 20 - 10).sort(dim=0).values
     bias = torch.randn(rows, generator=generator)
     return weight.to(dtype), bias.to(dtype), low.to(dtype), high.to(dtype)
@@ -85,9 +83,7 @@ def test_follows_the_formulas(dtype: torch.dtype, mm_tensor: bool, seed: int, bi
     own = bias.double() if biased else torch.zeros(12).double()
     exact = own / deq_scale.double() - made["weight"].double().sum(1) * made["input_offset"].double()
     # Half a step, and what float32 makes of the quotient and the difference.
-    assert (
-        (made["quant_bias"] - exact).abs() <= 0.5 + exact.abs() * 2**-23 + own.abs() / deq_scale * 2**-23
-    ).all()
+    assert ((made["quant_bias"] - exact).abs() <= 0.5 + exact.abs() * 2**-23 + own.abs() / deq_scale * 2**-23).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -134,9 +130,7 @@ def test_a_histograms_range_is_rounded_in_a_bfloat16_model_alone(model_dtype: to
 @pytest.mark.parametrize("mm_tensor", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(seed=st.integers(0, 2**32))
-def test_calibration_runs_with_the_weight_that_is_exported(
-    dtype: torch.dtype, mm_tensor: bool, seed: int
-) -> None:
+def test_calibration_runs_with_the_weight_that_is_exported(dtype: torch.dtype, mm_tensor: bool, seed: int) -> None:
     """But for -128, which a quotient rounded to bfloat16 may reach: it is exported as -127."""
     weight, bias, low, high = random_linear(seed, dtype)
     made = quantize_reference_linear(weight, bias, low, high, dtype, mm_tensor=mm_tensor)

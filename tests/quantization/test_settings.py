@@ -83,9 +83,7 @@ def test_every_knob_of_the_guide_is_taken(data: st.DataObject) -> None:
         ("numerics", "exact", "improved, reference"),
     ],
 )
-def test_a_value_not_implemented_is_refused_with_those_that_are(
-    name: str, value: object, supported: str
-) -> None:
+def test_a_value_not_implemented_is_refused_with_those_that_are(name: str, value: object, supported: str) -> None:
     for recipe, options in (({}, {name: value}), ({name: value}, {})):
         with pytest.raises(UnsupportedError, match=f"{name}={value}") as error:
             resolve_settings(recipe, options)

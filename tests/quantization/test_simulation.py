@@ -60,9 +60,7 @@ def test_product_is_the_float_one_within_the_error_of_int8(
     dtype: torch.dtype, seed: int, biased: bool, side: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(ROWS, COLUMNS, generator=generator) * (
-        torch.rand(ROWS, 1, generator=generator) + 0.05
-    )
+    weight = torch.randn(ROWS, COLUMNS, generator=generator) * (torch.rand(ROWS, 1, generator=generator) + 0.05)
     weight = weight.to(dtype)
     bias = torch.randn(ROWS, generator=generator).to(dtype) * 5 if biased else None
     states = (torch.randn(7, COLUMNS, generator=generator) * 3 + 6 * side).to(dtype)
@@ -79,9 +77,7 @@ def test_product_is_the_float_one_within_the_error_of_int8(
 def test_it_is_what_an_int8_kernel_computes() -> None:
     weight = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(1))
     bias, states = torch.arange(ROWS) / 10, torch.randn(2, 5, COLUMNS)
-    module, tensors = simulated(
-        weight, bias, torch.tensor([-1.0]), torch.tensor([2.0])
-    )  # many values saturate
+    module, tensors = simulated(weight, bias, torch.tensor([-1.0]), torch.tensor([2.0]))  # many values saturate
     steps = (states.double() / tensors["input_scale"].double() + tensors["input_offset"]).round()
     sums = steps.clamp(-128, 127).long() @ tensors["weight"].long().T + tensors["quant_bias"]
     expected = sums * (tensors["input_scale"] * tensors["weight_scale"][:, 0])
@@ -95,9 +91,9 @@ def test_a_dynamic_one_is_what_int8_kernels_compute(dtype: torch.dtype, biased: 
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(ROWS, COLUMNS, generator=generator).to(dtype)
     bias = torch.randn(ROWS, generator=generator).to(dtype) if biased else None
-    states = torch.randn(2, 5, COLUMNS, generator=generator).to(dtype) * torch.tensor([0, 1, 9, 0.1, 70.0])[
-        :, None
-    ].to(dtype)
+    states = torch.randn(2, 5, COLUMNS, generator=generator).to(dtype) * torch.tensor([0, 1, 9, 0.1, 70.0])[:, None].to(
+        dtype
+    )
     tensors = quantize_dynamic_linear(weight, dtype)
     module = SimulatedDynamicLinear(nn.Linear(COLUMNS, ROWS, bias=biased, device="meta"))
     load(module, tensors if bias is None else {**tensors, "bias": bias})
@@ -177,9 +173,7 @@ def test_each_attention_uses_its_own_scales() -> None:
     model = two_attentions()
     tensors = export_of(model)
     simulate(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, torch.int64)
-    load(
-        model, {**{name: value for name, value in model.state_dict().items() if "o_proj" in name}, **tensors}
-    )
+    load(model, {**{name: value for name, value in model.state_dict().items() if "o_proj" in name}, **tensors})
     for role, heads in (("q", 4), ("k", 2), ("v", 2)):
         states = torch.randn(2, heads, 3, 8)
         for index in (0, 1):
@@ -196,9 +190,7 @@ def test_states_keep_their_dtype(dtype: torch.dtype) -> None:
     model = two_attentions()
     tensors = export_of(model)
     simulate(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, torch.int64)
-    load(
-        model, {**{name: value for name, value in model.state_dict().items() if "o_proj" in name}, **tensors}
-    )
+    load(model, {**{name: value for name, value in model.state_dict().items() if "o_proj" in name}, **tensors})
     states = torch.randn(1, 4, 3, 8).clamp(-1, 1).to(dtype)
     found = model.layers[0].fa_quantizer.quant(states, "q")
     assert found.dtype == dtype

@@ -44,13 +44,7 @@ COMMANDS: dict[str, Command] = {
         watched="out",
         excuse="not kept",
     ),
-    "calibrate": Command(
-        "ready", f"calibrate {{w}}/model --output {{w}}/kept {_CALIB}", journal="kept.journal"
-    ),
-    "export": Command(
-        "calibrated", "export {w}/model --calibration {w}/kept --output {w}/out", journal="out.journal"
-    ),
-    "quantize": Command(
-        "ready", f"quantize {{w}}/model --output {{w}}/out {_CALIB}", journal="out.journal", every=7
-    ),
+    "calibrate": Command("ready", f"calibrate {{w}}/model --output {{w}}/kept {_CALIB}", journal="kept.journal"),
+    "export": Command("calibrated", "export {w}/model --calibration {w}/kept --output {w}/out", journal="out.journal"),
+    "quantize": Command("ready", f"quantize {{w}}/model --output {{w}}/out {_CALIB}", journal="out.journal", every=7),
 }

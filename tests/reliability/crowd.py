@@ -62,9 +62,7 @@ def crowd(work: Path, commands: Callable[[], list[str]], size: int) -> tuple[lis
         children.append(pid)
     os.close(start)
     os.close(held_open)  # starts all children: their read() of the pipe returns
-    problems = [
-        f"a process ended with {status}" for status in (os.waitpid(pid, 0)[1] for pid in children) if status
-    ]
+    problems = [f"a process ended with {status}" for status in (os.waitpid(pid, 0)[1] for pid in children) if status]
     lines = [line for number in range(size) for line in (results / str(number)).read_text().splitlines()]
     pairs = [line.split(" ", 1) for line in lines]
     return [code for code, _ in pairs], problems + [f"{code} {problem}" for code, problem in pairs if problem]

@@ -39,9 +39,7 @@ MODES = {FAIL: "fail", FAIL_FROM_HERE: "full", KILL_BEFORE: "kill-before", KILL_
 
 def main() -> int:
     """Read the command line, run the cases, and print the failures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--command", action="append", choices=COMMANDS)
     parser.add_argument("--only", choices=["fail", "kill"])
     parser.add_argument("--share", type=float, default=1.0, help="share of every command's cases")
@@ -119,11 +117,7 @@ def _cases(calls: list[Call], options: argparse.Namespace) -> Iterator:
             yield from (Case(FAIL, number, error) for error in errors_of(call))
             if call.needs_room:
                 yield Case(FAIL_FROM_HERE, number, errno.ENOSPC)
-        if (
-            options.only != "fail"
-            and call.name != "read"
-            and (call.needs_room or not call.name.startswith("open"))
-        ):
+        if options.only != "fail" and call.name != "read" and (call.needs_room or not call.name.startswith("open")):
             yield from (Case(KILL_BEFORE, number), Case(KILL_AFTER, number))
 
 

@@ -27,12 +27,8 @@ __all__ = ["import_commands", "main"]
 
 def main() -> int:
     """Read the command line, run the inputs, and print the failures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--reader", action="append", choices=READERS, help="a name of the table in readers.py"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reader", action="append", choices=READERS, help="a name of the table in readers.py")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first input")
     parser.add_argument("--count", type=int, help="number of inputs per reader")
     parser.add_argument("--share", type=float, default=1.0, help="share of every reader's inputs")
@@ -63,9 +59,7 @@ def _print_summary(outcomes: Iterator[dict[str, Any]]) -> int:
             kinds[f"{name}: {failure.partition(': ')[0]}"].append(seed)
     for name, counted in codes.items():
         number = counted.total()
-        print(
-            f"# {name}: {number} inputs, codes {_text(counted)}, {seconds[name] / number * 1e3:.0f} ms each"
-        )
+        print(f"# {name}: {number} inputs, codes {_text(counted)}, {seconds[name] / number * 1e3:.0f} ms each")
     for kind, seeds in sorted(kinds.items()):
         print(f"# {kind}: {len(seeds)} failures, the first is {min(seeds)}")
     total = sum(codes.values(), Counter())
@@ -88,9 +82,7 @@ def _part(options: argparse.Namespace, folder: Path) -> int:
         if chosen:
             import_commands(light=light)
         for name in chosen:
-            count = options.count or (
-                1 if options.keep else max(1, round(READERS[name].count * options.share))
-            )
+            count = options.count or (1 if options.keep else max(1, round(READERS[name].count * options.share)))
             valid = READERS[name].scene, READERS[name].command
             if valid not in tried:
                 try_valid(name, options.scenes, folder / "place")

@@ -9,9 +9,7 @@ __all__ = ["mutated_bytes"]
 
 def mutated_bytes(data: bytes, rng: random.Random) -> bytes:
     """Return bytes that are cut, encoded in another way, or have some bytes flipped, inserted or removed."""
-    kind = rng.choice(
-        ["cut", "empty", "bom", "utf-16", "latin", "flip", "flip", "insert", "remove", "twice", "zeros"]
-    )
+    kind = rng.choice(["cut", "empty", "bom", "utf-16", "latin", "flip", "flip", "insert", "remove", "twice", "zeros"])
     position = rng.randrange(len(data) + 1)
     if kind == "cut":
         return data[:position]

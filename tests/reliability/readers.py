@@ -72,9 +72,7 @@ READERS: dict[str, Reader] = {
     "remote-list": _patching("remote", tuple(f"model/{name}" for name in _SOURCES), "python", "--list", 600),
     "remote-config": _patching("remote", "model/config.json", "json", "", 600),
     "modeling-patch": _patching("modeling", "given.py", "python", "--modeling {w}/given.py", 400),
-    "rules-patch": _patching(
-        "ruled", ("rules/mine.toml", "rules/site.toml"), "toml", "--rules {w}/rules", 1000
-    ),
+    "rules-patch": _patching("ruled", ("rules/mine.toml", "rules/site.toml"), "toml", "--rules {w}/rules", 1000),
     "pipeline-patch": _patching("pipeline", _PIPELINE_FILES, "json", "", 150),
     "pipeline-check": _patching("patched-pipeline", _PIPELINE_FILES, "json", "--check", 100),
     "pipeline-receipt-patch": _patching("patched-pipeline", _RECEIPT, "json", "", 150),
@@ -104,14 +102,10 @@ READERS: dict[str, Reader] = {
     ),
     "config-verify": Reader("exported", ("out/config.json",), "json", "verify {w}/out", 400, finds=True),
     "index-verify": Reader("exported", ("out/*.index.json",), "json", "verify {w}/out", 300, finds=True),
-    "header-verify": Reader(
-        "exported", ("out/*.safetensors",), "safetensors", "verify {w}/out", 300, finds=True
-    ),
+    "header-verify": Reader("exported", ("out/*.safetensors",), "safetensors", "verify {w}/out", 300, finds=True),
     "report-verify": Reader("exported", ("out/fa3_report.json",), "json", "verify {w}/out", 200, finds=True),
     "report-report": Reader("exported", ("out/fa3_report.json",), "json", "report {w}/out", 500),
-    "report-html": Reader(
-        "exported", ("out/fa3_report.json",), "json", "report {w}/out --html {w}/page.html", 300
-    ),
+    "report-html": Reader("exported", ("out/fa3_report.json",), "json", "report {w}/out --html {w}/page.html", 300),
     "description-report": Reader(
         "exported", ("out/quant_model_description*.json",), "json", "report {w}/out --json", 200
     ),

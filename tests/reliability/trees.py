@@ -32,18 +32,14 @@ def mutated_json(text: str, rng: random.Random) -> str:
 
 def _places(value: Any) -> Iterator[Place]:
     """Yield every place of a document."""
-    for key in (
-        list(value) if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0)
-    ):
+    for key in list(value) if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0):
         yield value, key
         yield from _places(value[key])
 
 
 def _change(parent: Any, key: Any, places: list[Place], raw: dict[str, str], rng: random.Random) -> None:
     """Make one change at a place; a mark in the document stands for a text that is added to `raw`."""
-    kind = rng.choice(
-        ["value"] * 8 + ["other value"] * 2 + ["delete", "delete", "rename", "duplicate", "add"]
-    )
+    kind = rng.choice(["value"] * 8 + ["other value"] * 2 + ["delete", "delete", "rename", "duplicate", "add"])
     if kind in ("duplicate", "rename", "add") and isinstance(parent, list):
         parent.insert(key, parent[key])
     elif kind == "delete":

@@ -41,9 +41,7 @@ class CommandTrials:
             lambda: arm(self._watched(), COUNT, log=os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
         )
         if code or problem:
-            raise RuntimeError(
-                f"{command.arguments}: without a fault it ends with {code} {problem} {self._output()}"
-            )
+            raise RuntimeError(f"{command.arguments}: without a fault it ends with {code} {problem} {self._output()}")
         self.complete = self._state()
         lines = (line.split(" ", 2) for line in log.read_text().splitlines())
         self.calls = [Call(name, path, room == "1") for name, room, path in lines]
@@ -94,9 +92,7 @@ class CommandTrials:
         differing = difference(self._state(journal=True), self.before)
         return differing and f"{when}: {differing}"
 
-    def _run(
-        self, prepare: Callable[[], None] = lambda: None, arguments: str | None = None
-    ) -> tuple[int, str]:
+    def _run(self, prepare: Callable[[], None] = lambda: None, arguments: str | None = None) -> tuple[int, str]:
         def child() -> tuple[int, str]:
             words = (arguments or self.command.arguments).format(w=self.work).split()
             prepare()

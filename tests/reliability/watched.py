@@ -83,9 +83,7 @@ def run_command(arguments: list[str]) -> tuple[int, str]:
 
     sys.argv = ["fa3", *arguments]
     sys.stdout, sys.stderr = (
-        io.TextIOWrapper(
-            io.FileIO(number, "w", closefd=False), "utf-8", "backslashreplace", write_through=True
-        )
+        io.TextIOWrapper(io.FileIO(number, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
         for number in (1, 2)
     )
     try:

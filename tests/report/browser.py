@@ -65,9 +65,7 @@ def serve(folder: Path) -> Iterator[Site]:
         def log_message(self, *_: object) -> None:
             site.requested.append(self.path)
 
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
-    )
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
     site.address = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -77,9 +75,7 @@ def serve(folder: Path) -> Iterator[Site]:
         server.server_close()
 
 
-def measure(
-    folder: Path, *, width: int = 1200, dark: bool = False
-) -> tuple[dict[str, Any], list[str], list[str]]:
+def measure(folder: Path, *, width: int = 1200, dark: bool = False) -> tuple[dict[str, Any], list[str], list[str]]:
     """Open report.html of a folder; return measurements of it, console lines, and the requested paths."""
     (folder / "harness.html").write_text(_HARNESS.format(width=width), encoding="utf-8")
     with serve(folder) as site:

@@ -74,8 +74,7 @@ def layer(number: int, *, fa: bool = True, error: float | None = 0.02) -> dict[s
 def sampled(number: int, timesteps: int, **changed: Any) -> dict[str, Any]:
     """Return a layer's record with peaks at each timestep: q's double over the timesteps, k's are equal, v has none."""
     peaks = [
-        {"timestep": 1000.0 - 20 * step, "q": 2 ** (step / (timesteps - 1)), "k": 3.0}
-        for step in range(timesteps)
+        {"timestep": 1000.0 - 20 * step, "q": 2 ** (step / (timesteps - 1)), "k": 3.0} for step in range(timesteps)
     ]
     return layer(number) | {"timesteps": peaks} | changed
 

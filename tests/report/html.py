@@ -39,6 +39,4 @@ class Page(HTMLParser):
 
     def cells(self) -> list[str]:
         """Return the titles of the heat maps' cells."""
-        return [
-            attributes["title"] for tag, attributes in self.elements if tag == "td" and "title" in attributes
-        ]
+        return [attributes["title"] for tag, attributes in self.elements if tag == "td" and "title" in attributes]

@@ -152,9 +152,7 @@ def test_a_folder_of_several_targets_names_them(export: Export) -> None:
         ("qwen2_float32_act1_amp2_L5", None, None, 2),
     ],
 )
-def test_exports_of_msmodelslim(
-    case: str, quantized: int | None, left_float: int | None, with_fa: int
-) -> None:
+def test_exports_of_msmodelslim(case: str, quantized: int | None, left_float: int | None, with_fa: int) -> None:
     folder = GOLDEN / "cases" / case
     facts = gather(folder)
     described = json.loads((folder / "quant_model_description_w8a8.json").read_text())

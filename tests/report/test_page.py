@@ -26,11 +26,7 @@ LOADING = ("src", "href", "srcset", "action", "data", "poster", "background")
 def loaded(html: str) -> list[str]:
     """Return the addresses outside the page that it refers to."""
     attributes = [pair for _, attributes in Page(html).elements for pair in attributes.items()]
-    return [
-        value
-        for name, value in attributes
-        if name in LOADING and not value.startswith("#") and value != "data:,"
-    ]
+    return [value for name, value in attributes if name in LOADING and not value.startswith("#") and value != "data:,"]
 
 
 def test_it_tells_the_facts(export: Export) -> None:
@@ -58,9 +54,7 @@ def test_numbers_are_those_of_the_tensors(export: Export) -> None:
     expected = [
         f"layer 0, head {head}: {value:#.3g}"
         for role in "qkv"
-        for head, value in enumerate(
-            export.tensors[f"model.layers.0.self_attn.fa_{role}.scale"].flatten().tolist()
-        )
+        for head, value in enumerate(export.tensors[f"model.layers.0.self_attn.fa_{role}.scale"].flatten().tolist())
     ]
     assert titles == expected
 
@@ -137,8 +131,7 @@ def test_columns_add_up(export: Export) -> None:
     for table in re.findall(r"<table>\n<caption>Smallest.*?</table>", html, re.DOTALL):
         rows = re.findall(r"<tr>.*?</tr>", table, re.DOTALL)
         widths = {
-            len(re.findall(r"<t[dh]", row))
-            + sum(int(span) - 1 for span in re.findall(r'colspan="(\d+)"', row))
+            len(re.findall(r"<t[dh]", row)) + sum(int(span) - 1 for span in re.findall(r'colspan="(\d+)"', row))
             for row in rows
         }
         assert len(rows) == 3 and len(widths) == 1
@@ -156,8 +149,7 @@ def test_text_is_legible_in_both_schemes() -> None:
 
     css = (Path(__file__).parents[2] / "fa3cli/data/report/page.css").read_text()
     light, dark = (
-        dict(re.findall(r"--([\w-]+):(#\w+)", block))
-        for block in re.findall(r":root\{(.*?)\}", css, re.DOTALL)[:2]
+        dict(re.findall(r"--([\w-]+):(#\w+)", block)) for block in re.findall(r":root\{(.*?)\}", css, re.DOTALL)[:2]
     )
     assert light.keys() == dark.keys()
     for colours in (light, dark):
@@ -170,9 +162,7 @@ def test_text_is_legible_in_both_schemes() -> None:
                 assert contrast(full[ink], full[background]) >= 4.5, (ink, background)
 
 
-def test_the_file_is_whole_or_not_there(
-    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_is_whole_or_not_there(export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     facts, file = gather(export.folder), tmp_path / "report.html"
     write_page(facts, file)
     assert file.read_text(encoding="utf-8") == page(facts)
@@ -224,9 +214,7 @@ def test_exports_of_other_targets(tmp_path: Path, dtype: torch.dtype) -> None:
 def test_what_is_no_page_is_not_replaced(export: Export, tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)
-    with pytest.raises(
-        ConflictError, match=r"model\.safetensors: exists and is not a page of fa3 report"
-    ) as error:
+    with pytest.raises(ConflictError, match=r"model\.safetensors: exists and is not a page of fa3 report") as error:
         write_page(gather(export.folder), file)
     assert error.value.hint == "name another file" and file.read_bytes() == content
 

@@ -19,9 +19,7 @@ JSON = st.recursive(
 def test_both_forms_of_float_linears() -> None:
     older = layer(0) | {"float_linears": ["model.layers.0.mlp.down_proj"]}
     recorded = read_recorded(report_of([older, layer(1)]))
-    assert recorded.layers["model.layers.0"].float_linears == (
-        FloatModule("model.layers.0.mlp.down_proj", None),
-    )
+    assert recorded.layers["model.layers.0"].float_linears == (FloatModule("model.layers.0.mlp.down_proj", None),)
     assert recorded.layers["model.layers.1"].float_linears == (
         FloatModule("model.layers.1.mlp.down_proj", "disable_names"),
     )

@@ -24,9 +24,7 @@ def facts_of(export: Export, *layers: dict, target: str = "mindie-sd") -> Facts:
 
 
 def with_peaks(layer: LayerFacts, *peaks: tuple[float, float | None]) -> LayerFacts:
-    return replace(
-        layer, timesteps=tuple(TimestepPeaks(timestep, peak, None, None) for timestep, peak in peaks)
-    )
+    return replace(layer, timesteps=tuple(TimestepPeaks(timestep, peak, None, None) for timestep, peak in peaks))
 
 
 def test_the_spread_and_where_the_largest_is(export: Export) -> None:
@@ -79,9 +77,7 @@ def test_the_page_shows_them_and_speaks_of_blocks(export: Export) -> None:
     parsed = Page(html)
     assert "Largest values over the timesteps" in parsed.text and "Block by block" in parsed.text
     assert sum("timestep" in title for title in parsed.cells()) == 2 * 2 * 5
-    assert re.findall(".*layer.*", parsed.text, re.IGNORECASE) == [
-        "MindIE stops at layers without FA3 tensors"
-    ]
+    assert re.findall(".*layer.*", parsed.text, re.IGNORECASE) == ["MindIE stops at layers without FA3 tensors"]
     assert "script" not in {tag for tag, _ in parsed.elements}
     assert ("a", {"href": "#timesteps"}) in parsed.elements
 
@@ -107,8 +103,7 @@ def test_columns_add_up(export: Export) -> None:
     assert len(tables) == 2
     for table in tables:
         widths = {
-            len(re.findall(r"<t[dh]", row))
-            + sum(int(span) - 1 for span in re.findall(r'colspan="(\d+)"', row))
+            len(re.findall(r"<t[dh]", row)) + sum(int(span) - 1 for span in re.findall(r'colspan="(\d+)"', row))
             for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)
         }
         assert widths == {22}

@@ -36,9 +36,7 @@ def test_three_digits(number: float | None, text: str) -> None:
 
 def test_the_rest() -> None:
     assert percent(0.0213) == "2.13\N{NO-BREAK SPACE}%" and percent(None) == "–"
-    assert (
-        change(29.471, 29.484) == "+0.04\N{NO-BREAK SPACE}%" and change(None, 1.0) == change(0.0, 1.0) == "–"
-    )
+    assert change(29.471, 29.484) == "+0.04\N{NO-BREAK SPACE}%" and change(None, 1.0) == change(0.0, 1.0) == "–"
     assert value_text({"steps": 4, "frames": None, "fa": True}) == "steps 4, fa yes"
     assert (count(1, "linear"), count(1200, "linear")) == ("1 linear", "1,200 linears")
     assert (fraction(3, 3), fraction(2, 3), fraction(0, 3)) == ("all 3", "2 of 3", "none")

@@ -87,9 +87,7 @@ def head_scale(states: list[Tensor], role: str) -> Tensor:
     return (largest / 127).clamp_min(EPS).unsqueeze(1)
 
 
-def linear_tensors(
-    linear: nn.Linear, inputs: list[tuple[float, float]], dtype: torch.dtype
-) -> dict[str, Tensor]:
+def linear_tensors(linear: nn.Linear, inputs: list[tuple[float, float]], dtype: torch.dtype) -> dict[str, Tensor]:
     """The W8A8 tensors of a linear, everything after the mean in float32."""
     low, high = (torch.tensor([ends], dtype=torch.float64).mean(1).float() for ends in zip(*inputs))
     low, high = low.clamp(max=0), high.clamp(min=0)

@@ -63,9 +63,7 @@ def test_the_weights_folder_is_no_output(weights: Path, monkeypatch: pytest.Monk
     (weights.parent / "link").symlink_to(weights)
     monkeypatch.chdir(weights)
     for output in (weights, ".", weights / "transformer" / "..", weights.parent / "link"):
-        with pytest.raises(
-            ConflictError, match="is the weights folder, which fa3 never writes into"
-        ) as error:
+        with pytest.raises(ConflictError, match="is the weights folder, which fa3 never writes into") as error:
             default_output(weights, output)
         assert error.value.hint == "choose another --output"
 

@@ -105,9 +105,7 @@ def test_other_weights_than_were_calibrated_are_refused(
 ) -> None:
     api.calibrate(llama, tmp_path / "kept", calib=calib)
     change(llama)
-    with pytest.raises(
-        ConflictError, match=f"not the folder that .*kept was calibrated from; different {words}"
-    ):
+    with pytest.raises(ConflictError, match=f"not the folder that .*kept was calibrated from; different {words}"):
         api.export(llama, tmp_path / "kept", output=tmp_path / "out", trust_remote_code=True)
     assert not (tmp_path / "out").exists()
 

@@ -29,9 +29,7 @@ def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
         call = command(VERSION, "tests.runs.golden_exports", root, *names)
     except FileNotFoundError as error:
         pytest.skip(f"{error} (make versions)")
-    done = subprocess.run(
-        call, cwd=ROOT, env=variables(root / "modules"), capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(call, cwd=ROOT, env=variables(root / "modules"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found.keys() == set(names) and len(names) == 37

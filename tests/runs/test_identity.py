@@ -99,9 +99,7 @@ identities = st.dictionaries(st.sampled_from("abc"), leaves | st.dictionaries(st
 
 
 @given(before=identities, now=identities)
-def test_differing_names_each_field_that_differs_and_no_other(
-    before: dict[str, Any], now: dict[str, Any]
-) -> None:
+def test_differing_names_each_field_that_differs_and_no_other(before: dict[str, Any], now: dict[str, Any]) -> None:
     expected = set()
     for field in before.keys() | now.keys():
         old, new = before.get(field), now.get(field)

@@ -51,9 +51,7 @@ def test_preparing_writes_nothing(folder: Path, calib: Path, tmp_path: Path) -> 
     assert snapshot(tmp_path) == before
 
 
-def test_relative_folders_stand_beside_each_other(
-    folder: Path, calib: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_folders_stand_beside_each_other(folder: Path, calib: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     assert prepare(Path("."), calib=calib).output == folder.with_name(f"{folder.name}-w8a8-fa3")
     assert prepare(Path("."), calib=calib, output=Path("../out")).output == folder.parent / "out"
@@ -192,9 +190,7 @@ TRACE = "import pathlib as _p; _p.Path({!r}).write_text('ran')\n"
 
 
 def leave_trace(module: Path, trace: Path) -> None:
-    module.write_text(
-        TRACE.format(str(trace)) + module.read_text().replace("from __future__ import annotations", "")
-    )
+    module.write_text(TRACE.format(str(trace)) + module.read_text().replace("from __future__ import annotations", ""))
 
 
 def test_a_file_edited_after_the_patch_is_not_run(folder: Path, calib: Path, tmp_path: Path) -> None:
@@ -235,8 +231,7 @@ def test_a_map_to_other_code_is_not_followed(folder: Path, calib: Path, tmp_path
 def test_code_of_the_folder_needs_trust_without_a_patch(tmp_path: Path, calib: Path) -> None:
     folder = write_model(tmp_path / f"own-{tmp_path.name}", patched=False)
     (folder / "modeling_mine.py").write_text(
-        TRACE.format(str(tmp_path / "trace"))
-        + "import transformers\nclass Mine(transformers.LlamaForCausalLM): pass\n"
+        TRACE.format(str(tmp_path / "trace")) + "import transformers\nclass Mine(transformers.LlamaForCausalLM): pass\n"
     )
     edit_config(folder, auto_map={"AutoModelForCausalLM": "modeling_mine.Mine"})
     prepare(folder, calib=calib, fa=False)

@@ -107,9 +107,7 @@ def test_other_arguments_are_refused(folder: RunFolder) -> None:
         ((torch.ones(2, dtype=torch.float64),), {"mask": torch.zeros(3)}),
         None,
     ):
-        with pytest.raises(
-            NotResumableError, match=r"after model\.layers\.0 .* which a journal does not hold"
-        ):
+        with pytest.raises(NotResumableError, match=r"after model\.layers\.0 .* which a journal does not hold"):
             journal.require_same(other)
 
 

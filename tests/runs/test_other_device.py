@@ -64,9 +64,7 @@ def outcomes(place: Path) -> dict[str, str | None]:
             "output": place / f"{output}-device",
             "calib": place / "calib.jsonl",
         }
-        return Call(
-            f"runs.{function}", {**{key: str(path) for key, path in given.items()}, "options": options}
-        )
+        return Call(f"runs.{function}", {**{key: str(path) for key, path in given.items()}, "options": options})
 
     llama, export, text = (str(place / name) for name in ("llama", "export", "text.jsonl"))
     expected = asdict(api.compare(export, llama, text))
@@ -84,9 +82,7 @@ def outcomes(place: Path) -> dict[str, str | None]:
             for number, options in enumerate(SHORT_OF_MEMORY)
         },
         "observe": Call("runs.observe_samples_of_two_devices"),
-        "compare": Call(
-            "runs.compare", {"made": export, "folder": llama, "text": text, "expected": expected}
-        ),
+        "compare": Call("runs.compare", {"made": export, "folder": llama, "text": text, "expected": expected}),
     }
     return dict(zip(calls, call_apart(list(calls.values()), place)))
 

@@ -132,9 +132,7 @@ def test_a_batch_keeps_heads_apart(llama: Path, numerics: str) -> None:
         alone = [ranges(parameters(llama, [ids], numerics=numerics))[layer] for ids in (one, other)]
         assert found.shape == (2, 2)
         # The inputs of v_proj are quantized in the range of both, so nearly the same.
-        torch.testing.assert_close(
-            found[1], torch.maximum(*(bounds[1] for bounds in alone)), rtol=0.05, atol=0.05
-        )
+        torch.testing.assert_close(found[1], torch.maximum(*(bounds[1] for bounds in alone)), rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("act_method", [1, 2, 3])

@@ -237,9 +237,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on(
     assert snapshot(tmp_path / "out") == snapshot(tmp_path / "whole")
 
 
-def test_a_file_that_may_not_grow_ends_a_run_without_a_traceback(
-    llama: Path, calib: Path, tmp_path: Path
-) -> None:
+def test_a_file_that_may_not_grow_ends_a_run_without_a_traceback(llama: Path, calib: Path, tmp_path: Path) -> None:
     """The system's own refusal, of a write that was buffered."""
     output = tmp_path / "out"
     quantize(llama, calib=calib, output=tmp_path / "whole")
@@ -311,9 +309,7 @@ def test_what_was_written_and_is_gone_is_missed(llama: Path, calib: Path, tmp_pa
     api.run(prepare(llama, **options, dtype="float16"), resume="never")
 
 
-def test_a_script_does_not_write_over_what_a_stopped_run_left(
-    llama: Path, calib: Path, tmp_path: Path
-) -> None:
+def test_a_script_does_not_write_over_what_a_stopped_run_left(llama: Path, calib: Path, tmp_path: Path) -> None:
     job = prepare(llama, calib=calib, output=tmp_path / "out")
     with pytest.raises(StoppedError):
         api.run(job, stop=stop_behind(1))

@@ -216,15 +216,11 @@ def test_other_types(tmp_path: Path, calib: Path, model_type: str) -> None:
 def test_an_expert_that_no_sample_reaches_is_named(tmp_path: Path) -> None:
     """Where experts are linears; newer transformers versions keep them as one tensor, which stays float."""
     options = {"num_local_experts": 16, "num_experts_per_tok": 1}
-    if not any(
-        name.endswith("experts.0.w1") for name, _ in random_model("mixtral", **options).named_modules()
-    ):
+    if not any(name.endswith("experts.0.w1") for name, _ in random_model("mixtral", **options).named_modules()):
         pytest.skip("this transformers version has no linears for experts")
     folder = write_model(tmp_path / f"mixtral-{tmp_path.name}", "mixtral", patched=False, **options)
     calib = write_lines(tmp_path / "one.jsonl", [[5, 6]])
-    with pytest.raises(
-        InvalidInputError, match=r"experts\.\d+\.w1: no calibration sample reached it"
-    ) as raised:
+    with pytest.raises(InvalidInputError, match=r"experts\.\d+\.w1: no calibration sample reached it") as raised:
         quantize(folder, calib, fa=False)
     assert "--disable-names" in raised.value.hint
     output, _ = quantize(folder, calib, fa=False, disable_names=("*.experts.*",))
@@ -239,9 +235,7 @@ def test_numpy_files_hold_the_same_tensors(llama: Path, calib: Path) -> None:
     alone, _ = quantize(llama, calib, "alone", save_types=["numpy"])
     files = {file.name for file in both.glob("*.npy")}
     assert files == {file.name for file in alone.glob("*.npy")}
-    assert files == {
-        f"{name}.npy" for name in ("quant_weight", *W8A8_TENSORS[1:], "fa_quant_scale", "fa_quant_offset")
-    }
+    assert files == {f"{name}.npy" for name in ("quant_weight", *W8A8_TENSORS[1:], "fa_quant_scale", "fa_quant_offset")}
     assert not list(alone.glob("*.safetensors*"))
     tensors = load_file(both / WEIGHT_FILE)
     found = {}
@@ -335,9 +329,7 @@ def test_an_empty_output_folder_is_filled(llama: Path, calib: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("calls", [1, 4])
-def test_an_interrupt_in_the_first_layer_leaves_nothing(
-    llama: Path, calib: Path, tmp_path: Path, calls: int
-) -> None:
+def test_an_interrupt_in_the_first_layer_leaves_nothing(llama: Path, calib: Path, tmp_path: Path, calls: int) -> None:
     before, left = snapshot(tmp_path), iter(range(calls - 1))
 
     def interrupt(_: Progress) -> None:
@@ -366,13 +358,9 @@ def test_progress_counts_layers_and_samples(llama: Path, calib: Path) -> None:
     assert seen[-1].seconds_left == 0 and seen[-1].tokens_per_second > 0 and seen[-1].read_per_second > 0
 
 
-@pytest.mark.parametrize(
-    "name", ["model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight", "lm_head.weight"]
-)
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight", "lm_head.weight"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite(
-    llama: Path, calib: Path, tmp_path: Path, name: str, value: float
-) -> None:
+def test_weights_that_are_not_finite(llama: Path, calib: Path, tmp_path: Path, name: str, value: float) -> None:
     edit_weights(llama, lambda tensors: tensors[name][1].fill_(value))
     before = snapshot(tmp_path)
     with pytest.raises(InvalidInputError, match=f"model.safetensors: {name} holds NaN or infinite"):
@@ -393,9 +381,7 @@ def test_a_model_that_overflows_is_named_by_module(tmp_path: Path, calib: Path, 
     assert snapshot(tmp_path) == before
 
 
-def test_no_room_on_the_disk(
-    llama: Path, calib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_room_on_the_disk(llama: Path, calib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     before = snapshot(tmp_path)
@@ -409,9 +395,7 @@ def test_the_plan_asks_for_no_less_room_than_is_taken(
     qwen2_tiny: Path, save_types: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calib, output = EXAMPLES / "qwen2-tiny-calib.jsonl", qwen2_tiny.parent / "out"
-    job = sample_models.prepare(
-        qwen2_tiny, calib=calib, output=output, samples=1, max_length=8, save_types=save_types
-    )
+    job = sample_models.prepare(qwen2_tiny, calib=calib, output=output, samples=1, max_length=8, save_types=save_types)
     planned, beside = api.plan(job), 200_000
     most = 0
     rename = Path.rename

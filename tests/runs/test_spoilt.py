@@ -43,9 +43,7 @@ def survives(read: Callable[[], Any], seed: int) -> None:
 
 def mutated(file: Path, raw: bytes, seed: int) -> bytes:
     """Return the bytes of a file as they are after a mutation."""
-    return (
-        mutated_tensors(raw, seed) if file.suffix == ".safetensors" else mutated_json(json.loads(raw), seed)
-    )
+    return mutated_tensors(raw, seed) if file.suffix == ".safetensors" else mutated_json(json.loads(raw), seed)
 
 
 # ---- the report in an export
@@ -129,9 +127,7 @@ def test_weights_that_are_no_file(kind: str, name: str, weights: Path) -> None:
         read_all(weights)
 
 
-@pytest.mark.parametrize(
-    "name", ["a\0b", "", ".", "..", "a/b", "a\\b", "/etc/passwd", 7, None, [], {"a": "b"}]
-)
+@pytest.mark.parametrize("name", ["a\0b", "", ".", "..", "a/b", "a\\b", "/etc/passwd", 7, None, [], {"a": "b"}])
 def test_an_index_that_names_no_file_of_the_folder(name: object, weights: Path) -> None:
     (weights / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
     with pytest.raises(InvalidInputError, match=INDEX):
@@ -181,9 +177,7 @@ def test_mutated_journals(stopped: RunFolder) -> None:
     for seed in SEEDS:
         file = files[seed % len(files)]
         raw = file.read_bytes()
-        file.write_bytes(
-            mutated_tree(raw, seed) if seed % 2 and file.suffix != ".json" else mutated(file, raw, seed)
-        )
+        file.write_bytes(mutated_tree(raw, seed) if seed % 2 and file.suffix != ".json" else mutated(file, raw, seed))
         survives(lambda: go_on(stopped), seed)
         file.write_bytes(raw)
 

@@ -255,9 +255,7 @@ def test_a_token_outside_the_vocabulary(file: Path, token: int) -> None:
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.just(10**400),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "a"]), inner)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "a"]), inner),
     max_leaves=6,
 )
 RECORDS = st.dictionaries(

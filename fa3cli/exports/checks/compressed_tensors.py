@@ -36,9 +36,7 @@ def weight_strategy(contents: Contents, module: str) -> Iterator[Remark]:
     if not strategies:
         yield error(module, "is quantized, but is no target of any group in config_groups")
     elif strategies != {"tensor" if shape == (1,) else "channel"}:
-        yield error(
-            f"{module}.weight_scale", f"has shape {list(shape)}, but its strategy is {strategies.pop()}"
-        )
+        yield error(f"{module}.weight_scale", f"has shape {list(shape)}, but its strategy is {strategies.pop()}")
 
 
 @check(

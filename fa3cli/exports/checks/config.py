@@ -42,9 +42,7 @@ def config_quantize(contents: Contents) -> Iterator[Remark]:
 )
 def kernel_dtype(contents: Contents) -> Iterator[Remark]:
     if contents.geometry.dtype == "float32":
-        yield warning(
-            _FILE, "dtype is float32: serve it with --dtype float16, or quantize with --dtype bfloat16"
-        )
+        yield warning(_FILE, "dtype is float32: serve it with --dtype float16, or quantize with --dtype bfloat16")
 
 
 @check(

@@ -41,9 +41,7 @@ def foreign_tensors(contents: Contents, name: str) -> Iterator[Remark]:
         yield error(name, f"is no tensor of target {contents.target.name}; is this an export for another?")
 
 
-@check(
-    "quant-types", "they choose the loader of the whole model; engines differ in reading null", needs=_READ
-)
+@check("quant-types", "they choose the loader of the whole model; engines differ in reading null", needs=_READ)
 def quant_types(contents: Contents) -> Iterator[Remark]:
     settings, expected = contents.settings, _MODEL_WIDE[contents.target.name]
     if (found := settings.get("model_quant_type")) != contents.target.linear_value:
@@ -68,9 +66,7 @@ def quant_types(contents: Contents) -> Iterator[Remark]:
 def _refused_by_mindie(settings: Mapping[str, object]) -> Iterator[Remark]:
     group_size, reduced = settings.get("group_size", 0), settings.get("reduce_quant_type")
     if group_size not in _GROUP_SIZES:
-        yield error(
-            "group_size", f"is {group_size!r}, expected {', '.join(map(str, _GROUP_SIZES))} or no such entry"
-        )
+        yield error("group_size", f"is {group_size!r}, expected {', '.join(map(str, _GROUP_SIZES))} or no such entry")
     if reduced not in (None, "per_channel"):
         yield error("reduce_quant_type", f"is {reduced!r}, expected no such entry")
 
@@ -135,6 +131,4 @@ def _is_weight(name: str, modules: tuple[str, ...]) -> bool:
 
 def _is_causal_lm(contents: Contents) -> bool:
     architectures = (contents.config.data or {}).get("architectures")
-    return isinstance(architectures, list) and any(
-        str(name).endswith("ForCausalLM") for name in architectures
-    )
+    return isinstance(architectures, list) and any(str(name).endswith("ForCausalLM") for name in architectures)

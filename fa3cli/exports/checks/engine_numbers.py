@@ -75,9 +75,7 @@ def scale_bits(contents: Contents) -> Iterator[Remark]:
     names = [f"{module}.input_scale" for module in linears(contents)]
     if inexact := [name for name in names if not _fits(float(contents.read(name)))]:
         others = f", and so do {len(inexact) - 1} others" if len(inexact) > 1 else ""
-        message = (
-            f"has more than {_SIGNIFICANT_BITS} significant bits{others}; quantize in bfloat16 or float16"
-        )
+        message = f"has more than {_SIGNIFICANT_BITS} significant bits{others}; quantize in bfloat16 or float16"
         yield warning(inexact[0], message)
 
 

@@ -28,9 +28,7 @@ def description(contents: Contents) -> Iterator[Remark]:
 )
 def description_copies(contents: Contents) -> Iterator[Remark]:
     if len({document.raw for document in contents.descriptions}) > 1:
-        yield error(
-            DESCRIPTION_FILES[1], f"differs from {DESCRIPTION_FILES[0]}; both must hold the same text"
-        )
+        yield error(DESCRIPTION_FILES[1], f"differs from {DESCRIPTION_FILES[0]}; both must hold the same text")
 
 
 @check(
@@ -129,9 +127,7 @@ def _compare(index_file: str, shard: Shard, listed: set[str], twice: Container[s
 def format_named(contents: Contents) -> Iterator[Remark]:
     for shard in contents.shards:
         if shard.metadata.get("format") != "pt":
-            yield error(
-                shard.file, f"has format {shard.metadata.get('format')!r} in its header, expected 'pt'"
-            )
+            yield error(shard.file, f"has format {shard.metadata.get('format')!r} in its header, expected 'pt'")
 
 
 def _weight_map(contents: Contents) -> dict[str, str]:

@@ -38,9 +38,7 @@ def stale_files(contents: Contents) -> Iterator[Remark]:
         elif path.suffix == ".safetensors" and path.name not in ours:
             # MindIE opens every .safetensors file; vLLM the files in the index, or without one every file.
             reads_it = ("mindie", "vllm") if contents.index.raw is None else ("mindie",)
-            message = (
-                "is not part of the export, but MindIE, and vLLM without an index, read every .safetensors"
-            )
+            message = "is not part of the export, but MindIE, and vLLM without an index, read every .safetensors"
             yield error_for(reads_it, contents, path.name, message)
 
 

@@ -88,10 +88,7 @@ def deq_scale(contents: Contents, module: str) -> Iterator[Remark]:
         yield error(name, "is not the bit pattern of a float32, sign-extended to int64")
         return
     found = unpack_deq_scale(packed)
-    product = (
-        contents.read(f"{module}.input_scale").float()
-        * contents.read(f"{module}.weight_scale").float().flatten()
-    )
+    product = contents.read(f"{module}.input_scale").float() * contents.read(f"{module}.weight_scale").float().flatten()
     dtype = getattr(torch, contents.model_dtype)
     # The reference multiplies in the model's dtype, which rounds the product once; float16 may underflow.
     tolerance = torch.finfo(dtype).eps * product

@@ -31,9 +31,7 @@ def quantization_config(contents: Contents) -> Iterator[Remark]:
     if contents.target.description_files:
         yield from _beside_description(contents, found)
     elif not isinstance(found, dict):
-        yield error(
-            _FILE, f"quantization_config is {quoted(found)}, expected the object of compressed-tensors"
-        )
+        yield error(_FILE, f"quantization_config is {quoted(found)}, expected the object of compressed-tensors")
     else:
         yield from _compressed_tensors(found)
 
@@ -58,9 +56,7 @@ def _beside_description(contents: Contents, found: Any) -> Iterator[Remark]:
 
 def _compressed_tensors(own: dict[str, Any]) -> Iterator[Remark]:
     if own.get("quant_method") != "compressed-tensors":
-        yield error(
-            _FILE, f"quant_method is {quoted(own.get('quant_method'))}, expected 'compressed-tensors'"
-        )
+        yield error(_FILE, f"quant_method is {quoted(own.get('quant_method'))}, expected 'compressed-tensors'")
     if own.get("format") not in FORMATS:
         yield error(_FILE, f"format is {quoted(own.get('format'))}, expected {' or '.join(FORMATS)}")
     if own.get("quantization_status") != "compressed":
@@ -101,7 +97,5 @@ def attention_group(contents: Contents) -> Iterator[Remark]:
                 _FILE,
                 f"config_groups.{name}.targets is {quoted(targets)}, expected one class ...Attention",
             )
-        elif isinstance(scheme, dict) and list(
-            differences(inputs, {key: scheme.get(key) for key in KV_CACHE_SCHEME})
-        ):
+        elif isinstance(scheme, dict) and list(differences(inputs, {key: scheme.get(key) for key in KV_CACHE_SCHEME})):
             yield error(_FILE, f"config_groups.{name}.input_activations differs from kv_cache_scheme")

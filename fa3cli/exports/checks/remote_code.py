@@ -27,9 +27,7 @@ _REPOSITORY = re.compile(r"(?!\.+(/|$))[\w.-]+(/(?!\.+$)[\w.-]+)?", re.ASCII)
 def config_auto_map(contents: Contents) -> Iterator[Remark]:
     for name, reference in _references(contents.config_data):
         if _is_patched(reference):
-            yield error(
-                _FILE, f"auto_map maps {name} to {reference}; expected the model's own class, or no entry"
-            )
+            yield error(_FILE, f"auto_map maps {name} to {reference}; expected the model's own class, or no entry")
 
 
 @check(

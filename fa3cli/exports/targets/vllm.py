@@ -53,11 +53,7 @@ def _round_for_cutlass(scale: Tensor) -> Tensor:
     vLLM's CUTLASS kernel recomputes the zero point from products of the scale and truncates it: they must be exact.
     """
     # Adds half of the last kept bit, then clears the 9 bits after it.
-    return (
-        ((scale.view(torch.int32) + 0x100) & ~0x1FF).view(torch.float32)
-        if scale.dtype == torch.float32
-        else scale
-    )
+    return ((scale.view(torch.int32) + 0x100) & ~0x1FF).view(torch.float32) if scale.dtype == torch.float32 else scale
 
 
 def _quantization_config(written: Written) -> dict[str, Any]:

@@ -21,9 +21,7 @@ class VllmAscend(ModelSlim):
     """Like modelslim, but with one K and V scale per channel, in `k_proj` and `v_proj`; q stays float."""
 
     name = "vllm-ascend"
-    attention_tensors = tuple(
-        f"{linear}.kv_cache_{kind}" for linear in _ROLES.values() for kind in ("scale", "offset")
-    )
+    attention_tensors = tuple(f"{linear}.kv_cache_{kind}" for linear in _ROLES.values() for kind in ("scale", "offset"))
     # vLLM-Ascend stops at `.module.` tensors.
     norm_tensors = Target.norm_tensors
     save_types = ("safe_tensor",)

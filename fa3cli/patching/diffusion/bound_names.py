@@ -62,16 +62,12 @@ def _names(module: Module, node: ast.stmt) -> dict[str, str]:
     """Map the names that a statement binds to their full names."""
     if isinstance(node, ast.Import):
         whole = {alias.asname: alias.name for alias in node.names if alias.asname}
-        return {
-            alias.name.split(".")[0]: alias.name.split(".")[0] for alias in node.names if not alias.asname
-        } | whole
+        return {alias.name.split(".")[0]: alias.name.split(".")[0] for alias in node.names if not alias.asname} | whole
     if isinstance(node, ast.ImportFrom):
         start = absolute_module(module.source, node, module.package)
         return {alias.asname or alias.name: f"{start}.{alias.name}" for alias in node.names}
     if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
         return {node.name: f"{module.name}.{node.name}"}
     if isinstance(node, ast.Assign):
-        return {
-            target.id: f"{module.name}.{target.id}" for target in node.targets if isinstance(target, ast.Name)
-        }
+        return {target.id: f"{module.name}.{target.id}" for target in node.targets if isinstance(target, ast.Name)}
     return {}

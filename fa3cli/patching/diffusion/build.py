@@ -71,9 +71,7 @@ def build(library: Diffusers, origin: Origin, options: Options) -> Build:
     return Build(origin, source.text, replace(patched, source=source.text, attention=attention))
 
 
-def attention_classes_of(
-    library: Diffusers, origin: Origin, rules: str | Path | None
-) -> tuple[AttentionClass, ...]:
+def attention_classes_of(library: Diffusers, origin: Origin, rules: str | Path | None) -> tuple[AttentionClass, ...]:
     """List every attention class of a file, patchable or not, including classes that are copied from other files."""
     source = parse(read_source(origin.path), str(origin.path))
     taken = _with_copied_classes(library, origin, source)
@@ -86,9 +84,7 @@ def _transformers(library: Diffusers, folder: Path, index: Config) -> list[Compo
     for part in components(index):
         own = folder / part.name / f"{part.library}.py"
         if has_quantizer(own):
-            raise quantizer_exists_error(
-                own, "undo the other patch, or start from a fresh copy of the folder"
-            )
+            raise quantizer_exists_error(own, "undo the other patch, or start from a fresh copy of the folder")
         if own.is_file() and library.defines(part.class_name):
             raise UnsupportedError(
                 f"{index.path}: {part.name} is loaded from {own.name}, its own code in the folder",

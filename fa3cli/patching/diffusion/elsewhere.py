@@ -33,9 +33,7 @@ def refuse_attention_elsewhere(library: Diffusers, source: Source, class_name: s
             if path is None or is_known or (alias.asname or alias.name) not in made:
                 continue
             if _holds_attention(parse(read_source(path), str(path)), alias.name):
-                raise source.refuse(
-                    node, f"{class_name} is made of {alias.name}, whose attention is in {path}"
-                )
+                raise source.refuse(node, f"{class_name} is made of {alias.name}, whose attention is in {path}")
 
 
 def _called_names(graph: ClassGraph, class_name: str) -> set[str]:

@@ -38,9 +38,7 @@ def components(index: Config) -> list[Component]:
     class_name, found = index.data.get("_class_name"), []
     names = class_name if isinstance(class_name, list) and len(class_name) == 2 else [class_name]
     if class_name is not None and not all(isinstance(name, str) for name in names):
-        raise InvalidInputError(
-            f"{index.path}: _class_name is {class_name!a:.100}, expected a pipeline's class"
-        )
+        raise InvalidInputError(f"{index.path}: _class_name is {class_name!a:.100}, expected a pipeline's class")
     for name, value in index.data.items():
         pair = value if isinstance(value, list) and len(value) == 2 else None
         if pair and all(isinstance(part, str) for part in pair):
@@ -51,9 +49,7 @@ def components(index: Config) -> list[Component]:
                 )
             found.append(Component(name, *pair))
         elif value not in (None, [None, None]) and _is_name(name) and (index.path.parent / name).is_dir():
-            raise InvalidInputError(
-                f"{index.path}: {name} is {value!a:.100}, expected a library and a class, or null"
-            )
+            raise InvalidInputError(f"{index.path}: {name} is {value!a:.100}, expected a library and a class, or null")
     return found
 
 

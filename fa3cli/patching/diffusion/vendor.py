@@ -92,9 +92,7 @@ def _refuse_early_uses(source: Source, taken: dict[str, Module]) -> None:
                 raise source.refuse(part, f"uses {part.id} of another file outside any function")
 
 
-def _append_classes(
-    library: Diffusers, target: Module, taken: dict[str, Module], passed: list[Passed]
-) -> Vendored:
+def _append_classes(library: Diffusers, target: Module, taken: dict[str, Module], passed: list[Passed]) -> Vendored:
     needed: list[str] = []
     for name, home in taken.items():
         needed += _needed_imports(library, target, home, name, set(taken))
@@ -121,8 +119,7 @@ def _class_text(target: Module, home: Module, node: ast.ClassDef) -> str:
     lines = home.source.lines[_first_line(node) - 1 : node.end_lineno]
     source = parse("\n".join(line.rstrip("\r\n") for line in [*lines, ""]), home.source.name)
     places = [
-        Passed(place.node) if place.module == target.name else place
-        for place in absolute_imports(source, home.package)
+        Passed(place.node) if place.module == target.name else place for place in absolute_imports(source, home.package)
     ]
     return write(source, places)
 
@@ -131,9 +128,7 @@ def _first_line(node: ast.ClassDef) -> int:
     return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
 
 
-def _needed_imports(
-    library: Diffusers, target: Module, home: Module, name: str, taken: set[str]
-) -> list[str]:
+def _needed_imports(library: Diffusers, target: Module, home: Module, name: str, taken: set[str]) -> list[str]:
     """The imports that a class needs in its new file, for names that it uses from its old file."""
     node = home.graph.classes[name]
     used = names_in(node) - taken - set(dir(builtins))

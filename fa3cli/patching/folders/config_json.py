@@ -55,9 +55,7 @@ class Config:
                 hint="give the pipeline's folder, the one with model_index.json",
             )
         if not isinstance(found, str) or not found or len(found) > _LONGEST:
-            raise InvalidInputError(
-                f"{self.path}: model_type is {_brief(found)}, expected a name such as 'qwen2'"
-            )
+            raise InvalidInputError(f"{self.path}: model_type is {_brief(found)}, expected a name such as 'qwen2'")
         return found
 
     @property
@@ -67,9 +65,7 @@ class Config:
         if found is None or found == []:
             return None
         if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-            raise InvalidInputError(
-                f"{self.path}: architectures is {_brief(found)}, expected a list of class names"
-            )
+            raise InvalidInputError(f"{self.path}: architectures is {_brief(found)}, expected a list of class names")
         first: str = found[0]
         return first
 
@@ -105,9 +101,7 @@ def read_config(path: Path, text: str | None = None) -> Config:
             raise InvalidInputError(
                 f"{path} is a broken link to {path.readlink()}", hint="download the model again"
             ) from None
-        raise InvalidInputError(
-            f"{path} not found", hint="give the folder that holds the model's weights"
-        ) from None
+        raise InvalidInputError(f"{path} not found", hint="give the folder that holds the model's weights") from None
     except OSError as error:
         raise InvalidInputError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

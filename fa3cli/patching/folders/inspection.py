@@ -65,9 +65,7 @@ def look(form: Format, folder: Path) -> Disk:
         )
     refuse_links(folder, receipt.files)
     modules = {name: digest_of(folder / name) for name in receipt.modules}
-    changed = [
-        file.module for file in receipt.files if modules[file.module] not in (None, file.modeling.after)
-    ]
+    changed = [file.module for file in receipt.files if modules[file.module] not in (None, file.modeling.after)]
     if receipt.index and sha256(index.text.encode()) not in (receipt.index.before, receipt.index.after):
         changed.append(form.index)
     edited = " and ".join(changed) + " changed since fa3 wrote it" if changed else None

@@ -139,9 +139,7 @@ def read_receipt(folder: Path) -> Receipt | None:
         return None
     try:
         receipt = typed(data, Receipt, unknown=False)
-        if not receipt.files or (
-            receipt.library == "transformers" and not (receipt.index and len(receipt.files) == 1)
-        ):
+        if not receipt.files or (receipt.library == "transformers" and not (receipt.index and len(receipt.files) == 1)):
             raise ValueError(f"{len(receipt.files)} patched files, expected one for each model")
     except ValueError as error:
         raise _unreadable(folder, error) from None

@@ -55,9 +55,7 @@ class Pipeline:
     def warnings(self, index: Config) -> tuple[str, ...]:
         return ()
 
-    def origins(
-        self, folder: Path, index: Config, modeling: str | None, receipt: Receipt | None
-    ) -> list[Origin]:
+    def origins(self, folder: Path, index: Config, modeling: str | None, receipt: Receipt | None) -> list[Origin]:
         return origins(self.installed, folder, index, Path(modeling) if modeling else None)
 
     def build(self, folder: Path, origin: Origin, options: Options) -> Build:

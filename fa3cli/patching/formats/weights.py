@@ -77,9 +77,7 @@ class Weights:
             return ()
         return (f"config.json was written by transformers {written}, installed is {self.version}",)
 
-    def origins(
-        self, folder: Path, index: Config, modeling: str | None, receipt: Receipt | None
-    ) -> list[Origin]:
+    def origins(self, folder: Path, index: Config, modeling: str | None, receipt: Receipt | None) -> list[Origin]:
         """The modeling files to patch; `modeling` replaces the library's own.
 
         A file that was patched by hand is compared once, before fa3 patches the folder (there is no `receipt` yet).

@@ -174,9 +174,7 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
             cores = _cores(source, graph, name, functions)
             found_cores = [found_core for inner in cores.values() for found_core in inner]
             if kernel := unknown_kernel(node, found_cores, known):
-                raise source.refuse(
-                    kernel, f"{name} calls {callee(kernel)}, which may be attention fa3 doesn't know"
-                )
+                raise source.refuse(kernel, f"{name} calls {callee(kernel)}, which may be attention fa3 doesn't know")
             if not cores:
                 if _looks_like_attention(graph, node):
                     raise source.refuse(node, f"{name} computes attention in a way fa3 can't follow")
@@ -265,9 +263,7 @@ def _looks_like_attention(graph: ClassGraph, node: ast.ClassDef) -> bool:
         return False
     found: list[ast.ClassDef | ast.FunctionDef] = [node]
     todo = names_in(node)
-    while more := [
-        function for name, function in graph.functions.items() if name in todo and function not in found
-    ]:
+    while more := [function for name, function in graph.functions.items() if name in todo and function not in found]:
         found += more
         todo = set().union(*map(names_in, more))
     called = {callee(call).lower() for part in found for call in calls_in(part)}

@@ -73,9 +73,7 @@ def find_cores(function: ast.FunctionDef, refuse: Refuse) -> list[Core]:
         for call in calls_in(statement):
             core = _called_core(call, statement, dispatched)
             if core and id(call) in nested:
-                raise refuse(
-                    call, "attention is computed in a function within the function, or in a comprehension"
-                )
+                raise refuse(call, "attention is computed in a function within the function, or in a comprehension")
             cores += [core] if core else []
             if _is_softmax(call) and id(call) not in nested:
                 core = _product_core(function, statement, call, refuse)
@@ -116,18 +114,14 @@ def _called_core(call: ast.Call, statement: ast.stmt, dispatched: set[str]) -> C
     operands = {}
     for index, (role, keyword) in enumerate(zip("qkv", ("query", "key", "value"))):
         operand = (
-            positional[index]
-            if index < len(positional)
-            else keywords.get(keyword, keywords.get(f"{keyword}_states"))
+            positional[index] if index < len(positional) else keywords.get(keyword, keywords.get(f"{keyword}_states"))
         )
         if operand is None or isinstance(operand, ast.Starred):
             return None
         operands[role] = operand
     axes = npu_axes or ("BSHD" if name in _FLASH or by_lengths else _LAYOUT_TAKERS.get(name, "BHSD"))
     pass_layout = name in _LAYOUT_TAKERS or npu_axes is not None or by_lengths
-    return Core(
-        dict.fromkeys("qkv", statement), operands, dict.fromkeys("qkv", axes), name in _FLASH, pass_layout
-    )
+    return Core(dict.fromkeys("qkv", statement), operands, dict.fromkeys("qkv", axes), name in _FLASH, pass_layout)
 
 
 def _called(call: ast.Call) -> str:
@@ -140,9 +134,7 @@ def _is_softmax(call: ast.Call) -> bool:
     return callee(inner).lower() == "softmax" and not (inner is call and callee(call) == "Softmax")
 
 
-def _product_core(
-    function: ast.FunctionDef, statement: ast.stmt, softmax: ast.Call, refuse: Refuse
-) -> Core | None:
+def _product_core(function: ast.FunctionDef, statement: ast.stmt, softmax: ast.Call, refuse: Refuse) -> Core | None:
     """softmax(q k^T ...) v: the only product that the softmax depends on, and the first that depends on the softmax."""
     path = statements_on_path(function.body, statement)
     at, parent_of = path.index(statement), parents(function)
@@ -150,9 +142,7 @@ def _product_core(
     if not scores:
         return None  # another softmax, such as routing or gating
     if len(scores) > 1:
-        raise refuse(
-            scores[1][1].node, "several matrix products make up the attention scores (relative attention?)"
-        )
+        raise refuse(scores[1][1].node, "several matrix products make up the attention scores (relative attention?)")
     context = _product_after(path[at:], softmax, parent_of)
     if context is None:
         raise refuse(softmax, "found no matrix product of the attention weights with the values")

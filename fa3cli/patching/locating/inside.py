@@ -103,9 +103,7 @@ def _refuse_other_attention(
     """Refuse branches that read the states without a known core: they may compute attention unknown to fa3."""
     parent_of = parents(function)
     names = set().union(*map(names_in, inside)) - {"self"}
-    known = {
-        id(reached) for core in cores for reached in statements_on_path(function.body, core.statements["v"])
-    }
+    known = {id(reached) for core in cores for reached in statements_on_path(function.body, core.statements["v"])}
     for statement in simple_statements(function.body):
         if id(statement) in known or only_in_training(statement, parent_of):
             continue

@@ -12,9 +12,7 @@ __all__ = ["unknown_kernel"]
 
 _KERNEL = re.compile(r"attention|attn|flash|sdpa")
 # Functions for masks, predicates, and classes (their own forward is analysed).
-_NO_KERNEL = re.compile(
-    r"mask|processor|^_?(is|get|has|supports?|prepare|create|check|warn)_|^[A-Z]|class|norm|pad"
-)
+_NO_KERNEL = re.compile(r"mask|processor|^_?(is|get|has|supports?|prepare|create|check|warn)_|^[A-Z]|class|norm|pad")
 
 
 def unknown_kernel(node: ast.ClassDef, cores: list[Core], known: set[str]) -> ast.Call | None:
@@ -31,9 +29,7 @@ def unknown_kernel(node: ast.ClassDef, cores: list[Core], known: set[str]) -> as
         if name in known and not starred:
             continue
         looks = _KERNEL.search(name) and not _NO_KERNEL.search(name)
-        own = isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value).startswith(
-            ("self", "super")
-        )
+        own = isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value).startswith(("self", "super"))
         takes_three = starred or len(call.args) + len(call.keywords) >= 3
         if looks and not own and takes_three and not only_in_training(call, parent_of):
             return call

@@ -126,9 +126,7 @@ def _step_up(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> tuple[Tracks, 
                 is_core = True
                 view = view_of(core.operands[role], core.axes[role])
                 if view is None:
-                    raise walk.refuse(
-                        statement, f"{role} is an expression here: {ast.unparse(core.operands[role])}"
-                    )
+                    raise walk.refuse(statement, f"{role} is an expression here: {ast.unparse(core.operands[role])}")
                 _merge(walk, statement, moved, role, view)
     if is_core:
         return moved, bool(assigned(statement) & {view.name.id for view in tracks.values()})
@@ -149,9 +147,7 @@ def _step_over_assignment(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> t
     return moved, stopped
 
 
-def _step_over_branches(
-    walk: _Walk, statement: ast.stmt, inner: list[list[ast.stmt]], tracks: Tracks
-) -> Tracks:
+def _step_over_branches(walk: _Walk, statement: ast.stmt, inner: list[list[ast.stmt]], tracks: Tracks) -> Tracks:
     """The tracks above a compound statement: all its branches and the code below it must agree on the states."""
     if isinstance(statement, (ast.For, ast.While)):
         raise walk.refuse(statement, "attention is computed in a loop")
@@ -173,9 +169,7 @@ def _merge(walk: _Walk, statement: ast.stmt, tracks: Tracks, role: str, view: Vi
     """Record that `role` is `view` above a statement; refuse a view that contradicts the known one."""
     known = tracks.get(role)
     if known is not None and known.name.id != view.name.id:
-        raise walk.refuse(
-            statement, f"{role} is {known.name.id} for one attention call and {view.name.id} for another"
-        )
+        raise walk.refuse(statement, f"{role} is {known.name.id} for one attention call and {view.name.id} for another")
     if known is not None and known.axes and view.axes and known.axes != view.axes:
         raise walk.refuse(
             statement,
@@ -207,13 +201,9 @@ def _below_other_readers(walk: _Walk, stop: int) -> int:
         for name in used_names(walk.function.body[index], parent_of):
             if name.id in walk.names and id(name) not in walk.allowed:
                 if index >= first:
-                    raise walk.refuse(
-                        name, f"{name.id} is used outside attention, which would see it quantized"
-                    )
+                    raise walk.refuse(name, f"{name.id} is used outside attention, which would see it quantized")
                 if any(isinstance(node, ast.Return) for node in ast.walk(walk.function.body[index])):
-                    raise walk.refuse(
-                        name, f"{name.id} is used in a branch that returns without attention fa3 knows"
-                    )
+                    raise walk.refuse(name, f"{name.id} is used in a branch that returns without attention fa3 knows")
                 return index
     return stop
 

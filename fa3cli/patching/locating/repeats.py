@@ -81,9 +81,7 @@ def _may_pick_heads(index: ast.expr) -> bool:
 def _repeated_part(parts: ast.expr) -> ast.expr | None:
     """The expression that all elements of a list are: `[b] * 2`, `(b, b)`; None if they differ."""
     if isinstance(parts, ast.BinOp) and isinstance(parts.op, ast.Mult):
-        lists = [
-            operand for operand in (parts.left, parts.right) if isinstance(operand, (ast.List, ast.Tuple))
-        ]
+        lists = [operand for operand in (parts.left, parts.right) if isinstance(operand, (ast.List, ast.Tuple))]
         return lists[0].elts[0] if lists and len(lists[0].elts) == 1 else None
     if isinstance(parts, (ast.List, ast.Tuple)) and len(parts.elts) > 1:
         same = len({ast.unparse(part) for part in parts.elts}) == 1

@@ -83,9 +83,7 @@ def targets(statement: ast.stmt) -> list[ast.expr]:
     else:
         return []
     return [
-        part
-        for target in found
-        for part in (target.elts if isinstance(target, (ast.Tuple, ast.List)) else [target])
+        part for target in found for part in (target.elts if isinstance(target, (ast.Tuple, ast.List)) else [target])
     ]
 
 

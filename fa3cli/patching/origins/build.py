@@ -58,9 +58,7 @@ def build(installed: Installed, folder: Path, origin: Origin, options: Options) 
         _check_names(installed, parse(patched.text, source.name))
     warnings = tuple(f"{name} is not patched: not in this file" for name in elsewhere)
     if origin.instead_of:
-        warnings += (
-            f"{origin.instead_of} was patched by hand: it is kept, and auto_map names fa3's file instead",
-        )
+        warnings += (f"{origin.instead_of} was patched by hand: it is kept, and auto_map names fa3's file instead",)
     return Build(origin, source.text, replace(patched, warnings=patched.warnings + warnings))
 
 

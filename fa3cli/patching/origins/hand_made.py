@@ -41,9 +41,7 @@ def check_hand_made(hand: Source, installed: Source, package: str, config: Mappi
     if not names:
         raise ConflictError(f"{hand.name}:1: no class calls its fa_quantizer as the guide says", hint=_HINT)
     text, name = installed.text, installed.name
-    patched = patch_source(
-        text, name=name, package=package, attention=names, quantizer=quantizer, config=config
-    )
+    patched = patch_source(text, name=name, package=package, attention=names, quantizer=quantizer, config=config)
     own = parse(patched.text, name)
     _require_same_imports(hand, own, package)
     own_tree = own.tree
@@ -81,9 +79,7 @@ def _imports(source: Source, package: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            start = (
-                f"from {absolute_module(source, node, package)} " if isinstance(node, ast.ImportFrom) else ""
-            )
+            start = f"from {absolute_module(source, node, package)} " if isinstance(node, ast.ImportFrom) else ""
             for alias in node.names:
                 found.setdefault(f"{start}import {ast.unparse(alias)}", node.lineno)
     return found
@@ -142,9 +138,7 @@ def _canonical(block: list[Any]) -> list[Any]:
 def _is_import(node: ast.AST) -> bool:
     if isinstance(node, ast.Try):
         inner = [*node.body, *(part for handler in node.handlers for part in handler.body), *node.orelse]
-        return not node.finalbody and all(
-            isinstance(part, ast.Raise | ast.Pass) or _is_import(part) for part in inner
-        )
+        return not node.finalbody and all(isinstance(part, ast.Raise | ast.Pass) or _is_import(part) for part in inner)
     return isinstance(node, (ast.Import, ast.ImportFrom))
 
 

@@ -71,9 +71,7 @@ class Installed:
         # Some types use the class of another type: code_llama uses Llama's.
         paths = [path for path in sorted(self.folder.glob("models/*/modeling_*.py")) if _defines(path, name)]
         if len(paths) != 1:
-            raise UnsupportedError(
-                f"found no class {name} (model_type {model_type}) in transformers {self.version}"
-            )
+            raise UnsupportedError(f"found no class {name} (model_type {model_type}) in transformers {self.version}")
         return ModelingFile(paths[0], f"transformers.models.{paths[0].parent.name}", name)
 
     def _mapping(self, name: str) -> dict[str, str]:
@@ -96,9 +94,7 @@ def installed_transformers() -> Installed:
     """Find the package that `import transformers` would load; MissingCapabilityError if it is missing or too old."""
     spec = importlib.util.find_spec("transformers")
     if spec is None or not spec.origin:
-        raise MissingCapabilityError(
-            "transformers is not installed", hint=f"pip install 'transformers>={OLDEST}'"
-        )
+        raise MissingCapabilityError("transformers is not installed", hint=f"pip install 'transformers>={OLDEST}'")
     version = importlib.metadata.version("transformers")
     if _numbers(version) < _numbers(OLDEST):
         raise MissingCapabilityError(

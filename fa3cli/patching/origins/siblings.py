@@ -34,13 +34,10 @@ def check_siblings(source: Source, folder: Path) -> None:
             if node.level > 1 or "." in module:
                 raise file.refuse(
                     node,
-                    f"imports {'.' * node.level}{module}: transformers loads only files beside the "
-                    "modeling file",
+                    f"imports {'.' * node.level}{module}: transformers loads only files beside the modeling file",
                 )
             if path == Path(source.name):
-                raise file.refuse(
-                    node, f"imports {path.name} itself: that would load the unpatched classes too"
-                )
+                raise file.refuse(node, f"imports {path.name} itself: that would load the unpatched classes too")
             if not path.is_file():
                 raise InvalidInputError(
                     f"{file.name}:{node.lineno}: imports .{module}, but {path} does not exist",
@@ -51,9 +48,7 @@ def check_siblings(source: Source, folder: Path) -> None:
                 todo.append(_parse(path))
 
 
-def attention_elsewhere(
-    installed: Installed, source: Source, folder: Path, class_name: str | None
-) -> list[str]:
+def attention_elsewhere(installed: Installed, source: Source, folder: Path, class_name: str | None) -> list[str]:
     """The attention classes outside of this file that a class's language model is built of, with file:line.
 
     Files of the folder are read; classes of transformers are recognised by their names.
@@ -66,9 +61,7 @@ def attention_elsewhere(
         if file is not source:
             classes = classes_of(file, graph_of(file))
             found += [
-                f"{attention.name} ({file.name}:{attention.line})"
-                for attention in classes
-                if attention.name in used
+                f"{attention.name} ({file.name}:{attention.line})" for attention in classes if attention.name in used
             ]
         borrowed = _used_from_transformers(installed, file, used)
         found += [f"{part} of transformers ({file.name}:{line})" for part, line in borrowed]
@@ -92,9 +85,7 @@ def _used(source: Source, graph: ClassGraph, name: str | None) -> set[str]:
     return language_model(source, graph, name)
 
 
-def _used_from_transformers(
-    installed: Installed, source: Source, used: set[str]
-) -> Iterator[tuple[str, int]]:
+def _used_from_transformers(installed: Installed, source: Source, used: set[str]) -> Iterator[tuple[str, int]]:
     """Layers and language models of transformers that a file uses, with the line of their import."""
     models = {name.replace("ForCausalLM", "Model") for name in installed.causal_lms.values()}
     for node in ast.walk(source.tree):

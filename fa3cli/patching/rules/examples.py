@@ -34,9 +34,7 @@ def check_examples(rule: Rule) -> None:
     try:
         nodes = [node for example in rule.example for node in bounded_tree(example.before).body]
     except ValueError as error:
-        raise InvalidInputError(
-            f"{rule.file}: an example has code that fa3 cannot analyse: {error}"
-        ) from None
+        raise InvalidInputError(f"{rule.file}: an example has code that fa3 cannot analyse: {error}") from None
     if not any(isinstance(node, ast.ClassDef) and rule.matches(node) for node in nodes):
         raise InvalidInputError(f"{rule.file}: no example has a class that the rule matches")
 
@@ -45,9 +43,7 @@ def _example_problem(rule: Rule, example: Example, name: str) -> str | None:
     """Describe how the result of an example differs from the expected one; None if it does not."""
     before = example.before.rstrip() + "\n"
     try:
-        patched = patch_source(
-            f"{before}{_END}import torch\n", name=name, rules=Rules((rule,)), config=example.config
-        )
+        patched = patch_source(f"{before}{_END}import torch\n", name=name, rules=Rules((rule,)), config=example.config)
     except UnsupportedError as error:
         if example.refused is None:
             return f"was refused: {error}"
@@ -60,6 +56,4 @@ def _example_problem(rule: Rule, example: Example, name: str) -> str | None:
     found, expected = (text.strip("\n").split("\n") for text in (inside, example.after))
     if found == [line.rstrip() for line in expected]:
         return None
-    return "has another result\n" + "\n".join(
-        difflib.unified_diff(expected, found, "expected", "found", lineterm="")
-    )
+    return "has another result\n" + "\n".join(difflib.unified_diff(expected, found, "expected", "found", lineterm=""))

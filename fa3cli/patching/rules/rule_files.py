@@ -49,9 +49,7 @@ def read_rule(path: Path) -> Rule:
     """Read one rule file; raises InvalidInputError if it is not valid."""
     try:
         data = read_bytes(path)
-        return _checked(
-            typed(_table(data) | {"file": str(path), "digest": sha256(data)}, Rule, unknown=False)
-        )
+        return _checked(typed(_table(data) | {"file": str(path), "digest": sha256(data)}, Rule, unknown=False))
     except OSError as error:
         raise InvalidInputError(f"{path}: {error.strerror}", hint=_HINT) from None
     except ValueError as error:
@@ -75,9 +73,7 @@ def _checked(rule: Rule) -> Rule:
     said += ["attach/site"] if rule.attach or rule.site else []
     if len(said) != 1:
         found = " and ".join(said) or "none of them"
-        raise ValueError(
-            f"must have exactly one of refuse, idle, and attach or site (or both); found {found}"
-        )
+        raise ValueError(f"must have exactly one of refuse, idle, and attach or site (or both); found {found}")
     if not rule.match or not all(rule.match):
         raise ValueError("match must name a class, found none")
     if rule.unless and not rule.refuse:

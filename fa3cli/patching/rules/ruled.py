@@ -32,9 +32,7 @@ def apply_rules(
 
     `config` is the data of config.json, with which some refusals do not apply.
     """
-    changed = {
-        name: _apply_rule(source, graph, name, rule, found.get(name), config) for name, rule in rules.items()
-    }
+    changed = {name: _apply_rule(source, graph, name, rule, found.get(name), config) for name, rule in rules.items()}
     both = {**found, **{name: ruled for name, ruled in changed.items() if ruled is not None}}
     return {name: both[name] for name in graph.classes if name in both}
 
@@ -61,9 +59,7 @@ def _apply_rule(
     given = [key for key in rule.absent if config.get(key) is not None]
     try:
         if given:
-            raise source.refuse(
-                node, f"{rule.file}: {name} can only be patched where config.json has no {given[0]}"
-            )
+            raise source.refuse(node, f"{rule.file}: {name} can only be patched where config.json has no {given[0]}")
         site = _site(source, graph, name, rule, rule.site)
     except UnsupportedError as error:
         return AttentionClass(name, node.lineno, problem=str(error), rule=file), None
@@ -80,9 +76,7 @@ def _site(source: Source, graph: ClassGraph, name: str, rule: Rule, place: Place
         return site
     method = graph.method(name, place.method, inherited=False)
     if method is None:
-        raise source.refuse(
-            graph.classes[name], f"{rule.file}: {name} has no method {place.method} of its own"
-        )
+        raise source.refuse(graph.classes[name], f"{rule.file}: {name} has no method {place.method} of its own")
     function = method[1]
     if place.after is not None:
         after = _only_match(source, function, statements(function), place.after, rule)
@@ -97,9 +91,7 @@ def _site(source: Source, graph: ClassGraph, name: str, rule: Rule, place: Place
     return Site(inside=tuple(zip(ROLES, around)))
 
 
-def _only_match(
-    source: Source, function: ast.FunctionDef, nodes: Iterable[Node], text: str, rule: Rule
-) -> Node:
+def _only_match(source: Source, function: ast.FunctionDef, nodes: Iterable[Node], text: str, rule: Rule) -> Node:
     found = [node for node in nodes if ast.unparse(node) == text]
     if len(found) != 1:
         first, _, more = text.partition("\n")

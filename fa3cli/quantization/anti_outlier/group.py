@@ -48,9 +48,7 @@ class GroupData:
 
     def outputs(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return a linear's outputs: `[tokens, in] -> [tokens, out]`."""
-        parts = [
-            linear(values, block, None if bias is None else bias[rows]) for rows, block in self.blocks(weight)
-        ]
+        parts = [linear(values, block, None if bias is None else bias[rows]) for rows, block in self.blocks(weight)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 

@@ -50,7 +50,5 @@ METHODS = {
     "m3": Method(_NORMS, searched_scale, all_samples=False, keep=1),
     "m4": Method(_NORMS + _LINEARS, migrated_scale),
     "m5": Method(_NORMS, outlier_scale),
-    "m6": Method(
-        _NORMS + _LINEARS, flexible_scale, keep=_EVERY, copies=3, multiplies_all=True, wraps_norms=False
-    ),
+    "m6": Method(_NORMS + _LINEARS, flexible_scale, keep=_EVERY, copies=3, multiplies_all=True, wraps_norms=False),
 }

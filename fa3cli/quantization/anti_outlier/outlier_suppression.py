@@ -31,8 +31,7 @@ def suppressed_scale(group: GroupData) -> Tensor:
     exact = _output(group, values, biases)
     # The biases compensate the shift of the inputs: W x + b = W (x - shift) + (W shift + b).
     compensation = [
-        torch.cat([linear(spread.shift, block) for _, block in group.blocks(weight)])
-        for weight in group.weights
+        torch.cat([linear(spread.shift, block) for _, block in group.blocks(weight)]) for weight in group.weights
     ]
     shifted_biases = [added if bias is None else bias + added for bias, added in zip(biases, compensation)]
     best, least = torch.ones_like(spread.shift), None
@@ -82,9 +81,7 @@ def _candidates(spread: _Spread, weights: Tensor) -> Iterator[Tensor]:
         yield torch.where(ratio > 1, (ratio * threshold).pow(0.5) / weights.pow(0.5), one)
 
 
-def _output(
-    group: GroupData, values: Tensor, biases: Sequence[Tensor | None], scale: Tensor | None = None
-) -> Tensor:
+def _output(group: GroupData, values: Tensor, biases: Sequence[Tensor | None], scale: Tensor | None = None) -> Tensor:
     """Return the compared output: attention without mask and rope for three linears, else the first linear's output.
 
     The weights are multiplied by `scale [in]`. q is split into heads as wide as all of k, and all of them use k: the
@@ -93,9 +90,7 @@ def _output(
     outputs = [
         torch.cat(
             [
-                linear(
-                    values, block if scale is None else block * scale, None if bias is None else bias[rows]
-                )
+                linear(values, block if scale is None else block * scale, None if bias is None else bias[rows])
                 for rows, block in group.blocks(weight)
             ],
             dim=1,

@@ -26,9 +26,7 @@ class CalibrationStream(Stream):
         model, settings, ranks = job.model, job.settings, visit.ranks
         fallen = visit.findings.float_linears(job)
         linears = {name: linear for name, linear in self.linears(part).items() if name not in fallen}
-        attentions = {
-            name: module for name, module in model.attentions(part).items() if name in job.attentions
-        }
+        attentions = {name: module for name, module in model.attentions(part).items() if name in job.attentions}
         observers = input_observers(settings, list(linears), visit.findings.range_params)
         # The first sample, on which the error is measured, belongs to the leading rank.
         call = RecordedCall(model.layers[part]) if part in model.layers and ranks.leads else None

@@ -29,9 +29,7 @@ class SmoothingStream(Stream):
             structure = tuple((name, type(module)) for name, module in modules)
             # One check per structure: it costs a forward, and layers of the same modules pass or fail alike.
             new = structure not in visit.findings.structures
-            scales[part] = find_smoothing(
-                job.model, part, job.settings, visit.advance, visit.ranks, checked=new
-            )
+            scales[part] = find_smoothing(job.model, part, job.settings, visit.advance, visit.ranks, checked=new)
             visit.findings.structures.add(structure)
         # find_all_smoothing smooths a resident model, after all visits.
         if part in scales and not job.model.resident:

@@ -76,12 +76,8 @@ def test_what_the_code_imports_is_needed_too(found_by: Callable) -> None:
     def mutation(export: Export) -> None:
         own_code_missing(export)
         export.save()
-        (export.folder / "configuration_own.py").write_text(
-            "from .helpers_own import x\nfrom . import other\n"
-        )
-        (export.folder / "helpers_own.py").write_text(
-            "from .configuration_own import y\nfrom .gone import z\n"
-        )
+        (export.folder / "configuration_own.py").write_text("from .helpers_own import x\nfrom . import other\n")
+        (export.folder / "helpers_own.py").write_text("from .configuration_own import y\nfrom .gone import z\n")
 
     [finding] = found_by("remote-code", mutation)
     assert finding.subject == "gone.py" and "helpers_own.py imports it" in finding.message

@@ -103,9 +103,9 @@ def test_a_biased_linear_keeps_its_bias_float(export: Export) -> None:
     assert verify_export(export.folder).ok
     export.description[f"{Q}.bias"] = "W8A8"
     export.save()
-    assert [
-        finding.check for finding in verify_export(export.folder).findings if finding.severity == "error"
-    ] == ["values"]
+    assert [finding.check for finding in verify_export(export.folder).findings if finding.severity == "error"] == [
+        "values"
+    ]
 
 
 def test_without_fa3_there_is_no_fa_quant_type(export: Export) -> None:

@@ -21,9 +21,7 @@ def test_a_half_float_group_is_warned_of(found_by: Callable) -> None:
 
 
 def test_gate_and_up_are_a_group(found_by: Callable) -> None:
-    found_by(
-        "fused-groups", edited(lambda export: make_float(export, "model.layers.0.mlp.up_proj")), "warning"
-    )
+    found_by("fused-groups", edited(lambda export: make_float(export, "model.layers.0.mlp.up_proj")), "warning")
 
 
 def test_a_layer_without_fa3_is_warned_of(found_by: Callable) -> None:

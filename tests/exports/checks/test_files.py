@@ -69,9 +69,7 @@ def index_lists_too_little(export: Export) -> None:
 def index_in_the_wrong_shard(export: Export) -> None:
     edit_index(
         export,
-        lambda weight_map: weight_map.update(
-            {NAME: next(iter(set(weight_map.values()) - {weight_map[NAME]}))}
-        ),
+        lambda weight_map: weight_map.update({NAME: next(iter(set(weight_map.values()) - {weight_map[NAME]}))}),
     )
 
 

@@ -29,9 +29,7 @@ def high_bits_set(export: Export) -> None:
 
 
 def another_modules_deq_scale(export: Export) -> None:
-    export.tensors[f"{Q}.deq_scale"] = export.tensors[
-        f"{Q.replace('layers.0', 'layers.1')}.deq_scale"
-    ].clone()
+    export.tensors[f"{Q}.deq_scale"] = export.tensors[f"{Q.replace('layers.0', 'layers.1')}.deq_scale"].clone()
 
 
 @pytest.mark.parametrize(
@@ -85,14 +83,10 @@ def test_both_ways_to_multiply_are_right(tmp_path_factory, dtype, product_in_flo
     generator = torch.Generator().manual_seed(seed)
     weight_scale = torch.empty(32, 1).log_normal_(-6, 1, generator=generator).clamp(min=2**-13).to(dtype)
     input_scale = torch.empty(1).log_normal_(-3, 1, generator=generator).to(dtype)
-    factors = (
-        (input_scale.float(), weight_scale.float()) if product_in_float32 else (input_scale, weight_scale)
-    )
+    factors = (input_scale.float(), weight_scale.float()) if product_in_float32 else (input_scale, weight_scale)
     deq_scale = (factors[0] * factors[1])[:, 0].float()
     export.tensors[f"{Q}.weight_scale"], export.tensors[f"{Q}.input_scale"] = weight_scale, input_scale
-    export.tensors[f"{Q}.deq_scale"] = (
-        deq_scale if dtype == torch.bfloat16 else deq_scale.view(torch.int32).long()
-    )
+    export.tensors[f"{Q}.deq_scale"] = deq_scale if dtype == torch.bfloat16 else deq_scale.view(torch.int32).long()
     export.tensors[f"{Q}.quant_bias"] = export.tensors[f"{Q}.weight"].sum(1, dtype=torch.int32) * 3
     export.save()
     assert verify_export(export.folder).ok

@@ -47,9 +47,7 @@ def test_what_names_no_file_beside_is_found_and_not_opened(
     reference: object, document: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(
-        "fa3cli.exports.checks.remote_code.read_bytes", lambda path: opened.append(path) or b""
-    )
+    monkeypatch.setattr("fa3cli.exports.checks.remote_code.read_bytes", lambda path: opened.append(path) or b"")
     [finding] = found(folder, {"AutoModel": reference}, document)
     assert (finding.subject, finding.severity) == (document, "error") and opened == []
 
@@ -93,9 +91,7 @@ def test_code_that_is_no_file_is_found_at_once(folder: Path) -> None:
         assert finding.subject == f"{name}.py" and "cannot be read" in finding.message
 
 
-@pytest.mark.parametrize(
-    "source", ["-" * 10**6 + "1", "(" * 10**5, "a" + "+a" * 10**6, "a\0b", "a = ", "\xff"]
-)
+@pytest.mark.parametrize("source", ["-" * 10**6 + "1", "(" * 10**5, "a" + "+a" * 10**6, "a\0b", "a = ", "\xff"])
 def test_code_that_cannot_be_parsed_imports_nothing(source: str, folder: Path) -> None:
     (folder / "beside.py").write_bytes(source.encode("latin-1"))
     assert found(folder, {"AutoModel": "beside.Model"}) == []

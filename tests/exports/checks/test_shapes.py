@@ -17,9 +17,7 @@ def cast(name: str, dtype: torch.dtype) -> Callable[[Export], None]:
 
 
 def reshape(name: str, *shape: int) -> Callable[[Export], None]:
-    return edited(
-        lambda export: export.tensors.update({name: export.tensors[name].reshape(shape).contiguous()})
-    )
+    return edited(lambda export: export.tensors.update({name: export.tensors[name].reshape(shape).contiguous()}))
 
 
 def halve(name: str) -> Callable[[Export], None]:
@@ -108,9 +106,7 @@ def test_text_config_holds_the_sizes_of_a_composite_model(export: Export) -> Non
     text = {**export.config, "vocab_size": 100}
     export.config = {"text_config": text, "torch_dtype": "float32", "hidden_size": 7}
     export.save()
-    subjects = {
-        finding.subject for finding in verify_export(export.folder).findings if finding.severity == "error"
-    }
+    subjects = {finding.subject for finding in verify_export(export.folder).findings if finding.severity == "error"}
     assert subjects == {"model.embed_tokens.weight", "lm_head.weight"}
 
 

@@ -53,9 +53,7 @@ def test_vllm_computes_with_the_same_linear(low: float, high: float, dtype: torc
     rounded, scale = stored["input_scale"].float(), tensors["input_scale"].float()
     assert stored["input_scale"].dtype == dtype and torch.allclose(rounded, scale, rtol=2**-15)
     levels = torch.arange(-128, 128)
-    assert torch.equal(
-        (levels * rounded).double(), levels * rounded.double()
-    )  # exact, as vLLM's kernel needs
+    assert torch.equal((levels * rounded).double(), levels * rounded.double())  # exact, as vLLM's kernel needs
     zero_point = stored["input_zero_point"]
     assert zero_point.dtype == torch.int8 and zero_point.shape == (1,)
     assert torch.equal(zero_point.to(dtype), tensors["input_offset"])

@@ -25,9 +25,7 @@ def python(version: str | None) -> Path | None:
     return path if path.exists() else None
 
 
-def cases(
-    names: Iterable[str], since: Mapping[str, str], sample: Collection[tuple[str | None, str]]
-) -> list[Any]:
+def cases(names: Iterable[str], since: Mapping[str, str], sample: Collection[tuple[str | None, str]]) -> list[Any]:
     """Parameters: each name under the installed diffusers (None) and under the older versions that have it.
 
     The sample's are in the default suite and in `versions`; the rest of the installed one's in `versions`, and of the

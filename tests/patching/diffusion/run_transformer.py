@@ -39,9 +39,7 @@ class ScaledAttention(TorchFunctionMode):
     def _move(self, by: int) -> None:
         self.running += by
 
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = dict(kwargs or {})
         if getattr(function, "__name__", "") == "scaled_dot_product_attention" and self.running:
             args = list(args)
@@ -71,9 +69,7 @@ def run(class_name: str, folder: Path) -> dict[str, Any]:
     with ScaledAttention(native):
         powers = _forward(native, inputs)
     expected = sorted(
-        name
-        for name, module in native.named_modules()
-        if name.startswith(_QUANTIZED) and hasattr(module, "processor")
+        name for name, module in native.named_modules() if name.startswith(_QUANTIZED) and hasattr(module, "processor")
     )
     before = _files(folder)
     result = patching.patch(folder)
@@ -120,9 +116,7 @@ def _load(folder: Path, class_name: str) -> nn.Module:
     import diffusers
 
     name, others = PIPELINES.get(class_name, ("FluxPipeline", ()))
-    pipeline = getattr(diffusers, name).from_pretrained(
-        folder, trust_remote_code=True, **dict.fromkeys(others)
-    )
+    pipeline = getattr(diffusers, name).from_pretrained(folder, trust_remote_code=True, **dict.fromkeys(others))
     return pipeline.transformer.eval()
 
 

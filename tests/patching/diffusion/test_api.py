@@ -75,9 +75,7 @@ def test_a_class_of_another_file_is_listed_with_its_place_there(flux, library) -
 def test_the_new_shape(tmp_path, library) -> None:
     folder = samples.pipeline(tmp_path / "new", transformer="NewTransformer2DModel")
     result = patch(folder)
-    assert result.warnings == (
-        "FluxIPAdapterAttnProcessor is left alone: the model makes no use of it by itself",
-    )
+    assert result.warnings == ("FluxIPAdapterAttnProcessor is left alone: the model makes no use of it by itself",)
     (text,) = modules(folder).values()
     assert 'num_key_value_heads=self.heads), logger, layout="BSHD")' in text
     # On an NPU the module is made with a name of another file, which would bring back the class that isn't patched.
@@ -98,8 +96,7 @@ def test_what_npus_need_is_imported_where_it_is(flux) -> None:
     (text,) = modules(flux).values()
     assert "from diffusers.models.attention_processor import math\n" in text
     assert (
-        "try:\n    from diffusers.models.attention_processor import torch_npu\nexcept ImportError:\n    pass\n"
-        in text
+        "try:\n    from diffusers.models.attention_processor import torch_npu\nexcept ImportError:\n    pass\n" in text
     )
 
 
@@ -142,9 +139,7 @@ def test_code_that_came_with_the_pipeline_is_refused(flux) -> None:
     index = flux / "model_index.json"
     index.write_bytes(index.read_bytes().replace(b'"diffusers",\r\n    "Flux', b'"own",\r\n    "Flux'))
     (flux / "transformer" / "own.py").write_text("import torch\n")
-    with pytest.raises(
-        UnsupportedError, match="transformer is loaded from own.py, its own code in the folder"
-    ):
+    with pytest.raises(UnsupportedError, match="transformer is loaded from own.py, its own code in the folder"):
         patch(flux)
     (flux / "transformer" / "own.py").write_text("self.fa_quantizer = None\n")
     with pytest.raises(ConflictError, match="already has a fa_quantizer"):

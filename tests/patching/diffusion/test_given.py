@@ -46,9 +46,7 @@ def test_tencents_blocks(tmp_path, library) -> None:
     assert double.index("v = torch.cat") < double.index("quant(q,") < double.index("if not self.hybrid")
     single = text[text.index("class MMSingle") :]
     assert (
-        single.index("q = torch.cat")
-        < single.index("\n        q = self.fa_quantizer")
-        < single.index("if not self.h")
+        single.index("q = torch.cat") < single.index("\n        q = self.fa_quantizer") < single.index("if not self.h")
     )
     assert patch(folder, modeling=modeling).state == "already-patched"
     assert not status(folder).reproducible and "not from the installed diffusers" in status(folder).reason
@@ -68,9 +66,7 @@ def test_mindies_processors_with_both_ways_through(flux, tmp_path, library) -> N
     assert "num_key_value_heads=self.inner_kv_dim * self.heads // self.inner_dim), logger, layout=" in text
     assert "from FLUX1dev.utils import get_world_size" in text
     parallel = text[text.index("def forward_parallel") :]
-    assert (
-        parallel.index("value = value.view") < parallel.index("quant(query") < parallel.index("attn.apply_fa")
-    )
+    assert parallel.index("value = value.view") < parallel.index("quant(query") < parallel.index("attn.apply_fa")
     undo(flux)
     assert snapshot(flux) == before
 
@@ -79,9 +75,7 @@ def test_a_file_out_of_its_package_is_refused(tmp_path, library) -> None:
     modeling = tmp_path / "models.py"
     modeling.write_text(samples.TENCENT.lstrip("\n"))
     (tmp_path / "weights").mkdir()
-    with pytest.raises(
-        UnsupportedError, match=r"models.py:5: imports files beside it, but .* is not a package"
-    ):
+    with pytest.raises(UnsupportedError, match=r"models.py:5: imports files beside it, but .* is not a package"):
         patch(tmp_path / "weights", modeling=modeling)
 
 

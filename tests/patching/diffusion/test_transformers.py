@@ -44,9 +44,7 @@ def check(found: dict[str, Any], class_name: str, version: str | None) -> None:
     assert version in (None, found["diffusers"])
     assert found["class"] == f"diffusers_modules.{class_name}"
     wrong = [
-        name
-        for name in ("modules", "plain", "powers", "once", "keys", "undone", "reproducible")
-        if not found[name]
+        name for name in ("modules", "plain", "powers", "once", "keys", "undone", "reproducible") if not found[name]
     ]
     assert not wrong
     assert found["again"] == "already-patched"

@@ -100,9 +100,7 @@ PIPELINES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def _flux_inputs() -> dict[str, Any]:
-    image_ids = torch.stack(
-        torch.meshgrid(torch.zeros(1), torch.arange(4.0), torch.arange(5.0), indexing="ij"), -1
-    )
+    image_ids = torch.stack(torch.meshgrid(torch.zeros(1), torch.arange(4.0), torch.arange(5.0), indexing="ij"), -1)
     return {
         "hidden_states": torch.randn(2, 20, 4),
         "encoder_hidden_states": torch.randn(2, 7, 32),

@@ -73,9 +73,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     if request.param == "pipeline":
         request.getfixturevalue("library")
         (tmp_path / "base").mkdir()
-        return samples.pipeline(
-            tmp_path / "base" / "flux", vae="AutoencoderKL", transformer="FluxTransformer2DModel"
-        )
+        return samples.pipeline(tmp_path / "base" / "flux", vae="AutoencoderKL", transformer="FluxTransformer2DModel")
     weights = request.getfixturevalue("weights")
     target = tmp_path / "base" / "weights"
     target.parent.mkdir()

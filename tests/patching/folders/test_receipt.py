@@ -17,9 +17,7 @@ OPTIONS = Options(("A",), "/given.py", rules="/rules")
 FILE = FileChange(None, "modeling_qwen2_fa3.py", "/s.py", CHANGE)
 SAMPLE = Receipt("0.1", 1, "transformers", "4.43.1", OPTIONS, (FILE,), CHANGE, None, {"a.toml": "12"})
 PART = replace(FILE, component="a b", module="a b/transformer_x_fa3_0123456789ab.py")
-PIPELINE = replace(
-    SAMPLE, library="diffusers", files=(PART, replace(PART, component=None, module=PART.module[4:]))
-)
+PIPELINE = replace(SAMPLE, library="diffusers", files=(PART, replace(PART, component=None, module=PART.module[4:])))
 
 
 def former(receipt: Receipt) -> dict[str, Any]:

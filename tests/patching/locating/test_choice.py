@@ -44,17 +44,13 @@ def test_a_flash_sibling_that_cannot_be_patched_is_left_out_with_a_warning_unles
 
 
 MODEL = "class Model(PreTrainedModel):\n    def __init__(self, config):\n        self.inner = {}\n    def forward(self): ...\n"
-OTHER = modeling(CACHE + "return eager_attention_forward(self, a, b, c)").replace(
-    "class Attention", "class Other"
-)
+OTHER = modeling(CACHE + "return eager_attention_forward(self, a, b, c)").replace("class Attention", "class Other")
 BROKEN = OTHER.replace("class Other", "class Broken").replace("self, a, b, c)", "self, a, b, b)")
 
 
 def patched_of(inner: str, *asked: str) -> list[str]:
     text = marked(INTERFACE)[0] + OTHER + BROKEN + MODEL.format(f"({inner})")
-    return [
-        attention.name for attention in patch_source(text, architecture="Model", attention=asked).attention
-    ]
+    return [attention.name for attention in patch_source(text, architecture="Model", attention=asked).attention]
 
 
 def test_every_kind_of_attention_a_model_is_built_of_is_patched() -> None:
@@ -73,9 +69,7 @@ def test_what_sees_and_hears_is_left_alone_unless_asked_for() -> None:
 
 def test_parts_with_a_model_type_of_their_own_must_be_built_by_the_file() -> None:
     text = marked(INTERFACE)[0] + MODEL.format("Attention(config.eye_config)")
-    patch_source(
-        text, architecture="Model", config={"eye_config": {"model_type": "eye"}, "rope": {"base": 1}}
-    )
+    patch_source(text, architecture="Model", config={"eye_config": {"model_type": "eye"}, "rope": {"base": 1}})
     patch_source(text, architecture="Model", config={"vision_config": {"model_type": "eye"}})
     with pytest.raises(UnsupportedError, match=r"composite model, and Model doesn't build its ear"):
         patch_source(text, architecture="Model", config={"ear": {"model_type": "ear"}})
@@ -91,9 +85,7 @@ def test_parts_with_a_model_type_of_their_own_must_be_built_by_the_file() -> Non
         ("None", ["Attention"], "no attention class Attention", "none"),
     ],
 )
-def test_a_choice_that_is_not_clear_is_refused(
-    inner: str, asked: list[str], message: str, hint: str | None
-) -> None:
+def test_a_choice_that_is_not_clear_is_refused(inner: str, asked: list[str], message: str, hint: str | None) -> None:
     text = marked(INTERFACE)[0] + OTHER + BROKEN + MODEL.format(f"({inner})")
     with pytest.raises(UnsupportedError, match=message) as caught:
         patch_source(text, architecture="Model", attention=asked)

@@ -29,9 +29,7 @@ def test_the_operands_are_the_states(body: str) -> None:
     assert cores(body) == [{"q": "a", "k": "b", "v": "c"}]
 
 
-@pytest.mark.parametrize(
-    "body", ["return F.softmax(self.gate(x), -1) @ y", "f = eager_attention_forward\nreturn f"]
-)
+@pytest.mark.parametrize("body", ["return F.softmax(self.gate(x), -1) @ y", "f = eager_attention_forward\nreturn f"])
 def test_no_attention_no_core(body: str) -> None:
     assert cores(body) == []
 

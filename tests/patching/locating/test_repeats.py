@@ -84,9 +84,7 @@ def test_what_may_repeat_heads_unseen_is_refused(line: str) -> None:
         patch_source(attention(line), architecture="Attention", name="m.py")
 
 
-@pytest.mark.parametrize(
-    "line", ["b = turn(b, self.angle)", "b = self.k_norm(b)", "b = b[:, :, -self.window :]"]
-)
+@pytest.mark.parametrize("line", ["b = turn(b, self.angle)", "b = self.k_norm(b)", "b = b[:, :, -self.window :]"])
 def test_other_changes_below_the_cache_are_no_repetition(line: str) -> None:
     text = attention(line)
     (found,) = patch_source(text, architecture="Attention").attention

@@ -23,9 +23,7 @@ from fa3cli.patching.locating.views import view_of
         ("x.transpose(dim, 2)", "BHSD", None, False),
     ],
 )
-def test_views_lead_to_the_tensor_and_its_axes(
-    expression: str, axes: str, above: str, expanded: bool
-) -> None:
+def test_views_lead_to_the_tensor_and_its_axes(expression: str, axes: str, above: str, expanded: bool) -> None:
     view = view_of(ast.parse(expression, mode="eval").body, axes)
     assert (view.name.id, view.axes, view.expanded) == ("x", above, expanded)
 

@@ -30,9 +30,7 @@ def _measured(version: str, asked: list[str], results: Path, known: Version) -> 
     """The results of a version, with all types and files measured again, or only the requested types."""
     types = causal_types(version)
     if asked:
-        found = measure(
-            version, [model_type for model_type in asked if model_type in types], results / version
-        )
+        found = measure(version, [model_type for model_type in asked if model_type in types], results / version)
         return replace(known, types={**known.types, **found})
     return Version(measure(version, types, results / version), check_files(modeling_files(version)))
 
@@ -40,9 +38,7 @@ def _measured(version: str, asked: list[str], results: Path, known: Version) -> 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.patching.matrix", description=__doc__)
     add = parser.add_argument
-    add(
-        "--versions", nargs="*", metavar="VERSION", help="of transformers, each with an environment in .venvs"
-    )
+    add("--versions", nargs="*", metavar="VERSION", help="of transformers, each with an environment in .venvs")
     add("--types", nargs="*", metavar="TYPE", help="model types; what the table says of others stays")
     add("--results", type=Path, default=ROOT / "build" / "matrix", help="where runs leave everything")
     add("--table", type=Path, default=ROOT / "docs" / "supported-models.md")

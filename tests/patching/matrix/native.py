@@ -108,11 +108,7 @@ def _doubts(cores: Cores, plain: dict[str, Answer], scaled: dict[str, Answer]) -
 def _check_buffers(made: nn.Module, loaded: nn.Module) -> None:
     """Some versions load some models with buffers that nobody fills, and random answers."""
     expected = dict(made.named_buffers())
-    lost = [
-        name
-        for name, buffer in loaded.named_buffers()
-        if not torch.equal(buffer.float(), expected[name].float())
-    ]
+    lost = [name for name, buffer in loaded.named_buffers() if not torch.equal(buffer.float(), expected[name].float())]
     if lost:
         raise ValueError(f"from_pretrained leaves buffers as they come: {', '.join(lost)}")
 

@@ -72,10 +72,7 @@ def write(path: Path, versions: dict[str, Version]) -> None:
     """Write the outcomes, one line per type, versions and types in order."""
     parts = []
     for version, measured in sorted(versions.items(), key=lambda item: _number(item[0])):
-        lines = [
-            f"   {json.dumps(name)}: {json.dumps(_told(measured.types[name]))}"
-            for name in sorted(measured.types)
-        ]
+        lines = [f"   {json.dumps(name)}: {json.dumps(_told(measured.types[name]))}" for name in sorted(measured.types)]
         types = ",\n".join(lines)
         parts.append(
             f' "{version}": {{\n  "files": {json.dumps(measured.files and asdict(measured.files))},\n  "types": {{\n{types}\n  }}\n }}'

@@ -99,9 +99,7 @@ def recipe(model_type: str) -> str:
     """What a tiny model of this type depends on: this file but for the special sizes of others."""
     base = model_type.split("+")[0]
     special = {name: sizes for name, sizes in SPECIAL.items() if name.startswith(base)}
-    return repr(
-        (SMALL, VARIANTS.get(model_type), special, [inspect.getsource(part) for part in (make, _small)])
-    )
+    return repr((SMALL, VARIANTS.get(model_type), special, [inspect.getsource(part) for part in (make, _small)]))
 
 
 def make(model_type: str, folder: Path) -> torch.nn.Module:

@@ -22,9 +22,7 @@ class Watch:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.modules = {
-            name: module for name, module in model.named_modules() if hasattr(module, "fa_quantizer")
-        }
+        self.modules = {name: module for name, module in model.named_modules() if hasattr(module, "fa_quantizer")}
         self.states: Counter = Counter()
         self.calls: Counter = Counter()
         self.forwards: Counter = Counter()

@@ -71,9 +71,7 @@ def test_the_guides_lines_are_right(model_type: str) -> None:
 @pytest.mark.skipif(not OLD, reason="transformers 4.43.1 is not set up (make environments)")
 @pytest.mark.parametrize("model_type", ["Llama", "Qwen2"])
 @pytest.mark.parametrize("kinds", [["Attention"], ["SdpaAttention"], ["Attention", "SdpaAttention"]])
-def test_one_of_the_three_classes_of_former_versions_may_have_the_lines(
-    model_type: str, kinds: list[str]
-) -> None:
+def test_one_of_the_three_classes_of_former_versions_may_have_the_lines(model_type: str, kinds: list[str]) -> None:
     installed = Installed(OLD[0], "4.43.1")
     text = text_of(installed, model_type.lower())
     owners = [f"{model_type}{kind}" for kind in kinds]
@@ -108,9 +106,9 @@ def test_what_fa3_writes_for_the_guides_quantizer_is_right(step: int) -> None:
         lambda text: text.replace("\n", "\r\n"),
         lambda text: text.replace("FAQuantizer(self.config,", "FAQuantizer(config,"),
         lambda text: text.replace("from ...", "from transformers."),
-        lambda text: text.replace(
-            "msmodelslim.pytorch.llm_ptq.llm_ptq_tools.fa_quant", "fa3cli.fa_quantizer"
-        ).replace("from msmodelslim import", "from fa3cli import"),
+        lambda text: text.replace("msmodelslim.pytorch.llm_ptq.llm_ptq_tools.fa_quant", "fa3cli.fa_quantizer").replace(
+            "from msmodelslim import", "from fa3cli import"
+        ),
         lambda text: text.replace(CALLS[0], f"\n        # ours\n{CALLS[0]}        # end\n"),
         lambda text: text.replace("".join(CALLS), "".join(reversed(CALLS))),
     ],
@@ -193,9 +191,9 @@ def test_a_folder_patched_by_hand_is_taken_over_and_given_back(hand_made: Path) 
     result = patch(hand_made)
     assert result.files[0].origin == "installed"
     assert any("was patched by hand: it is kept" in warning for warning in result.warnings)
-    assert {
-        name: data for name, data in snapshot(hand_made).items() if name in before and name != "config.json"
-    } == {name: data for name, data in before.items() if name != "config.json"}
+    assert {name: data for name, data in snapshot(hand_made).items() if name in before and name != "config.json"} == {
+        name: data for name, data in before.items() if name != "config.json"
+    }
     assert patch(hand_made).state == "already-patched" and status(hand_made).reproducible
     assert not unpatched_config(hand_made)["auto_map"]
     assert not [file for file in companions(hand_made) if file.suffix == ".py"]

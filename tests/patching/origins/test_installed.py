@@ -57,9 +57,7 @@ def installed(tmp_path) -> Installed:
         ("twin", "models/plain/modeling_plain.py", "models.plain", "PlainForCausalLM"),
     ],
 )
-def test_a_model_type_leads_to_its_file(
-    installed, model_type: str, path: str, package: str, causal_lm: str
-) -> None:
+def test_a_model_type_leads_to_its_file(installed, model_type: str, path: str, package: str, causal_lm: str) -> None:
     found = installed.modeling_file(model_type)
     assert (found.path, found.package, found.causal_lm) == (
         installed.folder / path,
@@ -86,9 +84,7 @@ def test_a_transformers_that_is_too_old_is_refused(monkeypatch, version: str, wo
     if works:
         assert installed_transformers().version == version
         return
-    with pytest.raises(
-        MissingCapabilityError, match=f"transformers {version} is installed, expected 4.43 or newer"
-    ):
+    with pytest.raises(MissingCapabilityError, match=f"transformers {version} is installed, expected 4.43 or newer"):
         installed_transformers()
 
 

@@ -73,12 +73,7 @@ def test_no_file_of_a_version_lacks_anything_under_it() -> None:
 def test_a_file_of_the_future_is_told_all_it_misses() -> None:
     installed = installed_transformers()
     text = installed.modeling_file("qwen2").path.read_text()
-    names = [
-        alias.name
-        for node in ast.parse(text).body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    ]
+    names = [alias.name for node in ast.parse(text).body if isinstance(node, ast.ImportFrom) for alias in node.names]
     for name in names:
         text = text.replace(f" {name}", f" {name}2")
     source = parse(text, "m.py")

@@ -58,9 +58,7 @@ def test_code_of_another_repository_is_refused_with_what_to_do(origin, model_typ
     assert ("transformers' own" in caught.value.hint) == native
 
 
-@pytest.mark.parametrize(
-    "entry", ["own", ["modeling_own.Own"], "a/modeling_own.Own", "../m.Own", "a.b.C", 3, ""]
-)
+@pytest.mark.parametrize("entry", ["own", ["modeling_own.Own"], "a/modeling_own.Own", "../m.Own", "a.b.C", 3, ""])
 def test_an_entry_that_names_no_file_of_the_folder_is_invalid(origin, entry) -> None:
     with pytest.raises(InvalidInputError, match="expected 'file.Class'"):
         origin(auto_map={"AutoModelForCausalLM": entry})

@@ -24,15 +24,11 @@ def lay(tmp_path):
 
 def test_files_beside_each_other_are_fine(lay) -> None:
     check_siblings(
-        *lay(
-            m="from .a import x\nfrom . import b\ndef f():\n    from .b import y", a="from .b import z", b=""
-        )
+        *lay(m="from .a import x\nfrom . import b\ndef f():\n    from .b import y", a="from .b import z", b="")
     )
 
 
-@pytest.mark.parametrize(
-    "text", ["from .a import x", "from . import a", "try:\n    from .a import x\nexcept E: pass"]
-)
+@pytest.mark.parametrize("text", ["from .a import x", "from . import a", "try:\n    from .a import x\nexcept E: pass"])
 def test_a_missing_file_is_named(lay, text: str) -> None:
     with pytest.raises(InvalidInputError, match=r"b\.py:1: imports \.a, but .*a\.py does not exist"):
         check_siblings(*lay(m="from .b import x", b=text.replace("try:\n    ", "try: ")))

@@ -26,9 +26,7 @@ def test_a_users_rule_beats_a_shipped_one_and_two_of_a_kind_are_an_error(tmp_pat
     assert Rules(shipped=(theirs,), own=(replace(mine, match=("Other",)),)).of(attention) is theirs
     assert Rules(shipped=(theirs,)).of(node("class Other: ...")) is None
     for both in (Rules(shipped=(mine, theirs)), Rules(own=(mine, theirs))):
-        with pytest.raises(
-            UnsupportedError, match=r"two rules match Attention: .*mine\.toml and .*theirs\.toml"
-        ):
+        with pytest.raises(UnsupportedError, match=r"two rules match Attention: .*mine\.toml and .*theirs\.toml"):
             both.of(attention)
 
 

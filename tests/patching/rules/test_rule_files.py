@@ -9,9 +9,7 @@ from tests.patching.rule_samples import ATTACH, EXAMPLE, IDLE, REFUSE, SITE, rul
 
 
 def test_code_is_compared_without_its_format(tmp_path) -> None:
-    site = rule(
-        tmp_path, 'match = "A"\n[site]\nafter = "x = f( 1,\\n \'b\' )"\nq = "a"\nk = "b"\nv = "c"\n'
-    ).site
+    site = rule(tmp_path, 'match = "A"\n[site]\nafter = "x = f( 1,\\n \'b\' )"\nq = "a"\nk = "b"\nv = "c"\n').site
     assert site.after == "x = f(1, 'b')"
 
 

@@ -12,9 +12,7 @@ TEXT = marked(INTERFACE)[0]
 NONE = Rules()
 AFTER = "shape = (*x.shape[:-1],\n    -1, self.head_dim)"
 OTHER = "\n\nclass Other(nn.Module):\n    def forward(self, x):\n        return x\n"
-UNKNOWN = TEXT.replace("attend(self, a, b, c", "mystery(self, a, b, c").replace(
-    "ALL_ATTENTION_FUNCTIONS", "X"
-)
+UNKNOWN = TEXT.replace("attend(self, a, b, c", "mystery(self, a, b, c").replace("ALL_ATTENTION_FUNCTIONS", "X")
 
 
 def classes(text: str, used: Rules, **config):
@@ -61,9 +59,7 @@ def test_a_rule_for_other_classes_changes_nothing(tmp_path) -> None:
 
 
 def test_an_attachment_makes_the_config_and_imports_what_it_is_made_of(tmp_path) -> None:
-    text = TEXT.replace("self, config, layer_idx", "self, layer_idx").replace(
-        "self.config = config", "self.width = 1"
-    )
+    text = TEXT.replace("self, config, layer_idx", "self, layer_idx").replace("self.config = config", "self.width = 1")
     with pytest.raises(UnsupportedError, match="no config") as caught:
         patch_source(text, rules=NONE)
     assert "--rules" in caught.value.hint
@@ -100,10 +96,7 @@ def test_a_site_may_be_three_expressions(tmp_path) -> None:
     text = UNKNOWN.replace("mystery(self, a, b, c,", "mystery(self, a.half(), b.half(), c.half(),")
     expressions = 'match = "Attention"\n[site]\nq = "a.half()"\nk = "b.half( )"\nv = "c.half()"\n'
     patched = patch_source(text, rules=rules(tmp_path, expressions))
-    assert (
-        'mystery(self, self.fa_quantizer.quant(a.half(), qkv="q"), self.fa_quantizer.quant(b.half()'
-        in patched.text
-    )
+    assert 'mystery(self, self.fa_quantizer.quant(a.half(), qkv="q"), self.fa_quantizer.quant(b.half()' in patched.text
 
 
 def test_a_site_is_where_an_expression_is_read_not_where_it_is_assigned(tmp_path) -> None:

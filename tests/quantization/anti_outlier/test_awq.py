@@ -70,9 +70,7 @@ def test_only_the_first_sample_counts() -> None:
 
 def test_every_linear_of_the_group_counts() -> None:
     """Two linears that want opposite ends of the search: the one with the larger error has its way, in either place."""
-    values = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor(
-        [0.1, 1.0, 5.0, 60.0]
-    )
+    values = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1.0, 5.0, 60.0])
     signs = torch.tensor([[1.0, -1.0, 1.0, 1.0], [1.0, 1.0, -1.0, 1.0]])
     plain, scaled = 1000 * signs / candidate(values, 0), signs / candidate(values, 0.95)
     plain, scaled = plain.float(), scaled.float()

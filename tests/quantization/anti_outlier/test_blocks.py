@@ -61,9 +61,7 @@ def test_outputs_are_the_same(seed: int, rows: list[int], block: int, biased: bo
     biased=st.booleans(),
     spread=st.sampled_from([0.5, 2.0]),
 )
-def test_m3_chooses_the_same_power(
-    seed: int, rows: list[int], block: int, biased: bool, spread: float
-) -> None:
+def test_m3_chooses_the_same_power(seed: int, rows: list[int], block: int, biased: bool, spread: float) -> None:
     whole = random_group(seed, rows=rows, biased=biased, spread=spread)
     found, expected = searched_scale(replace(whole, block=block)), searched_scale(whole)
     if not torch.allclose(found, expected):
@@ -94,9 +92,7 @@ def test_m2_chooses_the_same_threshold(
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("block", [1, 40])
 @pytest.mark.parametrize(("rows", "heads", "repeats"), [((23, 11, 4), 1, 1), ((17,), 2, 2)])
-def test_m6_chooses_the_same_powers(
-    seed: int, block: int, rows: tuple[int, ...], heads: int, repeats: int
-) -> None:
+def test_m6_chooses_the_same_powers(seed: int, block: int, rows: tuple[int, ...], heads: int, repeats: int) -> None:
     """Seeds, none of which nearly ties: of two searches the second goes on from what the first found."""
     whole = random_group(seed, rows=rows, heads=heads, repeats=repeats, spread=1.5)
     torch.testing.assert_close(flexible_scale(replace(whole, block=block)), flexible_scale(whole))

@@ -60,9 +60,7 @@ def test_without_an_outlier_nothing_is_scaled() -> None:
     assert scale([3.0]).tolist() == [1.0]
 
 
-@pytest.mark.parametrize(
-    "beyond", [[10.0, 11.0, 100.0], [10.0, 98.0, 100.0], [90.0, 100.0], [9.0, 9.0, 9.5, 30.0]]
-)
+@pytest.mark.parametrize("beyond", [[10.0, 11.0, 100.0], [10.0, 98.0, 100.0], [90.0, 100.0], [9.0, 9.0, 9.5, 30.0]])
 def test_several_outliers_are_cut_at_their_widest_gap(beyond: list[float]) -> None:
     high = ORDINARY * 2 + beyond
     torch.testing.assert_close(scale(high), torch.tensor(factors_by_hand(high)), rtol=1e-5, atol=0)
@@ -100,9 +98,7 @@ numbers = st.just(0.0) | st.floats(0.25, 60000, width=16) | st.floats(-60000, -0
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @given(ends=st.lists(st.tuples(numbers, numbers), min_size=1, max_size=16))
-def test_is_finite_and_positive_for_whatever_channels(
-    dtype: torch.dtype, ends: list[tuple[float, float]]
-) -> None:
+def test_is_finite_and_positive_for_whatever_channels(dtype: torch.dtype, ends: list[tuple[float, float]]) -> None:
     high, low = [max(channel) for channel in ends], [min(channel) for channel in ends]
     found = scale(high, low, dtype)
     assert found.dtype == dtype and found.shape == (len(ends),)
@@ -121,16 +117,12 @@ def test_dead_channels_beside_one_that_is_not_smooth_nothing() -> None:
 
 def test_weights_play_no_part() -> None:
     values = torch.tensor([[*ORDINARY, 50.0]])
-    found = [
-        outlier_scale(group_of([values], [weight])) for weight in (torch.zeros(1, 11), torch.ones(3, 11))
-    ]
+    found = [outlier_scale(group_of([values], [weight])) for weight in (torch.zeros(1, 11), torch.ones(3, 11))]
     assert torch.equal(*found) and found[0][-1] > 1
 
 
 @pytest.mark.parametrize(("largest", "outlying"), [(16.9, False), (17.1, True)])
-def test_the_threshold_is_one_and_a_half_spreads_above_the_upper_quantile(
-    largest: float, outlying: bool
-) -> None:
+def test_the_threshold_is_one_and_a_half_spreads_above_the_upper_quantile(largest: float, outlying: bool) -> None:
     """Of 0..9 and the largest, 8 and 2 are the quantiles."""
     found = scale([*map(float, range(10)), largest], [-1.0] * 11)
     assert (found[-1] > 1).item() == outlying and found[:-1].tolist() == [1.0] * 10

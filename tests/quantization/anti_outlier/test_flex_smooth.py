@@ -35,8 +35,7 @@ def scale_with(group: GroupData, alpha: float, beta: float) -> torch.Tensor:
     largest = torch.cat(group.inputs.samples).abs().amax(0), torch.cat(list(group.weights)).abs().amax(0)
     shape = (group.heads, group.repeats, -1)
     activations, weights = (
-        magnitudes.double().view(shape).amax(1, keepdim=True).expand(*shape).flatten()
-        for magnitudes in largest
+        magnitudes.double().view(shape).amax(1, keepdim=True).expand(*shape).flatten() for magnitudes in largest
     )
     return activations**alpha / weights**beta
 
@@ -67,9 +66,7 @@ def test_the_powers_are_those_with_the_least_error(seed: int, spread: float) -> 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("heads", "repeats"), [(1, 2), (2, 3), (3, 2)])
-def test_query_heads_that_share_a_value_head_get_the_largest_of_both(
-    seed: int, heads: int, repeats: int
-) -> None:
+def test_query_heads_that_share_a_value_head_get_the_largest_of_both(seed: int, heads: int, repeats: int) -> None:
     group = random_group(seed, rows=(6,), channels=heads * repeats * 2, heads=heads, repeats=repeats)
     assert_none_better(group)
     by_head = flexible_scale(group).view(heads, repeats, 2)
@@ -102,9 +99,7 @@ def test_a_dead_activation_channel_leaves_alpha_at_zero() -> None:
     values, weight = torch.cat(samples).numpy(), torch.cat(list(group.weights)).numpy()
     errors = [error(values, weight, 0, beta) for beta in POWERS]
     beta = POWERS[int(np.argmin(errors))]
-    torch.testing.assert_close(
-        found, torch.cat(list(group.weights)).abs().amax(0) ** -beta, rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(found, torch.cat(list(group.weights)).abs().amax(0) ** -beta, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

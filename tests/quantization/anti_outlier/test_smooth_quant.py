@@ -31,9 +31,7 @@ def test_m1_is_the_root_of_activation_over_weight(dtype: torch.dtype, seed: int)
     found = balanced_scale(group)
     assert found.dtype == dtype
     close = 8 * torch.finfo(dtype).eps
-    torch.testing.assert_close(
-        found.double(), torch.tensor(by_hand(group, 0.5, 0.5)).double(), rtol=close, atol=0
-    )
+    torch.testing.assert_close(found.double(), torch.tensor(by_hand(group, 0.5, 0.5)).double(), rtol=close, atol=0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -43,15 +41,11 @@ def test_m4_moves_nine_tenths_of_the_activation(dtype: torch.dtype, seed: int) -
     found = migrated_scale(group)
     assert found.dtype == dtype
     close = 8 * torch.finfo(dtype).eps
-    torch.testing.assert_close(
-        found.double(), torch.tensor(by_hand(group, 0.9, 0.1)).double(), rtol=close, atol=0
-    )
+    torch.testing.assert_close(found.double(), torch.tensor(by_hand(group, 0.9, 0.1)).double(), rtol=close, atol=0)
 
 
 @given(seed=st.integers(0, 2**32), heads=st.integers(1, 3), repeats=st.integers(2, 4), size=st.integers(1, 3))
-def test_query_heads_that_share_a_value_head_get_their_mean(
-    seed: int, heads: int, repeats: int, size: int
-) -> None:
+def test_query_heads_that_share_a_value_head_get_their_mean(seed: int, heads: int, repeats: int, size: int) -> None:
     group = random_group(seed, rows=(6,), channels=heads * repeats * size, heads=heads, repeats=repeats)
     single, expected = by_hand(group, 0.9, 0.1), []
     for head in range(heads):
