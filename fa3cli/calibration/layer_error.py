@@ -28,11 +28,7 @@ __all__ = ["layer_error"]
 
 
 def layer_error(
-    call: RecordedCall,
-    model: nn.Module,
-    found: LayerParameters,
-    settings: QuantSettings,
-    mask: Tensor | None = None,
+    call: RecordedCall, model: nn.Module, found: LayerParameters, settings: QuantSettings, mask: Tensor | None = None
 ) -> float | None:
     """Return `||y_q - y|| / ||y - x||` of a loaded layer on a recorded call, None if the result is not finite.
 

@@ -38,12 +38,10 @@ def patch(
         list[str] | None, typer.Option(metavar="CLASS", help="Attention class to patch; may be repeated.")
     ] = None,
     modeling: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Start from this modeling file, not the installed one."),
+        Path | None, typer.Option(metavar="FILE", help="Start from this modeling file, not the installed one.")
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Leave the folder as it is; make a patched one of links."),
+        Path | None, typer.Option(metavar="DIR", help="Leave the folder as it is; make a patched one of links.")
     ] = None,
     quantizer: Annotated[Quantizer, typer.Option(help="Whose FAQuantizer to import.")] = Quantizer.fa3cli,
     rules: Annotated[Path | None, typer.Option(metavar="DIR", help="Rules of your own (docs/patch-rules.md).")] = None,

@@ -77,11 +77,7 @@ def _text(value: object) -> str:
 
 def _forwards(counts: Mapping[str, int]) -> str:
     """The number of forwards of a pass, by purpose."""
-    purposes = {
-        "smoothing": "for AntiOutlier",
-        "features": "float, for range_param",
-        "calibration": "to calibrate",
-    }
+    purposes = {"smoothing": "for AntiOutlier", "features": "float, for range_param", "calibration": "to calibrate"}
     parts = ", ".join(f"{counts[name]} {purpose}" for name, purpose in purposes.items() if counts[name])
     return f"{sum(counts.values())} forwards: {parts}"
 

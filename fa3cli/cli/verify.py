@@ -34,8 +34,7 @@ def verify(
         typer.Option(help="Engine that shall load it [the one it was written for]; may be repeated."),
     ] = None,
     against: Annotated[
-        Path | None,
-        typer.Option(metavar="WEIGHTS_DIR", help="Compare with this float model or pipeline, on --eval."),
+        Path | None, typer.Option(metavar="WEIGHTS_DIR", help="Compare with this float model or pipeline, on --eval.")
     ] = None,
     text: Annotated[
         Path | None,
@@ -124,9 +123,7 @@ def _show_comparison(comparison: Comparison | ImageComparison) -> None:
     change = comparison.perplexity_quantized / comparison.perplexity_float - 1
     table = Table("on the text", "float", "quantized")
     table.add_row(
-        "perplexity",
-        f"{comparison.perplexity_float:.3f}",
-        f"{comparison.perplexity_quantized:.3f} ({change:+.2%})",
+        "perplexity", f"{comparison.perplexity_float:.3f}", f"{comparison.perplexity_quantized:.3f} ({change:+.2%})"
     )
     table.add_row("KL divergence from float, nats per token", "", f"{comparison.kl_divergence:.2e}")
     table.add_row("same most likely token", "", f"{comparison.top1_agreement:.2%}")

@@ -6,16 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = [
-    "FORMATS",
-    "INPUTS",
-    "KV_CACHE_SCHEME",
-    "WEIGHTS",
-    "differences",
-    "linear_groups",
-    "matches",
-    "quoted",
-]
+__all__ = ["FORMATS", "INPUTS", "KV_CACHE_SCHEME", "WEIGHTS", "differences", "linear_groups", "matches", "quoted"]
 
 # With other formats vLLM ignores how activations are quantized.
 FORMATS = ("int-quantized", "naive-quantized")

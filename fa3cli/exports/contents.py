@@ -23,14 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Contents", "Header", "Shard", "modules_around", "open_contents", "read_shard", "require_readable"]
 
-_DTYPES = {
-    "I8": "int8",
-    "I32": "int32",
-    "I64": "int64",
-    "BF16": "bfloat16",
-    "F16": "float16",
-    "F32": "float32",
-}
+_DTYPES = {"I8": "int8", "I32": "int32", "I64": "int64", "BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 _NUMPY_FILE = "quant_weight.npy"
 

@@ -45,10 +45,7 @@ class RunFolder:
         """Raise what entering the block would raise: the output is not empty, or its disk is too small."""
         try:
             if self._is_taken():
-                raise ConflictError(
-                    f"{self.output}: already holds something else",
-                    hint="choose another --output",
-                )
+                raise ConflictError(f"{self.output}: already holds something else", hint="choose another --output")
             if self.output.is_mount():
                 raise ConflictError(f"{self.output}: is a mount point", hint="choose a folder inside it")
             existing = next(folder for folder in self.path.parents if folder.exists())

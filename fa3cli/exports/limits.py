@@ -143,9 +143,7 @@ LIMITS: dict[str, Limit] = {
         {"modelslim": _TURBO, "mindie": _TURBO},
     ),
     "turbo-kv-heads": Limit(
-        "FA3 with fewer KV heads than devices",
-        _few_kv_heads,
-        {"modelslim": _TURBO_SPLIT, "mindie": _TURBO_SPLIT},
+        "FA3 with fewer KV heads than devices", _few_kv_heads, {"modelslim": _TURBO_SPLIT, "mindie": _TURBO_SPLIT}
     ),
     "c8-head-dim": Limit(
         f"FA3 with a head_dim that is no multiple of {_C8_HEAD_DIM}",
@@ -172,8 +170,7 @@ LIMITS: dict[str, Limit] = {
         _without_kv_names,
         {
             "vllm-ascend": Verdict(
-                "vLLM-Ascend reads the KV scales under these names",
-                "choose --no-fa for W8A8 alone, or another target",
+                "vLLM-Ascend reads the KV scales under these names", "choose --no-fa for W8A8 alone, or another target"
             )
         },
     ),
@@ -187,8 +184,7 @@ LIMITS: dict[str, Limit] = {
         _when(lambda selection: selection.has_experts, "a mixture of experts"),
         {
             "vllm": Verdict(
-                "vLLM supports int8 experts only if their inputs are quantized at run time",
-                "choose another target",
+                "vLLM supports int8 experts only if their inputs are quantized at run time", "choose another target"
             )
         },
     ),

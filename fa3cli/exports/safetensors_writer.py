@@ -208,11 +208,7 @@ def _to_disk(file: BinaryIO) -> None:
 
 
 def _entry(tensor: Tensor, begin: int) -> dict[str, object]:
-    return {
-        "dtype": _DTYPES[tensor.dtype],
-        "shape": list(tensor.shape),
-        "data_offsets": [begin, begin + tensor.nbytes],
-    }
+    return {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, begin + tensor.nbytes]}
 
 
 def _header_room(names: Sequence[str], metadata: dict[str, str]) -> int:

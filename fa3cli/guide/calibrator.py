@@ -12,14 +12,7 @@ from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.errors import ConflictError, UnsupportedError, UsageError
 from fa3cli.guide.calib_data import samples_of
 from fa3cli.guide.configs import QuantConfig
-from fa3cli.guide.models import (
-    AnyModel,
-    config_of,
-    enable_logging,
-    folder_of,
-    open_layered_model,
-    smoothing_of,
-)
+from fa3cli.guide.models import AnyModel, config_of, enable_logging, folder_of, open_layered_model, smoothing_of
 from fa3cli.planning.plan import plan
 from fa3cli.quantization.settings import resolve_settings
 from fa3cli.runs.destination import where_to_save
@@ -65,12 +58,7 @@ class Calibrator:
         )
         samples = samples_of(calib_data, layered.model)
         self._job = make_job(
-            layered,
-            resolved,
-            samples,
-            smoothing=smoothing.scales,
-            folder=folder_of(model),
-            config=config_of(model),
+            layered, resolved, samples, smoothing=smoothing.scales, folder=folder_of(model), config=config_of(model)
         )
         self._layers: list[LayerParameters] | None = None
         enable_logging()
@@ -101,8 +89,7 @@ class Calibrator:
         """
         if safetensors_name or json_name:
             raise UnsupportedError(
-                "safetensors_name and json_name are not supported: engines look for fixed names",
-                hint="omit them",
+                "safetensors_name and json_name are not supported: engines look for fixed names", hint="omit them"
             )
         if self._layers is None:
             raise UsageError("nothing is calibrated yet", hint="call run() before save()")

@@ -185,8 +185,7 @@ def read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
         if _is_lfs_pointer(path):
             raise InvalidInputError(f"{path}: a git-lfs pointer, not the file", hint="git lfs pull") from error
         raise InvalidInputError(
-            f"{path}: not a complete safetensors file ({error})",
-            hint="the download was cut short: fetch it again",
+            f"{path}: not a complete safetensors file ({error})", hint="the download was cut short: fetch it again"
         ) from error
     return {
         name: TensorInfo(file, entry.dtype, entry.shape, entry.end - entry.begin, entry.begin)

@@ -39,8 +39,7 @@ def device_of(name: str) -> torch.device:
     index = int(number) if number else int(os.environ.get("LOCAL_RANK", "0")) % max(count, 1)
     if index >= count:
         raise MissingCapabilityError(
-            f"--device {name}: torch sees {count} such devices here",
-            hint="fa3 doctor says what this machine has",
+            f"--device {name}: torch sees {count} such devices here", hint="fa3 doctor says what this machine has"
         )
     device = torch.device(kind, index)
     backend.set_device(device)

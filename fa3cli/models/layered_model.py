@@ -32,11 +32,7 @@ class LayeredModel(ABC):
     """Whether the weights stay in the model between visits."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        dtype: torch.dtype,
-        device: torch.device,
-        layers: Mapping[str, nn.Module] | None = None,
+        self, model: nn.Module, dtype: torch.dtype, device: torch.device, layers: Mapping[str, nn.Module] | None = None
     ) -> None:
         self.model, self.dtype, self.device = model, dtype, device
         self.config: Any = model.config

@@ -76,11 +76,7 @@ class CpuFallback:
         free_memory(self._device)
 
     def _call_on(
-        self,
-        device: torch.device,
-        forward: Callable[..., Any],
-        arguments: tuple[Any, ...],
-        named: dict[str, Any],
+        self, device: torch.device, forward: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]
     ) -> Any:
         return forward(*moved(arguments, device), **moved(named, device))
 

@@ -31,8 +31,7 @@ def read_config(folder: Path, *, trusted: bool) -> Any:
     file = folder / "config.json"
     if not file.is_file():
         raise InvalidInputError(
-            f"{folder}: no config.json",
-            hint="give the folder that holds config.json and the safetensors files",
+            f"{folder}: no config.json", hint="give the folder that holds config.json and the safetensors files"
         )
     alone = nullcontext(folder) if trusted else checked_copy(folder, file.name)
     with alone as place, without_trust_prompt(), bounded_building():

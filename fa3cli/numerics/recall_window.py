@@ -102,10 +102,7 @@ def _block_peaks(block: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
     lowest, highest = mirrored.amin(dim=2), bits.amax(dim=2)
     if lowest.amax() >= 0 or highest.amin() < 0:  # some row has values of one sign only
         least = bits.amin(dim=2)
-        lowest, highest = (
-            torch.where(least < 0, lowest, least),
-            torch.where(highest < 0, least ^ _MAGNITUDE, highest),
-        )
+        lowest, highest = (torch.where(least < 0, lowest, least), torch.where(highest < 0, least ^ _MAGNITUDE, highest))
     return lowest, highest
 
 

@@ -24,11 +24,7 @@ class PatchAttentionCommand(VisitorBasedCodemodCommand):
     def add_args(arg_parser: argparse.ArgumentParser) -> None:
         """Add the options of `fa3 patch` that concern a single file."""
         arg_parser.add_argument(
-            "--attention",
-            metavar="CLASS",
-            action="append",
-            default=[],
-            help="patch this class (default: all)",
+            "--attention", metavar="CLASS", action="append", default=[], help="patch this class (default: all)"
         )
         arg_parser.add_argument(
             "--package", metavar="NAME", help="make relative imports absolute, as of a file of this package"

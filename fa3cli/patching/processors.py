@@ -14,13 +14,7 @@ from dataclasses import replace
 
 from fa3cli.patching.attach import attach, owners, quantizer_line
 from fa3cli.patching.locating.classes import ClassGraph, Found, is_processor
-from fa3cli.patching.locating.statements import (
-    assigned,
-    callee,
-    simple_statements,
-    targets,
-    value_of,
-)
+from fa3cli.patching.locating.statements import assigned, callee, simple_statements, targets, value_of
 from fa3cli.patching.places import Below
 from fa3cli.patching.rules.rule import Rule
 from fa3cli.patching.source import Source
@@ -136,12 +130,7 @@ def _processors(function: ast.FunctionDef, call: ast.Call) -> set[str]:
 
 
 def _check_processors(
-    source: Source,
-    graph: ClassGraph,
-    call: ast.Call,
-    makers: set[str],
-    patched: Collection[str],
-    own: Collection[str],
+    source: Source, graph: ClassGraph, call: ast.Call, makers: set[str], patched: Collection[str], own: Collection[str]
 ) -> None:
     module = callee(call)
     if not makers and module not in own:

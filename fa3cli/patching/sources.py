@@ -96,11 +96,7 @@ def patch_source(
 
 
 def list_source(
-    data: bytes | str,
-    *,
-    name: str = "modeling.py",
-    rules: Rules | None = None,
-    config: Mapping[str, Any] | None = None,
+    data: bytes | str, *, name: str = "modeling.py", rules: Rules | None = None, config: Mapping[str, Any] | None = None
 ) -> tuple[AttentionClass, ...]:
     """Every attention class of a modeling file, patchable or not."""
     _, _, found = _classes(parse(data, name), rules, config or {})
@@ -124,11 +120,7 @@ def _for_quantizer(site: Site, quantizer: str) -> Site:
 
 
 def _quantizer_places(
-    source: Source,
-    graph: ClassGraph,
-    sites: Mapping[str, Site],
-    architecture: str | None,
-    rules: Mapping[str, Rule],
+    source: Source, graph: ClassGraph, sites: Mapping[str, Site], architecture: str | None, rules: Mapping[str, Rule]
 ) -> list[Below]:
     """The places that create the quantizers which the calls need."""
     layouts = {site.layout: name for name, first in sites.items() for site in (first, *first.others)}

@@ -69,8 +69,7 @@ class TransformerJob(Job):
             report(at)
             if stop():
                 raise StoppedError(
-                    "stopped while the pipeline was sampled (interrupted)",
-                    hint="the same command goes on from here",
+                    "stopped while the pipeline was sampled (interrupted)", hint="the same command goes on from here"
                 )
 
         # One rank samples the pipeline; the others wait at the barrier below.

@@ -110,12 +110,7 @@ def load_pipeline(opened: OpenedPipeline, transformers: Mapping[str, nn.Module])
     Raises InvalidInputError if diffusers cannot load it.
     """
     pipeline = from_folder(
-        opened.pipeline_class,
-        opened.folder,
-        opened.index,
-        transformers,
-        dtype=opened.dtype,
-        trusted=opened.trusted,
+        opened.pipeline_class, opened.folder, opened.index, transformers, dtype=opened.dtype, trusted=opened.trusted
     )
     for name, part in pipeline.components.items():
         # The transformers' weights are loaded block by block, while they run.

@@ -25,8 +25,7 @@ def prepare_pipeline(options: RunOptions, *, only_calibrate: bool = False) -> li
     folder = Path(os.path.abspath(options.weights_dir))
     if only_calibrate:
         raise UnsupportedError(
-            f"{folder}: a pipeline of diffusers is calibrated and exported in one run",
-            hint="use fa3 quantize",
+            f"{folder}: a pipeline of diffusers is calibrated and exported in one run", hint="use fa3 quantize"
         )
     if options.prompts is None:
         raise UsageError(f"{folder}: a pipeline of diffusers needs --prompts, a file with one prompt per line")

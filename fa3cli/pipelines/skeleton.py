@@ -23,10 +23,7 @@ class Transformer(Protocol):
 
 
 def build_transformer(
-    transformer_class: type[Transformer],
-    config: Mapping[str, Any],
-    dtype: torch.dtype,
-    tensors: int | None = None,
+    transformer_class: type[Transformer], config: Mapping[str, Any], dtype: torch.dtype, tensors: int | None = None
 ) -> nn.Module:
     """Build a transformer from its config.json, with the dtypes and buffers that `from_pretrained` would give it.
 

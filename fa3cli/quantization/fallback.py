@@ -8,14 +8,7 @@ from fnmatch import fnmatchcase
 
 from fa3cli.errors import InvalidInputError
 
-__all__ = [
-    "FUSED_GROUPS",
-    "fall_back_attentions",
-    "fall_back_linears",
-    "fused_groups",
-    "matching",
-    "whole_groups",
-]
+__all__ = ["FUSED_GROUPS", "fall_back_attentions", "fall_back_linears", "fused_groups", "matching", "whole_groups"]
 
 # Linears of one parent module that vLLM-Ascend and the new MindIE runtime fuse into one linear.
 FUSED_GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))

@@ -17,9 +17,7 @@ _LARGEST_RANGE_PARAM = 50  # above it, a histogram would clip outliers that act_
 
 
 def input_observers(
-    settings: QuantSettings,
-    linears: Sequence[str],
-    range_params: Mapping[str, float],
+    settings: QuantSettings, linears: Sequence[str], range_params: Mapping[str, float]
 ) -> dict[str, RangeObserver]:
     """Return an observer per linear; equal observers are one object, so that linears with the same input share the work.
 

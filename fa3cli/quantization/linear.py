@@ -22,13 +22,7 @@ def input_parameters(low: Tensor, high: Tensor, model_dtype: torch.dtype) -> tup
 
 
 def quantize_linear(
-    weight: Tensor,
-    bias: Tensor | None,
-    low: Tensor,
-    high: Tensor,
-    model_dtype: torch.dtype,
-    *,
-    mm_tensor: bool = False,
+    weight: Tensor, bias: Tensor | None, low: Tensor, high: Tensor, model_dtype: torch.dtype, *, mm_tensor: bool = False
 ) -> dict[str, Tensor]:
     """Return the tensors of a W8A8 linear by their export names.
 
@@ -65,11 +59,7 @@ def quantize_linear(
 
 
 def linear_layout(
-    shape: tuple[int, ...],
-    model_dtype: torch.dtype,
-    *,
-    mm_tensor: bool = False,
-    input_dtype: torch.dtype | None = None,
+    shape: tuple[int, ...], model_dtype: torch.dtype, *, mm_tensor: bool = False, input_dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
     """Return the tensors of a W8A8 linear of weight `[out, in]` on the meta device: only names, shapes and dtypes.
 

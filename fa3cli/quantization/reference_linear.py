@@ -43,13 +43,7 @@ def input_parameters(low: Tensor, high: Tensor, model_dtype: torch.dtype) -> tup
 
 
 def quantize_reference_linear(
-    weight: Tensor,
-    bias: Tensor | None,
-    low: Tensor,
-    high: Tensor,
-    model_dtype: torch.dtype,
-    *,
-    mm_tensor: bool,
+    weight: Tensor, bias: Tensor | None, low: Tensor, high: Tensor, model_dtype: torch.dtype, *, mm_tensor: bool
 ) -> dict[str, Tensor]:
     """Return the tensors of a W8A8 linear by their export names.
 

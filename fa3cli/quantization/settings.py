@@ -157,10 +157,4 @@ def require_valid(settings: QuantSettings) -> None:
         raise UsageError(f"fa_amp is {settings.fa_amp!r:.60}; expected the number of layers to fall back, 0 or more")
 
 
-_KINDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    tuple: "several texts",
-}
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", tuple: "several texts"}

@@ -21,11 +21,7 @@ _LARGEST = 65536  # values; a larger tensor can't be scales
 # modelslim and mindie [heads, 1]; vllm-ascend [kv_heads * head_dim]; vllm [heads, 1, 1]
 _NAMES = tuple(
     re.compile(rf"(?P<module>.+)\.{leaf}")
-    for leaf in (
-        r"fa_(?P<role>[qkv])\.scale",
-        r"(?P<role>[kv])_proj\.kv_cache_scale",
-        r"(?P<role>[qkv])_scale",
-    )
+    for leaf in (r"fa_(?P<role>[qkv])\.scale", r"(?P<role>[kv])_proj\.kv_cache_scale", r"(?P<role>[qkv])_scale")
 )
 
 

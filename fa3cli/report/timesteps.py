@@ -82,12 +82,7 @@ def _peaks(layer: LayerFacts, role: str) -> dict[float, float]:
 
 
 def _row(
-    part: str,
-    label: str,
-    peaks: dict[float, float],
-    spread: Spread | None,
-    columns: list[float],
-    span: LogRange,
+    part: str, label: str, peaks: dict[float, float], spread: Spread | None, columns: list[float], span: LogRange
 ) -> Row:
     if spread is None:
         return Row(label, (), "–")

@@ -110,8 +110,7 @@ def read_calibration(folder: Path) -> Calibration:
     # Fa3Error, too: the hint of read_tree is about --resume, which does not help here.
     except (Fa3Error, OSError, ValueError, KeyError) as error:
         raise InvalidInputError(
-            f"{folder}: not a calibration as this version of fa3 writes it ({error})",
-            hint="run fa3 calibrate again",
+            f"{folder}: not a calibration as this version of fa3 writes it ({error})", hint="run fa3 calibrate again"
         ) from error
 
 

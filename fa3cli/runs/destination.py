@@ -43,11 +43,7 @@ def _require_no_files_around(place: Path, weights: Path) -> None:
 
 
 def where_to_save(
-    targets: Sequence[str],
-    save_types: Sequence[str],
-    part_file_size: float | None,
-    *,
-    pipelines: bool = False,
+    targets: Sequence[str], save_types: Sequence[str], part_file_size: float | None, *, pipelines: bool = False
 ) -> dict[str, Any]:
     """Return a job's targets, save_types and part_bytes, for a language model or a transformer of a pipeline.
 

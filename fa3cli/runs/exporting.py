@@ -53,11 +53,7 @@ def prepare_export(options: RunOptions, calibration: Path) -> tuple[ExportJob, C
     destination = where_to_save(options.target or (), options.save_types or (), options.part_file_size)
     found = read_calibration(calibration)
     model = open_model(
-        folder,
-        fa=found.settings.fa,
-        device="cpu",
-        dtype=found.dtype,
-        trust_remote_code=options.trust_remote_code,
+        folder, fa=found.settings.fa, device="cpu", dtype=found.dtype, trust_remote_code=options.trust_remote_code
     )
     origins = {field.name: "calibration" for field in fields(found.settings)}
     job = make_job(

@@ -109,12 +109,7 @@ class Job:
 
 @overload
 def make_job(
-    model: LayeredModel,
-    resolved: ResolvedSettings,
-    samples: Sequence[AnySample],
-    *,
-    kind: type[AnyJob],
-    **where: Any,
+    model: LayeredModel, resolved: ResolvedSettings, samples: Sequence[AnySample], *, kind: type[AnyJob], **where: Any
 ) -> AnyJob: ...
 @overload
 def make_job(model: LayeredModel, resolved: ResolvedSettings, samples: Sequence[AnySample], **where: Any) -> Job: ...

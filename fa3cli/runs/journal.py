@@ -71,8 +71,7 @@ class Journal:
         if not all(self._ranks.gather(written)):
             self._folder = None
             logger.warning(
-                "%s returns values that cannot be written to a file: if this run is stopped, it starts over",
-                visit.name,
+                "%s returns values that cannot be written to a file: if this run is stopped, it starts over", visit.name
             )
             return
         if self._ranks.leads:

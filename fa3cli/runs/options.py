@@ -90,8 +90,7 @@ class RunOptions:
     w_sym: bool | None = None
 
     save_types: Annotated[
-        Texts,
-        Option("File formats [safe_tensor].", "--save-type", choices=("safe_tensor", "numpy"), group=EXPORTS),
+        Texts, Option("File formats [safe_tensor].", "--save-type", choices=("safe_tensor", "numpy"), group=EXPORTS)
     ] = None
     target: Annotated[
         Texts,

@@ -55,13 +55,7 @@ class Ticks:
     """Counts finished work and reports it; with several `ranks`, estimates the total from this rank's share."""
 
     def __init__(
-        self,
-        layers: int,
-        samples: int,
-        report: Callable[[Progress], None],
-        *,
-        ranks: int = 1,
-        unit: str = "layer",
+        self, layers: int, samples: int, report: Callable[[Progress], None], *, ranks: int = 1, unit: str = "layer"
     ) -> None:
         self._unit = unit
         self._layers, self._samples, self._report, self._ranks = layers, samples, report, ranks

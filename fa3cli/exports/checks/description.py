@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from fa3cli.exports.checks.modules import (
-    attentions,
-    is_attention_tensor,
-    is_foreign,
-    is_norm_extra,
-    leaf_of,
-)
+from fa3cli.exports.checks.modules import attentions, is_attention_tensor, is_foreign, is_norm_extra, leaf_of
 from fa3cli.exports.checks.registry import ALL, Remark, check, error, warning
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.layout import C8, FA_QUANT, FLOAT

@@ -20,16 +20,7 @@ _SIGNIFICANT_BITS = 15
     targets=("vllm-ascend",),
     over=attentions,
     needs=("description", "weights", "config"),
-    after=(
-        "foreign-tensors",
-        "described",
-        "attentions",
-        "values",
-        "kv-shapes",
-        "config-sizes",
-        "dtypes",
-        "scales",
-    ),
+    after=("foreign-tensors", "described", "attentions", "values", "kv-shapes", "config-sizes", "dtypes", "scales"),
 )
 def kv_heads(contents: Contents, module: str) -> Iterator[Remark]:
     head_dim = contents.geometry.head_dim

@@ -13,21 +13,10 @@ from fa3cli.exports.contents import Contents
 _FLOAT_FILES = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 _ASCEND_FILES = ("quant_model_weight*", "quant_model_description*")
 _UNFINISHED = ("*.part", "*.ragged", "*.tmp", "*.journal")
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-    "*.tiktoken",
-)
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "*.tiktoken")
 
 
-@check(
-    "stale-files",
-    "vLLM drops every weight file that model.safetensors.index.json does not list",
-    targets=LANGUAGE,
-)
+@check("stale-files", "vLLM drops every weight file that model.safetensors.index.json does not list", targets=LANGUAGE)
 def stale_files(contents: Contents) -> Iterator[Remark]:
     ours = {shard.file for shard in contents.shards}
     patterns = _FLOAT_FILES if contents.target.description_files else _ASCEND_FILES

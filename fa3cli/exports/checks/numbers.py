@@ -104,12 +104,7 @@ def deq_scale(contents: Contents, module: str) -> Iterator[Remark]:
 
 
 @check(
-    "finite",
-    "a NaN in a float tensor reaches every token",
-    targets=ALL,
-    over=_floats,
-    needs=_READ,
-    after=("dtypes",),
+    "finite", "a NaN in a float tensor reaches every token", targets=ALL, over=_floats, needs=_READ, after=("dtypes",)
 )
 def finite(contents: Contents, name: str) -> Iterator[Remark]:
     values = contents.read(name)

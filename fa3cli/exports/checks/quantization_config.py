@@ -41,17 +41,11 @@ def _beside_description(contents: Contents, found: Any) -> Iterator[Remark]:
     if found is None:
         return
     if isinstance(found, dict) and found.get("fa_quant_type", "") is None:
-        yield error(
-            _FILE,
-            "quantization_config has fa_quant_type null, which MindIE uses instead of the description's",
-        )
+        yield error(_FILE, "quantization_config has fa_quant_type null, which MindIE uses instead of the description's")
         return
     missing = [name for name in contents.description if not isinstance(found, dict) or name not in found]
     if missing:
-        yield error(
-            _FILE,
-            f"quantization_config omits {len(missing)} tensors, first {missing[0]}; remove it",
-        )
+        yield error(_FILE, f"quantization_config omits {len(missing)} tensors, first {missing[0]}; remove it")
 
 
 def _compressed_tensors(own: dict[str, Any]) -> Iterator[Remark]:
@@ -62,8 +56,7 @@ def _compressed_tensors(own: dict[str, Any]) -> Iterator[Remark]:
     if own.get("quantization_status") != "compressed":
         status = quoted(own.get("quantization_status"))
         yield error(
-            _FILE,
-            f"quantization_status is {status}; transformers reads int8 weights only if it is 'compressed'",
+            _FILE, f"quantization_status is {status}; transformers reads int8 weights only if it is 'compressed'"
         )
     groups = own.get("config_groups")
     if not isinstance(groups, dict) or not all(isinstance(group, dict) for group in groups.values()):
@@ -93,9 +86,6 @@ def attention_group(contents: Contents) -> Iterator[Remark]:
             continue  # the other groups are for attention
         targets, inputs = group.get("targets"), group.get("input_activations")
         if not (isinstance(targets, list) and len(targets) == 1 and str(targets[0]).endswith("Attention")):
-            yield error(
-                _FILE,
-                f"config_groups.{name}.targets is {quoted(targets)}, expected one class ...Attention",
-            )
+            yield error(_FILE, f"config_groups.{name}.targets is {quoted(targets)}, expected one class ...Attention")
         elif isinstance(scheme, dict) and list(differences(inputs, {key: scheme.get(key) for key in KV_CACHE_SCHEME})):
             yield error(_FILE, f"config_groups.{name}.input_activations differs from kv_cache_scheme")

@@ -48,8 +48,7 @@ def remote_code(contents: Contents) -> Iterator[Remark]:
                 wanted.setdefault(file, f"auto_map of {document} maps {name} to it")
             else:
                 yield error(
-                    document,
-                    f"auto_map maps {name} to {quoted(reference)}; expected module.Class of a module.py here",
+                    document, f"auto_map maps {name} to {quoted(reference)}; expected module.Class of a module.py here"
                 )
     waiting = list(wanted)
     while waiting:

@@ -32,11 +32,7 @@ def whole_linears(contents: Contents, module: str) -> Iterator[Remark]:
 
 
 @check(
-    "attentions",
-    "an attention module must have all tensors of FA3 or none",
-    targets=ALL,
-    over=attentions,
-    needs=_READ,
+    "attentions", "an attention module must have all tensors of FA3 or none", targets=ALL, over=attentions, needs=_READ
 )
 def whole_attentions(contents: Contents, module: str) -> Iterator[Remark]:
     tensors = contents.target.attention_tensors

@@ -9,14 +9,7 @@ import torch
 from torch import Tensor
 
 from fa3cli.exports.description import describe
-from fa3cli.exports.layout import (
-    DESCRIPTION_FILES,
-    FA_QUANT,
-    FA_TENSORS,
-    NORM_TENSORS,
-    W8A8_TENSORS,
-    WEIGHT_FILE,
-)
+from fa3cli.exports.layout import DESCRIPTION_FILES, FA_QUANT, FA_TENSORS, NORM_TENSORS, W8A8_TENSORS, WEIGHT_FILE
 from fa3cli.exports.targets.target import Target, Written
 
 __all__ = ["ModelSlim"]

@@ -67,11 +67,7 @@ def _quantization_config(written: Written) -> dict[str, Any]:
     }
     if written.attentions and len(written.attention_classes) == 1:
         # For transformers, which loads q_scale only with this group; vLLM skips a group of one class ...Attention.
-        groups["group_1"] = {
-            "targets": [*written.attention_classes],
-            "weights": None,
-            "input_activations": heads,
-        }
+        groups["group_1"] = {"targets": [*written.attention_classes], "weights": None, "input_activations": heads}
     return {
         "quant_method": "compressed-tensors",
         "format": "int-quantized",

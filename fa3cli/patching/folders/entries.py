@@ -16,15 +16,7 @@ from fa3cli.files.reading import read_bytes
 from fa3cli.files.writing import sync, write_file, write_link
 from fa3cli.patching.folders.receipt import RECEIPT
 
-__all__ = [
-    "Entry",
-    "Link",
-    "exclusive_folder",
-    "explain_write_errors",
-    "original_link",
-    "read_entry",
-    "write_entry",
-]
+__all__ = ["Entry", "Link", "exclusive_folder", "explain_write_errors", "original_link", "read_entry", "write_entry"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -102,10 +94,7 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
 
 def _tidy(folder: Path) -> None:
     """Remove half-written files of killed processes in a folder and its subfolders (.fa3 too), but not behind links."""
-    for place in [
-        folder,
-        *(entry for entry in folder.iterdir() if not entry.is_symlink() and entry.is_dir()),
-    ]:
+    for place in [folder, *(entry for entry in folder.iterdir() if not entry.is_symlink() and entry.is_dir())]:
         with suppress(OSError):
             sweep(place)
     with suppress(OSError):

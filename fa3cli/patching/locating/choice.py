@@ -64,11 +64,7 @@ def choose(
 
 
 def _refuse_composites(
-    source: Source,
-    root: ast.ClassDef,
-    reachable: set[str],
-    language_parts: set[str],
-    config: Mapping[str, Any],
+    source: Source, root: ast.ClassDef, reachable: set[str], language_parts: set[str], config: Mapping[str, Any]
 ) -> None:
     """Refuse a composite model: its language model, or a part with its own model_type, is defined in another file."""
     builders = [builder for builder in sorted(language_parts) if builder.startswith("AutoModel")]
@@ -78,8 +74,7 @@ def _refuse_composites(
     parts = {name for name, part in config.items() if isinstance(part, dict) and part.get("model_type")}
     if elsewhere := sorted(parts - OTHER_MODALITIES - built_parts(source, reachable)):
         raise source.refuse(
-            root,
-            f"config.json describes a composite model, and {root.name} doesn't build its {elsewhere[0]}",
+            root, f"config.json describes a composite model, and {root.name} doesn't build its {elsewhere[0]}"
         )
 
 

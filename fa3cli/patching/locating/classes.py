@@ -89,8 +89,7 @@ class ClassGraph:
         if left:
             name = next(iter(left))
             raise source.refuse(
-                self.classes[name],
-                f"{name} inherits from itself, or through more than {_MAX_BASES} classes",
+                self.classes[name], f"{name} inherits from itself, or through more than {_MAX_BASES} classes"
             )
 
     def _is_model_base(self, node: ast.stmt) -> bool:

@@ -172,8 +172,7 @@ def _merge(walk: _Walk, statement: ast.stmt, tracks: Tracks, role: str, view: Vi
         raise walk.refuse(statement, f"{role} is {known.name.id} for one attention call and {view.name.id} for another")
     if known is not None and known.axes and view.axes and known.axes != view.axes:
         raise walk.refuse(
-            statement,
-            f"{view.name.id} is laid out {known.axes} for one attention call, {view.axes} for another",
+            statement, f"{view.name.id} is laid out {known.axes} for one attention call, {view.axes} for another"
         )
     tracks[role] = _allow(walk, view if known is None or known.axes is None else known)
     walk.allowed.add(id(view.name))

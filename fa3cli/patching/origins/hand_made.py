@@ -34,8 +34,7 @@ def check_hand_made(hand: Source, installed: Source, package: str, config: Mappi
     if quantizer is None:
         imports = " and ".join(map(repr, QUANTIZERS["msmodelslim"]))
         raise ConflictError(
-            f"{hand.name}:1: found a fa_quantizer, but not both imports of the guide, expected {imports}",
-            hint=_HINT,
+            f"{hand.name}:1: found a fa_quantizer, but not both imports of the guide, expected {imports}", hint=_HINT
         )
     names = _names(hand.tree, _is_quant_call)
     if not names:

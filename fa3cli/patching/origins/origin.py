@@ -14,14 +14,7 @@ from fa3cli.files.reading import read_bytes
 from fa3cli.patching.folders.config_json import Config, CustomClass
 from fa3cli.patching.origins.installed import Installed
 
-__all__ = [
-    "Origin",
-    "find_origin",
-    "has_quantizer",
-    "installed_origin",
-    "quantizer_exists_error",
-    "read_source",
-]
+__all__ = ["Origin", "find_origin", "has_quantizer", "installed_origin", "quantizer_exists_error", "read_source"]
 
 _HINT = "download that file beside the weights and remove the repository before its name from auto_map"
 

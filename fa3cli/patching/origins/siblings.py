@@ -33,8 +33,7 @@ def check_siblings(source: Source, folder: Path) -> None:
         for node, module, path in _relative_imports(file, folder):
             if node.level > 1 or "." in module:
                 raise file.refuse(
-                    node,
-                    f"imports {'.' * node.level}{module}: transformers loads only files beside the modeling file",
+                    node, f"imports {'.' * node.level}{module}: transformers loads only files beside the modeling file"
                 )
             if path == Path(source.name):
                 raise file.refuse(node, f"imports {path.name} itself: that would load the unpatched classes too")

@@ -70,8 +70,7 @@ def _site(source: Source, graph: ClassGraph, name: str, rule: Rule, place: Place
     if place.core is not None:
         if (site := site_of_core(source, graph, name, place.core)) is None:
             raise source.refuse(
-                graph.classes[name],
-                f"{rule.file}: {name} has no attention call with keys called {place.core}",
+                graph.classes[name], f"{rule.file}: {name} has no attention call with keys called {place.core}"
             )
         return site
     method = graph.method(name, place.method, inherited=False)

@@ -30,20 +30,12 @@ class CalibrationStream(Stream):
         observers = input_observers(settings, list(linears), visit.findings.range_params)
         # The first sample, on which the error is measured, belongs to the leading rank.
         call = RecordedCall(model.layers[part]) if part in model.layers and ranks.leads else None
-        with (
-            LayerObservation(observers, linears, attentions, settings) as observation,
-            call or nullcontext(),
-        ):
+        with LayerObservation(observers, linears, attentions, settings) as observation, call or nullcontext():
             visit.advance(observation)
         # After the block: the linears have their float weights again, which scores and error need.
         observed = observation.parameters(part, ranks)
         error = layer_error(call, model.model, observed, settings, job.samples[0].mask) if call else None
-        return replace(
-            observed,
-            error=ranks.first(error),
-            smoothing=found.smoothing,
-            range_params=found.range_params,
-        )
+        return replace(observed, error=ranks.first(error), smoothing=found.smoothing, range_params=found.range_params)
 
     def peak_bytes(self, part: str) -> int:
         job, model = self.job, self.job.model
