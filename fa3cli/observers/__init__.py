@@ -8,13 +8,18 @@ on the device of its first sample; later samples may be on another device, after
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from typing_extensions import Self
 
-__all__ = ["InOrder", "Mergeable", "Observer", "RangeObserver"]
+__all__ = ["NOTHING", "InOrder", "Mergeable", "Observer", "RangeObserver"]
+
+# The statistics of an observer without samples. Made once: an observer may be created while a device is the default.
+NOTHING: Final = torch.empty(0)
 
 
 class Mergeable(Protocol):

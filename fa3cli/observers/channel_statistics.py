@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import torch
 from torch import Tensor
+
+from fa3cli.observers import NOTHING
 
 __all__ = ["ChannelStatistics"]
 
@@ -17,8 +19,8 @@ class ChannelStatistics:
 
     keep: int
     tokens: int = 0
-    low: Tensor = field(default_factory=lambda: torch.empty(0))
-    high: Tensor = field(default_factory=lambda: torch.empty(0))
+    low: Tensor = NOTHING
+    high: Tensor = NOTHING
     samples: tuple[Tensor, ...] = ()
 
     def updated(self, values: Tensor) -> ChannelStatistics:

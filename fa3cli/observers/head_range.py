@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fa3cli.numerics.recall_window import recall_window
+from fa3cli.observers import NOTHING
 
 __all__ = ["HeadRange"]
 
@@ -23,8 +24,8 @@ class HeadRange:
     """
 
     tokens: int = 0
-    low: Tensor = field(default_factory=lambda: torch.empty(0))
-    high: Tensor = field(default_factory=lambda: torch.empty(0))
+    low: Tensor = NOTHING
+    high: Tensor = NOTHING
 
     def updated(self, states: Tensor, role: str) -> HeadRange:
         """Return the range after another sample's states, `[B, H, S, D]`, of role q, k or v."""

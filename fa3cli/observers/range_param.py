@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from fa3cli.observers import NOTHING
 
 __all__ = ["RangeParam"]
 
@@ -17,8 +19,8 @@ class RangeParam:
     in_float32: bool = False
     """Whether values are converted to float32 first; the reference computes in the model's dtype."""
     tokens: int = 0
-    largest: Tensor = field(default_factory=lambda: torch.empty(0))  # scalars; empty before the first sample
-    deviation: Tensor = field(default_factory=lambda: torch.empty(0))
+    largest: Tensor = NOTHING  # scalars; empty before the first sample
+    deviation: Tensor = NOTHING
 
     def updated(self, values: Tensor) -> RangeParam:
         """Return the observer after another sample, `[..., in]`.

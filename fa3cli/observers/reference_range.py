@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from fa3cli.observers import InOrder
+from fa3cli.observers import NOTHING, InOrder
 
 __all__ = ["ReferenceRange"]
 
@@ -17,8 +17,8 @@ class ReferenceRange(InOrder):
     """Minima and maxima of the samples so far, in the model's dtype; the bits of the mean depend on the samples' order."""
 
     tokens: int = 0
-    lows: Tensor = field(default_factory=lambda: torch.empty(0))
-    highs: Tensor = field(default_factory=lambda: torch.empty(0))
+    lows: Tensor = NOTHING
+    highs: Tensor = NOTHING
 
     def updated(self, values: Tensor) -> ReferenceRange:
         """Return the observer after another sample, `[..., in]`."""

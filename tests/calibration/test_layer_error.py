@@ -353,7 +353,7 @@ def test_layers_that_share_k_and_v_export_the_same(tmp_path: Path, monkeypatch: 
     calib = write_lines(tmp_path / "calib.jsonl", token_ids(12, 9))
     measured = api.quantize(folder, calib=calib, output=tmp_path / "measured", recipe="none")
     assert all(0 < layer.error < 0.3 for layer in measured.layers)
-    monkeypatch.setattr("fa3cli.runs.layer_pass.layer_error", lambda *_: None)
+    monkeypatch.setattr("fa3cli.runs.streams.calibration_stream.layer_error", lambda *_: None)
     api.quantize(folder, calib=calib, output=tmp_path / "not", recipe="none")
     one, other = ((tmp_path / name / WEIGHT_FILE).read_bytes() for name in ("measured", "not"))
     assert one == other

@@ -60,7 +60,7 @@ def made(tmp_path: Path) -> Path:
 
 
 def there_already(folder: Path) -> object:
-    job: Any = SimpleNamespace(output=folder, places={None: Path()})
+    job: Any = SimpleNamespace(destination=folder, places={None: Path()})
     return read_result(job, REPORT["identity"])
 
 
