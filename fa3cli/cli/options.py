@@ -47,20 +47,20 @@ def with_options(names: Iterable[str]) -> Callable[[Callable[..., None]], Callab
 
 
 def choices(name: str, values: Iterable[str]) -> type[Enum]:
-    """A type whose values typer offers as choices."""
+    """Return a type whose values typer offers as choices."""
     make: EnumMeta = Enum  # of this type, a call with names makes a class and not a member
     return make(name, {value.replace("-", "_"): value for value in values}, type=str)
 
 
 def _value(given: Any) -> Any:
-    """A value as RunOptions has it: lists of choices as texts, and None for an empty list, which typer gives."""
+    """Return a value as RunOptions has it: lists of choices as texts, and None for an empty list, which typer gives."""
     if not isinstance(given, list):
         return given
     return [entry.value if isinstance(entry, Enum) else entry for entry in given] or None
 
 
 def _parameter(name: str) -> inspect.Parameter:
-    """The parameter of a command that stands for a field."""
+    """Return the parameter of a command that stands for a field."""
     option, kind = declared()[name], get_type_hints(RunOptions)[name]
     if kind == tuple[str, ...] | None:
         kind = GenericAlias(list, choices(name, option.choices) if option.choices else str) | None

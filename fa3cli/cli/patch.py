@@ -129,7 +129,7 @@ def _show_classes(classes: tuple[AttentionClass, ...], json: bool) -> None:
     if not classes:
         note("no class whose attention fa3 can find; a rule can name one (docs/patch-rules.md)")
     for found in classes:
-        verdict = "left alone" if found.idle else "cannot be patched"
+        verdict = "needs no patch" if found.idle else "cannot be patched"
         states = ", ".join(found.states) if found.states else f"{verdict}: {found.problem}"
         place = f" ({_place(found)})" if found.place else ""
         print(f"{found.line:5} {found.name:32} {states}{place}" + (f" [{found.rule}]" if found.rule else ""))
@@ -172,7 +172,7 @@ def _show_diff(plan: PatchPlan, json: bool) -> None:
 
 
 def _changes(plan: PatchPlan) -> list[tuple[Path, Path, str, str]]:
-    """The paths and texts of all changed files, before and after the patch."""
+    """Return the paths and texts of all changed files, before and after the patch."""
     result = plan.result
     files = [(file.source, file.module, *texts) for file, texts in zip(result.files, plan.texts)]
     index = [(result.index, result.index, plan.index_before, plan.index_after)] if result.index else []

@@ -76,7 +76,7 @@ def _text(value: object) -> str:
 
 
 def _forwards(counts: Mapping[str, int]) -> str:
-    """The number of forwards of a pass, by purpose."""
+    """Return the number of forwards of a pass, by purpose."""
     purposes = {"smoothing": "for AntiOutlier", "features": "float, for range_param", "calibration": "to calibrate"}
     parts = ", ".join(f"{counts[name]} {purpose}" for name, purpose in purposes.items() if counts[name])
     return f"{sum(counts.values())} forwards: {parts}"
@@ -92,7 +92,7 @@ def _size(nbytes: int) -> str:
 
 
 def _samples(count: int, tokens: int) -> str:
-    """The amount of calibration data: samples and tokens of text, or recorded calls of a pipeline's transformer."""
+    """Return the amount of calibration data: samples and tokens of text, or recorded calls of a transformer."""
     return f"{count} samples with {tokens} tokens" if tokens else f"{count} recorded calls"
 
 

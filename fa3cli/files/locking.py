@@ -29,7 +29,7 @@ def temporary_in(folder: Path) -> Path:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a name is a temporary one, of a file or folder that is being written."""
+    """Tell whether a name is a temporary one, of a file or folder that is being written."""
     return _TEMPORARY.fullmatch(name) is not None
 
 

@@ -78,7 +78,7 @@ def _require_bounded(tree: ast.AST, text: str) -> None:
 
 
 def _extra_levels(node: ast.AST, parts_of: _JoinedStrings) -> int:
-    """How many more levels a node has in libcst, which nests elements that `ast` keeps in one list."""
+    """Return how many more levels a node has in libcst, which nests elements that `ast` keeps in one list."""
     if isinstance(node, ast.BoolOp):
         return len(node.values) - 2
     if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
@@ -124,7 +124,7 @@ def _require_small_functions(functions: list[ast.FunctionDef | ast.AsyncFunction
 
 
 def _line_of_depth_error(text: str) -> int:
-    """The line of the first top-level statement that is nested too deeply by itself."""
+    """Return the line of the first top-level statement that is nested too deeply by itself."""
     lines = re.split(r"\r\n|\r|\n", text)
     starts = [number for number, line in enumerate(lines) if line[:1].strip(")]}#")] or [0]
     for start, end in zip(starts, [*starts[1:], len(lines)]):

@@ -47,7 +47,7 @@ def require_regular(path: Path, limit: int | None = None) -> None:
 
 
 def is_file_name(name: object) -> bool:
-    """Whether a value from a document is a plain file name, which does not lead to another folder."""
+    """Tell whether a value from a document is a plain file name, which does not lead to another folder."""
     return isinstance(name, str) and name not in ("", ".", "..") and not any(char in name for char in "/\\\0")
 
 

@@ -15,12 +15,12 @@ __all__ = ["attach", "owners", "quantizer_line"]
 
 
 def owners(source: Source, graph: ClassGraph, patched: Iterable[str]) -> dict[str, ast.FunctionDef]:
-    """The classes whose `__init__` creates the quantizer: the topmost base classes, so that it is created once."""
+    """Return the classes whose `__init__` creates the quantizer, once: the topmost base classes."""
     inits: dict[str, ast.FunctionDef] = {}
     for name in patched:
         found = graph.method(name, "__init__")
         if found is None:
-            raise source.refuse(graph.classes[name], f"{name} has no __init__ to make the quantizer in")
+            raise source.refuse(graph.classes[name], f"{name} has no __init__ to create the quantizer in")
         while "super().__init__(" in ast.unparse(found[1]):
             above = [graph.method(base, "__init__") for base in graph.bases(found[0])]
             if not any(above):
@@ -51,7 +51,7 @@ def attach(
 
 
 def quantizer_line(module: str, config: str | Mapping[str, str], layout: str | None) -> str:
-    """The line that assigns a quantizer to a module; `config` is an expression, or the attributes of a namespace."""
+    """Return the line that assigns a quantizer to a module; `config` is an expression, or attributes of a namespace."""
     if not isinstance(config, str):
         config = f"SimpleNamespace({', '.join(f'{key}={text}' for key, text in config.items())})"
     layout_argument = f', layout="{layout}"' if layout else ""
@@ -66,7 +66,7 @@ def _own_config(source: Source, owner: str, init: ast.FunctionDef) -> str:
         raise source.refuse(
             init,
             f"{owner}.__init__ has no config to give to the quantizer",
-            hint="a rule can say where its numbers are: --rules, docs/patch-rules.md",
+            hint="write a rule that says where its sizes are: --rules, docs/patch-rules.md",
         )
     return "config"
 
@@ -77,7 +77,7 @@ def _ruled_config(source: Source, init: ast.FunctionDef, rule: Rule) -> Mapping[
         if unknown := sorted(names_in(ast.parse(text)) - known):
             raise source.refuse(
                 init,
-                f"{rule.file}: attach.{key} needs {unknown[0]}, which __init__ has not",
+                f"{rule.file}: attach.{key} needs {unknown[0]}, but __init__ has no such name",
                 hint=f"its names: {', '.join(sorted(known))}",
             )
     return vars(rule.attach)

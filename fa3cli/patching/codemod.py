@@ -1,4 +1,4 @@
-"""Writes the places that the analysis found into a modeling file, as a libcst codemod; nothing else changes."""
+"""Writes the changes that the analysis asks for into a modeling file, as a libcst codemod; nothing else changes."""
 
 from __future__ import annotations
 

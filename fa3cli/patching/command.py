@@ -27,9 +27,11 @@ class PatchAttentionCommand(VisitorBasedCodemodCommand):
             "--attention", metavar="CLASS", action="append", default=[], help="patch this class (default: all)"
         )
         arg_parser.add_argument(
-            "--package", metavar="NAME", help="make relative imports absolute, as of a file of this package"
+            "--package", metavar="NAME", help="make relative imports absolute, as for a file of this package"
         )
-        arg_parser.add_argument("--quantizer", choices=QUANTIZERS, default="fa3cli", help="whose FAQuantizer to import")
+        arg_parser.add_argument(
+            "--quantizer", choices=QUANTIZERS, default="fa3cli", help="package to import FAQuantizer from"
+        )
 
     def __init__(
         self,

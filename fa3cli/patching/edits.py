@@ -28,14 +28,14 @@ def apply(text: str, edits: Iterable[Edit]) -> str:
     for edit in sorted(edits, key=lambda edit: edit.offset):
         end = edit.offset + len(edit.removed)
         if edit.offset < done or text[edit.offset : end] != edit.removed:
-            raise ConflictError(f"the text is not the one the edits were made for (at character {edit.offset})")
+            raise ConflictError(f"the edits were made for another text (at character {edit.offset})")
         parts += [text[done : edit.offset], edit.inserted]
         done = end
     return "".join([*parts, text[done:]])
 
 
 def reverse(text: str, edits: Iterable[Edit]) -> str:
-    """Return the text that `apply` got, from the text that it returned and the same edits."""
+    """Undo `apply`: return the original text, from the changed text and the same edits."""
     inverse, shift = [], 0
     for edit in sorted(edits, key=lambda edit: edit.offset):
         inverse.append(Edit(edit.offset + shift, edit.inserted, edit.removed))
@@ -44,7 +44,7 @@ def reverse(text: str, edits: Iterable[Edit]) -> str:
 
 
 def between(before: str, after: str) -> tuple[Edit, ...]:
-    """The edits that change `before` to `after`: whole added or removed lines, and the changed parts of other lines."""
+    """Return the edits that change `before` to `after`: added or removed lines, and changed parts of other lines."""
     return tuple(_changes(before, after, r"[^\n]*\n|[^\n]+", [r"\w+|\s+|[^\w\s]+"], 0))
 
 

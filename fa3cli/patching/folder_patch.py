@@ -117,7 +117,7 @@ def _plan(folder: Path, target: Path, options: Options, force: bool) -> PatchPla
     warnings = form.warnings(index)
     built = [form.build(folder, origin, options) for origin in origins]
     files = tuple(_change(made, form.module(index, made)) for made in built)
-    _refuse_strangers(target, disk, files)
+    _refuse_other_files(target, disk, files)
     edits = form.index_edits(index, zip(origins, (file.module for file in files)))
     index_after = apply(index.text, edits)
     receipt = Receipt(
@@ -152,7 +152,7 @@ def _disks(form: Format, folder: Path, target: Path, force: bool) -> tuple[Disk,
     """Inspect the folder and the target (None: not created yet); ConflictError if the target may not be patched."""
     source = look(form, folder)
     if target != folder and source.receipt:
-        raise ConflictError(f"{folder} has a patch itself", hint="undo that patch first, or omit --output")
+        raise ConflictError(f"{folder} itself is patched", hint="undo that patch first, or omit --output")
     disk = source if target == folder else None if is_new(target) else look(form, target)
     for found in filter(None, (source, disk)):
         _refuse_conflicts(found, force)
@@ -168,8 +168,8 @@ def _refuse_conflicts(disk: Disk, force: bool) -> None:
         raise ConflictError(f"{disk.folder}: {disk.edited}", hint="--force discards these changes")
 
 
-def _refuse_strangers(target: Path, disk: Disk | None, files: Sequence[FileChange]) -> None:
-    """Refuse to overwrite a file that fa3 did not write, or to write through a link."""
+def _refuse_other_files(target: Path, disk: Disk | None, files: Sequence[FileChange]) -> None:
+    """Refuse to overwrite a file that fa3 did not write, or to write to the target of a link."""
     if disk is not None:
         refuse_links(target, files)
     ours = disk.modules if disk else ()
@@ -189,7 +189,7 @@ def _patched(made: Build, module: Path) -> PatchedFile:
 
 
 def _link(index: Path, disk: Disk | None) -> str | None:
-    """The target of the index if it is a symbolic link, or was one before the patch; else None."""
+    """Return the target of the index if it is a symbolic link, or was one before the patch; else None."""
     if index.is_symlink():
         return os.readlink(index)
     return disk.receipt.link if disk and disk.receipt else None

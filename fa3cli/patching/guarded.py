@@ -28,7 +28,7 @@ _ALWAYS_INSTALLED = {
 
 
 def guard_imports(source: Source) -> list[Guarded]:
-    """The lines of conditional imports, to be guarded by `except ImportError: raise`, which does not change behaviour.
+    """Return the lines of conditional imports; the guard `except ImportError: raise` does not change their behaviour.
 
     Installed packages are guarded too, so that every machine writes the same file.
     """
@@ -45,7 +45,7 @@ def required_packages(source: Source) -> dict[str, int]:
 
 
 def _conditional(node: ast.AST, under: bool = False) -> Iterator[list[ast.stmt]]:
-    """The simple statements under a condition and outside of `try` bodies, line by line."""
+    """Yield the simple statements under a condition and outside of `try` bodies, line by line."""
     under = under or not isinstance(node, (ast.Module, ast.ClassDef))
     for name, block in ast.iter_fields(node):
         if not isinstance(block, list) or (isinstance(node, ast.Try) and name == "body"):
@@ -65,14 +65,14 @@ def _unconditional(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _packages(node: ast.stmt) -> set[str]:
-    """The packages that a statement imports and that may not be installed."""
+    """Return the packages that a statement imports and that may not be installed."""
     names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
     names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
     return {name.split(".")[0] for name in names} - _ALWAYS_INSTALLED
 
 
 def _lines(block: list[ast.stmt]) -> Iterator[list[ast.stmt]]:
-    """The statements of a block, grouped by line: semicolons join several."""
+    """Yield the statements of a block, grouped by line: semicolons join several."""
     line = block[:1]
     for node in block[1:]:
         if node.lineno > last_line(line[-1]):

@@ -19,7 +19,7 @@ QUANTIZERS = {
 
 
 def absolute_imports(source: Source, package: str | None) -> list[Absolute]:
-    """Every relative import, at any depth of the file, with its full module name as seen from `package`.
+    """Return every relative import, at any depth of the file, with its full module name as seen from `package`.
 
     Without a package nothing changes: a file that came with the weights imports files of its own folder.
     """
@@ -28,7 +28,7 @@ def absolute_imports(source: Source, package: str | None) -> list[Absolute]:
 
 
 def absolute_module(source: Source, node: ast.ImportFrom, package: str) -> str:
-    """The full module name of an import in a file of `package` (such as transformers.models.qwen2)."""
+    """Return the full module name of an import in a file of `package` (such as transformers.models.qwen2)."""
     parents = package.split(".") if node.level else []
     if node.level > len(parents):
         raise source.refuse(node, f"the import reaches {node.level} levels up, out of {package}")
@@ -36,9 +36,9 @@ def absolute_module(source: Source, node: ast.ImportFrom, package: str) -> str:
 
 
 def quantizer_import(source: Source, quantizer: str, *others: str) -> Above:
-    """The lines that import FAQuantizer and logger, after the lines `others`, above the first import of the file.
+    """Return the lines that import FAQuantizer and logger, after the lines `others`; they go above the first import.
 
-    Above: if the file assigns a `logger` of its own, the assignment comes later and stays the one its code uses.
+    Above the first import: if the file assigns a `logger` of its own, this later assignment stays in effect.
     """
     for node in source.tree.body:
         if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "module", "") != "__future__":

@@ -26,7 +26,7 @@ _SIZES = ("inner_dim", "hidden_size", "query_dim", "dim")
 
 
 def called_names(node: ast.AST) -> set[str]:
-    """The names that are called in a node, or assigned as the class of the default processor."""
+    """Return the names that are called in a node, or assigned as the class of the default processor."""
     named = [part.func for part in ast.walk(node) if isinstance(part, ast.Call)]
     # diffusers' newer attention modules create the class in this attribute if they get no processor.
     named += [
@@ -38,14 +38,14 @@ def called_names(node: ast.AST) -> set[str]:
 
 
 def mark_unused_processors(source: Source, graph: ClassGraph, found: Found) -> Found:
-    """Mark processors as idle that the file never creates, if it creates any: only other code would pass them in."""
+    """Mark processors that the file never creates as idle, if it creates others: only other code could use them."""
     processors = [name for name in found if is_processor(graph, name)]
     made = called_names(source.tree) & set(graph.classes)
     # A class that is created may inherit the attention of its base.
     made |= {base for name in made for base in graph.bases(name)}
     if not made.intersection(processors):
         return found
-    problem = "the model makes no use of it by itself"
+    problem = "the model itself does not use it"
     unmade = [name for name in processors if name not in made and found[name][0].rule is None]
     return found | {name: (replace(found[name][0], problem=problem, idle=True), None) for name in unmade}
 
@@ -60,14 +60,14 @@ def attach_to_modules(
 ) -> list[Below]:
     """Attach a quantizer to every attention module that is created with a patched processor.
 
-    It is created in the module's class if the file defines that class, else after the statement that creates the
-    module. Raises UnsupportedError for a module with another processor, or with diffusers' default one: its attention
-    would silently stay unpatched.
+    The quantizer is created in the module's class if the file defines that class, else after the statement that
+    creates the module. Raises UnsupportedError for a module with another processor, or with diffusers' default one:
+    its attention would silently stay unpatched.
     """
     own = _attention_modules(graph)
     places: list[Below] = []
     made: list[str] = []
-    for name in [class_name for class_name in graph.classes if class_name in reachable]:
+    for name in [name for name in graph.classes if name in reachable]:
         rule = rules.get(name)
         for function, call in _module_calls(graph.classes[name], graph, own):
             makers = _processors(function, call)
@@ -81,9 +81,9 @@ def attach_to_modules(
                 made.append(callee(call))
             else:
                 places.append(_after_creation(source, function, call, layout))
-    inside = [class_name for class_name in graph.classes if class_name in (made or (() if places else own))]
+    inside = [name for name in graph.classes if name in (made or (() if places else own))]
     if not inside and not places:
-        raise source.refuse(graph.classes[next(iter(patched))], "found no module that its processors are made for")
+        raise source.refuse(graph.classes[next(iter(patched))], "found no module that uses the file's processors")
     places += [
         attach(source, owner, init, rules, layout, _sizes(init))
         for owner, init in owners(source, graph, inside).items()
@@ -92,7 +92,7 @@ def attach_to_modules(
 
 
 def _attention_modules(graph: ClassGraph) -> list[str]:
-    """The classes of the file that pass themselves to a processor."""
+    """Return the classes of the file that pass themselves to a processor."""
     forwards = {name: graph.method(name, "forward") for name in graph.classes}
     return [
         name
@@ -104,7 +104,7 @@ def _attention_modules(graph: ClassGraph) -> list[str]:
 def _module_calls(
     node: ast.ClassDef, graph: ClassGraph, own: Collection[str]
 ) -> Iterator[tuple[ast.FunctionDef, ast.Call]]:
-    """Every call in a class that creates an attention module, with the method that contains the call."""
+    """Yield every call in a class that creates an attention module, with the method that contains the call."""
     for function in [method for method in node.body if isinstance(method, ast.FunctionDef)]:
         for call in ast.walk(function):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
@@ -115,7 +115,7 @@ def _module_calls(
 
 
 def _processors(function: ast.FunctionDef, call: ast.Call) -> set[str]:
-    """The possible classes of the processor argument of a call that creates a module; empty without the argument."""
+    """Return the possible classes of the processor in a call that creates a module; empty without the argument."""
     given = [keyword.value for keyword in call.keywords if keyword.arg == "processor"]
     given += [argument for argument in call.args if "Processor" in ast.unparse(argument)]
     found: set[str] = set()
@@ -155,7 +155,7 @@ def _after_creation(source: Source, function: ast.FunctionDef, call: ast.Call, l
 
 
 def _sizes(init: ast.FunctionDef) -> dict[str, str]:
-    """The attributes that hold a module's sizes, found in its `__init__`; empty if they are not found."""
+    """Return the attributes that hold a module's sizes, found in its `__init__`; empty if they are not found."""
     kept = [ast.unparse(node) for node in ast.walk(init) if isinstance(getattr(node, "ctx", None), ast.Store)]
     heads = [f"self.{name}" for name in _HEADS if f"self.{name}" in kept]
     size = [f"self.{name}" for name in _SIZES if f"self.{name}" in kept]

@@ -31,7 +31,7 @@ class PatchedFile:
 
 @dataclass(frozen=True)
 class PatchResult:
-    """What a patch did, or (from `plan`) would do.
+    """The result of a patch that was written, or (from `plan`) that would be written.
 
     `state` is would-patch, stale (would replace an older patch, for the `reason`), edited (would replace one changed
     by hand, with force), already-patched, or patched (written now). `index` is the document that names the files, or
@@ -70,7 +70,7 @@ class PatchPlan:
 
 @dataclass(frozen=True)
 class UndoResult:
-    """The files an undo removed or restored; none if there was nothing to undo."""
+    """The files that an undo removed or restored; none if there was nothing to undo."""
 
     folder: Path
     removed: tuple[Path, ...] = ()

@@ -31,7 +31,7 @@ class Source:
         return io.StringIO(self.text.removeprefix(BOM), newline="").readlines()
 
     def span(self, node: ast.stmt | ast.expr | ast.Module) -> tuple[int, int]:
-        """The start and the length of a node in UTF-8 bytes, without the byte order mark; 0, 0 for the module."""
+        """Return a node's start and length in UTF-8 bytes, without the byte order mark; 0, 0 for the module."""
         if isinstance(node, ast.Module):
             return 0, 0
         start = self._starts[node.lineno - 1] + node.col_offset
@@ -47,7 +47,7 @@ class Source:
 
 
 def last_line(node: ast.stmt | ast.expr) -> int:
-    """The line in which a node ends; `ast` has it for every node of a parsed text."""
+    """Return the line in which a node ends; `ast` has it for every node of a parsed text."""
     return node.end_lineno or node.lineno
 
 

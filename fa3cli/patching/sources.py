@@ -64,8 +64,8 @@ def patch_source(
 ) -> PatchedSource:
     """Insert the quantizer and its three calls into a modeling file's attention, and make its imports absolute.
 
-    `package` is the package of the file's relative imports (None: they stay), `architecture` the model's class,
-    `attention` the requested classes (none: all that build the architecture). `native_class` adds code that keeps
+    `package` is the package of the file's relative imports (None: relative imports stay), `architecture` the model's
+    class, `attention` the requested classes (none: all that build the architecture). `native_class` adds code to keep
     transformers 5.13.1 and newer from treating the models as custom code. `rules` are the rules to use (None: the
     shipped ones), `config` is the data of config.json.
     Raises UnsupportedError (file:line and the reason) if the result is not certain to be correct.
@@ -98,7 +98,7 @@ def patch_source(
 def list_source(
     data: bytes | str, *, name: str = "modeling.py", rules: Rules | None = None, config: Mapping[str, Any] | None = None
 ) -> tuple[AttentionClass, ...]:
-    """Every attention class of a modeling file, patchable or not."""
+    """Return every attention class of a modeling file, patchable or not."""
     _, _, found = _classes(parse(data, name), rules, config or {})
     return tuple(attention for attention, _ in found.values())
 
@@ -122,7 +122,7 @@ def _for_quantizer(site: Site, quantizer: str) -> Site:
 def _quantizer_places(
     source: Source, graph: ClassGraph, sites: Mapping[str, Site], architecture: str | None, rules: Mapping[str, Rule]
 ) -> list[Below]:
-    """The places that create the quantizers which the calls need."""
+    """Return the places that create the quantizers which the calls need."""
     layouts = {site.layout: name for name, first in sites.items() for site in (first, *first.others)}
     if len(layouts) > 1:
         first, second = layouts.values()

@@ -1,4 +1,4 @@
-"""Judges the patch of a folder: complete, up to date, and reproducible from the installed library."""
+"""Determines the state of a folder's patch: complete, up to date, reproducible from the installed library."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PatchStatus:
 
 
 def status(folder: str | Path) -> PatchStatus:
-    """Judge the patch of a folder; broken folders raise as in `plan`, an unreadable receipt counts as foreign.
+    """Return the state of a folder's patch; broken folders raise as in `plan`, an unreadable receipt counts as foreign.
 
     A receipt may be forged, so no path that it names is opened.
     """
@@ -79,7 +79,7 @@ def status(folder: str | Path) -> PatchStatus:
 
 
 def _folder_code(form: Format, disk: Disk, result: PatchResult) -> str | None:
-    """The code of the folder that would run and does not come from the installed library; None if there is none."""
+    """Describe the folder's code that would run and is not from the installed library; None if there is none."""
     for file in result.files:
         if file.origin != "installed":
             return f"made from {file.source}, not from the installed {form.library}"

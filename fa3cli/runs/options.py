@@ -140,14 +140,14 @@ class RunOptions:
 
 @cache
 def declared() -> Mapping[str, Option]:
-    """The fields that the command line offers, in order."""
+    """Return the fields that the command line offers, in order."""
     hints = get_type_hints(RunOptions, include_extras=True)
     found = {name: getattr(hint, "__metadata__", ())[-1:] for name, hint in hints.items()}
     return {name: option[0] for name, option in found.items() if option}
 
 
 def named(group: str) -> list[str]:
-    """The names of a group's fields."""
+    """Return the names of a group's fields."""
     return [name for name, option in declared().items() if option.group == group]
 
 

@@ -103,7 +103,7 @@ def test_list_names_the_rule_that_had_a_say(fa3, weights, tmp_path) -> None:  # 
     assert line.endswith(" [mine.toml]")
     idle = rule_samples.QWEN2.partition("[attach]")[0] + 'idle = "nothing in it"\n'
     (rules / "mine.toml").write_text(idle + rule_samples.EXAMPLE.replace("Attention", "Qwen2Attention"))
-    assert "left alone: nothing in it [mine.toml]" in fa3(weights, "--list", "--rules", rules)[1]
+    assert "needs no patch: nothing in it [mine.toml]" in fa3(weights, "--list", "--rules", rules)[1]
 
 
 def test_undo_and_nothing_to_undo(fa3, weights) -> None:  # noqa: F811

@@ -67,7 +67,7 @@ def test_a_module_of_the_file_gets_it_in_its_class() -> None:
 def test_a_processor_that_nothing_makes_is_left_alone() -> None:
     found = patch_source(PROCESSOR + OTHER + BLOCK, name="file.py", package=None)
     assert [attention.name for attention in found.attention] == ["Processor"]
-    assert found.warnings == ("Other is left alone: the model makes no use of it by itself",)
+    assert found.warnings == ("Other is not patched: the model itself does not use it",)
 
 
 def test_a_file_of_processors_alone_is_patched_whole() -> None:

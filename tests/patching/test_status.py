@@ -76,7 +76,7 @@ def test_a_users_rules_are_never_reproducible(weights, tmp_path) -> None:
         ({"modeling": "PIPE"}, "made from PIPE, not from the installed transformers"),
         ({"modeling": "/dev/zero"}, "made from /dev/zero, not from"),
         ({"rules": "PIPE"}, "made by the rules of PIPE"),
-        ({"quantizer": "evil"}, "it takes the quantizer of evil"),
+        ({"quantizer": "evil"}, "it uses the quantizer of evil"),
     ],
 )
 def test_no_path_that_a_receipt_names_is_opened(weights, tmp_path, options, reason) -> None:

@@ -51,7 +51,7 @@ def bound_names(module: Module) -> dict[str, tuple[str, bool]]:
 
 
 def origin(library: Diffusers, dotted: str) -> str:
-    """The full name in the module that defines a name; imports of other modules are followed."""
+    """Return the full name in the module that defines a name; imports of other modules are followed."""
     module, _, name = dotted.rpartition(".")
     home = read_module(library, module)
     found = bound_names(home).get(name, (dotted, True))[0] if home else dotted

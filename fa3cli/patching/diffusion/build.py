@@ -24,7 +24,7 @@ __all__ = ["attention_classes_of", "build", "origins"]
 
 
 def origins(library: Diffusers, folder: Path, index: Config, modeling: Path | None) -> list[Origin]:
-    """The file of every transformer of a pipeline; `modeling` for the classes that it defines, or `modeling` alone."""
+    """Return the file of each transformer of a pipeline (or `modeling`, for its classes); else only `modeling`."""
     if not index.text and modeling is None:
         raise InvalidInputError(f"{folder} has no {INDEX}", hint="pass the file to patch as --modeling")
     parts = _transformers(library, folder, index)
@@ -116,7 +116,7 @@ def _reaches_up(source: Source) -> bool:
 
 
 def _package_of(source: Source) -> str | None:
-    """The package of a file, from its parent folders; None for a file in no package and without relative imports."""
+    """Return the package of a file, from its parent folders; None without a package and without relative imports."""
     path = Path(source.name)
     folder = path.absolute().parent
     names: list[str] = []

@@ -37,7 +37,7 @@ def refuse_attention_elsewhere(library: Diffusers, source: Source, class_name: s
 
 
 def _called_names(graph: ClassGraph, class_name: str) -> set[str]:
-    """The names that are called in a class and in the classes of its file that it refers to."""
+    """Return the names that are called in a class and in the classes of its file that it refers to."""
     parts = [graph.classes[name] for name in graph.reachable(class_name) if name in graph.classes]
     return {callee(call) for part in parts for call in calls_in(part)}
 

@@ -30,9 +30,9 @@ class Component:
 
 
 def components(index: Config) -> list[Component]:
-    """The components that model_index.json names, in its order, without omitted ones (null).
+    """Return the components that model_index.json names, in its order, without omitted ones (null).
 
-    Raises InvalidInputError for a key that names a folder beside it but has another kind of value, and for a component
+    Raises InvalidInputError for a key that is the name of a folder but has another kind of value, and for a component
     whose name cannot be the name of a folder.
     """
     class_name, found = index.data.get("_class_name"), []
@@ -44,7 +44,7 @@ def components(index: Config) -> list[Component]:
         if pair and all(isinstance(part, str) for part in pair):
             if not _is_name(name) or not _is_name(pair[0]):
                 raise InvalidInputError(
-                    f"{index.path}: {name!a}: {pair!a} is no part of the pipeline, expected the name of a folder "
+                    f"{index.path}: {name!a}: {pair!a} is not a component, expected the name of a folder "
                     "beside it, with a library and a class"
                 )
             found.append(Component(name, *pair))
@@ -54,7 +54,7 @@ def components(index: Config) -> list[Component]:
 
 
 def component_config(folder: Path, component: Component) -> dict[str, Any]:
-    """The data of a component's config.json, empty without one."""
+    """Return the data of a component's config.json, empty without one."""
     path = folder / component.name / "config.json"
     if not os.path.lexists(path):
         return {}
@@ -64,7 +64,7 @@ def component_config(folder: Path, component: Component) -> dict[str, Any]:
 
 
 def set_modules(index: Config, modules: Mapping[str, str]) -> list[Edit]:
-    """The edits that make components load from a file of their folder: component -> file name without `.py`."""
+    """Return the edits that make components load from a file of their folder: component -> file name without `.py`."""
     found = members_of(index.text, index.text.index("{"))
     edits = []
     for name, module in modules.items():
@@ -75,5 +75,5 @@ def set_modules(index: Config, modules: Mapping[str, str]) -> list[Edit]:
 
 
 def _is_name(name: str) -> bool:
-    """Whether a text is the name of one file or folder."""
+    """Tell whether a text is the name of one file or folder."""
     return is_file_name(name) and len(name) <= _LONGEST_NAME

@@ -24,11 +24,11 @@ class Diffusers:
     version: str
 
     def defines(self, class_name: str) -> bool:
-        """Whether this version defines a transformer class of that name."""
+        """Tell whether this version defines a transformer class of that name."""
         return bool(self._files(class_name))
 
     def transformer_file(self, class_name: str) -> Path:
-        """The file of a transformer class; raises UnsupportedError if this version does not have exactly one."""
+        """Return the file of a transformer class; raises UnsupportedError if this version does not have exactly one."""
         files = self._files(class_name)
         if len(files) != 1:
             raise UnsupportedError(
@@ -38,7 +38,7 @@ class Diffusers:
         return files[0]
 
     def module_file(self, module: str) -> Path | None:
-        """The file of a module, by its full name; None for a package or a missing module."""
+        """Return the file of a module, by its full name; None for a package or a missing module."""
         first, *rest = module.split(".")
         path = self.folder.joinpath(*rest).with_suffix(".py") if first == "diffusers" and rest else None
         return path if path and path.is_file() else None

@@ -28,7 +28,7 @@ __all__ = ["Vendored", "vendor"]
 
 @dataclass(frozen=True)
 class Vendored:
-    """The text with the copied classes, and where each comes from: its file, and its line there minus its line here."""
+    """The text with the copied classes, and the origin of each: its file, and its line there minus its line here."""
 
     text: str
     places: Mapping[str, tuple[Path, int]] = field(default_factory=dict)
@@ -63,7 +63,7 @@ def _imported(source: Source, package: str) -> Iterator[tuple[ast.ImportFrom, as
 
 
 def _computes_attention(graph: ClassGraph, name: str) -> bool:
-    """Whether a class is a processor, or returns one from `__new__`, as diffusers does for old names."""
+    """Tell whether a class is a processor, or returns one from `__new__`, as diffusers does for old names."""
     return name in graph.classes and (
         is_processor(graph, name) or graph.method(name, "__new__", inherited=False) is not None
     )
@@ -78,7 +78,7 @@ def _remove_local_import(source: Source, node: ast.ImportFrom) -> list[Passed]:
     if node in source.tree.body:
         return []
     if len(node.names) > 1:
-        raise source.refuse(node, "imports a processor together with something else inside a function")
+        raise source.refuse(node, "imports a processor together with other names inside a function")
     return [Passed(node)]
 
 
@@ -115,7 +115,7 @@ def _append_classes(library: Diffusers, target: Module, taken: dict[str, Module]
 
 
 def _class_text(target: Module, home: Module, node: ast.ClassDef) -> str:
-    """The text of a class with absolute imports; imports of the target module itself become `pass`."""
+    """Return the text of a class with absolute imports; imports of the target module itself become `pass`."""
     lines = home.source.lines[_first_line(node) - 1 : node.end_lineno]
     source = parse("\n".join(line.rstrip("\r\n") for line in [*lines, ""]), home.source.name)
     places = [
@@ -129,7 +129,7 @@ def _first_line(node: ast.ClassDef) -> int:
 
 
 def _needed_imports(library: Diffusers, target: Module, home: Module, name: str, taken: set[str]) -> list[str]:
-    """The imports that a class needs in its new file, for names that it uses from its old file."""
+    """Return the imports that a class needs in its new file, for names that it uses from its old file."""
     node = home.graph.classes[name]
     used = names_in(node) - taken - set(dir(builtins))
     here, there = bound_names(target), bound_names(home)
@@ -141,6 +141,6 @@ def _needed_imports(library: Diffusers, target: Module, home: Module, name: str,
             lines += [line] if always else ["try:", f"    {line}", "except ImportError:", "    pass"]
         elif origin(library, here[used_name][0]) != origin(library, dotted):
             raise home.source.refuse(
-                node, f"{name} takes {used_name} for {dotted}, {target.name} for {here[used_name][0]}"
+                node, f"{used_name} is {dotted} in {name}, but {here[used_name][0]} in {target.name}"
             )
     return ["\n".join(lines)] if lines else []

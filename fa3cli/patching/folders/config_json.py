@@ -128,7 +128,7 @@ def require_types(config: Config) -> None:
 
 
 def set_auto_map(config: Config, target: str) -> list[Edit]:
-    """The edits that make AutoModelForCausalLM load `target` (file.Class); none if it already does."""
+    """Return the edits that make AutoModelForCausalLM load `target` (file.Class); none if it already does."""
     if config.auto_map.get(CAUSAL_LM) == target:
         return []
     text, entry = config.text, f'"{CAUSAL_LM}": {json.dumps(target)}'
@@ -151,7 +151,7 @@ def set_auto_map(config: Config, target: str) -> list[Edit]:
 
 
 def _gap(text: str, key: int) -> str:
-    """The white space before a key: a line end with indentation; in a one-line document, the blanks, at least one."""
+    """Return the white space before a key: line end and indentation, or at least one blank in a one-line document."""
     return text[len(text[:key].rstrip(_SPACE)) : key] or " "
 
 
@@ -160,25 +160,25 @@ def members_of(text: str, start: int) -> dict[str, tuple[int, int, int]]:
 
     The last one of repeated keys counts, as in Python's json module, which transformers uses.
     """
-    members, at, decode = {}, _behind_space(text, start + 1), json.JSONDecoder().raw_decode
+    members, at, decode = {}, _after_space(text, start + 1), json.JSONDecoder().raw_decode
     while text[at] != "}":
         key, after = decode(text, at)
-        value = _behind_space(text, _behind_space(text, after) + 1)
+        value = _after_space(text, _after_space(text, after) + 1)
         _, end = decode(text, value)
         members[key] = (at, value, end)
-        at = _behind_space(text, end)
+        at = _after_space(text, end)
         if text[at] == ",":
-            at = _behind_space(text, at + 1)
+            at = _after_space(text, at + 1)
     return members
 
 
-def _behind_space(text: str, at: int) -> int:
+def _after_space(text: str, at: int) -> int:
     while text[at] in _SPACE:
         at += 1
     return at
 
 
 def _brief(value: Any) -> str:
-    """A value as text for a message, cut to a bounded length."""
+    """Return a value as text for a message, cut to a bounded length."""
     text = f"{value!a}" if isinstance(value, str) else repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

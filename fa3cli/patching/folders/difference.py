@@ -1,4 +1,4 @@
-"""Compares a folder's patch with the patch that would be written now, and tells why it is stale."""
+"""Compares a folder's patch with the patch that would be written now, and says why it is stale."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["difference", "state_of"]
 
 
 def state_of(disk: Disk | None, new: Receipt) -> tuple[str, str | None]:
-    """The state of a folder, and the reason if its patch is not the one that would be written now."""
+    """Return the state of a folder, and the reason if its patch is not the one that would be written now."""
     if disk is None or disk.receipt is None:
         return "would-patch", None
     if disk.edited:
@@ -26,7 +26,7 @@ def state_of(disk: Disk | None, new: Receipt) -> tuple[str, str | None]:
 
 
 def difference(old: Receipt, new: Receipt) -> str:
-    """The first input that differs between an old patch and the new one, in words."""
+    """Return the first input that differs between an old patch and the new one, in words."""
     for name, before in vars(old.options).items():
         after = getattr(new.options, name)
         if before != after:
@@ -41,8 +41,8 @@ def difference(old: Receipt, new: Receipt) -> str:
     for file in new.files:
         if sources.get(file.component) != file.modeling.before:
             return f"its source {file.source} has changed"
-    borrowed = "; or a file it takes classes from has changed" * (new.library == "diffusers")
-    return f"another fa3 wrote it: {old.fa3cli}, this is {new.fa3cli}{borrowed}"
+    borrowed = "; or a file from which it copies classes has changed" * (new.library == "diffusers")
+    return f"written by fa3 {old.fa3cli}, this is {new.fa3cli}{borrowed}"
 
 
 def _outputs(receipt: Receipt) -> tuple[object, ...]:

@@ -40,7 +40,7 @@ def explain_write_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise MissingCapabilityError(
-                f"no room to write in {folder}", hint="free some space, or use --output"
+                f"no disk space to write in {folder}", hint="free disk space, or use --output"
             ) from None
         if error.errno == errno.EIO:
             raise MissingCapabilityError(
@@ -60,7 +60,7 @@ def read_entry(path: Path) -> Entry:
 
 
 def write_entry(path: Path, entry: Entry) -> None:
-    """Write an entry atomically, or remove it (None); .fa3 is created with its first file and removed with its last."""
+    """Write an entry atomically, or remove it (None); .fa3 is created for its first file and removed after its last."""
     own = path.parent.name == RECEIPT.parent.name
     if entry is None:
         if os.path.lexists(path):
@@ -93,7 +93,7 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove half-written files of killed processes in a folder and its subfolders (.fa3 too), but not behind links."""
+    """Remove half-written files of killed processes in a folder and its subfolders (.fa3 too); follow no links."""
     for place in [folder, *(entry for entry in folder.iterdir() if not entry.is_symlink() and entry.is_dir())]:
         with suppress(OSError):
             sweep(place)
@@ -111,7 +111,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def original_link(path: Path, target: str | None, entry: Entry) -> Entry:
-    """The symbolic link that a file was before the patch, if its target has the size of `entry`; else `entry`.
+    """Return the symbolic link that a file was before the patch, if its target has the size of `entry`; else `entry`.
 
     A receipt may be forged, so the link's target is not opened.
     """

@@ -1,4 +1,4 @@
-"""Writes a patch into a folder and removes it, in an order in which the receipt explains every state in between.
+"""Writes and removes a folder's patch, in an order in which the receipt explains every intermediate state.
 
 config.json or model_index.json (the index) may name patched files only while these files and their receipt exist. So
 the index is restored first and changed last. A change that fails or is interrupted is rolled back.
@@ -39,7 +39,7 @@ def install_patch(folder: Path, old: Patched, contents: Mapping[str, bytes]) -> 
 
 
 def remove_patch(folder: Path, old: Patched, link: str | None) -> None:
-    """Restore the folder before the patch; an index that was a `link` becomes one again unless it was changed since."""
+    """Restore the folder as it was before the patch; an unchanged index that was a `link` becomes a link again."""
     if not old.receipt:
         links = {name: original_link(folder / name, link, entry) for name, entry in old.index.items()}
         old = replace(old, index=links)
@@ -48,7 +48,7 @@ def remove_patch(folder: Path, old: Patched, link: str | None) -> None:
 
 
 def _undo_steps(old: Patched) -> Steps:
-    """The steps that remove all of a patch except its receipt."""
+    """Return the steps that remove all of a patch except its receipt."""
     first = {_RECEIPT: old.receipt} if old.receipt else {}
     return [*first.items(), *old.index.items(), *((name, None) for name in old.modules)]
 
@@ -71,10 +71,10 @@ def _run_steps(folder: Path, old: Patched, steps: Steps) -> None:
 
 
 def _restore_steps(before: Mapping[str, Entry], old: Patched) -> Steps:
-    """The steps that restore the entries `before`, from any point at which a change stopped."""
+    """Return the steps that restore the entries `before`, from any point at which a change stopped."""
     index = [name for name in old.index if name in before]
     modules = [name for name in before if name not in (_RECEIPT, *old.index)]
-    # By way of the unpatched folder: at every step the index names only files that exist.
+    # Through the unpatched state: at every step the index names only files that exist.
     removed: Steps = [*((name, old.index[name]) for name in index), *((name, None) for name in modules)]
     return [*removed, *((name, before[name]) for name in (_RECEIPT, *modules, *index) if name in before)]
 

@@ -73,14 +73,14 @@ def look(form: Format, folder: Path) -> Disk:
 
 
 def original_index(disk: Disk) -> Config:
-    """The index without fa3's edits; later changes made by hand stay in it."""
+    """Return the index without fa3's edits; later changes made by hand stay in it."""
     if disk.receipt is None or disk.receipt.index is None:
         return disk.index
     return unpatched(disk.index, disk.receipt.index)
 
 
 def unpatched_config(folder: str | Path) -> dict[str, Any]:
-    """The data of config.json or model_index.json without fa3's edits and entries for a file patched by hand."""
+    """Return the data of config.json or model_index.json without fa3's edits and entries for a file patched by hand."""
     folder = Path(folder)
     form = format_of(folder)
     index = original_index(look(form, folder))
@@ -92,7 +92,7 @@ def unpatched_config(folder: str | Path) -> dict[str, Any]:
 
 
 def patched_parts(form: Format, disk: Disk, original: str) -> Patched:
-    """The patch that a folder has; `original` is the text of its index without that patch."""
+    """Return the patch that a folder has; `original` is the text of its index without that patch."""
     receipt = disk.receipt
     if receipt is None:
         return Patched({form.index: read_entry(disk.folder / form.index)})
@@ -110,7 +110,7 @@ def refuse_links(folder: Path, files: Iterable[FileChange]) -> None:
     for place in dict.fromkeys(folder / file.component for file in files if file.component):
         if place.is_symlink():
             raise ConflictError(
-                f"{place} is a link to {place.readlink()}: fa3 changes no files behind links",
+                f"{place} is a link to {place.readlink()}: fa3 changes no files through links",
                 hint="--output DIR does not change this folder and creates a patched one with links to it",
             )
 

@@ -18,7 +18,7 @@ _HINT = "give a new or empty folder to --output"
 
 
 def output_folder(folder: Path, output: str | Path | None) -> Path:
-    """The folder to patch; refuses an output folder that is not new, empty, or patched by fa3."""
+    """Return the folder to patch; refuses an output folder that is not new, empty, or patched by fa3."""
     if output is None or Path(output).resolve() == folder.resolve():
         return folder
     target = Path(output)
@@ -30,7 +30,7 @@ def output_folder(folder: Path, output: str | Path | None) -> Path:
 
 
 def is_new(target: Path) -> bool:
-    """Whether a folder is missing or empty."""
+    """Tell whether a folder is missing or empty."""
     try:
         return not os.path.lexists(target) or not any(target.iterdir())
     except OSError:
@@ -43,9 +43,9 @@ def require_output_of(folder: Path, target: Path, modules: Collection[str], inde
     own = {*map(PurePosixPath, modules), *parts, PurePosixPath(_FA3_FOLDER), PurePosixPath(index)}
     names = [name for part in sorted({PurePosixPath("."), *parts}) for name in _names(folder, part, target)]
     shared = [name for name in names if name not in own and os.path.lexists(target / name)]
-    strange = [name for name in shared if os.path.realpath(target / name) != os.path.realpath(folder / name)]
-    if strange or (not shared and set(names) - own):
-        found = f": {target / strange[0]} is not the same file as in {folder}" if strange else ""
+    different = [name for name in shared if os.path.realpath(target / name) != os.path.realpath(folder / name)]
+    if different or (not shared and set(names) - own):
+        found = f": {target / different[0]} is not the same file as in {folder}" if different else ""
         raise ConflictError(f"{target} is patched, but was not made from {folder}{found}", hint=_HINT)
 
 
@@ -65,7 +65,7 @@ def make_output(folder: Path, target: Path, contents: Mapping[str, bytes]) -> No
 
 
 def _names(folder: Path, part: PurePosixPath, *never: Path) -> Iterator[PurePosixPath]:
-    """The entries of a subfolder as paths in the folder, without `never` and without half-written files."""
+    """Yield the entries of a subfolder as paths in the folder, without `never` and without half-written files."""
     place, left_out = folder / part, [path.absolute() for path in never]
     for entry in sorted(place.iterdir()) if place.is_dir() else []:
         if entry.absolute() not in left_out and not is_temporary(entry.name):

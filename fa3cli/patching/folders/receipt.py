@@ -35,12 +35,12 @@ UNREADABLE = "unreadable"
 
 
 def sha256(data: bytes) -> str:
-    """The digest of a file in a receipt."""
+    """Return the digest of a file in a receipt."""
     return hashlib.sha256(data).hexdigest()
 
 
 def digest_of(path: Path) -> str | None:
-    """The digest of a file; None if nothing is there, `UNREADABLE` if it is no file or cannot be read."""
+    """Return the digest of a file; None if nothing is there, `UNREADABLE` if it is no file or cannot be read."""
     try:
         return sha256(read_bytes(path))
     except OSError:
@@ -49,7 +49,7 @@ def digest_of(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Change:
-    """The change of one text: digests before and after, and the edits between."""
+    """The change of one text: digests before and after, and the edits that lead from one to the other."""
 
     before: str
     after: str
@@ -57,7 +57,7 @@ class Change:
 
     @classmethod
     def of(cls, before: str, after: str, edits: Iterable[Edit]) -> Change:
-        """The change of one text into another, made by `edits`."""
+        """Return the change of one text into another, made by `edits`."""
         return cls(sha256(before.encode()), sha256(after.encode()), tuple(edits))
 
 
@@ -71,11 +71,11 @@ class Options:
     rules: str | None = None
 
     def unverifiable(self, library: str) -> str | None:
-        """Why a patch with these options cannot be reproduced from the installed `library` alone; None if it can."""
+        """Return why these options' patch cannot be reproduced from only the installed `library`; None if it can."""
         if self.modeling:
             return f"made from {self.modeling}, not from the installed {library}"
         if self.quantizer != "fa3cli":
-            return f"it takes the quantizer of {self.quantizer}"
+            return f"it uses the quantizer of {self.quantizer}"
         return f"made by the rules of {self.rules}" if self.rules else None
 
 
@@ -92,7 +92,7 @@ class FileChange:
     modeling: Change
 
     def is_ours(self, library: str) -> bool:
-        """Whether the path is one at which fa3 would write a file."""
+        """Tell whether the path is one at which fa3 would write a file."""
         if library == "transformers":
             return self.component is None and re.fullmatch(r"modeling_\w+_fa3\.py", self.module) is not None
         folder, _, name = self.module.rpartition("/")
@@ -128,7 +128,7 @@ class Receipt:
         return tuple(file.module for file in self.files)
 
     def to_json(self) -> str:
-        """The text of the file."""
+        """Return the text of the file."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
 
@@ -153,7 +153,7 @@ def read_receipt(folder: Path) -> Receipt | None:
 
 
 def receipt_library(folder: Path) -> str | None:
-    """The library named by a folder's receipt; None without a readable receipt."""
+    """Return the library named by a folder's receipt; None without a readable receipt."""
     try:
         found = (_receipt_data(folder) or {}).get("library")
     except ConflictError:
@@ -162,7 +162,7 @@ def receipt_library(folder: Path) -> str | None:
 
 
 def _receipt_data(folder: Path) -> dict[str, Any] | None:
-    """The data of a folder's receipt, None without one; ConflictError if it is unreadable or .fa3 is a link."""
+    """Return the data of a folder's receipt, None without one; ConflictError if it is unreadable or .fa3 is a link."""
     path = folder / RECEIPT
     if not _exists_as(path.parent, stat.S_ISDIR, "folder") or not _exists_as(path, stat.S_ISREG, "file"):
         return None
@@ -194,7 +194,7 @@ def _current_form(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _exists_as(path: Path, right: Callable[[int], bool], what: str) -> bool:
-    """Whether a path exists as the file or folder that fa3 creates there; ConflictError if it is anything else."""
+    """Tell whether a path exists as the file or folder that fa3 creates there; ConflictError if it is anything else."""
     try:
         # lstat: a link in this place could lead to a file of the user.
         mode = os.lstat(path).st_mode

@@ -14,7 +14,7 @@ __all__ = ["remove_edits", "unpatched"]
 
 
 def unpatched(index: Config, change: Change) -> Config:
-    """A document without the edits of a receipt; later changes made by hand stay in it.
+    """Return a document without the edits of a receipt; later changes made by hand stay in it.
 
     Raises ConflictError if the edits do not lead back to the text whose digest the receipt has.
     """

@@ -15,12 +15,12 @@ __all__ = ["Format", "Pipeline", "Weights", "format_of", "is_pipeline"]
 
 
 def format_of(folder: Path, modeling: str | Path | None = None) -> Format:
-    """The kind of a folder."""
+    """Return the kind of a folder."""
     return Pipeline() if is_pipeline(folder, modeling) else Weights()
 
 
 def is_pipeline(folder: str | Path, modeling: str | Path | None = None) -> bool:
-    """Whether a folder is a diffusers pipeline: it has model_index.json, or no config.json but `modeling` is given."""
+    """Tell whether a folder is a pipeline: it has model_index.json, or no config.json while `modeling` is given."""
     folder = Path(folder)
     if receipt_library(folder) == Pipeline.library or os.path.lexists(folder / Pipeline.index):
         return True

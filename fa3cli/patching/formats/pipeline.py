@@ -65,7 +65,7 @@ class Pipeline:
         return attention_classes_of(self.installed, origin, rules)
 
     def module(self, index: Config, made: Build) -> str:
-        """diffusers loads files of all folders into one namespace, so the name has the digest of the text."""
+        """Return the path. Its name has the text's digest: diffusers loads files of all folders into one namespace."""
         digest = sha256(made.patched.text.encode())
         name = f"{made.origin.path.stem}_fa3_{digest[:12]}.py"
         return f"{made.origin.component}/{name}" if made.origin.component else name

@@ -57,7 +57,7 @@ class Weights:
         return config
 
     def foreign(self, folder: Path, index: Config) -> str | None:
-        """Why a folder without a receipt has a patch that is not fa3's; None if it has no patch."""
+        """Return why a folder without a receipt has a patch that is not fa3's; None if it has no patch."""
         custom, own = index.causal_lm, folder / _own_name(index)
         if custom and not custom.repository and custom.file == own.name:
             entry = f"{index.path}: auto_map lets {CAUSAL_LM} load {custom.file}, and there is no {RECEIPT} of fa3"
@@ -65,7 +65,7 @@ class Weights:
         return f"{own} exists, and there is no {RECEIPT} of fa3" if os.path.lexists(own) else None
 
     def hand_made(self, index: Config) -> Path | None:
-        """The file that auto_map names, if somebody patched it by hand; None if there is no such file."""
+        """Return the file that auto_map names, if somebody patched it by hand; None if there is no such file."""
         custom = index.causal_lm
         own = index.path.parent / custom.file if custom and not custom.repository else None
         return own if own and has_quantizer(own) else None
@@ -78,7 +78,7 @@ class Weights:
         return (f"config.json was written by transformers {written}, installed is {self.version}",)
 
     def origins(self, folder: Path, index: Config, modeling: str | None, receipt: Receipt | None) -> list[Origin]:
-        """The modeling files to patch; `modeling` replaces the library's own.
+        """Return the modeling files to patch; `modeling` replaces the library's own.
 
         A file that was patched by hand is compared once, before fa3 patches the folder (there is no `receipt` yet).
         """
@@ -96,27 +96,27 @@ class Weights:
         return [replace(origin, instead_of=own)]
 
     def build(self, folder: Path, origin: Origin, options: Options) -> Build:
-        """Patch one modeling file; UnsupportedError (file:line) if that is not certain to be right."""
+        """Patch one modeling file; UnsupportedError (file:line) if the result is not certain to be correct."""
         return build(self.installed, folder, origin, options)
 
     def attention(self, origin: Origin, rules: str | Path | None) -> tuple[AttentionClass, ...]:
-        """Every attention class of a modeling file, patchable or not."""
+        """Return every attention class of a modeling file, patchable or not."""
         data, name = read_source(origin.path), str(origin.path)
         return list_source(data, name=name, rules=checked_rules(rules), config=origin.config)
 
     def module(self, index: Config, made: Build) -> str:
-        """The path in the folder that a patched file is written to."""
+        """Return the path in the folder that a patched file is written to."""
         name, custom = _own_name(index), index.causal_lm
         # A file patched by hand after the guide has the same name, and must not be overwritten.
         return name.replace("_fa3.py", "_by_fa3.py") if custom and custom.file == name else name
 
     def index_edits(self, index: Config, modules: Iterable[tuple[Origin, str]]) -> list[Edit]:
-        """The edits of the index that make it load the patched files, `modules`."""
+        """Return the edits of the index that make it load the patched files, `modules`."""
         [(origin, module)] = modules
         return set_auto_map(index, f"{module.removesuffix('.py')}.{origin.class_name}")
 
     def loaded(self, index: Config) -> tuple[str, str] | None:
-        """The folder's own file, and its class, that the index names instead of the library's; None without one."""
+        """Return the folder's own file and class that the index names instead of the library's; None without one."""
         custom = index.causal_lm
         return (custom.file, custom.name) if custom and not custom.repository else None
 
@@ -126,7 +126,7 @@ class Weights:
         return f"auto_map lets {', '.join(others)} load code too" if others else None
 
     def _is_library_file(self, index: Config, path: str) -> bool:
-        """Whether a path is the library's own file of the model type, in this or another environment."""
+        """Tell whether a path is the library's own file of the model type, in this or another environment."""
         if not self.installed.knows(index.model_type):
             return False
         package = self.installed.modeling_file(index.model_type).package.split(".")

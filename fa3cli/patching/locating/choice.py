@@ -56,10 +56,10 @@ def choose(
     ]
     for name in used:
         if found[name][0].idle:
-            warnings.append(f"{name} is left alone: {found[name][0].problem}")
+            warnings.append(f"{name} is not patched: {found[name][0].problem}")
         elif name not in family:
             other = "it is part of a vision or audio model (--attention patches it)"
-            warnings.append(f"{name} is not patched: {'not asked for' if attention else other}")
+            warnings.append(f"{name} is not patched: {'not requested' if attention else other}")
     return Choice(tuple(patched), tuple(warnings))
 
 
@@ -97,7 +97,7 @@ def _requested(
 def _split_family(
     source: Source, graph: ClassGraph, found: Found, family: set[str], attention: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Split a family into classes to patch and to skip; only flash siblings that were not requested are skipped."""
+    """Split a family into classes to patch and to skip: flash attention siblings that were not requested."""
     patched, skipped, refused = [], [], []
     for name in graph.classes:
         if name not in family:

@@ -78,7 +78,7 @@ class ClassGraph:
 
     def _bases_of(self, node: ast.ClassDef) -> list[str]:
         names = [getattr(base, "id", None) for base in node.bases]
-        return [known_base for known_base in names if known_base in self.classes and known_base != node.name]
+        return [base for base in names if base in self.classes and base != node.name]
 
     def _refuse_cycles(self, source: Source) -> None:
         """Refuse classes that inherit from themselves, or through more classes than any real model has."""
@@ -93,17 +93,17 @@ class ClassGraph:
             )
 
     def _is_model_base(self, node: ast.stmt) -> bool:
-        """Whether a class is the file's PreTrainedModel: it names classes to initialise, but builds none."""
+        """Tell whether a class is the file's PreTrainedModel: it names classes to initialise, but builds none."""
         if not isinstance(node, ast.ClassDef) or "PreTrainedModel" not in map(_last_name, node.bases):
             return False
         return self.method(node.name, "forward", inherited=False) is None
 
     def bases(self, name: str) -> list[str]:
-        """The base classes that the file defines; one with the same name as its subclass is imported."""
+        """Return the base classes that the file defines; one with the same name as its subclass is imported."""
         return self._bases[name]
 
     def method(self, name: str, method: str, inherited: bool = True) -> tuple[str, ast.FunctionDef] | None:
-        """The method of a class, own or inherited, and the class of the file that defines it; None if missing."""
+        """Return a method of a class, own or inherited, and the class that defines it; None if it is missing."""
         todo, seen = [name], set()
         while todo:
             owner = todo.pop()
@@ -114,7 +114,7 @@ class ClassGraph:
         return None
 
     def reachable(self, name: str) -> set[str]:
-        """Every top-level name that a class refers to, directly or through other names."""
+        """Return every top-level name that a class refers to, directly or through other names."""
         found, todo = set(), {name}
         while todo:
             found |= todo
@@ -122,7 +122,7 @@ class ClassGraph:
         return found
 
     def family(self, name: str) -> set[str]:
-        """A class and all classes linked to it: by inheritance, or as alternatives in one dictionary.
+        """Return a class and all classes linked to it: by inheritance, or as alternatives in one dictionary.
 
         Up to transformers 4.47 the eager, sdpa and flash attention of a model are three such classes.
         """
@@ -143,7 +143,7 @@ class ClassGraph:
 
     @cached_property
     def _bound(self) -> dict[str, set[int]]:
-        """For each class, the indices of the links that contain it."""
+        """Map each class to the indices of the links that contain it."""
         bound_names: dict[str, set[int]] = {}
         for number, link in enumerate(self._links):
             for member in link:
@@ -189,7 +189,7 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
 
 
 def site_of_core(source: Source, graph: ClassGraph, name: str, key: str) -> Site | None:
-    """The site for the attention call whose key operand is `key`; other attention calls of the class stay unchanged."""
+    """Return the site for the attention call whose key operand is `key`; other calls of the class stay unchanged."""
     for function, cores in _cores(source, graph, name, _attention_functions(graph, name)).items():
         if wanted := [core for core in cores if ast.unparse(core.operands["k"]) == key]:
             return _locate_site(function, wanted, source)
@@ -197,13 +197,13 @@ def site_of_core(source: Source, graph: ClassGraph, name: str, key: str) -> Site
 
 
 def is_processor(graph: ClassGraph, name: str) -> bool:
-    """Whether a class is an attention processor: it computes attention for a module, `__call__(self, attn, ...)`."""
+    """Tell whether a class is a processor: it computes attention for a module, `__call__(self, attn, ...)`."""
     call = graph.method(name, "__call__")
     return call is not None and _takes_module(call[1])
 
 
 def _attention_functions(graph: ClassGraph, name: str) -> list[ast.FunctionDef]:
-    """The functions of a class that may compute attention: forward, or each method of a processor with `attn`."""
+    """Return a class's functions that may compute attention: forward, or the methods of a processor with `attn`."""
     forward = graph.method(name, "forward", inherited=False)
     if forward or not is_processor(graph, name):
         return [forward[1]] if forward else []
@@ -217,7 +217,7 @@ def _takes_module(node: ast.stmt) -> TypeGuard[ast.FunctionDef]:
 def _cores(
     source: Source, graph: ClassGraph, name: str, functions: list[ast.FunctionDef]
 ) -> dict[ast.FunctionDef, list[Core]]:
-    """The cores of each function that has any.
+    """Return the cores of each function that has any.
 
     A helper method's cores count for its caller, unless the helper is one of `functions` itself: each core counts once.
     """
@@ -257,7 +257,7 @@ def patchable_class(node: ast.ClassDef, site: Site, is_flash: bool) -> Attention
 
 
 def _looks_like_attention(graph: ClassGraph, node: ast.ClassDef) -> bool:
-    """Whether a class seems to compute attention in an unknown form: relative, hashed, block-sparse."""
+    """Tell whether a class seems to compute attention in an unknown form: relative, hashed, block-sparse."""
     if "att" not in node.name.lower():
         return False
     found: list[ast.ClassDef | ast.FunctionDef] = [node]

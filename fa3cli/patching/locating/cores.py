@@ -65,7 +65,7 @@ class _Product(NamedTuple):
 
 
 def find_cores(function: ast.FunctionDef, refuse: Refuse) -> list[Core]:
-    """All cores of a function in the order of the text; methods that it calls are not searched."""
+    """Return all cores of a function in the order of the text; methods that it calls are not searched."""
     cores = []
     dispatched = _dispatched_names(function)
     nested = _nested(function)
@@ -82,14 +82,14 @@ def find_cores(function: ast.FunctionDef, refuse: Refuse) -> list[Core]:
 
 
 def _nested(function: ast.FunctionDef) -> set[int]:
-    """The ids of the nodes in inner scopes of a function: there, a name may stand for another variable."""
+    """Return the ids of the nodes in inner scopes of a function: there, a name may stand for another variable."""
     scopes = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.GeneratorExp, ast.SetComp, ast.DictComp)
     inner = [scope for scope in ast.walk(function) if isinstance(scope, scopes) and scope is not function]
     return {id(node) for scope in inner for node in ast.walk(scope)}
 
 
 def _dispatched_names(function: ast.FunctionDef) -> set[str]:
-    """Local names that may hold an attention function: `attention_interface = ALL_ATTENTION_FUNCTIONS[...]`."""
+    """Return local names that may hold an attention function: `attention_interface = ALL_ATTENTION_FUNCTIONS[...]`."""
     tables = set(filter(_DISPATCHER.fullmatch, names_in(function)))
     names = set(tables)
     for statement in simple_statements(function.body):
@@ -125,7 +125,7 @@ def _called_core(call: ast.Call, statement: ast.stmt, dispatched: set[str]) -> C
 
 
 def _called(call: ast.Call) -> str:
-    """The name of the called function; for `TABLE[key](...)` the name of the table."""
+    """Return the name of the called function; for `TABLE[key](...)` the name of the table."""
     return getattr(call.func.value, "id", "") if isinstance(call.func, ast.Subscript) else callee(call)
 
 
@@ -190,14 +190,14 @@ def _product_after(
 
 
 def _products(node: ast.AST) -> list[_Product]:
-    """The outermost matrix products in a node."""
+    """Return the outermost matrix products in a node."""
     if (found := _product(node)) is not None:
         return [found]
     return [product for child in ast.iter_child_nodes(node) for product in _products(child)]
 
 
 def _product(node: ast.AST) -> _Product | None:
-    """A matrix product with its operands; None for any other node."""
+    """Return a matrix product with its operands; None for any other node."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
         return _Product(node, node.left, node.right, False)
     if not isinstance(node, ast.Call) or callee(node) not in _PRODUCTS:

@@ -15,7 +15,7 @@ __all__ = ["all_cores"]
 def all_cores(
     function: ast.FunctionDef, method: Callable[[str], tuple[str, ast.FunctionDef] | None], refuse: Refuse
 ) -> list[Core]:
-    """The cores of a function, including calls of helper methods on `self`; `method` finds a method by its name."""
+    """Return the cores of a function, including calls of helper methods on `self`; `method` finds one by its name."""
     cores = find_cores(function, refuse)
     for statement in simple_statements(function.body):
         for call in calls_in(statement):
@@ -27,7 +27,7 @@ def all_cores(
 
 
 def _own_method(call: ast.Call) -> str:
-    """The name of a method that is called on `self`; empty for other calls, and for forward."""
+    """Return the name of a method that is called on `self`; empty for other calls, and for forward."""
     on_self = isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") == "self"
     return callee(call) if on_self and callee(call) != "forward" else ""
 
@@ -44,7 +44,7 @@ def _helper_core(
     names = [argument.arg for argument in helper.args.args[1:]]
     given = dict(zip(names, call.args)) | {keyword.arg: keyword.value for keyword in call.keywords}
     if missing := [tracks[role].name.id for role in ROLES if tracks[role].name.id not in given]:
-        raise refuse(call, f"{helper.name} takes {missing[0]} from elsewhere than its arguments")
+        raise refuse(call, f"{helper.name} does not get {missing[0]} from its arguments")
     return Core(
         dict.fromkeys(ROLES, statement),
         {role: given[tracks[role].name.id] for role in ROLES},

@@ -52,7 +52,7 @@ def locate_inside(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) 
 def _state_expression(
     function: ast.FunctionDef, core: Core, role: str, path: list[ast.stmt], refuse: Refuse
 ) -> ast.expr:
-    """The expression nearest to the core that is `[B, H, S, D]`, without repeated heads, read by the core alone."""
+    """Return the expression nearest to the core that is `[B, H, S, D]`, without repeated heads, read only there."""
     statement, expression, axes = core.statements[role], core.operands[role], core.axes[role]
     while True:
         at = path.index(statement)
@@ -74,7 +74,7 @@ def _state_expression(
 
 
 def _has_heads(role: str, above: list[ast.stmt], expression: ast.expr) -> bool:
-    """Whether an expression has an axis of heads, and no statement above is known to repeat them."""
+    """Tell whether an expression has an axis of heads, and no statement above is known to repeat them."""
     names = names_in(expression)
     if role != "q" and any(repeating_statement(above, name) for name in names):
         return False
@@ -84,7 +84,7 @@ def _has_heads(role: str, above: list[ast.stmt], expression: ast.expr) -> bool:
 
 
 def _always_before(function: ast.FunctionDef, above: ast.stmt, statement: ast.stmt) -> bool:
-    """Whether `above` always runs before `statement`: the block of `above` contains `statement` at any depth."""
+    """Tell whether `above` always runs before `statement`: the block of `above` contains `statement` at any depth."""
     inner = [block for node in ast.walk(function) if isinstance(node, ast.stmt) for block in blocks(node)]
     return any(above in block and statement in simple_statements(block) for block in [function.body, *inner])
 

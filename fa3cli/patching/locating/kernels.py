@@ -16,7 +16,7 @@ _NO_KERNEL = re.compile(r"mask|processor|^_?(is|get|has|supports?|prepare|create
 
 
 def unknown_kernel(node: ast.ClassDef, cores: list[Core], known: set[str]) -> ast.Call | None:
-    """The first call in a class that looks like attention on three tensors but is no core and no known function."""
+    """Return a class's first call that looks like attention on three tensors, but is no core or known function."""
     parent_of = parents(node)
     known_code = [statement for core in cores for statement in core.statements.values()]
     # A method with the name of a kernel is that kernel.

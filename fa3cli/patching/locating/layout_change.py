@@ -1,7 +1,7 @@
-"""Finds the code that changes a state's layout to `[B, H, S, D]` and back, where it has another one at the site.
+"""Finds the code that changes a state's layout to `[B, H, S, D]` and back, where the site has another layout.
 
-Flash attention takes positions before heads. Bloom up to transformers 4.45 and similar models join batch and heads into
-one axis before the cache, and there is no other correct site.
+In flash attention, positions come before heads. Bloom up to transformers 4.45 and similar models join batch and heads
+into one axis before the cache, and there is no other correct site.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TRANSPOSE: LayoutChange = (".transpose(1, 2)", ".transpose(1, 2)")
 
 
 def layout_change(view: View, body: list[ast.stmt]) -> LayoutChange | None:
-    """The layout change for `BSHD`, or for `NSD` and `NDS` if `body` shows the number of heads; None if unknown."""
+    """Return the layout change for `BSHD`, or for `NSD` and `NDS` if `body` shows the number of heads; else None."""
     if view.axes == "BSHD":
         return TRANSPOSE
     heads = _joined_heads(view.name.id, body)
@@ -31,7 +31,7 @@ def layout_change(view: View, body: list[ast.stmt]) -> LayoutChange | None:
 
 
 def _joined_heads(name: str, body: list[ast.stmt]) -> str | None:
-    """The number of heads in `name = ....reshape(batch_size * self.num_heads, ...)`, as it is written there."""
+    """Return the number of heads in `name = ....reshape(batch_size * self.num_heads, ...)`, as it is written there."""
     for statement in simple_statements(body):
         if name in assigned(statement):
             for call in calls_in(statement):

@@ -82,7 +82,7 @@ def locate(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Site
 
 
 def _site(above: list[ast.stmt], states: Tracks, refuse: Refuse) -> Site:
-    """The site below the statements `above`, if all three states are final there."""
+    """Return the site below the statements `above`, if all three states are final there."""
     if set(states) != set(ROLES):
         raise refuse(above[-1], "a state is changed after the attention scores were computed")
     q, k, v = (states[role].name.id for role in ROLES)
@@ -90,7 +90,7 @@ def _site(above: list[ast.stmt], states: Tracks, refuse: Refuse) -> Site:
 
 
 def state_arguments(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Tracks:
-    """Which arguments of a helper function are the states; the helper must not change them before its cores."""
+    """Return which arguments of a helper function are the states; the helper must not change them before its cores."""
     walk = _Walk(function, cores, refuse)
     boundaries, stop = _trace_up(walk)
     if stop >= 0 or set(boundaries[0]) != set(ROLES):
@@ -102,7 +102,7 @@ def state_arguments(function: ast.FunctionDef, cores: list[Core], refuse: Refuse
 
 
 def _trace_up(walk: _Walk) -> tuple[list[Tracks], int]:
-    """The tracks above each statement, and the index of the statement where the search stops (-1: none)."""
+    """Return the tracks above each statement, and the index of the statement where the search stops (-1: none)."""
     body = walk.function.body
     boundaries: list[Tracks] = [{} for _ in range(len(body) + 1)]
     for index in reversed(range(len(body))):
@@ -113,7 +113,7 @@ def _trace_up(walk: _Walk) -> tuple[list[Tracks], int]:
 
 
 def _step_up(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> tuple[Tracks, bool]:
-    """The tracks above a statement, and whether the search stops at it."""
+    """Return the tracks above a statement, and whether the search stops at it."""
     inner = blocks(statement)
     if inner and _holds_core(walk, statement):
         return _step_over_branches(walk, statement, inner, tracks), False
@@ -148,7 +148,7 @@ def _step_over_assignment(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> t
 
 
 def _step_over_branches(walk: _Walk, statement: ast.stmt, inner: list[list[ast.stmt]], tracks: Tracks) -> Tracks:
-    """The tracks above a compound statement: all its branches and the code below it must agree on the states."""
+    """Return the tracks above a compound statement: all its branches and the code below it must agree on the states."""
     if isinstance(statement, (ast.For, ast.While)):
         raise walk.refuse(statement, "attention is computed in a loop")
     result: Tracks = {}
@@ -179,7 +179,7 @@ def _merge(walk: _Walk, statement: ast.stmt, tracks: Tracks, role: str, view: Vi
 
 
 def _changes_state(walk: _Walk, statement: ast.stmt, tracks: Tracks) -> bool:
-    """Whether a compound statement without a core changes a state by more than a cast or repeated heads."""
+    """Tell whether a compound statement without a core changes a state by more than a cast or repeated heads."""
     for line in simple_statements([statement]):
         pairs = dict(assignment_pairs(line))
         for view in tracks.values():

@@ -17,7 +17,7 @@ OTHER_MODALITIES = {"vision_config", "audio_config"}
 
 
 def language_model(source: Source, graph: ClassGraph, architecture: str) -> set[str]:
-    """The top-level names that `architecture` refers to, without names that only its vision and audio parts use."""
+    """Return the top-level names that `architecture` refers to, except those only its vision and audio parts use."""
     if not any(name in source.text for name in OTHER_MODALITIES):
         return graph.reachable(architecture)
     return _without_other_modalities(source.text, source.name).reachable(architecture)
@@ -30,7 +30,7 @@ def _without_other_modalities(text: str, name: str) -> ClassGraph:
 
 
 def built_parts(source: Source, reachable: set[str]) -> set[str]:
-    """The parts of the configuration that reachable classes pass to calls: `Encoder(config.encoder_config)`."""
+    """Return the parts of the configuration that reachable classes pass to calls: `Encoder(config.encoder_config)`."""
     classes = [node for node in source.tree.body if isinstance(node, ast.ClassDef) and node.name in reachable]
     return {name for owner in classes for call in calls_in(owner) for name in _given(call)}
 

@@ -19,7 +19,7 @@ _JOINS = {"cat", "concat", "concatenate", "stack"}
 
 
 def repeated_state(expression: ast.expr) -> ast.expr | None:
-    """The state whose heads a call outside of EXPAND repeats; None if the call is not known to repeat heads."""
+    """Return the state whose heads a call outside of EXPAND repeats; None if the call is not known to repeat heads."""
     if not isinstance(expression, ast.Call) or not expression.args:
         return None
     name, first = callee(expression), expression.args[0]
@@ -32,7 +32,7 @@ def repeated_state(expression: ast.expr) -> ast.expr | None:
 
 
 def may_repeat_heads(value: ast.AST, cached: Collection[str] = (), own: Collection[str] = ()) -> bool:
-    """Whether an expression repeats heads, or may repeat them where fa3 cannot see it.
+    """Tell whether an expression repeats heads, or may repeat them where fa3 cannot see it.
 
     The latter are functions of other files that take a `cached` state, and functions of this file that repeat anything
     and whose result is assigned to the variable of an argument (`own`). Latent attention repeats a part of its keys, so
@@ -73,13 +73,13 @@ def mark_calls(tree: ast.Module, expanding: Callable[[ast.FunctionDef], bool]) -
 
 
 def _may_pick_heads(index: ast.expr) -> bool:
-    """Whether an index, `x[:, self.index]`, may select a head more than once."""
+    """Tell whether an index, `x[:, self.index]`, may select a head more than once."""
     parts = index.elts if isinstance(index, ast.Tuple) else []
     return any(isinstance(part, (ast.Name, ast.Attribute, ast.Call, ast.List)) for part in parts)
 
 
 def _repeated_part(parts: ast.expr) -> ast.expr | None:
-    """The expression that all elements of a list are: `[b] * 2`, `(b, b)`; None if they differ."""
+    """Return the expression that all elements of a list are: `[b] * 2`, `(b, b)`; None if they differ."""
     if isinstance(parts, ast.BinOp) and isinstance(parts.op, ast.Mult):
         lists = [operand for operand in (parts.left, parts.right) if isinstance(operand, (ast.List, ast.Tuple))]
         return lists[0].elts[0] if lists and len(lists[0].elts) == 1 else None

@@ -41,7 +41,7 @@ def check_states(states: dict[str, View], body: list[ast.stmt], refuse: Refuse) 
 
 
 def repeating_statement(body: list[ast.stmt], name: str) -> ast.stmt | None:
-    """The statement above the site and below the cache that repeats a state's heads, or may repeat them; else None."""
+    """Return the statement between cache and site that repeats a state's heads, or may repeat them; else None."""
     above = list(simple_statements(body))
     cached = {target for statement in above if updates_cache(statement) for target in assigned(statement)}
     for statement in reversed(above):
@@ -58,21 +58,21 @@ def repeating_statement(body: list[ast.stmt], name: str) -> ast.stmt | None:
 
 
 def returns_repeated_heads(function: ast.FunctionDef) -> bool:
-    """Whether a function returns one of its arguments with repeated heads."""
+    """Tell whether a function returns one of its arguments with repeated heads."""
     returns = [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value]
     views = [view for value in returns if (view := view_of(value, None))]
     return any(view.expanded or repeating_statement(function.body, view.name.id) for view in views)
 
 
 def updates_cache(statement: ast.stmt) -> bool:
-    """Whether a statement appends states to the cached states of earlier positions."""
+    """Tell whether a statement appends states to the cached states of earlier positions."""
     value = value_of(statement)
     calls = [call for call in ast.walk(value) if isinstance(call, ast.Call)] if value is not None else []
     return any(re.search("update|cache", callee(call)) or "past" in ast.unparse(call) for call in calls)
 
 
 def _state_before(statement: ast.stmt, name: str) -> str | None:
-    """The variable from which a statement computes `name`; None if it is not one variable."""
+    """Return the variable from which a statement computes `name`; None if it is not one variable."""
     value = dict(assignment_pairs(statement)).get(name) or value_of(statement)
     if value is None:  # an annotation
         return name
@@ -87,7 +87,7 @@ def _state_before(statement: ast.stmt, name: str) -> str | None:
 
 
 def unsplit_projection(body: list[ast.stmt], name: str) -> ast.stmt | None:
-    """The statement that assigns a bare projection, without an axis of heads, to a state; else None."""
+    """Return the statement that assigns a bare projection, without an axis of heads, to a state; else None."""
     for statement in reversed(list(simple_statements(body))):
         if name in assigned(statement):
             value = dict(assignment_pairs(statement)).get(name)
@@ -96,7 +96,7 @@ def unsplit_projection(body: list[ast.stmt], name: str) -> ast.stmt | None:
 
 
 def is_projection(value: ast.expr, name: str = "") -> bool:
-    """Whether a value is a bare projection [B, S, H*D], `self.proj(y) * scale`, of another variable than `name`."""
+    """Tell whether a value is a bare projection [B, S, H*D], `self.proj(y) * scale`, of a variable besides `name`."""
     while isinstance(value, ast.BinOp):
         value = value.left
     return (

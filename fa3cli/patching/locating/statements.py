@@ -27,7 +27,7 @@ _METADATA = {
 
 
 def blocks(statement: ast.stmt) -> list[list[ast.stmt]]:
-    """The statement lists directly inside a compound statement; empty for a simple one or a definition."""
+    """Return the statement lists directly inside a compound statement; empty for a simple one or a definition."""
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return []
     found = [getattr(statement, field, []) for field in ("body", "orelse", "finalbody")]
@@ -36,7 +36,7 @@ def blocks(statement: ast.stmt) -> list[list[ast.stmt]]:
 
 
 def simple_statements(block: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Every statement of a block that contains no other statements, at any depth, in the order of the text."""
+    """Yield every statement of a block that contains no other statements, at any depth, in the order of the text."""
     for statement in block:
         inner = blocks(statement)
         if not inner:
@@ -46,23 +46,23 @@ def simple_statements(block: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def callee(call: ast.Call) -> str:
-    """The last part of a called name: `torch.matmul(...)` -> `matmul`."""
+    """Return the last part of a called name: `torch.matmul(...)` -> `matmul`."""
     function = call.func
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def calls_in(node: ast.AST) -> list[ast.Call]:
-    """The calls in a node, at any depth."""
+    """Return the calls in a node, at any depth."""
     return [call for call in ast.walk(node) if isinstance(call, ast.Call)]
 
 
 def names_in(node: ast.AST) -> set[str]:
-    """The names in a node, at any depth."""
+    """Return the names in a node, at any depth."""
     return {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
 
 
 def statements_on_path(block: list[ast.stmt], pivot: ast.stmt) -> list[ast.stmt]:
-    """The simple statements that can run together with `pivot`: branches that exclude `pivot` are left out."""
+    """Return the simple statements that can run together with `pivot`: branches that exclude `pivot` are left out."""
     found: list[ast.stmt] = []
     for statement in block:
         inner = blocks(statement)
@@ -75,7 +75,7 @@ def statements_on_path(block: list[ast.stmt], pivot: ast.stmt) -> list[ast.stmt]
 
 
 def targets(statement: ast.stmt) -> list[ast.expr]:
-    """The targets of an assignment, tuples split into their elements; empty for other statements."""
+    """Return the targets of an assignment, tuples split into their elements; empty for other statements."""
     if isinstance(statement, ast.Assign):
         found = statement.targets
     elif isinstance(statement, (ast.AnnAssign, ast.AugAssign)):
@@ -88,13 +88,13 @@ def targets(statement: ast.stmt) -> list[ast.expr]:
 
 
 def value_of(statement: ast.stmt) -> ast.expr | None:
-    """The expression that a statement assigns, returns or evaluates; None for other statements."""
+    """Return the expression that a statement assigns, returns or evaluates; None for other statements."""
     kinds = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Return)
     return statement.value if isinstance(statement, kinds) else None
 
 
 def assigned(statement: ast.stmt) -> set[str]:
-    """The names that a statement assigns, `:=` included."""
+    """Return the names that a statement assigns, `:=` included."""
     parts = [part for target in targets(statement) for part in ast.walk(target)]
     names = {part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
     inner = [] if blocks(statement) else ast.walk(statement)
@@ -102,7 +102,7 @@ def assigned(statement: ast.stmt) -> set[str]:
 
 
 def assignment_pairs(statement: ast.stmt) -> list[tuple[str, ast.expr]]:
-    """Pairs of a name and the expression assigned to it: `a = x`, and `a, b = x, y`."""
+    """Return pairs of a name and the expression assigned to it: `a = x`, and `a, b = x, y`."""
     if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or statement.value is None:
         return []
     names, value = targets(statement), statement.value
@@ -118,7 +118,7 @@ def parents(function: ast.AST) -> dict[ast.AST, ast.AST]:
 
 
 def used_names(node: ast.AST, parent_of: dict[ast.AST, ast.AST]) -> list[ast.Name]:
-    """The names whose *values* a node reads; reading a shape, dtype or device, or testing `is None`, does not count."""
+    """Return the names whose *values* a node reads; a shape, dtype or device, or a test `is None`, does not count."""
     names = [used for used in ast.walk(node) if isinstance(used, ast.Name) and isinstance(used.ctx, ast.Load)]
     return [name for name in names if not _reads_metadata(parent_of.get(name))]
 
@@ -132,7 +132,7 @@ def _reads_metadata(parent: ast.AST | None) -> bool:
 
 
 def only_in_training(node: ast.AST, parent_of: dict[ast.AST, ast.AST]) -> bool:
-    """Whether a node is in the body of an `if ... and self.training`."""
+    """Tell whether a node is in the body of an `if ... and self.training`."""
     while node in parent_of:
         above = parent_of[node]
         if isinstance(above, ast.If) and node in above.body:

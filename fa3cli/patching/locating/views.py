@@ -10,7 +10,7 @@ from fa3cli.patching.locating.statements import callee
 
 __all__ = ["Step", "View", "callee", "steps", "view_of"]
 
-# Methods and functions of torch. A new layout of None means that the axes are unknown behind the operation.
+# Methods and functions of torch. A new layout of None means that the axes are unknown after the operation.
 _KEEP_AXES = {"contiguous", "to", "float", "half", "bfloat16", "type", "type_as", "clone", "pad"}
 _RESHAPE = {"view", "reshape", "unsqueeze", "squeeze", "flatten", "unflatten"}
 # A reshape from four axes to three joins batch and heads; the effect of other reshapes on the axes is unknown.
@@ -49,7 +49,7 @@ def view_of(expression: ast.expr, axes: str | None) -> View | None:
 
 
 def steps(expression: ast.expr, axes: str | None) -> list[Step]:
-    """The chain from `expression`, whose result has `axes`, to the innermost expression it is a view of."""
+    """Return the chain from `expression`, whose result has `axes`, to the innermost expression it is a view of."""
     chain = []
     while (found := _inner(expression, axes)) is not None:
         chain.append(Step(expression, axes, found[2]))
@@ -58,7 +58,7 @@ def steps(expression: ast.expr, axes: str | None) -> list[Step]:
 
 
 def _inner(expression: ast.expr, axes: str | None) -> tuple[ast.expr, str | None, bool] | None:
-    """The expression that `expression` is a view of, its axes, and whether the view repeats heads; None for no view."""
+    """Return what `expression` is a view of, its axes, and whether the view repeats heads; None for no view."""
     if isinstance(expression, ast.Attribute) and expression.attr in ("T", "mT"):
         return expression.value, _swap(axes, -1, -2), False
     if isinstance(expression, ast.Subscript) and _adds_axes_only(expression.slice):

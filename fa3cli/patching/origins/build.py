@@ -38,8 +38,7 @@ def build(installed: Installed, folder: Path, origin: Origin, options: Options) 
         elsewhere = attention_elsewhere(installed, source, folder, origin.class_name)
     if elsewhere and not options.attention:
         raise UnsupportedError(
-            f"{source.name}: {origin.class_name} is also built of attention that is not in this file: "
-            f"{', '.join(elsewhere)}",
+            f"{source.name}: {origin.class_name} also uses attention that is not in this file: {', '.join(elsewhere)}",
             hint="fa3 patches one file; --attention CLASS patches only that class of it",
         )
     patched = patch_source(

@@ -89,17 +89,17 @@ def _classes(tree: ast.Module) -> list[ast.ClassDef]:
 
 
 def _names(tree: ast.Module, is_line: Callable[[ast.AST], bool]) -> list[str]:
-    """The names of the classes that contain such a line of the guide."""
+    """Return the names of the classes that contain such a line of the guide."""
     return [node.name for node in _classes(tree) if any(map(is_line, ast.walk(node)))]
 
 
 def _creates_quantizer(node: ast.AST) -> bool:
-    """Whether a statement creates a quantizer."""
+    """Tell whether a statement creates a quantizer."""
     return isinstance(node, ast.Assign) and getattr(node.targets[0], "attr", "") == "fa_quantizer"
 
 
 def _is_quant_call(node: ast.AST) -> bool:
-    """Whether a statement quantizes a state."""
+    """Tell whether a statement quantizes a state."""
     called = getattr(getattr(node, "value", None), "func", None)
     return (
         isinstance(node, ast.Assign)
@@ -142,7 +142,7 @@ def _is_import(node: ast.AST) -> bool:
 
 
 def _statements(node: ast.AST, depth: int = 0) -> Iterator[tuple[int, tuple[int, str, str]]]:
-    """Every statement in a node: its line, and its depth, its kind of block and its text without inner blocks."""
+    """Yield every statement in a node: its line, and its depth, its kind of block and its text without inner blocks."""
     for name in _BLOCKS:
         for child in getattr(node, name, None) or ():
             lines = ast.unparse(child).splitlines()

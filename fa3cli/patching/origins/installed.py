@@ -44,11 +44,11 @@ class Installed:
         return self._mapping("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
 
     def knows(self, model_type: str) -> bool:
-        """Whether this version has a causal language model of a type."""
+        """Tell whether this version has a causal language model of a type."""
         return model_type in self.causal_lms
 
     def config_class(self, model_type: str) -> str | None:
-        """The name of the configuration class of a model type."""
+        """Return the name of the configuration class of a model type."""
         return self._mapping("CONFIG_MAPPING_NAMES").get(model_type)
 
     def modeling_file(self, model_type: str) -> ModelingFile:

@@ -18,7 +18,7 @@ _LIMIT = 100
 
 
 def missing_names(installed: Installed, source: Source) -> list[str]:
-    """The names that a file uses from transformers modules and that this version lacks, as `a of b`, at most 100.
+    """Return the names that a file uses from transformers and this version lacks, as `a of b`, at most 100.
 
     Names under `if` or in the body of a `try` are not checked: the file can run without them.
     """
@@ -28,7 +28,7 @@ def missing_names(installed: Installed, source: Source) -> list[str]:
 
 
 def _unconditional(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes below a node, without those under `if` or in the body of a `try`."""
+    """Yield the nodes below a node, without those under `if` or in the body of a `try`."""
     yield node
     for name, value in ast.iter_fields(node):
         if isinstance(node, (ast.If, ast.Try)) and name in ("test", "body", "orelse"):
@@ -39,7 +39,7 @@ def _unconditional(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _required_names(installed: Installed, nodes: list[ast.AST]) -> Iterator[tuple[str, str]]:
-    """Pairs of a transformers module and a name that the file takes from it."""
+    """Yield pairs of a transformers module and a name that the file takes from it."""
     modules = {}
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and not node.level and node.module and is_ours(node.module):
@@ -59,12 +59,12 @@ def _required_names(installed: Installed, nodes: list[ast.AST]) -> Iterator[tupl
 
 
 def is_ours(module: str) -> bool:
-    """Whether a module, by its full name, is one of transformers."""
+    """Tell whether a module, by its full name, is one of transformers."""
     return module.split(".")[0] == "transformers"
 
 
 def _files(installed: Installed, module: str, name: str = "") -> list[Path]:
-    """The file of a module, or the files of a package, which may export names that any of them defines."""
+    """Return the file of a module, or the files of a package, which may export names that any of them defines."""
     path = installed.folder.joinpath(*module.split(".")[1:])
     if not path.is_dir():
         path = path.with_name(f"{path.name}.py")
@@ -81,7 +81,7 @@ def _is_missing(installed: Installed, module: str, name: str) -> bool:
 
 
 def _defines_name(text: str, name: str) -> bool:
-    """Whether a source text defines, assigns, imports or exports (as a quoted string) a name."""
+    """Tell whether a source text defines, assigns, imports or exports (as a quoted string) a name."""
     if name not in text:
         return False
     name = re.escape(name)

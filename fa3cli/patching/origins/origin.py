@@ -66,7 +66,7 @@ def quantizer_exists_error(path: str | Path, hint: str) -> ConflictError:
 
 
 def has_quantizer(path: Path) -> bool:
-    """Whether a file exists and mentions fa_quantizer."""
+    """Tell whether a file exists and mentions fa_quantizer."""
     try:
         return b"fa_quantizer" in read_bytes(path)
     except OSError:
@@ -91,7 +91,7 @@ def _of_folder(installed: Installed, config: Config, custom: CustomClass) -> Ori
     if custom.repository:
         own = ", or all of auto_map to patch transformers' own code" * installed.knows(config.model_type)
         raise UnsupportedError(
-            f"{config.path}: auto_map lets {custom.name} come from {custom.file} of another repository, "
+            f"{config.path}: auto_map loads {custom.name} from {custom.file} of another repository, "
             f"{custom.repository}",
             hint=_HINT + own,
         )
@@ -124,7 +124,7 @@ def _check_config_class(installed: Installed, config: Config) -> None:
     entry, native = config.auto_map.get("AutoConfig"), installed.config_class(config.model_type)
     if native and isinstance(entry, str) and entry.rpartition(".")[2] != native:
         raise UnsupportedError(
-            f"{config.path}: auto_map lets AutoConfig load {entry}, while {config.model_type} takes a {native}: "
+            f"{config.path}: auto_map lets AutoConfig load {entry}, but {config.model_type} needs a {native}: "
             "a patched model could not be loaded",
             hint="remove AutoConfig from auto_map if the weights belong to transformers' own model",
         )

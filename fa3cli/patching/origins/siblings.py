@@ -36,7 +36,7 @@ def check_siblings(source: Source, folder: Path) -> None:
                     node, f"imports {'.' * node.level}{module}: transformers loads only files beside the modeling file"
                 )
             if path == Path(source.name):
-                raise file.refuse(node, f"imports {path.name} itself: that would load the unpatched classes too")
+                raise file.refuse(node, f"imports {path.name} itself: this import would load the unpatched classes too")
             if not path.is_file():
                 raise InvalidInputError(
                     f"{file.name}:{node.lineno}: imports .{module}, but {path} does not exist",
@@ -48,7 +48,7 @@ def check_siblings(source: Source, folder: Path) -> None:
 
 
 def attention_elsewhere(installed: Installed, source: Source, folder: Path, class_name: str | None) -> list[str]:
-    """The attention classes outside of this file that a class's language model is built of, with file:line.
+    """Return the attention classes outside of this file that a class's language model is built of, with file:line.
 
     Files of the folder are read; classes of transformers are recognised by their names.
     """
@@ -78,14 +78,14 @@ def _attention(source: Source, graph: ClassGraph) -> list[AttentionClass]:
 
 
 def _used(source: Source, graph: ClassGraph, name: str | None) -> set[str]:
-    """The top-level names that the language model of a class refers to; all names without a class."""
+    """Return the top-level names that the language model of a class refers to; all names without a class."""
     if name is None:
         return set().union(graph.references, *graph.references.values())
     return language_model(source, graph, name)
 
 
 def _used_from_transformers(installed: Installed, source: Source, used: set[str]) -> Iterator[tuple[str, int]]:
-    """Layers and language models of transformers that a file uses, with the line of their import."""
+    """Yield layers and language models of transformers that a file uses, with the line of their import."""
     models = {name.replace("ForCausalLM", "Model") for name in installed.causal_lms.values()}
     for node in ast.walk(source.tree):
         if isinstance(node, ast.ImportFrom) and not node.level and node.module and is_ours(node.module):
@@ -98,7 +98,7 @@ def _used_from_transformers(installed: Installed, source: Source, used: set[str]
 
 
 def _relative_imports(source: Source, folder: Path) -> Iterator[tuple[ast.ImportFrom, str, Path]]:
-    """Every relative import with its module and the module's file; `from . import x` imports the module x."""
+    """Yield every relative import with its module and the module's file; `from . import x` imports the module x."""
     for node in ast.walk(source.tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             for module in [node.module] if node.module else [alias.name for alias in node.names]:

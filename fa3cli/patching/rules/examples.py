@@ -19,7 +19,7 @@ _END = "\n\n# The example ends here.\n"
 
 
 def checked_rules(folder: str | Path | None) -> Rules:
-    """The shipped rules and those of a user's folder; raises InvalidInputError if an example of the latter fails."""
+    """Return the shipped rules and those of a user's folder; InvalidInputError if an example of the user's fails."""
     rules = load_rules(folder)
     for rule in rules.own:
         check_examples(rule)

@@ -55,9 +55,9 @@ class Example:
 class Rule:
     """One rule file, for the classes that it matches; all code in it is text as `ast.unparse` writes it.
 
-    `refuse` and `idle` are reasons: a patch would be wrong, or the class needs none. `unless` are values of config.json
-    with which a refused class is never built. `absent` are keys of config.json that must have no value; otherwise the
-    class is refused.
+    `refuse` and `idle` are reasons: a patch would be wrong, or the class needs no patch. `unless` are values of
+    config.json with which a refused class is never built. `absent` are keys of config.json that must have no value;
+    otherwise the class is refused.
     """
 
     file: str
@@ -73,13 +73,13 @@ class Rule:
     absent: tuple[str, ...] = ()
 
     def matches(self, node: ast.ClassDef) -> bool:
-        """Whether a class has one of the names and contains every statement of `contains`."""
+        """Tell whether a class has one of the names and contains every statement of `contains`."""
         if node.name not in self.match:
             return False
         return not self.contains or {ast.unparse(part) for part in statements(node)}.issuperset(self.contains)
 
     def never_built(self, config: Mapping[str, Any]) -> bool:
-        """Whether config.json shows that the model does not build the class which this rule refuses."""
+        """Tell whether config.json shows that the model does not build the class which this rule refuses."""
         return bool(self.unless) and all(config.get(key) == value for key, value in self.unless.items())
 
 
@@ -91,7 +91,7 @@ class Rules:
     own: tuple[Rule, ...] = ()
 
     def of(self, node: ast.ClassDef) -> Rule | None:
-        """The rule that matches a class; UnsupportedError if two do."""
+        """Return the rule that matches a class; UnsupportedError if two do."""
         for rules in (self.own, self.shipped):
             found = [rule for rule in rules if rule.matches(node)]
             if len(found) > 1:
@@ -105,5 +105,5 @@ class Rules:
 
 
 def statements(node: ast.AST) -> list[ast.stmt]:
-    """Every statement in a node, at any depth."""
+    """Return every statement in a node, at any depth."""
     return [part for part in ast.walk(node) if isinstance(part, ast.stmt)]

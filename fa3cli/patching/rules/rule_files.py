@@ -24,7 +24,7 @@ T = TypeVar("T", Place, Sizes)
 
 
 def load_rules(folder: str | Path | None = None) -> Rules:
-    """The shipped rules and, before them, those of a user's folder (every *.toml in it).
+    """Return the shipped rules and, before them, those of a user's folder (every *.toml in it).
 
     Raises InvalidInputError if the folder has no rule, or a file in it is not a valid one.
     """
@@ -39,7 +39,7 @@ def load_rules(folder: str | Path | None = None) -> Rules:
 
 @lru_cache(maxsize=1)
 def shipped_rules() -> tuple[Rule, ...]:
-    """The rules that come with fa3cli: inside the package, or beside it in a source checkout."""
+    """Return the rules that come with fa3cli: inside the package, or beside it in a source checkout."""
     inside = _PACKAGE / "patch_rules"
     folder = inside if inside.is_dir() else _PACKAGE.with_name("patch_rules")
     return tuple(map(read_rule, sorted(folder.glob("*.toml"))))
@@ -57,7 +57,7 @@ def read_rule(path: Path) -> Rule:
 
 
 def _table(data: bytes) -> dict[str, Any]:
-    """The table of a rule file; a single text in the place of a list of texts becomes a list."""
+    """Return the table of a rule file; a single text instead of a list of texts becomes a list."""
     try:
         table = parse_toml(data)
     except ValueError as error:
@@ -68,7 +68,7 @@ def _table(data: bytes) -> dict[str, Any]:
 
 
 def _checked(rule: Rule) -> Rule:
-    """A rule with its code as `ast.unparse` writes it; raises ValueError for keys that contradict each other."""
+    """Return a rule with its code as `ast.unparse` writes it; raises ValueError for keys that contradict each other."""
     said = [key for key in ("refuse", "idle") if getattr(rule, key)]
     said += ["attach/site"] if rule.attach or rule.site else []
     if len(said) != 1:
@@ -104,7 +104,7 @@ def _checked_site(site: Place) -> Place:
 
 
 def _with_code(key: str, table: T) -> T:
-    """A table of code: `after` is one statement, the others are expressions."""
+    """Return a table of code: `after` is one statement, the others are expressions."""
     code = {}
     for name, text in vars(table).items():
         if text is not None:
@@ -113,7 +113,7 @@ def _with_code(key: str, table: T) -> T:
 
 
 def _code(key: str, text: str, mode: Literal["exec", "eval"]) -> str:
-    """A piece of Python as `ast.unparse` writes it: an expression ("eval") or one statement ("exec")."""
+    """Return a piece of Python as `ast.unparse` writes it: an expression ("eval") or one statement ("exec")."""
     try:
         tree = bounded_tree(text.strip(), mode)
         [node] = tree.body if isinstance(tree, ast.Module) else [tree.body]

@@ -28,7 +28,7 @@ def rules_of(graph: ClassGraph, rules: Rules) -> dict[str, Rule]:
 def apply_rules(
     source: Source, graph: ClassGraph, found: Found, rules: Mapping[str, Rule], config: Mapping[str, Any]
 ) -> Found:
-    """Replace what the search found by what the rules say, for classes that have one, in the order of the file.
+    """Replace the results of the search by those of the rules, for classes with a rule, in the order of the file.
 
     `config` is the data of config.json, with which some refusals do not apply.
     """
@@ -95,7 +95,5 @@ def _only_match(source: Source, function: ast.FunctionDef, nodes: Iterable[Node]
     if len(found) != 1:
         first, _, more = text.partition("\n")
         written = f"{first} ..." if more else first
-        raise source.refuse(
-            function, f"{rule.file}: {function.name} must hold `{written}` once, it does {len(found)} times"
-        )
+        raise source.refuse(function, f"{rule.file}: {function.name} must contain `{written}` once, found {len(found)}")
     return found[0]

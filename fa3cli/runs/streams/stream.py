@@ -68,6 +68,6 @@ class Stream(ABC):
         return self.tokens * hidden_size(self.job) * self.job.model.dtype.itemsize
 
     def linears(self, part: str) -> dict[str, nn.Linear]:
-        """The linears of a part that the job quantizes."""
+        """Return the linears of a part that the job quantizes."""
         linears = self.job.model.linears(part)
         return {name: linear for name, linear in linears.items() if name in self.job.quantized}

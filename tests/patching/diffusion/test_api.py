@@ -75,7 +75,7 @@ def test_a_class_of_another_file_is_listed_with_its_place_there(flux, library) -
 def test_the_new_shape(tmp_path, library) -> None:
     folder = samples.pipeline(tmp_path / "new", transformer="NewTransformer2DModel")
     result = patch(folder)
-    assert result.warnings == ("FluxIPAdapterAttnProcessor is left alone: the model makes no use of it by itself",)
+    assert result.warnings == ("FluxIPAdapterAttnProcessor is not patched: the model itself does not use it",)
     (text,) = modules(folder).values()
     assert 'num_key_value_heads=self.heads), logger, layout="BSHD")' in text
     # On an NPU the module is made with a name of another file, which would bring back the class that isn't patched.

@@ -16,7 +16,7 @@ OLD = Receipt("0.1", 3, "transformers", "4.57.6", Options(), (FILE,), CHANGE, ru
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "another fa3 wrote it: 0.1, this is 0.1"),
+        ({}, "written by fa3 0.1, this is 0.1"),
         ({"options": Options(attention=("A", "B"))}, "--attention none, requested is A B"),
         ({"version": "5.0.0"}, "transformers 4.57.6, installed is 5.0.0"),
         ({"rules": 4}, "rules 3, current rules are 4"),
@@ -30,4 +30,4 @@ def test_the_first_thing_that_differs_is_named(changes: dict[str, Any], words: s
 
 def test_classes_that_a_transformer_borrows_may_be_what_changed() -> None:
     old = replace(OLD, library="diffusers")
-    assert "a file it takes classes from has changed" in difference(old, old)
+    assert "a file from which it copies classes has changed" in difference(old, old)

@@ -20,7 +20,7 @@ def test_output_that_holds_something_else_is_refused(weights) -> None:
     with pytest.raises(ConflictError, match="not a folder"):
         patch(weights, output=output / "notes.txt")
     patch(weights)
-    with pytest.raises(ConflictError, match="has a patch itself"):
+    with pytest.raises(ConflictError, match="itself is patched"):
         patch(weights, output=weights.parent / "other")
 
 

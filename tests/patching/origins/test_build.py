@@ -84,7 +84,7 @@ def test_attention_in_another_file_is_refused_by_name(remote) -> None:
             "from torch import nn", "from torch import nn\nfrom .attention_tiny import TinyLayer as Old", 1
         ).replace("TinyLayer(config, layer) for", "(TinyLayer if layer else Old)(config, layer) for")
     )
-    with pytest.raises(UnsupportedError, match="also built of attention that is not in this file") as caught:
+    with pytest.raises(UnsupportedError, match="also uses attention that is not in this file") as caught:
         plan(remote)
     assert "--attention" in caught.value.hint
     made = plan(remote, attention=["TinyAttention"])

@@ -45,7 +45,7 @@ def test_an_idle_class_is_listed_and_never_patched(tmp_path) -> None:
         patch_source(text, rules=NONE)
     patched = patch_source(text, rules=used)
     assert [attention.name for attention in patched.attention] == ["Attention"]
-    assert patched.warnings == ("Other is left alone: not about positions",)
+    assert patched.warnings == ("Other is not patched: not about positions",)
     assert list(patched.rules) == ["mine.toml"]
     assert list(classes(text, used)) == ["Other", "Attention"]
     with pytest.raises(UnsupportedError, match=r"modeling\.py:3: Other: not about positions"):
@@ -111,13 +111,13 @@ def test_a_site_is_where_an_expression_is_read_not_where_it_is_assigned(tmp_path
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [
-        ("shape = (*x", "shapes = (*x", "forward must hold `shapes = .*` once, it does 0 times"),
+        ("shape = (*x", "shapes = (*x", "forward must hold `shapes = .*` once, found 0"),
         (AFTER, "b, c = past.update(b, c, self.layer_idx)", "inside another"),
         ("[site]", '[site]\nmethod = "attend"', "Attention has no method attend of its own"),
         (
             SITE.partition("[site]")[2],
             '\nq = "self.head_dim"\nk = "x.k"\nv = "x.v"\n',
-            r"once, it does \d times",
+            r"once, found \d",
         ),
     ],
 )
