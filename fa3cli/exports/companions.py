@@ -32,7 +32,7 @@ _PATCHED = re.compile(r"_fa3(_[0-9a-f]{12})?\.py$")
 
 
 def companions(source: Path) -> list[Path]:
-    """Return the files an engine needs beside the weights, without modeling files patched by fa3 or by hand."""
+    """Return the files that an engine needs beside the weights, without modeling files patched by fa3 or by hand."""
     found = {file for pattern in _COMPANIONS for file in source.glob(pattern) if file.is_file()}
     return sorted(file for file in found if not (_PATCHED.search(file.name) or _is_quantizing(file)))
 

@@ -49,7 +49,7 @@ def matches(pattern: str, module: str) -> bool:
     """Tell whether a pattern, a name or `re:` and a regular expression, matches this module."""
     if not pattern.startswith("re:"):
         return pattern == module
-    try:  # re.match as in compressed-tensors: the end of the name is free
+    try:  # re.match as in compressed-tensors: the name may continue after the match
         return re.match(pattern.removeprefix("re:"), module) is not None
     except (re.error, OverflowError, RecursionError):  # the pattern comes from an untrusted file
         return False

@@ -58,12 +58,12 @@ class Contents:
     descriptions: tuple[Document, ...]
     shards: tuple[Shard, ...]
     cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """Results that one check has computed and another needs again."""
+    """Results that one check has computed and a later check uses again."""
     _opened: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def tensors(self) -> dict[str, Header]:
-        """Headers of all stored tensors; of a tensor stored twice, the one in the first file."""
+        """Headers of all stored tensors; for a tensor stored twice, the header in the first file."""
         # Reversed, so that the header in the first file overwrites the others.
         return {name: header for shard in reversed(self.shards) for name, header in shard.tensors.items()}
 
@@ -161,7 +161,7 @@ def require_readable(folder: Path) -> None:
     """Raise InvalidInputError if the folder is missing, or its files cannot be listed."""
     try:
         if not folder.is_dir():
-            raise InvalidInputError(f"{folder}: no such folder", hint="name the folder fa3 quantize wrote")
+            raise InvalidInputError(f"{folder}: no such folder", hint="give the folder that fa3 quantize wrote")
         next(folder.iterdir(), None)
     except OSError as error:
         raise InvalidInputError(f"{folder}: cannot be read ({error.strerror})") from error
@@ -180,14 +180,14 @@ def _no_export(folder: Path, target: Target) -> InvalidInputError:
         )
     if is_file(folder / _NUMPY_FILE):
         return InvalidInputError(
-            f"{folder}: holds a numpy export only, but fa3 verify checks safe_tensor exports",
+            f"{folder}: holds only a numpy export, but fa3 verify checks safe_tensor exports",
             hint="export with --save-type safe_tensor as well",
         )
     weights = f"{target.weight_file} or {target.index_file}" if target.sharded else target.weight_file
     described = f", and {target.description_files[0]}" if target.description_files else ""
     return InvalidInputError(
         f"{folder}: holds no export for target {target.name}; expected {weights}{described}",
-        hint="name the folder that fa3 quantize wrote, or choose its --target",
+        hint="give the folder that fa3 quantize wrote, or choose its --target",
     )
 
 

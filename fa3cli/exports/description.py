@@ -1,4 +1,4 @@
-"""Makes the description of an export: how every tensor is quantized."""
+"""Makes the description of an export, which says how every tensor is quantized."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def describe(
     for name in names:
         module, _, leaf = name.rpartition(".")
         # As in the reference, FA3's tensors come before the first tensor of their attention module.
-        for attention in [attention for attention in waiting if name.startswith(f"{attention}.")]:
+        for attention in [module for module in waiting if name.startswith(f"{module}.")]:
             waiting.remove(attention)
             description.update({f"{attention}.{leaf}": kind for leaf, kind in attention_tensors.items()})
         if module in norms:

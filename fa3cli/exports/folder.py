@@ -22,10 +22,10 @@ class RunFolder:
     """The folder `<output>.journal` of a run; its subfolder `export` is renamed to `output` when the block succeeds.
 
     A lock excludes a second run. `journal` holds the records of finished steps, `scratch` the temporary files. If the
-    block fails, everything is removed, unless `keep` is set and a later run can get past the error.
+    block fails, everything is removed, unless `keep` is set and a later run may not meet the same error.
 
     Raises ConflictError if `output` is not empty, is a mount point (no folder can be renamed to it) or is
-    being written by another run, MissingCapabilityError if the disk has no room for `nbytes`.
+    being written by another run, MissingCapabilityError if the disk has fewer than `nbytes` free.
     """
 
     def __init__(self, output: Path, nbytes: int = 0) -> None:
@@ -42,7 +42,7 @@ class RunFolder:
         self._nbytes = nbytes
 
     def require_place(self) -> None:
-        """Raise what entering the block would raise: the output is not empty, or its disk is too small."""
+        """Raise the errors of entering the block: the output is not empty, or its disk is too small."""
         try:
             if self._is_taken():
                 raise ConflictError(f"{self.output}: already holds something else", hint="choose another --output")
@@ -56,7 +56,7 @@ class RunFolder:
             raise MissingCapabilityError(
                 f"{self.output}: the export needs {self._nbytes / 1e6:,.1f} MB, but {existing} has "
                 f"{free / 1e6:,.1f} MB free",
-                hint="make room, or choose an --output on another disk",
+                hint="free disk space, or choose an --output on another disk",
             )
 
     def __enter__(self) -> RunFolder:
@@ -78,7 +78,7 @@ class RunFolder:
         except OSError as failure:
             error = failure
         finally:
-            # Every further run would end with these two errors, so nothing is worth keeping.
+            # Every further run would end with these two errors, so nothing needs to be kept.
             if error is not None and (not self.keep or isinstance(error, (InvalidInputError, UnsupportedError))):
                 self._remove()
             self._lock.close()  # last: another run may enter now
@@ -86,9 +86,9 @@ class RunFolder:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise MissingCapabilityError(
                 f"{self.path}: the export could not be written ({error})",
-                hint=("make room" if full else "check that file and its disk")
+                hint=("free disk space" if full else "check that file and its disk")
                 + ", then run the same command again"
-                + ": it goes on from here" * self.keep,
+                + ": the command resumes from here" * self.keep,
             ) from error
 
     def clear(self) -> None:
@@ -97,7 +97,7 @@ class RunFolder:
         discarded = self.path / _DISCARDED
         shutil.rmtree(discarded, ignore_errors=True)
         if self.export.is_dir():
-            # One atomic step: if the process is killed in the following ones, no half of an export can be continued.
+            # One atomic step: a kill in the following steps leaves no part of an export that a later run would resume.
             self.export.rename(discarded)
         for folder in (discarded, self.journal, self.scratch):
             shutil.rmtree(folder, ignore_errors=True)
@@ -105,7 +105,7 @@ class RunFolder:
             folder.mkdir()
 
     def sweep(self) -> None:
-        """Remove the run's folder beside a complete output, if possible: a run was killed in its last step."""
+        """Remove the run's folder beside a complete output, if possible: such a run was killed in its last step."""
         with suppress(OSError):
             if (self.path / _LOCK).is_file() or _is_empty(self.path):
                 self._lock_folder()
@@ -129,7 +129,7 @@ class RunFolder:
             if not self._is_taken():
                 raise
             with suppress(OSError):
-                (self.path / _LOCK).unlink()  # without a lock no later run continues or removes the folder
+                (self.path / _LOCK).unlink()  # without a lock, no later run resumes from or removes the folder
             raise ConflictError(
                 f"{self.output}: was created by another program during the run ({error.strerror})",
                 hint=f"the export is complete in {self.export}: move it to another place",
@@ -144,7 +144,7 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _leftover_bytes(self) -> int:
-        """Return the bytes of a stopped run's files, which this run continues or replaces."""
+        """Return the bytes of a stopped run's files, which this run resumes from or replaces."""
         if not (self.path / _LOCK).exists():
             return 0
         try:

@@ -27,7 +27,7 @@ DESCRIPTION_FILES = ("quant_model_description.json", "quant_model_description_w8
 FLOAT, W8A8, FA_QUANT, C8, FP8 = "FLOAT", "W8A8", "FAQuant", "C8", "FP8"
 W8A8_DYNAMIC = "W8A8_DYNAMIC"
 
-# Tensors of a quantized linear, in the order of the description. The linear's own bias, if any, comes second.
+# Tensors of a quantized linear, in the order of the description. The bias of the float linear, if any, comes second.
 W8A8_TENSORS = ("weight", "weight_scale", "weight_offset", "input_scale", "input_offset", "quant_bias", "deq_scale")
 # Tensors of a linear whose activations are quantized at run time, per token.
 W8A8_DYNAMIC_TENSORS = W8A8_TENSORS[:3]

@@ -11,14 +11,14 @@ __all__ = ["LIMITS", "Limit", "Verdict", "refusals", "warnings"]
 
 # mindie-turbo reads the FA3 scales of MindIE's layout, for one head_dim.
 _TURBO_HEAD_DIM = 128
-# Kernels of vLLM-Ascend's int8 KV cache take multiples of it.
+# Kernels of vLLM-Ascend's int8 KV cache support only multiples of it.
 _C8_HEAD_DIM = 32
 _TENSOR_PARALLEL = (2, 4, 8)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an engine does: it refuses the export, with a hint what to do, or only some versions of it have a problem."""
+    """The behaviour of an engine: it refuses the export (the hint says what to do), or only some versions fail."""
 
     why: str
     hint: str = ""
@@ -31,10 +31,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Limit:
-    """One thing that engines cannot load, or load differently than it is meant.
+    """One property of an export that engines cannot load, or load differently than intended.
 
-    `asked` describes what the user asked for, as a row of docs/targets.md. `holds` yields the cases in which a run has
-    it. `says` maps targets to what their engines do; other targets have no such limit.
+    `asked` describes the user's request, as in a row of docs/targets.md. `holds` yields the cases in which a run has the
+    property. `says` maps targets to the behaviour of their engines; other targets have no such limit.
     """
 
     asked: str
@@ -42,14 +42,14 @@ class Limit:
     says: Mapping[str, Verdict]
 
     def messages(self, target: str, selection: Selection) -> Iterator[str]:
-        """Yield each case with what the engine does."""
+        """Yield each case with the behaviour of the engine."""
         if verdict := self.says.get(target):
             for case in self.holds(selection):
                 yield f"{case}; {verdict.why}" if verdict.why else case
 
 
 def refusals(target: str, selection: Selection) -> Iterator[tuple[str, str]]:
-    """Yield why an engine cannot load the export of a planned run, and what to do about it."""
+    """Yield why an engine cannot load the export of a planned run, with a hint what to do."""
     for limit in LIMITS.values():
         if target in limit.says and limit.says[target].refuses:
             yield from ((message, limit.says[target].hint) for message in limit.messages(target, selection))
@@ -100,8 +100,8 @@ _GROUPS = {
     "vllm-ascend": Verdict(_FUSED, _WHOLE),
     "vllm": Verdict(_FUSED, _WHOLE),
 }
-_PER_ROW = Verdict("the engine reads one per row", "leave mm_tensor off")
-_TURBO = Verdict(f"mindie-turbo takes FA3 for {_TURBO_HEAD_DIM} only")
+_PER_ROW = Verdict("the engine reads one scale per row", "leave mm_tensor off")
+_TURBO = Verdict(f"mindie-turbo supports FA3 for head_dim {_TURBO_HEAD_DIM} only")
 _TURBO_SPLIT = Verdict("mindie-turbo cannot split them; MindIE repeats a head on several devices")
 
 LIMITS: dict[str, Limit] = {
@@ -109,7 +109,7 @@ LIMITS: dict[str, Limit] = {
         "some attention layers without FA3 (`--fa-amp`, `--disable-names`)",
         _when(lambda selection: selection.partly_fa, "some layers stay without FA3"),
         {
-            "modelslim": Verdict("MindIE stops at the export, mindie-turbo reads uninitialised memory"),
+            "modelslim": Verdict("MindIE refuses the export, mindie-turbo reads uninitialised memory"),
             "mindie": Verdict("MindIE asserts that every layer has its six tensors", _ALL_FA),
             "vllm-ascend": Verdict("vLLM-Ascend up to 0.18 needs C8 scales in every layer"),
             "vllm": Verdict("vLLM silently uses 1.0 as the scales there", _ALL_FA),
@@ -128,14 +128,14 @@ LIMITS: dict[str, Limit] = {
         "`--mm-tensor`",
         _when(lambda selection: selection.mm_tensor, "mm_tensor stores one weight scale per linear"),
         {
-            "modelslim": Verdict("the engines read one per row and refuse the export"),
+            "modelslim": Verdict("the engines read one scale per row and refuse the export"),
             **dict.fromkeys(("mindie", "vllm-ascend", "mindie-sd"), _PER_ROW),
         },
     ),
     "norms": Limit(
         "AntiOutlier's norm tensors",
         _when(lambda selection: selection.wraps_norms, "AntiOutlier's norms have `.module.` tensors"),
-        {"modelslim": Verdict("vLLM-Ascend stops at them; target vllm-ascend has none")},
+        {"modelslim": Verdict("vLLM-Ascend refuses them; target vllm-ascend has none")},
     ),
     "turbo-head-dim": Limit(
         f"FA3 with a head_dim other than {_TURBO_HEAD_DIM}",

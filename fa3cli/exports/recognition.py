@@ -1,4 +1,4 @@
-"""Finds the target that an export in a folder was written for."""
+"""Finds the target for which an export was written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Computes row sums and the minimum of an int8 matrix in blocks, with numpy for speed on one thread."""
+"""Computes row sums and the minimum of an int8 matrix in blocks, with numpy, which is faster on one thread."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ _ALIGNMENT = 8
 class SafetensorsWriter:
     """Appends tensors to shards of at most `part_bytes` or one tensor (None: a single file).
 
-    With a `scratch` folder, which the caller removes, a run can continue the files of a killed run, finished or not, by
-    adding the same tensors again: gaps keep the bytes that are there.
+    With a `scratch` folder, which the caller removes, a run can complete the files of a killed run, finished or not, by
+    adding the same tensors again: gaps keep the bytes of the killed run.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class SafetensorsWriter:
                 with suppress(FileNotFoundError):  # another rank renamed it first
                     file.rename(part)
         shard = _Shard(part, (self._scratch or path.parent) / f"{part.name}.ragged", self._header_room)
-        # The names must be on the disk before a record says that tensors are.
+        # The file names must be on the disk before a record says that the tensors are.
         if self._scratch is not None:
             sync(path.parent)
             sync(self._scratch)
@@ -180,7 +180,7 @@ class _TensorFile:
     def __init__(self, path: Path, begin: int) -> None:
         self.path, self.begin, self.end = path, begin, begin
         self.entries: list[tuple[str, Tensor, int]] = []
-        # Not truncated: a resumed run keeps the tensors that are there.
+        # Not truncated: a resumed run keeps the tensors of the stopped run.
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o640), "r+b")
 
     def add(self, name: str, tensor: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Writes an export for one target: tensors as they become final, then the documents."""
+"""Writes an export for one target: each tensor when its values are final, then the documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names the engines that exports can be written for, without importing what writes them."""
+"""Lists the names of the targets, without importing the code that writes exports for them."""
 
 __all__ = ["TARGET_NAMES"]
 

@@ -13,7 +13,7 @@ _SIZES = (2, 4, 8)
 
 def split_remarks(geometry: Geometry) -> Iterator[str]:
     """Yield the tensor-parallel sizes at which no engine can split a model; sizes missing in config.json pass."""
-    for count, what in ((geometry.heads, "attention heads"), (geometry.intermediate, "channels of the MLP")):
+    for count, parts in ((geometry.heads, "attention heads"), (geometry.intermediate, "channels of the MLP")):
         sizes = [str(size) for size in _SIZES if count and count % size]
         if sizes:
-            yield f"{count} {what}: cannot be split at tensor parallel {', '.join(sizes)}"
+            yield f"{count} {parts}: cannot be split at tensor parallel {', '.join(sizes)}"

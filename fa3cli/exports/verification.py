@@ -62,7 +62,7 @@ class VerificationReport:
 
 
 def verify_export(folder: Path, targets: Sequence[str] = ()) -> VerificationReport:
-    """Run all checks of `targets`, by default of the target that the export was written for, tensor by tensor.
+    """Run all checks of `targets`, by default of the target for which the export was written.
 
     Raises InvalidInputError if the folder is missing or holds no such export, UsageError for an unknown target.
     """

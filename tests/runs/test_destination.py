@@ -20,7 +20,7 @@ def test_a_pipelines_transformer_goes_to_mindie_sd() -> None:
 @pytest.mark.parametrize(
     ("targets", "save_types", "part_file_size", "message", "hint"),
     [
-        (["vllm"], (), None, "vllm: takes language models", "choose mindie-sd"),
+        (["vllm"], (), None, "vllm: is for language models", "choose mindie-sd"),
         (["mindie-sd"], ["numpy"], None, "save_type numpy", "use save_type safe_tensor"),
         ((), (), 4.0, "opens one weight file", "omit part_file_size"),
     ],

@@ -41,7 +41,7 @@ def weight_strategy(contents: Contents, module: str) -> Iterator[Remark]:
 
 @check(
     "ignore",
-    "vLLM reads a float linear that it omits as int8, and a quantized linear that it names as float",
+    "vLLM reads a float linear that `ignore` omits as int8, and a quantized linear that it lists as float",
     targets=_VLLM,
     needs=(*_NEEDS, "quantization-config", "linears"),
 )
@@ -70,7 +70,7 @@ def ignore(contents: Contents) -> Iterator[Remark]:
 
 @check(
     "kv-cache-scheme",
-    "without it the scales of q, k and v are unknown tensors; with it, missing scales are 1.0",
+    "without kv_cache_scheme, the scales of q, k and v are unknown tensors; with it, missing scales are 1.0",
     targets=_VLLM,
     needs=(*_NEEDS, "quantization-config"),
 )

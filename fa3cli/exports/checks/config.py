@@ -13,7 +13,7 @@ _RMS_NORM_MODELS = ("llama", "mistral", "qwen2", "qwen3", "internlm3")
 _FILE = "config.json"
 
 
-@check("config", "its dtype and sizes decide how every tensor is read", targets=ALL)
+@check("config", "the dtype and the sizes in config.json decide how every tensor is read", targets=ALL)
 def config(contents: Contents) -> Iterator[Remark]:
     if contents.config.data is None:
         yield error(_FILE, contents.config.problem or "is missing")
@@ -22,7 +22,12 @@ def config(contents: Contents) -> Iterator[Remark]:
         yield error(_FILE, problem)
 
 
-@check("config-quantize", "MindIE chooses its W8A8 loader by it", targets=("modelslim", "mindie"), needs=("config",))
+@check(
+    "config-quantize",
+    "MindIE chooses its W8A8 loader by the key `quantize`",
+    targets=("modelslim", "mindie"),
+    needs=("config",),
+)
 def config_quantize(contents: Contents) -> Iterator[Remark]:
     found = contents.config_data.get("quantize")
     if found != "w8a8":
@@ -42,7 +47,7 @@ def kernel_dtype(contents: Contents) -> Iterator[Remark]:
 
 @check(
     "norm-bias",
-    "vLLM stops at the bias of a norm that has no bias in its model class",
+    "vLLM refuses the bias of a norm that has no bias in its model class",
     targets=("vllm",),
     needs=("config", "weights"),
 )

@@ -39,7 +39,7 @@ def fused_groups(contents: Contents, module: str) -> Iterator[Remark]:
 
 @check(
     "fa-layers",
-    "MindIE stops at a layer without FA3 tensors, mindie-turbo reads uninitialised memory, vLLM computes with 1.0",
+    "MindIE refuses a layer without FA3 tensors, mindie-turbo reads uninitialised memory, vLLM computes with 1.0",
     targets=LANGUAGE,
     needs=_READ,
 )

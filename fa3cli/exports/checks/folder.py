@@ -35,7 +35,7 @@ def stale_files(contents: Contents) -> Iterator[Remark]:
 def unfinished(contents: Contents) -> Iterator[Remark]:
     for path in _entries(contents):
         if any(fnmatch(path.name, pattern) for pattern in _UNFINISHED):
-            yield warning(path.name, "was left by a stopped run or copy; complete it, or move it away")
+            yield warning(path.name, "was left by a stopped run or copy; complete it, or move it elsewhere")
 
 
 @check("links", "a link without a target is a missing file for the server", targets=ALL)

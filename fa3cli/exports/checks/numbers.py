@@ -32,7 +32,7 @@ def _is_attention(name: str, kind: str) -> bool:
 
 
 def _floats(contents: Contents) -> list[str]:
-    """Return the float tensors: embeddings, norms, biases, linears that fell back."""
+    """Return the float tensors: embeddings, norms, biases, linears that stayed float."""
     return [name for name in stored(contents) if contents.description[name] == FLOAT or is_norm_extra(name)]
 
 

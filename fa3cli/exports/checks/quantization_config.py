@@ -74,7 +74,7 @@ def _compressed_tensors(own: dict[str, Any]) -> Iterator[Remark]:
 
 @check(
     "attention-group",
-    "vLLM skips a group for q, k and v if its only target is the attention's class; transformers needs it for q",
+    "vLLM skips a group for q, k, v whose only target is the attention's class; transformers needs it to load q_scale",
     targets=("vllm",),
     needs=("config", "weights", "quantization-config"),
 )

@@ -89,7 +89,7 @@ def check(
 
 
 def error(subject: str, message: str) -> Remark:
-    """Return a remark for an export that does not load, or loads wrong."""
+    """Return a remark for an export that does not load, or loads incorrectly."""
     return Remark("error", subject, message)
 
 

@@ -32,7 +32,7 @@ def weight_range(contents: Contents, module: str) -> Iterator[Remark]:
 
 @check(
     "quant-bias",
-    "it must cancel the input's offset for these weights: otherwise one of the two is damaged or of another linear",
+    "quant_bias must cancel the input's offset for these weights: else one of them is damaged or of another linear",
     targets=ASCEND_LANGUAGE,
     over=linears,
     needs=("description", "weights", "config"),

@@ -1,4 +1,4 @@
-"""Warns of numbers of devices and of kernels that a valid export cannot be served with."""
+"""Warns of numbers of devices, and of kernels, with which a valid export cannot be served."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def kv_kernels(contents: Contents) -> Iterator[Remark]:
 
 @check(
     "mindie-turbo",
-    "it reads the same FA3 tensors as MindIE, for fewer models",
+    "mindie-turbo reads the same FA3 tensors as MindIE, but supports fewer models",
     targets=("modelslim", "mindie"),
     needs=("description", "weights", "config"),
 )

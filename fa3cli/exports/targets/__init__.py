@@ -31,14 +31,14 @@ def targets_named(names: Sequence[str], *, pipelines: bool = False) -> tuple[Tar
     """Return the targets to write for a language model, or for the transformer of a diffusion pipeline.
 
     Without names this is modelslim for a language model, mindie-sd for a transformer. Raises UsageError for an unknown
-    name, UnsupportedError for a target that takes the other kind of model.
+    name, UnsupportedError for a target that is for the other kind of model.
     """
     chosen = known_targets(names or ("mindie-sd" if pipelines else "modelslim",))
     for target in chosen:
         if target.pipelines != pipelines:
             suitable = [name for name, other in TARGETS.items() if other.pipelines == pipelines]
             raise UnsupportedError(
-                f"target {target.name}: takes {_KINDS[target.pipelines]}, not {_KINDS[pipelines]}",
+                f"target {target.name}: is for {_KINDS[target.pipelines]}, not {_KINDS[pipelines]}",
                 hint=f"choose {' or '.join(suitable)}",
             )
     return chosen

@@ -12,7 +12,7 @@ __all__ = ["MindIESD"]
 
 
 class MindIESD(ModelSlim):
-    """The form that MindIE-SD loads from a description's path: one weight file in the same folder, named by type."""
+    """The form that MindIE-SD loads: a description, and one weight file beside it, both named by quantization type."""
 
     name = "mindie-sd"
     pipelines = True

@@ -50,7 +50,7 @@ class Selection:
         return any(".experts." in name for name in self.names)
 
     def half_float(self) -> Iterator[str]:
-        """Yield which linears are float in a partly quantized fused group."""
+        """Yield the linears that are float in a partly quantized fused group, in words."""
         float_linears = [
             name
             for group in fused_groups(self.linears)

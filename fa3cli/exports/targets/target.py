@@ -37,10 +37,10 @@ class Target(ABC):
 
     name: ClassVar[str]
     pipelines: ClassVar[bool] = False
-    """Whether it takes transformers of diffusion pipelines instead of language models."""
+    """Whether the target is for transformers of diffusion pipelines instead of language models."""
     weight_file: ClassVar[str]
     sharded: ClassVar[bool] = True
-    """Whether its engine reads several weight files through an index."""
+    """Whether the engine reads several weight files through an index."""
     description_files: ClassVar[tuple[str, ...]] = ()
     """Names of the file that describes all tensors; empty if config.json describes the quantization."""
     linear_value: ClassVar[str] = W8A8

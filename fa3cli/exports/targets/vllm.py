@@ -52,7 +52,7 @@ def _round_for_cutlass(scale: Tensor) -> Tensor:
 
     vLLM's CUTLASS kernel recomputes the zero point from products of the scale and truncates it: they must be exact.
     """
-    # Adds half of the last kept bit, then clears the 9 bits after it.
+    # Adds half of the last kept bit, then clears the 9 bits below it.
     return ((scale.view(torch.int32) + 0x100) & ~0x1FF).view(torch.float32) if scale.dtype == torch.float32 else scale
 
 
@@ -60,7 +60,7 @@ def _quantization_config(written: Written) -> dict[str, Any]:
     int8 = {"num_bits": 8, "type": "int", "dynamic": False}
     weights = {**int8, "symmetric": True, "strategy": "tensor" if written.mm_tensor else "channel"}
     inputs = {**int8, "symmetric": False, "strategy": "tensor"}
-    # vLLM takes a scale per head (attn_head) only with FlashAttention 3.
+    # vLLM supports scales per head (attn_head) only with FlashAttention 3.
     heads = {"num_bits": 8, "type": "float", "strategy": "attn_head", "symmetric": True, "dynamic": False}
     groups: dict[str, dict[str, Any]] = {
         "group_0": {"targets": ["Linear"], "weights": weights, "input_activations": inputs}

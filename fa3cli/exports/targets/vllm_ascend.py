@@ -22,7 +22,7 @@ class VllmAscend(ModelSlim):
 
     name = "vllm-ascend"
     attention_tensors = tuple(f"{linear}.kv_cache_{kind}" for linear in _ROLES.values() for kind in ("scale", "offset"))
-    # vLLM-Ascend stops at `.module.` tensors.
+    # vLLM-Ascend refuses `.module.` tensors.
     norm_tensors = Target.norm_tensors
     save_types = ("safe_tensor",)
     attention_settings: ClassVar[Mapping[str, str]] = {"kv_cache_type": C8, "kv_quant_type": C8}

@@ -26,10 +26,10 @@ def test_names() -> None:
 def test_a_pipelines_transformer_has_targets_of_its_own() -> None:
     assert [target.name for target in targets_named([], pipelines=True)] == ["mindie-sd"]
     assert [target.name for target in targets_named(["mindie-sd"], pipelines=True)] == ["mindie-sd"]
-    with pytest.raises(UnsupportedError, match="vllm: takes language models, not transformers") as raised:
+    with pytest.raises(UnsupportedError, match="vllm: is for language models, not transformers") as raised:
         targets_named(["mindie-sd", "vllm"], pipelines=True)
     assert raised.value.exit_code == 3 and raised.value.hint == "choose mindie-sd"
-    with pytest.raises(UnsupportedError, match="mindie-sd: takes transformers of diffusion") as raised:
+    with pytest.raises(UnsupportedError, match="mindie-sd: is for transformers of diffusion") as raised:
         targets_named(["mindie-sd"])
     assert raised.value.hint == "choose modelslim or mindie or vllm-ascend or vllm"
     assert len(known_targets(["mindie-sd", "vllm"])) == 2  # an existing export can be verified for any target
