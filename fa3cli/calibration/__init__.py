@@ -1,1 +1,1 @@
-"""Drives a run: data and weights in, one decoder layer at a time, every room above called in turn."""
+"""Runs samples through one decoder layer after the other, observes the layers and smooths them."""

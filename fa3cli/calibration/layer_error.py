@@ -34,18 +34,18 @@ def layer_error(
 
     y is the layer's output; y_q is the output with all linears and attention states in `found` quantized (fa_amp chooses
     later). x is the argument of y's shape, or 0 if there is none: it is subtracted because the residual x in y is large
-    and would hide the error. The first output counts, and any other output whose shape an argument has, each argument for
-    one output: blocks of a diffusion transformer return text and image, layers of a language model also return caches
-    and attention weights. Improved numerics leave out padding by `mask [B, S]`. The layer is always restored.
+    and would hide the error. Compared are the first output, and each other output with the shape of an argument (one
+    argument per output): blocks of a diffusion transformer return text and image; layers of a language model also
+    return caches and attention weights. Improved numerics omit padding by `mask [B, S]`. The layer is always restored.
     """
     if not call.made:
         return None
     if not found.linears and not found.attentions:
         return 0.0
     try:
-        # The extra calls must not change the random numbers that later code draws.
+        # The extra calls must not change the random numbers of later code.
         with torch.random.fork_rng(devices=()):
-            # The reference's numerics recorded the call on fake-quantized linears, so its output is not the float one.
+            # With the reference's numerics, the call was recorded on fake-quantized linears: its output is not float.
             exact = call.repeat_outputs(Tensor.clone) if settings.reference else call.outputs
             with _quantized(model, found, settings):
                 # Clones: a layer that writes into its arguments would change the states of a waiting forward.

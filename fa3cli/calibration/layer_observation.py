@@ -88,7 +88,7 @@ class LayerObservation:
         """Return the parameters from all ranks' samples.
 
         Raises InvalidInputError or UnsupportedError if a range is missing or not finite. An expert that no sample
-        reached is left out with a warning; a cross-attention that no sample used is left out.
+        reached is left out with a warning; a cross-attention that no sample used, without one.
         """
         linears: dict[str, Range | None] = dict.fromkeys(self._linears if self._settings.is_dynamic else ())
         warnings: list[str] = []
@@ -127,7 +127,7 @@ class LayerObservation:
 
     def _head_ranges(self, name: str, roles: dict[str, HeadRange]) -> Iterator[tuple[str, Range]]:
         for role, observed in roles.items():
-            # Only some of q, k and v without tokens: these states bypass the quantizer. An idle module has none at all.
+            # Some of q, k, v have no tokens: these states bypass the quantizer. In an unused module, all have none.
             if observed.tokens == 0:
                 raise UnsupportedError(f"{name}: its {role} states never went through its fa_quantizer")
             low, high = observed.bounds()
@@ -138,10 +138,10 @@ class LayerObservation:
         def observe(states: Tensor, role: str) -> Tensor:
             before, real = self.heads[name][role], real_states(states, self.inputs.mask)
             if real.numel():
-                # The reference takes the score from the first sample: the least of those of q, k and v.
+                # Like the reference: the score of the first sample is the least of the scores of q, k and v.
                 if self._settings.fa_amp and self._settings.fa_score == "reference" and before.tokens == 0:
                     self._scores[name] = min(self._scores.get(name, 1.0), fallback_score(real))
-                # Apart from the earlier samples: the timestep needs the peak of this one.
+                # Observed without the earlier samples: the timestep needs the peak of this sample alone.
                 seen = HeadRange().updated(real, role)
                 self.heads[name][role] = before.merged(seen)
                 if self._timestep is not None:
@@ -182,15 +182,15 @@ def _width_warnings(name: str, low: Tensor, high: Tensor) -> Iterator[str]:
         )
 
 
-def _require_finite(what: str, low: Tensor, high: Tensor, *, replayed: bool = False) -> None:
+def _require_finite(name: str, low: Tensor, high: Tensor, *, replayed: bool = False) -> None:
     if not (low.isfinite().all() and high.isfinite().all()):
         if replayed:
             raise UnsupportedError(
-                f"{what} is not finite: the float model itself overflows there, or the block gets more than the output "
-                "of the block before, which a replay doesn't have",
+                f"{name} is not finite: the float model itself overflows there, or the block needs more than the "
+                "output of the previous block, and a replay has only this output",
                 hint="use a wider --dtype; a transformer with skip connections between blocks cannot be replayed",
             )
         raise InvalidInputError(
-            f"{what} is not finite: the float model itself overflows or computes NaN there",
+            f"{name} is not finite: the float model itself overflows or computes NaN there",
             hint="check the weights, or use a wider --dtype",
         )

@@ -36,8 +36,8 @@ class LayerSynchronousForwards:
     shape, which becomes visible if anything uses it. `earlier` are the return values of these others, by layer, if they
     have other shapes; then there is only one sample.
 
-    Raises UnsupportedError if a forward does not visit each layer once, in order. A forward that is stopped early is
-    not checked further.
+    Raises UnsupportedError if a forward does not visit each layer once, in order. Of a forward that is stopped early,
+    only the part before the stop is checked.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LayerSynchronousForwards:
         self._hooks += [
             layer.register_forward_pre_hook(self._before_layer, with_kwargs=True) for layer in self._layers[skipped:]
         ]
-        # Suspend after the last layer, too: what follows needs other weights.
+        # Suspend after the last layer, too: the code after it needs other weights.
         # Registered after _after_layer, which has stored the output by then.
         self._hooks.append(self._layers[-1].register_forward_hook(_suspend))
         self._earlier, self._undo = earlier, ExitStack()

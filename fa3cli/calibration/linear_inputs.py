@@ -86,7 +86,7 @@ class LinearInputs(Generic[AnyObserver]):
 
 
 class FakeQuantizedInputs(LinearInputs[RangeObserver]):
-    """The same, and a linear computes with int8's error in its input, in the range known so far."""
+    """Like LinearInputs, but a linear computes with int8's error in its input, for the range known so far."""
 
     def _passed(self, values: Tensor, after: RangeObserver) -> Tensor:
         low, high = (bound.to(values.device) for bound in after.bounds())

@@ -15,13 +15,13 @@ Range = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class LayerParameters:
-    """Parameters of one decoder layer, or of the head after the layers, as far as one visit found them.
+    """Parameters of one decoder layer, or of the head after the layers, as far as they were found.
 
     `linears`: input ranges of the linears that become W8A8, None if inputs are quantized at run time.
     `attentions`: ranges per role of the modules that can get FA3 parameters; `scores`: fa_amp ranks these modules by them.
     `smoothing`: AntiOutlier's scales by source module.
     `range_params`: disable_level and act_method 3 choose linears by them.
-    `error`: the layer's error with all of that quantized (`layer_error`).
+    `error`: the layer's error with all these modules quantized (`layer_error`).
     `timesteps`: largest |bound| of q, k and v per timestep of a diffusion transformer, highest timestep first.
     """
 

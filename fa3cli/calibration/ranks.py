@@ -38,7 +38,7 @@ class Ranks:
 
     def positions(self, count: int) -> range:
         """Return the positions of this rank's samples among `count`: every size-th."""
-        # The leading rank gets the first sample, on which scores and errors are measured.
+        # The leading rank has the first sample, on which scores and errors are measured.
         return range(self.rank, count, self.size)
 
     def gather(self, value: Value) -> list[Value]:
@@ -52,7 +52,7 @@ class Ranks:
         except RuntimeError as error:
             raise MissingCapabilityError(
                 f"another rank of this run has died ({brief(error)})",
-                hint="read the error of the other rank; the same command goes on at the first unfinished layer",
+                hint="read the error of the other rank; the same command resumes at the first unfinished layer",
             ) from error
         return values
 
@@ -91,7 +91,7 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
     if not torch.distributed.is_available():
         raise UnsupportedError("this torch has no torch.distributed, which more than one rank needs")
     own = _BACKENDS.get(device.type)
-    # Statistics travel as objects on the CPU, through gloo, also beside a device's backend.
+    # Statistics travel as objects on the CPU, through gloo, even if a device has a backend of its own.
     backend = f"cpu:gloo,{device.type}:{own}" if own else "gloo"
     try:
         torch.distributed.init_process_group(backend, timeout=_TIMEOUT)

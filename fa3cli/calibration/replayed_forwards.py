@@ -1,4 +1,4 @@
-"""Replays the forwards of samples that are too large for the memory: between two layers, states are on the disk.
+"""Replays the forwards of samples that are too large for the memory; states wait on the disk between two layers.
 
 Each layer starts each sample's forward again. The model's code before its layers runs again, the layers before this one
 are skipped, and the last of them returns its stored output. So the model's own code runs here, too, including code
@@ -49,7 +49,7 @@ class ReplayedForwards:
         with LayerSynchronousForwards(
             self._model.model, self._layers, [inputs], skipped=index, outputs=[output], earlier=earlier
         ) as forward:
-            # Only the forward holds it now, and drops it when the layer returns.
+            # Only the forward holds the state now, and drops it when the layer returns.
             del output
             forward.start()
             forward.advance(0, index)

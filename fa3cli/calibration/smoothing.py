@@ -77,15 +77,15 @@ def require_groups(model: LayeredModel, anti_method: str) -> None:
     """Raise UnsupportedError if a model has no groups that AntiOutlier smooths."""
     groups = METHODS[anti_method].groups
     if not any(groups_of(model, layer, groups) for layer in model.layers):
-        sought = "; ".join(f"{group.source} before {', '.join(group.linears)}" for group in groups)
+        wanted = "; ".join(f"{group.source} before {', '.join(group.linears)}" for group in groups)
         raise UnsupportedError(
-            f"AntiOutlier {anti_method}: no decoder layer of {type(model.model).__name__} has modules that it smooths ({sought})",
+            f"AntiOutlier {anti_method}: no decoder layer of {type(model.model).__name__} has its modules ({wanted})",
             hint="quantize with --anti-method none",
         )
 
 
 def wrapped_norms(model: LayeredModel, anti_method: str) -> frozenset[str]:
-    """Return the norms that are exported like the reference's wrapped norms: all modules of a class that was smoothed."""
+    """Return the norms to export like the reference's wrapped norms: all modules of each class that was smoothed."""
     if anti_method == "none" or not METHODS[anti_method].wraps_norms:
         return frozenset()
     sources = {
@@ -103,7 +103,7 @@ def _modules(model: LayeredModel, groups: list[Group]) -> list[nn.Module]:
 
 
 def _within_dtype(model: LayeredModel, group: Group, scale: Tensor) -> Tensor:
-    """Return the scale, with 1 for channels whose weights would overflow the dtype: dead float16 channels, far outliers."""
+    """Return the scale, with 1 for channels whose weights would overflow (dead float16 channels, extreme outliers)."""
     heads, repeats = shared_heads(model, group)
     weight = model.tensor(f"{group.source}.weight")
     scale = scale.to(weight.device, model.dtype)
@@ -131,7 +131,7 @@ def _require_same_output(
     kept = [(module, dict(module.named_parameters(recurse=False))) for module in modules if model.resident]
     smooth(model, layer, anti_method, scales)
     difference = ((call.repeat() - call.output).norm() / call.output.norm()).item()
-    # Before the error below: a refused model stays as it was.
+    # Before the error below: a refused model stays unchanged.
     for module, tensors in kept:
         _replace(module, **tensors)
     model.reload(model.of_layer[layer])
@@ -139,7 +139,7 @@ def _require_same_output(
     if not difference <= math.sqrt(torch.finfo(model.dtype).eps):
         raise UnsupportedError(
             f"{layer}: AntiOutlier {anti_method} would change its output by {difference:.1%} on the first "
-            "sample; its norms are scaled in another way, or feed more than the linears fa3 knows",
+            "sample; its norms are scaled in another way, or are read by other modules than the linears fa3 knows",
             hint="quantize with --anti-method none",
         )
 

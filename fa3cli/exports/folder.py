@@ -97,7 +97,7 @@ class RunFolder:
         discarded = self.path / _DISCARDED
         shutil.rmtree(discarded, ignore_errors=True)
         if self.export.is_dir():
-            # One atomic step: a kill in the following steps leaves no part of an export that a later run would resume.
+            # One atomic step: a kill in the next steps leaves no part of an export that a later run would resume.
             self.export.rename(discarded)
         for folder in (discarded, self.journal, self.scratch):
             shutil.rmtree(folder, ignore_errors=True)

@@ -33,8 +33,8 @@ class Verdict:
 class Limit:
     """One property of an export that engines cannot load, or load differently than intended.
 
-    `asked` describes the user's request, as in a row of docs/targets.md. `holds` yields the cases in which a run has the
-    property. `says` maps targets to the behaviour of their engines; other targets have no such limit.
+    `asked` describes the user's request, for docs/targets.md. `holds` yields the cases in which a run has the property.
+    `says` maps targets to the behaviour of their engines; other targets have no such limit.
     """
 
     asked: str

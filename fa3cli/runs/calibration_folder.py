@@ -67,7 +67,7 @@ class _Identity:
 
 
 class CalibrationWriter:
-    """Writes the parameters of a run, and no export; until the run ends, the journal holds each layer's."""
+    """Writes the parameters of a run, and no export; until the run ends, the journal holds them per layer."""
 
     def __init__(self, job: Job, folder: RunFolder, ranks: Ranks = ALONE, *, resumed: bool = False) -> None:
         self._folder, self._ranks = folder, ranks
@@ -84,16 +84,16 @@ class CalibrationWriter:
 
 
 def read_calibration(folder: Path) -> Calibration:
-    """Return what fa3 calibrate wrote; raises InvalidInputError if files are missing or not as it wrote them."""
+    """Return the calibration in a folder; raises InvalidInputError if files are missing or not as fa3 wrote them."""
     file = folder / PARAMETERS_FILE
     for needed in (file, folder / REPORT_FILE):
         if not is_file(needed):
-            raise InvalidInputError(f"{needed}: missing", hint="name a folder that fa3 calibrate wrote")
+            raise InvalidInputError(f"{needed}: missing", hint="give a folder that fa3 calibrate wrote")
     try:
         report = typed(read_report(folder), _Report)
         identity = typed(report.identity, _Identity)
         layers = typed(read_tree(file), tuple[LayerParameters, ...])
-        # Two files: somebody may have put the parameters of another run beside this report.
+        # The two files may be from different runs, if a user copied one of them.
         if report.parameters_sha256 != file_sha256(file):
             raise ValueError(f"{REPORT_FILE} belongs to other parameters")
         return Calibration(

@@ -16,12 +16,12 @@ _SAVE_TYPES = ("safe_tensor", "numpy")
 
 
 def default_output(folder: Path, output: str | Path | None) -> Path:
-    """Return the folder of an export: `output`, or by default one beside the weights.
+    """Return the folder of an export: `output`, or by default a folder beside the weights.
 
-    Raises ConflictError if that is the weights folder, or lies among files inside it.
+    Raises ConflictError if it is the weights folder, or a folder among the files inside the weights folder.
     """
     place = Path(os.path.abspath(output or folder.with_name(f"{folder.name}-w8a8-fa3")))
-    # Resolved only to compare: a link may lead from one of them into the other.
+    # Resolved only to compare: a link may lead from one folder into the other.
     weights, real = Path(os.path.realpath(folder)), Path(os.path.realpath(place))
     if real == weights:
         raise ConflictError(
@@ -56,7 +56,7 @@ def where_to_save(
     for target in chosen:
         if other := set(save_types) - set(target.save_types):
             raise UnsupportedError(
-                f"save_type {min(other)} for target {target.name}: its engine reads {' and '.join(target.save_types)} alone",
+                f"save_type {min(other)} for target {target.name}, which supports only {' and '.join(target.save_types)}",
                 hint=f"use save_type {target.save_types[0]}"
                 if pipelines
                 else "export it for target modelslim, in a separate run or with fa3 calibrate and fa3 export",

@@ -15,7 +15,7 @@ from fa3cli.runs.streams.stream import Stream
 __all__ = ["bytes_written", "export_bytes", "journal_bytes"]
 
 _TENSOR = 160  # bytes per tensor in the header and the description file
-_PICKLED = 2048  # bytes per tensor in a numpy file, its values aside
+_PICKLED = 2048  # bytes per tensor in a numpy file, without the values
 _RECORD = 1 << 15  # bytes per visit's record in the journal, without the states
 
 
@@ -34,7 +34,7 @@ def export_bytes(job: Job) -> int:
     """Return an upper bound of the bytes of the safetensors and documents for one target."""
     model, norms = job.model, wrapped_norms(job.model, job.settings.anti_method)
     weights = sum(_written_bytes(job, name) for name in model.stored)
-    # Beside the weight that was counted: its copy, and two biases in float32.
+    # In addition to the weight, counted above: its copy, and two biases in float32.
     weights += sum(model.nbytes(f"{norm}.weight") + 8 * model.shape(f"{norm}.weight")[0] for norm in norms)
     # A target may store a scale and an offset for each channel of K and V.
     channels = [f"{name}.{leaf}.weight" for name in job.attentions for leaf in ("k_proj", "v_proj")]
@@ -66,7 +66,7 @@ def _fallback_bytes(job: Job) -> int:
         sum(job.model.nbytes(f"{name}.weight") - _written_bytes(job, f"{name}.weight") for name in group)
         for group in [*groups, *([name] for name in alone)]
     ]
-    # Each linear that falls back takes at most its group with it: the largest groups are an upper bound.
+    # With each linear, at most its whole group falls back: the largest groups are an upper bound.
     return sum(sorted(growth, reverse=True)[: job.settings.level])
 
 

@@ -114,11 +114,11 @@ def export_layers(
 
 def _require_source(job: ExportJob, found: Calibration) -> None:
     """Raise ConflictError if the weights folder differs from the calibrated one."""
-    # Only weights, config and files: device, threads and versions may be others than those of the calibration.
+    # Only weights, config and files: device, threads and versions may differ from those of the calibration.
     source = source_identity(job)
     if differs := differing({name: found.identity.get(name) for name in source}, source):
         raise ConflictError(
             f"{job.folder}: not the folder that {found.folder} was calibrated from; different {', '.join(differs)}",
-            hint="name the weights folder that fa3 calibrate ran on, patched as it was then (under transformers "
+            hint="give the weights folder that fa3 calibrate ran on, patched as it was then (under transformers "
             f"{found.transformers}), or calibrate this one",
         )

@@ -1,4 +1,4 @@
-"""Computes a run's identity: hashes, options and versions; runs of the same identity make the same export."""
+"""Computes a run's identity: hashes, options, versions. Runs of the same identity make the same export."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["differing", "export_identity", "identity", "source_identity"]
 
 
 def identity(job: Job) -> dict[str, Any]:
-    """Return everything a run's result depends on, as json: hashes, options and versions."""
+    """Return everything that a run's result depends on, as json: hashes, options and versions."""
     return export_identity(_calibration_identity(job), job)
 
 

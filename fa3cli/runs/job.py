@@ -1,4 +1,4 @@
-"""Defines a job: which modules of a model are quantized, how, from which samples, and where the result goes."""
+"""Defines a job: the modules of a model that are quantized, the settings, the samples and the destination."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def make_job(
         disabled.setdefault(linears[-1], "disable_last_linear")
     elif model.head in model.tied_modules:
         raise UnsupportedError(
-            f"disable_last_linear=False: {model.head} shares its weight with the embedding, which stays float",
+            f"disable_last_linear=False: {model.head} shares its weight with the embedding, and embeddings stay float",
             hint='store it on its own ("tie_word_embeddings": false), or leave the last linear float',
         )
     if settings.anti_method != "none":

@@ -1,4 +1,4 @@
-"""Records the finished layers of a run on the disk, so that the same command continues after an interruption."""
+"""Records the finished layers of a run on the disk, so that the same command resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -66,27 +66,25 @@ class Journal:
             written = True
         except TypeError:
             written = False
-        # All ranks or none: without the states of one rank, no run could continue from the record.
-        # This is a barrier, too: all states are written before the record below.
+        # All ranks or none: without the states of one rank, no run could resume from the record.
+        # gather is a barrier, too: all states are written before the record below.
         if not all(self._ranks.gather(written)):
             self._folder = None
-            logger.warning(
-                "%s returns values that cannot be written to a file: if this run is stopped, it starts over", visit.name
-            )
+            logger.warning("%s returns values that cannot be written to a file: a stopped run starts over", visit.name)
             return
         if self._ranks.leads:
-            # States first: a record must not be on the disk before the states that it stands for.
+            # States first: a record must not be on the disk before the states that belong to it.
             sync(self._folder.journal)
             kept = {field.name: getattr(visit, field.name) for field in fields(visit)}
             write_tree(self._record(number), {**kept, "digest": _digest(arguments)})
             sync(self._folder.journal)
-            # From here on a later run can continue, so an error must not remove the folder.
+            # From here on a later run can resume, so an error must not remove the folder.
             self._folder.keep = True
         # Never the previous visit's: a rank may arrive here before rank 0 has written this record.
         self._states(number - 2, self._ranks.rank).unlink(missing_ok=True)
 
     def outputs(self, forwards: Sequence[str]) -> list[Any]:
-        """Return these forwards' outputs of the last visited layer, on the CPU, from the files of all ranks.
+        """Return the last visited layer's outputs of these forwards, on the CPU, from the files of all ranks.
 
         Raises ConflictError if a file is missing.
         """
@@ -97,7 +95,7 @@ class Journal:
         if not kept.keys() >= set(forwards):
             raise ConflictError(
                 f"{self._journal}: some files {states} are missing",
-                hint="have all ranks write to the same disk; --resume never starts over",
+                hint="let all ranks write to the same disk; --resume never starts over",
             )
         return [kept[forward] for forward in forwards]
 
@@ -112,8 +110,8 @@ class Journal:
         # The leading rank decides: it has the first forward, whose arguments the record holds.
         if not self._ranks.first(_digest(arguments) == self._digest):
             raise NotResumableError(
-                f"the layer after {self.visits[-1].name} gets more than that layer's output and what the model "
-                "computes before its layers (for example K and V of other layers), which a journal does not hold",
+                f"the layer after {self.visits[-1].name} needs more than that layer's output and the results of "
+                "the code before the layers (for example K and V of other layers), which a journal does not hold",
                 hint="runs of this model cannot be resumed",
             )
 
@@ -151,7 +149,7 @@ def open_journal(folder: RunFolder, run_identity: dict[str, Any], resume: str) -
             f"{folder.path}: nothing there to resume", hint="without --resume required, a new run starts"
         )
     folder.clear()
-    # After clear: without an identity, whatever a kill leaves here counts as no records.
+    # After clear: without an identity, files that a killed run leaves here do not count as records.
     write_file(file, (json.dumps(run_identity, indent=2) + "\n").encode())
 
 
@@ -167,7 +165,7 @@ def require_nothing_kept(folder: RunFolder) -> None:
 
 
 def _holds_records(folder: RunFolder) -> bool:
-    # clear takes away the export first: records without an export are leftovers of a killed clear.
+    # clear removes the export first: records without an export are leftovers of a killed clear.
     begun = folder.export.is_dir() and os.path.lexists(folder.journal / _IDENTITY)
     return begun and has_records(folder)
 

@@ -69,7 +69,7 @@ class LayerPass:
         del kept, outputs  # the forwards own them now, and release them layer by layer
         with forwards:
             with model.loaded(model.before_layers):
-                # Loaded only for this: what the layers need of it waits in the suspended forwards.
+                # Loaded only for the start: the suspended forwards hold the results that the layers need.
                 forwards.start()
             if done:
                 # After start: the first forward has reached the next layer, so its arguments are known.
@@ -78,7 +78,7 @@ class LayerPass:
 
     def boundary(self) -> tuple[dict[str, Any], Any]:
         """Return each forward's output of the current layer, and the arguments of the first forward's next layer call."""
-        # No layer of this pass follows that a resumed run could start with.
+        # The last layer of this pass: a resumed run has no next layer to start with.
         if self._index == self._last:
             return {}, None
         outputs = {_forward_key(sample): output for sample, output in zip(self._samples, self._forwards.outputs)}
@@ -106,7 +106,7 @@ class LayerPass:
                 watcher.see(None if self._job.settings.reference else sample.mask, sample.timestep)
             self._forwards.advance(forward, self._index)
             if self._index == self._last:
-                # At once: the sample's states are not needed any more.
+                # Stopped at once, since the sample's states are not needed any more.
                 self._forwards.stop(forward)
             self._freed.release_if_grown()
         # Later calls of the layer (AntiOutlier's check, the layer's error) belong to no sample.

@@ -34,7 +34,7 @@ __all__ = ["LayerWriter"]
 class LayerWriter:
     """Writes the weights and description of an export: first the tensors outside the layers, then one layer at a time.
 
-    Tensors that are not loaded, or that another rank writes, get an empty place in the file. With `resumed`, an earlier run
+    Tensors that are not loaded, or that another rank writes, become gaps in the file. With `resumed`, an earlier run
     has written the tensors outside the layers.
     """
 
@@ -72,7 +72,7 @@ class LayerWriter:
             if warning := self._add(name, layer.linears, owners):
                 warnings[_module(name)] = warning
             self._freed.release_if_grown()
-        # Before the caller records the layer: a record stands for tensors that are on the disk.
+        # Before the caller records the layer: a record says that the tensors are on the disk.
         self._sync()
         if self._model.tensor(names[0]).is_meta:  # an earlier run has written this layer
             for export in self._exports:
@@ -131,7 +131,7 @@ class LayerWriter:
         module, leaf = _module(name), name.rpartition(".")[2]
         tensor = self._model.tensor(name).detach()
         if owners[module] != self._ranks.rank:
-            # Another rank writes it. It is added here, too, so that all ranks compute the same offsets.
+            # Another rank writes this tensor. A gap is added here, so that all ranks compute the same offsets.
             tensor = tensor.to("meta")
         if module in self._norms:
             # The norm's own bias is written with its weight, and not a second time under its own name.
@@ -167,7 +167,7 @@ class LayerWriter:
             return tensors, None
         return tensors, (
             f"{name}: its deq_scale underflows to 0 in float16, as the reference's does; engines will "
-            "compute zeros or worse there. Improved numerics, bfloat16 or disable_names avoid it"
+            "compute zeros or wrong values there. Improved numerics, bfloat16 or disable_names avoid this"
         )
 
     def _add_attention(self, name: str, ranges: Mapping[str, Range]) -> None:

@@ -21,7 +21,7 @@ EXPORTS, PIPELINES, TEXT = "exports", "pipelines", "text"
 
 @dataclass(frozen=True)
 class Option:
-    """How the command line offers a field: its help, and what the field's name, type and default do not say."""
+    """The form of a field on the command line: its help, and all that name, type and default do not say."""
 
     help: str
     flags: str = ""
@@ -38,9 +38,9 @@ Texts = tuple[str, ...] | None
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Everything that a user may say about a run; None means not given, so that the recipe or a default applies."""
+    """Everything that a user may choose for a run; None means not given: then the recipe or a default applies."""
 
-    weights_dir: Annotated[Path, Option("Patched weights folder, or that of a pipeline.", argument=True)] = Path(".")
+    weights_dir: Annotated[Path, Option("Patched folder of weights or of a pipeline.", argument=True)] = Path(".")
     output: Annotated[Path | None, Option("Folder of the result [<WEIGHTS_DIR>-w8a8-fa3].")] = None
 
     prompts: Annotated[Path | None, Option("The prompts, one per line.", metavar="FILE", group=PIPELINES)] = None
@@ -59,7 +59,7 @@ class RunOptions:
     max_length: Annotated[Count, Option("Cut samples to N tokens.", metavar="N", minimum=1, group=TEXT)] = None
 
     recipe: Annotated[
-        str | None, Option("Settings by name, or in a TOML file of your own.", metavar="NAME|FILE|none")
+        str | None, Option("Name of a recipe, or a TOML file with your settings.", metavar="NAME|FILE|none")
     ] = None
     numerics: Annotated[str | None, Option("improved or reference.")] = None
     w_bit: Annotated[Count, Option("Bits of a weight: 8.")] = None
@@ -73,7 +73,7 @@ class RunOptions:
         Texts, Option("Leave these linears or attention modules float; may be repeated.", metavar="GLOB")
     ] = None
     disable_level: Annotated[
-        str | None, Option("Leave the n linears float that are hardest to quantize.", metavar="Ln")
+        str | None, Option("Leave the n linears float whose inputs are hardest to quantize.", metavar="Ln")
     ] = None
     disable_last_linear: Annotated[
         bool | None, Option("Leave lm_head float.", flags="--disable-last-linear/--no-disable-last-linear")
@@ -95,7 +95,7 @@ class RunOptions:
     target: Annotated[
         Texts,
         Option(
-            "Engine to write for [modelslim, of pipelines mindie-sd]; may be repeated.",
+            "Engine to write for [modelslim; for pipelines mindie-sd]; may be repeated.",
             choices=TARGET_NAMES,
             group=EXPORTS,
         ),
@@ -105,11 +105,9 @@ class RunOptions:
     device: Annotated[str, Option("auto, cpu, npu[:N] or cuda[:N].")] = "auto"
     dtype: Annotated[str, Option("auto, float32, bfloat16 or float16.")] = "auto"
     attn_implementation: Annotated[str, Option("auto, eager or sdpa.", group=TEXT)] = "auto"
-    trust_remote_code: Annotated[
-        bool, Option("Run Python code that lies in the weights folder.", "--trust-remote-code")
-    ] = False
-    resume: Annotated[str, Option("Continue a stopped run: auto, required or never.")] = "auto"
-    only_plan: Annotated[bool, Option("Tell what would be done and needed, then stop.", "--plan")] = False
+    trust_remote_code: Annotated[bool, Option("Run Python code of the weights folder.", "--trust-remote-code")] = False
+    resume: Annotated[str, Option("Resume a stopped run: auto, required or never.")] = "auto"
+    only_plan: Annotated[bool, Option("Print the steps and the needed resources, then stop.", "--plan")] = False
 
     @classmethod
     def of(cls, weights_dir: str | Path = ".", **options: Any) -> RunOptions:

@@ -41,8 +41,8 @@ def calibrate(
 ) -> list[LayerParameters]:
     """Return the parameters of each layer, and of the head if it is quantized, in the order of the model.
 
-    `write` is called with the layer's weights loaded, float and smoothed; only for layers that the journal holds already,
-    they are not. Raises StoppedError after the layer at which `stop` returns True.
+    `write` is called with the layer's weights loaded, float and smoothed; for layers that the journal holds already,
+    they are not loaded. Raises StoppedError after the layer at which `stop` returns True.
     """
     todo, journal = passes(job), journal or Journal()
     parts, findings = [*job.model.layers, *job.quantized_head], Findings(dict(job.smoothing))
@@ -67,10 +67,10 @@ def calibrate(
                 calibrated.append(layer)
             # After write: a record says that the layer is in the export.
             journal.commit(layer, *layer_pass.boundary())
-            # One decision for all ranks; after the last layer of the last pass nothing is left to stop.
+            # One decision for all ranks; after the last layer of the last pass there is nothing to stop.
             if any(ranks.gather(stop())) and (layer.name != parts[-1] or number < len(todo) - 1):
                 raise StoppedError(
-                    f"stopped after {layer.name} (interrupted)", hint="the same command goes on from here"
+                    f"stopped after {layer.name} (interrupted)", hint="the same command resumes from here"
                 )
     return calibrated
 
@@ -84,7 +84,7 @@ def find_all_smoothing(
     ticks = Ticks(len(parts), len(parts) * stream.count, report)
     for _ in LayerPass(job, [stream], findings, ticks, ALONE).visits(parts, Journal(), 0):
         pass
-    # After all visits: an error in one of them leaves the script's model as it was.
+    # After all visits: an error in one of them leaves the script's model unchanged.
     for layer in parts if job.model.resident else ():
         smooth(job.model, layer, job.settings.anti_method, findings.smoothing[layer])
     return findings.smoothing

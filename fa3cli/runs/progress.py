@@ -19,8 +19,8 @@ _LOG_INTERVAL = 30.0  # seconds without a message after which a log gets one
 class Progress:
     """The progress of a run.
 
-    `layer` counts visits of layers in all passes, `sample` counts samples that ran through a layer. Of this run alone, not
-    of the one it resumes: tokens, bytes read and bytes written per second, and resident memory in bytes.
+    `layer` counts visits of layers in all passes, `sample` counts samples that ran through a layer. Rates
+    (tokens, bytes read and written per second) and resident memory in bytes are of this run, not of the one it resumes.
     """
 
     layer: int
@@ -76,13 +76,13 @@ class Ticks:
         self._tokens += tokens * self._ranks
 
     def layer_ends(self, nbytes: int = 0) -> None:
-        """Count a layer, with that many bytes of weights, that all samples have run through."""
+        """Count a layer, with `nbytes` of weights, through which all samples have run."""
         self._layer += 1
         self._read += nbytes
         self._report(self._progress())
 
     def _progress(self) -> Progress:
-        # Only samples of this run: those of the run it resumes took it no time.
+        # Only samples of this run: it spent no time on the samples of the run that it resumes.
         passed, done = max(time.monotonic() - self._begin, 1e-9), self._sample - self._skipped
         memory = self._process.memory_info().rss
         return Progress(

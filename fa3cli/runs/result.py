@@ -30,7 +30,7 @@ __all__ = [
 
 REPORT_FILE = "fa3_report.json"
 PARAMETERS_FILE = "fa3_parameters.safetensors"
-# Reports leave these out, so that a repeated run writes the same bytes.
+# Reports omit these fields, so that a repeated run writes the same bytes.
 _NOT_REPRODUCIBLE = ("output", "seconds", "already_there")
 
 
@@ -45,7 +45,7 @@ class LayerResult:
     fa: bool | None
     """Whether its attention got FA3 parameters; None if it has no patched attention."""
     fa_reason: str | None
-    """The reason, if its attention stays float."""
+    """The reason, if the attention stays float."""
     fa_score: float | None
     """fa_amp's score, if fa_amp is used: the layers with the lowest scores fall back."""
     error: float | None
@@ -96,7 +96,7 @@ def make_result(
     files = {
         str(file.relative_to(export)): file.stat().st_size
         for file in sorted(export.rglob("*"))
-        # The report holds this list, so it cannot hold its own size.
+        # The report holds this list, so the list cannot hold the size of the report.
         if file.is_file() and file.name != REPORT_FILE
     }
     return Result(

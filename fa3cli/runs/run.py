@@ -39,8 +39,8 @@ def run(
 ) -> Result:
     """Calibrate, then export for the job's targets or write the parameters; the output appears only when it is complete.
 
-    An unfinished run of the same identity is continued (`resume`: auto, required or never); if its export is complete,
-    its result is returned and nothing is done. Raises StoppedError after the layer at which `stop` returns True.
+    A stopped run of the same identity is resumed (`resume`: auto, required or never). If its export is complete, its
+    result is returned and nothing is done. Raises StoppedError after the layer at which `stop` returns True.
     """
     if resume not in RESUME:
         raise UsageError(f"--resume {resume}: expected one of {', '.join(RESUME)}")
@@ -75,7 +75,7 @@ def _run(
     with folder if ranks.leads else nullcontext(), memory_errors(job.model.device):
         if ranks.leads:
             open_journal(folder, run_identity, resume)
-        # A barrier: the others read the journal only after the leading rank has kept or cleared it.
+        # A barrier: the other ranks read the journal only after the leading rank has kept or cleared it.
         ranks.gather(None)
         journal = Journal(folder, ranks)
         _require_one_folder(ranks, folder, journal)

@@ -43,7 +43,7 @@ def target_warnings(job: Job, found: Sequence[LayerParameters] | None = None) ->
 
 
 def _selection(job: Job) -> Selection:
-    """Return what a job quantizes, as far as it is known before calibration."""
+    """Return the selection of a job, as far as it is known before calibration."""
     settings = job.settings
     return Selection(
         config=job.config,
@@ -62,7 +62,7 @@ def _selection(job: Job) -> Selection:
 
 
 def _exact_selection(job: Job, found: Sequence[LayerParameters]) -> Selection:
-    """Return what a job quantizes, from the parameters of its calibration."""
+    """Return the selection of a job, from the parameters of its calibration."""
     # A cross-attention that no sample used has no ranges, so it gets no FA3 parameters.
     seen = sum(len(layer.attentions) for layer in found)
     return replace(

@@ -286,7 +286,7 @@ def test_where_a_layer_gets_earlier_layers_states_a_run_starts_over(
     api.run(job)
     with pytest.raises(StoppedError):
         api.run(sharing(llama, calib=calib, output=tmp_path / "out"), stop=stop_behind(2))
-    with pytest.raises(NotResumableError, match=r"after model\.layers\.1 gets more than"):
+    with pytest.raises(NotResumableError, match=r"after model\.layers\.1 needs more than"):
         api.run(sharing(llama, calib=calib, output=tmp_path / "out"), resume="required")
     assert (tmp_path / "out.journal" / "visits" / "visit-00001.safetensors").exists()
     api.run(sharing(llama, calib=calib, output=tmp_path / "out"))

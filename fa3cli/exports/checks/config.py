@@ -22,12 +22,7 @@ def config(contents: Contents) -> Iterator[Remark]:
         yield error(_FILE, problem)
 
 
-@check(
-    "config-quantize",
-    "MindIE chooses its W8A8 loader by the key `quantize`",
-    targets=("modelslim", "mindie"),
-    needs=("config",),
-)
+@check("config-quantize", "`quantize` selects MindIE's W8A8 loader", targets=("modelslim", "mindie"), needs=("config",))
 def config_quantize(contents: Contents) -> Iterator[Remark]:
     found = contents.config_data.get("quantize")
     if found != "w8a8":

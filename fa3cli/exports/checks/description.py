@@ -35,11 +35,7 @@ def foreign_tensors(contents: Contents, name: str) -> Iterator[Remark]:
         yield error(name, f"is no tensor of target {contents.target.name}; is this an export for another?")
 
 
-@check(
-    "quant-types",
-    "these entries choose the loader of the whole model; engines differ in how they read null",
-    needs=_READ,
-)
+@check("quant-types", "these entries select the loader of the model; engines differ in reading null", needs=_READ)
 def quant_types(contents: Contents) -> Iterator[Remark]:
     settings, expected = contents.settings, _MODEL_WIDE[contents.target.name]
     if (found := settings.get("model_quant_type")) != contents.target.linear_value:

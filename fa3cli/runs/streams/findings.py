@@ -1,4 +1,4 @@
-"""Holds what the visits of a run have found so far, for later layers and passes."""
+"""Holds the results of the visits so far, for later layers and passes."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _RANGE_PARAM_SAMPLES = 5  # as many as the reference uses
 
 
 def passes(job: Job) -> list[list[Stream]]:
-    """Return the passes a job needs over the layers, with their streams in the order in which a layer gets them.
+    """Return the passes a job needs over the layers, with their streams in the order in which they run through a layer.
 
     disable_level ranks the linears of all layers before any is quantized, so calibration then needs a second pass.
     """

@@ -16,7 +16,7 @@ __all__ = ["SmoothingStream"]
 
 
 class SmoothingStream(Stream):
-    """AntiOutlier's samples, on the original layer; without samples it only applies scales that are known."""
+    """AntiOutlier's samples, on the original layer; without samples, the stream only applies known scales."""
 
     name = "smoothing"
 
@@ -27,7 +27,7 @@ class SmoothingStream(Stream):
         elif self.count:
             modules = job.model.layers[part].named_modules()
             structure = tuple((name, type(module)) for name, module in modules)
-            # One check per structure: it costs a forward, and layers of the same modules pass or fail alike.
+            # One check per structure: a check costs a forward, and layers of the same modules pass or fail alike.
             new = structure not in visit.findings.structures
             scales[part] = find_smoothing(job.model, part, job.settings, visit.advance, visit.ranks, checked=new)
             visit.findings.structures.add(structure)

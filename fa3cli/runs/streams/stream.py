@@ -49,7 +49,7 @@ class Stream(ABC):
         """Run the samples through a part, and return `found`, the result of earlier streams, with this one's result."""
 
     def peak_bytes(self, part: str) -> int:
-        """Return the bytes allocated at most while samples run through a loaded part, without waiting samples."""
+        """Return the peak of the bytes allocated while samples run through a loaded part, without waiting samples."""
         return loaded_bytes(self.job, part) + forward_bytes(self.job, part)
 
     @property
@@ -64,7 +64,7 @@ class Stream(ABC):
 
     @property
     def state_bytes(self) -> int:
-        """The bytes of the samples' states after one layer, as the journal keeps them."""
+        """The bytes of the samples' states after one layer, as the journal stores them."""
         return self.tokens * hidden_size(self.job) * self.job.model.dtype.itemsize
 
     def linears(self, part: str) -> dict[str, nn.Linear]:
