@@ -53,7 +53,7 @@ def _final_code(streams: Streams, code: int) -> int:
         return code
     print(f"error: stdout cannot be written ({streams.problem})", file=sys.stderr)
     print(
-        "hint: the command has done its work, only its output is lost; write the output to another place",
+        "hint: the command has done its work, only its output is lost; write the output to another file",
         file=sys.stderr,
     )
     return 6 if code in (0, 1) else code
@@ -68,5 +68,5 @@ def _run(app: Callable[..., object]) -> None:
             raise
         raise MissingCapabilityError(
             f"torch cannot load a package for another device that is installed here ({brief(error.__cause__ or error)})",
-            hint="for torch_npu, source CANN's set_env.sh; TORCH_DEVICE_BACKEND_AUTOLOAD=0 does without such packages",
+            hint="for torch_npu, source CANN's set_env.sh; TORCH_DEVICE_BACKEND_AUTOLOAD=0 disables such packages",
         ) from error

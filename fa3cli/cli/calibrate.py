@@ -25,5 +25,5 @@ def calibrate(
     nproc: Nproc = 1,
     json: Json = False,
 ) -> None:
-    """Find every quantization parameter of a patched model and save it, for fa3 export."""
+    """Find all quantization parameters of a patched model and save them for fa3 export."""
     run_command("calibrate", replace(options, output=output), only_calibrate=True, nproc=nproc, as_json=json)

@@ -1,4 +1,4 @@
-"""Defines `fa3 export`, the second half of quantize: writes exports from weights and a calibration, on no device."""
+"""Defines `fa3 export`, the second half of quantize: writes exports from weights and a calibration, on the CPU."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def export(
     calibration: Annotated[Path, typer.Option(metavar="CALIBRATION", help="Folder that fa3 calibrate wrote.")],
     json: Json = False,
 ) -> None:
-    """Export a calibrated model for one engine or several; reads the weights once, runs no sample."""
+    """Export a calibrated model for one or several engines; reads the weights once, runs no samples."""
     from fa3cli import api
     from fa3cli.cli.progress_bar import show_progress
 

@@ -14,7 +14,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def first_interrupt(tell: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether SIGINT or SIGTERM came; `tell` gets one message. The next one interrupts."""
+    """Yield a function that tells if SIGINT or SIGTERM came; `tell` gets one message. The next signal interrupts."""
     interrupted = False
 
     def note_first(_: int, __: FrameType | None) -> None:
@@ -22,7 +22,7 @@ def first_interrupt(tell: Callable[[str], None]) -> Iterator[Callable[[], bool]]
         if interrupted:
             raise KeyboardInterrupt
         interrupted = True
-        tell("stopping as soon as it can go on from there another time; Ctrl-C again stops at once")
+        tell("stopping at the next point from which the run can resume; Ctrl-C again stops at once")
 
     before = {number: signal.signal(number, note_first) for number in _SIGNALS}
     try:

@@ -19,7 +19,7 @@ from fa3cli.errors import MissingCapabilityError
 
 __all__ = ["launch", "launched_rank", "rank_command"]
 
-_GRACE = 30.0  # seconds for the other ranks to notice by themselves that one has ended
+_GRACE = 30.0  # seconds for the other ranks to notice that a rank has ended, before they get a signal
 _NOTICE = 3.0  # seconds for a rank to end after SIGTERM
 _PR_SET_PDEATHSIG = 1
 
@@ -87,7 +87,7 @@ def launch(nproc: int, command: Sequence[str]) -> int:
 
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all ranks; after a failure, ranks that do not end by themselves get SIGTERM twice, then SIGKILL."""
+    """Wait for all ranks; after a failure, ranks that do not end in time get SIGTERM twice, then SIGKILL."""
     failed: list[int] = []  # ranks that failed before any was told to stop, in order
     deadline, stop_signals = float("inf"), 0
     while True:

@@ -21,7 +21,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print progress and result as
 
 
 def with_options(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Turn a function of RunOptions and of further parameters into a command that takes these fields one by one.
+    """Turn a function of RunOptions and further parameters into a command with one parameter per field.
 
     A parameter of the function replaces the field of its name.
     """
@@ -48,7 +48,7 @@ def with_options(names: Iterable[str]) -> Callable[[Callable[..., None]], Callab
 
 def choices(name: str, values: Iterable[str]) -> type[Enum]:
     """Return a type whose values typer offers as choices."""
-    make: EnumMeta = Enum  # of this type, a call with names makes a class and not a member
+    make: EnumMeta = Enum  # typed as EnumMeta: a call with names makes a class, not a member
     return make(name, {value.replace("-", "_"): value for value in values}, type=str)
 
 

@@ -59,14 +59,14 @@ def open_streams() -> Iterator[Streams]:
         yield streams
     finally:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # replaced or closed since
+            with suppress(OSError, ValueError):  # replaced or closed in the meantime
                 stream.flush()
         sys.stdout, sys.stderr = before
 
 
 def _safe(stream: TextIO | None, errors: str) -> tuple[TextIO, _Raw | None]:
     """Return a stream to the same descriptor, or the stream itself if it has none."""
-    if stream is None:  # closed when the process began
+    if stream is None:  # was closed when the process began
         return open(os.devnull, "w"), None
     try:
         stream.flush()

@@ -1,4 +1,4 @@
-"""Defines `fa3 patch`, which does steps 1 to 4 of the guide in one command, or undoes them."""
+"""Defines `fa3 patch`, which does or undoes steps 1 to 4 of the guide."""
 
 from __future__ import annotations
 
@@ -41,18 +41,19 @@ def patch(
         Path | None, typer.Option(metavar="FILE", help="Start from this modeling file, not the installed one.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Leave the folder as it is; make a patched one of links.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Patch a new folder of links; leave the weights folder unchanged."),
     ] = None,
-    quantizer: Annotated[Quantizer, typer.Option(help="Whose FAQuantizer to import.")] = Quantizer.fa3cli,
+    quantizer: Annotated[Quantizer, typer.Option(help="Package to import FAQuantizer from.")] = Quantizer.fa3cli,
     rules: Annotated[Path | None, typer.Option(metavar="DIR", help="Rules of your own (docs/patch-rules.md).")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the file's attention classes.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit 0 if patched and up to date, else 1.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Print what would change.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Take the patch back.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Give up changes made by hand to patched files.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Undo the patch.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Discard changes made by hand to patched files.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as json.")] = False,
 ) -> None:
-    """Let a model's attention show its q, k and v: patch the modeling file beside its weights."""
+    """Patch a model's modeling file, beside its weights, so that q, k and v can be quantized."""
     from fa3cli import patching
 
     if sum((list_, check, diff, undo)) > 1:
@@ -103,7 +104,7 @@ def _show_file(file: PatchedFile, library: str) -> None:
 
 def _next_step(result: PatchResult) -> str:
     if result.index is None:
-        return "no index names this file: use it instead of the file it was made from"
+        return "no index names this file: use it instead of its source file"
     named = f"{result.index} names the written files; next: "
     if result.quantizer != "fa3cli":
         return f"{named}load with trust_remote_code=True"
@@ -127,7 +128,7 @@ def _show_classes(classes: tuple[AttentionClass, ...], json: bool) -> None:
     if json:
         return print_json({"attention": [vars(found) for found in classes]})
     if not classes:
-        note("no class whose attention fa3 can find; a rule can name one (docs/patch-rules.md)")
+        note("fa3 found no attention class; a rule can name one (docs/patch-rules.md)")
     for found in classes:
         verdict = "needs no patch" if found.idle else "cannot be patched"
         states = ", ".join(found.states) if found.states else f"{verdict}: {found.problem}"

@@ -18,7 +18,7 @@ __all__ = ["duration", "show_progress"]
 
 
 def show_progress(task: str, *, as_json: bool = False) -> AbstractContextManager[Callable[[Progress], None]]:
-    """Return a context manager that yields the function to which a run reports."""
+    """Return a context manager that yields a function for the reports of a run."""
     from fa3cli.runs.progress import now_and_then
 
     if as_json:

@@ -98,14 +98,14 @@ def _samples(count: int, tokens: int) -> str:
 
 def _journal(plan: Plan) -> str:
     if plan.peak_memory is None:
-        return "the records and the states of each behind two blocks: how much, the first record shows"
+        return "the records, and each record's states after two blocks; the size is known after the first record"
     return f"{_size(plan.journal_bytes)} on the disk until the run ends"
 
 
 def _memory(plan: Plan) -> str:
     if plan.peak_memory is None:
-        return "a block and the states of one record; text encoders and VAE while the pipeline is sampled"
-    return f"at most about {_size(plan.peak_memory)} above the imports, mapped files aside"
+        return "one block and the states of one record; text encoders and VAE while the pipeline is sampled"
+    return f"at most about {_size(plan.peak_memory)} above the imports, without mapped files"
 
 
 def _time(plan: Plan) -> str:

@@ -19,7 +19,7 @@ def report(
         typer.Option(
             "--html",
             metavar="FILE",
-            help="Write one html page that needs nothing else; an older page is replaced, no other file.",
+            help="Write one html page without other files; an older page is replaced, other files are not.",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the facts as json.")] = False,

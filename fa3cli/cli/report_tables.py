@@ -26,7 +26,7 @@ def print_facts(facts: Facts) -> None:
     tables = [_summary(facts), _layers(facts), *map_tables(facts, console.width), _timesteps(facts)]
     tables.append(_fallbacks(facts))
     tables.append(_accuracy(facts.accuracy) if facts.accuracy else None)
-    tables.append(_pairs("images beside the float pipeline's", words.image_rows(facts.images)))
+    tables.append(_pairs("images compared with the float pipeline", words.image_rows(facts.images)))
     if facts.origin:
         origin = facts.origin
         tables += [
@@ -63,7 +63,7 @@ def _summary(facts: Facts) -> Table:
 
 
 def _layers(facts: Facts) -> Table:
-    """One row per layer; columns without any known value are omitted."""
+    """Return a table with a row per layer; columns without any known value are omitted."""
     names = words.labels(facts.layers)
     columns = {
         facts.part: [names[layer.name] for layer in facts.layers],
@@ -88,7 +88,7 @@ def _attention(layer: LayerFacts) -> str:
 
 
 def _timesteps(facts: Facts) -> Table | None:
-    """One row per block: how much the largest values of q, k and v vary over the timesteps, and when they peak."""
+    """Return a table with a row per block: how the largest values of q, k, v vary over the timesteps, and the peaks."""
     spreads = {layer.name: [spread_of(layer, role) for role in "qkv"] for layer in facts.layers}
     known = {name: roles for name, roles in spreads.items() if any(roles)}
     if not known:

@@ -1,4 +1,4 @@
-"""Runs quantize and calibrate after their options are read: in one or several processes, as a plan or a run."""
+"""Runs quantize and calibrate after the options are read: in one or several processes, as a plan or a run."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _run_leading_rank(command: str, job: Job, resume: str, *, as_json: bool) -> 
 
 
 def _run(command: str, job: Job, resume: str, *, as_json: bool) -> Result:
-    """Run a job; tell from which saved state it resumes now, or could resume after an interrupt."""
+    """Run a job; print from which folder it resumes, or will resume after an interrupt."""
     from fa3cli import api
     from fa3cli.cli.interrupts import first_interrupt
     from fa3cli.cli.progress_bar import show_progress

@@ -31,7 +31,7 @@ def verify(
     export: Annotated[Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize or fa3 export wrote.")],
     target: Annotated[
         list[_Target] | None,
-        typer.Option(help="Engine that shall load it [the one it was written for]; may be repeated."),
+        typer.Option(help="Engine that should load the export [the engine it was written for]; may be repeated."),
     ] = None,
     against: Annotated[
         Path | None, typer.Option(metavar="WEIGHTS_DIR", help="Compare with this float model or pipeline, on --eval.")
@@ -41,7 +41,7 @@ def verify(
         typer.Option(
             "--eval",
             metavar="FILE",
-            help="What to compare on: text, as for --calib, or of a pipeline prompts, as for --prompts.",
+            help="Data to compare on: text, as for --calib; for a pipeline prompts, as for --prompts.",
         ),
     ] = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Cut lines of --eval to N tokens.")] = None,
@@ -50,7 +50,7 @@ def verify(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as json.")] = False,
 ) -> None:
-    """Check an export against what inference engines look for; exit 1 if they would stumble."""
+    """Check whether inference engines can load an export; exit 1 if one cannot."""
     from fa3cli.exports.verification import verify_export
 
     if (against is None) != (text is None):
@@ -59,7 +59,7 @@ def verify(
     targets = {check.target for check in report.checks}
     images = targets == {"mindie-sd"}
     if images and max_length is not None:
-        raise UsageError("--max-length cuts text, and a pipeline is compared on prompts")
+        raise UsageError("--max-length is for text, but a pipeline is compared on prompts")
     compares, comparison = images or targets <= {"modelslim", "mindie"}, None
     if report.ok and against is not None and text is not None and compares:
         options = {"trust_remote_code": trust_remote_code} | ({} if images else {"max_length": max_length})
@@ -72,8 +72,8 @@ def verify(
             _show_comparison(comparison)
     if against is not None and not compares:
         raise UnsupportedError(
-            f"--against computes with exports for modelslim, mindie or mindie-sd, not with one for {report.target}",
-            hint="export the same calibration for one of them too",
+            f"--against supports exports for modelslim, mindie or mindie-sd, not for {report.target}",
+            hint="export the same calibration for one of these targets, too",
         )
     if not report.ok:
         if against is not None:
@@ -108,7 +108,7 @@ def _compare(export: Path, against: Path, text: Path, *, images: bool, **options
     with show_progress("compare") as progress:
         comparison = (compare_images if images else compare)(export, against, text, progress=progress, **options)
     if problem := keep_comparison(export, comparison, text):
-        note(f"the comparison is not kept in the export: {problem}")
+        note(f"the comparison is not saved in the export: {problem}")
     return comparison
 
 
@@ -130,7 +130,7 @@ def _show_comparison(comparison: Comparison | ImageComparison) -> None:
     Console().print(table)
     note(
         f"{comparison.tokens} predicted tokens in {comparison.samples} samples, "
-        f"{comparison.samples_cut} of them cut to the length the model takes"
+        f"{comparison.samples_cut} of them cut to the model's longest input"
     )
 
 

@@ -18,7 +18,7 @@ def test_the_first_asks_and_the_second_interrupts(first: signal.Signals, second:
     with first_interrupt(told.append) as came:
         assert not came() and told == []
         signal.raise_signal(first)
-        assert came() and len(told) == 1 and "go on from there" in told[0]
+        assert came() and len(told) == 1 and "can resume" in told[0]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(second)
         assert came() and len(told) == 1

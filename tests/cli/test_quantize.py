@@ -345,7 +345,7 @@ def test_an_interrupt_ends_the_layer_and_a_second_one_at_once(qwen2_tiny: Path, 
         time.sleep(0.1)
     out, err = run.communicate(timeout=60)
     assert (run.returncode, out) == (code, ""), told + err
-    assert "Traceback" not in err and "go on" in err
+    assert "Traceback" not in err and "can resume" in err
     assert len(list(journal.glob("visits/visit-*.safetensors"))) == (3 if interrupts == 1 else 2)
     assert {name: data for name, data in snapshot(qwen2_tiny.parent).items() if "journal" not in name} == before
     again = subprocess.run(
