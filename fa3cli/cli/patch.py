@@ -41,8 +41,7 @@ def patch(
         Path | None, typer.Option(metavar="FILE", help="Start from this modeling file, not the installed one.")
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Patch a new folder of links; leave the weights folder unchanged."),
+        Path | None, typer.Option(metavar="DIR", help="Patch a new folder of links; leave the weights folder as it is.")
     ] = None,
     quantizer: Annotated[Quantizer, typer.Option(help="Package to import FAQuantizer from.")] = Quantizer.fa3cli,
     rules: Annotated[Path | None, typer.Option(metavar="DIR", help="Rules of your own (docs/patch-rules.md).")] = None,

@@ -1,4 +1,4 @@
-"""Limits time, memory and modules of code that untrusted files control: chat templates, models built from a config."""
+"""Limits the time, memory and modules of code that untrusted files control: chat templates, model building."""
 
 from __future__ import annotations
 

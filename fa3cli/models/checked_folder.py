@@ -29,7 +29,7 @@ _HINT = "fetch the folder again, or move the file elsewhere"
 
 @contextmanager
 def checked_copy(folder: Path, wanted: str = "*") -> Iterator[Path]:
-    """Give a temporary folder with the files that a library may read without running this folder's code.
+    """Yield a temporary folder with the files that a library may read without running this folder's code.
 
     `wanted` is a glob for file names. Documents are copies, so that the library reads the bytes that were checked, even
     if the originals change. Raises as `copy_checked` does.

@@ -1,4 +1,4 @@
-"""Opens the safetensors shards of a model folder, checks their headers, and reads tensors by name."""
+"""Opens the safetensors shards of a weights folder, checks their headers, and reads tensors by name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TensorInfo:
     shape: tuple[int, ...]
     nbytes: int
     begin: int = 0
-    """Offset of its values in the file, in bytes."""
+    """Offset of the tensor's values in the file, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Checkpoint:
         index = folder / f"{file}.index.json"
         shards = _read_index(index) if index.exists() else {}
         if (folder / file).exists() and file not in shards:
-            shards = {file: []}  # transformers, too, prefers the single file to an index of others
+            shards = {file: []}  # like transformers, prefer the single file to an index of other files
         if not shards:
             raise no_weights(folder, file)
         self.tensors: dict[str, TensorInfo] = {}
@@ -90,7 +90,7 @@ class Checkpoint:
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Return tensors that share memory with the mapped shards; dropping them releases the pages.
 
-        Raises InvalidInputError if one holds NaN or an infinity.
+        Raises InvalidInputError if a tensor holds NaN or an infinity.
         """
         by_file = defaultdict(list)
         for name in names:
@@ -148,7 +148,7 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def _read_index(index: Path) -> dict[str, list[str]]:
-    """Return the tensor names of each shard an index lists."""
+    """Return the tensor names of each shard that an index lists."""
     try:
         listed = typed(parse_json(read_bytes(index, LARGE).decode("utf-8"), unique=True), _Index)
     except OSError as error:
@@ -185,7 +185,7 @@ def read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
         if _is_lfs_pointer(path):
             raise InvalidInputError(f"{path}: a git-lfs pointer, not the file", hint="git lfs pull") from error
         raise InvalidInputError(
-            f"{path}: not a complete safetensors file ({error})", hint="the download was cut short: fetch it again"
+            f"{path}: not a complete safetensors file ({error})", hint="incomplete download: fetch the file again"
         ) from error
     return {
         name: TensorInfo(file, entry.dtype, entry.shape, entry.end - entry.begin, entry.begin)

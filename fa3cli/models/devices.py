@@ -1,4 +1,4 @@
-"""Finds a run's device by name, sets it up, and tells what it can do."""
+"""Finds a run's device by name, prepares it, and tells its properties."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _count(kind: str) -> int:
 
 
 def _npu(name: str) -> ModuleType:
-    """Import torch_npu and return torch.npu, set to use prebuilt operators: otherwise it compiles for every new shape."""
+    """Import torch_npu and return torch.npu, set to prebuilt operators, as others are compiled for each new shape."""
     try:
         importlib.import_module("torch_npu")
     except Exception as error:  # a driver of a wrong version raises errors of any class
@@ -91,7 +91,7 @@ def _npu(name: str) -> ModuleType:
             f"--device {name}: torch_npu cannot be imported ({brief(error)})",
             hint="pip install 'fa3cli[npu]' in the version of this torch, and source CANN's set_env.sh",
         ) from error
-    npu: ModuleType = vars(torch)["npu"]  # torch_npu adds it
+    npu: ModuleType = vars(torch)["npu"]  # torch_npu adds this attribute
     npu.set_compile_mode(jit_compile=False)
     return npu
 

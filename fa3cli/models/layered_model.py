@@ -1,4 +1,4 @@
-"""Describes a model as a list of decoder layers, whether its weights are in memory or in files."""
+"""Describes a model as a list of decoder layers; its weights may be in memory or in files."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class LayeredModel(ABC):
         """Hold these tensors in the model within the block, on its device or another."""
 
     def reload(self, names: list[str]) -> None:
-        """Restore the stored values of loaded tensors, if the model has files."""
+        """Restore the stored values of loaded tensors, if the model is stored in files."""
 
     def read_ahead(self, names: list[str]) -> None:
         """Announce that these tensors will be loaded next."""

@@ -48,7 +48,7 @@ def open_model(
     if patching.is_pipeline(folder):
         raise UnsupportedError(
             f"{folder}: a pipeline of diffusers, expected the folder of a causal language model",
-            hint="fa3 quantize takes pipelines, with --prompts",
+            hint="fa3 quantize supports pipelines, with --prompts",
         )
     # Before any other reader: a library would wait forever at a pipe.
     require_regular_files(folder)
@@ -78,8 +78,8 @@ def open_model(
     model = StreamedModel(skeleton, weights, model_dtype, place)
     if fa and not model.attentions():
         raise UnsupportedError(
-            f"{folder}: the patched modeling file is there, but the model that was built does not use it",
-            hint="composite models build their text model elsewhere; quantize its linears alone with --no-fa",
+            f"{folder}: holds a patched modeling file, but the model that was built does not use it",
+            hint="composite models build their text model elsewhere; quantize only its linears with --no-fa",
         )
     if module and seen is not None:
         check_loaded_code(skeleton, module, seen)
@@ -94,7 +94,7 @@ def check_loaded_code(model: nn.Module, module: Path, seen: bytes) -> None:
     """
     loaded = Path(inspect.getfile(type(model)))
     if code_of(module) != seen:
-        raise ConflictError(f"{module}: changed while it was loaded", hint="run again when nothing writes there")
+        raise ConflictError(f"{module}: changed while it was loaded", hint="run again when no process writes it")
     if code_of(loaded) != seen:
         raise ConflictError(
             f"transformers loaded {loaded}, which is not {module}",

@@ -1,4 +1,4 @@
-"""Handles a device that is out of memory: retries after freeing the cache, then computes on the CPU."""
+"""Handles a device without free memory: frees the cache and repeats the call, then computes on the CPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 class CpuFallback:
-    """Decoder layers whose calls survive a lack of memory on `device`, within the `with` block.
+    """Repeats calls of decoder layers that fail for lack of memory on `device`, within the `with` block.
 
     A failed call is repeated after torch's cache was freed, then on the CPU; from then on the outputs of layers are kept
     on the CPU. Before a repetition, `discard_sample` is called, to discard what observers saw of the failed call.
@@ -65,7 +65,7 @@ class CpuFallback:
             try:
                 outputs = [self._call_on(CPU, forward, arguments, named)]
             finally:
-                # Even after an error: all other code expects the layer on the device.
+                # After an error, too: all other code expects the layer on the device.
                 layer.to(self._device)
         # After the last layer, the model's own code continues on the device.
         last = layer is self._layers[-1]
@@ -90,7 +90,7 @@ def with_cpu_retry(work: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means out of memory: by its class, or by the words that backends use."""
+    """Tell whether an error means out of memory, by its class or by the words that backends use."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
     )
@@ -106,8 +106,8 @@ def memory_errors(device: torch.device) -> Iterator[None]:
             raise
         raise MissingCapabilityError(
             f"not enough memory, here or on {device} ({brief(error)})",
-            hint="take fewer samples or shorter ones (--samples, --max-length; of a pipeline smaller --height, --width and "
-            "--frames), or --device cpu; fa3 quantize --plan says what is needed",
+            hint="use fewer or shorter samples (--samples, --max-length; for a pipeline, smaller --height, --width and "
+            "--frames), or --device cpu; fa3 quantize --plan prints the needed memory",
         ) from error
 
 

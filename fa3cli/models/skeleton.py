@@ -22,7 +22,7 @@ __all__ = ["build_skeleton", "read_config"]
 
 
 def read_config(folder: Path, *, trusted: bool) -> Any:
-    """Return the transformers config of a weights folder, made of its config.json alone unless the folder is trusted.
+    """Return the transformers config of a weights folder, made only from its config.json unless the folder is trusted.
 
     Raises InvalidInputError if it cannot be read, UnsupportedError for another kind of model.
     """
@@ -101,7 +101,7 @@ def _require_sizes(config: Any, file: Path) -> None:
 
 
 def _require_causal_lm(document: Path, file: Path) -> None:
-    """Raise UnsupportedError for a model type that is no causal LM: its config may read other folders than its own."""
+    """Raise UnsupportedError for a model type that is no causal LM: its config may read other folders."""
     import transformers
 
     name = json.loads(document.read_bytes()).get("model_type")

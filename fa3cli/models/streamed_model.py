@@ -82,7 +82,7 @@ class StreamedModel(LayeredModel):
                 both = self.checkpoint.read([alias, name])
                 if not torch.equal(both[alias], both[name]):
                     raise InvalidInputError(
-                        f"{self.checkpoint.path(alias)}: {alias} differs from {name}, which config.json ties it to",
+                        f"{self.checkpoint.path(alias)}: {alias} differs from {name}, to which config.json ties it",
                         hint='transformers versions differ in which tensor they use: correct "tie_word_embeddings"',
                     )
 
@@ -118,7 +118,7 @@ class StreamedModel(LayeredModel):
         # The alias is an attribute of another module, which would otherwise stay on the meta device.
         tied = {alias: tensors[name] for alias, name in self.tied.items() if name in tensors}
         for name, tensor in {**tensors, **tied}.items():
-            # assign=True puts in the tensor itself: no copy, and a meta parameter could not be copied into.
+            # assign=True uses the tensor itself: without a copy, and a meta parameter cannot receive a copy.
             module, _, leaf = name.rpartition(".")
             self.model.get_submodule(module).load_state_dict({leaf: tensor}, strict=False, assign=True)
 

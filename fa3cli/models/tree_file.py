@@ -52,7 +52,7 @@ def read_tree(file: Path) -> Any:
 
 def tensors_of(tree: Any) -> Iterator[Tensor]:
     """Yield the tensors of a tree in a fixed order, including attributes of objects in it; modules are left out."""
-    # Objects may refer to each other in circles.
+    # Objects may form reference cycles.
     seen: set[int] = set()
     waiting = [tree]
     while waiting:
@@ -67,7 +67,7 @@ def tensors_of(tree: Any) -> Iterator[Tensor]:
 
 
 def _encode(value: Any, tensors: dict[str, Tensor], place: str = "") -> Any:
-    """Return a value as json and put its tensors into `tensors`."""
+    """Return a value as json data, and add its tensors to `tensors`."""
     if isinstance(value, Tensor):
         name = f"{len(tensors)}{place}"  # the number makes it unique, since keys may contain dots
         tensors[name] = value

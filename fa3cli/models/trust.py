@@ -18,7 +18,7 @@ def require_known_code(folder: Path, status: patching.PatchStatus, *, fa: bool, 
     """Raise if the patched code of a weights folder or pipeline is needed, but neither known nor trusted.
 
     Code is known if patching the installed library produces it again. Raises InvalidInputError if
-    `fa` needs a patch and there is none, ConflictError if the patch is doubtful.
+    `fa` needs a patch and there is none, ConflictError if the patch is not reproducible.
     """
     if not fa:
         return
@@ -26,15 +26,15 @@ def require_known_code(folder: Path, status: patching.PatchStatus, *, fa: bool, 
         patching.attention_of(folder)  # raises if fa3 patch could not patch this folder
         raise InvalidInputError(
             f"{folder}: not patched, so q, k and v cannot be observed",
-            hint=f"run fa3 patch {folder} (fa3 quantize --no-fa leaves q, k and v alone)",
+            hint=f"run fa3 patch {folder} (or fa3 quantize --no-fa, which leaves q, k and v float)",
         )
     if status.module and not status.module.is_file():
         raise ConflictError(f"{status.module}: missing, though config.json names it", hint="run fa3 patch again")
     if not (trusted or status.reproducible):
-        again = "run fa3 patch again (--force gives up changes made by hand), or "
+        again = "run fa3 patch again (--force discards changes made by hand), or "
         hint = again * (status.state in ("stale", "edited")) + _TRUST
         if status.state == "hand-patched":
-            hint = f"run fa3 patch {folder}: it takes the folder over, or says what is wrong in the file"
+            hint = f"run fa3 patch {folder}: it writes its own patch, or says which line is wrong"
         raise ConflictError(f"{status.module or folder}: {status.reason}", hint=hint)
 
 

@@ -1,4 +1,4 @@
-"""Quantizes a linear to W8A8 dynamic: int8 weight per output row; activations are quantized at run time, per token."""
+"""Quantizes a linear to W8A8 dynamic: int8 weight per output row, int8 activations per token, at run time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def quantize_dynamic_linear(weight: Tensor, model_dtype: torch.dtype) -> dict[st
     model's dtype: the scale is rounded to that dtype first, since engines multiply with the rounded scale.
     """
     low, high = weight.amin(dim=1, keepdim=True), weight.amax(dim=1, keepdim=True)
-    # Rounded before the weight is: engines multiply with this scale.
+    # Rounded before the weight is quantized: engines multiply with the rounded scale.
     scale = symmetric_scale(low.float(), high.float()).to(model_dtype)
     int8_weight, _ = quantize_rows(weight, scale)
     scale = scale.cpu()

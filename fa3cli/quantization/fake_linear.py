@@ -46,7 +46,7 @@ def fake_linear(
 
 
 def fake_dynamic_linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the same as `fake_linear` for a linear whose input is quantized at run time, with one scale per token."""
+    """Return `fake_linear` for a linear whose input is quantized at run time, with one scale per token."""
     scale = token_scales(states)
     offset = torch.zeros(1, device=states.device)
     return fake_linear(states, weight, bias, scale, offset, mm_tensor=False, reference=False)

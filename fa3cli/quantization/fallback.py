@@ -21,7 +21,7 @@ _NONE = {
 
 
 def matching(names: Sequence[str], patterns: Sequence[str], setting: str = "disable_names") -> set[str]:
-    """Return the module names that `patterns` (names or globs) select; raises InvalidInputError for one that selects none."""
+    """Return the module names that `patterns` (names or globs) select; InvalidInputError if a pattern selects none."""
     selected: set[str] = set()
     for pattern in patterns:
         found = {name for name in names if fnmatchcase(name, pattern)}
@@ -55,6 +55,6 @@ def fused_groups(linears: Collection[str]) -> Iterator[frozenset[str]]:
                 yield frozenset(group)
 
 
-def whole_groups(fallen: Collection[str], linears: Collection[str]) -> frozenset[str]:
-    """Return the linears that stay float, including all others of their fused groups."""
-    return frozenset(fallen).union(*(group for group in fused_groups(linears) if group & set(fallen)))
+def whole_groups(float_linears: Collection[str], linears: Collection[str]) -> frozenset[str]:
+    """Return the linears that stay float and all other linears of their fused groups."""
+    return frozenset(float_linears).union(*(group for group in fused_groups(linears) if group & set(float_linears)))

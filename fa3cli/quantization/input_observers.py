@@ -21,7 +21,7 @@ def input_observers(
 ) -> dict[str, RangeObserver]:
     """Return an observer per linear; equal observers are one object, so that linears with the same input share the work.
 
-    act_method 1 takes the mean of minima and maxima, 2 a histogram, 3 a histogram if the linear's range_param allows it.
+    act_method 1 uses the mean of minima and maxima, 2 a histogram, 3 a histogram if the linear's range_param permits.
     Returns no observers if inputs are quantized at run time.
     """
     if settings.is_dynamic:

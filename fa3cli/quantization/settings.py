@@ -137,7 +137,7 @@ def require_valid(settings: QuantSettings) -> None:
     for field in fields(settings):
         value, default = getattr(settings, field.name), field.default
         kinds = (int, float) if isinstance(default, float) else type(default)
-        # bool is a subclass of int, so it is compared on its own.
+        # bool is a subclass of int, so bool is compared separately.
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
             raise UsageError(
                 f"{field.name} is {value!r:.60}; expected {_KINDS[type(default)]}, as in {field.name}={default!r}"
@@ -151,7 +151,7 @@ def require_valid(settings: QuantSettings) -> None:
     if not _LEVEL.fullmatch(settings.disable_level):
         raise UsageError(
             f"disable_level is {settings.disable_level!r:.60}; expected L and a number of linears, without leading zeros",
-            hint="L0 leaves none float, L5 the five whose inputs are hardest to quantize",
+            hint="L0 leaves none float, L5 the five linears whose inputs are hardest to quantize",
         )
     if settings.fa_amp < 0:
         raise UsageError(f"fa_amp is {settings.fa_amp!r:.60}; expected the number of layers to fall back, 0 or more")

@@ -1,4 +1,4 @@
-"""Simulates a quantized model in floats: computes linears and attention states from an export's tensors like an engine."""
+"""Simulates a quantized model in floats: computes linears and attention states like an engine does."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class SimulatedNorm(nn.Module):
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
-        # Before the bias is registered below: a norm of a class with a bias adds it itself.
+        # Before the bias is registered below: a norm class with a bias would add the bias itself.
         self.module, self._adds_bias = norm, hasattr(norm, "bias")
         weight = norm.get_parameter("weight")
         if getattr(norm, "bias", None) is None:
@@ -112,7 +112,7 @@ class SimulatedNorm(nn.Module):
 def simulate(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], deq_scale_dtype: torch.dtype) -> None:
     """Make a model compute like an export whose tensors have these `shapes`.
 
-    Linears and norms that the export has quantized tensors for are replaced; patched attentions get a transform.
+    Linears and norms with quantized tensors in the export are replaced; patched attentions get a transform.
     """
     # A list: the loop replaces modules.
     for name, module in list(model.named_modules()):

@@ -26,7 +26,7 @@ DEFAULT_CALIBRATION = Path(__file__).parent.parent / "data" / "calibration.jsonl
 
 @dataclass(frozen=True)
 class Sample:
-    """The arguments of one forward of a causal LM; `origin` names its file and line, `cut` says whether it was shortened.
+    """The arguments of one forward of a causal LM, its `origin` (file and line), and whether it was `cut` (shortened).
 
     An `estimated` sample has about as many tokens as its text would have, but their ids are not real.
     """
@@ -108,7 +108,7 @@ def require_fit(sample: Sample, longest: int | None, vocab_size: int | None) -> 
         raise InvalidInputError(f"{sample.origin}: no tokens", hint="remove the line")
     if longest is not None and ids.shape[-1] > longest:
         raise InvalidInputError(
-            f"{sample.origin}: {ids.shape[-1]} tokens, but the model takes {longest}",
+            f"{sample.origin}: {ids.shape[-1]} tokens, but the model accepts at most {longest}",
             hint=f"cut samples with --max-length {longest}",
         )
     if vocab_size is not None and not (ids.min() >= 0 and ids.max() < vocab_size):
@@ -116,7 +116,7 @@ def require_fit(sample: Sample, longest: int | None, vocab_size: int | None) -> 
 
 
 def _read_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the json objects of a file with their line numbers; blank lines at the end don't count."""
+    """Yield the json objects of a file with their line numbers; blank lines at the end are left out."""
     number = 0
     for number, line in numbered_lines(file):
         try:

@@ -35,7 +35,7 @@ def token_ids(record: dict[str, Any], tokenizer: Callable[[], Any]) -> tuple[Ten
         # The chat template has written the special tokens already.
         ids = tokenizer()(text, add_special_tokens=False, verbose=False)["input_ids"]
     else:
-        text = _text(record)  # before the tokenizer is loaded, so that a broken line is reported first
+        text = _text(record)  # before the tokenizer is loaded: a broken line is reported first
         ids = tokenizer()(text, verbose=False)["input_ids"]
     return torch.tensor([ids], dtype=torch.long), None
 
@@ -45,7 +45,7 @@ def _whole_numbers(record: dict[str, Any], key: str) -> Tensor:
     rows = record[key]
     if isinstance(rows, list) and not (rows and all(isinstance(row, list) for row in rows)):
         rows = [rows]
-    # type, not isinstance: true and false are no token ids.
+    # type, not isinstance: True and False are not token ids.
     if not isinstance(rows, list) or not all(type(value) is int for row in rows for value in row):
         raise TypeError(f"{key} is not a list of whole numbers")
     if not all(abs(value) < _LARGEST for row in rows for value in row):
@@ -56,7 +56,7 @@ def _whole_numbers(record: dict[str, Any], key: str) -> Tensor:
 
 
 def _chat_text(messages: Any, tokenizer: Any) -> str:
-    """Return a conversation as the tokenizer's chat template writes it, up to where the answer would begin."""
+    """Return a conversation in the form of the tokenizer's chat template, up to the begin of the answer."""
     if not (isinstance(messages, list) and messages and all(isinstance(message, dict) for message in messages)):
         raise TypeError("messages is not a list of objects")
     if not tokenizer.chat_template:  # old transformers versions would use a default template

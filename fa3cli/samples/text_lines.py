@@ -1,4 +1,4 @@
-"""Reads the lines of a text file that a user names; the file may be large, or a pipe."""
+"""Reads the lines of a user's text file, which may be large, or a pipe."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ _BYTES_PER_TOKEN = 4  # of UTF-8: a token is 4 or 5 English letters, or 1 or 2 C
 
 
 class TokenEstimate:
-    """Replaces a tokenizer: about as many tokens as a vocabulary of 100,000 or more gives, at most `longest`."""
+    """Replaces a tokenizer: counts about as many tokens as with a vocabulary of 100,000 or more, at most `longest`."""
 
     chat_template = "none: roles and contents are what counts"
 

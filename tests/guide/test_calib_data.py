@@ -117,7 +117,7 @@ def test_no_data_is_refused(nothing: Any) -> None:
         ([IDS.unsqueeze(0)], r"input_ids is int64 \[1, 1, 5\]"),
         ([IDS.float()], r"input_ids is float32 \[1, 5\]"),
         ([IDS[:, :0]], "no tokens"),
-        ([torch.ones(1, 65, dtype=torch.long)], "65 tokens, but the model takes 64"),
+        ([torch.ones(1, 65, dtype=torch.long)], "65 tokens, but the model accepts at most 64"),
         ([torch.full((1, 3), 96)], "a token id is outside the vocabulary of 96"),
         ([torch.tensor([[3, -1]])], "a token id is outside the vocabulary of 96"),
     ],

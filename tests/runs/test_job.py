@@ -164,7 +164,7 @@ def test_what_cannot_be_done_is_refused_by_name(
 
 def test_a_sample_longer_than_the_model_takes(folder: Path, tmp_path: Path) -> None:
     calib = write_lines(tmp_path / "long.jsonl", token_ids(64, 65))
-    with pytest.raises(InvalidInputError, match="line 2: 65 tokens, but the model takes 64"):
+    with pytest.raises(InvalidInputError, match="line 2: 65 tokens, but the model accepts at most 64"):
         prepare(folder, calib=calib)
     assert len(prepare(folder, calib=calib, max_length=64).samples) == 2
 

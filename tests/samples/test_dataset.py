@@ -224,7 +224,7 @@ def test_max_length_cuts_and_says_so(file: Path) -> None:
 
 def test_a_sample_longer_than_the_model_takes(file: Path) -> None:
     write_lines(file, [[5] * 8, [5] * 9])
-    refused(file, 2, "9 tokens, but the model takes 8", "--max-length 8", longest=8)
+    refused(file, 2, "9 tokens, but the model accepts at most 8", "--max-length 8", longest=8)
     assert len(read_samples(file, MODEL, longest=8, max_length=8)) == 2
 
 

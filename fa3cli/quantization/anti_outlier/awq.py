@@ -1,4 +1,4 @@
-"""Implements m3: searches the power of the mean activations with the least output error of int8 weights (AWQ)."""
+"""Implements m3 (AWQ): searches the power of the mean activations that gives int8 weights the least output error."""
 
 from __future__ import annotations
 

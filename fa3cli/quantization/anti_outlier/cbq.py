@@ -1,4 +1,4 @@
-"""Implements m5: scales channels with outlying ranges down towards the others, by activations alone (CBQ)."""
+"""Implements m5 (CBQ): scales channels with outlier ranges down towards the others, by activations only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def outlier_scale(group: GroupData) -> Tensor:
 
 def _threshold(extremes: Tensor) -> Tensor:
     """Return the extreme `[in]` above which a channel is an outlier."""
-    # torch.quantile does not take half precision.
+    # torch.quantile does not support half precision.
     quantiles = torch.quantile(extremes.float(), torch.tensor([0.2, 0.8], device=extremes.device))
     threshold = quantiles[1] + _REACH * (quantiles[1] - quantiles[0])
     outlying = extremes[extremes > threshold].sort(descending=True).values

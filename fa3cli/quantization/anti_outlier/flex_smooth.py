@@ -1,4 +1,4 @@
-"""Implements m6: searches both powers of SmoothQuant per group, with quantized inputs and weights (Flex Smooth)."""
+"""Implements m6 (Flex Smooth): searches both powers of SmoothQuant per group, with int8 inputs and weights."""
 
 from __future__ import annotations
 

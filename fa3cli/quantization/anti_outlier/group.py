@@ -16,7 +16,7 @@ __all__ = ["Group", "GroupData", "Rule"]
 
 @dataclass(frozen=True)
 class Group:
-    """Linears that share an input, and their source: the norm or linear that makes it; names are relative to the layer."""
+    """Linears that share an input, and the source of this input, a norm or linear; names are relative to the layer."""
 
     source: str
     linears: tuple[str, ...]
@@ -26,9 +26,9 @@ class Group:
 class GroupData:
     """The inputs, weights `[out, in]` and biases `[out]` of a group's linears, before any smoothing.
 
-    The inputs' channels are `[heads, repeats, size]`: `repeats` input heads come from one head of the source, as query
-    heads that share a value head; `repeats` is 1 for every other group. Rules compute in the dtype of the inputs, with
-    about `block` weights at a time; without `block` with all weights of a linear, like the reference.
+    The inputs' channels are `[heads, repeats, size]`: `repeats` input heads come from one head of the source, as with
+    query heads that share a value head; `repeats` is 1 for all other groups. Rules compute in the dtype of the inputs,
+    with about `block` weights at a time; without `block` with all weights of a linear, like the reference.
     """
 
     inputs: ChannelStatistics

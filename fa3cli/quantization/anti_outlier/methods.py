@@ -28,7 +28,7 @@ class Method:
     copies: int = 1
     """Number of copies of a group's weights that the search holds at a time."""
     multiplies_all: bool = False
-    """Whether the search multiplies all kept samples by the weights, or only the first; its time and memory depend on it."""
+    """Whether the search multiplies all kept samples by the weights, or only the first (faster, less memory)."""
     wraps_norms: bool = True
     """Whether every norm is exported with a bias and under a second name."""
 

@@ -1,4 +1,4 @@
-"""Implements m2: searches a threshold and scales channels beyond it down to it (Outlier Suppression+, without shift)."""
+"""Implements m2 (Outlier Suppression+, without shift): searches a threshold; larger channels are scaled down to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OUTLYING = 3  # standard deviations
 def suppressed_scale(group: GroupData) -> Tensor:
     """Return the scale `[in]` with the least output error of int8 inputs, shifted to their middle, on the first sample.
 
-    Weights are not quantized. Without an outlier, it is the scale of m1.
+    Weights are not quantized. Without an outlier, the scale of m1 is returned.
     """
     spread = _spread(group.inputs.samples)
     if not spread.top > _OUTLYING * spread.deviation:

@@ -24,8 +24,8 @@ class CalibrationStream(Stream):
     def visit(self, visit: Visit, found: LayerParameters) -> LayerParameters:
         job, part = self.job, visit.part
         model, settings, ranks = job.model, job.settings, visit.ranks
-        fallen = visit.findings.float_linears(job)
-        linears = {name: linear for name, linear in self.linears(part).items() if name not in fallen}
+        float_linears = visit.findings.float_linears(job)
+        linears = {name: linear for name, linear in self.linears(part).items() if name not in float_linears}
         attentions = {name: module for name, module in model.attentions(part).items() if name in job.attentions}
         observers = input_observers(settings, list(linears), visit.findings.range_params)
         # The first sample, on which the error is measured, belongs to the leading rank.

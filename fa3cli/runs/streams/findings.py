@@ -30,6 +30,6 @@ class Findings:
 
     def float_linears(self, job: Job) -> frozenset[str]:
         """Return the linears that disable_level leaves float; range_param of all linears must be known."""
-        fallen = fall_back_linears(self.range_params, job.settings.level)
+        chosen = fall_back_linears(self.range_params, job.settings.level)
         # The reference's disable_level may split a fused group.
-        return fallen if job.settings.reference else whole_groups(fallen, job.quantized)
+        return chosen if job.settings.reference else whole_groups(chosen, job.quantized)
