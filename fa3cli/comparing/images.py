@@ -62,7 +62,7 @@ def compare_images(
     opened = open_pipeline(Path(pipeline_dir), fa=fa, dtype=dtype, trust_remote_code=trust_remote_code)
     if component not in opened.transformers:
         raise InvalidInputError(
-            f"{pipeline_dir}: has no {component}, which {export_dir} was made of",
+            f"{pipeline_dir}: has no {component}, from which {export_dir} was made",
             hint=f"its transformers are {', '.join(opened.transformers)}",
         )
     quantized = _open_export(exported, opened.transformers[component])

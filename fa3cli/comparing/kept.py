@@ -19,12 +19,12 @@ __all__ = ["keep_comparison"]
 def keep_comparison(export: Path, comparison: Comparison | ImageComparison, text: Path) -> str | None:
     """Write a comparison, and the name and hash of its text or prompts, into the export's report in one atomic step.
 
-    An earlier comparison is replaced, everything else stays. Returns the reason if the comparison cannot be written.
+    An earlier comparison is replaced, everything else stays. Returns the problem if the comparison cannot be written.
     """
     file = export / REPORT_FILE
     try:
         if not text.is_file():
-            return f"{text} is no file that could be told by its bytes later"
+            return f"{text} is no file, so its content cannot be identified later"
         file = file.resolve(strict=True)  # so that a link is kept and its target is replaced
         report = parse_json(read_bytes(file, LARGE).decode("utf-8"), unique=True)
         if not isinstance(report, dict):

@@ -38,7 +38,7 @@ def recorded_sampling(export: Path) -> tuple[str, str, Sampling]:
     wrong = [name for name, value in given.items() if isinstance(value, bool) or not allowed[name](value)]
     if wrong or not isinstance(component, str):
         name, value = (wrong[0], given[wrong[0]]) if wrong else ("component", component)
-        raise InvalidInputError(f"{export / REPORT_FILE}: {name} is {value!r}, which fa3 never wrote")
+        raise InvalidInputError(f"{export / REPORT_FILE}: {name} is {value!r}, a value that fa3 never writes")
     return component, dtype, Sampling((), **given)
 
 

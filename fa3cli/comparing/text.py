@@ -41,7 +41,7 @@ class Comparison:
     kl_divergence: float
     """Mean over tokens of KL(float || quantized), in nats."""
     top1_agreement: float
-    """Share of tokens for which both predict the same one."""
+    """Share of tokens for which both models predict the same token."""
     layer_errors: tuple[float, ...] = ()
     """Per decoder layer: norm of (quantized - float) / norm of float over all output states; errors accumulate."""
 
@@ -132,7 +132,7 @@ class _StateTotals:
         self.noise = self.signal = 0.0
 
     def add(self, expected: Any, found: Any) -> None:
-        """Add one sample's outputs of both layers: states `[1, S, C]`, or a tuple whose first item they are."""
+        """Add one sample's outputs of both layers: states `[1, S, C]`, or a tuple that begins with the states."""
         exact, simulated = (
             (output[0] if isinstance(output, tuple) else output).cpu().double() for output in (expected, found)
         )

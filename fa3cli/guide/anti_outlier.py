@@ -25,7 +25,7 @@ __all__ = ["AntiOutlier"]
 
 
 class AntiOutlier:
-    """Moves outlier channels from the inputs of linears into the weights; `calib_data` shows which channels those are.
+    """Moves outlier channels from the inputs of linears into the weights; `calib_data` shows the outlier channels.
 
     `model` is a causal LM in memory or its folder. `process` changes the weights of a model in memory. It does not
     change a folder: a Calibrator of the same folder smooths the weights when it reads them.

@@ -77,7 +77,7 @@ class QuantConfig:
 
 
 class AntiOutlierConfig:
-    """Settings of AntiOutlier. Raises UnsupportedError as QuantConfig does."""
+    """Settings of AntiOutlier; raises UnsupportedError as QuantConfig does."""
 
     def __init__(
         self,

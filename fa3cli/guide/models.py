@@ -41,7 +41,7 @@ class AppliedSmoothing:
     scales: Mapping[str, Mapping[str, Tensor]]
 
 
-# The weights of a model in memory are smoothed; this attribute holds what else an export must know.
+# The weights of a model in memory are smoothed; this attribute holds the other facts that an export needs.
 _ATTRIBUTE = "fa3_smoothed"
 # The weights of a folder stay unchanged: the scales are kept here for a later Calibrator of the same folder.
 _by_folder: dict[Path, AppliedSmoothing] = {}

@@ -1,4 +1,4 @@
-"""Checks, from the size of the first record, that the disk has room for all records and the states of their replay."""
+"""Checks, from the size of the first record, the disk space for all records and the states of their replay."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["disk_room_check"]
 
 @contextmanager
 def disk_room_check(blocks: Iterable[nn.Module], folder: Path, records: int) -> Iterator[Callable[[], None]]:
-    """Give a function that raises MissingCapabilityError if `folder` has too little room for `records` of the first's size.
+    """Yield a function that raises MissingCapabilityError if `folder` lacks the space for `records` like the first.
 
     A replay keeps two blocks' outputs per call on the disk; the largest output of `blocks` is measured within the block.
     """
@@ -33,13 +33,13 @@ def disk_room_check(blocks: Iterable[nn.Module], folder: Path, records: int) -> 
         # The size of a record is not known before the first one is written.
         if file is None:
             return
-        # Two: the states of a block are computed from those of the block before, which an interrupted run needs again.
+        # Two: an interrupted run computes a block's states again from the states of the previous block.
         needed, free = records * (file.stat().st_size + 2 * largest), shutil.disk_usage(folder).free
         if needed > free:
             raise MissingCapabilityError(
                 f"{folder}: {records} records and their states need about {needed / 1e9:,.1f} GB, but the disk has "
                 f"{free / 1e9:,.1f} GB free",
-                hint="make room, choose an --output on another disk, or record less with --max-records",
+                hint="free disk space, choose an --output on another disk, or record less with --max-records",
             )
 
     hooks = [block.register_forward_hook(measure) for block in blocks]

@@ -34,7 +34,7 @@ class TransformerJob(Job):
 
     @property
     def sample_count(self) -> int:
-        """Number of the transformer's recorded calls; before the recording, number of the steps to record."""
+        """Number of the transformer's recorded calls; before the recording, the number of steps to record."""
         if self.samples:
             return len(self.samples)
         steps = steps_of(self.pipeline.pipeline_class, self.sampling)
@@ -51,7 +51,7 @@ class TransformerJob(Job):
             "calibration": sha256_of(*sampling.pop("prompts")),
             "sampling": sampling,
             "component": self.component,
-            # All parts: text encoders and scheduler decide what the transformer is called with.
+            # All parts: text encoders and scheduler determine the arguments of the transformer.
             "pipeline": sha256_of(*_fingerprints(self.pipeline.folder, self.pipeline.parts)),
         }
 
@@ -65,11 +65,11 @@ class TransformerJob(Job):
         records = folder.journal / "records"
 
         def reported(at: Progress) -> None:
-            # Progress comes at each step, so Ctrl-C does not wait for the whole sampling.
+            # Progress is reported at each step, so Ctrl-C does not wait for the whole sampling.
             report(at)
             if stop():
                 raise StoppedError(
-                    "stopped while the pipeline was sampled (interrupted)", hint="the same command goes on from here"
+                    "stopped while the pipeline was sampled (interrupted)", hint="the same command resumes from here"
                 )
 
         # One rank samples the pipeline; the others wait at the barrier below.
@@ -77,7 +77,7 @@ class TransformerJob(Job):
             try:
                 record(self.pipeline, self.sampling, records, reported, component=self.component)
             finally:
-                # After an error or Ctrl-C, too: prompts with all their records are not sampled again.
+                # After an error or Ctrl-C, too: a later run does not sample prompts again that have all their records.
                 folder.keep = folder.keep or any(records.glob("record-*.safetensors"))
                 gc.collect()  # frees the pipeline, whose parts form reference cycles
         ranks.gather(None)
@@ -85,7 +85,7 @@ class TransformerJob(Job):
         samples = read_records(records).get(self.component, ())
         if not samples:
             raise UnsupportedError(
-                f"{self.folder}: no recorded step of the sampling calls it",
+                f"{self.folder}: no recorded step of the sampling calls this transformer",
                 hint="if transformers share the steps, give --steps and --max-records large enough for all of them",
             )
         return replace(self, samples=samples)
@@ -94,7 +94,7 @@ class TransformerJob(Job):
 def _fingerprints(folder: Path, parts: Sequence[str]) -> Iterator[str]:
     """Yield the name and a hash of model_index.json, of code beside it, and of all files in the folders of `parts`.
 
-    A folder may be a link. Of weights, a sample is hashed; other files are hashed whole.
+    A folder may be a link. Weights are hashed in a sample of blocks, other files completely.
     """
     files = [folder / INDEX, *sorted(folder.glob("*.py"))]
     files += [file for part in parts for file in sorted((folder / part).glob("**/*"))]

@@ -1,4 +1,4 @@
-"""Loads a pipeline with diffusers, with some parts given."""
+"""Loads a pipeline with diffusers, in which some parts are given objects."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def from_folder(
 
     # diffusers 0.42 renamed torch_dtype to dtype.
     dtype_key = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
-    # use_safetensors: otherwise diffusers reads pickled weights where there are no others.
+    # use_safetensors: otherwise diffusers reads pickled weights if it finds no others.
     options = {**parts, dtype_key: dtype, "local_files_only": True, "use_safetensors": True}
     if trusted:
-        # Only if it is needed: older versions of diffusers log that they ignore it.
+        # Only if needed: older versions of diffusers log that they ignore this argument.
         options["trust_remote_code"] = True
     with _readable(folder, index, trusted) as linked, quiet(), without_trust_prompt():
         try:
@@ -59,7 +59,7 @@ def from_folder(
 
 @contextmanager
 def _readable(folder: Path, index: str, trusted: bool) -> Iterator[Path]:
-    """Give a temporary folder with this folder's files (its code only if it is trusted) and `index` as model_index.json.
+    """Yield a temporary folder with this folder's files (code only if trusted) and `index` as model_index.json.
 
     diffusers looks up the classes of given parts, too, and does not find the class of a patched part.
     """

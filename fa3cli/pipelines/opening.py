@@ -98,8 +98,8 @@ def open_pipeline(
         transformers[name] = StreamedModel(skeleton, checkpoints[name], common, place, blocks)
         if fa and not transformers[name].attentions():
             raise UnsupportedError(
-                f"{folder / name}: the patched file is there, but the transformer that was built does not use it",
-                hint="quantize its linears alone with --no-fa",
+                f"{folder / name}: holds a patched file, but the transformer that was built does not use it",
+                hint="quantize only its linears with --no-fa",
             )
     return OpenedPipeline(folder, pipeline_class, transformers, configs, index.text, common, place, trust_remote_code)
 
@@ -157,7 +157,7 @@ def _require_parts(folder: Path, index: Config) -> None:
 
 
 def _stored_dtype(checkpoints: Mapping[str, Checkpoint]) -> str:
-    """Return the name of the dtype of most stored float values: configs of diffusers do not name a dtype.
+    """Return the name of the dtype of most stored float values: since configs of diffusers have no dtype.
 
     Raises InvalidInputError if there are no float tensors.
     """

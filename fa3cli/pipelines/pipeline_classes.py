@@ -73,13 +73,13 @@ def pipeline_class_of(folder: Path, index: Config) -> type[DiffusionPipeline]:
     return pipeline_class
 
 
-def _source(file: Path, judged: str | None, trusted: bool) -> bytes:
+def _source(file: Path, checked: str | None, trusted: bool) -> bytes:
     """Return the source to run for a patched file."""
     # The text that was checked, not the file: the file may have changed since.
-    if judged is not None:
-        return judged.encode()
+    if checked is not None:
+        return checked.encode()
     if not trusted:
-        raise ConflictError(f"{file}: patched again in the meantime", hint="run again when nothing writes there")
+        raise ConflictError(f"{file}: patched again in the meantime", hint="run again when no process writes it")
     return code_of(file)
 
 

@@ -47,7 +47,7 @@ def prepare_pipeline(options: RunOptions, *, only_calibrate: bool = False) -> li
         dtype=options.dtype,
         trust_remote_code=options.trust_remote_code,
     )
-    # `record` checks both again; here they fail before any work.
+    # `record` checks both again; here, errors come before any work.
     require_accepted(pipeline.pipeline_class, sampling)
     steps_of(pipeline.pipeline_class, sampling)
     jobs = []

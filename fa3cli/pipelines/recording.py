@@ -36,7 +36,7 @@ class RecordedSample:
     call: int
     timestep: float
     tokens: int = 0
-    """Always 0: the number of tokens is not known, since tokens differ by transformer."""
+    """Always 0, which means unknown: each transformer has its own tokens."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -78,11 +78,11 @@ def record(
 ) -> None:
     """Sample the prompts with the float pipeline and write the chosen steps of each into `folder`.
 
-    With a `component`, records of other components' steps are empty. Prompts without chosen steps are not sampled, nor
-    are prompts whose files an earlier run has written. Progress counts steps as samples and prompts as layers.
+    With a `component`, records of other components' steps are empty. Prompts without chosen steps are not sampled, and
+    neither are prompts whose files an earlier run has written. Progress counts steps as samples and prompts as layers.
 
     Raises UnsupportedError if the pipeline takes other arguments or another number of steps, or calls its transformers
-    with values that cannot be written; MissingCapabilityError if the disk has no room for all records and their replay.
+    with values that cannot be written; MissingCapabilityError if the disk is too small for records and replay.
     """
     require_accepted(opened.pipeline_class, sampling)
     modules = {name: model.model for name, model in opened.transformers.items()}
@@ -91,7 +91,7 @@ def record(
     files: dict[int, dict[int, Path]] = {}
     for prompt, step in sorted(recorded_steps(len(sampling.prompts), steps, sampling.max_records)):
         files.setdefault(prompt, {})[step] = folder / f"record-{prompt:05d}-{step:05d}.safetensors"
-    # A prompt that lacks a record starts at its first step: a sampling cannot be continued halfway.
+    # A prompt that lacks a record starts at its first step: a sampling cannot be resumed in the middle.
     todo = [prompt for prompt, wanted in files.items() if not all(map(Path.is_file, wanted.values()))]
     if not todo:
         return

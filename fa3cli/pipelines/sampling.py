@@ -68,7 +68,7 @@ def sample(pipeline: Any, sampling: Sampling, number: int, *, output_type: str =
     except (Fa3Error, OSError, RecordingDone):
         raise
     except Exception as error:  # the pipeline's own code may raise any error
-        # The caller turns it into an error that says what helps.
+        # The caller converts this error to one with a hint.
         if is_out_of_memory(error):
             raise
         if _lacks_package(error):
@@ -97,7 +97,7 @@ def require_accepted(pipeline_class: type, sampling: Sampling) -> None:
         if name not in taken:
             raise UnsupportedError(
                 f"{pipeline_class.__name__} takes no {name}",
-                hint=f"of the arguments of fa3 it takes {', '.join(name for name in _ARGUMENTS.values() if name in taken)}",
+                hint=f"supported arguments: {', '.join(name for name in _ARGUMENTS.values() if name in taken)}",
             )
     for name, parameter in taken.items():
         if parameter.default is parameter.empty and name not in given:

@@ -36,7 +36,7 @@ def build_transformer(
     # Before 0.33, diffusers built models in float32 and cast everything, buffers included, after loading.
     casts_after = Version(diffusers.__version__) < Version("0.33")
     kept = getattr(transformer_class, "_keep_in_fp32_modules", None) or ()
-    # These versions keep modules in float32 only if the model is loaded in float16.
+    # These versions of diffusers keep modules in float32 only if the model is loaded in float16.
     if casts_after and dtype != torch.float16:
         kept = ()
     built_in = torch.get_default_dtype() if casts_after else dtype

@@ -98,7 +98,7 @@ class StepRecorder:
 
 
 class RecordingDone(Exception):
-    """Ends a sampling whose wanted steps are all recorded."""
+    """Ends a sampling when all wanted steps are recorded."""
 
 
 class _Hook:

@@ -34,7 +34,7 @@ def blocks_streamed(model: StreamedModel) -> Iterator[None]:
             running.close()
             freed.release_if_grown()
 
-        # After the last block, the first one of the next step follows.
+        # After the last block, the first block of the next step follows.
         for name, after in zip(names, [*names[1:], names[0]]):
             layer = model.layers[name]
             hooks = (

@@ -31,7 +31,7 @@ from fa3cli.samples.dataset import Sample
 __all__ = ["BYTES_PER_SECOND", "estimate_seconds"]
 
 BYTES_PER_SECOND = 500_000_000
-"""Assumed speed of reading and writing weights: a plan may have no files to measure it with."""
+"""Assumed speed of reading and writing weights: a plan may have no files with which to measure the speed."""
 _TOKENS = 256
 _WORK = 3 << 35  # parameters x tokens of a timed forward: about one second on two cores
 _SHORT = 1.0
@@ -65,7 +65,7 @@ class _LayerTime:
 
 
 def _time_layer(job: Job) -> _LayerTime:
-    """Run the largest layer, and those before it, on two samples: the second runs with warm caches.
+    """Run the layers up to the largest on two samples: the second sample runs with warm caches.
 
     `once` includes the time of the layer's error, on a sample of the same length.
     """
@@ -113,11 +113,11 @@ def _sample(job: Job) -> Sample:
     mean = sum(sample.tokens for sample in job.samples) // len(job.samples)
     affordable = _WORK * job.model.dtype.itemsize // job.model.layer_bytes
     tokens = max(1, min(mean, _TOKENS, affordable))
-    return Sample("made up", {"input_ids": torch.arange(tokens).remainder(job.model.config.vocab_size)[None]})
+    return Sample("synthetic", {"input_ids": torch.arange(tokens).remainder(job.model.config.vocab_size)[None]})
 
 
 def _no_smoothing(model: StreamedModel, layer: str, anti_method: str) -> dict[str, torch.Tensor]:
-    """Return scales of 1: the time to apply scales does not depend on their values; the search is timed separately."""
+    """Return scales of 1: applying scales takes the same time for all values; the search is timed separately."""
     if anti_method == "none":
         return {}
     return {

@@ -1,4 +1,4 @@
-"""Plans a run: what it will do and need, from config, headers and samples alone."""
+"""Plans a run: its steps and the resources that it needs, from config, headers and samples only."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Plan:
     """Bytes that the run keeps beside the export until it ends, to resume after an interruption."""
     peak_memory: int | None
     """Upper bound of the bytes allocated at a time, beyond the imports and without mapped files, which the system can free.
-    At least all weights for save type numpy, whose files are pickled whole. None for a pipeline, whose samples are not
-    recorded yet: about one block and the states of one sample."""
+    For save type numpy at least all weights, since its files are pickled whole. None for a pipeline, whose samples are
+    not recorded yet: about one block and the states of one sample."""
     warnings: tuple[str, ...]
     seconds: float | None = None
     """Estimated seconds of the run on this machine, from timing a layer; None if no layer was timed."""
@@ -99,9 +99,9 @@ def plan_warnings(job: Job, found: Sequence[LayerParameters] | None = None) -> I
     settings = job.settings
     yield from target_warnings(job, found)
     if not job.quantized:
-        yield "no linear becomes W8A8: fa3 quantizes torch's linears, and all of this model's stay float"
+        yield "no linear becomes W8A8: fa3 quantizes torch's linears, and all linears of this model stay float"
     if isinstance(job.model, StreamedModel) and not job.model.has_weights:
-        yield f"{job.folder}: no weights; names and shapes are what config.json says, and a run will need the weights"
+        yield f"{job.folder}: no weights; names and shapes are from config.json, and a run will need the weights"
     if any(isinstance(sample, Sample) and sample.estimated for sample in job.samples):
         yield f"{job.folder}: no tokenizer; the number of tokens is estimated from the length of the text"
     if settings.fa and settings.fa_amp > len(job.attentions):

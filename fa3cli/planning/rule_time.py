@@ -54,7 +54,7 @@ class _Search:
         return cls(rule, GroupData(nothing_seen, weights, biases, *shared_heads(model, group)), share)
 
     def seconds(self, tokens: int) -> float:
-        """Return the seconds of the whole search with that many tokens; beyond a few, the time grows linearly."""
+        """Return the seconds of the whole search with that many tokens; above a few tokens, the time grows linearly."""
         if tokens <= _TOKENS:
             return self.share * self._measure(tokens)
         few, most = self._measure(_FEW), self._measure(_TOKENS)

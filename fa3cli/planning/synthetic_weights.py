@@ -21,8 +21,8 @@ _PATTERN = 1 << 20
 class SyntheticWeights(ConfigWeights):
     """Returns noise as weights. Tensors in `whole`, those of the timed layers, have memory of their own.
 
-    All others, such as embeddings, are overlapping views of a small block of noise. `seconds` is the time spent on
-    making weights.
+    All others, such as embeddings, are overlapping views of a small block of noise. `seconds` is the time spent to make
+    weights.
     """
 
     def __init__(self, folder: Path, model: nn.Module, dtype: torch.dtype, whole: Collection[str]) -> None:

@@ -73,7 +73,7 @@ def _is_embedding(name: str) -> bool:
 
 
 def _file_remarks(stored: Stored) -> list[str]:
-    """Return a sentence for each missing or unreadable file: what is unknown without it."""
+    """Return a sentence for each missing or unreadable file, which says what is unknown without the file."""
     remarks = [
         f"{shard.file} {shard.problem}: its tensors are not counted"
         for shard in stored.contents.shards

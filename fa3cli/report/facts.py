@@ -1,4 +1,4 @@
-"""Defines the facts of a report. None means that the export does not tell."""
+"""Defines the facts of a report. None means that the export does not hold the fact."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Facts:
     """Matrices outside the decoder layers that stayed float: embeddings, heads."""
     scales: tuple[HeadScales, ...]
     largest_code: int
-    """A scale times this is the largest value that can be stored: 127 for int8, 448 for float8."""
+    """The largest code: times a scale, the largest value that can be stored. 127 for int8, 448 for float8."""
     accuracy: Accuracy | None
     images: ImageAccuracy | None
     origin: Origin | None

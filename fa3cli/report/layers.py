@@ -1,4 +1,4 @@
-"""Combines what the tensors and the run's report tell about each layer."""
+"""Combines the facts about each layer in the tensors and in the run's report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gather_layers(
         errors = (None,) * len(names)
     layers = []
     for name, accumulated in zip(names, errors, strict=True):
-        # Without a record, a layer's attention counts as float if the attention of another layer has scales.
+        # Without a report, a layer's attention counts as float if the attention of another layer has scales.
         unexplained = tuple(FloatModule(linear, None) for linear in left_float.get(name, ()))
         fa = False if roles else None
         unrecorded = RecordedLayer(name, 0, unexplained, fa, None, None, None, ())

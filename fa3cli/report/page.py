@@ -52,7 +52,7 @@ def write_page(facts: Facts, file: Path) -> None:
     if not file.parent.is_dir():
         raise InvalidInputError(
             f"{file}: the folder {file.parent} does not exist",
-            hint="make the folder, or name a file in an existing folder",
+            hint="make the folder, or choose a file in an existing folder",
         )
     if file.is_dir():
         raise InvalidInputError(f"{file}: is a folder, expected a file name", hint=f"try {file / 'report.html'}")
@@ -70,10 +70,10 @@ def _require_page(file: Path) -> None:
         return
     except OSError as error:
         raise ConflictError(
-            f"{file}: cannot be replaced by a page ({error.strerror})", hint="name another file"
+            f"{file}: cannot be replaced by a page ({error.strerror})", hint="choose another file"
         ) from error
     if head and _MARK not in head:
-        raise ConflictError(f"{file}: exists and is not a page of fa3 report", hint="name another file")
+        raise ConflictError(f"{file}: exists and is not a page of fa3 report", hint="choose another file")
 
 
 @cache

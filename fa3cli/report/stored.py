@@ -95,7 +95,7 @@ def _no_export(folder: Path, contents: Contents) -> InvalidInputError:
     exports = sorted(path.parent.name for path in folder.glob(f"*/{REPORT_FILE}"))
     return InvalidInputError(
         f"{folder}: holds no export ({found}); expected {REPORT_FILE} or {DESCRIPTION_FILES[0]} beside {WEIGHT_FILE}",
-        hint=f"name one of the exports in it: {', '.join(exports)}"
+        hint=f"give one of the exports in it: {', '.join(exports)}"
         if exports
-        else "name the folder fa3 quantize wrote",
+        else "give the folder that fa3 quantize wrote",
     )

@@ -106,6 +106,6 @@ def _extremes(part: str, spreads: dict[str, Spread]) -> str:
     """Return a sentence that tells which block's peaks have the largest ratio."""
     label, widest = max(spreads.items(), key=lambda item: item[1].ratio)
     return (
-        f"Furthest apart in {part} {label}: up to {significant(widest.largest)} at timestep "
+        f"Largest ratio in {part} {label}: up to {significant(widest.largest)} at timestep "
         f"{timestep_text(widest.largest_at)}, {significant(widest.ratio)} times its smallest."
     )

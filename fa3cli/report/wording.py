@@ -1,4 +1,4 @@
-"""Formats values and sentences of a report, for the terminal and the page alike."""
+"""Formats values and sentences of a report, for both the terminal and the page."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def value_text(value: Any) -> str:
 
 
 def image_rows(images: ImageAccuracy | None) -> list[tuple[str, str]]:
-    """Return names and values of what was measured on images; an empty list if nothing was."""
+    """Return names and values of the measurements on images; an empty list if there are none."""
     if images is None:
         return []
     lowest = min((psnr for psnr in images.psnr if psnr is not None), default=None)
@@ -101,7 +101,7 @@ def image_rows(images: ImageAccuracy | None) -> list[tuple[str, str]]:
 
 def measured_on(accuracy: Accuracy) -> str:
     """Return the amount of text that the export and the float model were compared on."""
-    cut = f", {accuracy.samples_cut} of them cut to the length the model takes" if accuracy.samples_cut else ""
+    cut = f", {accuracy.samples_cut} of them cut to the model's longest input" if accuracy.samples_cut else ""
     return f"{_known(accuracy.tokens, 'predicted token')} in {_known(accuracy.samples, 'sample')}{cut}."
 
 
@@ -117,7 +117,7 @@ def how_to_measure(facts: Facts) -> str:
     if facts.target == "mindie-sd":
         return f"fa3 verify {facts.folder} --against PIPELINE_DIR --eval PROMPTS"
     if facts.target not in ("modelslim", "mindie"):
-        return "only exports for modelslim and mindie can be compared: make one from the same calibration"
+        return "only exports for modelslim and mindie can be compared: make such an export from the same calibration"
     return f"fa3 verify {facts.folder} --against WEIGHTS_DIR --eval TEXT.jsonl"
 
 

@@ -216,7 +216,7 @@ def test_what_is_no_page_is_not_replaced(export: Export, tmp_path: Path, content
     file.write_bytes(content)
     with pytest.raises(ConflictError, match=r"model\.safetensors: exists and is not a page of fa3 report") as error:
         write_page(gather(export.folder), file)
-    assert error.value.hint == "name another file" and file.read_bytes() == content
+    assert error.value.hint == "choose another file" and file.read_bytes() == content
 
 
 def test_a_page_and_an_empty_file_are_replaced(export: Export, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_rows_are_blocks_and_columns_timesteps(export: Export) -> None:
     assert re.match(r"block 0, timestep 960: 1.41, 70.7.% of its largest", first.cells[2].title)
     assert (second.cells, second.span) == ((), "–")
     assert {cell.step for cell in k.rows[0].cells} == {STEPS - 1}
-    assert q.extremes == "Furthest apart in block 0: up to 2.00 at timestep 920, 2.00 times its smallest."
+    assert q.extremes == "Largest ratio in block 0: up to 2.00 at timestep 920, 2.00 times its smallest."
 
 
 def test_many_timesteps_are_headed_in_groups(export: Export) -> None:
