@@ -1,6 +1,6 @@
 """Quantizes transformers models with FA3 for Ascend, without manual edits of modeling files.
 
-Public names are imported on first use: a patched modeling file imports `FAQuantizer` and `logger`, and shall not load
+Public names are imported on first use: a patched modeling file imports `FAQuantizer` and `logger`, and must not load
 torch or the command line with them.
 """
 
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 
-TYPE_CHECKING = False  # type checkers take it for true, and typing is not imported
+TYPE_CHECKING = False  # type checkers treat this name as true; so typing need not be imported
 if TYPE_CHECKING:
     from logging import Logger
 

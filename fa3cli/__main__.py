@@ -1,6 +1,6 @@
 """Runs the `fa3` command as `python -m fa3cli`."""
 
-# Python has loaded both already; while the current folder is on sys.path, nothing else may be imported.
+# Python has loaded both modules already; while the current folder is on sys.path, nothing else may be imported.
 import os
 import sys
 

@@ -55,7 +55,7 @@ def quantize(
     resume: str = "auto",
     **options: Any,
 ) -> Result:
-    """Calibrate a patched weights folder and export it; `options` are those of `fa3 quantize`.
+    """Calibrate a patched weights folder and export it; `options` are the options of `fa3 quantize`.
 
     If a pipeline has several transformers, the result of the first is returned; `quantize_all` returns all results.
     """
@@ -80,7 +80,7 @@ def prepare_jobs(weights_dir: str | Path, *, only_calibrate: bool = False, **opt
 
 
 def ways_to_resume(jobs: Sequence[Job], resume: str) -> list[str]:
-    """Return the `resume` value of each job: of several jobs only one can have been stopped, so others start anew.
+    """Return the `resume` value of each job: only one of several jobs can have been stopped, so others start anew.
 
     Raises the errors of `require_place`, so that no job starts if the output of another is refused.
     """
@@ -114,17 +114,17 @@ def export(
     progress: Callable[[Progress], None] = lambda _: None,
     **options: Any,
 ) -> Result:
-    """Export a weights folder with the parameters of its calibration; `options` are those of `fa3 export`."""
+    """Export a weights folder with the parameters of its calibration; `options` are the options of `fa3 export`."""
     return export_calibration(*prepare_export(RunOptions.of(weights_dir, **options), Path(calibration)), progress)
 
 
 def full_plan(job: Job) -> Plan:
     """Return a job's plan with an estimated run time, for which one layer is timed; raises as `require_place` does.
 
-    If the weights are missing, a full disk is only a warning: the run itself will be elsewhere or later.
+    If the weights are missing, a full disk is only a warning: the run will be on another machine or later.
     """
     planned, warnings = plan(job), []
-    if job.replayed:  # the size of a recorded call is unknown before a sampling
+    if job.replayed:  # the size of a recorded call is unknown before the sampling
         require_place(job, planned)
         return planned
     try:
@@ -142,7 +142,7 @@ def full_plan(job: Job) -> Plan:
 
 
 def require_place(job: Job, planned: Plan) -> None:
-    """Raise the error of a run whose output exists or has no room on the disk; an output of the same run is fine."""
+    """Raise the error of a run whose output exists or does not fit the disk; an output of the same run is accepted."""
     if job.output is not None and read_result(job, identity(job)) is None:
         RunFolder(job.output, planned.bytes_written + planned.journal_bytes).require_place()
 
@@ -154,5 +154,5 @@ def left_by(job: Job) -> Path | None:
 
 
 def verify(export_dir: str | Path, *, targets: Sequence[str] = ()) -> VerificationReport:
-    """Check that engines of these targets can load an export; by default, of the target it was written for."""
+    """Check that the engines of these targets (by default: of the export's own target) can load an export."""
     return verify_export(Path(export_dir), targets)

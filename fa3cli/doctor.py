@@ -87,7 +87,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The whole diagnosis; memory and disk are in bytes. `ok` if quantize can run on some device."""
+    """The whole diagnosis; memory and disk are in bytes. `ok` is True if quantize can run on some device."""
 
     ok: bool
     python: str
@@ -176,7 +176,7 @@ def _import(name: str) -> tuple[ModuleType | None, str | None]:
         return None, "is not installed"
     try:
         return importlib.import_module(name), None
-    except Exception as error:  # noqa: BLE001 - an unsuitable driver can raise anything here
+    except Exception as error:  # noqa: BLE001 - an unsuitable driver can raise any error here
         return None, f"cannot be imported: {_error_text(error)}"
 
 

@@ -37,7 +37,7 @@ class UnsupportedError(Fa3Error):
 
 
 class ConflictError(Fa3Error):
-    """A file was changed after fa3 wrote it, or a folder holds something else."""
+    """A file was changed after fa3 wrote it, or a folder holds other files than expected."""
 
     exit_code = 4
 

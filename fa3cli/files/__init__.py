@@ -1,1 +1,1 @@
-"""Reads documents and writes small files: all other packages access the disk for these through this one."""
+"""Reads documents and writes small files; all other packages access them through this package."""

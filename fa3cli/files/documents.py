@@ -1,4 +1,4 @@
-"""Parses json and TOML documents, and converts them to types; every fault of a document is a ValueError."""
+"""Parses json and TOML documents, and converts them to types; every error in a document is a ValueError."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def parse_toml(data: bytes) -> dict[str, Any]:
 def typed(data: Any, kind: type[T], *, unknown: bool = True) -> T:
     """Convert parsed data to a dataclass or another type; raises ValueError that names the place of a wrong type.
 
-    Unless `unknown` keys are allowed, also for a key that the type, a dataclass, does not have.
+    Unless `unknown` keys are allowed, a key that the type (a dataclass) does not have is a ValueError, too.
     """
     import msgspec
 

@@ -10,7 +10,7 @@ __all__ = ["fingerprint", "sha256_of"]
 
 
 def sha256_of(*parts: str | bytes) -> str:
-    """Return one hash of several texts; other splits of the same bytes have other hashes."""
+    """Return one hash of several texts; the hash depends on where one text ends and the next begins."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

@@ -18,7 +18,7 @@ from pathlib import Path
 __all__ = ["exclusive_lock", "is_temporary", "shared_lock", "sweep", "temporary_in"]
 
 _TEMPORARY = re.compile(r"\.fa3-[0-9a-f]{16}\.tmp")
-# Folders that this process has locked exclusively, by device and inode: its own writers take no shared lock there.
+# Folders that this process has locked exclusively, by device and inode: its own writers skip the shared lock there.
 _EXCLUSIVE: set[tuple[int, int]] = set()
 _LOCK_TIMEOUT = 10.0
 
@@ -29,13 +29,13 @@ def temporary_in(folder: Path) -> Path:
 
 
 def is_temporary(name: str) -> bool:
-    """Tell whether a name is a temporary one, of a file or folder that is being written."""
+    """Tell whether a name is the temporary name of a file or folder that is being written."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 @contextmanager
 def shared_lock(folder: Path) -> Iterator[None]:
-    """Remove leftovers if nobody writes in the folder; then prevent others from removing what the block writes."""
+    """Remove leftovers if no process writes in the folder; then protect the files of the block from removal."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         if _folder_id(descriptor) not in _EXCLUSIVE:

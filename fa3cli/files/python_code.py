@@ -124,7 +124,7 @@ def _require_small_functions(functions: list[ast.FunctionDef | ast.AsyncFunction
 
 
 def _line_of_depth_error(text: str) -> int:
-    """Return the line of the first top-level statement that is nested too deeply by itself."""
+    """Return the line of the first top-level statement that alone is nested too deeply."""
     lines = re.split(r"\r\n|\r|\n", text)
     starts = [number for number, line in enumerate(lines) if line[:1].strip(")]}#")] or [0]
     for start, end in zip(starts, [*starts[1:], len(lines)]):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 __all__ = ["LARGE", "SMALL", "is_file_name", "read_bytes", "require_regular"]
 
-# A parsed hostile file can take about 50 times its size in memory.
+# A parsed hostile file can need about 50 times its size in memory.
 SMALL = 8 << 20
 """Limit in bytes for files that people and fa3 write: configurations, receipts, Python source, recipes."""
 LARGE = 128 << 20

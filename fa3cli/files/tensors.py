@@ -28,7 +28,7 @@ class Entry:
 
 
 def open_tensors(path: Path) -> Any:
-    """Map a safetensors file, as `safe_open` does; raises OSError for anything but a regular file, SafetensorError."""
+    """Map a safetensors file, as `safe_open` does; raises OSError if the file is not regular, or SafetensorError."""
     from safetensors import safe_open
 
     require_regular(path)  # opening a pipe would block

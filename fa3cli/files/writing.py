@@ -57,7 +57,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path, whose file becomes `path` if the block succeeds."""
+    """Yield a temporary path; the file there becomes `path` if the block succeeds."""
     try:
         with shared_lock(path.parent):
             temporary = temporary_in(path.parent)

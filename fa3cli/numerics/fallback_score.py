@@ -19,9 +19,9 @@ _DENSE = 0.002  # the search ends at two neighbouring bins with more than this s
 def fallback_score(states: Tensor) -> float:
     """Return the share of the range of |states| below which values are dense, in (0, 1]: `[B, H, S, D]`.
 
-    A low score means that a few outliers stretch the range. The reference's formula: a 100-bin histogram of |x| in
-    float32 over [min, max], searched from the top in pairs of bins. NaN if a value is not finite. Counted in blocks and
-    summed in float64: this needs less memory, and a float32 count would stop at 2^24.
+    A low score means that a few outliers stretch the range. The formula is the reference's: a 100-bin histogram of |x|
+    in float32 over [min, max] is searched from the top in pairs of bins. NaN if a value is not finite. Blocks are
+    counted and summed in float64, which needs less memory; a float32 count would stop at 2^24.
     """
     low, high = _bounds(states)
     if not math.isfinite(high):

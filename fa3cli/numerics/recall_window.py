@@ -23,9 +23,9 @@ _MAGNITUDE = 0x7FFF  # the bits of a 16-bit float without its sign
 def recall_window(states: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     """Return the bounds of each head's recall window: `[B, H, S, D] -> [H], [H]`, float32, on the CPU.
 
-    Among all windows of `int(ratio * n)` consecutive values in sorted order, for n values per head, it is the narrowest
-    by float64 width, on a tie the lowest. If a head has a value that is not finite, one of its bounds is not finite
-    either: an infinity is never dropped as an outlier.
+    For n values per head, it is the narrowest window (by float64 width) of `int(ratio * n)` consecutive sorted values,
+    on a tie the lowest. If a head has a value that is not finite, one of the bounds is not finite either: an infinity
+    is never dropped as an outlier.
     """
     heads, count = states.shape[1], states.numel() // states.shape[1]
     left_out = count - max(int(ratio * count), 1)

@@ -9,7 +9,7 @@ from torch import Tensor
 __all__ = ["row_blocks", "token_blocks"]
 
 _ELEMENTS = 1 << 18
-_STATES = 1 << 20  # of q, k or v: callers make only one or two small tensors per block
+_STATES = 1 << 20  # elements of q, k or v: callers make only one or two small tensors per block
 
 
 def row_blocks(matrix: Tensor) -> Iterator[slice]:

@@ -19,10 +19,10 @@ _LEVELS = 256
 
 
 def search_range(histogram: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the range `low..high`, narrowed by whole bins as long as the quantization error does not grow.
+    """Return the range `low..high`, narrowed by whole bins until the quantization error would grow.
 
-    `histogram` is float32 `[bins]`; `low`, `high` and the results are float32 scalars. Bit for bit equal to the reference:
-    operations are in float32 where torch's are, and in the same order.
+    `histogram` is float32 `[bins]`; `low`, `high` and the results are float32 scalars. The result equals the
+    reference's bit for bit: operations are in float32 where torch's are, and in the same order.
     """
     best, least = (0, len(histogram) - 1), math.inf
     bin_width = (high.item() - low.item()) / len(histogram)
@@ -37,7 +37,7 @@ def search_range(histogram: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, 
 
 
 def _narrowing(histogram: Tensor) -> Iterator[tuple[int, int]]:
-    """Yield the first and last kept bin, each time two quantiles that move towards each other drop bins.
+    """Yield the first and the last kept bin each time that bins are dropped; two quantiles move towards each other.
 
     A step tries both quantiles and moves the one that drops more bins, on a tie the upper one.
     """

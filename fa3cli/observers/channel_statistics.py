@@ -34,7 +34,7 @@ class ChannelStatistics:
         return replace(self, tokens=self.tokens + len(rows), low=low, high=high, samples=samples)
 
     def merged(self, *others: ChannelStatistics) -> ChannelStatistics:
-        """Return the statistics of all ranks' samples; the ranks took the samples in turn, which restores their order."""
+        """Return the statistics of all ranks' samples, in their original order: the ranks took the samples in turn."""
         seen = [statistics for statistics in (self, *others) if statistics.tokens]
         if len(seen) < 2:
             return seen[0] if seen else self

@@ -19,7 +19,7 @@ _UPSAMPLE = 128  # sub-bins per bin, to map a bin onto a wider range
 
 @dataclass(frozen=True, eq=False)
 class HistogramRange(InOrder):
-    """Histogram of the samples so far; equal to torch <= 2.1 bit for bit, so the order of the samples matters."""
+    """Histogram of the samples so far, equal to torch <= 2.1 bit for bit; so the order of the samples matters."""
 
     tokens: int = 0
     # The range of the bins: float32 scalars, NaN after a value that is not finite.
@@ -52,7 +52,7 @@ class HistogramRange(InOrder):
         sub_bin = (self.high - self.low) / (_BINS * _UPSAMPLE)
         run = torch.ceil((high - low) / (_BINS * sub_bin)).item()  # number of old sub-bins per new bin
         if self.counts is None or not math.isfinite(run):
-            # A range of width 0 (one repeated value) cannot be merged: like the reference, drop the earlier samples.
+            # A range of width 0 (one repeated value) cannot be merged: the reference drops the earlier samples.
             return sample_low, sample_high, _histogram(values, sample_low, sample_high)
         high = high + (run * (_BINS * sub_bin) - (high - low))
         counts = _histogram(values, low, high)
