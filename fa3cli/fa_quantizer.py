@@ -32,8 +32,8 @@ class FAQuantizer:
         """Return the states for attention: unchanged, unless there is a `transform`.
 
         The layout of `states` is `layout`, by default the quantizer's own: `[B, H, S, D]` (BHSD) or `[B, S, H, D]`
-        (BSHD). A transform always gets `[B, H, S, D]`. Raises ValueError if there is a transform and the states do not
-        have four axes, which means that the call is in the wrong place of the modeling file.
+        (BSHD). A transform always gets `[B, H, S, D]`. With a transform, raises ValueError if the states do
+        not have four axes: then the call is in the wrong place of the modeling file.
         """
         if self.transform is None:
             return states

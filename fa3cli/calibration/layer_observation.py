@@ -141,7 +141,7 @@ class LayerObservation:
                 # Like the reference: the score of the first sample is the least of the scores of q, k and v.
                 if self._settings.fa_amp and self._settings.fa_score == "reference" and before.tokens == 0:
                     self._scores[name] = min(self._scores.get(name, 1.0), fallback_score(real))
-                # Observed without the earlier samples: the timestep needs the peak of this sample alone.
+                # Observed without the earlier samples: the timestep needs the peak of this sample.
                 seen = HeadRange().updated(real, role)
                 self.heads[name][role] = before.merged(seen)
                 if self._timestep is not None:

@@ -30,10 +30,10 @@ class LayerSynchronousForwards:
 
     `start` runs all forwards up to the first layer, `advance` runs one forward through its next layer. After the last
     layer, `finish` runs a forward to its end, and `stop` ends it there. `outputs` are the forwards' outputs of their
-    last layer. `arguments` are those of the layer call in which the first forward is suspended, if it is.
+    last layer. `arguments` are the arguments of the layer call before which the first forward is suspended, if any.
 
     The first `skipped` layers do not run: the last of them returns the given `outputs`, the others return NaN of the same
-    shape, which becomes visible if anything uses it. `earlier` are the return values of these others, by layer, if they
+    shape, which becomes visible if anything uses it. `earlier` are the return values of these other layers, if they
     have other shapes; then there is only one sample.
 
     Raises UnsupportedError if a forward does not visit each layer once, in order. Of a forward that is stopped early,

@@ -1,4 +1,4 @@
-"""Registers the commands with typer; every command is a typed function in a module of its own."""
+"""Registers the commands with typer; every command is a typed function in its own module."""
 
 from __future__ import annotations
 

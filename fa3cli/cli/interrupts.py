@@ -1,4 +1,4 @@
-"""Handles Ctrl-C: after the first, a run finishes its current layer or step; the second ends it at once."""
+"""Handles Ctrl-C: after the first one, a run finishes its current layer or step; the second one ends it at once."""
 
 from __future__ import annotations
 

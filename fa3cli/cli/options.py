@@ -53,14 +53,14 @@ def choices(name: str, values: Iterable[str]) -> type[Enum]:
 
 
 def _value(given: Any) -> Any:
-    """Return a value as RunOptions has it: lists of choices as texts, and None for an empty list, which typer gives."""
+    """Convert a value from typer for RunOptions: a list of choices to texts, an empty list to None."""
     if not isinstance(given, list):
         return given
     return [entry.value if isinstance(entry, Enum) else entry for entry in given] or None
 
 
 def _parameter(name: str) -> inspect.Parameter:
-    """Return the parameter of a command that stands for a field."""
+    """Return the parameter of a command for a field of RunOptions."""
     option, kind = declared()[name], get_type_hints(RunOptions)[name]
     if kind == tuple[str, ...] | None:
         kind = GenericAlias(list, choices(name, option.choices) if option.choices else str) | None

@@ -144,7 +144,7 @@ def open_contents(folder: Path, target: Target = TARGETS["modelslim"]) -> Conten
     )
     index = read_document(folder, target.index_file, LARGE)
     files = _weight_files(folder, target, index)
-    # A description beside .npy files alone belongs to a numpy export.
+    # A description with .npy files only, and no safetensors, belongs to a numpy export.
     if not files and index.raw is None and (not descriptions or is_file(folder / _NUMPY_FILE)):
         raise _no_export(folder, target)
     return Contents(

@@ -24,8 +24,8 @@ class RunFolder:
     A lock excludes a second run. `journal` holds the records of finished steps, `scratch` the temporary files. If the
     block fails, everything is removed, unless `keep` is set and a later run may not meet the same error.
 
-    Raises ConflictError if `output` is not empty, is a mount point (no folder can be renamed to it) or is
-    being written by another run, MissingCapabilityError if the disk has fewer than `nbytes` free.
+    Raises ConflictError if `output` is not empty, is a mount point (no folder can be renamed to it), or is in use by
+    another run. Raises MissingCapabilityError if the disk has fewer than `nbytes` free.
     """
 
     def __init__(self, output: Path, nbytes: int = 0) -> None:
@@ -158,7 +158,7 @@ class RunFolder:
         )
 
     def _lock_folder(self) -> None:
-        """Make the folder, or take over a stopped run's, and lock it; the lock ends with the process."""
+        """Make the folder, or reuse the folder of a stopped run, and lock it; the lock ends with the process."""
         lock = self.path / _LOCK
         if os.path.lexists(self.path) and not _is_regular_file(lock) and not _is_empty(self.path):
             raise ConflictError(f"{self.path}: not the folder of a stopped run", hint="choose another --output")

@@ -42,7 +42,7 @@ class Geometry:
 
 
 def read_geometry(config: dict[str, Any]) -> Geometry:
-    """Return the sizes in a config without `config_problems`; of a composite model, those in `text_config`."""
+    """Return the sizes in a config without `config_problems`; for a composite model, those in `text_config`."""
     text = _text_config(config)
     hidden, heads, head_dim = (_size(text.get(key)) for key in ("hidden_size", "num_attention_heads", "head_dim"))
     if head_dim is None:  # as diffusers names it

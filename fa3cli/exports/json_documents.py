@@ -15,7 +15,7 @@ __all__ = ["Document", "is_file", "read_document"]
 
 @dataclass(frozen=True)
 class Document:
-    """A json file: `raw` is None if it is missing, `data` if it is missing or invalid; `problem` gives the reason."""
+    """A json file: `raw` is None if it is missing, `data` if it is missing or invalid; `problem` says why."""
 
     file: str
     raw: bytes | None

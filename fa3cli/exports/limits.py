@@ -170,7 +170,7 @@ LIMITS: dict[str, Limit] = {
         _without_kv_names,
         {
             "vllm-ascend": Verdict(
-                "vLLM-Ascend reads the KV scales under these names", "choose --no-fa for W8A8 alone, or another target"
+                "vLLM-Ascend reads the KV scales under these names", "choose --no-fa for W8A8 only, or another target"
             )
         },
     ),

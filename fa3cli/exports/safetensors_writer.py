@@ -37,8 +37,8 @@ _ALIGNMENT = 8
 class SafetensorsWriter:
     """Appends tensors to shards of at most `part_bytes` or one tensor (None: a single file).
 
-    With a `scratch` folder, which the caller removes, a run can complete the files of a killed run, finished or not, by
-    adding the same tensors again: gaps keep the bytes of the killed run.
+    With a `scratch` folder, which the caller removes, a run can complete the files of a killed run. For this, it adds
+    the same tensors again: gaps keep the bytes of the killed run.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class SafetensorsWriter:
                 )
 
     def close(self) -> list[Path]:
-        """Finish the shards, write the index of several, and give the files their final names; return the files."""
+        """Finish the shards, write the index of several, and rename them to their final names; return the files."""
         self.sync()
         self.require_filled()
         # All headers and the index come before the first final name: a file with that name is complete.

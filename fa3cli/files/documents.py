@@ -35,9 +35,9 @@ def read_json(path: Path, limit: int = SMALL) -> Any:
 def parse_json(text: str, *, unique: bool = False) -> Any:
     """Return the data of a json text, which may start with a byte order mark.
 
-    Raises ValueError if it is not json, is nested deeper than 100 levels, or holds text that is not Unicode or a number
-    too wide for a float. If keys must be `unique`, also if an object has a key twice: readers differ in which of the
-    two values they use.
+    Raises ValueError if the text is not json, is nested deeper than 100 levels, or holds a number too wide for a float
+    or a string that is not Unicode. With `unique`, a key that an object has twice is a ValueError, too: readers differ
+    in which of the two values they use.
     """
     hook = _unique if unique else None
     try:

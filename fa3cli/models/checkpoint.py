@@ -48,8 +48,8 @@ class Checkpoint:
     """Tensors of a weights folder by name. Opening reads headers only.
 
     `file` is the name of a single weights file; several files have an index with that name. Raises InvalidInputError if
-    there are no weights, a shard is missing or truncated, or the index names a tensor that its shard doesn't hold or a
-    file outside the folder.
+    there are no weights, or a shard is missing or truncated. The same error is raised if the index names a file outside
+    the folder, or a tensor that its shard does not hold.
     """
 
     def __init__(self, folder: Path, file: str = _FILE) -> None:

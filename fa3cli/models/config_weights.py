@@ -1,4 +1,4 @@
-"""Derives names, shapes and dtypes of weights from config.json alone: enough for a plan."""
+"""Derives names, shapes and dtypes of weights from config.json only, which is enough for a plan."""
 
 from __future__ import annotations
 

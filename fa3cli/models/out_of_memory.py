@@ -26,7 +26,7 @@ class CpuFallback:
     """Repeats calls of decoder layers that fail for lack of memory on `device`, within the `with` block.
 
     A failed call is repeated after torch's cache was freed, then on the CPU; from then on the outputs of layers are kept
-    on the CPU. Before a repetition, `discard_sample` is called, to discard what observers saw of the failed call.
+    on the CPU. Before a repetition, `discard_sample` is called, to discard the observations of the failed call.
     """
 
     def __init__(self, layers: Sequence[nn.Module], device: torch.device) -> None:

@@ -23,7 +23,7 @@ _KEY = "tree"
 def write_tree(file: Path, tree: Any) -> None:
     """Write a tree of dicts with text keys, lists, tuples, tensors and plain values; the file appears when it is complete.
 
-    A tensor's name tells its place in the tree. The tree repeats the tensor's dtype and shape, to detect a damaged
+    A tensor's name contains its place in the tree. The tree repeats the tensor's dtype and shape, to detect a damaged
     header. Raises TypeError for a value of another kind, and names its place.
     """
     tensors: dict[str, Tensor] = {}

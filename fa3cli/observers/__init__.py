@@ -1,8 +1,8 @@
 """Collects statistics of tensors that flow through a model.
 
-An observer is an immutable value: `updated(values)` returns the observer after one more sample, so that linears with the
-same input can share it. `tokens` counts the observed tokens. Observers of improved numerics give the same bits for every
-order and split of the samples, and `merged(*others)` joins them; those of the reference are `InOrder`. An observer stays
+An observer is an immutable value: `updated(values)` returns the observer after one more sample, so that linears with
+the same input can share it. `tokens` counts the observed tokens. Observers of improved numerics give the same bits for
+every order and split of the samples, and `merged(*others)` joins them; the reference's are `InOrder`. An observer stays
 on the device of its first sample; later samples may be on another device, after a layer had to run on the CPU.
 """
 

@@ -55,9 +55,9 @@ def patch(
 
     The index is config.json (its auto_map), or model_index.json of a pipeline.
 
-    `attention` names the classes to patch (none: all that build the architecture), `modeling` a modeling file to use
-    instead of the installed library's, `output` a folder to create while this one stays unchanged, `quantizer` the
-    package to import FAQuantizer from (fa3cli or msmodelslim), `rules` a folder with the user's own rules. `force`
+    `attention` names the classes to patch (none: all that build the architecture). `modeling` is a modeling file to use
+    instead of the installed library's. `output` is a folder to create; then this one stays unchanged. `quantizer` is
+    the package to import FAQuantizer from (fa3cli or msmodelslim), `rules` a folder with the user's own rules. `force`
     replaces a patch that was changed by hand.
     """
     options = Options(tuple(attention), _absolute(modeling), quantizer, _absolute(rules))

@@ -33,9 +33,9 @@ class PatchedFile:
 class PatchResult:
     """The result of a patch that was written, or (from `plan`) that would be written.
 
-    `state` is would-patch, stale (would replace an older patch, for the `reason`), edited (would replace one changed
-    by hand, with force), already-patched, or patched (written now). `index` is the document that names the files, or
-    None. The sources belong to a `library` in some `version`.
+    `state` is would-patch, stale (would replace an older patch; `reason` says why), edited (would replace a patch
+    changed by hand, with force), already-patched, or patched (written now). `index` is the document that names the
+    files, or None. The sources belong to a `library` in some `version`.
     """
 
     state: str

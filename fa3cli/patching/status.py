@@ -20,7 +20,7 @@ class PatchStatus:
     """The state of a folder's patch.
 
     `state` is unpatched, hand-patched (after the guide), patched, stale (made from another source or by older rules),
-    edited (changed since) or foreign (not fa3's), with the `reason`. `reproducible` means that patching the *installed*
+    edited (changed since) or foreign (not fa3's); `reason` says why. `reproducible` means that patching the *installed*
     library's source again gives exactly the bytes of `module`, and that the index names no other code of the folder;
     if a patched folder is not reproducible, `reason` says why. `code` maps each module's path in the folder to the
     verified text: the text that patching again gives, not read from the folder. It is empty unless `reproducible`.

@@ -45,7 +45,7 @@ class TransformerJob(Job):
         return ("diffusers",)
 
     def sample_identity(self) -> dict[str, Any]:
-        """Return what the pipeline's float sampling run depends on, apart from this transformer."""
+        """Return all inputs of the pipeline's float sampling run except this transformer."""
         sampling = asdict(self.sampling)
         return {
             "calibration": sha256_of(*sampling.pop("prompts")),

@@ -16,8 +16,8 @@ _HINT = 'a line holds one prompt; in a .jsonl file it is {"prompt": "..."}'
 def read_prompts(file: Path) -> tuple[str, ...]:
     """Return the prompts of a file in order, without blank lines.
 
-    Raises InvalidInputError, with the number of a bad line, for a file that cannot be read or decoded, a file without
-    prompts, a .json file, and a .jsonl file with a line that is not an object with the text "prompt".
+    Raises InvalidInputError for a file that cannot be read or decoded, a file without prompts, and a .json file. In a
+    .jsonl file, each line must be an object with the text "prompt"; the error has the number of a bad line.
     """
     if file.suffix.lower() == ".json":
         raise InvalidInputError(f"{file}: expected text, one prompt per line, or .jsonl", hint=_HINT)

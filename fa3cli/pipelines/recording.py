@@ -57,8 +57,8 @@ class RecordedSample:
 def recorded_steps(prompts: int, steps: int, count: int | None) -> frozenset[tuple[int, int]]:
     """Return the pairs of prompt and step to record: all pairs without a `count`, else at most `count`.
 
-    The numbers of pairs per prompt differ by at most one; so do those per step if `count` is at least `steps`. Otherwise
-    the steps are spread evenly from the first to the last. The first step of the first prompt is always included.
+    The numbers of pairs per prompt differ by at most one, and the numbers per step, too, if `count` >= `steps`.
+    Otherwise the steps are spread evenly from first to last. The first step of the first prompt is always included.
     """
     count = prompts * steps if count is None else min(count, prompts * steps)
     if count < steps:

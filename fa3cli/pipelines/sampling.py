@@ -77,7 +77,7 @@ def sample(pipeline: Any, sampling: Sampling, number: int, *, output_type: str =
 
 
 def require_valid(sampling: Sampling) -> None:
-    """Raise UsageError if torch cannot take the seed of some prompt, or if the guidance is not finite."""
+    """Raise UsageError if torch does not accept the seed of a prompt, or if the guidance is not finite."""
     seed, highest = sampling.seed, 2**63 - 1 - len(sampling.prompts)
     if not 0 <= seed <= highest:
         raise UsageError(f"seed (--seed) {seed}: expected 0 to {highest}")

@@ -26,8 +26,8 @@ class StepRecorder:
 
     With `kept`, only the calls of that component are written. A step ends when the scheduler is called. `begins` is called
     at the start of each step. After the last step that has a file, the sampling and the block end. Raises UnsupportedError
-    for an argument that cannot be written, for a step that calls two transformers, and for a scheduler that makes another
-    number of steps than `steps`.
+    for an argument that cannot be written, a step that calls two transformers, and a scheduler whose number of steps is
+    not `steps`.
     """
 
     def __init__(

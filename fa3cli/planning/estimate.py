@@ -109,7 +109,7 @@ def _trial(job: Job) -> tuple[Job, SyntheticWeights]:
 
 
 def _sample(job: Job) -> Sample:
-    """Return a sample of the mean length, or shorter if a large layer would take too long for that."""
+    """Return a sample of the mean length, or a shorter sample if a large layer would take too long."""
     mean = sum(sample.tokens for sample in job.samples) // len(job.samples)
     affordable = _WORK * job.model.dtype.itemsize // job.model.layer_bytes
     tokens = max(1, min(mean, _TOKENS, affordable))

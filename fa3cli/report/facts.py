@@ -70,7 +70,7 @@ class LayerFacts:
     fa_score: float | None
     """fa_amp's score: the layers with the lowest scores stay float."""
     error: float | None
-    """||quantized - float|| / ||what the layer adds to the hidden states||, of this layer alone."""
+    """||quantized - float|| / ||change of the hidden states by the layer||, of this layer alone."""
     accumulated_error: float | None
     """Relative error of the hidden states after this layer, caused by all layers so far."""
     timesteps: tuple[TimestepPeaks, ...]
@@ -147,7 +147,7 @@ class Facts:
     warnings: tuple[str, ...]
     """Warnings of the run."""
     remarks: tuple[str, ...]
-    """Sentences about what could not be read or is not known."""
+    """Sentences about facts that could not be read or are not known."""
 
     @property
     def part(self) -> str:

@@ -41,9 +41,9 @@ class HeatMap:
 
     role: str
     part: str
-    """What a row stands for: layer or block."""
+    """The unit of a row: layer or block."""
     column: str
-    """What a column stands for: head or timestep."""
+    """The unit of a column: head or timestep."""
     columns: int
     groups: tuple[tuple[str, int], ...]
     """Heading and width of each group of columns."""
@@ -115,7 +115,7 @@ def _row(where: str, label: str, scales: HeadScales, span: LogRange | None) -> R
 
 
 def _extremes(found: list[HeadScales], names: dict[str, str], part: str) -> str:
-    """Return a sentence that tells where the smallest and the largest scale are."""
+    """Return a sentence that says where the smallest and the largest scale are."""
     values = [
         (value, names.get(scales.layer, scales.layer), head)
         for scales in found

@@ -18,8 +18,8 @@ def gather_layers(
 ) -> tuple[LayerFacts, ...]:
     """Return the facts of each layer; where tensors and report differ, the tensors decide what is quantized.
 
-    If the report lists layers, only those count, in its order: a text refiner has blocks with similar names, and two
-    kinds of blocks do not run in the order of their names.
+    If the report lists layers, only its layers count, in its order: a text refiner has blocks with similar names, and
+    two kinds of blocks do not run in the order of their names.
     """
     quantized, left_float = _by_layer(matrices.quantized), _by_layer(matrices.left_float)
     roles: dict[str, set[str]] = defaultdict(set)

@@ -46,8 +46,8 @@ def page(facts: Facts) -> str:
 def write_page(facts: Facts, file: Path) -> None:
     """Write the page to a file atomically; an older page is replaced.
 
-    Raises InvalidInputError if the file's folder is missing or the file is a folder, ConflictError if the file exists
-    and is not a page of fa3 report.
+    Raises InvalidInputError if the file's folder is missing or the file is a folder. Raises ConflictError if the file
+    exists and is not a page of fa3 report.
     """
     if not file.parent.is_dir():
         raise InvalidInputError(

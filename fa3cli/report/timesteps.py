@@ -103,7 +103,7 @@ def _heading(timesteps: Sequence[float]) -> str:
 
 
 def _extremes(part: str, spreads: dict[str, Spread]) -> str:
-    """Return a sentence that tells which block's peaks have the largest ratio."""
+    """Return a sentence that says which block's peaks have the largest ratio."""
     label, widest = max(spreads.items(), key=lambda item: item[1].ratio)
     return (
         f"Largest ratio in {part} {label}: up to {significant(widest.largest)} at timestep "

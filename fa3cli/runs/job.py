@@ -88,7 +88,7 @@ class Job:
         return self
 
     def sample_identity(self) -> dict[str, Any]:
-        """Return what the samples depend on, as json; the identity of a run contains it."""
+        """Return all inputs of the samples, as json; the identity of a run contains them."""
         return {"calibration": sha256_of(*(part for sample in self.samples for part in _parts(sample)))}
 
     @property

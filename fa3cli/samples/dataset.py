@@ -77,9 +77,9 @@ def read_samples(
 ) -> list[Sample]:
     """Read the first `count` lines of a jsonl file as token ids, with the tokenizer of `folder` where needed.
 
-    Each sample is cut to `max_length` tokens. Raises InvalidInputError with the line's number for a broken or
-    empty line, a token outside the vocabulary, or a sample longer than `longest`, the model's positions.
-    With `estimate`, the folder may lack a tokenizer.
+    Each sample is cut to `max_length` tokens. With `estimate`, the folder may lack a tokenizer. Raises
+    InvalidInputError with the line's number for a broken or empty line, a token outside the vocabulary, or a sample
+    longer than `longest`, the model's positions.
     """
     samples = []
     estimate = estimate and not has_tokenizer(folder)

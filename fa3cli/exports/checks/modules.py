@@ -83,6 +83,6 @@ def owner(name: str) -> str:
 
 
 def _owners(contents: Contents, wanted: Callable[[str], bool]) -> list[str]:
-    # The description is in module order; a set would give the findings a random order.
+    # The description is in module order; a set would put the findings in a random order.
     names = list(contents.description) + [name for name in contents.tensors if name not in contents.description]
     return list(dict.fromkeys(owner(name) for name in names if wanted(name)))

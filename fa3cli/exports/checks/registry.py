@@ -1,4 +1,4 @@
-"""Defines what a check is, and registers all checks in `CHECKS`."""
+"""Defines checks, and registers them in `CHECKS`."""
 
 from __future__ import annotations
 

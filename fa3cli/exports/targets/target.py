@@ -1,4 +1,4 @@
-"""Defines what a target is: its tensor names, its documents, and the exports that its engine cannot load."""
+"""Defines targets: the tensor names and documents of an export for an engine."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Written:
 class Target(ABC):
     """The form of an export for one engine, or for several with the same form.
 
-    `linear_tensors` are the stored tensors of a quantized linear, `attention_tensors` those that FA3 adds to an
-    attention module, `norm_tensors` those of a norm that AntiOutlier changed.
+    `linear_tensors` are the stored tensors of a quantized linear. `attention_tensors` are the tensors that FA3 adds to
+    an attention module. `norm_tensors` are the tensors of a norm that AntiOutlier changed.
     """
 
     name: ClassVar[str]

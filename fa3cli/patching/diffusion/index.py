@@ -32,8 +32,8 @@ class Component:
 def components(index: Config) -> list[Component]:
     """Return the components that model_index.json names, in its order, without omitted ones (null).
 
-    Raises InvalidInputError for a key that is the name of a folder but has another kind of value, and for a component
-    whose name cannot be the name of a folder.
+    Raises InvalidInputError if a key is the name of a folder, but its value is of another kind. Also raises it if a
+    component's name cannot be the name of a folder.
     """
     class_name, found = index.data.get("_class_name"), []
     names = class_name if isinstance(class_name, list) and len(class_name) == 2 else [class_name]

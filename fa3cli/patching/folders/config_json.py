@@ -79,7 +79,7 @@ class Config:
 
     @property
     def causal_lm(self) -> CustomClass | None:
-        """The class that auto_map gives to AutoModelForCausalLM; None without an entry (some tools write null)."""
+        """The class that auto_map names for AutoModelForCausalLM; None without an entry (some tools write null)."""
         entry = self.auto_map.get(CAUSAL_LM)
         if entry is None:
             return None
@@ -115,10 +115,10 @@ def read_config(path: Path, text: str | None = None) -> Config:
 
 def require_types(config: Config) -> None:
     """Raise InvalidInputError for a key of a model's config.json whose value has the wrong type."""
-    for key, (kind, what) in _TYPES.items():
+    for key, (kind, expected) in _TYPES.items():
         found = config.data.get(key)
         if found is not None and not isinstance(found, kind):
-            raise InvalidInputError(f"{config.path}: {key} is {_brief(found)}, expected {what}")
+            raise InvalidInputError(f"{config.path}: {key} is {_brief(found)}, expected {expected}")
     for key, entry in config.auto_map.items():
         for name in entry if isinstance(entry, list) else [entry]:
             if name is not None and not isinstance(name, str):

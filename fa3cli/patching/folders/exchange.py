@@ -87,7 +87,7 @@ def _put(path: Path, entry: Entry) -> None:
 
 
 def _entries(folder: Path, names: Iterable[str]) -> dict[str, Entry]:
-    """Read the entries at some paths; omit what is neither a file nor a link, as it can't be restored."""
+    """Read the entries at some paths; omit entries that are neither files nor links, as they cannot be restored."""
     found = {}
     for name in names:
         with suppress(OSError):

@@ -193,7 +193,7 @@ def _current_form(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _exists_as(path: Path, right: Callable[[int], bool], what: str) -> bool:
+def _exists_as(path: Path, right: Callable[[int], bool], kind: str) -> bool:
     """Tell whether a path exists as the file or folder that fa3 creates there; ConflictError if it is anything else."""
     try:
         # lstat: a link in this place could lead to a file of the user.
@@ -203,7 +203,7 @@ def _exists_as(path: Path, right: Callable[[int], bool], what: str) -> bool:
     if not right(mode):
         found = f"a link to {os.readlink(path)}" if stat.S_ISLNK(mode) else "something else"
         raise ConflictError(
-            f"{path} is {found}, expected a {what} that fa3 created: fa3 does not read or write there",
+            f"{path} is {found}, expected a {kind} that fa3 created: fa3 does not read or write there",
             hint="move it elsewhere, then run the command again",
         )
     return True

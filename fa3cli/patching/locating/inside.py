@@ -1,7 +1,7 @@
-"""Finds the operand expressions of attention that the calls can be written around.
+"""Finds the operand expressions of attention around which the calls can be written.
 
-This is needed where no statement below which the calls could go is correct: other code reads the states too (relative
-positions, a tuple kept as cache), or the states have an axis of heads only in the middle of an expression
+This is needed where the calls can stand below no statement. Either other code reads the states too (relative
+positions, a tuple kept as cache). Or the states have an axis of heads only in the middle of an expression
 (`self._shape(q, length, batch).view(*flat)`).
 """
 
@@ -33,7 +33,7 @@ __all__ = ["locate_inside"]
 def locate_inside(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Site:
     """Return the expressions of q, k and v that only the cores read, or raise with the reason."""
     calls: list[tuple[str, ast.expr]] = []
-    # Two branches that each compute the softmax of the same products give two cores with the same operands.
+    # Two branches that each compute the softmax of the same products are two cores with the same operands.
     cores = list({tuple(map(id, core.operands.values())): core for core in cores}.values())
     for core in cores:
         paths = {role: statements_on_path(function.body, core.statements[role]) for role in ROLES}

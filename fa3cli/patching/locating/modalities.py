@@ -1,4 +1,4 @@
-"""Finds the classes of a model's language part: those not built from a vision or audio configuration."""
+"""Finds the classes of a model's language part, which are not built from a vision or audio configuration."""
 
 from __future__ import annotations
 

@@ -34,9 +34,9 @@ def repeated_state(expression: ast.expr) -> ast.expr | None:
 def may_repeat_heads(value: ast.AST, cached: Collection[str] = (), own: Collection[str] = ()) -> bool:
     """Tell whether an expression repeats heads, or may repeat them where fa3 cannot see it.
 
-    The latter are functions of other files that take a `cached` state, and functions of this file that repeat anything
-    and whose result is assigned to the variable of an argument (`own`). Latent attention repeats a part of its keys, so
-    a repeated tensor that is concatenated with another one does not count.
+    Calls that may repeat heads: functions of other files, on a `cached` state; functions of this file that repeat
+    anything, if the result is assigned to the variable of an argument (`own`). Latent attention repeats a part of its
+    keys, so a repeated tensor that is concatenated with another one does not count.
     """
     if isinstance(value, ast.Call):
         if callee(value) in _JOINS and repeated_state(value) is None:

@@ -37,7 +37,7 @@ class Step:
 
 
 def view_of(expression: ast.expr, axes: str | None) -> View | None:
-    """Find the variable that `expression`, whose result has `axes`, is a view of; None if it computes anything else."""
+    """Find the variable of which `expression`, with the axes `axes`, is a view; None if it computes anything else."""
     chain = steps(expression, axes)
     last = chain[-1]
     if not isinstance(last.expression, ast.Name):

@@ -27,7 +27,7 @@ def checked_rules(folder: str | Path | None) -> Rules:
 
 
 def check_examples(rule: Rule) -> None:
-    """Patch every example with this rule alone; InvalidInputError shows a different result."""
+    """Patch every example with only this rule; InvalidInputError shows a different result."""
     for number, example in enumerate(rule.example, 1):
         if wrong := _example_problem(rule, example, f"{rule.file}: example {number}"):
             raise InvalidInputError(f"{rule.file}: example {number} {wrong}")

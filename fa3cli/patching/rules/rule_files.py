@@ -32,8 +32,8 @@ def load_rules(folder: str | Path | None = None) -> Rules:
         return Rules(shipped_rules())
     files = sorted(Path(folder).glob("*.toml"))
     if not files:
-        what = "holds no rule (*.toml)" if Path(folder).is_dir() else "is not a folder"
-        raise InvalidInputError(f"--rules {folder} {what}", hint=_HINT)
+        problem = "holds no rule (*.toml)" if Path(folder).is_dir() else "is not a folder"
+        raise InvalidInputError(f"--rules {folder} {problem}", hint=_HINT)
     return Rules(shipped_rules(), tuple(map(read_rule, files)))
 
 
