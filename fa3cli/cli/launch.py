@@ -107,14 +107,14 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
     if not failed:
         return 0
     # When a rank dies, its peers fail too and may end first: prefer a rank with another exit code than theirs.
-    lost = MissingCapabilityError.exit_code
-    cause = next((number for number in failed if ranks[number].returncode != lost), failed[0])
+    peer_lost = MissingCapabilityError.exit_code
+    cause = next((number for number in failed if ranks[number].returncode != peer_lost), failed[0])
     code = ranks[cause].returncode
     if code == -signal.SIGINT:
         return 130
     if code < 0:
         note(f"rank {cause} was killed by {signal.Signals(-code).name}; the same command resumes the run")
-        return lost
+        return peer_lost
     return code
 
 

@@ -136,8 +136,8 @@ def _show_classes(classes: tuple[AttentionClass, ...], json: bool) -> None:
 
 
 def _place(found: AttentionClass) -> str:
-    there = f" of {Path(found.file).name}" if found.file else ""
-    return f"{'from' if found.inside else 'below'} line {found.place}{there}"
+    file_text = f" of {Path(found.file).name}" if found.file else ""
+    return f"{'from' if found.inside else 'below'} line {found.place}{file_text}"
 
 
 def _check(make_plan: Callable[[], PatchPlan], json: bool) -> None:

@@ -71,8 +71,8 @@ def verify_export(folder: Path, targets: Sequence[str] = ()) -> VerificationRepo
     results: list[CheckResult] = []
     findings: list[Finding] = []
     for contents in [open_contents(folder, target) for target in chosen]:
-        ran, found = _run_all(contents)
-        results += ran
+        done, found = _run_all(contents)
+        results += done
         # Escaped only now: checks compare the subjects of earlier findings with the unescaped names.
         findings += map(_printable_finding, found)
     errors = any(finding.severity == "error" for finding in findings)
@@ -110,9 +110,9 @@ def _run(check: Check, contents: Contents, findings: list[Finding]) -> CheckResu
         subjects = {finding.subject for finding in findings if _stops(finding, check)}
         enclosing = {part for subject in subjects for part in modules_around(subject)}
         # Skip modules that contain a broken tensor, and tensors of a broken module.
-        sound = [item for item in items if item not in enclosing and subjects.isdisjoint(modules_around(item))]
-        checked, skipped = len(sound), len(items) - len(sound)
-        remarks = [remark for item in sound for remark in check.run(contents, item)]
+        usable = [item for item in items if item not in enclosing and subjects.isdisjoint(modules_around(item))]
+        checked, skipped = len(usable), len(items) - len(usable)
+        remarks = [remark for item in usable for remark in check.run(contents, item)]
     findings += [Finding(target, check.name, remark.severity, remark.subject, remark.message) for remark in remarks]
     status: Status = "found" if len(findings) > before else "not run" if skipped and not checked else "passed"
     return CheckResult(target, check.name, check.reason, status, checked, skipped, ())

@@ -83,7 +83,7 @@ class PatchAttention(cst.CSTTransformer):
             # libcst keeps the line ends inside multi-line strings, so these must be the file's before parsing.
             end = cst.parse_module(place.text.replace("\n", original.default_newline))
             first, *rest = end.body
-            # libcst puts comments before the first statement into the header, comments after the last one into the footer.
+            # libcst puts comments before the first statement into the header, those after the last one into the footer.
             first = first.with_changes(leading_lines=[*updated.footer, *end.header, *first.leading_lines])
             body = [*updated.body, first, *rest]
             updated = updated.with_changes(body=body, footer=end.footer, has_trailing_newline=True)

@@ -172,9 +172,9 @@ def _refuse_other_files(target: Path, disk: Disk | None, files: Sequence[FileCha
     """Refuse to overwrite a file that fa3 did not write, or to write to the target of a link."""
     if disk is not None:
         refuse_links(target, files)
-    ours = disk.modules if disk else ()
+    own_files = disk.modules if disk else ()
     for file in files:
-        if file.module not in ours and os.path.lexists(target / file.module):
+        if file.module not in own_files and os.path.lexists(target / file.module):
             raise ConflictError(f"{target / file.module} exists, and there is no {RECEIPT} of fa3")
 
 

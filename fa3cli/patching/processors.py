@@ -70,13 +70,13 @@ def attach_to_modules(
     for name in [name for name in graph.classes if name in reachable]:
         rule = rules.get(name)
         for function, call in _module_calls(graph.classes[name], graph, own):
-            makers = _processors(function, call)
+            classes = _processors(function, call)
             if rule is not None and rule.idle:
-                if makers & set(patched):
+                if classes & set(patched):
                     problem = "is marked idle, but it shares a processor with other modules"
                     raise source.refuse(call, f"{rule.file}: {name} {problem}")
                 continue
-            _check_processors(source, graph, call, makers, patched, own)
+            _check_processors(source, graph, call, classes, patched, own)
             if callee(call) in own:
                 made.append(callee(call))
             else:
@@ -130,12 +130,12 @@ def _processors(function: ast.FunctionDef, call: ast.Call) -> set[str]:
 
 
 def _check_processors(
-    source: Source, graph: ClassGraph, call: ast.Call, makers: set[str], patched: Collection[str], own: Collection[str]
+    source: Source, graph: ClassGraph, call: ast.Call, classes: set[str], patched: Collection[str], own: Collection[str]
 ) -> None:
     module = callee(call)
-    if not makers and module not in own:
+    if not classes and module not in own:
         raise source.refuse(call, f"{module} is made with the default processor, whose attention is in another file")
-    for name in sorted(makers):
+    for name in sorted(classes):
         through = graph.references.get(name, set()) if name in graph.classes else set()
         if name not in patched and not through & set(patched):
             raise source.refuse(call, f"{module} is made with {name}, which can't be patched here")

@@ -49,26 +49,26 @@ def status(folder: str | Path) -> PatchStatus:
     module, class_name = form.loaded(disk.index) or (None, None)
     if disk.receipt and module is None:
         module = disk.receipt.modules[0]
-    judged = PatchStatus("stale", False, folder / module if module else None, class_name)
+    default = PatchStatus("stale", False, folder / module if module else None, class_name)
     if disk.edited or disk.foreign:
         state = "edited" if disk.edited else "foreign"
-        return replace(judged, state=state, reason=disk.edited or disk.foreign)
+        return replace(default, state=state, reason=disk.edited or disk.foreign)
     if disk.receipt is None:
         by_hand = form.hand_made(disk.index)
         reason = "patched by hand, and fa3 runs only its own patches" if by_hand else None
-        return replace(judged, state="hand-patched" if by_hand else "unpatched", reason=reason)
+        return replace(default, state="hand-patched" if by_hand else "unpatched", reason=reason)
     if reason := disk.receipt.options.unverifiable(form.library):
-        return replace(judged, state="patched" if disk.is_whole else "stale", reason=reason)
+        return replace(default, state="patched" if disk.is_whole else "stale", reason=reason)
     try:
         made = plan(folder, attention=disk.receipt.options.attention)
     except MissingCapabilityError:
         raise
     except Fa3Error as error:
-        return replace(judged, reason=str(error))
+        return replace(default, reason=str(error))
     reason = made.result.reason or _folder_code(form, disk, made.result)
     attention = (found.name for file in made.result.files for found in file.attention)
     return replace(
-        judged,
+        default,
         state="patched" if made.result.state == "already-patched" else "stale",
         reproducible=reason is None,
         class_name=made.result.files[0].class_name,

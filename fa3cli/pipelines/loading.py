@@ -50,10 +50,10 @@ def from_folder(
         try:
             return pipeline_class.from_pretrained(linked, **options)  # type: ignore[no-untyped-call]  # diffusers' has no types
         except Exception as error:  # the parts' own code may raise any error for a bad file
-            said = " ".join(str(error).replace(str(linked), str(folder)).split())
+            message = " ".join(str(error).replace(str(linked), str(folder)).split())
             raise InvalidInputError(
                 f"{folder}: diffusers {diffusers.__version__} cannot load the pipeline "
-                f"({type(error).__name__}: {said[:300]})"
+                f"({type(error).__name__}: {message[:300]})"
             ) from error
 
 

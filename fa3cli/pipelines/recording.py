@@ -92,12 +92,12 @@ def record(
     for prompt, step in sorted(recorded_steps(len(sampling.prompts), steps, sampling.max_records)):
         files.setdefault(prompt, {})[step] = folder / f"record-{prompt:05d}-{step:05d}.safetensors"
     # A prompt that lacks a record starts at its first step: a sampling cannot be resumed in the middle.
-    todo = [prompt for prompt, wanted in files.items() if not all(map(Path.is_file, wanted.values()))]
+    todo = [prompt for prompt, step_files in files.items() if not all(map(Path.is_file, step_files.values()))]
     if not todo:
         return
     folder.mkdir(parents=True, exist_ok=True)
     # max + 1: a prompt is sampled up to its last recorded step, and no further.
-    ticks = Ticks(len(files), sum(max(wanted) + 1 for wanted in files.values()), report, unit="prompt")
+    ticks = Ticks(len(files), sum(max(step_files) + 1 for step_files in files.values()), report, unit="prompt")
     for prompt in files.keys() - set(todo):
         ticks.skip_layer(max(files[prompt]) + 1)
     with ExitStack() as stack:
@@ -136,8 +136,8 @@ def read_records(folder: Path) -> dict[str, list[RecordedSample]]:
         held = read_tree(file)
         origin = f"prompt {int(found[1]) + 1}, step {int(found[2]) + 1}"
         for number, call in enumerate(held["calls"]):
-            which = f", call {number + 1}" if len(held["calls"]) > 1 else ""
+            call_text = f", call {number + 1}" if len(held["calls"]) > 1 else ""
             samples.setdefault(held["component"], []).append(
-                RecordedSample(f"{origin}{which}", file, number, call["timestep"])
+                RecordedSample(f"{origin}{call_text}", file, number, call["timestep"])
             )
     return samples

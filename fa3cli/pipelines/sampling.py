@@ -91,15 +91,15 @@ def require_accepted(pipeline_class: type, sampling: Sampling) -> None:
     Raises UsageError for values that no pipeline accepts.
     """
     require_valid(sampling)
-    taken = _parameters(pipeline_class)
+    parameters = _parameters(pipeline_class)
     given = ["prompt", *sampling.arguments, "generator", "output_type", "return_dict"]
     for name in given:
-        if name not in taken:
+        if name not in parameters:
             raise UnsupportedError(
                 f"{pipeline_class.__name__} takes no {name}",
-                hint=f"supported arguments: {', '.join(name for name in _ARGUMENTS.values() if name in taken)}",
+                hint=f"supported arguments: {', '.join(name for name in _ARGUMENTS.values() if name in parameters)}",
             )
-    for name, parameter in taken.items():
+    for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in given:
             raise UnsupportedError(
                 f"{pipeline_class.__name__} also requires {name}",

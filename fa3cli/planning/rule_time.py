@@ -43,15 +43,15 @@ class _Search:
 
     @classmethod
     def of(cls, model: LayeredModel, group: Group, rule: Rule, dtype: torch.dtype) -> _Search:
-        whole = [model.tensor(f"{name}.weight").detach() for name in group.linears]
-        rows = math.gcd(*map(len, whole))
-        wanted = sum(weight.numel() for weight in whole) // _WEIGHTS
+        full_weights = [model.tensor(f"{name}.weight").detach() for name in group.linears]
+        rows = math.gcd(*map(len, full_weights))
+        wanted = sum(weight.numel() for weight in full_weights) // _WEIGHTS
         # A power of 2 that divides the number of rows of all weights: rules may split the rows into heads.
         share = min(1 << max(wanted, 1).bit_length() - 1, rows & -rows)
-        weights = [weight[::share].to(dtype).contiguous() for weight in whole]
+        weights = [weight[::share].to(dtype).contiguous() for weight in full_weights]
         biases = [None if bias is None else bias[::share].to(dtype) for bias in map(model.bias, group.linears)]
-        nothing_seen = ChannelStatistics(keep=1)
-        return cls(rule, GroupData(nothing_seen, weights, biases, *shared_heads(model, group)), share)
+        no_samples = ChannelStatistics(keep=1)
+        return cls(rule, GroupData(no_samples, weights, biases, *shared_heads(model, group)), share)
 
     def seconds(self, tokens: int) -> float:
         """Return the seconds of the whole search with that many tokens; above a few tokens, the time grows linearly."""

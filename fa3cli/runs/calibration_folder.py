@@ -76,7 +76,7 @@ class CalibrationWriter:
         """Do nothing, and return no warnings."""
         return {}
 
-    def close(self, layers: Sequence[LayerParameters], fallen: Collection[str]) -> None:
+    def close(self, layers: Sequence[LayerParameters], float_attentions: Collection[str]) -> None:
         """Write all layers."""
         if self._ranks.leads:
             tree = [{field.name: getattr(layer, field.name) for field in fields(layer)} for layer in layers]
@@ -119,9 +119,9 @@ def require_complete(job: Job, found: Calibration) -> None:
     parts = [*job.model.layers, *job.quantized_head]
     named = [layer.name for layer in found.layers]
     if named != parts:
-        odd = next((name for name in (*parts, *named) if named.count(name) != parts.count(name)), "their order")
+        differing = next((name for name in (*parts, *named) if named.count(name) != parts.count(name)), "their order")
         raise InvalidInputError(
-            f"{found.folder}: its layers are not the model's ({odd})", hint="run fa3 calibrate again"
+            f"{found.folder}: its layers are not the model's ({differing})", hint="run fa3 calibrate again"
         )
     for layer in found.layers:
         wrong = [*(layer.linears.keys() - job.quantized), *(layer.attentions.keys() - job.attentions)]

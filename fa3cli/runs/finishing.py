@@ -33,29 +33,29 @@ def finish(
     """
     scores = {name: score for layer in layers for name, score in layer.scores.items()}
     # After the last layer: fa_amp ranks the scores of all layers.
-    fallen = fall_back_attentions(scores, job.settings.fa_amp)
+    float_attentions = fall_back_attentions(scores, job.settings.fa_amp)
     # On every rank: LayerWriter.close waits for the other ranks.
-    writer.close(layers, fallen)
+    writer.close(layers, float_attentions)
     results = []
     if ranks.leads:
         warnings = [text for layer in layers for text in layer.warnings]
-        made = list(_layer_results(job, layers, fallen))
+        made = list(_layer_results(job, layers, float_attentions))
         results.append(make_result(job, folder.export, time.monotonic() - begin, made, warnings))
         write_reports(job, folder.export, run_identity, results[0])
     return ranks.first(results)[0]
 
 
-def _layer_results(job: Job, layers: Sequence[LayerParameters], fallen: Collection[str]) -> Iterator[LayerResult]:
+def _layer_results(job: Job, layers: Sequence[LayerParameters], float_names: Collection[str]) -> Iterator[LayerResult]:
     for layer in layers:
         linears, attentions = job.model.linears(layer.name), job.model.attentions(layer.name)
-        kept = layer.attentions.keys() - fallen
+        kept = layer.attentions.keys() - float_names
         yield LayerResult(
             name=layer.name,
             quantized=len(layer.linears),
             float_linears=_joined_experts(job, layer)
             | {name: _linear_reason(job, layer, name) for name in linears if name not in layer.linears},
             fa=bool(kept) if attentions else None,
-            fa_reason=_attention_reason(job, attentions, fallen) if attentions and not kept else None,
+            fa_reason=_attention_reason(job, attentions, float_names) if attentions and not kept else None,
             fa_score=min(layer.scores.values(), default=None),
             error=layer.error,
             timesteps=tuple(dict(peaks) for peaks in layer.timesteps),
@@ -77,9 +77,9 @@ def _linear_reason(job: Job, layer: LayerParameters, name: str) -> str:
     return "no calibration sample reached it" if unseen else "disable_level"
 
 
-def _attention_reason(job: Job, attentions: Collection[str], fallen: Collection[str]) -> str:
+def _attention_reason(job: Job, attentions: Collection[str], float_names: Collection[str]) -> str:
     if not job.settings.fa:
         return "fa is off"
-    if set(attentions) & set(fallen):
+    if set(attentions) & set(float_names):
         return "fa_amp"
     return next((job.disabled[name] for name in attentions if name in job.disabled), "no sample used it")

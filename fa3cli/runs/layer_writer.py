@@ -79,8 +79,8 @@ class LayerWriter:
                 export.require_filled()
         return warnings
 
-    def close(self, layers: Sequence[LayerParameters], fallen: Collection[str]) -> None:
-        """Write the FA3 parameters of all attention modules except the `fallen` ones, and all files beside the weights.
+    def close(self, layers: Sequence[LayerParameters], float_attentions: Collection[str]) -> None:
+        """Write the FA3 parameters of all attention modules but `float_attentions`, and all files beside the weights.
 
         The leading rank does this after the other ranks have closed the files.
         """
@@ -93,7 +93,7 @@ class LayerWriter:
             return
         for layer in layers:
             for name, ranges in layer.attentions.items():
-                if name not in fallen:
+                if name not in float_attentions:
                     self._add_attention(name, ranges)
         linears = list(self._model.linears())
         config = exported_config(self._job.config, self._model.dtype)
@@ -113,9 +113,9 @@ class LayerWriter:
         owners = self._owners(names)
         for module, members in groupby(names, key=_module):
             group = list(members)
-            mine = owners[module] == self._ranks.rank and not resumed
+            own = owners[module] == self._ranks.rank and not resumed
             # On the CPU: embedding and head are on a device only while they compute.
-            with self._model.loaded(group, CPU) if mine else nullcontext():
+            with self._model.loaded(group, CPU) if own else nullcontext():
                 for name in group:
                     self._add(name, {}, owners)
 

@@ -40,12 +40,12 @@ class Progress:
 
 def now_and_then(tell: Callable[[Progress], None]) -> Callable[[Progress], None]:
     """Return a report function that calls `tell` after each layer, and every 30 s within a long layer."""
-    layer, told = 0, 0.0
+    layer, last_report = 0, 0.0
 
     def report(at: Progress) -> None:
-        nonlocal layer, told
-        if at.layer > layer or at.seconds > told + _LOG_INTERVAL:
-            layer, told = at.layer, at.seconds
+        nonlocal layer, last_report
+        if at.layer > layer or at.seconds > last_report + _LOG_INTERVAL:
+            layer, last_report = at.layer, at.seconds
             tell(at)
 
     return report

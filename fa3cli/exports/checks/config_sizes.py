@@ -82,8 +82,8 @@ def layer_count(contents: Contents) -> Iterator[Remark]:
     first_missing = next(number for number in count() if number not in found)
     if first_missing < model.layers:
         yield error(f"{stack}.{first_missing}", f"is missing; config.json has {model.layers} layers")
-    if surplus := sorted(number for number in found if number >= model.layers + model.extra_layers):
-        yield error(f"{stack}.{surplus[0]}", f"is an extra layer; config.json has {model.layers} layers")
+    if extra := sorted(number for number in found if number >= model.layers + model.extra_layers):
+        yield error(f"{stack}.{extra[0]}", f"is an extra layer; config.json has {model.layers} layers")
 
 
 @check(

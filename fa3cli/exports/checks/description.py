@@ -110,10 +110,10 @@ def values(contents: Contents, name: str) -> Iterator[Remark]:
 @check("embeddings", "a missing embedding or head has random values", targets=("vllm",), needs=_READ)
 def embeddings(contents: Contents) -> Iterator[Remark]:
     tied = (contents.config.data or {}).get("tie_word_embeddings")
-    for modules, needed in ((_EMBEDDINGS, True), (_HEADS, tied is False)):
+    for modules, required in ((_EMBEDDINGS, True), (_HEADS, tied is False)):
         if _is_causal_lm(contents) and not any(_is_weight(name, modules) for name in contents.tensors):
             message = "is missing" + (", and config.json does not tie it" if modules is _HEADS else "")
-            if needed:
+            if required:
                 yield error(f"{modules[0]}.weight", message)
             elif tied is None:
                 yield warning(f"{modules[0]}.weight", message)

@@ -89,10 +89,10 @@ def index(contents: Contents) -> Iterator[Remark]:
     for shard_file in sorted(listed):
         if not is_file_name(shard_file):
             yield error(file, f"lists {shard_file!r}, expected the name of a file in this folder")
-    twice = _stored_twice(contents)
+    stored_twice = _stored_twice(contents)
     for shard in contents.shards if listed else ():
         if shard.file in listed:
-            yield from _compare(file, shard, listed[shard.file], twice)
+            yield from _compare(file, shard, listed[shard.file], stored_twice)
         else:
             yield error(shard.file, f"is not in {file}, so no loader opens it")
 
@@ -110,11 +110,11 @@ def one_file(contents: Contents) -> Iterator[Remark]:
         yield error(others[0], f"is one of several weight files; expected only {weight_file}")
 
 
-def _compare(index_file: str, shard: Shard, listed: set[str], twice: Container[str]) -> Iterator[Remark]:
+def _compare(index_file: str, shard: Shard, listed: set[str], stored_twice: Container[str]) -> Iterator[Remark]:
     for name in sorted(listed - shard.tensors.keys()):
         yield error(name, f"is not in {shard.file}, where {index_file} lists it")
     for name in sorted(shard.tensors.keys() - listed):
-        if name not in twice:  # an index can name only one of two files
+        if name not in stored_twice:  # an index can name only one of two files
             yield error(name, f"is in {shard.file}, but {index_file} does not list it there")
 
 

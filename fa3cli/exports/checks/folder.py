@@ -18,17 +18,17 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.tx
 
 @check("stale-files", "vLLM drops every weight file that model.safetensors.index.json does not list", targets=LANGUAGE)
 def stale_files(contents: Contents) -> Iterator[Remark]:
-    ours = {shard.file for shard in contents.shards}
+    shard_files = {shard.file for shard in contents.shards}
     patterns = _FLOAT_FILES if contents.target.description_files else _ASCEND_FILES
     owner = "the float model" if contents.target.description_files else "an export for Ascend"
     for path in _entries(contents):
         if any(fnmatch(path.name, pattern) for pattern in patterns):
             yield error(path.name, f"belongs to {owner}; move it out of the export")
-        elif path.suffix == ".safetensors" and path.name not in ours:
+        elif path.suffix == ".safetensors" and path.name not in shard_files:
             # MindIE opens every .safetensors file; vLLM the files in the index, or without one every file.
-            reads_it = ("mindie", "vllm") if contents.index.raw is None else ("mindie",)
+            readers = ("mindie", "vllm") if contents.index.raw is None else ("mindie",)
             message = "is not part of the export, but MindIE, and vLLM without an index, read every .safetensors"
-            yield error_for(reads_it, contents, path.name, message)
+            yield error_for(readers, contents, path.name, message)
 
 
 @check("unfinished", "a file left by a stopped run or copy may be incomplete", targets=ALL)

@@ -56,9 +56,9 @@ def build(library: Diffusers, origin: Origin, options: Options) -> Build:
     source = parse(read_source(origin.path), str(origin.path))
     if origin.package == PACKAGE:
         refuse_attention_elsewhere(library, source, origin.class_name)
-    taken = _with_copied_classes(library, origin, source)
+    copied = _with_copied_classes(library, origin, source)
     patched = patch_source(
-        taken.text,
+        copied.text,
         name=source.name,
         package=origin.package,
         architecture=origin.class_name,
@@ -67,16 +67,16 @@ def build(library: Diffusers, origin: Origin, options: Options) -> Build:
         rules=checked_rules(options.rules),
         config=origin.config,
     )
-    attention = tuple(_in_its_file(attention_class, taken) for attention_class in patched.attention)
+    attention = tuple(_in_its_file(attention_class, copied) for attention_class in patched.attention)
     return Build(origin, source.text, replace(patched, source=source.text, attention=attention))
 
 
 def attention_classes_of(library: Diffusers, origin: Origin, rules: str | Path | None) -> tuple[AttentionClass, ...]:
     """List every attention class of a file, patchable or not, including classes that are copied from other files."""
     source = parse(read_source(origin.path), str(origin.path))
-    taken = _with_copied_classes(library, origin, source)
-    classes = list_source(taken.text, name=source.name, rules=checked_rules(rules), config=origin.config)
-    return tuple(_in_its_file(found, taken) for found in classes)
+    copied = _with_copied_classes(library, origin, source)
+    classes = list_source(copied.text, name=source.name, rules=checked_rules(rules), config=origin.config)
+    return tuple(_in_its_file(found, copied) for found in classes)
 
 
 def _transformers(library: Diffusers, folder: Path, index: Config) -> list[Component]:
@@ -103,11 +103,11 @@ def _with_copied_classes(library: Diffusers, origin: Origin, source: Source) -> 
     return vendor(source, library, f"{PACKAGE}.{origin.path.stem}")
 
 
-def _in_its_file(found: AttentionClass, taken: Vendored) -> AttentionClass:
+def _in_its_file(found: AttentionClass, copied: Vendored) -> AttentionClass:
     """Return a copied class with the path and the line numbers of the file that it was copied from."""
-    if found.name not in taken.places:
+    if found.name not in copied.places:
         return found
-    path, shift = taken.places[found.name]
+    path, shift = copied.places[found.name]
     return replace(found, file=str(path), line=found.line + shift, place=found.place and found.place + shift)
 
 

@@ -37,7 +37,7 @@ class Vendored:
 def vendor(source: Source, library: Diffusers, module: str) -> Vendored:
     """Copy the processors that a transformer's file, `module`, creates but does not define."""
     target = Module(module, source, ClassGraph(source))
-    taken: dict[str, Module] = {}
+    copied: dict[str, Module] = {}
     passed: list[Passed] = []
     read = cache(read_module)
     for node, alias, home in _imported(source, target.package):
@@ -47,12 +47,12 @@ def vendor(source: Source, library: Diffusers, module: str) -> Vendored:
         if found and _computes_attention(found.graph, alias.name):
             if alias.asname:
                 raise source.refuse(node, f"imports {alias.name} under another name, {alias.asname}")
-            taken |= dict.fromkeys(_with_bases(found.graph, alias.name), found)
+            copied |= dict.fromkeys(_with_bases(found.graph, alias.name), found)
             passed += _remove_local_import(source, node)
-    if not taken:
+    if not copied:
         return Vendored(source.text)
-    _refuse_early_uses(source, taken)
-    return _append_classes(library, target, taken, passed)
+    _refuse_early_uses(source, copied)
+    return _append_classes(library, target, copied, passed)
 
 
 def _imported(source: Source, package: str) -> Iterator[tuple[ast.ImportFrom, ast.alias, str]]:
@@ -82,26 +82,26 @@ def _remove_local_import(source: Source, node: ast.ImportFrom) -> list[Passed]:
     return [Passed(node)]
 
 
-def _refuse_early_uses(source: Source, taken: dict[str, Module]) -> None:
+def _refuse_early_uses(source: Source, copied: dict[str, Module]) -> None:
     """Refuse uses outside of functions: they run before the copied classes at the end of the file are defined."""
     for node in source.tree.body:
         functions = [part for part in ast.walk(node) if isinstance(part, ast.FunctionDef)]
         inner = {id(part) for function in functions for part in ast.walk(function)}
         for part in ast.walk(node):
-            if isinstance(part, ast.Name) and part.id in taken and id(part) not in inner:
+            if isinstance(part, ast.Name) and part.id in copied and id(part) not in inner:
                 raise source.refuse(part, f"uses {part.id} of another file outside any function")
 
 
-def _append_classes(library: Diffusers, target: Module, taken: dict[str, Module], passed: list[Passed]) -> Vendored:
+def _append_classes(library: Diffusers, target: Module, copied: dict[str, Module], passed: list[Passed]) -> Vendored:
     needed: list[str] = []
-    for name, home in taken.items():
-        needed += _needed_imports(library, target, home, name, set(taken))
-    homes = dict.fromkeys(home.name for home in taken.values())
+    for name, home in copied.items():
+        needed += _needed_imports(library, target, home, name, set(copied))
+    homes = dict.fromkeys(home.name for home in copied.values())
     text = "\n".join(
         ["", "", *(f"# Taken over from {module_name}" for module_name in homes), *dict.fromkeys(needed), ""]
     )
     lines = {}
-    for name, home in taken.items():
+    for name, home in copied.items():
         text += "\n\n"
         lines[name] = text.count("\n")
         text += _class_text(target, home, home.graph.classes[name])
@@ -109,7 +109,7 @@ def _append_classes(library: Diffusers, target: Module, taken: dict[str, Module]
     above = made.count("\n") - text.count("\n")
     places = {
         name: (Path(home.source.name), _first_line(home.graph.classes[name]) - (above + lines[name] + 1))
-        for name, home in taken.items()
+        for name, home in copied.items()
     }
     return Vendored(made, places)
 
@@ -128,19 +128,19 @@ def _first_line(node: ast.ClassDef) -> int:
     return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
 
 
-def _needed_imports(library: Diffusers, target: Module, home: Module, name: str, taken: set[str]) -> list[str]:
+def _needed_imports(library: Diffusers, target: Module, home: Module, name: str, copied: set[str]) -> list[str]:
     """Return the imports that a class needs in its new file, for names that it uses from its old file."""
     node = home.graph.classes[name]
-    used = names_in(node) - taken - set(dir(builtins))
-    here, there = bound_names(target), bound_names(home)
+    used = names_in(node) - copied - set(dir(builtins))
+    target_names, home_names = bound_names(target), bound_names(home)
     lines = []
-    for used_name in sorted(used & there.keys() - {"logger"}):
-        dotted, always = there[used_name]
-        if used_name not in here:
+    for used_name in sorted(used & home_names.keys() - {"logger"}):
+        dotted, always = home_names[used_name]
+        if used_name not in target_names:
             line = f"from {home.name} import {used_name}"
             lines += [line] if always else ["try:", f"    {line}", "except ImportError:", "    pass"]
-        elif origin(library, here[used_name][0]) != origin(library, dotted):
+        elif origin(library, target_names[used_name][0]) != origin(library, dotted):
             raise home.source.refuse(
-                node, f"{used_name} is {dotted} in {name}, but {here[used_name][0]} in {target.name}"
+                node, f"{used_name} is {dotted} in {name}, but {target_names[used_name][0]} in {target.name}"
             )
     return ["\n".join(lines)] if lines else []

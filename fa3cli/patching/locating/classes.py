@@ -171,7 +171,7 @@ def attention_classes(source: Source, graph: ClassGraph) -> Found:
         is_flash = False
         try:
             cores = _cores(source, graph, name, functions)
-            found_cores = [found_core for inner in cores.values() for found_core in inner]
+            found_cores = [core for inner in cores.values() for core in inner]
             if kernel := unknown_kernel(node, found_cores, known):
                 raise source.refuse(kernel, f"{name} calls {callee(kernel)}, which may be attention fa3 doesn't know")
             if not cores:

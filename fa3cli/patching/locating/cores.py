@@ -175,17 +175,17 @@ def _products_before(
 def _product_after(
     after: list[ast.stmt], softmax: ast.Call, parent_of: dict[ast.AST, ast.AST]
 ) -> tuple[ast.stmt, _Product] | None:
-    tainted: set[str] = set()
+    dependent: set[str] = set()
     for statement in after:
         for product in _products(statement):
             reads = {name.id for name in used_names(product.left, parent_of)}
-            if reads & tainted or any(node is softmax for node in ast.walk(product.left)):
+            if reads & dependent or any(node is softmax for node in ast.walk(product.left)):
                 return statement, product
         value = value_of(statement)
         if value is not None:
             reads = {name.id for name in used_names(value, parent_of)}
-            if reads & tainted or any(node is softmax for node in ast.walk(value)):
-                tainted |= assigned(statement)
+            if reads & dependent or any(node is softmax for node in ast.walk(value)):
+                dependent |= assigned(statement)
     return None
 
 

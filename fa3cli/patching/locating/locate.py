@@ -153,12 +153,12 @@ def _step_over_branches(walk: _Walk, statement: ast.stmt, inner: list[list[ast.s
         raise walk.refuse(statement, "attention is computed in a loop")
     result: Tracks = {}
     for block in inner:
-        here = {} if _exits(block) else dict(tracks)
+        inner_tracks = {} if _exits(block) else dict(tracks)
         for line in reversed(block):
-            here, stopped = _step_up(walk, line, here)
+            inner_tracks, stopped = _step_up(walk, line, inner_tracks)
             if stopped:
                 raise walk.refuse(line, "a state is changed inside a branch")
-        for role, view in here.items():
+        for role, view in inner_tracks.items():
             _merge(walk, statement, result, role, view)
     for role, view in tracks.items():
         _merge(walk, statement, result, role, view)

@@ -69,10 +69,10 @@ def _table(data: bytes) -> dict[str, Any]:
 
 def _checked(rule: Rule) -> Rule:
     """Return a rule with its code as `ast.unparse` writes it; raises ValueError for keys that contradict each other."""
-    said = [key for key in ("refuse", "idle") if getattr(rule, key)]
-    said += ["attach/site"] if rule.attach or rule.site else []
-    if len(said) != 1:
-        found = " and ".join(said) or "none of them"
+    kinds = [key for key in ("refuse", "idle") if getattr(rule, key)]
+    kinds += ["attach/site"] if rule.attach or rule.site else []
+    if len(kinds) != 1:
+        found = " and ".join(kinds) or "none of them"
         raise ValueError(f"must have exactly one of refuse, idle, and attach or site (or both); found {found}")
     if not rule.match or not all(rule.match):
         raise ValueError("match must name a class, found none")

@@ -47,8 +47,8 @@ def _apply_rule(
 ) -> tuple[AttentionClass, Site | None] | None:
     node, file = graph.classes[name], Path(rule.file).name
     if rule.refuse and rule.never_built(config):
-        said = ", ".join(f"{key} is {value}" for key, value in rule.unless.items())
-        return AttentionClass(name, node.lineno, problem=f"never built: {said}", rule=file, idle=True), None
+        condition = ", ".join(f"{key} is {value}" for key, value in rule.unless.items())
+        return AttentionClass(name, node.lineno, problem=f"never built: {condition}", rule=file, idle=True), None
     if rule.refuse:
         problem = str(source.refuse(node, rule.refuse))
         return AttentionClass(name, node.lineno, problem=problem, rule=file), None

@@ -62,14 +62,14 @@ class _Spread(NamedTuple):
 def _spread(samples: Sequence[Tensor]) -> _Spread:
     """Measure the samples in order, each around the middle of the ranges up to and including that sample."""
     low, high = samples[0].aminmax(dim=0)
-    half, tops, deviations = torch.full_like(low, -torch.inf), [], []
+    half, maxima, deviations = torch.full_like(low, -torch.inf), [], []
     for values in samples:
         low, high = torch.minimum(low, values.amin(dim=0)), torch.maximum(high, values.amax(dim=0))
         centered = values - (high + low) / 2
         half = torch.maximum(half, centered.amax(dim=0))
-        tops.append(centered.max())
+        maxima.append(centered.max())
         deviations.append(centered.std())
-    return _Spread((high + low) / 2, half, torch.stack(tops).max(), torch.stack(deviations).max())
+    return _Spread((high + low) / 2, half, torch.stack(maxima).max(), torch.stack(deviations).max())
 
 
 def _candidates(spread: _Spread, weights: Tensor) -> Iterator[Tensor]:
