@@ -46,7 +46,7 @@ def verify(
     ] = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Cut lines of --eval to N tokens.")] = None,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that lies in the weights folder.")
+        bool, typer.Option("--trust-remote-code", help="Run Python code of the weights folder.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as json.")] = False,
 ) -> None:

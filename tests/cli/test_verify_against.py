@@ -36,7 +36,7 @@ def text(tmp_path: Path) -> Path:
 def test_the_table_ends_with_the_comparison(export: Path, llama: Path, text: Path, fa3: Fa3) -> None:
     before = snapshot(export.parent)
     code, out, err = fa3("verify", export, "--against", llama, "--eval", text)
-    assert code == 0 and "not kept" not in err
+    assert code == 0 and "not saved" not in err
     assert "perplexity" in out and "KL divergence" in out and "same most likely token" in out
     assert "82 predicted tokens in 2 samples" in err and "1 of them cut" in err
     report = f"{export.name}/{REPORT_FILE}"

@@ -191,7 +191,7 @@ def test_an_export_for_another_target(target: str, made_for: str, tmp_path: Path
 
 def test_numpy_only(tmp_path: Path) -> None:
     (tmp_path / "quant_weight.npy").touch()
-    with pytest.raises(InvalidInputError, match="numpy export only"):
+    with pytest.raises(InvalidInputError, match="only a numpy export"):
         verify_export(tmp_path)
 
 

@@ -42,7 +42,7 @@ COMMANDS: dict[str, Command] = {
         "exported",
         "verify {w}/out --against {w}/model --eval {w}/calib.jsonl",
         watched="out",
-        excuse="not kept",
+        excuse="not saved",
     ),
     "calibrate": Command("ready", f"calibrate {{w}}/model --output {{w}}/kept {_CALIB}", journal="kept.journal"),
     "export": Command("calibrated", "export {w}/model --calibration {w}/kept --output {w}/out", journal="out.journal"),
