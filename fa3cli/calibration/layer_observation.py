@@ -88,7 +88,7 @@ class LayerObservation:
         """Return the parameters from all ranks' samples.
 
         Raises InvalidInputError or UnsupportedError if a range is missing or not finite. An expert that no sample
-        reached is left out with a warning; a cross-attention that no sample used, without one.
+        reached is omitted with a warning; a cross-attention that no sample used, without one.
         """
         linears: dict[str, Range | None] = dict.fromkeys(self._linears if self._settings.is_dynamic else ())
         warnings: list[str] = []

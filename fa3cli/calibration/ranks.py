@@ -20,7 +20,7 @@ __all__ = ["ALONE", "Ranks", "joined_ranks"]
 Value = TypeVar("Value")
 Observer = TypeVar("Observer", bound=Mergeable)
 _BACKENDS = {"npu": "hccl", "cuda": "nccl"}
-# A rank that dies closes its connections, and its peers fail at once; the timeout is for a network without answers.
+# A rank that dies closes its connections, and its peers fail at once; the timeout is for a network without replies.
 _TIMEOUT = timedelta(hours=12)
 
 

@@ -88,7 +88,7 @@ def launch(nproc: int, command: Sequence[str]) -> int:
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
     """Wait for all ranks; after a failure, ranks that do not end in time get SIGTERM twice, then SIGKILL."""
-    failed: list[int] = []  # ranks that failed before any was told to stop, in order
+    failed: list[int] = []  # ranks that failed before the first got a signal, in order
     deadline, stop_signals = float("inf"), 0
     while True:
         running = any(rank.poll() is None for rank in ranks)

@@ -21,7 +21,7 @@ _LOCK, _DISCARDED = "lock", "discarded"
 class RunFolder:
     """The folder `<output>.journal` of a run; its subfolder `export` is renamed to `output` when the block succeeds.
 
-    A lock excludes a second run. `journal` holds the records of finished steps, `scratch` the temporary files. If the
+    A lock excludes a second run. `journal` holds the entries of finished steps, `scratch` the temporary files. If the
     block fails, everything is removed, unless `keep` is set and a later run may not meet the same error.
 
     Raises ConflictError if `output` is not empty, is a mount point (no folder can be renamed to it), or is in use by

@@ -120,7 +120,7 @@ class SafetensorsWriter:
                 with suppress(FileNotFoundError):  # another rank renamed it first
                     file.rename(part)
         shard = _Shard(part, (self._scratch or path.parent) / f"{part.name}.ragged", self._header_room)
-        # The file names must be on the disk before a record says that the tensors are.
+        # The file names must be on the disk before a journal entry says that the tensors are.
         if self._scratch is not None:
             sync(path.parent)
             sync(self._scratch)

@@ -120,5 +120,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) < len(pairs):
         [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"{name!a} is there twice")
+        raise ValueError(f"{name!a} occurs twice")
     return data

@@ -61,5 +61,5 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     }
     for name, entry in entries.items():
         if max(entry.shape, default=0) > _LARGEST_SIZE:
-            raise ValueError(f"{name!a} has the shape {list(entry.shape)}, which no tensor has")
+            raise ValueError(f"{name!a} has the shape {list(entry.shape)}, too large for a tensor")
     return entries, metadata

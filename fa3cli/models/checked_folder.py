@@ -79,7 +79,7 @@ def require_regular_files(folder: Path) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and of its subfolder of templates; broken links are left out."""
+    """Yield the files of a folder and of its subfolder of templates; broken links are omitted."""
     try:
         entries = [entry for place in (folder, folder / _TEMPLATES) if place.is_dir() for entry in place.iterdir()]
         yield from (entry for entry in sorted(entries) if entry.exists() and not entry.is_dir())

@@ -51,7 +51,7 @@ def read_tree(file: Path) -> Any:
 
 
 def tensors_of(tree: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a tree in a fixed order, including attributes of objects in it; modules are left out."""
+    """Yield the tensors of a tree in a fixed order, including attributes of objects in it; modules are omitted."""
     # Objects may form reference cycles.
     seen: set[int] = set()
     waiting = [tree]

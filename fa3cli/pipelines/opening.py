@@ -116,9 +116,9 @@ def load_pipeline(opened: OpenedPipeline, transformers: Mapping[str, nn.Module])
         # The transformers' weights are loaded block by block, while they run.
         if isinstance(part, nn.Module) and name not in transformers:
             part.to(opened.device)
-    # Pipelines take their device from their parts, and the transformers' weights may be on the meta device.
+    # Pipelines use the device of their parts, but the transformers' weights may be on the meta device.
     placed = {"device": opened.device, "_execution_device": opened.device}
-    # Both are properties of the class, so only a subclass can replace them.
+    # Both names are properties of the class, so only a subclass can replace them.
     pipeline.__class__ = type(opened.pipeline_class_name, (type(pipeline),), placed)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -157,7 +157,7 @@ def _require_parts(folder: Path, index: Config) -> None:
 
 
 def _stored_dtype(checkpoints: Mapping[str, Checkpoint]) -> str:
-    """Return the name of the dtype of most stored float values: since configs of diffusers have no dtype.
+    """Return the name of the dtype of most stored float values, since configs of diffusers have no dtype.
 
     Raises InvalidInputError if there are no float tensors.
     """

@@ -140,7 +140,7 @@ def _quantize(job: Job, layer: LayerParameters) -> None:
 
 @contextmanager
 def _timed_calls(module: nn.Module) -> Iterator[list[float]]:
-    """Yield the seconds of each call of a module's forward within the block; hooks are left out, since they suspend it."""
+    """Yield the seconds of each call of a module's forward within the block; without hooks, which suspend it."""
     seconds, forward = [], module.forward
 
     @wraps(forward)

@@ -44,7 +44,7 @@ class Recorded:
 
 
 def read_recorded(report: Mapping[str, Any]) -> Recorded:
-    """Return the values of a parsed report that have the expected types; all others are left out."""
+    """Return the values of a parsed report that have the expected types; all others are omitted."""
     result, comparison = _mapping(report.get("result")), _mapping(report.get("comparison"))
     layers = [_layer(layer) for layer in _list(result.get("layers")) if isinstance(layer, dict)]
     origin = _origin(report, result)

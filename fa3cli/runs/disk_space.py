@@ -16,7 +16,7 @@ __all__ = ["bytes_written", "export_bytes", "journal_bytes"]
 
 _TENSOR = 160  # bytes per tensor in the header and the description file
 _PICKLED = 2048  # bytes per tensor in a numpy file, without the values
-_RECORD = 1 << 15  # bytes per visit's record in the journal, without the states
+_ENTRY = 1 << 15  # bytes per entry of the journal, without the states
 
 
 def bytes_written(job: Job) -> int:
@@ -43,10 +43,10 @@ def export_bytes(job: Job) -> int:
 
 
 def journal_bytes(job: Job, todo: Sequence[Sequence[Stream]]) -> int:
-    """Return the bytes of all forwards' states after three layers, and of one record per visit."""
+    """Return the bytes of all forwards' states after three layers, and of one journal entry per visit."""
     states = max(sum(stream.state_bytes for stream in streams) for streams in todo)
     # A commit writes a layer's states before it removes those of two layers ago.
-    return 3 * states + len(todo) * (len(job.model.layers) + 1) * _RECORD
+    return 3 * states + len(todo) * (len(job.model.layers) + 1) * _ENTRY
 
 
 def _names(job: Job) -> list[str]:

@@ -72,7 +72,7 @@ def _joined_experts(job: Job, layer: LayerParameters) -> dict[str, str]:
 def _linear_reason(job: Job, layer: LayerParameters, name: str) -> str:
     if name in job.disabled:
         return job.disabled[name]
-    # The text of LayerObservation.parameters: parameters have no other field for this reason.
+    # The warning of LayerObservation.parameters: no field of LayerParameters holds this reason.
     unseen = any(warning.startswith(f"{name}: no calibration sample") for warning in layer.warnings)
     return "no calibration sample reached it" if unseen else "disable_level"
 

@@ -36,23 +36,23 @@ class NotResumableError(ConflictError):
 
 @dataclass(frozen=True)
 class _Boundary:
-    """The part of a record besides the visit: a hash of the arguments of the next layer's call."""
+    """The part of a journal entry besides the visit: a hash of the arguments of the next layer's call."""
 
     digest: str
 
 
 class Journal:
-    """The finished visits of layers, one record per visit, and every forward's output of the last visited layer.
+    """The finished visits of layers, one entry per visit, and every forward's output of the last visited layer.
 
-    A record exists only if everything that the visit wrote is on the disk. Without a folder, visits stay in memory.
+    An entry exists only if everything that the visit wrote is on the disk. Without a folder, visits stay in memory.
     """
 
     def __init__(self, folder: RunFolder | None = None, ranks: Ranks = ALONE) -> None:
         self._folder, self._ranks = folder, ranks
         self.visits: list[LayerParameters] = []
         self._digest = ""
-        while folder is not None and os.path.lexists(record := self._record(len(self.visits))):
-            visit, self._digest = _read_record(record)
+        while folder is not None and os.path.lexists(entry := self._entry(len(self.visits))):
+            visit, self._digest = _read_entry(entry)
             self.visits.append(visit)
 
     def commit(self, visit: LayerParameters, outputs: Mapping[str, Any], arguments: Any) -> None:
@@ -66,21 +66,21 @@ class Journal:
             written = True
         except TypeError:
             written = False
-        # All ranks or none: without the states of one rank, no run could resume from the record.
-        # gather is a barrier, too: all states are written before the record below.
+        # All ranks or none: without the states of one rank, no run could resume from the entry.
+        # gather is a barrier, too: all states are written before the entry below.
         if not all(self._ranks.gather(written)):
             self._folder = None
             logger.warning("%s returns values that cannot be written to a file: a stopped run starts over", visit.name)
             return
         if self._ranks.leads:
-            # States first: a record must not be on the disk before the states that belong to it.
+            # States first: an entry must not be on the disk before the states that belong to it.
             sync(self._folder.journal)
             kept = {field.name: getattr(visit, field.name) for field in fields(visit)}
-            write_tree(self._record(number), {**kept, "digest": _digest(arguments)})
+            write_tree(self._entry(number), {**kept, "digest": _digest(arguments)})
             sync(self._folder.journal)
             # From here on a later run can resume, so an error must not remove the folder.
             self._folder.keep = True
-        # Never the previous visit's: a rank may arrive here before rank 0 has written this record.
+        # Never the previous visit's: a rank may arrive here before rank 0 has written this entry.
         self._states(number - 2, self._ranks.rank).unlink(missing_ok=True)
 
     def outputs(self, forwards: Sequence[str]) -> list[Any]:
@@ -107,7 +107,7 @@ class Journal:
 
     def require_same(self, arguments: Any) -> None:
         """Raise NotResumableError if the next layer's arguments differ from those before the interruption."""
-        # The leading rank decides: it has the first forward, whose arguments the record holds.
+        # The leading rank decides: it has the first forward, whose arguments the entry holds.
         if not self._ranks.first(_digest(arguments) == self._digest):
             raise NotResumableError(
                 f"the layer after {self.visits[-1].name} needs more than that layer's output and the results of "
@@ -121,7 +121,7 @@ class Journal:
             raise ValueError("a journal in memory has no files")
         return self._folder.journal
 
-    def _record(self, number: int) -> Path:
+    def _entry(self, number: int) -> Path:
         return self._journal / f"visit-{number:05d}.safetensors"
 
     def _states(self, number: int, rank: int | str) -> Path:
@@ -129,15 +129,15 @@ class Journal:
 
 
 def open_journal(folder: RunFolder, run_identity: dict[str, Any], resume: str) -> None:
-    """Keep or clear the records of an earlier run in `folder`, according to `resume` (auto, required, never).
+    """Keep or clear the journal of an earlier run in `folder`, according to `resume` (auto, required, never).
 
-    Raises ConflictError, naming the differences, if that run had another identity, or if there are no records although
-    they are required.
+    Raises ConflictError, naming the differences, if that run had another identity, or if there is no journal although
+    one is required.
     """
     file = folder.journal / _IDENTITY
     if _holds_records(folder) and resume != "never":
         folder.keep = True
-        # With keep set, this error leaves the records of the other run where they are.
+        # With keep set, this error does not remove the journal of the other run.
         if differs := differing(_read_identity(file), run_identity):
             raise ConflictError(
                 f"{folder.path}: left by a stopped run that was made from other {', '.join(differs)}",
@@ -149,14 +149,14 @@ def open_journal(folder: RunFolder, run_identity: dict[str, Any], resume: str) -
             f"{folder.path}: nothing there to resume", hint="without --resume required, a new run starts"
         )
     folder.clear()
-    # After clear: without an identity, files that a killed run leaves here do not count as records.
+    # After clear: without an identity, files that a killed run leaves here do not count as a journal.
     write_file(file, (json.dumps(run_identity, indent=2) + "\n").encode())
 
 
 def require_nothing_kept(folder: RunFolder) -> None:
     """Raise ConflictError if the folder holds a stopped run that could be resumed."""
     if _holds_records(folder):
-        # The error must not remove the records of the other run.
+        # The error must not remove the journal of the other run.
         folder.keep = True
         raise ConflictError(
             f"{folder.path}: left by a stopped run of fa3 quantize",
@@ -165,7 +165,7 @@ def require_nothing_kept(folder: RunFolder) -> None:
 
 
 def _holds_records(folder: RunFolder) -> bool:
-    # clear removes the export first: records without an export are leftovers of a killed clear.
+    # clear removes the export first: a journal without an export is a leftover of a killed clear.
     begun = folder.export.is_dir() and os.path.lexists(folder.journal / _IDENTITY)
     return begun and has_records(folder)
 
@@ -185,7 +185,7 @@ def _read_identity(file: Path) -> dict[str, Any]:
         ) from error
 
 
-def _read_record(file: Path) -> tuple[LayerParameters, str]:
+def _read_entry(file: Path) -> tuple[LayerParameters, str]:
     """Return a visit, and the hash of the arguments of the next layer's call."""
     kept = read_tree(file)
     return _typed(file, kept, LayerParameters), _typed(file, kept, _Boundary).digest

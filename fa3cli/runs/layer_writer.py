@@ -45,7 +45,7 @@ class LayerWriter:
         self._exports = [self._export(target, folder) for target in job.targets]
         # A quantized head is written in its own visit, after the layers.
         later = {name for part in job.quantized_head for name in self._model.of_layer[part]}
-        # On the disk before the first record: a resumed run does not write these tensors again.
+        # On the disk before the first journal entry: a resumed run does not write these tensors again.
         self._add_outside([name for name in self._model.outside if name not in later], resumed=resumed)
         self._sync()
 
@@ -72,7 +72,7 @@ class LayerWriter:
             if warning := self._add(name, layer.linears, owners):
                 warnings[_module(name)] = warning
             self._freed.release_if_grown()
-        # Before the caller records the layer: a record says that the tensors are on the disk.
+        # Before the caller adds the layer to the journal: an entry says that the tensors are on the disk.
         self._sync()
         if self._model.tensor(names[0]).is_meta:  # an earlier run has written this layer
             for export in self._exports:

@@ -65,7 +65,7 @@ def calibrate(
                 # Each rank quantizes a part of the layer's linears, and warns of these only.
                 layer = replace(layer, warnings=layer.warnings + _all_warnings(job, layer, ranks.gather(write(layer))))
                 calibrated.append(layer)
-            # After write: a record says that the layer is in the export.
+            # After write: a journal entry says that the layer is in the export.
             journal.commit(layer, *layer_pass.boundary())
             # One decision for all ranks; after the last layer of the last pass there is nothing to stop.
             if any(ranks.gather(stop())) and (layer.name != parts[-1] or number < len(todo) - 1):

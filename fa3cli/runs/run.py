@@ -83,7 +83,7 @@ def _run(
         # Within the folder's block: a pipeline keeps its records there.
         job = job.with_samples(folder, ranks, progress, stop)
         make = LayerWriter if job.targets else CalibrationWriter
-        # A record exists only after the tensors outside the layers are on the disk.
+        # A journal entry exists only after the tensors outside the layers are on the disk.
         writer = make(job, folder, ranks, resumed=bool(journal.visits))
         layers = calibrate(job, progress, write=writer.add, journal=journal, ranks=ranks, stop=stop)
         return finish(job, folder, writer, layers, run_identity, begin, ranks)
@@ -107,12 +107,12 @@ def _require_one_folder(ranks: Ranks, folder: RunFolder, journal: Journal) -> No
 
 
 def _require_visits_of(job: Job, folder: RunFolder, journal: Journal) -> None:
-    """Raise ConflictError if a journal's records are not the job's layers in their order."""
+    """Raise ConflictError if a journal's entries are not the job's layers in their order."""
     parts = [*job.model.layers, *job.quantized_head] * len(passes(job))
     names = [visit.name for visit in journal.visits]
     if names != parts[: len(names)]:
         raise ConflictError(
-            f"{folder.path}: its records are not of this model's layers",
+            f"{folder.path}: its entries are not of this model's layers",
             hint="the same command with --resume never starts over",
         )
 

@@ -116,7 +116,7 @@ def require_fit(sample: Sample, longest: int | None, vocab_size: int | None) -> 
 
 
 def _read_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the json objects of a file with their line numbers; blank lines at the end are left out."""
+    """Yield the json objects of a file with their line numbers; blank lines at the end are omitted."""
     number = 0
     for number, line in numbered_lines(file):
         try:

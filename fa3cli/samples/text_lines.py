@@ -13,7 +13,7 @@ __all__ = ["numbered_lines"]
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield a file's lines with their numbers, one in memory at a time; blank lines at the end are left out.
+    """Yield a file's lines with their numbers, one in memory at a time; blank lines at the end are omitted.
 
     Raises InvalidInputError for a file that cannot be read, a line that is not UTF-8, and a line that is too long.
     """

@@ -25,7 +25,7 @@ def test_missing(tmp_path: Path) -> None:
     [
         (b"[1]", "json list"),
         (b"{", "not valid json"),
-        (b'{"a": 1, "b": 2, "a": 3}', "'a' is there twice"),
+        (b'{"a": 1, "b": 2, "a": 3}', "'a' occurs twice"),
         (b"\xff", "not valid json"),
         (b'{"a":' * 10000, "not valid json"),
     ],

@@ -61,7 +61,7 @@ def test_what_could_not_be_written_again_is_refused(text: str) -> None:
 
 def test_a_key_twice_is_refused_where_keys_must_be_unique() -> None:
     assert parse_json('{"a": 1, "a": 2}') == {"a": 2}
-    with pytest.raises(ValueError, match="'a' is there twice"):
+    with pytest.raises(ValueError, match="'a' occurs twice"):
         parse_json('{"a": 1, "a": 2}', unique=True)
 
 

@@ -12,7 +12,7 @@ from fa3cli.exports.contents import Contents
 from fa3cli.exports.geometry import Geometry
 
 _WITH_CONFIG = ("description", "weights", "config")
-# The sizes of these parts of a composite model are not those of its decoder.
+# These parts of a composite model have other sizes than its decoder.
 _OTHER_TOWER = re.compile(r"(^|\.)(vision|visual|audio|encoder)")
 _LAYER = re.compile(r"^(.*?\b(?:layers|h))\.([0-9]{1,9})\.")
 

@@ -32,7 +32,7 @@ _MODEL_WIDE: Mapping[str, Mapping[str, str]] = {
 )
 def foreign_tensors(contents: Contents, name: str) -> Iterator[Remark]:
     if is_foreign(contents, name):
-        yield error(name, f"is no tensor of target {contents.target.name}; is this an export for another?")
+        yield error(name, f"is no tensor of target {contents.target.name}; is this an export for another target?")
 
 
 @check("quant-types", "these entries select the loader of the model; engines differ in reading null", needs=_READ)

@@ -11,7 +11,7 @@ from fa3cli.exports.contents import Contents, modules_around
 from fa3cli.quantization.fallback import FUSED_GROUPS
 
 _READ = ("description", "weights")
-# A number in a module name: the first is the layer's, later ones are those of experts.
+# A number in a module name: the first number is the layer's, later numbers are of experts.
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 

@@ -14,7 +14,7 @@ from fa3cli.exports.json_documents import read_document
 from fa3cli.files.reading import is_file_name, read_bytes
 
 _FILE, _TOKENIZER = "config.json", "tokenizer_config.json"
-# `owner/name`, neither of only dots: transformers would read anything else as a path on the server.
+# `owner/name`, neither of which is only dots: transformers would read any other text as a path on the server.
 _REPOSITORY = re.compile(r"(?!\.+(/|$))[\w.-]+(/(?!\.+$)[\w.-]+)?", re.ASCII)
 
 

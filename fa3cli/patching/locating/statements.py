@@ -62,7 +62,7 @@ def names_in(node: ast.AST) -> set[str]:
 
 
 def statements_on_path(block: list[ast.stmt], pivot: ast.stmt) -> list[ast.stmt]:
-    """Return the simple statements that can run together with `pivot`: branches that exclude `pivot` are left out."""
+    """Return the simple statements that can run together with `pivot`: branches that exclude `pivot` are omitted."""
     found: list[ast.stmt] = []
     for statement in block:
         inner = blocks(statement)

@@ -65,7 +65,7 @@ def test_an_entry_that_names_no_file_of_the_folder_is_invalid(origin, entry) -> 
 
 
 def test_a_configuration_class_of_another_name_cannot_be_given_to_transformers_own_model(origin) -> None:
-    with pytest.raises(UnsupportedError, match="takes a Qwen2Config"):
+    with pytest.raises(UnsupportedError, match="needs a Qwen2Config"):
         origin(auto_map={"AutoConfig": "configuration_own.OwnConfig"})
 
 
