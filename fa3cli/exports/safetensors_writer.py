@@ -184,7 +184,7 @@ class _TensorFile:
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o640), "r+b")
 
     def add(self, name: str, tensor: Tensor) -> None:
-        # Only dtype and shape are kept; the values are in the file.
+        # Only dtype and shape stay in memory; the values are in the file.
         self.entries.append((name, torch.empty_like(tensor, device="meta"), self.end))
         if not tensor.is_meta:
             self._file.seek(self.end)  # beyond the end after a gap: the system fills it with zeros

@@ -89,7 +89,7 @@ def _run_all(contents: Contents) -> tuple[list[CheckResult], list[Finding]]:
         if target not in check.targets:
             continue
         failed = {finding.check for finding in findings if finding.severity == "error"}
-        # A check that did not run blocks the checks that need it too.
+        # A check that did not run also blocks the checks that need it.
         failed |= {result.name for result in results if result.status == "not run"}
         blocked_by = tuple(name for name in check.needs if name in failed)
         if blocked_by:

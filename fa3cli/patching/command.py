@@ -16,7 +16,7 @@ __all__ = ["PatchAttentionCommand"]
 
 
 class PatchAttentionCommand(VisitorBasedCodemodCommand):
-    """Give the attention classes of a modeling file their quantizer and its three calls."""
+    """Inserts the quantizer and its three calls into the attention classes of a modeling file."""
 
     DESCRIPTION = __doc__
 

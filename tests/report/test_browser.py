@@ -21,11 +21,11 @@ pytestmark = NEEDS_BROWSER
 CELLS = 80 * (64 + 8 + 8)
 SECTIONS = [
     "Summary",
-    "Warnings and what is unknown",
+    "Warnings and unknown facts",
     "Accuracy on text",
     "Error per layer",
     "Scales of q, k and v",
-    "What stayed float, and why",
+    "Modules that stayed float, and why",
     "Layer by layer",
     "Settings",
     "Versions, machine and hashes",

@@ -34,7 +34,7 @@ def stored(contents: Contents) -> list[str]:
 
 def linears(contents: Contents) -> list[str]:
     """Return the modules with a quantized weight, or with a tensor that only quantized linears have."""
-    # Without `weight`, the first, which float modules have too.
+    # Without the first tensor, `weight`, which float modules have too.
     extras, value = contents.target.linear_tensors[1:], contents.target.linear_value
 
     def quantized(name: str) -> bool:

@@ -78,7 +78,7 @@ def check(
     if unknown or name in CHECKS:
         raise ValueError(f"check {name}: registered twice, or before {', '.join(unknown)}")
 
-    # Transitive: items that an earlier check skipped are as untrusted as those with errors.
+    # Transitive: items that an earlier check skipped are skipped like items with errors.
     all_after = tuple(dict.fromkeys(part for other in after for part in (other, *CHECKS[other].after)))
 
     def register(run: Callable[..., Iterator[Remark]]) -> Callable[..., Iterator[Remark]]:

@@ -15,7 +15,7 @@ __all__ = ["all_cores"]
 def all_cores(
     function: ast.FunctionDef, method: Callable[[str], tuple[str, ast.FunctionDef] | None], refuse: Refuse
 ) -> list[Core]:
-    """Return the cores of a function, including calls of helper methods on `self`; `method` finds one by its name."""
+    """Return the cores of a function, including calls of helper methods on `self`, which `method` finds by name."""
     cores = find_cores(function, refuse)
     for statement in simple_statements(function.body):
         for call in calls_in(statement):

@@ -90,7 +90,7 @@ def _always_before(function: ast.FunctionDef, above: ast.stmt, statement: ast.st
 
 
 def _refuse_other_readers(function: ast.FunctionDef, above: ast.stmt, own: ast.Name, refuse: Refuse) -> None:
-    """Refuse a name that other code than the chain to the core reads once it holds the quantized state."""
+    """Refuse a name with a quantized state if code outside the chain to the core reads it."""
     parent_of = parents(function)
     for name in used_names(function, parent_of):
         if name.id == own.id and name is not own and name.lineno > last_line(above):

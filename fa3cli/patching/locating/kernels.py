@@ -19,7 +19,7 @@ def unknown_kernel(node: ast.ClassDef, cores: list[Core], known: set[str]) -> as
     """Return a class's first call that looks like attention on three tensors, but is no core or known function."""
     parent_of = parents(node)
     known_code = [statement for core in cores for statement in core.statements.values()]
-    # A method with the name of a kernel is that kernel.
+    # A method with the name of a kernel counts as that kernel.
     known_code += [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name in KERNELS]
     inside = {id(call) for part in known_code for call in calls_in(part)}
     for call in calls_in(node):

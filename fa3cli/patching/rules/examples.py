@@ -14,7 +14,7 @@ from fa3cli.patching.sources import patch_source
 
 __all__ = ["check_examples", "checked_rules"]
 
-# Examples have no imports, which a modeling file needs. One is added below, so that line numbers stay.
+# A modeling file needs an import, and examples have none. One is added at the end, so that line numbers stay.
 _END = "\n\n# The example ends here.\n"
 
 

@@ -85,7 +85,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules for patching a file; a user's own come before the shipped ones."""
+    """The rules for patching a file; the user's rules come before the shipped rules."""
 
     shipped: tuple[Rule, ...] = ()
     own: tuple[Rule, ...] = ()
