@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 
-TYPE_CHECKING = False  # type checkers treat this name as true; so typing need not be imported
+TYPE_CHECKING = False  # type checkers treat this name as true; so typing is not imported
 if TYPE_CHECKING:
     from logging import Logger
 

@@ -32,11 +32,11 @@ def layer_error(
 ) -> float | None:
     """Return `||y_q - y|| / ||y - x||` of a loaded layer on a recorded call, None if the result is not finite.
 
-    y is the layer's output; y_q is the output with all linears and attention states in `found` quantized (fa_amp chooses
-    later). x is the argument of y's shape, or 0 if there is none: it is subtracted because the residual x in y is large
-    and would hide the error. Compared are the first output, and each other output with the shape of an argument (one
-    argument per output): blocks of a diffusion transformer return text and image; layers of a language model also
-    return caches and attention weights. Improved numerics omit padding by `mask [B, S]`. The layer is always restored.
+    y is the layer's output; y_q is the output with all linears and attention states in `found` quantized (fa_amp
+    chooses later). x is the argument of y's shape, or 0 if there is none: it is subtracted because the residual x in y
+    is large and would hide the error. The comparison covers the first output, and each other output with the shape of
+    an argument (one argument per output): diffusion blocks return text and image; language layers also return caches
+    and attention weights. Improved numerics omit padding by `mask [B, S]`. The layer is always restored.
     """
     if not call.made:
         return None

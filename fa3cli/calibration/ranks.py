@@ -47,7 +47,7 @@ class Ranks:
             return [value]
         values: list[Any] = [None] * self.size
         try:
-            # As CPU tensors: a receiver would restore others on the sender's device.
+            # Sent as CPU tensors: a receiver would restore other tensors on the sender's device.
             torch.distributed.all_gather_object(values, moved(value, CPU))
         except RuntimeError as error:
             raise MissingCapabilityError(

@@ -79,7 +79,7 @@ def require_groups(model: LayeredModel, anti_method: str) -> None:
     if not any(groups_of(model, layer, groups) for layer in model.layers):
         wanted = "; ".join(f"{group.source} before {', '.join(group.linears)}" for group in groups)
         raise UnsupportedError(
-            f"AntiOutlier {anti_method}: no decoder layer of {type(model.model).__name__} has its modules ({wanted})",
+            f"AntiOutlier {anti_method}: no decoder layer of {type(model.model).__name__} has modules that it smooths ({wanted})",
             hint="quantize with --anti-method none",
         )
 
@@ -131,7 +131,7 @@ def _require_same_output(
     kept = [(module, dict(module.named_parameters(recurse=False))) for module in modules if model.resident]
     smooth(model, layer, anti_method, scales)
     difference = ((call.repeat() - call.output).norm() / call.output.norm()).item()
-    # Before the error below: a refused model stays unchanged.
+    # Restored before the error below: a refused model stays unchanged.
     for module, tensors in kept:
         _replace(module, **tensors)
     model.reload(model.of_layer[layer])

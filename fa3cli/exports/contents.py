@@ -206,7 +206,7 @@ def _weight_files(folder: Path, target: Target, index: Document) -> list[str]:
     """Return the existing weight files, also those missing in the index, so that checks find stray shards."""
     weight_map = (index.data or {}).get("weight_map")
     named = [file for file in weight_map.values() if isinstance(file, str)] if isinstance(weight_map, dict) else []
-    # Never opened: a path outside the folder. The check of the index reports it.
+    # A path outside the folder is never opened; the check of the index reports it.
     inside = {file for file in named if is_file_name(file) and is_file(folder / file)}
     stem = target.weight_file.removesuffix(".safetensors")
     # A single file, or shards.

@@ -188,7 +188,7 @@ class _TensorFile:
         self.entries.append((name, torch.empty_like(tensor, device="meta"), self.end))
         if not tensor.is_meta:
             self._file.seek(self.end)  # beyond the end after a gap: the system fills it with zeros
-            # As bytes: numpy has no bfloat16.
+            # Written as bytes: numpy has no bfloat16.
             self._file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         self.end += tensor.nbytes
 

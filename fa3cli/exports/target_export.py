@@ -102,7 +102,7 @@ class TargetExport:
             attention_classes=attention_classes,
             mm_tensor=mm_tensor,
         )
-        # Last: the description names only modules whose tensors were written.
+        # Made last: the description names only modules whose tensors were written.
         documents = self.target.documents(written) | {"config.json": self.target.config(config, written)}
         for name, document in documents.items():
             (self.folder / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

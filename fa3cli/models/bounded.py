@@ -41,7 +41,7 @@ def bounded_time(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        # Before the handler: with the default handler, a late signal would end the process.
+        # The timer stops before the handler is restored: with the default handler, a late signal would end the process.
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         if left:

@@ -37,13 +37,13 @@ def module_of(file: Path, source: bytes) -> ModuleType:
         loader = _Loader(file, source)
         spec = ModuleSpec(name, loader, origin=str(file.absolute()))
         spec.has_location = True
-        # Before it runs: dataclasses look up their module there.
+        # Registered before the code runs: dataclasses look up their module in sys.modules.
         module = sys.modules[name] = module_from_spec(spec)
         _show_in_tracebacks(file, source)
         try:
             loader.exec_module(module)
         except Exception as error:  # the file's own code may raise any error
-            # Otherwise the next call would return the half-imported module.
+            # Removed, or the next call would return the half-imported module.
             del sys.modules[name]
             raise UnsupportedError(f"{file}: cannot be imported ({brief(error)})") from error
     return sys.modules[name]

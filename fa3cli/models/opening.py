@@ -50,7 +50,7 @@ def open_model(
             f"{folder}: a pipeline of diffusers, expected the folder of a causal language model",
             hint="fa3 quantize supports pipelines, with --prompts",
         )
-    # Before any other reader: a library would wait forever at a pipe.
+    # Checked before a library reads the folder: it would wait forever at a pipe.
     require_regular_files(folder)
     status = patching.status(folder)
     require_known_code(folder, status, fa=fa, trusted=trust_remote_code)
@@ -64,7 +64,7 @@ def open_model(
     config = read_config(folder, trusted=trust_remote_code)
     place = device_of(device)
     model_dtype = _model_dtype(folder, config, dtype, place)
-    # Before building, which changes the config's dtype.
+    # Read before building, which changes the config's dtype.
     stored_dtype = model_dtype if checkpoint else _model_dtype(folder, config, "auto", place)
     skeleton = build_skeleton(
         config,

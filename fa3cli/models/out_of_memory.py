@@ -65,7 +65,7 @@ class CpuFallback:
             try:
                 outputs = [self._call_on(CPU, forward, arguments, named)]
             finally:
-                # After an error, too: all other code expects the layer on the device.
+                # Moved back after an error, too: all other code expects the layer on the device.
                 layer.to(self._device)
         # After the last layer, the model's own code continues on the device.
         last = layer is self._layers[-1]

@@ -63,7 +63,7 @@ class StreamedModel(LayeredModel):
             del tensors
             yield
         finally:
-            # After an error, too: weights that stay would add to the memory of all later layers.
+            # Freed after an error, too: weights that stay would add to the memory of all later layers.
             self._assign({name: self.tensor(name).to("meta") for name in names})
 
     def reload(self, names: list[str]) -> None:

@@ -38,7 +38,7 @@ def fallback_score(states: Tensor) -> float:
 
 def _bounds(states: Tensor) -> tuple[float, float]:
     """Return the least and the largest |x|; NaN if a value is NaN."""
-    # As Python numbers: small tensors that outlive a block would fragment the heap, so the next block needs new memory.
+    # Stored as Python numbers: small tensors that outlive a block would fragment the heap; the next needs new memory.
     bounds = [[bound.item() for bound in values.aminmax()] for values in _magnitudes(states)]
     lows, highs = torch.tensor(bounds).unbind(1)
     return lows.amin().item(), highs.amax().item()

@@ -31,7 +31,7 @@ def recall_window(states: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     left_out = count - max(int(ratio * count), 1)
     lowest, highest = _token_peaks(states)
     # The i-th window starts at the i-th smallest value; only left_out + 1 values at each end can be bounds.
-    # On the CPU, since some devices lack float64.
+    # Computed on the CPU, since some devices lack float64.
     starts = _extremes(states, lowest, left_out + 1, largest=False).cpu()
     ends = _extremes(states, highest, left_out + 1, largest=True).cpu().flip(1)
     widths = ends.double() - starts.double()

@@ -77,11 +77,11 @@ class TransformerJob(Job):
             try:
                 record(self.pipeline, self.sampling, records, reported, component=self.component)
             finally:
-                # After an error or Ctrl-C, too: a later run does not sample prompts again that have all their records.
+                # Records are kept after an error or Ctrl-C: a later run samples only prompts that lack records.
                 folder.keep = folder.keep or any(records.glob("record-*.safetensors"))
                 gc.collect()  # frees the pipeline, whose parts form reference cycles
         ranks.gather(None)
-        # After the barrier: all records are on the disk.
+        # Read after the barrier, when all records are on the disk.
         samples = read_records(records).get(self.component, ())
         if not samples:
             raise UnsupportedError(

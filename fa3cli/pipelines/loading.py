@@ -44,7 +44,7 @@ def from_folder(
     # use_safetensors: otherwise diffusers reads pickled weights if it finds no others.
     options = {**parts, dtype_key: dtype, "local_files_only": True, "use_safetensors": True}
     if trusted:
-        # Only if needed: older versions of diffusers log that they ignore this argument.
+        # Set only if needed: older versions of diffusers log that they ignore this argument.
         options["trust_remote_code"] = True
     with _readable(folder, index, trusted) as linked, quiet(), without_trust_prompt():
         try:
@@ -70,7 +70,7 @@ def _readable(folder: Path, index: str, trusted: bool) -> Iterator[Path]:
                 (readable / entry.name).symlink_to(entry.absolute())
             elif entry.is_dir() and not entry.name.startswith("."):
                 (readable / entry.name).mkdir()
-                # Only the folders of parts: files beside them may be code.
+                # Only the folders of parts are copied: files beside them may be code.
                 copy_checked(entry, readable / entry.name)
         # Remove the link first: writing through it would change the user's file.
         (readable / INDEX).unlink(missing_ok=True)

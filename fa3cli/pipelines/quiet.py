@@ -17,7 +17,7 @@ def quiet() -> Iterator[None]:
 
     libraries: list[ModuleType] = [diffusers.utils.logging, transformers.utils.logging]
     verbosity = [library.get_verbosity() for library in libraries]
-    # Only bars that are enabled now: those that the user has disabled stay so.
+    # Only bars that are enabled now: bars that the user has disabled stay disabled.
     shown = [library for library in libraries if library.is_progress_bar_enabled()]
     for library in libraries:
         library.set_verbosity_error()

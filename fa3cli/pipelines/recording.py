@@ -118,7 +118,7 @@ def record(
             with StepRecorder(modules, pipeline.scheduler, steps, files[prompt], begins, kept=component):
                 # The recorder ends the sampling after the last recorded step.
                 sample(pipeline, sampling, prompt)
-            # Again after the last step, since no next step begins.
+            # Checked again after the last step, since no next step begins.
             require_room()
             ticks.layer_ends()
 

@@ -76,7 +76,7 @@ class StepRecorder:
 
     def _ends(self) -> None:
         """Write the finished step, if it has a file."""
-        # In the first step: the pipeline has set the scheduler's timesteps by then.
+        # Checked in the first step, when the pipeline has set the scheduler's timesteps.
         if self._step == 0 and (made := len(self._scheduler.timesteps)) != self._expected:
             raise UnsupportedError(
                 f"{type(self._scheduler).__name__} makes {made} steps where {self._expected} were expected",

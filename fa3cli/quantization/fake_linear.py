@@ -62,7 +62,7 @@ def _quantized_blocks(weight: Tensor, *, mm_tensor: bool, reference: bool) -> It
     for start in range(0, len(weight), step):
         block = weight[start : start + step]
         scales = _scale(block.amin(1, keepdim=True), block.amax(1, keepdim=True)) if whole is None else whole
-        # In the weight's dtype: it represents integers up to 127 exactly, bfloat16 as well.
+        # Levels have the weight's dtype: even bfloat16 represents integers up to 127 exactly.
         levels = torch.empty_like(block)
         for rows in row_blocks(block):
             values, steps = block[rows], scales if mm_tensor else scales[rows]

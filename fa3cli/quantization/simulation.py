@@ -94,7 +94,7 @@ class SimulatedNorm(nn.Module):
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
-        # Before the bias is registered below: a norm class with a bias would add the bias itself.
+        # Read before the bias is registered below: a norm class with a bias adds the bias itself.
         self.module, self._adds_bias = norm, hasattr(norm, "bias")
         weight = norm.get_parameter("weight")
         if getattr(norm, "bias", None) is None:

@@ -100,7 +100,7 @@ def image_rows(images: ImageAccuracy | None) -> list[tuple[str, str]]:
 
 
 def measured_on(accuracy: Accuracy) -> str:
-    """Return the amount of text that the export and the float model were compared on."""
+    """Return the amount of text on which the export and the float model were compared."""
     cut = f", {accuracy.samples_cut} of them cut to the model's longest input" if accuracy.samples_cut else ""
     return f"{_known(accuracy.tokens, 'predicted token')} in {_known(accuracy.samples, 'sample')}{cut}."
 

@@ -144,7 +144,7 @@ def _is_range(low: Tensor, high: Tensor, count: int = 1) -> bool:
 
 
 def _settings(values: Mapping[str, Any]) -> QuantSettings:
-    # Before resolve_settings, which would raise TypeError for an unknown name.
+    # Checked before resolve_settings, which would raise TypeError for an unknown name.
     if unknown := values.keys() - {field.name for field in fields(QuantSettings)}:
         raise ValueError(f"{min(unknown)!r} is not a setting")
     # A missing setting raises KeyError, which read_calibration reports: no default may replace it.

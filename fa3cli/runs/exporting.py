@@ -114,7 +114,7 @@ def export_layers(
 
 def _require_source(job: ExportJob, found: Calibration) -> None:
     """Raise ConflictError if the weights folder differs from the calibrated one."""
-    # Only weights, config and files: device, threads and versions may differ from those of the calibration.
+    # Only weights, config and files must be the same: device, threads and versions may differ.
     source = source_identity(job)
     if differs := differing({name: found.identity.get(name) for name in source}, source):
         raise ConflictError(

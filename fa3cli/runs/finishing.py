@@ -32,9 +32,9 @@ def finish(
     Every rank returns the leading rank's result.
     """
     scores = {name: score for layer in layers for name, score in layer.scores.items()}
-    # After the last layer: fa_amp ranks the scores of all layers.
+    # Chosen after the last layer: fa_amp ranks the scores of all layers.
     float_attentions = fall_back_attentions(scores, job.settings.fa_amp)
-    # On every rank: LayerWriter.close waits for the other ranks.
+    # Called on every rank: LayerWriter.close waits for the other ranks.
     writer.close(layers, float_attentions)
     results = []
     if ranks.leads:

@@ -79,7 +79,7 @@ def _calibration_identity(job: Job) -> dict[str, Any]:
     return {
         **source_identity(job),
         **job.sample_identity(),
-        # Through json: tuples become lists, as in an identity that is read back from a file.
+        # Converted through json: tuples become lists, as in an identity that is read back from a file.
         "settings": json.loads(json.dumps(asdict(job.settings))),
         "dtype": str(job.model.dtype),
         "attn_implementation": str(getattr(job.model.config, "_attn_implementation", None)),

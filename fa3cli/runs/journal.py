@@ -73,14 +73,14 @@ class Journal:
             logger.warning("%s returns values that cannot be written to a file: a stopped run starts over", visit.name)
             return
         if self._ranks.leads:
-            # States first: an entry must not be on the disk before the states that belong to it.
+            # States are synced first: an entry must not be on the disk before its states.
             sync(self._folder.journal)
             kept = {field.name: getattr(visit, field.name) for field in fields(visit)}
             write_tree(self._entry(number), {**kept, "digest": _digest(arguments)})
             sync(self._folder.journal)
             # From here on a later run can resume, so an error must not remove the folder.
             self._folder.keep = True
-        # Never the previous visit's: a rank may arrive here before rank 0 has written this entry.
+        # The previous visit's states stay: a rank may arrive here before rank 0 has written this entry.
         self._states(number - 2, self._ranks.rank).unlink(missing_ok=True)
 
     def outputs(self, forwards: Sequence[str]) -> list[Any]:
@@ -149,7 +149,7 @@ def open_journal(folder: RunFolder, run_identity: dict[str, Any], resume: str) -
             f"{folder.path}: nothing there to resume", hint="without --resume required, a new run starts"
         )
     folder.clear()
-    # After clear: without an identity, files that a killed run leaves here do not count as a journal.
+    # Written after clear: without an identity, files that a killed run leaves here do not count as a journal.
     write_file(file, (json.dumps(run_identity, indent=2) + "\n").encode())
 
 

@@ -46,7 +46,7 @@ class LayerPass:
                     # The system reads the next layer's pages while this layer computes.
                     for following in parts[self._index + 1 : self._index + 2]:
                         model.read_ahead(model.needed(following))
-                    # Within `loaded`: the caller writes the layer from these weights.
+                    # Yielded within `loaded`: the caller writes the layer from these weights.
                     yield self._visit(part)
                 self._ticks.layer_ends(model.nbytes(*model.needed(part)))
 
@@ -72,7 +72,7 @@ class LayerPass:
                 # Loaded only for the start: the suspended forwards hold the results that the layers need.
                 forwards.start()
             if done:
-                # After start: the first forward has reached the next layer, so its arguments are known.
+                # Checked after start: the first forward has reached the next layer, so its arguments are known.
                 journal.require_same(forwards.arguments)
             yield forwards
 

@@ -45,7 +45,7 @@ class LayerWriter:
         self._exports = [self._export(target, folder) for target in job.targets]
         # A quantized head is written in its own visit, after the layers.
         later = {name for part in job.quantized_head for name in self._model.of_layer[part]}
-        # On the disk before the first journal entry: a resumed run does not write these tensors again.
+        # Written before the first journal entry: a resumed run does not write these tensors again.
         self._add_outside([name for name in self._model.outside if name not in later], resumed=resumed)
         self._sync()
 
@@ -72,7 +72,7 @@ class LayerWriter:
             if warning := self._add(name, layer.linears, owners):
                 warnings[_module(name)] = warning
             self._freed.release_if_grown()
-        # Before the caller adds the layer to the journal: an entry says that the tensors are on the disk.
+        # Synced before the caller adds the layer to the journal: an entry says that the tensors are on the disk.
         self._sync()
         if self._model.tensor(names[0]).is_meta:  # an earlier run has written this layer
             for export in self._exports:
@@ -114,7 +114,7 @@ class LayerWriter:
         for module, members in groupby(names, key=_module):
             group = list(members)
             own = owners[module] == self._ranks.rank and not resumed
-            # On the CPU: embedding and head are on a device only while they compute.
+            # Loaded on the CPU: embedding and head are on a device only while they compute.
             with self._model.loaded(group, CPU) if own else nullcontext():
                 for name in group:
                     self._add(name, {}, owners)
@@ -174,7 +174,7 @@ class LayerWriter:
         tensors: dict[str, Tensor] = {}
         for role, (low, high) in ranges.items():
             tensors |= quantize_heads(role, low, high, self._model.dtype)
-        # head_dim from the rows of k_proj and the heads that were seen: config.json need not have it.
+        # head_dim is computed from the rows of k_proj and the observed heads: config.json may lack it.
         states = f"{name}.k_proj.weight"
         rows = self._model.shape(states)[0] if states in self._model.stored else 0
         for export in self._exports:

@@ -48,7 +48,7 @@ def calibrate(
     parts, findings = [*job.model.layers, *job.quantized_head], Findings(dict(job.smoothing))
     forwards = sum(len(own_forwards(streams, ranks)) for streams in todo)
     ticks = Ticks(len(parts) * len(todo), len(parts) * forwards, report, ranks=ranks.size)
-    # A copy: commit appends to the journal's own list.
+    # Copied: commit appends to the journal's own list.
     earlier, calibrated = list(journal.visits), []
     for number, streams in enumerate(todo):
         done, earlier = earlier[: len(parts)], earlier[len(parts) :]
@@ -65,7 +65,7 @@ def calibrate(
                 # Each rank quantizes a part of the layer's linears, and warns of these only.
                 layer = replace(layer, warnings=layer.warnings + _all_warnings(job, layer, ranks.gather(write(layer))))
                 calibrated.append(layer)
-            # After write: a journal entry says that the layer is in the export.
+            # Committed after write: a journal entry says that the layer is in the export.
             journal.commit(layer, *layer_pass.boundary())
             # One decision for all ranks; after the last layer of the last pass there is nothing to stop.
             if any(ranks.gather(stop())) and (layer.name != parts[-1] or number < len(todo) - 1):
@@ -84,7 +84,7 @@ def find_all_smoothing(
     ticks = Ticks(len(parts), len(parts) * stream.count, report)
     for _ in LayerPass(job, [stream], findings, ticks, ALONE).visits(parts, Journal(), 0):
         pass
-    # After all visits: an error in one of them leaves the script's model unchanged.
+    # Smoothed after all visits: an error in a visit leaves the script's model unchanged.
     for layer in parts if job.model.resident else ():
         smooth(job.model, layer, job.settings.anti_method, findings.smoothing[layer])
     return findings.smoothing

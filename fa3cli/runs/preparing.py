@@ -31,7 +31,7 @@ def prepare(options: RunOptions, *, only_calibrate: bool = False) -> Job:
         else where_to_save(options.target or (), options.save_types or (), options.part_file_size)
     )
     recipe, attn_implementation = options.recipe, options.attn_implementation
-    # Before the model is opened: the numerics, which a recipe may set, decide its attention.
+    # Read before the model is opened: the numerics, which a recipe may set, decide its attention.
     named = {} if recipe is None else choose_recipe(recipe, "", ()).settings
     if (options.numerics or named.get("numerics")) == "reference":
         # Like the reference: eager attention, and no recipe unless one is named.

@@ -82,7 +82,7 @@ class Ticks:
         self._report(self._progress())
 
     def _progress(self) -> Progress:
-        # Only samples of this run: it spent no time on the samples of the run that it resumes.
+        # Only samples of this run count: it spent no time on the samples of the run that it resumes.
         passed, done = max(time.monotonic() - self._begin, 1e-9), self._sample - self._skipped
         memory = self._process.memory_info().rss
         return Progress(

@@ -51,7 +51,7 @@ def run(
             if ranks.leads:
                 RunFolder(job.destination).sweep()
             return earlier
-        # Not in preparing, which reads no weights.
+        # Checked here and not in preparing, which reads no weights.
         job.model.require_tied_alike()
         try:
             return _run(job, run_identity, ranks, progress, resume, stop)
@@ -80,7 +80,7 @@ def _run(
         journal = Journal(folder, ranks)
         _require_one_folder(ranks, folder, journal)
         _require_visits_of(job, folder, journal)
-        # Within the folder's block: a pipeline keeps its records there.
+        # Made within the folder's block: a pipeline stores its records there.
         job = job.with_samples(folder, ranks, progress, stop)
         make = LayerWriter if job.targets else CalibrationWriter
         # A journal entry exists only after the tensors outside the layers are on the disk.
@@ -96,7 +96,7 @@ def _require_one_folder(ranks: Ranks, folder: RunFolder, journal: Journal) -> No
     if ranks.leads:
         token.write_text(uuid4().hex)
     ranks.gather(None)
-    # After the barrier: rank 0 has written the token.
+    # Read after the barrier, when rank 0 has written the token.
     seen = token.read_text() if token.is_file() else None
     for rank, other in enumerate(ranks.gather((seen, len(journal.visits)))):
         if other != (seen, len(journal.visits)):

@@ -35,7 +35,7 @@ class LazyTokenizer:
         """
         from transformers import AutoTokenizer
 
-        # First: transformers would wait forever at a pipe.
+        # Checked first: transformers would wait forever at a pipe.
         require_regular_files(self._folder)
         config = self._folder / _CONFIG
         if config.is_file():

@@ -6,7 +6,7 @@ from fa3cli.exports.checks.registry import CHECKS
 
 __all__ = ["CHECKS"]
 
-# In the order the checks run: a check is registered after the checks in its `needs` and `after`.
+# In the order in which checks run: a check is registered after the checks in its `needs` and `after`.
 _MODULES = (
     *("files", "folder", "config", "remote_code", "description", "whole_modules"),
     *("quantization_config", "compressed_tensors", "attention_shapes", "shapes", "config_sizes"),

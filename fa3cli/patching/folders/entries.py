@@ -65,7 +65,7 @@ def write_entry(path: Path, entry: Entry) -> None:
     if entry is None:
         if os.path.lexists(path):
             path.unlink(missing_ok=True)
-            # Otherwise the entry could be back after a crash of the system.
+            # Without sync, the entry could exist again after a crash of the system.
             sync(path.parent)
         if own:
             _remove_empty(path.parent)

@@ -43,7 +43,7 @@ def remove_patch(folder: Path, old: Patched, link: str | None) -> None:
     if not old.receipt:
         links = {name: original_link(folder / name, link, entry) for name, entry in old.index.items()}
         old = replace(old, index=links)
-    # The receipt last: until then, it explains what is left of the patch.
+    # The receipt is removed last: until then, it explains the rest of the patch.
     _run_steps(folder, old, [*_undo_steps(old), (_RECEIPT, None)])
 
 

@@ -58,7 +58,7 @@ def steps(expression: ast.expr, axes: str | None) -> list[Step]:
 
 
 def _inner(expression: ast.expr, axes: str | None) -> tuple[ast.expr, str | None, bool] | None:
-    """Return what `expression` is a view of, its axes, and whether the view repeats heads; None for no view."""
+    """Return the expression that `expression` views, its axes, and whether the view repeats heads; else None."""
     if isinstance(expression, ast.Attribute) and expression.attr in ("T", "mT"):
         return expression.value, _swap(axes, -1, -2), False
     if isinstance(expression, ast.Subscript) and _adds_axes_only(expression.slice):

@@ -23,7 +23,7 @@ def searched_scale(group: GroupData) -> Tensor:
     values = group.inputs.samples[0]
     magnitudes = values.abs().mean(dim=0)
     errors = [_OutputError(group, values, *linear) for linear in zip(group.weights, group.biases)]
-    # Ones if no error is a number: then nothing is smoothed.
+    # If no error is a number, the scales stay 1, and nothing is smoothed.
     best, least = torch.ones_like(magnitudes), torch.inf
     for ratio in _RATIOS:
         scale = magnitudes.pow(ratio).clamp(min=_SMALLEST)

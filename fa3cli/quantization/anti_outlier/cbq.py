@@ -44,6 +44,6 @@ def _factors(extremes: Tensor, threshold: Tensor) -> Tensor:
     ordinary = extremes[~outlying].max()
     if ordinary == 0:
         return factors
-    # Only on outlier channels: torch's power differs in the last bit between long and short tensors.
+    # Computed only on outlier channels: torch's power differs in the last bit between long and short tensors.
     factors[outlying] = (extremes.float()[outlying] / ordinary) ** _POWER
     return factors

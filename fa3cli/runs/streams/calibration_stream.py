@@ -32,7 +32,7 @@ class CalibrationStream(Stream):
         call = RecordedCall(model.layers[part]) if part in model.layers and ranks.leads else None
         with LayerObservation(observers, linears, attentions, settings) as observation, call or nullcontext():
             visit.advance(observation)
-        # After the block: the linears have their float weights again, which scores and error need.
+        # Measured after the block: scores and error need the float weights, which the linears have again.
         observed = observation.parameters(part, ranks)
         error = layer_error(call, model.model, observed, settings, job.samples[0].mask) if call else None
         return replace(observed, error=ranks.first(error), smoothing=found.smoothing, range_params=found.range_params)
