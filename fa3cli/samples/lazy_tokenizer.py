@@ -47,9 +47,9 @@ class LazyTokenizer:
                 return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=self._trusted)
             except Exception as error:  # the error classes differ by transformers version
                 # The message names the user's folder, not the temporary copy.
-                said = brief(error).replace(str(place), str(self._folder))
+                reason = brief(error).replace(str(place), str(self._folder))
                 raise InvalidInputError(
-                    f"{self._folder}: no tokenizer for text ({said})",
+                    f"{self._folder}: no tokenizer for text ({reason})",
                     hint=trust_hint(error)
                     or 'copy the tokenizer files into the folder, or give token ids: {"input_ids": […]}',
                 ) from error

@@ -24,7 +24,7 @@ __all__ = ["attention_classes_of", "build", "origins"]
 
 
 def origins(library: Diffusers, folder: Path, index: Config, modeling: Path | None) -> list[Origin]:
-    """Return the file of each transformer of a pipeline (or `modeling`, for its classes); else only `modeling`."""
+    """Return the file of each transformer of a pipeline: `modeling` for its own classes; or nothing but `modeling`."""
     if not index.text and modeling is None:
         raise InvalidInputError(f"{folder} has no {INDEX}", hint="pass the file to patch as --modeling")
     parts = _transformers(library, folder, index)

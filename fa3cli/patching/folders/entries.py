@@ -88,11 +88,11 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
         if folder.is_dir():
             with explain_write_errors(folder):
                 stack.enter_context(exclusive_lock(folder))
-                _tidy(folder)
+                _remove_half_written(folder)
         yield
 
 
-def _tidy(folder: Path) -> None:
+def _remove_half_written(folder: Path) -> None:
     """Remove half-written files of killed processes in a folder and its subfolders (.fa3 too); follow no links."""
     for place in [folder, *(entry for entry in folder.iterdir() if not entry.is_symlink() and entry.is_dir())]:
         with suppress(OSError):

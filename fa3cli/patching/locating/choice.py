@@ -97,7 +97,7 @@ def _requested(
 def _split_family(
     source: Source, graph: ClassGraph, found: Found, family: set[str], attention: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Split a family into classes to patch and to skip: flash attention siblings that were not requested."""
+    """Split a family into classes to patch, and flash attention siblings to skip, which were not requested."""
     patched, skipped, refused = [], [], []
     for name in graph.classes:
         if name not in family:

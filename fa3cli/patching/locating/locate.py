@@ -90,7 +90,7 @@ def _site(above: list[ast.stmt], states: Tracks, refuse: Refuse) -> Site:
 
 
 def state_arguments(function: ast.FunctionDef, cores: list[Core], refuse: Refuse) -> Tracks:
-    """Return which arguments of a helper function are the states; the helper must not change them before its cores."""
+    """Return the arguments of a helper function that are the states; it must not change them before its cores."""
     walk = _Walk(function, cores, refuse)
     boundaries, stop = _trace_up(walk)
     if stop >= 0 or set(boundaries[0]) != set(ROLES):

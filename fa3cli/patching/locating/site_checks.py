@@ -96,7 +96,7 @@ def unsplit_projection(body: list[ast.stmt], name: str) -> ast.stmt | None:
 
 
 def is_projection(value: ast.expr, name: str = "") -> bool:
-    """Tell whether a value is a bare projection [B, S, H*D], `self.proj(y) * scale`, of a variable besides `name`."""
+    """Tell whether a value is a bare projection [B, S, H*D], `self.proj(y) * scale`, not of `name` itself."""
     while isinstance(value, ast.BinOp):
         value = value.left
     return (

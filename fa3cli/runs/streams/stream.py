@@ -26,7 +26,7 @@ Watcher = LinearInputs[Any] | LayerObservation
 class Visit:
     """The visit of `part`, a decoder layer or the head, whose weights are loaded.
 
-    `advance` runs this rank's share of the stream's samples through the part; the watcher is told each sample's mask.
+    `advance` runs this rank's share of the stream's samples through the part; the watcher gets each sample's mask.
     """
 
     part: str
