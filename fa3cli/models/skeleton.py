@@ -42,10 +42,8 @@ def read_config(folder: Path, *, trusted: bool) -> Any:
         except Fa3Error:
             raise
         except Exception as error:  # the error class of a bad value differs by field and transformers version
-            reason = brief(error).replace(str(place), str(folder))
-            raise InvalidInputError(
-                f"{file}: transformers cannot read it ({reason})", hint=trust_hint(error)
-            ) from error
+            text = brief(error).replace(str(place), str(folder))
+            raise InvalidInputError(f"{file}: transformers cannot read it ({text})", hint=trust_hint(error)) from error
     _require_sizes(config, file)
     # transformers has put the path of the temporary copy there; messages name this path.
     config.name_or_path = str(folder)
