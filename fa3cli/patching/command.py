@@ -29,9 +29,7 @@ class PatchAttentionCommand(VisitorBasedCodemodCommand):
         arg_parser.add_argument(
             "--package", metavar="NAME", help="make relative imports absolute, as for a file of this package"
         )
-        arg_parser.add_argument(
-            "--quantizer", choices=QUANTIZERS, default="fa3cli", help="package to import FAQuantizer from"
-        )
+        arg_parser.add_argument("--quantizer", choices=QUANTIZERS, default="fa3cli", help="the package of FAQuantizer")
 
     def __init__(
         self,
