@@ -18,6 +18,7 @@ from random_llama import make_llama, make_samples
 from transformers import AutoModelForCausalLM
 
 from fa3cli import api
+from fa3cli.runs.options import RunOptions
 from fa3cli.samples.dataset import read_samples
 
 _ROUNDS = 5
@@ -40,7 +41,7 @@ def main() -> None:
         ratios = []
         for round_ in range(_ROUNDS):
             bare = _cpu_seconds(forward)
-            [job] = api.prepare_jobs(folder, calib=calib, output=Path(scratch, f"out{round_}"), recipe="default")
+            [job] = api.jobs_of(RunOptions(folder, calib=calib, output=Path(scratch, f"out{round_}"), recipe="default"))
             quantize = _cpu_seconds(lambda: api.run(job))  # noqa: B023
             ratios.append(quantize / bare)
             print(f"bare forward {bare:.2f} s, quantize {quantize:.2f} s, ratio {ratios[-1]:.2f}", flush=True)

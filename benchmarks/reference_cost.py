@@ -80,11 +80,12 @@ def measure_tool(root: Path, quantizer: str, output: Path, case: dict[str, Any])
 
 def _fa3(root: Path, output: Path, case: dict[str, Any]) -> tuple[float, float]:
     from fa3cli import api
+    from fa3cli.runs.options import RunOptions
 
     calib = root / "calib.jsonl"
     bare = _bare(load_model(root / "fa3cli"), read_samples(calib))
     options = {"numerics": "reference", "disable_names": _DOWN, **case}
-    [job] = api.prepare_jobs(root / "fa3cli", calib=calib, output=output, **options)
+    [job] = api.jobs_of(RunOptions(root / "fa3cli", calib=calib, output=output, **options))
     return bare, _cpu_seconds(lambda: api.run(job))
 
 

@@ -24,9 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("exports", nargs=2, type=Path)
     parser.add_argument("--scales", type=float, default=0.1, help="largest relative difference of a scale")
-    parser.add_argument(
-        "--weights", type=float, default=0.01, help="largest share of int8 weights that differ"
-    )
+    parser.add_argument("--weights", type=float, default=0.01, help="largest share of int8 weights that differ")
     arguments = parser.parse_args()
     one, other = map(read, arguments.exports)
     problems = layout_problems(one, other)
@@ -36,9 +34,7 @@ def main() -> None:
     for kind, pairs in sorted(pairs_of.items()):
         first, second = (torch.cat(side) for side in zip(*pairs))
         differing, largest = (first != second).double().mean().item(), largest_difference(first, second)
-        print(
-            f"{kind:24} {len(first):10} values, {differing:8.3%} differ, relatively by at most {largest:.3g}"
-        )
+        print(f"{kind:24} {len(first):10} values, {differing:8.3%} differ, relatively by at most {largest:.3g}")
         if not (first.isfinite().all() and second.isfinite().all()):
             problems.append(f"{kind}: values that are not finite")
         elif kind.endswith("scale") and not largest <= arguments.scales:

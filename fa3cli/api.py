@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fa3cli.comparing.images import ImageComparison, compare_images
 from fa3cli.comparing.text import Comparison, compare
-from fa3cli.errors import Fa3Error, MissingCapabilityError
+from fa3cli.errors import Fa3Error, MissingCapabilityError, UsageError
 from fa3cli.exports.folder import RunFolder
 from fa3cli.exports.verification import VerificationReport, verify_export
 from fa3cli.models.streamed_model import StreamedModel
+from fa3cli.options import takes
 from fa3cli.pipelines.jobs import jobs_of
 from fa3cli.planning.estimate import estimate_seconds
 from fa3cli.planning.plan import Plan, plan, plan_warnings
@@ -20,8 +20,7 @@ from fa3cli.runs.exporting import export_calibration, prepare_export
 from fa3cli.runs.identity import identity
 from fa3cli.runs.job import Job
 from fa3cli.runs.journal import has_records
-from fa3cli.runs.options import RunOptions
-from fa3cli.runs.progress import Progress
+from fa3cli.runs.options import ExportOptions, RunOptions
 from fa3cli.runs.result import Result, read_result
 from fa3cli.runs.run import run
 
@@ -39,7 +38,6 @@ __all__ = [
     "plan",
     "plan_warnings",
     "prepare_export",
-    "prepare_jobs",
     "quantize",
     "quantize_all",
     "require_place",
@@ -48,35 +46,24 @@ __all__ = [
 ]
 
 
-def quantize(
-    weights_dir: str | Path,
-    *,
-    progress: Callable[[Progress], None] = lambda _: None,
-    resume: str = "auto",
-    **options: Any,
-) -> Result:
-    """Calibrate a patched weights folder and export it; `options` are the options of `fa3 quantize`.
+@takes(RunOptions)
+def quantize(options: RunOptions) -> Result:
+    """Calibrate a patched weights folder and export it.
 
     If a pipeline has several transformers, the result of the first is returned; `quantize_all` returns all results.
     """
-    return quantize_all(weights_dir, progress=progress, resume=resume, **options)[0]
+    return _quantize(options)[0]
 
 
-def quantize_all(
-    weights_dir: str | Path,
-    *,
-    progress: Callable[[Progress], None] = lambda _: None,
-    resume: str = "auto",
-    **options: Any,
-) -> list[Result]:
+@takes(RunOptions)
+def quantize_all(options: RunOptions) -> list[Result]:
     """Calibrate and export a language model, or each transformer of a pipeline."""
-    jobs = jobs_of(RunOptions.of(weights_dir, **options))
-    return [run(job, progress, resume=how) for job, how in zip(jobs, ways_to_resume(jobs, resume))]
+    return _quantize(options)
 
 
-def prepare_jobs(weights_dir: str | Path, *, only_calibrate: bool = False, **options: Any) -> list[Job]:
-    """Check everything for a language model, or for each transformer of a pipeline; writes nothing."""
-    return jobs_of(RunOptions.of(weights_dir, **options), only_calibrate=only_calibrate)
+def _quantize(options: RunOptions) -> list[Result]:
+    jobs = jobs_of(options)
+    return [run(job, options.progress, resume=how) for job, how in zip(jobs, ways_to_resume(jobs, options.resume))]
 
 
 def ways_to_resume(jobs: Sequence[Job], resume: str) -> list[str]:
@@ -94,28 +81,19 @@ def ways_to_resume(jobs: Sequence[Job], resume: str) -> list[str]:
     return ["required" if was_stopped else "auto" for was_stopped in stopped]
 
 
-def calibrate(
-    weights_dir: str | Path,
-    output: str | Path,
-    *,
-    progress: Callable[[Progress], None] = lambda _: None,
-    resume: str = "auto",
-    **options: Any,
-) -> Result:
-    """Find all parameters of a patched weights folder and write them to a small folder, without weights."""
-    [job] = jobs_of(RunOptions.of(weights_dir, output=output, **options), only_calibrate=True)
-    return run(job, progress, resume=resume)
+@takes(RunOptions)
+def calibrate(options: RunOptions) -> Result:
+    """Find all parameters of a patched weights folder and write them to `output`, a small folder without weights."""
+    if options.output is None:
+        raise UsageError("calibrate needs output, the folder for the parameters")
+    [job] = jobs_of(options, only_calibrate=True)
+    return run(job, options.progress, resume=options.resume)
 
 
-def export(
-    weights_dir: str | Path,
-    calibration: str | Path,
-    *,
-    progress: Callable[[Progress], None] = lambda _: None,
-    **options: Any,
-) -> Result:
-    """Export a weights folder with the parameters of its calibration; `options` are the options of `fa3 export`."""
-    return export_calibration(*prepare_export(RunOptions.of(weights_dir, **options), Path(calibration)), progress)
+@takes(ExportOptions)
+def export(options: ExportOptions) -> Result:
+    """Export a weights folder with the parameters of its calibration."""
+    return export_calibration(*prepare_export(options), options.progress)
 
 
 def full_plan(job: Job) -> Plan:

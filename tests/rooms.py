@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "architecture.md"
 # Imports go only from a later room to an earlier one.
 ORDER = (
-    "errors", "fa_quantizer", "files", "numerics", "observers", "quantization", "patching", "exports", "models",
+    "errors", "options", "patch_options", "fa_quantizer", "files", "numerics", "observers", "quantization", "patching", "exports", "models",
     "samples", "calibration", "runs", "planning", "pipelines", "comparing", "report", "guide", "doctor", "api", "cli",
     "__main__",
 )  # fmt: skip

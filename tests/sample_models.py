@@ -122,4 +122,4 @@ def prepare(folder: str | Path, *, only_calibrate: bool = False, **options: Any)
     """The job of a language model, from options as a script gives them."""
     from fa3cli.runs import preparing
 
-    return preparing.prepare(RunOptions.of(folder, **options), only_calibrate=only_calibrate)
+    return preparing.prepare(RunOptions(folder, **options), only_calibrate=only_calibrate)

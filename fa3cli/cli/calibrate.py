@@ -10,12 +10,12 @@ import typer
 
 from fa3cli.cli.options import Json, Nproc, with_options
 from fa3cli.cli.running import run_command
-from fa3cli.runs.options import EXPORTS, PIPELINES, RunOptions, declared
+from fa3cli.runs.options import EXPORTS, PIPELINES, RunOptions
 
 __all__ = ["calibrate"]
 
 
-@with_options(name for name, option in declared().items() if option.group not in (EXPORTS, PIPELINES))
+@with_options(RunOptions, without=(EXPORTS, PIPELINES))
 def calibrate(
     options: RunOptions,
     *,

@@ -1,43 +1,48 @@
-"""Builds the parameters of commands from RunOptions, so that each option is declared once."""
+"""Builds the parameters of commands from the dataclasses of options, so that each option is declared once."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, EnumMeta
 from functools import wraps
-from types import GenericAlias
-from typing import Annotated, Any, get_type_hints
+from pathlib import Path
+from types import GenericAlias, NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-from fa3cli.runs.options import PIPELINES, RunOptions, declared
+from fa3cli.options import Option, declared
+from fa3cli.runs.options import PIPELINES
 
 __all__ = ["Json", "Nproc", "choices", "with_options"]
 
+Options = TypeVar("Options")
 Nproc = Annotated[int, typer.Option(min=1, metavar="N", help="Run as N processes, as torchrun does.")]
 Json = Annotated[bool, typer.Option("--json", help="Print progress and result as JSON, one object per line.")]
 
 
-def with_options(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Turn a function of RunOptions and further parameters into a command with one parameter per field.
+def with_options(
+    kind: Callable[..., Options], *, without: Iterable[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Turn a function of a dataclass `kind` and further parameters into a command with one parameter per field.
 
-    A parameter of the function replaces the field of its name.
+    `without` names groups of fields that the command does not offer. A parameter of the function replaces the field of
+    its name.
     """
 
-    names = frozenset(names)
+    hidden = frozenset(without)
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         _, *own = inspect.signature(function, eval_str=True).parameters.values()
         taken = [parameter.name for parameter in own]
-        offered = [name for name in declared() if name in names and name not in taken]
-        parameters = [*map(_parameter, offered), *own]
+        offered = [name for name, option in declared(kind).items() if option.group not in hidden and name not in taken]
+        parameters = [*_parameters(kind, offered), *own]
 
         @wraps(function)
         def command(**given: Any) -> None:
-            options = {name: _value(given[name]) for name in offered}
-            function(RunOptions.of(**options), **{name: given[name] for name in taken})
+            options = kind(**{name: _value(given[name]) for name in offered})
+            function(options, **{name: given[name] for name in taken})
 
         vars(command)["__signature__"] = inspect.Signature(parameters)
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -53,22 +58,36 @@ def choices(name: str, values: Iterable[str]) -> type[Enum]:
 
 
 def _value(given: Any) -> Any:
-    """Convert a value from typer for RunOptions: a list of choices to texts, an empty list to None."""
-    if not isinstance(given, list):
-        return given
-    return [entry.value if isinstance(entry, Enum) else entry for entry in given] or None
+    """Convert a value from typer for the dataclass: choices to texts, an empty list to None."""
+    if isinstance(given, list):
+        return list(map(_value, given)) or None
+    return given.value if isinstance(given, Enum) else given
 
 
-def _parameter(name: str) -> inspect.Parameter:
-    """Return the parameter of a command for a field of RunOptions."""
-    option, kind = declared()[name], get_type_hints(RunOptions)[name]
-    if kind == tuple[str, ...] | None:
-        kind = GenericAlias(list, choices(name, option.choices) if option.choices else str) | None
+def _parameters(kind: Callable[..., Any], names: Iterable[str]) -> list[inspect.Parameter]:
+    """Return the parameters of a command for fields of the dataclass `kind`."""
+    hints, defaults = get_type_hints(kind), inspect.signature(kind).parameters
+    return [_parameter(name, declared(kind)[name], hints[name], defaults[name].default) for name in names]
+
+
+def _parameter(name: str, option: Option, hint: Any, default: Any) -> inspect.Parameter:
     help = f"Pipelines: {option.help}" if option.group == PIPELINES else option.help
+    required = default is inspect.Parameter.empty
+    offer: Any
     if option.argument:
-        offer = typer.Argument(metavar=f"[{name.upper()}]", help=help)
+        metavar = name.upper() if required else f"[{name.upper()}]"
+        offer = typer.Argument(metavar=metavar, help=help)
     else:
         flags = [option.flags] if option.flags else []
         offer = typer.Option(*flags, help=help, metavar=option.metavar, min=option.minimum)
-    default = next(field.default for field in fields(RunOptions) if field.name == name)
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, offer])
+    one = _type_for_typer(name, hint, option.choices)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[one, offer])
+
+
+def _type_for_typer(name: str, hint: Any, values: Sequence[str]) -> Any:
+    """Return the type of a field as typer reads it: one type, or a list of one, or None."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    one = choices(name, values) if values else Path if Path in parts else str if str in parts else parts[0]
+    if Sequence[str] in parts:
+        one = GenericAlias(list, one if values else str)
+    return one | None if NoneType in parts else one

@@ -4,80 +4,48 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable
-from enum import Enum
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fa3cli.cli.console import note, print_error, print_json, warn
+from fa3cli.cli.options import with_options
 from fa3cli.errors import ConflictError, UsageError
+from fa3cli.patch_options import PatchOptions
 
 if TYPE_CHECKING:
     from fa3cli.patching import AttentionClass, PatchedFile, PatchPlan, PatchResult, UndoResult
 
 __all__ = ["patch"]
 
-Made = TypeVar("Made", "PatchPlan", "PatchResult")
 
-
-class Quantizer(str, Enum):
-    """The package from which the patched file imports FAQuantizer."""
-
-    fa3cli = "fa3cli"
-    msmodelslim = "msmodelslim"
-
-
+@with_options(PatchOptions)
 def patch(
-    weights: Annotated[
-        Path,
-        typer.Argument(metavar="WEIGHTS_DIR", help="Folder with config.json and the weights, or a pipeline's folder."),
-    ],
-    attention: Annotated[
-        list[str] | None, typer.Option(metavar="CLASS", help="Attention class to patch; may be repeated.")
-    ] = None,
-    modeling: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Start from this modeling file, not the installed one.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Patch a new folder of links; leave the weights folder as it is.")
-    ] = None,
-    quantizer: Annotated[Quantizer, typer.Option(help="Package to import FAQuantizer from.")] = Quantizer.fa3cli,
-    rules: Annotated[Path | None, typer.Option(metavar="DIR", help="Rules of your own (docs/patch-rules.md).")] = None,
+    options: PatchOptions,
+    *,
     list_: Annotated[bool, typer.Option("--list", help="List the file's attention classes.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit 0 if patched and up to date, else 1.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Print what would change.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Undo the patch.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Discard changes made by hand to patched files.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as json.")] = False,
 ) -> None:
     """Patch a model's modeling file, beside its weights, so that q, k and v can be quantized."""
-    from fa3cli import patching
+    from fa3cli.patching import folder_patch
 
     if sum((list_, check, diff, undo)) > 1:
         raise UsageError("--list, --check, --diff and --undo exclude one another")
     if undo:
-        return _show_undo(patching.undo(output or weights, force=force), json)
+        return _show_undo(folder_patch.undo(options.output or options.weights_dir, force=options.force), json)
     if list_:
-        return _show_classes(patching.attention_of(weights, modeling=modeling, rules=rules), json)
-
-    def run(step: Callable[..., Made]) -> Made:
-        return step(
-            weights,
-            attention=attention or (),
-            modeling=modeling,
-            output=output,
-            quantizer=quantizer.value,
-            rules=rules,
-            force=force and not check,
-        )
-
+        found = folder_patch.attention_of(options.weights_dir, modeling=options.modeling, rules=options.rules)
+        return _show_classes(found, json)
     if check:
-        return _check(lambda: run(patching.plan), json)
+        return _check(replace(options, force=False), json)
     if diff:
-        return _show_diff(run(patching.plan), json)
-    return _show(run(patching.patch), json)
+        return _show_diff(folder_patch.plan(options), json)
+    return _show(folder_patch.patch(options), json)
 
 
 def _show(result: PatchResult, json: bool) -> None:
@@ -140,15 +108,16 @@ def _place(found: AttentionClass) -> str:
     return f"{'from' if found.inside else 'below'} line {found.place}{file_text}"
 
 
-def _check(make_plan: Callable[[], PatchPlan], json: bool) -> None:
+def _check(options: PatchOptions, json: bool) -> None:
+    from fa3cli.patching.folder_patch import plan
+
     try:
-        plan = make_plan()
+        result = plan(options).result
     except ConflictError as error:
         if json:
             print_json({"state": "conflict", "reason": str(error)})
         print_error(error)
         sys.exit(1)
-    result = plan.result
     if json:
         print_json(result)
     done = result.state == "already-patched"

@@ -18,6 +18,7 @@ from fa3cli.quantization.settings import resolve_settings
 from fa3cli.runs.destination import where_to_save
 from fa3cli.runs.exporting import export_layers
 from fa3cli.runs.job import make_job
+from fa3cli.runs.options import RunOptions
 from fa3cli.runs.passes import calibrate
 from fa3cli.runs.progress import Progress, now_and_then
 from fa3cli.runs.result import Result
@@ -94,8 +95,7 @@ class Calibrator:
         if self._layers is None:
             raise UsageError("nothing is calibrated yet", hint="call run() before save()")
         self._require_unchanged()
-        save_types = [save_type] if isinstance(save_type, str) else save_type or ["numpy"]
-        destination = where_to_save((), save_types, part_file_size)
+        destination = where_to_save(RunOptions(save_types=save_type or "numpy", part_file_size=part_file_size))
         job = replace(self._job, output=Path(output_path).absolute(), **destination)
         for warning in plan(job).warnings:
             logger.warning(warning)

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from fa3cli import __version__
 from fa3cli.errors import ConflictError
+from fa3cli.patch_options import PatchOptions
 from fa3cli.patching.edits import apply
 from fa3cli.patching.folders.difference import state_of
 from fa3cli.patching.folders.entries import exclusive_folder, explain_write_errors
 from fa3cli.patching.folders.exchange import install_patch, remove_patch
 from fa3cli.patching.folders.inspection import Disk, look, original_index, patched_parts, refuse_links
 from fa3cli.patching.folders.output import is_new, make_output, output_folder, require_output_of
-from fa3cli.patching.folders.receipt import RECEIPT, Change, FileChange, Options, Receipt
+from fa3cli.patching.folders.receipt import RECEIPT, Change, FileChange, Options, Receipt, absolute
 from fa3cli.patching.formats import Format, format_of
 from fa3cli.patching.locating.classes import AttentionClass
 from fa3cli.patching.origins.build import Build
@@ -25,45 +26,19 @@ from fa3cli.patching.sources import RULES
 __all__ = ["attention_of", "patch", "plan", "undo"]
 
 
-def plan(
-    folder: str | Path,
-    *,
-    attention: Sequence[str] = (),
-    modeling: str | Path | None = None,
-    output: str | Path | None = None,
-    quantizer: str = "fa3cli",
-    rules: str | Path | None = None,
-    force: bool = False,
-) -> PatchPlan:
+def plan(options: PatchOptions) -> PatchPlan:
     """Compute a patch without writing anything; raises the same errors as `patch`."""
-    options = Options(tuple(attention), _absolute(modeling), quantizer, _absolute(rules))
-    folder = Path(folder)
-    return _plan(folder, output_folder(folder, output), options, force)
+    return _plan(options, _target(options))
 
 
-def patch(
-    folder: str | Path,
-    *,
-    attention: Sequence[str] = (),
-    modeling: str | Path | None = None,
-    output: str | Path | None = None,
-    quantizer: str = "fa3cli",
-    rules: str | Path | None = None,
-    force: bool = False,
-) -> PatchResult:
+def patch(options: PatchOptions) -> PatchResult:
     """Patch a folder: write its modeling files and the index that names them, or nothing at all.
 
     The index is config.json (its auto_map), or model_index.json of a pipeline.
-
-    `attention` names the classes to patch (none: all that build the architecture). `modeling` is a modeling file to use
-    instead of the installed library's. `output` is a folder to create; then this one stays unchanged. `quantizer` is
-    the package to import FAQuantizer from (fa3cli or msmodelslim), `rules` a folder with the user's own rules. `force`
-    replaces a patch that was changed by hand.
     """
-    options = Options(tuple(attention), _absolute(modeling), quantizer, _absolute(rules))
-    folder, target = Path(folder), output_folder(Path(folder), output)
+    folder, target = Path(options.weights_dir), _target(options)
     with exclusive_folder(target):
-        made = _plan(folder, target, options, force)
+        made = _plan(options, target)
         if made.result.state == "already-patched":
             return made.result
         form = made.form
@@ -85,7 +60,7 @@ def attention_of(
     folder = Path(folder)
     form = format_of(folder, modeling)
     disk = look(form, folder)
-    origins = form.origins(folder, original_index(disk), _absolute(modeling), disk.receipt)
+    origins = form.origins(folder, original_index(disk), absolute(modeling), disk.receipt)
     return tuple(dict.fromkeys(found for origin in origins for found in form.attention(origin, rules)))
 
 
@@ -109,13 +84,18 @@ def undo(folder: str | Path, *, force: bool = False) -> UndoResult:
     return UndoResult(folder, (*(folder / name for name in parts.modules), folder / RECEIPT), restored)
 
 
-def _plan(folder: Path, target: Path, options: Options, force: bool) -> PatchPlan:
-    form = format_of(folder, options.modeling)
-    source_disk, disk = _disks(form, folder, target, force)
+def _target(options: PatchOptions) -> Path:
+    return output_folder(Path(options.weights_dir), options.output)
+
+
+def _plan(options: PatchOptions, target: Path) -> PatchPlan:
+    folder, chosen = Path(options.weights_dir), Options.of(options)
+    form = format_of(folder, chosen.modeling)
+    source_disk, disk = _disks(form, folder, target, options.force)
     index = original_index(source_disk)
-    origins = form.origins(folder, index, options.modeling, source_disk.receipt)
+    origins = form.origins(folder, index, chosen.modeling, source_disk.receipt)
     warnings = form.warnings(index)
-    built = [form.build(folder, origin, options) for origin in origins]
+    built = [form.build(folder, origin, chosen) for origin in origins]
     files = tuple(_change(made, form.module(index, made)) for made in built)
     _refuse_other_files(target, disk, files)
     edits = form.index_edits(index, zip(origins, (file.module for file in files)))
@@ -125,7 +105,7 @@ def _plan(folder: Path, target: Path, options: Options, force: bool) -> PatchPla
         rules=RULES,
         library=form.library,
         version=form.version,
-        options=options,
+        options=chosen,
         files=files,
         index=Change.of(index.text, index_after, edits) if edits else None,
         link=_link(target / form.index, disk),
@@ -139,10 +119,10 @@ def _plan(folder: Path, target: Path, options: Options, force: bool) -> PatchPla
         target / form.index if receipt.index else None,
         form.library,
         form.version,
-        options.quantizer,
+        chosen.quantizer,
         tuple(dict.fromkeys([*warnings, *(warning for made in built for warning in made.patched.warnings)])),
         reason,
-        options.rules,
+        chosen.rules,
     )
     texts = tuple((made.text, made.patched.text) for made in built)
     return PatchPlan(form, result, texts, index.text, index_after, receipt, disk)
@@ -193,7 +173,3 @@ def _link(index: Path, disk: Disk | None) -> str | None:
     if index.is_symlink():
         return os.readlink(index)
     return disk.receipt.link if disk and disk.receipt else None
-
-
-def _absolute(path: str | Path | None) -> str | None:
-    return None if path is None else str(Path(path).absolute())

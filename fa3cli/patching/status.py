@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fa3cli.errors import ConflictError, Fa3Error, MissingCapabilityError
+from fa3cli.patch_options import PatchOptions
 from fa3cli.patching.folder_patch import plan
 from fa3cli.patching.folders.inspection import Disk, look
 from fa3cli.patching.formats import Format, format_of
@@ -60,7 +61,7 @@ def status(folder: str | Path) -> PatchStatus:
     if reason := disk.receipt.options.unverifiable(form.library):
         return replace(default, state="patched" if disk.is_whole else "stale", reason=reason)
     try:
-        made = plan(folder, attention=disk.receipt.options.attention)
+        made = plan(PatchOptions(folder, attention=disk.receipt.options.attention))
     except MissingCapabilityError:
         raise
     except Fa3Error as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fa3cli import patching
 from fa3cli.errors import InvalidInputError, UsageError
 from fa3cli.runs.job import Job
@@ -16,7 +18,7 @@ def jobs_of(options: RunOptions, *, only_calibrate: bool = False) -> list[Job]:
 
     Raises UsageError for an option of the other kind.
     """
-    folder = options.weights_dir
+    folder = Path(options.weights_dir)
     if not folder.is_dir():
         raise InvalidInputError(f"{folder}: no such folder", hint="give the folder of the weights or the pipeline")
     pipeline = patching.is_pipeline(folder)

@@ -29,9 +29,9 @@ def prepare_pipeline(options: RunOptions, *, only_calibrate: bool = False) -> li
         )
     if options.prompts is None:
         raise UsageError(f"{folder}: a pipeline of diffusers needs --prompts, a file with one prompt per line")
-    destination = where_to_save(options.target or (), options.save_types or (), options.part_file_size, pipelines=True)
+    destination = where_to_save(options, pipelines=True)
     sampling = Sampling(
-        read_prompts(options.prompts),
+        read_prompts(Path(options.prompts)),
         options.steps,
         options.height,
         options.width,

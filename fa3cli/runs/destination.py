@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fa3cli.errors import ConflictError, UnsupportedError, UsageError
 from fa3cli.exports.targets import targets_named
+from fa3cli.options import entries
+from fa3cli.runs.options import ExportOptions, RunOptions
 
 __all__ = ["default_output", "where_to_save"]
 
@@ -42,15 +43,14 @@ def _require_no_files_around(place: Path, weights: Path) -> None:
             )
 
 
-def where_to_save(
-    targets: Sequence[str], save_types: Sequence[str], part_file_size: float | None, *, pipelines: bool = False
-) -> dict[str, Any]:
+def where_to_save(options: RunOptions | ExportOptions, *, pipelines: bool = False) -> dict[str, Any]:
     """Return a job's targets, save_types and part_bytes, for a language model or a transformer of a pipeline.
 
     Raises UsageError for an invalid value, UnsupportedError if a target lacks support for this kind of model, a save type
     or several files.
     """
-    chosen = targets_named(targets, pipelines=pipelines)
+    chosen = targets_named(entries(options.target), pipelines=pipelines)
+    save_types, part_file_size = entries(options.save_types), options.part_file_size
     if unknown := [name for name in save_types if name not in _SAVE_TYPES]:
         raise UsageError(f"save_type (--save-type) {unknown[0]!r}: expected {' or '.join(_SAVE_TYPES)}")
     for target in chosen:

@@ -12,7 +12,7 @@ from typing import Any
 from fa3cli import patching
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.smoothing import smooth
-from fa3cli.errors import ConflictError, UsageError
+from fa3cli.errors import ConflictError
 from fa3cli.exports.folder import RunFolder
 from fa3cli.models.opening import open_model
 from fa3cli.quantization.settings import ResolvedSettings
@@ -24,7 +24,7 @@ from fa3cli.runs.identity import differing, export_identity, source_identity
 from fa3cli.runs.job import Job, make_job
 from fa3cli.runs.journal import require_nothing_kept
 from fa3cli.runs.layer_writer import LayerWriter
-from fa3cli.runs.options import EXPORTS, RunOptions, named
+from fa3cli.runs.options import ExportOptions
 from fa3cli.runs.progress import Progress, Ticks
 from fa3cli.runs.result import Result, read_result
 from fa3cli.runs.target_fit import require_loadable
@@ -40,18 +40,14 @@ class ExportJob(Job):
     token_count: int = 0
 
 
-def prepare_export(options: RunOptions, calibration: Path) -> tuple[ExportJob, Calibration]:
+def prepare_export(options: ExportOptions) -> tuple[ExportJob, Calibration]:
     """Read and check everything for exports of a calibration; nothing is written.
 
-    Raises UsageError for an option of the calibration, ConflictError if the weights folder is not the one that was
-    calibrated.
+    Raises ConflictError if the weights folder is not the one that was calibrated.
     """
-    allowed = {"weights_dir", "output", "trust_remote_code", *named(EXPORTS)}
-    if other := [name for name in options.given if name not in allowed]:
-        raise UsageError(f"{other[0]} is chosen when a model is calibrated, not when it is exported")
     folder = Path(os.path.abspath(options.weights_dir))
-    destination = where_to_save(options.target or (), options.save_types or (), options.part_file_size)
-    found = read_calibration(calibration)
+    destination = where_to_save(options)
+    found = read_calibration(Path(options.calibration))
     model = open_model(
         folder, fa=found.settings.fa, device="cpu", dtype=found.dtype, trust_remote_code=options.trust_remote_code
     )

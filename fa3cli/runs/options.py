@@ -2,48 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
-from fa3cli.errors import UsageError
 from fa3cli.exports.target_names import TARGET_NAMES
+from fa3cli.options import Count, File, Option, Texts, TrustRemoteCode, declared, entries
 from fa3cli.quantization.settings import QuantSettings
+from fa3cli.runs.progress import Progress, silent
 
-__all__ = ["EXPORTS", "PIPELINES", "TEXT", "Option", "RunOptions", "declared", "named"]
+__all__ = ["EXPORTS", "PIPELINES", "TEXT", "ExportOptions", "RunOptions", "named"]
 
 # Groups of options: for exports (not for a calibration), for pipelines only, for language models only.
 EXPORTS, PIPELINES, TEXT = "exports", "pipelines", "text"
 
+SaveTypes = Annotated[
+    Texts, Option("File formats [safe_tensor].", "--save-type", choices=("safe_tensor", "numpy"), group=EXPORTS)
+]
+Targets = Annotated[
+    Texts,
+    Option(
+        "Engine to write for [modelslim; for pipelines mindie-sd]; may be repeated.",
+        choices=TARGET_NAMES,
+        group=EXPORTS,
+    ),
+]
+PartFileSize = Annotated[float | None, Option("Shard size.", metavar="GB", minimum=0.001, group=EXPORTS)]
+Output = Annotated[File, Option("Folder of the result [<WEIGHTS_DIR>-w8a8-fa3].")]
+
 
 @dataclass(frozen=True)
-class Option:
-    """The form of a field on the command line: its help, and all that name, type and default do not say."""
-
-    help: str
-    flags: str = ""
-    metavar: str | None = None
-    minimum: float | None = None
-    choices: tuple[str, ...] = ()
-    group: str = ""
-    argument: bool = False
-
-
-Count = int | None
-Texts = tuple[str, ...] | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Everything that a user may choose for a run; None means not given: then the recipe or a default applies."""
 
-    weights_dir: Annotated[Path, Option("Patched folder of weights or of a pipeline.", argument=True)] = Path(".")
-    output: Annotated[Path | None, Option("Folder of the result [<WEIGHTS_DIR>-w8a8-fa3].")] = None
+    weights_dir: Annotated[str | Path, Option("Patched folder of weights or of a pipeline.", argument=True)] = Path(".")
+    output: Output = None
+    _: KW_ONLY
 
-    prompts: Annotated[Path | None, Option("The prompts, one per line.", metavar="FILE", group=PIPELINES)] = None
+    prompts: Annotated[File, Option("The prompts, one per line.", metavar="FILE", group=PIPELINES)] = None
     steps: Annotated[Count, Option("Steps of the float sampling run.", minimum=1, group=PIPELINES)] = None
     height: Annotated[Count, Option("Height in pixels.", minimum=1, group=PIPELINES)] = None
     width: Annotated[Count, Option("Width in pixels.", minimum=1, group=PIPELINES)] = None
@@ -54,7 +51,7 @@ class RunOptions:
         Count, Option("Record N steps of all prompts together.", metavar="N", minimum=1, group=PIPELINES)
     ] = None
 
-    calib: Annotated[Path | None, Option("Calibration data.", metavar="FILE.jsonl", group=TEXT)] = None
+    calib: Annotated[File, Option("Calibration data.", metavar="FILE.jsonl", group=TEXT)] = None
     samples: Annotated[Count, Option("Use the first N lines.", metavar="N", minimum=1, group=TEXT)] = None
     max_length: Annotated[Count, Option("Cut samples to N tokens.", metavar="N", minimum=1, group=TEXT)] = None
 
@@ -89,46 +86,26 @@ class RunOptions:
     pr: float | None = None
     w_sym: bool | None = None
 
-    save_types: Annotated[
-        Texts, Option("File formats [safe_tensor].", "--save-type", choices=("safe_tensor", "numpy"), group=EXPORTS)
-    ] = None
-    target: Annotated[
-        Texts,
-        Option(
-            "Engine to write for [modelslim; for pipelines mindie-sd]; may be repeated.",
-            choices=TARGET_NAMES,
-            group=EXPORTS,
-        ),
-    ] = None
-    part_file_size: Annotated[float | None, Option("Shard size.", metavar="GB", minimum=0.001, group=EXPORTS)] = None
+    save_types: SaveTypes = None
+    target: Targets = None
+    part_file_size: PartFileSize = None
 
     device: Annotated[str, Option("auto, cpu, npu[:N] or cuda[:N].")] = "auto"
     dtype: Annotated[str, Option("auto, float32, bfloat16 or float16.")] = "auto"
     attn_implementation: Annotated[str, Option("auto, eager or sdpa.", group=TEXT)] = "auto"
-    trust_remote_code: Annotated[bool, Option("Run Python code of the weights folder.", "--trust-remote-code")] = False
+    trust_remote_code: TrustRemoteCode = False
     resume: Annotated[str, Option("Resume a stopped run: auto, required or never.")] = "auto"
     only_plan: Annotated[bool, Option("Print the steps and the needed resources, then stop.", "--plan")] = False
 
-    @classmethod
-    def of(cls, weights_dir: str | Path = ".", **options: Any) -> RunOptions:
-        """Make options from a script's values; UsageError for an unknown name.
-
-        Paths may be texts, and a list may stand for several texts.
-        """
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                near = get_close_matches(name, known, n=1)
-                raise UsageError(f"unknown option {name!r}", hint=f"did you mean {near[0]}?" if near else None)
-        paths = {name: Path(options[name]) for name in _PATHS if options.get(name) is not None}
-        texts = {name: tuple(options[name]) for name in _TEXTS if options.get(name) is not None}
-        return cls(weights_dir=Path(weights_dir), **{**options, **paths, **texts})
+    # For scripts: called with the progress of the run.
+    progress: Callable[[Progress], None] = silent
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """The given values of QuantSettings."""
-        values = {field.name: getattr(self, field.name) for field in fields(QuantSettings)}
-        return {name: value for name, value in values.items() if value is not None}
+        given = {field.name: getattr(self, field.name) for field in fields(QuantSettings)}
+        lists = {name: entries(given[name]) for name in ("include_names", "disable_names") if given[name] is not None}
+        return {name: value for name, value in given.items() if value is not None} | lists
 
     @property
     def given(self) -> list[str]:
@@ -136,18 +113,21 @@ class RunOptions:
         return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
 
 
-@cache
-def declared() -> Mapping[str, Option]:
-    """Return the fields that the command line offers, in order."""
-    hints = get_type_hints(RunOptions, include_extras=True)
-    found = {name: getattr(hint, "__metadata__", ())[-1:] for name, hint in hints.items()}
-    return {name: option[0] for name, option in found.items() if option}
+@dataclass(frozen=True)
+class ExportOptions:
+    """Everything that a user may choose for exports of an earlier calibration."""
+
+    weights_dir: Annotated[str | Path, Option("Weights folder that was calibrated.", argument=True)]
+    calibration: Annotated[str | Path, Option("Folder that fa3 calibrate wrote.", metavar="CALIBRATION")]
+    output: Output = None
+    _: KW_ONLY
+    save_types: SaveTypes = None
+    target: Targets = None
+    part_file_size: PartFileSize = None
+    trust_remote_code: TrustRemoteCode = False
+    progress: Callable[[Progress], None] = silent
 
 
 def named(group: str) -> list[str]:
-    """Return the names of a group's fields."""
-    return [name for name, option in declared().items() if option.group == group]
-
-
-_PATHS = ("output", "prompts", "calib")
-_TEXTS = ("include_names", "disable_names", "save_types", "target")
+    """Return the names of a group's options of a run."""
+    return [name for name, option in declared(RunOptions).items() if option.group == group]

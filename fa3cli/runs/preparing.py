@@ -25,11 +25,7 @@ def prepare(options: RunOptions, *, only_calibrate: bool = False) -> Job:
     job cannot run.
     """
     folder = Path(os.path.abspath(options.weights_dir))
-    destination = (
-        {"targets": ()}
-        if only_calibrate
-        else where_to_save(options.target or (), options.save_types or (), options.part_file_size)
-    )
+    destination = {"targets": ()} if only_calibrate else where_to_save(options)
     recipe, attn_implementation = options.recipe, options.attn_implementation
     # Read before the model is opened: the numerics, which a recipe may set, decide its attention.
     named = {} if recipe is None else choose_recipe(recipe, "", ()).settings
@@ -53,7 +49,7 @@ def prepare(options: RunOptions, *, only_calibrate: bool = False) -> Job:
         model,
         resolve_settings(chosen.settings, options.settings, f"recipe {chosen.name}"),
         read_samples(
-            options.calib or DEFAULT_CALIBRATION,
+            Path(options.calib or DEFAULT_CALIBRATION),
             folder,
             count=options.samples,
             max_length=options.max_length,

@@ -8,9 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil  # type: ignore[import-untyped]  # psutil has no types
-
-__all__ = ["Progress", "Ticks", "now_and_then"]
+__all__ = ["Progress", "Ticks", "now_and_then", "silent"]
 
 _LOG_INTERVAL = 30.0  # seconds without a message after which a log gets one
 
@@ -38,6 +36,10 @@ class Progress:
     """The unit of `layer`; while a pipeline is sampled, `layer` counts prompts and `sample` counts steps."""
 
 
+def silent(progress: Progress) -> None:
+    """Report nothing."""
+
+
 def now_and_then(tell: Callable[[Progress], None]) -> Callable[[Progress], None]:
     """Return a report function that calls `tell` after each layer, and every 30 s within a long layer."""
     layer, last_report = 0, 0.0
@@ -60,6 +62,8 @@ class Ticks:
         self._unit = unit
         self._layers, self._samples, self._report, self._ranks = layers, samples, report, ranks
         self._layer = self._sample = self._skipped = self._tokens = self._read = 0
+        import psutil  # type: ignore[import-untyped]  # no types; a slow import, and the command line imports this module
+
         self._process, self._begin = psutil.Process(), time.monotonic()
         self._wrote_before = self._bytes_written()
 

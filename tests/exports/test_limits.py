@@ -61,7 +61,7 @@ def test_an_engine_refuses_what_it_cannot_load(changes: dict[str, Any], refusing
     ("changes", "words"),
     [
         ({}, []),
-        ({"fa_layers": 1}, ["MindIE stops"]),
+        ({"fa_layers": 1}, ["MindIE refuses"]),
         ({"quantized": without("v_proj")}, ["half-float group"]),
         ({"mm_tensor": True}, ["one weight scale per linear"]),
         ({"wraps_norms": True}, [".module."]),

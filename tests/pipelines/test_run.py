@@ -23,9 +23,11 @@ from fa3cli.errors import (
 )
 from fa3cli.exports.folder import RunFolder
 from fa3cli.pipelines import disk_room, recording
+from fa3cli.pipelines.jobs import jobs_of
 from fa3cli.pipelines.opening import open_pipeline
 from fa3cli.pipelines.sampling import Sampling
 from fa3cli.runs.identity import differing, identity
+from fa3cli.runs.options import RunOptions
 from tests.sample_models import snapshot
 
 WEIGHTS, DESCRIPTION = (
@@ -112,7 +114,7 @@ def test_a_run_stopped_while_the_pipeline_is_sampled_goes_on(
     quantize: Callable[..., Any], patched_flux: Path, prompts: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     whole = snapshot(quantize(output=tmp_path / "whole").output)
-    [job] = api.prepare_jobs(patched_flux, prompts=prompts, output=tmp_path / "out", **SMALL)
+    [job] = jobs_of(RunOptions(patched_flux, prompts=prompts, output=tmp_path / "out", **SMALL))
     asked = iter([False] * 6 + [True] * 100)
     with pytest.raises(StoppedError, match="sampled") as stopped:
         api.run(job, stop=lambda: next(asked))
@@ -130,7 +132,7 @@ def test_a_run_stopped_behind_a_block_goes_on_without_sampling(
     quantize: Callable[..., Any], patched_flux: Path, prompts: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     whole = snapshot(quantize(output=tmp_path / "whole").output)
-    [job] = api.prepare_jobs(patched_flux, prompts=prompts, output=tmp_path / "out", **SMALL)
+    [job] = jobs_of(RunOptions(patched_flux, prompts=prompts, output=tmp_path / "out", **SMALL))
     visits = (tmp_path / "out.journal" / "visits").glob
     with pytest.raises(StoppedError, match=r"transformer_blocks\.1"):
         api.run(job, stop=lambda: len(list(visits("visit-*"))) == 2)
@@ -139,7 +141,7 @@ def test_a_run_stopped_behind_a_block_goes_on_without_sampling(
 
 
 def test_states_of_an_earlier_run_that_are_gone(patched_flux: Path, prompts: Path, tmp_path: Path) -> None:
-    [job] = api.prepare_jobs(patched_flux, prompts=prompts, output=tmp_path / "out", **SMALL)
+    [job] = jobs_of(RunOptions(patched_flux, prompts=prompts, output=tmp_path / "out", **SMALL))
     states = tmp_path / "out.journal" / "visits"
     with pytest.raises(StoppedError):
         api.run(job, stop=lambda: len(list(states.glob("visit-*"))) == 2)
@@ -242,7 +244,7 @@ def test_a_pipeline_is_not_calibrated_alone(patched_flux: Path, prompts: Path, t
 
 
 def test_the_plan_of_a_pipeline(patched_flux: Path, prompts: Path, tmp_path: Path) -> None:
-    [job] = api.prepare_jobs(patched_flux, prompts=prompts, output=tmp_path / "out", max_records=5, **SMALL)
+    [job] = jobs_of(RunOptions(patched_flux, prompts=prompts, output=tmp_path / "out", max_records=5, **SMALL))
     planned = api.full_plan(job)
     assert (planned.layers, planned.samples, planned.attentions) == (4, 5, 4)
     assert (planned.peak_memory, planned.seconds) == (None, None)
@@ -284,7 +286,7 @@ def test_whatever_the_records_depend_on_is_of_the_identity(
     own_flux: Path, prompts: Path, tmp_path: Path, change: Callable[[Path], object]
 ) -> None:
     def made_of() -> dict[str, Any]:
-        [job] = api.prepare_jobs(own_flux, prompts=prompts, output=tmp_path / "out", **SMALL)
+        [job] = jobs_of(RunOptions(own_flux, prompts=prompts, output=tmp_path / "out", **SMALL))
         return identity(job)
 
     before = made_of()
@@ -329,7 +331,7 @@ def test_only_one_of_several_runs_was_stopped(made: Callable[..., Path], prompts
         "width": 16,
         "frames": 5,
     }
-    jobs = api.prepare_jobs(made("wan", True), **given)
+    jobs = jobs_of(RunOptions(made("wan", True), **given))
     with pytest.raises(ConflictError, match="nothing there to resume"):
         api.quantize_all(made("wan", True), resume="required", **given)
     asked = iter([False] * 6 + [True] * 100)

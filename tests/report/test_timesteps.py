@@ -99,7 +99,7 @@ def test_language_models_have_layers_and_no_timesteps(export: Export) -> None:
 
 def test_columns_add_up(export: Export) -> None:
     html = page(facts_of(export, sampled(0, 20), layer(1)))
-    tables = re.findall(r"<table>\n<caption>Furthest.*?</table>", html, re.DOTALL)
+    tables = re.findall(r"<table>\n<caption>Largest ratio.*?</table>", html, re.DOTALL)
     assert len(tables) == 2
     for table in tables:
         widths = {

@@ -3,44 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fa3cli.errors import ConflictError, UnsupportedError, UsageError
 from fa3cli.runs.destination import default_output, where_to_save
+from fa3cli.runs.options import RunOptions
 
 
 def test_a_pipelines_transformer_goes_to_mindie_sd() -> None:
-    destination = where_to_save((), (), None, pipelines=True)
+    destination = where_to_save(RunOptions(), pipelines=True)
     assert [target.name for target in destination.pop("targets")] == ["mindie-sd"]
     assert destination == {"save_types": ("safe_tensor",), "part_bytes": None}
-    assert [target.name for target in where_to_save((), (), 1.5)["targets"]] == ["modelslim"]
+    assert [target.name for target in where_to_save(RunOptions(part_file_size=1.5))["targets"]] == ["modelslim"]
 
 
 @pytest.mark.parametrize(
-    ("targets", "save_types", "part_file_size", "message", "hint"),
+    ("options", "message", "hint"),
     [
-        (["vllm"], (), None, "vllm: is for language models", "choose mindie-sd"),
-        (["mindie-sd"], ["numpy"], None, "save_type numpy", "use save_type safe_tensor"),
-        ((), (), 4.0, "opens one weight file", "omit part_file_size"),
+        ({"target": ["vllm"]}, "vllm: is for language models", "choose mindie-sd"),
+        ({"target": "mindie-sd", "save_types": ["numpy"]}, "save_type numpy", "use save_type safe_tensor"),
+        ({"part_file_size": 4.0}, "opens one weight file", "omit part_file_size"),
     ],
 )
-def test_what_mindie_sd_cannot_have_is_refused(
-    targets: list[str], save_types: list[str], part_file_size: float | None, message: str, hint: str
-) -> None:
+def test_what_mindie_sd_cannot_have_is_refused(options: dict[str, Any], message: str, hint: str) -> None:
     with pytest.raises(UnsupportedError, match=message) as raised:
-        where_to_save(targets, save_types, part_file_size, pipelines=True)
+        where_to_save(RunOptions(**options), pipelines=True)
     assert raised.value.hint == hint
 
 
 def test_a_language_model_does_not_go_there() -> None:
     with pytest.raises(UnsupportedError, match="not language models"):
-        where_to_save(["mindie-sd"], (), None)
+        where_to_save(RunOptions(target=["mindie-sd"]))
 
 
 def test_a_size_that_is_none_is_a_usage_error_for_any_target() -> None:
     with pytest.raises(UsageError, match="part_file_size"):
-        where_to_save((), (), 0, pipelines=True)
+        where_to_save(RunOptions(part_file_size=0), pipelines=True)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import torch
 from fa3cli import api
 from fa3cli.errors import ConflictError, InvalidInputError, StoppedError, UnsupportedError
 from fa3cli.models.tree_file import read_tree, write_tree
-from fa3cli.runs.options import RunOptions
+from fa3cli.runs.options import ExportOptions
 from fa3cli.runs.result import PARAMETERS_FILE, file_sha256, read_report
 from tests.sample_models import edit_config, edit_weights, prepare, snapshot
 
@@ -134,7 +134,7 @@ def test_warnings_are_of_what_was_found(llama: Path, calib: Path, tmp_path: Path
     options = {"calib": calib, "numerics": "reference", "disable_level": "L2"}
     assert any("may split" in warning for warning in api.plan_warnings(prepare(llama, **options)))
     api.calibrate(llama, tmp_path / "kept", **options)
-    job, found = api.prepare_export(RunOptions(weights_dir=llama), tmp_path / "kept")
+    job, found = api.prepare_export(ExportOptions(llama, tmp_path / "kept"))
     assert not any("split fused" in warning for warning in api.plan_warnings(job, found.layers))
 
 

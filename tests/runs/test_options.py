@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
+import fa3cli
 from fa3cli.cli.calibrate import calibrate
 from fa3cli.cli.export import export
 from fa3cli.cli.quantize import quantize
 from fa3cli.errors import UsageError
+from fa3cli.options import declared
 from fa3cli.quantization.settings import QuantSettings
-from fa3cli.runs.options import EXPORTS, PIPELINES, RunOptions, declared, named
+from fa3cli.runs.options import EXPORTS, PIPELINES, ExportOptions, RunOptions, named
 from tests.cli.reference import parameters
 
 
@@ -26,35 +29,33 @@ def test_every_setting_is_an_option() -> None:
 
 
 def test_the_commands_offer_what_is_declared() -> None:
-    assert offered(quantize) == {*declared(), "nproc", "json"}
-    assert offered(calibrate) == {*declared(), "nproc", "json"} - {*named(EXPORTS), *named(PIPELINES)}
-    assert offered(export) == {
-        *named(EXPORTS),
-        "weights_dir",
-        "output",
-        "calibration",
-        "trust_remote_code",
-        "json",
-    }
+    run = {*declared(RunOptions), "nproc", "json"}
+    assert offered(quantize) == run
+    assert offered(calibrate) == run - {*named(EXPORTS), *named(PIPELINES)}
+    assert offered(export) == {*declared(ExportOptions), "json"}
+    assert {*named(EXPORTS)} <= offered(export)
+
+
+def test_the_functions_take_what_is_declared() -> None:
+    for function, kind in (
+        (fa3cli.quantize, RunOptions),
+        (fa3cli.calibrate, RunOptions),
+        (fa3cli.export, ExportOptions),
+    ):
+        assert list(signature(function).parameters) == [field.name for field in fields(kind)]
 
 
 def test_settings_hold_only_what_was_given() -> None:
-    assert RunOptions.of("w").settings == {}
-    assert RunOptions.of("w", fa_amp=0, disable_names=[], samples=3).settings == {
-        "fa_amp": 0,
-        "disable_names": (),
-    }
+    assert RunOptions("w").settings == {}
+    assert RunOptions("w", fa_amp=0, disable_names=[], samples=3).settings == {"fa_amp": 0, "disable_names": ()}
+    assert RunOptions("w", fa_amp=0, disable_names="lm_head").settings == {"fa_amp": 0, "disable_names": ("lm_head",)}
 
 
-def test_a_script_may_give_texts_and_lists() -> None:
-    options = RunOptions.of("w", calib="a.jsonl", target=["vllm"], disable_names=["*.down_proj"])
-    assert options == RunOptions(
-        weights_dir=Path("w"), calib=Path("a.jsonl"), target=("vllm",), disable_names=("*.down_proj",)
-    )
+def test_given_names_only_what_differs_from_the_defaults() -> None:
+    options = RunOptions("w", calib="a.jsonl", target=["vllm"], disable_names=["*.down_proj"])
     assert options.given == ["weights_dir", "calib", "disable_names", "target"]
 
 
-def test_an_unknown_option_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(UsageError, match="unknown option 'fa_amb'") as caught:
-        RunOptions.of("w", fa_amb=5)
-    assert caught.value.hint == "did you mean fa_amp?"
+def test_calibrate_needs_an_output(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="needs output"):
+        fa3cli.calibrate(tmp_path)

@@ -15,6 +15,8 @@ from typing import Any, Literal
 from fa3cli.errors import ConflictError
 from fa3cli.files.documents import read_json, typed
 from fa3cli.files.reading import is_file_name, read_bytes
+from fa3cli.options import File, entries
+from fa3cli.patch_options import PatchOptions
 from fa3cli.patching.edits import Edit
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "FileChange",
     "Options",
     "Receipt",
+    "absolute",
     "digest_of",
     "read_receipt",
     "receipt_library",
@@ -61,14 +64,24 @@ class Change:
         return cls(sha256(before.encode()), sha256(after.encode()), tuple(edits))
 
 
+def absolute(path: File) -> str | None:
+    """Return the absolute path of an option as text."""
+    return None if path is None else str(Path(path).absolute())
+
+
 @dataclass(frozen=True)
 class Options:
-    """The options of a patch besides the folder; each field is named like its option of `fa3 patch`."""
+    """The options of a patch that decide its text, as a receipt keeps them; paths are absolute."""
 
     attention: tuple[str, ...] = ()
     modeling: str | None = None
     quantizer: str = "fa3cli"
     rules: str | None = None
+
+    @classmethod
+    def of(cls, options: PatchOptions) -> Options:
+        """Return the options of a patch as its receipt keeps them."""
+        return cls(entries(options.attention), absolute(options.modeling), options.quantizer, absolute(options.rules))
 
     def unverifiable(self, library: str) -> str | None:
         """Return why these options' patch cannot be reproduced from only the installed `library`; None if it can."""

@@ -44,7 +44,7 @@ def test_a_call_of_a_helper_is_a_core_by_its_arguments() -> None:
     [
         ("query.to(torch.float32)", "query * 2", "changes a state"),
         ("return torch.matmul", "return key, torch.matmul", "outside attention"),
-        (", query=a", "", "elsewhere"),
+        (", query=a", "", "does not get query from its arguments"),
     ],
 )
 def test_a_helper_that_does_more_is_refused(before: str, after: str, reason: str) -> None:

@@ -111,7 +111,7 @@ def test_a_site_is_where_an_expression_is_read_not_where_it_is_assigned(tmp_path
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [
-        ("shape = (*x", "shapes = (*x", "forward must hold `shapes = .*` once, found 0"),
+        ("shape = (*x", "shapes = (*x", "forward must contain `shapes = .*` once, found 0"),
         (AFTER, "b, c = past.update(b, c, self.layer_idx)", "inside another"),
         ("[site]", '[site]\nmethod = "attend"', "Attention has no method attend of its own"),
         (
