@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from fa3cli.exports.targets.selection import Selection
+from fa3cli.exports.tensor_parallel import TENSOR_PARALLEL_SIZES
 
 __all__ = ["LIMITS", "Limit", "Verdict", "refusals", "warnings"]
 
@@ -13,20 +14,25 @@ __all__ = ["LIMITS", "Limit", "Verdict", "refusals", "warnings"]
 _TURBO_HEAD_DIM = 128
 # Kernels of vLLM-Ascend's int8 KV cache support only multiples of it.
 _C8_HEAD_DIM = 32
-_TENSOR_PARALLEL = (2, 4, 8)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The behaviour of an engine: it refuses the export (the hint says what to do), or only some versions fail."""
+    """The behaviour of an engine: it cannot load the export (`hint` says what to do), or only some versions cannot."""
 
+    refuses: bool
     why: str
     hint: str = ""
 
-    @property
-    def refuses(self) -> bool:
-        """Whether no export is written."""
-        return bool(self.hint)
+
+def refuses(why: str, hint: str) -> Verdict:
+    """The engine cannot load the export, so none is written."""
+    return Verdict(True, why, hint)
+
+
+def warns(why: str) -> Verdict:
+    """Some engines or versions that read the target cannot load the export, or load it differently."""
+    return Verdict(False, why)
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def _when(held: Callable[[Selection], object], case: str) -> Callable[[Selection
 
 def _few_kv_heads(selection: Selection) -> Iterator[str]:
     heads = selection.geometry.kv_heads
-    sizes = [str(size) for size in _TENSOR_PARALLEL if heads and heads < size]
+    sizes = [str(size) for size in TENSOR_PARALLEL_SIZES if heads and heads < size]
     if sizes and selection.fa_layers:
         yield f"{heads} KV heads at tensor parallel {', '.join(sizes)}"
 
@@ -95,24 +101,24 @@ _ALL_FA = "leave fa_amp at 0 and attention modules out of disable_names, or choo
 _WHOLE = "name the whole group in disable_names, or choose improved numerics, which let whole groups fall back"
 _FUSED = "the engine fuses q, k, v and gate, up into one linear and refuses a half-float group"
 _GROUPS = {
-    "modelslim": Verdict("vLLM-Ascend and the new MindIE runtime refuse a half-float group"),
-    "mindie": Verdict(_FUSED, _WHOLE),
-    "vllm-ascend": Verdict(_FUSED, _WHOLE),
-    "vllm": Verdict(_FUSED, _WHOLE),
+    "modelslim": warns("vLLM-Ascend and the new MindIE runtime refuse a half-float group"),
+    "mindie": refuses(_FUSED, _WHOLE),
+    "vllm-ascend": refuses(_FUSED, _WHOLE),
+    "vllm": refuses(_FUSED, _WHOLE),
 }
-_PER_ROW = Verdict("the engine reads one scale per row", "leave mm_tensor off")
-_TURBO = Verdict(f"mindie-turbo supports FA3 for head_dim {_TURBO_HEAD_DIM} only")
-_TURBO_SPLIT = Verdict("mindie-turbo cannot split them; MindIE repeats a head on several devices")
+_PER_ROW = refuses("the engine reads one scale per row", "leave mm_tensor off")
+_TURBO = warns(f"mindie-turbo supports FA3 for head_dim {_TURBO_HEAD_DIM} only")
+_TURBO_SPLIT = warns("mindie-turbo cannot split them; MindIE repeats a head on several devices")
 
 LIMITS: dict[str, Limit] = {
     "partly-fa": Limit(
         "some attention layers without FA3 (`--fa-amp`, `--disable-names`)",
         _when(lambda selection: selection.partly_fa, "some layers stay without FA3"),
         {
-            "modelslim": Verdict("MindIE refuses the export, mindie-turbo reads uninitialised memory"),
-            "mindie": Verdict("MindIE asserts that every layer has its six tensors", _ALL_FA),
-            "vllm-ascend": Verdict("vLLM-Ascend up to 0.18 needs C8 scales in every layer"),
-            "vllm": Verdict("vLLM silently uses 1.0 as the scales there", _ALL_FA),
+            "modelslim": warns("MindIE refuses the export, mindie-turbo reads uninitialised memory"),
+            "mindie": refuses("MindIE asserts that every layer has its six tensors", _ALL_FA),
+            "vllm-ascend": warns("vLLM-Ascend up to 0.18 needs C8 scales in every layer"),
+            "vllm": refuses("vLLM silently uses 1.0 as the scales there", _ALL_FA),
         },
     ),
     "half-float": Limit("part of q, k, v or of gate, up left float", Selection.half_float, _GROUPS),
@@ -128,14 +134,14 @@ LIMITS: dict[str, Limit] = {
         "`--mm-tensor`",
         _when(lambda selection: selection.mm_tensor, "mm_tensor stores one weight scale per linear"),
         {
-            "modelslim": Verdict("the engines read one scale per row and refuse the export"),
+            "modelslim": warns("the engines read one scale per row and refuse the export"),
             **dict.fromkeys(("mindie", "vllm-ascend", "mindie-sd"), _PER_ROW),
         },
     ),
     "norms": Limit(
         "AntiOutlier's norm tensors",
         _when(lambda selection: selection.wraps_norms, "AntiOutlier's norms have `.module.` tensors"),
-        {"modelslim": Verdict("vLLM-Ascend refuses them; target vllm-ascend has none")},
+        {"modelslim": warns("vLLM-Ascend refuses them; target vllm-ascend has none")},
     ),
     "turbo-head-dim": Limit(
         f"FA3 with a head_dim other than {_TURBO_HEAD_DIM}",
@@ -148,18 +154,18 @@ LIMITS: dict[str, Limit] = {
     "c8-head-dim": Limit(
         f"FA3 with a head_dim that is no multiple of {_C8_HEAD_DIM}",
         _head_dim(lambda size: size % _C8_HEAD_DIM == 0),
-        {"vllm-ascend": Verdict(f"vLLM-Ascend supports C8 for multiples of {_C8_HEAD_DIM} only, from 0.23 on")},
+        {"vllm-ascend": warns(f"vLLM-Ascend supports C8 for multiples of {_C8_HEAD_DIM} only, from 0.23 on")},
     ),
     "c8-float16": Limit(
         "FA3 in float16",
         _when(lambda selection: selection.fa_layers and selection.dtype == "float16", "float16"),
-        {"vllm-ascend": Verdict("vLLM-Ascend up to 0.18 casts the scales of C8 to bfloat16")},
+        {"vllm-ascend": warns("vLLM-Ascend up to 0.18 casts the scales of C8 to bfloat16")},
     ),
     "float32": Limit(
         "a float32 model",
         _when(lambda selection: selection.dtype == "float32", "float32"),
         {
-            "vllm-ascend": Verdict(
+            "vllm-ascend": warns(
                 "vLLM serves such a model in bfloat16 by default, which needs another form of deq_scale than this "
                 "export's: serve it with --dtype float16, or quantize with --dtype bfloat16"
             )
@@ -169,7 +175,7 @@ LIMITS: dict[str, Limit] = {
         "FA3 for attention without `k_proj` and `v_proj`",
         _without_kv_names,
         {
-            "vllm-ascend": Verdict(
+            "vllm-ascend": refuses(
                 "vLLM-Ascend reads the KV scales under these names", "choose --no-fa for W8A8 only, or another target"
             )
         },
@@ -177,13 +183,13 @@ LIMITS: dict[str, Limit] = {
     "no-linear": Limit(
         "no quantized linear",
         _when(lambda selection: not selection.quantized, "no linear of the model would be int8"),
-        {"vllm": Verdict("", "quantize a model of linears")},
+        {"vllm": refuses("", "quantize a model of linears")},
     ),
     "experts": Limit(
         "a mixture of experts",
         _when(lambda selection: selection.has_experts, "a mixture of experts"),
         {
-            "vllm": Verdict(
+            "vllm": refuses(
                 "vLLM supports int8 experts only if their inputs are quantized at run time", "choose another target"
             )
         },
@@ -191,7 +197,7 @@ LIMITS: dict[str, Limit] = {
     "int8-head": Limit(
         "`--no-disable-last-linear`",
         _when(lambda selection: selection.head in selection.quantized, "an int8 head"),
-        {"vllm": Verdict("vLLM has float heads only", "leave disable_last_linear on")},
+        {"vllm": refuses("vLLM has float heads only", "leave disable_last_linear on")},
     ),
     "nothing": Limit(
         "neither linears nor attention quantized",
@@ -199,13 +205,13 @@ LIMITS: dict[str, Limit] = {
             lambda selection: not selection.quantized and not selection.fa_layers,
             "neither a linear nor an attention module would be quantized",
         ),
-        {"mindie-sd": Verdict("", "name fewer modules in disable_names, or patch the model to quantize its attention")},
+        {"mindie-sd": refuses("", "name fewer modules in disable_names, or patch the model to quantize its attention")},
     ),
     "fp8-attention": Limit(
         "FA3 in a pipeline",
         _when(lambda selection: selection.fa_layers, "FA3"),
         {
-            "mindie-sd": Verdict(
+            "mindie-sd": warns(
                 "MindIE-SD 3.x ignores FAQuant silently, since it expects fp8: q, k and v are int8 up to 2.3 only"
             )
         },
