@@ -28,7 +28,11 @@ __all__ = ["layer_error"]
 
 
 def layer_error(
-    call: RecordedCall, model: nn.Module, found: LayerParameters, settings: QuantSettings, mask: Tensor | None = None
+    call: RecordedCall,
+    module: Callable[[str], nn.Module],
+    found: LayerParameters,
+    settings: QuantSettings,
+    mask: Tensor | None = None,
 ) -> float | None:
     """Return `||y_q - y|| / ||y - x||` of a loaded layer on a recorded call, None if the result is not finite.
 
@@ -36,7 +40,7 @@ def layer_error(
     chooses later). x is the argument of y's shape, or 0 if there is none: it is subtracted because the residual x in y
     is large and would hide the error. The comparison covers the first output, and each other output with the shape of
     an argument (one argument per output): diffusion blocks return text and image; language layers also return caches
-    and attention weights. Improved numerics omit padding by `mask [B, S]`. The layer is always restored.
+    and attention weights. `module` returns a module by its name in `found`. Improved numerics omit padding by `mask [B, S]`. The layer is always restored.
     """
     if not call.made:
         return None
@@ -47,7 +51,7 @@ def layer_error(
         with torch.random.fork_rng(devices=()):
             # With the reference's numerics, the call was recorded on fake-quantized linears: its output is not float.
             exact = call.repeat_outputs(Tensor.clone) if settings.reference else call.outputs
-            with _quantized(model, found, settings):
+            with _quantized(module, found, settings):
                 # Clones: a layer that writes into its arguments would change the states of a waiting forward.
                 noisy = call.repeat_outputs(Tensor.clone)
             mask = None if settings.reference else mask
@@ -88,20 +92,19 @@ def _square_sums(noisy: Tensor, exact: Tensor, before: Tensor | None, mask: Tens
 
 
 @contextmanager
-def _quantized(model: nn.Module, found: LayerParameters, settings: QuantSettings) -> Iterator[None]:
+def _quantized(module: Callable[[str], nn.Module], found: LayerParameters, settings: QuantSettings) -> Iterator[None]:
     """Make a layer's modules compute like its export within the block; a linear's weight is quantized during its call."""
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     with ExitStack() as undo:
         for name, ranges in found.linears.items():
-            forward = _int8_forward(linears[name], ranges, settings)
-            undo.enter_context(temporarily(linears[name], "forward", forward))
+            linear = module(name)
+            undo.enter_context(temporarily(linear, "forward", _int8_forward(linear, ranges, settings)))
         for name, roles in found.attentions.items():
-            quantizer = quantizer_of(model.get_submodule(name))
+            quantizer = quantizer_of(module(name))
             undo.enter_context(temporarily(quantizer, "transform", int8_states(roles)))
         yield
 
 
-def _int8_forward(module: nn.Linear, ranges: Range | None, settings: QuantSettings) -> Callable[[Tensor], Tensor]:
+def _int8_forward(module: Any, ranges: Range | None, settings: QuantSettings) -> Callable[[Tensor], Tensor]:
     if ranges is None:
         return partial(_dynamic_call, module)
     parameters = (reference_linear if settings.reference else linear).input_parameters

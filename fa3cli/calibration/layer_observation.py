@@ -17,6 +17,7 @@ from fa3cli.fa_quantizer import quantizer_of
 from fa3cli.numerics.fallback_score import fallback_score
 from fa3cli.observers import RangeObserver
 from fa3cli.observers.head_range import HeadRange
+from fa3cli.quantization.fallback import fused_groups
 from fa3cli.quantization.reference_linear import fake_quantize_weight
 from fa3cli.quantization.settings import QuantSettings
 from fa3cli.samples.masking import real_states
@@ -87,22 +88,28 @@ class LayerObservation:
     def parameters(self, name: str, ranks: Ranks = ALONE) -> LayerParameters:
         """Return the parameters from all ranks' samples.
 
-        Raises InvalidInputError or UnsupportedError if a range is missing or not finite. An expert that no sample
-        reached is omitted with a warning; a cross-attention that no sample used, without one.
+        Raises InvalidInputError or UnsupportedError if a range is missing or not finite. Linears that no
+        sample ran, such as those of a cross-attention, are omitted with a warning.
         """
-        linears: dict[str, Range | None] = dict.fromkeys(self._linears if self._settings.is_dynamic else ())
+        linears: dict[str, Range | None] = dict.fromkeys(
+            name for name in self._linears if name not in self.inputs.observers
+        )
         warnings: list[str] = []
-        for linear, observed in ranks.merged(self.inputs.observers).items():
-            if observed.tokens:
+        merged = ranks.merged(self.inputs.observers)
+        unreached = {linear for linear, observed in merged.items() if not observed.tokens}
+        for linear, observed in merged.items():
+            if linear not in unreached:
                 linears[linear] = found = self._input_range(linear, observed)
                 warnings += _width_warnings(linear, *found)
-            elif ".experts." in linear:
-                warnings.append(f"{linear}: no calibration sample reached this expert, so it stays float")
-            else:
+        for group in fused_groups(merged):
+            if len(split := sorted(group & unreached)) not in (0, len(group)):
                 raise InvalidInputError(
-                    f"{linear}: no calibration sample reached it, so its input has no range",
-                    hint=f"add calibration data, or leave it float: --disable-names {linear}",
+                    f"{split[0]}: no calibration sample reached it, so its input has no range",
+                    hint=f"add calibration data, or leave it float: --disable-names {split[0]}",
                 )
+        warnings += [
+            f"{linear}: the samples did not run it, so it stays float" for linear in merged if linear in unreached
+        ]
         heads = {module: ranks.merged(roles) for module, roles in self.heads.items()}
         attentions = {module: dict(self._head_ranges(module, roles)) for module, roles in _used_modules(heads).items()}
         scores = self._scores | {

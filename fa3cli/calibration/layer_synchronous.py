@@ -17,7 +17,7 @@ import torch
 from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]  # greenlet has no types
 from torch import Tensor, nn
 
-from fa3cli.errors import UnsupportedError
+from fa3cli.errors import UnsupportedError, brief
 from fa3cli.models.memory import in_own_memory
 from fa3cli.models.temporarily import temporarily
 from fa3cli.models.tensor_tree import map_tensors
@@ -116,7 +116,16 @@ class LayerSynchronousForwards:
     def _switch_to(self, sample: int, expected: nn.Module) -> None:
         # torch's grad mode belongs to the thread, not to the greenlet: each switch sets it anew.
         self._running = sample
-        reached = self._forwards[sample].switch()
+        try:
+            reached = self._forwards[sample].switch()
+        except RuntimeError as error:
+            if "meta" not in str(error):
+                raise
+            raise UnsupportedError(
+                f"the forward of sample {sample + 1} uses weights of another layer than {type(expected).__name__} reads "
+                f"({brief(error)})",
+                hint="a model whose layers share weights, or that uses weights between its layers, cannot be streamed",
+            ) from error
         if reached is not expected:
             raise _order_error(sample, reached)
 

@@ -39,7 +39,7 @@ def find_smoothing(
     """
     method = METHODS[settings.anti_method]
     groups = groups_of(model, layer, method.groups)
-    linears = {name: model.model.get_submodule(name) for group in groups for name in group.linears}
+    linears = {name: model.module(name) for group in groups for name in group.linears}
     inputs = LinearInputs(linears, dict.fromkeys(linears, ChannelStatistics(method.keep)))
     with inputs, RecordedCall(model.layers[layer]) as call:
         run_samples(inputs)
@@ -57,12 +57,12 @@ def find_smoothing(
 def smooth(model: LayeredModel, layer: str, anti_method: str, scales: Mapping[str, Tensor]) -> None:
     """Multiply the input channels of each group by its scale and divide their source by it; the layer must be loaded."""
     for group in groups_of(model, layer, METHODS[anti_method].groups) if scales else ():
-        source = model.model.get_submodule(group.source)
+        source = model.module(group.source)
         weight, bias = model.tensor(f"{group.source}.weight"), model.bias(group.source)
         scale = scales[group.source].to(weight.device)
         for name in group.linears:
             # New tensors, never in place: a weight may share memory with its mapped file.
-            _replace(model.model.get_submodule(name), weight=model.tensor(f"{name}.weight") * scale)
+            _replace(model.module(name), weight=model.tensor(f"{name}.weight") * scale)
         if isinstance(source, nn.Linear):
             heads, repeats = shared_heads(model, group)
             # The source has one channel for `repeats` channels of the input; these have the same scale.
@@ -89,17 +89,17 @@ def wrapped_norms(model: LayeredModel, anti_method: str) -> frozenset[str]:
     if anti_method == "none" or not METHODS[anti_method].wraps_norms:
         return frozenset()
     sources = {
-        model.model.get_submodule(group.source)
+        model.module(group.source)
         for layer in model.layers
         for group in groups_of(model, layer, METHODS[anti_method].groups)
     }
     kinds = {type(source) for source in sources if not isinstance(source, nn.Linear)}
-    return frozenset(name for name, module in model.model.named_modules() if type(module) in kinds)
+    return frozenset(name for name, module in model.modules() if type(module) in kinds)
 
 
 def _modules(model: LayeredModel, groups: list[Group]) -> list[nn.Module]:
     names = dict.fromkeys(name for group in groups for name in (group.source, *group.linears))
-    return [model.model.get_submodule(name) for name in names]
+    return [model.module(name) for name in names]
 
 
 def _within_dtype(model: LayeredModel, group: Group, scale: Tensor) -> Tensor:

@@ -20,10 +20,13 @@ BLOCK = 1 << 23
 
 
 def groups_of(model: LayeredModel, layer: str, groups: tuple[Group, ...]) -> list[Group]:
-    """Return the groups that exist in a layer, with full module names."""
-    held = dict(model.layers[layer].named_modules()) if layer in model.layers else {}
+    """Return the groups that exist in a layer, with full module names.
+
+    A group's names are those of the modules in the layer's class; a checkpoint may publish others.
+    """
+    held = model.inside(layer) if layer in model.layers else {}
     return [
-        Group(f"{layer}.{group.source}", tuple(f"{layer}.{name}" for name in group.linears))
+        Group(held[group.source], tuple(held[name] for name in group.linears))
         for group in groups
         if all(name in held for name in (group.source, *group.linears))
     ]
@@ -52,7 +55,7 @@ def group_data(model: LayeredModel, group: Group, observed: ChannelStatistics, s
 
 def shared_heads(model: LayeredModel, group: Group) -> tuple[int, int]:
     """Return the number of the source's heads, and how many heads of the group's input share each of them."""
-    source = model.model.get_submodule(group.source)
+    source = model.module(group.source)
     if not isinstance(source, nn.Linear):
         return 1, 1
     repeats = model.tensor(f"{group.linears[0]}.weight").shape[1] // source.out_features

@@ -16,7 +16,7 @@ from torch.nn.functional import kl_div, nll_loss
 
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
 from fa3cli.errors import InvalidInputError
-from fa3cli.exports.layout import WEIGHT_FILE
+from fa3cli.exports.targets import TARGETS
 from fa3cli.models.checkpoint import Checkpoint
 from fa3cli.models.opening import open_model
 from fa3cli.models.streamed_model import StreamedModel
@@ -57,7 +57,7 @@ def compare(
 ) -> Comparison:
     """Run both models layer by layer over the lines of `text`, and compare their predictions."""
     folder, text = Path(weights_dir), Path(text)
-    exported = Checkpoint(Path(export_dir), WEIGHT_FILE)
+    exported = Checkpoint(Path(export_dir), TARGETS["modelslim"].stored_in(Path(export_dir)).weight_file)
     fa = any(name.endswith(".fa_q.scale") for name in exported.tensors)
     float_model = open_model(folder, fa=fa, trust_remote_code=trust_remote_code)
     quantized = _open_export(exported, float_model)
@@ -87,8 +87,9 @@ def _open_export(exported: Checkpoint, float_model: StreamedModel) -> StreamedMo
         skeleton.tie_weights()
     packed = any(info.dtype == "I64" for info in exported.tensors.values())
     shapes = {name: info.shape for name, info in exported.tensors.items()}
-    simulate(skeleton, shapes, torch.int64 if packed else torch.float32)
-    return StreamedModel(skeleton, exported, float_model.dtype, float_model.device)
+    published = float_model.published
+    simulate(skeleton, shapes, torch.int64 if packed else torch.float32, published.module)
+    return StreamedModel(skeleton, exported, float_model.dtype, float_model.device, published=published)
 
 
 def _logits(

@@ -6,13 +6,25 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["FORMATS", "INPUTS", "KV_CACHE_SCHEME", "WEIGHTS", "differences", "linear_groups", "matches", "quoted"]
+__all__ = [
+    "DYNAMIC_INPUTS",
+    "FORMATS",
+    "INPUTS",
+    "KV_CACHE_SCHEME",
+    "WEIGHTS",
+    "differences",
+    "group_of",
+    "linear_groups",
+    "matches",
+    "quoted",
+]
 
 # With other formats vLLM ignores how activations are quantized.
 FORMATS = ("int-quantized", "naive-quantized")
 _INT8 = {"num_bits": 8, "type": "int", "dynamic": False}
 WEIGHTS = {**_INT8, "symmetric": True, "strategy": ("channel", "tensor")}
 INPUTS = {**_INT8, "symmetric": False, "strategy": ("tensor",)}
+DYNAMIC_INPUTS = {**_INT8, "dynamic": True, "symmetric": True, "strategy": ("token",)}
 KV_CACHE_SCHEME = {
     "num_bits": 8,
     "type": "float",
@@ -43,6 +55,13 @@ def differences(found: Any, wanted: dict[str, Any]) -> Iterator[str]:
         # The types too: in Python 1 == True.
         if not any(value == option and type(value) is type(option) for option in allowed):
             yield f": {key} is {quoted(value)}, expected {' or '.join(map(repr, allowed))}"
+
+
+def group_of(own: dict[str, Any], module: str) -> dict[str, Any] | None:
+    """Return the group of a linear: one that names it, else one for all linears; None without either."""
+    groups = linear_groups(own).values()
+    named = (group for group in groups if any(matches(target, module) for target in group["targets"]))
+    return next(named, next((group for group in groups if "Linear" in group["targets"]), None))
 
 
 def matches(pattern: str, module: str) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fa3cli.errors import InvalidInputError
 from fa3cli.exports.geometry import Geometry, read_geometry
 from fa3cli.exports.json_documents import Document, is_file, read_document
-from fa3cli.exports.layout import FLOAT, FP8
+from fa3cli.exports.layout import FLOAT, FP8, W8A8, W8A8_DYNAMIC
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Target
 from fa3cli.files.reading import LARGE, is_file_name
@@ -120,12 +120,14 @@ class Contents:
         return self._opened[file]
 
     def _inferred_value(self, name: str) -> str:
-        leaf = name.rpartition(".")[2]
+        module, _, leaf = name.rpartition(".")
         if name.endswith(tuple(f".{tensor}" for tensor in self.target.attention_tensors)):
             return FP8
         # The first of linear_tensors is the weight, which float linears have too.
         quantized = leaf in self.target.linear_tensors[1:] or self.tensors[name].dtype == "int8"
-        return self.target.linear_value if quantized else FLOAT
+        if not quantized:
+            return FLOAT
+        return W8A8 if f"{module}.input_scale" in self.tensors else W8A8_DYNAMIC
 
     @property
     def _entries(self) -> dict[str, Any]:
@@ -139,6 +141,7 @@ def open_contents(folder: Path, target: Target = TARGETS["modelslim"]) -> Conten
     recorded for the checks to report.
     """
     require_readable(folder)
+    target = target.stored_in(folder)
     descriptions = tuple(
         read_document(folder, name, LARGE) for name in target.description_files if os.path.lexists(folder / name)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from fa3cli.exports.layout import FLOAT, NORM_TENSORS
 
@@ -11,23 +11,23 @@ __all__ = ["describe"]
 
 def describe(
     names: Sequence[str],
-    quantized: Collection[str],
+    quantized: Mapping[str, str],
     attentions: Collection[str],
     norms: Collection[str] = (),
     *,
-    linear_value: str,
-    linear_tensors: Sequence[str],
+    model_value: str,
+    tensors_of: Callable[[str], Sequence[str]],
     attention_settings: Mapping[str, str],
     attention_tensors: Mapping[str, str],
 ) -> dict[str, str]:
     """Return the description, name -> value: first the keys for the whole model, then all tensors in module order.
 
-    `names` are all tensors of the float model in module order, with tied names; `quantized` are the linears stored as
-    `linear_tensors`, `attentions` the modules with `attention_tensors` (name -> value), `norms` the norms to which
+    `names` are all tensors of the float model in module order, with tied names; `quantized` are the values of the
+    quantized linears, of which `tensors_of` returns the stored tensors, and `model_value` is the model's; `attentions` the modules with `attention_tensors` (name -> value), `norms` the norms to which
     AntiOutlier adds tensors.
     """
     # Without attentions the keys are absent, not null: engines read null in opposite ways.
-    description = {"model_quant_type": linear_value, **(attention_settings if attentions else {})}
+    description = {"model_quant_type": model_value, **(attention_settings if attentions else {})}
     waiting, known = set(attentions), set(names)
     for name in names:
         module, _, leaf = name.rpartition(".")
@@ -40,9 +40,10 @@ def describe(
         elif module not in quantized:
             description[name] = FLOAT
         elif leaf == "weight":
-            first, *others = linear_tensors
-            description[f"{module}.{first}"] = linear_value
+            value = quantized[module]
+            first, *others = tensors_of(value)
+            description[f"{module}.{first}"] = value
             if f"{module}.bias" in known:
                 description[f"{module}.bias"] = FLOAT
-            description.update({f"{module}.{tensor}": linear_value for tensor in others})
+            description.update({f"{module}.{tensor}": value for tensor in others})
     return description

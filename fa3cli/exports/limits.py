@@ -106,6 +106,7 @@ _GROUPS = {
     "vllm-ascend": refuses(_FUSED, _WHOLE),
     "vllm": refuses(_FUSED, _WHOLE),
 }
+_DYNAMIC_EXPERTS = "leave experts out of schemes: they are w8a8-dynamic by default"
 _PER_ROW = refuses("the engine reads one scale per row", "leave mm_tensor off")
 _TURBO = warns(f"mindie-turbo supports FA3 for head_dim {_TURBO_HEAD_DIM} only")
 _TURBO_SPLIT = warns("mindie-turbo cannot split them; MindIE repeats a head on several devices")
@@ -185,13 +186,15 @@ LIMITS: dict[str, Limit] = {
         _when(lambda selection: not selection.quantized, "no linear of the model would be int8"),
         {"vllm": refuses("", "quantize a model of linears")},
     ),
-    "experts": Limit(
-        "a mixture of experts",
-        _when(lambda selection: selection.has_experts, "a mixture of experts"),
+    "static-experts": Limit(
+        "experts as w8a8 or w8a8-mix (`schemes`)",
+        _when(lambda selection: selection.static_experts, "experts whose inputs have a stored scale"),
         {
-            "vllm": refuses(
-                "vLLM supports int8 experts only if their inputs are quantized at run time", "choose another target"
-            )
+            "modelslim": warns("vLLM-Ascend supports experts as W8A8_DYNAMIC only"),
+            **dict.fromkeys(
+                ("vllm", "vllm-ascend"),
+                refuses("the engine supports int8 experts only if inputs are quantized at run time", _DYNAMIC_EXPERTS),
+            ),
         },
     ),
     "int8-head": Limit(

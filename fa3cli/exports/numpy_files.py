@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fa3cli.exports.layout import DESCRIPTION_FILES, FA_QUANT, W8A8, W8A8_TENSORS
+from fa3cli.exports.layout import DESCRIPTION_FILE, FA_QUANT, LINEAR_TENSORS
 from fa3cli.files.documents import read_json
 from fa3cli.files.reading import LARGE
 from fa3cli.files.tensors import open_tensors
@@ -28,7 +28,7 @@ def write_numpy(folder: Path, weight_files: list[Path]) -> None:
     their full names; anti_fp_norm holds the norms with tensors of AntiOutlier. Read with
     `np.load(file, allow_pickle=True).item()`. Memory must hold the dict of a whole file: the format is one pickle.
     """
-    description = read_json(folder / DESCRIPTION_FILES[0], LARGE)
+    description = read_json(folder / DESCRIPTION_FILE, LARGE)
     keys_by_file: dict[str, dict[str, str]] = defaultdict(dict)
     for name, kind in description.items():
         if "." in name:
@@ -51,7 +51,7 @@ def _file_and_key(name: str, kind: str, description: Mapping[str, str]) -> tuple
     module, _, leaf = name.rpartition(".")
     if kind == FA_QUANT:
         return f"fa_quant_{leaf}", name
-    if kind == W8A8 and leaf in W8A8_TENSORS[1:]:
+    if leaf in LINEAR_TENSORS.get(kind, ())[1:]:
         return leaf, module
     if f"{module}.module.weight" in description:
         return "anti_fp_norm", name

@@ -45,7 +45,7 @@ class TargetExport:
             scratch=scratch,
             metadata=target.metadata,
         )
-        self._linears: list[str] = []
+        self._linears: dict[str, str] = {}
         self._attentions: list[str] = []
         self._norms: list[str] = []
 
@@ -53,9 +53,9 @@ class TargetExport:
         """Write a float tensor unchanged."""
         self._writer.add(name, tensor)
 
-    def add_linear(self, module: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write a quantized linear."""
-        self._linears.append(module)
+    def add_linear(self, module: str, tensors: Mapping[str, Tensor], value: str) -> None:
+        """Write a quantized linear, which has this value in the description."""
+        self._linears[module] = value
         self._add_module(module, self.target.linear(tensors))
 
     def add_attention(self, module: str, tensors: Mapping[str, Tensor], head_dim: int) -> None:
@@ -113,6 +113,6 @@ class TargetExport:
             self._writer.add(f"{module}.{leaf}", tensor)
 
 
-def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
+def _without(names: Sequence[str], others: Collection[str]) -> list[str]:
     left_out = set(others)
     return [name for name in names if name not in left_out]

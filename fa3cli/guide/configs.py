@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fa3cli.errors import UnsupportedError
+from fa3cli.quantization.schemes import DYNAMIC, STATIC
 
 __all__ = ["AntiOutlierConfig", "QuantConfig"]
 
@@ -21,7 +22,7 @@ _UNUSED_DEFAULTS = {
     "sigma_factor": 3.0,
     "use_kvcache_quant": False,
     "open_outlier": True,
-    "is_dynamic": False,
+    "is_dynamic": False,  # of AntiOutlierConfig: QuantConfig supports it
     "group_size": 64,
     "percdamp": 0.01,
     "pdmix": False,
@@ -50,6 +51,7 @@ class QuantConfig:
         w_sym: bool = True,
         disable_last_linear: bool = True,
         *,
+        is_dynamic: bool = False,
         numerics: str = "improved",
         fa_score: str = "reference",
         **others: Any,
@@ -65,6 +67,7 @@ class QuantConfig:
             "w_sym": w_sym,
             "mm_tensor": mm_tensor,
             "disable_last_linear": disable_last_linear,
+            "scheme": (DYNAMIC if is_dynamic else STATIC).name,
             "numerics": numerics,
             "fa_score": fa_score,
             "fa": False,

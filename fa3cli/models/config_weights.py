@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fa3cli.models.checkpoint import TensorInfo, no_weights
+from fa3cli.models.published.names import PublishedNames
 
 __all__ = ["ConfigWeights", "has_weights"]
 
@@ -22,13 +23,17 @@ class ConfigWeights:
     Reading raises the same InvalidInputError as opening the folder's Checkpoint.
     """
 
-    def __init__(self, folder: Path, model: nn.Module, dtype: torch.dtype) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, model: nn.Module, dtype: torch.dtype, published: PublishedNames | None = None
+    ) -> None:
+        self.folder, names = folder, published or PublishedNames()
         self.files: list[str] = []
         named = dict(model.named_parameters(remove_duplicate=False))
         aliases = named.keys() - dict(model.named_parameters()).keys()  # tied tensors are stored once
         self.tensors = {
-            name: _info(tensor, dtype) for name, tensor in model.state_dict().items() if name not in aliases
+            names.tensor(path): _info(tensor, dtype)
+            for path, tensor in model.state_dict().items()
+            if path not in aliases
         }
 
     def path(self, name: str) -> Path:

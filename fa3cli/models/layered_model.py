@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.fa_quantizer import FAQuantizer
+from fa3cli.models.published.names import PublishedNames
 
 __all__ = ["LayeredModel"]
 
@@ -22,7 +23,7 @@ class LayeredModel(ABC):
 
     By default, `layers` are the members of the largest ModuleList; for a diffusion transformer they are its blocks.
 
-    `names` are the names in the state dict, in module order; `stored` omits names tied to an earlier name (`tied`)
+    All names are those that the checkpoint publishes. `names` are the tensors of the state dict, in module order; `stored` omits names tied to an earlier name (`tied`)
     unless a checkpoint holds them. `of_layer` are the stored tensors of each layer and of the `head`, the linear after
     the layers; `outside` are the stored tensors outside the layers, and `before_layers` those among them that the
     forwards need before the first layer.
@@ -30,24 +31,41 @@ class LayeredModel(ABC):
 
     resident = False
     """Whether the weights stay in the model between visits."""
+    unknown: Sequence[str] = ()
+    """Published tensors that are not of the model, such as layers that predict further tokens."""
+    copied_for: Mapping[str, Sequence[str]] = {}
+    """The published tensors that exports copy in place of a tensor of the model with another layout."""
 
     def __init__(
-        self, model: nn.Module, dtype: torch.dtype, device: torch.device, layers: Mapping[str, nn.Module] | None = None
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        device: torch.device,
+        layers: Mapping[str, nn.Module] | None = None,
+        published: PublishedNames | None = None,
     ) -> None:
         self.model, self.dtype, self.device = model, dtype, device
+        self.published = published or PublishedNames()
         self.config: Any = model.config
-        self.layers = _decoder_layers(model) if layers is None else dict(layers)
-        self.tied = _tied_names(model)
-        self.names = list(model.state_dict())
+        module, tensor = self.published.module, self.published.tensor
+        self._paths = {tensor(path): path for path in model.state_dict()}
+        # Reversed: of several modules with one published name, the outermost has it.
+        self._module_paths = {module(path): path for path, _ in reversed(list(model.named_modules()))}
+        found = _decoder_layers(model) if layers is None else layers
+        self.layers = {module(path): layer for path, layer in found.items()}
+        self.tied = {tensor(alias): tensor(first) for alias, first in _tied_names(model).items()}
+        self.names = list(self._paths)
         head = getattr(model, "get_output_embeddings", None)
-        self.head = _name_of(model, head()) if head else None
+        head_path = _path_of(model, head()) if head else None
+        self.head = None if head_path is None else module(head_path)
 
     def _sort_names(self, stored: Sequence[str]) -> None:
         """Assign the stored tensors to the layers, the head and the rest."""
         self.stored = list(stored)
         heads = [self.head] if self.head else []
         self.of_layer = {
-            part: [name for name in stored if name.startswith(f"{part}.")] for part in [*self.layers, *heads]
+            part: [name for name in stored if self._paths[name].startswith(f"{self._module_paths[part]}.")]
+            for part in [*self.layers, *heads]
         }
         in_layers = {name for layer in self.layers for name in self.of_layer[layer]}
         self.outside = [name for name in stored if name not in in_layers]
@@ -77,6 +95,16 @@ class LayeredModel(ABC):
 
     def require_tied_alike(self) -> None:
         """Raise InvalidInputError if the model has files with different values for tensors that config.json ties."""
+
+    def published_tensor(self, name: str) -> Tensor:
+        """Return a published tensor as it is stored."""
+        raise NotImplementedError
+
+    @property
+    def exported_names(self) -> list[str]:
+        """The published names of all tensors, in module order, and of the unknown ones."""
+        known = [source for name in self.names for source in self.copied_for.get(name, (name,))]
+        return [*known, *self.unknown]
 
     def cast_names(self) -> list[str]:
         """Return the float tensors whose dtype in files differs from the model's."""
@@ -110,13 +138,26 @@ class LayeredModel(ABC):
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor that is loaded."""
-        module, _, leaf = name.rpartition(".")
+        module, _, leaf = self._paths[name].rpartition(".")
         found: Tensor = getattr(self.model.get_submodule(module), leaf)
         return found
 
+    def module(self, name: str) -> nn.Module:
+        """Return a module by its published name."""
+        return self.model.get_submodule(self._module_paths[name])
+
+    def modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield all modules by name, in module order."""
+        yield from self._modules("")
+
+    def inside(self, layer: str) -> dict[str, str]:
+        """Return the published name of each module of a layer by its name in the layer's class."""
+        path = self._module_paths[layer]
+        return {name: self.published.module(f"{path}.{name}") for name, _ in self.layers[layer].named_modules() if name}
+
     def bias(self, module: str) -> Tensor | None:
         """Return the bias of a loaded linear or norm, None if it has none."""
-        found: Tensor | None = getattr(self.model.get_submodule(module), "bias", None)
+        found: Tensor | None = getattr(self.module(module), "bias", None)
         return None if found is None else found.detach()
 
     def attentions(self, part: str = "") -> dict[str, nn.Module]:
@@ -128,11 +169,21 @@ class LayeredModel(ABC):
         }
 
     def linears(self, part: str = "") -> dict[str, nn.Linear]:
-        """Return the linears, of one layer, of the head or all, by module name in module order."""
-        return {name: module for name, module in self._modules(part) if isinstance(module, nn.Linear)}
+        """Return the linears, of one layer, of the head or all, by module name in module order.
+
+        Subclasses of torch's linear may compute something else, and a weight that is published under another name than
+        its module has no place for scales: neither is a linear here.
+        """
+        return {
+            name: module
+            for name, module in self._modules(part)
+            if type(module) is nn.Linear and f"{name}.weight" in self._paths
+        }
 
     def _modules(self, part: str) -> Iterator[tuple[str, nn.Module]]:
-        yield from self.model.get_submodule(part).named_modules(prefix=part)
+        path = self._module_paths[part]
+        for inner, module in self.model.get_submodule(path).named_modules(prefix=path):
+            yield self.published.module(inner), module
 
 
 def _decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -148,10 +199,13 @@ def _decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
     if not lists:
         raise UnsupportedError(f"{type(model).__name__}: no list of decoder layers found")
     name, layers = max(lists, key=size)
+    if not isinstance(layers, nn.ModuleList) or not len(layers):
+        config: Any = model.config
+        raise UnsupportedError(f"{config.name_or_path}: {type(model).__name__} has no decoder layers")
     return {f"{name}.{index}": layer for index, layer in enumerate(layers)}
 
 
-def _name_of(model: nn.Module, wanted: nn.Module | None) -> str | None:
+def _path_of(model: nn.Module, wanted: nn.Module | None) -> str | None:
     return next((name for name, module in model.named_modules() if module is wanted), None)
 
 

@@ -31,11 +31,12 @@ def module_of(file: Path, source: bytes) -> ModuleType:
     Python's cache of compiled code is neither read nor written, since it may come from another file. Raises
     UnsupportedError if the source cannot be imported.
     """
+    file = file.absolute()  # transformers looks at the folders above a module's file
     # Named by content: files of several folders may have the same name.
     name = f"fa3_folder_code_{sha256(source).hexdigest()[:16]}"
     if name not in sys.modules:
         loader = _Loader(file, source)
-        spec = ModuleSpec(name, loader, origin=str(file.absolute()))
+        spec = ModuleSpec(name, loader, origin=str(file))
         spec.has_location = True
         # Registered before the code runs: dataclasses look up their module in sys.modules.
         module = sys.modules[name] = module_from_spec(spec)

@@ -17,6 +17,7 @@ from fa3cli.models.checkpoint import Checkpoint
 from fa3cli.models.config_weights import ConfigWeights, has_weights
 from fa3cli.models.devices import device_of, run_dtype
 from fa3cli.models.module_file import code_of, module_of
+from fa3cli.models.published.conversions import published_names
 from fa3cli.models.skeleton import build_skeleton, read_config
 from fa3cli.models.streamed_model import StreamedModel
 from fa3cli.models.trust import require_known_code
@@ -74,8 +75,9 @@ def open_model(
         trusted=trust_remote_code,
         tensors=len(checkpoint.tensors) if checkpoint else None,
     )
+    published = published_names(skeleton, checkpoint.tensors) if checkpoint else None
     weights = checkpoint or ConfigWeights(folder, skeleton, stored_dtype)
-    model = StreamedModel(skeleton, weights, model_dtype, place)
+    model = StreamedModel(skeleton, weights, model_dtype, place, published=published)
     if fa and not model.attentions():
         raise UnsupportedError(
             f"{folder}: holds a patched modeling file, but the model that was built does not use it",

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fa3cli.errors import InvalidInputError
-from fa3cli.models.checkpoint import Checkpoint, is_finite
-from fa3cli.models.config_weights import ConfigWeights
+from fa3cli.models.checkpoint import is_finite
 from fa3cli.models.layered_model import LayeredModel
+from fa3cli.models.published.converted_checkpoint import ConvertedCheckpoint, Weights
+from fa3cli.models.published.names import PublishedNames
 
 __all__ = ["StreamedModel"]
 
@@ -30,17 +31,23 @@ class StreamedModel(LayeredModel):
     def __init__(
         self,
         model: nn.Module,
-        checkpoint: Checkpoint | ConfigWeights,
+        checkpoint: Weights,
         dtype: torch.dtype,
         device: torch.device,
         layers: Mapping[str, nn.Module] | None = None,
+        published: PublishedNames | None = None,
     ) -> None:
-        super().__init__(model, dtype, device, layers)
+        super().__init__(model, dtype, device, layers, published)
         _move_buffers(model, device)
-        self.checkpoint = checkpoint
-        self._dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        self._expected = {self.published.tensor(path): tensor for path, tensor in model.state_dict().items()}
+        conversions = self.published.conversions
+        self.checkpoint: Weights = (
+            ConvertedCheckpoint(checkpoint, conversions, self._expected) if conversions else checkpoint
+        )
+        self._dtypes = {name: tensor.dtype for name, tensor in self._expected.items()}
         self._check_names()
-        self._sort_names([name for name in self.names if name in checkpoint.tensors])
+        self._sort_names([name for name in self.names if name in self.checkpoint.tensors])
+        self._find_copies()
 
     @property
     def has_weights(self) -> bool:
@@ -119,21 +126,17 @@ class StreamedModel(LayeredModel):
         tied = {alias: tensors[name] for alias, name in self.tied.items() if name in tensors}
         for name, tensor in {**tensors, **tied}.items():
             # assign=True uses the tensor itself: without a copy, and a meta parameter cannot receive a copy.
-            module, _, leaf = name.rpartition(".")
+            module, _, leaf = self._paths[name].rpartition(".")
             self.model.get_submodule(module).load_state_dict({leaf: tensor}, strict=False, assign=True)
 
     def _check_names(self) -> None:
-        expected, held = self.model.state_dict(), self.checkpoint.tensors
-        # transformers ignores the names of this class attribute when it loads a checkpoint.
-        ignored = [*_COMPUTED, *(getattr(self.model, "_keys_to_ignore_on_load_unexpected", None) or ())]
+        expected, held = self._expected, self.checkpoint.tensors
         missing = [name for name in expected if name not in held and self.tied.get(name) not in held]
-        unexpected = [n for n in held if n not in expected and not any(re.search(p, n) for p in ignored)]
-        for problem, names in (("lacks", missing), ("holds, but the model has no,", unexpected)):
-            if names:
-                raise InvalidInputError(
-                    f"{self.checkpoint.folder}: the checkpoint {problem} {names[0]} ({len(names)} such tensors)",
-                    hint="config.json and the safetensors files must be of the same model",
-                )
+        if missing:
+            raise InvalidInputError(
+                f"{self.checkpoint.folder}: the checkpoint lacks {missing[0]} ({len(missing)} such tensors)",
+                hint="config.json and the safetensors files must be of the same model",
+            )
         for name in expected.keys() & held.keys():
             if tuple(expected[name].shape) != held[name].shape:
                 raise InvalidInputError(
@@ -146,6 +149,26 @@ class StreamedModel(LayeredModel):
                     f"computes with {str(expected[name].dtype).removeprefix('torch.')}",
                     hint="fa3 quantizes float checkpoints, and this one is quantized already",
                 )
+
+    def _find_copies(self) -> None:
+        """Find the published tensors that exports copy: those that no tensor of the model is, or is stored as."""
+        conversions = self.published.conversions
+        converted = {source for conversion in conversions for source in conversion.sources}
+        # One target of a conversion stands for all its sources.
+        self.copied_for = {
+            self.published.tensor(target): conversion.sources if target == conversion.targets[0] else ()
+            for conversion in conversions
+            for target in conversion.targets
+        }
+        self.unknown = [
+            name
+            for name in self.checkpoint.tensors
+            if name not in self._expected and name not in converted and not any(re.search(p, name) for p in _COMPUTED)
+        ]
+
+    def published_tensor(self, name: str) -> Tensor:
+        """Return a published tensor as it is stored."""
+        return self.checkpoint.read([name])[name]
 
 
 def _move_buffers(model: nn.Module, device: torch.device) -> None:

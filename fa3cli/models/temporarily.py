@@ -18,4 +18,5 @@ def temporarily(owner: object, name: str, value: object) -> Iterator[None]:
         yield
     finally:
         delattr(owner, name)
-        own.update(before)
+        for attribute, original in before.items():
+            setattr(owner, attribute, original)

@@ -94,15 +94,15 @@ def _trial(job: Job) -> tuple[Job, SyntheticWeights]:
     count = 1 + max(range(len(job.model.layers)), key=[sizes[layer] for layer in job.model.layers].__getitem__)
     timed = list(islice(job.model.layers, count))
     whole = {name for layer in timed for name in job.model.of_layer[layer]}
-    weights = SyntheticWeights(job.source, job.model.model, job.model.dtype, whole)
-    model = StreamedModel(job.model.model, weights, job.model.dtype, job.model.device)
+    weights = SyntheticWeights(job.source, job.model.model, job.model.dtype, whole, job.model.published)
+    model = StreamedModel(job.model.model, weights, job.model.dtype, job.model.device, published=job.model.published)
     model.layers = {layer: model.layers[layer] for layer in timed}
     trial = replace(
         job,
         model=model,
         settings=replace(job.settings, disable_level="L0"),
         samples=[_sample(job)] * 2,
-        quantized=job.quantized - {job.model.head},
+        schemes={name: scheme for name, scheme in job.schemes.items() if name != job.model.head},
         smoothing={layer: _no_smoothing(model, layer, job.settings.anti_method) for layer in timed},
     )
     return trial, weights

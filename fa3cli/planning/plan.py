@@ -108,6 +108,11 @@ def plan_warnings(job: Job, found: Sequence[LayerParameters] | None = None) -> I
         yield f"fa_amp={settings.fa_amp}: the model has {len(job.attentions)} attention modules; all fall back"
     if settings.level > len(job.quantized):
         yield f"disable_level={settings.disable_level}: {len(job.quantized)} linears are quantized; all fall back"
+    if unknown := job.model.unknown:
+        yield (
+            f"{unknown[0]} and {len(unknown) - 1} other tensors are not of the model that transformers builds: "
+            "they are copied as they are"
+        )
     if cast := job.model.cast_names():
         dtype = str(job.model.dtype).removeprefix("torch.")
         yield f"{cast[0]} and {len(cast) - 1} other tensors are stored in another dtype and cast to {dtype}"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fa3cli.models.checkpoint import is_finite
 from fa3cli.models.config_weights import ConfigWeights
+from fa3cli.models.published.names import PublishedNames
 
 __all__ = ["SyntheticWeights"]
 
@@ -25,10 +26,12 @@ class SyntheticWeights(ConfigWeights):
     weights.
     """
 
-    def __init__(self, folder: Path, model: nn.Module, dtype: torch.dtype, whole: Collection[str]) -> None:
-        super().__init__(folder, model, dtype)
+    def __init__(
+        self, folder: Path, model: nn.Module, dtype: torch.dtype, whole: Collection[str], published: PublishedNames
+    ) -> None:
+        super().__init__(folder, model, dtype, published)
         self.seconds = 0.0
-        self._dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        self._dtypes = {published.tensor(path): tensor.dtype for path, tensor in model.state_dict().items()}
         self._whole = frozenset(whole)
         self._noise = torch.randn(_PATTERN, generator=torch.Generator().manual_seed(0)) * _SPREAD
 

@@ -21,17 +21,23 @@ _NONE = {
 
 
 def matching(names: Sequence[str], patterns: Sequence[str], setting: str = "disable_names") -> set[str]:
-    """Return the module names that `patterns` (names or globs) select; InvalidInputError if a pattern selects none."""
+    """Return the module names that `patterns` (names or globs) select; InvalidInputError if a pattern selects none.
+
+    A pattern after `!` takes the names that it selects out again, if there are any, as in a .gitignore.
+    """
     selected: set[str] = set()
     for pattern in patterns:
-        found = {name for name in names if fnmatchcase(name, pattern)}
-        if not found:
+        found = {name for name in names if fnmatchcase(name, pattern.removeprefix("!"))}
+        if pattern.startswith("!"):
+            selected -= found
+        elif found:
+            selected |= found
+        else:
             near = get_close_matches(pattern, names, n=3, cutoff=0.4)
             raise InvalidInputError(
                 f"{setting}: {pattern!r} matches {_NONE[setting]}",
                 hint=f"the nearest names are {', '.join(near)}" if near else None,
             )
-        selected |= found
     return selected
 
 

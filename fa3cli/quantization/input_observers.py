@@ -22,10 +22,7 @@ def input_observers(
     """Return an observer per linear; equal observers are one object, so that linears with the same input share the work.
 
     act_method 1 uses the mean of minima and maxima, 2 a histogram, 3 a histogram if the linear's range_param permits.
-    Returns no observers if inputs are quantized at run time.
     """
-    if settings.is_dynamic:
-        return {}
     mean: RangeObserver = ReferenceRange() if settings.reference else InputRange()
     histogram: RangeObserver = HistogramRange() if settings.reference else MergeableHistogram()
     return {

@@ -12,7 +12,7 @@ from typing import Any
 from fa3cli.errors import InvalidInputError, UnsupportedError, UsageError
 from fa3cli.files.documents import parse_toml, typed
 from fa3cli.files.reading import read_bytes
-from fa3cli.quantization.settings import QuantSettings, require_valid
+from fa3cli.quantization.settings import QuantSettings, pairs, require_valid
 
 __all__ = ["Recipe", "choose_recipe", "shipped_recipes"]
 
@@ -48,7 +48,9 @@ def choose_recipe(name: str | None, model_type: str, linears: Sequence[str], *, 
     if name is None:
         fitting = (recipe for recipe in shipped.values() if model_type in recipe.model_types)
         found = next(fitting, shipped[default])
-        names = tuple(pattern for pattern in found.settings["disable_names"] if fnmatch.filter(linears, pattern))
+        names = tuple(
+            pattern for pattern in found.settings["disable_names"] if fnmatch.filter(linears, pattern.removeprefix("!"))
+        )
         if not names and "include_names" not in found.settings:
             return NONE
         return replace(found, settings={**found.settings, "disable_names": names})
@@ -78,6 +80,8 @@ def _read(file: Path, name: str) -> Recipe:
                 hint=f"did you mean {near[0]}?" if near else f"settings: {', '.join(_SETTINGS)}",
             )
     settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    if "schemes" in settings:
+        settings["schemes"] = pairs(settings["schemes"])
     try:
         require_valid(replace(QuantSettings(), **settings))
     except UsageError as error:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from fa3cli.errors import UnsupportedError, UsageError
+from fa3cli.quantization.schemes import DYNAMIC, SCHEMES, STATIC
 
 __all__ = [
     "LANGUAGE_SETTINGS",
@@ -16,6 +17,7 @@ __all__ = [
     "QuantSettings",
     "ResolvedSettings",
     "SettingsOf",
+    "pairs",
     "require_valid",
     "resolve_settings",
 ]
@@ -27,7 +29,9 @@ class QuantSettings:
 
     w_bit: int = 8
     a_bit: int = 8
-    is_dynamic: bool = False
+    scheme: str = STATIC.name
+    schemes: tuple[tuple[str, str], ...] = ()
+    """Other schemes for some linears: pairs of a glob and a scheme, of which the last match applies."""
     act_method: int = 1
     anti_method: str = "none"
     include_names: tuple[str, ...] = ()
@@ -80,7 +84,7 @@ LANGUAGE_SETTINGS = SettingsOf(
     QuantSettings(),
     {
         **_COMMON,
-        "is_dynamic": (False,),
+        "scheme": tuple(SCHEMES),
         "act_method": (1, 2, 3),
         "anti_method": ("none", "m1", "m2", "m3", "m4", "m5", "m6"),
         "numerics": ("improved", "reference"),
@@ -89,10 +93,11 @@ LANGUAGE_SETTINGS = SettingsOf(
 # For diffusion transformers, the guide's tool supports FA3 only with dynamic linears, which have no range to choose; its
 # numerics confuse tokens with heads there, so "reference" is not supported.
 PIPELINE_SETTINGS = SettingsOf(
-    QuantSettings(is_dynamic=True, disable_last_linear=False),
+    QuantSettings(scheme=DYNAMIC.name, disable_last_linear=False),
     {
         **_COMMON,
-        "is_dynamic": (True,),
+        "scheme": (DYNAMIC.name,),
+        "schemes": ((),),
         "act_method": (1,),
         "anti_method": ("none",),
         "disable_level": ("L0",),
@@ -132,6 +137,14 @@ def resolve_settings(
     return ResolvedSettings(settings, origins)
 
 
+def pairs(schemes: Any) -> Any:
+    """Return `schemes` of a script or a document, a table or a list of pairs, as a tuple of pairs."""
+    given = schemes.items() if isinstance(schemes, Mapping) else schemes
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        return given
+    return tuple(tuple(pair) if isinstance(pair, list) else pair for pair in given)
+
+
 def require_valid(settings: QuantSettings) -> None:
     """Raise UsageError for a value of a wrong type or out of range."""
     for field in fields(settings):
@@ -148,6 +161,9 @@ def require_valid(settings: QuantSettings) -> None:
         names = getattr(settings, setting)
         if not all(isinstance(name, str) for name in names):
             raise UsageError(f"{setting} is {names!r:.60}; expected module names or globs")
+    for pair in settings.schemes:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and pair[1] in tuple(SCHEMES)):
+            raise UsageError(f"schemes holds {pair!r:.60}; expected a glob and one of {', '.join(SCHEMES)}")
     if not _LEVEL.fullmatch(settings.disable_level):
         raise UsageError(
             f"disable_level is {settings.disable_level!r:.60}; expected L and a number of linears, without leading zeros",

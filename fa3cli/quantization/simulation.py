@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -109,20 +109,27 @@ class SimulatedNorm(nn.Module):
         return normed if self._adds_bias else (normed + self.module.get_buffer("bias")).to(states.dtype)
 
 
-def simulate(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], deq_scale_dtype: torch.dtype) -> None:
+def simulate(
+    model: nn.Module,
+    shapes: Mapping[str, tuple[int, ...]],
+    deq_scale_dtype: torch.dtype,
+    published: Callable[[str], str] = lambda path: path,
+) -> None:
     """Make a model compute like an export whose tensors have these `shapes`.
 
-    Linears and norms with quantized tensors in the export are replaced; patched attentions get a transform.
+    Linears and norms with quantized tensors in the export are replaced; patched attentions get a transform. `published`
+    returns the name in the export of the module at a path.
     """
     # A list: the loop replaces modules.
-    for name, module in list(model.named_modules()):
+    for path, module in list(model.named_modules()):
+        name = published(path)
         if isinstance(module, nn.Linear) and f"{name}.deq_scale" in shapes:
             scale_shape = shapes[f"{name}.weight_scale"]
-            _replace(model, name, SimulatedLinear(module, scale_shape, deq_scale_dtype))
+            _replace(model, path, SimulatedLinear(module, scale_shape, deq_scale_dtype))
         elif isinstance(module, nn.Linear) and f"{name}.weight_scale" in shapes:
-            _replace(model, name, SimulatedDynamicLinear(module))
+            _replace(model, path, SimulatedDynamicLinear(module))
         elif f"{name}.module.weight" in shapes:
-            _replace(model, name, SimulatedNorm(module))
+            _replace(model, path, SimulatedNorm(module))
         elif hasattr(module, "fa_quantizer") and f"{name}.fa_q.scale" in shapes:
             for role in "qkv":
                 module.add_module(f"fa_{role}", SimulatedStates(shapes[f"{name}.fa_{role}.scale"][0]))
@@ -134,7 +141,7 @@ def _simulated_states(attention: nn.Module, states: Tensor, role: str) -> Tensor
     return simulated
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
     # nn.Module.set_submodule exists only since torch 2.5.
     setattr(model.get_submodule(parent), leaf, module)

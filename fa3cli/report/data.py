@@ -53,7 +53,7 @@ def _float_elsewhere(recorded: Recorded, matrices: Matrices) -> tuple[FloatModul
     """Return the float matrices outside the layers, and the setting that kept them float if it is known."""
     settings = recorded.origin.settings if recorded.origin else {}
     reason = "disable_last_linear" if settings.get("disable_last_linear") is True else None
-    if settings.get("is_dynamic") is True:  # a pipeline's transformer, which has no head
+    if recorded.target == "mindie-sd":  # a transformer has no head
         reason = OUTSIDE_BLOCKS
     return tuple(
         FloatModule(name, NOT_LINEAR if _is_embedding(name) else reason)

@@ -8,15 +8,16 @@ from pathlib import Path
 from fa3cli.errors import InvalidInputError
 from fa3cli.exports.contents import Contents, read_shard, require_readable
 from fa3cli.exports.json_documents import Document, is_file, read_document
-from fa3cli.exports.layout import DESCRIPTION_FILES, INDEX_FILE, WEIGHT_FILE
+from fa3cli.exports.layout import DESCRIPTION_FILE, LINEAR_VALUES
 from fa3cli.exports.targets import TARGETS
 from fa3cli.files.reading import LARGE
 from fa3cli.runs.result import PARAMETERS_FILE, REPORT_FILE
 
 __all__ = ["Matrices", "Stored", "open_stored", "read_matrices"]
 
-_DESCRIPTIONS = dict.fromkeys(name for target in TARGETS.values() for name in target.description_files)
-_QUANTIZED = tuple(target.linear_value for target in TARGETS.values())
+_DESCRIPTIONS = dict.fromkeys(
+    name for target in TARGETS.values() for value in LINEAR_VALUES for name in target.storing(value).description_files
+)
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,13 @@ def open_stored(folder: Path) -> Stored:
     described = (read_document(folder, name, LARGE) for name in _DESCRIPTIONS)
     descriptions = tuple(document for document in described if document.raw is not None)
     shards = tuple(read_shard(folder, path.name) for path in sorted(folder.glob("*.safetensors")))
+    # Its description comes from files only, never from names and dtypes of tensors.
+    target = TARGETS["modelslim"].stored_in(folder)
     contents = Contents(
         folder,
-        TARGETS["modelslim"],  # its description comes from files only, never from names and dtypes of tensors
+        target,
         read_document(folder, "config.json"),
-        read_document(folder, INDEX_FILE, LARGE),
+        read_document(folder, target.index_file, LARGE),
         descriptions,
         shards,
     )
@@ -76,7 +79,7 @@ def read_matrices(contents: Contents) -> Matrices:
         if leaf != "weight" or module.endswith(".module") or (header and len(header.shape) != 2):
             continue
         value = contents.description.get(name)
-        if value in _QUANTIZED or (value is None and header and header.dtype == "int8"):
+        if value in LINEAR_VALUES or (value is None and header and header.dtype == "int8"):
             quantized.append(module)
         elif header:
             left_float.append(module)
@@ -94,7 +97,7 @@ def _no_export(folder: Path, contents: Contents) -> InvalidInputError:
     )
     exports = sorted(path.parent.name for path in folder.glob(f"*/{REPORT_FILE}"))
     return InvalidInputError(
-        f"{folder}: holds no export ({found}); expected {REPORT_FILE} or {DESCRIPTION_FILES[0]} beside {WEIGHT_FILE}",
+        f"{folder}: holds no export ({found}); expected {REPORT_FILE} or {DESCRIPTION_FILE} beside the weights",
         hint=f"give one of the exports in it: {', '.join(exports)}"
         if exports
         else "give the folder that fa3 quantize wrote",

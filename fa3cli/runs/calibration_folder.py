@@ -16,7 +16,8 @@ from fa3cli.exports.folder import RunFolder
 from fa3cli.exports.json_documents import is_file
 from fa3cli.files.documents import typed
 from fa3cli.models.tree_file import read_tree, write_tree
-from fa3cli.quantization.settings import QuantSettings, resolve_settings
+from fa3cli.quantization.schemes import Scheme
+from fa3cli.quantization.settings import QuantSettings, pairs, resolve_settings
 from fa3cli.runs.job import Job
 from fa3cli.runs.result import PARAMETERS_FILE, REPORT_FILE, file_sha256, read_report
 
@@ -125,10 +126,17 @@ def require_complete(job: Job, found: Calibration) -> None:
         )
     for layer in found.layers:
         wrong = [*(layer.linears.keys() - job.quantized), *(layer.attentions.keys() - job.attentions)]
-        wrong += [name for name, found in layer.linears.items() if found is None or not _is_range(*found)]
+        wrong += [name for name, found in layer.linears.items() if not _is_input(found, job.schemes.get(name))]
         wrong += [name for name, roles in layer.attentions.items() if not _are_roles(roles)]
         if wrong:
             raise InvalidInputError(f"{found.folder}: invalid parameters of {wrong[0]}", hint="run fa3 calibrate again")
+
+
+def _is_input(found: Range | None, scheme: Scheme | None) -> bool:
+    """Tell whether these are the parameters of a linear's input: none if it is quantized at run time."""
+    if found is None or scheme is None:
+        return found is None and scheme is not None and scheme.dynamic
+    return not scheme.dynamic and _is_range(*found)
 
 
 def _are_roles(roles: Mapping[str, Range]) -> bool:
@@ -151,4 +159,4 @@ def _settings(values: Mapping[str, Any]) -> QuantSettings:
     given = {field.name: values[field.name] for field in fields(QuantSettings)} | dict(values)
     # json has no tuples.
     texts = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
-    return resolve_settings({}, given | texts).values
+    return resolve_settings({}, given | texts | {"schemes": pairs(given["schemes"])}).values

@@ -33,7 +33,7 @@ def bytes_written(job: Job) -> int:
 def export_bytes(job: Job) -> int:
     """Return an upper bound of the bytes of the safetensors and documents for one target."""
     model, norms = job.model, wrapped_norms(job.model, job.settings.anti_method)
-    weights = sum(_written_bytes(job, name) for name in model.stored)
+    weights = sum(_written_bytes(job, name) for name in model.stored) + model.stored_bytes(*model.unknown)
     # In addition to the weight, counted above: its copy, and two biases in float32.
     weights += sum(model.nbytes(f"{norm}.weight") + 8 * model.shape(f"{norm}.weight")[0] for norm in norms)
     # A target may store a scale and an offset for each channel of K and V.
@@ -53,7 +53,7 @@ def _names(job: Job) -> list[str]:
     """Return the names of every tensor that the largest export can hold."""
     norms = wrapped_norms(job.model, job.settings.anti_method)
     modelslim = TARGETS["modelslim"]
-    return modelslim.exported_names(job.model.names, job.quantized, job.attentions, norms)
+    return modelslim.exported_names(job.model.exported_names, job.quantized, job.attentions, norms)
 
 
 def _fallback_bytes(job: Job) -> int:
@@ -76,7 +76,7 @@ def _written_bytes(job: Job, name: str) -> int:
     if module not in job.quantized or leaf != "weight":
         return job.model.nbytes(name)
     shape, dtype = job.model.shape(name), job.model.dtype
-    if job.settings.is_dynamic:
+    if job.schemes[module].dynamic:
         layout = dynamic_linear_layout(shape, dtype)
     else:
         layout = linear_layout(shape, dtype, mm_tensor=job.settings.mm_tensor)

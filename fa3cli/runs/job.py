@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -18,6 +19,7 @@ from fa3cli.exports.targets.target import Target
 from fa3cli.files.hashing import sha256_of
 from fa3cli.models.layered_model import LayeredModel
 from fa3cli.quantization.fallback import matching, whole_groups
+from fa3cli.quantization.schemes import Scheme, routers, schemes_of
 from fa3cli.quantization.settings import QuantSettings, ResolvedSettings
 from fa3cli.runs.progress import Progress
 from fa3cli.samples.sample import AnySample
@@ -36,8 +38,8 @@ class Job:
     origins: Mapping[str, str]
     """Where each setting's value came from."""
     samples: Sequence[AnySample]
-    quantized: frozenset[str]
-    """Names of the linears that become W8A8, before disable_level."""
+    schemes: Mapping[str, Scheme]
+    """The scheme of each linear that is quantized, before disable_level."""
     attentions: frozenset[str]
     """Names of the attention modules that get FA3 parameters, before fa_amp."""
     disabled: Mapping[str, str]
@@ -55,6 +57,16 @@ class Job:
     """If empty, the run writes its parameters instead of exports."""
     save_types: tuple[str, ...] = ("safe_tensor",)
     part_bytes: int | None = None
+
+    @cached_property
+    def quantized(self) -> frozenset[str]:
+        """Names of the linears that are quantized, before disable_level."""
+        return frozenset(self.schemes)
+
+    @cached_property
+    def static(self) -> frozenset[str]:
+        """Names of the linears whose inputs need a range, before disable_level."""
+        return frozenset(name for name, scheme in self.schemes.items() if not scheme.dynamic)
 
     @property
     def source(self) -> Path:
@@ -129,6 +141,9 @@ def make_job(
     # Only layers and the head are visited: linears elsewhere stay float, even if they are named.
     candidates = [name for part in parts for name in model.linears(part)]
     disabled = dict.fromkeys(matching([*linears, *attentions], settings.disable_names), "disable_names")
+    disabled = dict.fromkeys(routers(candidates), "router") | disabled
+    # MLA multiplies it into q and the output: engines read it as float.
+    disabled |= dict.fromkeys((name for name in candidates if name.endswith(".kv_b_proj")), "absorbed by attention")
     if settings.disable_last_linear:
         disabled.setdefault(linears[-1], "disable_last_linear")
     elif model.head in model.tied_modules:
@@ -145,12 +160,13 @@ def make_job(
     if settings.include_names:
         included = matching(candidates, settings.include_names, "include_names")
         disabled = dict.fromkeys((name for name in candidates if name not in included), "include_names") | disabled
+    schemes = schemes_of([name for name in candidates if name not in disabled], settings.scheme, settings.schemes)
     return kind(
         model=model,
         settings=settings,
         origins=resolved.origins,
         samples=samples,
-        quantized=frozenset(candidates) - disabled.keys(),
+        schemes=schemes,
         attentions=frozenset(attentions if settings.fa else ()) - disabled.keys(),
         disabled=disabled,
         **where,

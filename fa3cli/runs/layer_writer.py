@@ -16,6 +16,7 @@ from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.calibration.smoothing import wrapped_norms
 from fa3cli.exports.companions import companions, exported_config
 from fa3cli.exports.folder import RunFolder
+from fa3cli.exports.layout import model_value
 from fa3cli.exports.numpy_files import write_numpy
 from fa3cli.exports.target_export import TargetExport
 from fa3cli.exports.targets.target import Target
@@ -47,15 +48,17 @@ class LayerWriter:
         later = {name for part in job.quantized_head for name in self._model.of_layer[part]}
         # Written before the first journal entry: a resumed run does not write these tensors again.
         self._add_outside([name for name in self._model.outside if name not in later], resumed=resumed)
+        for name in self._model.unknown:
+            self._copy(name, own=ranks.leads and not resumed)
         self._sync()
 
     def _export(self, target: Target, folder: RunFolder) -> TargetExport:
         job = self._job
         place, scratch = (part / job.places[target.name] for part in (folder.export, folder.scratch))
         return TargetExport(
-            target,
+            target.storing(model_value(scheme.value for scheme in job.schemes.values())),
             place,
-            job.model.names,
+            job.model.exported_names,
             (job.quantized, job.attentions, self._norms),
             job.part_bytes,
             # For numpy alone, safetensors are intermediate and are removed with the run's folder.
@@ -143,12 +146,21 @@ class LayerWriter:
         elif leaf == "weight" and module in linears:
             tensors, warning = self._linear_tensors(module, tensor, linears[module])
             for export in self._exports:
-                export.add_linear(module, tensors)
+                export.add_linear(module, tensors, self._job.schemes[module].value)
             return warning
+        elif name in self._model.copied_for:
+            for source in self._model.copied_for[name]:
+                self._copy(source, own=not tensor.is_meta)
         else:
             for export in self._exports:
                 export.add(name, tensor)
         return None
+
+    def _copy(self, name: str, *, own: bool) -> None:
+        """Write a published tensor as it is stored; only its shape if it is not this rank's `own`."""
+        tensor = self._model.published_tensor(name)
+        for export in self._exports:
+            export.add(name, tensor if own else tensor.to("meta"))
 
     def _linear_tensors(self, name: str, weight: Tensor, ranges: Range | None) -> tuple[dict[str, Tensor], str | None]:
         settings, dtype = self._job.settings, self._model.dtype

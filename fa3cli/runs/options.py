@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from fa3cli.exports.target_names import TARGET_NAMES
 from fa3cli.options import Count, File, Option, Texts, TrustRemoteCode, declared, entries
-from fa3cli.quantization.settings import QuantSettings
+from fa3cli.quantization.schemes import SCHEMES, STATIC
+from fa3cli.quantization.settings import QuantSettings, pairs
 from fa3cli.runs.progress import Progress, silent
 
 __all__ = ["EXPORTS", "PIPELINES", "TEXT", "ExportOptions", "RunOptions", "named"]
@@ -81,8 +82,9 @@ class RunOptions:
     fa: Annotated[bool | None, Option("Quantize q, k and v.", flags="--fa/--no-fa")] = None
     fa_amp: Annotated[Count, Option("Leave N attention layers without FA3.", metavar="N")] = None
     fa_score: Annotated[str | None, Option("How fa_amp chooses the layers: reference or error.")] = None
-    # In recipes and the guide's Python API, but without a flag: only one value of each is supported.
-    is_dynamic: bool | None = None
+    scheme: Annotated[str | None, Option(f"How linears are quantized: {', '.join(SCHEMES)} [{STATIC.name}].")] = None
+    # In recipes and the guide's Python API, but without a flag: a table of globs; only one value of the others is supported.
+    schemes: Mapping[str, str] | Sequence[tuple[str, str]] | None = None
     pr: float | None = None
     w_sym: bool | None = None
 
@@ -105,6 +107,8 @@ class RunOptions:
         """The given values of QuantSettings."""
         given = {field.name: getattr(self, field.name) for field in fields(QuantSettings)}
         lists = {name: entries(given[name]) for name in ("include_names", "disable_names") if given[name] is not None}
+        if self.schemes is not None:
+            lists["schemes"] = pairs(self.schemes)
         return {name: value for name, value in given.items() if value is not None} | lists
 
     @property

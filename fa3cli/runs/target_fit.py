@@ -51,6 +51,7 @@ def _selection(job: Job) -> Selection:
         names=frozenset(job.model.names),
         linears=list(job.model.linears()),
         quantized=job.quantized,
+        static=job.static,
         attentions=list(job.model.attentions()),
         fa_layers=max(0, len(job.attentions) - settings.fa_amp),
         head=job.model.head,

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from fa3cli import api
 from fa3cli.calibration.layer_error import layer_error
 from fa3cli.calibration.parameters import LayerParameters
-from fa3cli.exports.layout import WEIGHT_FILE
 from fa3cli.fa_quantizer import FAQuantizer
 from fa3cli.models.memory_model import MemoryModel
 from fa3cli.quantization.fake_linear import fake_dynamic_linear
@@ -27,6 +26,7 @@ from fa3cli.runs.passes import calibrate
 from fa3cli.runs.result import REPORT_FILE
 from fa3cli.samples.recorded_call import RecordedCall
 from tests.comparing.test_text import load_patched, simulate_by_hand
+from tests.export_files import WEIGHT_FILE
 from tests.sample_models import prepare, random_model, token_ids, write_lines, write_model
 
 EXACT = QuantSettings()
@@ -73,7 +73,7 @@ def found(values: Tensor, *, widened: float = 1.0, heads_widened: float = 1.0, f
 
 def error(values: Tensor, parameters: LayerParameters, settings: QuantSettings = EXACT, **how: Any) -> float | None:
     layer = Layer()
-    return layer_error(recorded(layer, values), layer, parameters, settings, **how)
+    return layer_error(recorded(layer, values), layer.get_submodule, parameters, settings, **how)
 
 
 def test_by_hand() -> None:
@@ -109,12 +109,12 @@ def test_an_outlier_is_worse_in_inputs_and_in_weights() -> None:
     layer = Layer()
     layer.linear.weight[:, 0] = torch.tensor([0.0, 50.0, 50.0, 50.0])
     values[..., 0] = 1e-3  # what the outliers multiply is hardly there
-    wide = layer_error(recorded(layer, values), layer, found(values, fa=False), EXACT)
+    wide = layer_error(recorded(layer, values), layer.get_submodule, found(values, fa=False), EXACT)
     assert wide > 3 * usual
     # Rows that the outlier token leaves alone are as coarse as its own.
     call, mask = recorded(Layer(), outlier), torch.ones(1, 6, dtype=torch.long)
     mask[0, 0] = 0
-    assert layer_error(call, call.module, found(outlier, fa=False), EXACT, mask) > 3 * usual
+    assert layer_error(call, call.module.get_submodule, found(outlier, fa=False), EXACT, mask) > 3 * usual
 
 
 def test_what_int8_holds_is_no_error() -> None:
@@ -123,8 +123,8 @@ def test_what_int8_holds_is_no_error() -> None:
     values = torch.randint(-127, 128, (1, 6, 4)).float()
     values[0, 0] = torch.tensor([-128.0, 127, 127, -127])
     parameters = found(values, fa=False)
-    assert layer_error(recorded(layer, values), layer, parameters, EXACT) < 1e-6
-    assert layer_error(recorded(layer, values), layer, LayerParameters("layer"), EXACT) == 0
+    assert layer_error(recorded(layer, values), layer.get_submodule, parameters, EXACT) < 1e-6
+    assert layer_error(recorded(layer, values), layer.get_submodule, LayerParameters("layer"), EXACT) == 0
 
 
 def test_padding_counts_in_the_references_numerics_alone() -> None:
@@ -139,10 +139,10 @@ def test_padding_counts_in_the_references_numerics_alone() -> None:
 def test_what_is_no_number_is_none(spoiled: float) -> None:
     layer, parameters = Layer(), found(states())
     layer.linear.bias.zero_()
-    assert layer_error(recorded(layer, states() * spoiled), layer, parameters, EXACT) is None
+    assert layer_error(recorded(layer, states() * spoiled), layer.get_submodule, parameters, EXACT) is None
     with RecordedCall(layer) as call:
         pass
-    assert layer_error(call, layer, parameters, EXACT) is None
+    assert layer_error(call, layer.get_submodule, parameters, EXACT) is None
 
 
 def test_without_an_input_of_its_shape_the_output_is_all_that_counts() -> None:
@@ -151,7 +151,7 @@ def test_without_an_input_of_its_shape_the_output_is_all_that_counts() -> None:
             return super().forward(states)[0], None
 
     values, layer = states(), Squeezed()
-    squeezed = layer_error(recorded(layer, values), layer, found(values), EXACT)
+    squeezed = layer_error(recorded(layer, values), layer.get_submodule, found(values), EXACT)
     output, added = Layer()(values), Layer()(values) - values
     expected = error(values, found(values)) * (added.norm() / output.norm()).item()
     assert squeezed == pytest.approx(expected, rel=1e-5)
@@ -185,7 +185,7 @@ class Block(nn.Module):
 def block_error(block: Block, image: Tensor, text: Tensor) -> float | None:
     with RecordedCall(block) as call:
         block(image=image, text=text, temb=torch.randn(1, 4))
-    return layer_error(call, block, LayerParameters("block", {"linear": None}), EXACT)
+    return layer_error(call, block.get_submodule, LayerParameters("block", {"linear": None}), EXACT)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -226,7 +226,7 @@ def test_nothing_changes_by_it(kind: type, numerics: str) -> None:
     call = recorded(layer, values, shared=shared)
     left, handed, random = shared["states"], values.clone(), torch.random.get_rng_state()
     settings = replace(EXACT, numerics=numerics)
-    assert layer_error(call, layer, found(values), settings) > 0
+    assert layer_error(call, layer.get_submodule, found(values), settings) > 0
     assert shared["states"] is left and list(shared) == ["states"] and torch.equal(values, handed)
     assert torch.equal(torch.random.get_rng_state(), random)
     assert_left_alone(layer, before)
@@ -241,7 +241,7 @@ def test_a_layer_that_stands_no_second_call_costs_a_warning(caplog: pytest.LogCa
     layer = Layer(KeyError("gone"))
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     with caplog.at_level(logging.WARNING):
-        assert layer_error(recorded(layer, states()), layer, found(states()), EXACT) is None
+        assert layer_error(recorded(layer, states()), layer.get_submodule, found(states()), EXACT) is None
     assert "layer: its error could not be measured (KeyError: 'gone')" in caplog.text
     assert_left_alone(layer, before)
 
@@ -254,7 +254,7 @@ def test_a_layer_that_changes_its_argument_does_not_change_a_forwards() -> None:
     values, layer = states(), Overwriting()
     call = recorded(layer, values)
     after = values.clone()
-    layer_error(call, layer, found(values, fa=False), EXACT)
+    layer_error(call, layer.get_submodule, found(values, fa=False), EXACT)
     assert torch.equal(values, after)
 
 

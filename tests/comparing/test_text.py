@@ -13,9 +13,9 @@ from fa3cli import api, patching
 from fa3cli.comparing import text as evaluation
 from fa3cli.comparing.text import compare
 from fa3cli.errors import Fa3Error, InvalidInputError
-from fa3cli.exports.layout import WEIGHT_FILE
 from fa3cli.runs.progress import Progress
 from tests.conftest import SHARED_MODELS, copy_model
+from tests.export_files import WEIGHT_FILE
 from tests.runs.reference import load
 from tests.sample_models import edit_weights, token_ids, write_lines, write_model
 

@@ -15,7 +15,6 @@ import torch
 
 from fa3cli import AntiOutlier, AntiOutlierConfig, Calibrator, QuantConfig, api
 from fa3cli.errors import MissingCapabilityError
-from fa3cli.exports.layout import WEIGHT_FILE
 from fa3cli.models import opening
 from fa3cli.observers.channel_statistics import ChannelStatistics
 from fa3cli.observers.input_range import InputRange
@@ -25,6 +24,7 @@ from fa3cli.observers.reference_histogram import HistogramRange
 from fa3cli.observers.reference_range import ReferenceRange
 from fa3cli.pipelines import opening as diffusion_opening
 from tests.device_backend.testdev import DEVICE, set_limit
+from tests.export_files import WEIGHT_FILE
 from tests.guide import export, load, script_data
 
 __all__ = [

@@ -150,7 +150,7 @@ def build_for(target: str, folder: Path, dtype: torch.dtype = torch.bfloat16) ->
         made = form.attention({leaf: source.tensors[f"{module}.{leaf}"] for leaf in FA_TENSORS}, head_dim=8)
         tensors |= {f"{module}.{leaf}": tensor for leaf, tensor in made.items()}
     floats = [module for module in modules if "proj" in module and module not in quantized] + ["lm_head"]
-    written = Written(names, quantized, floats, attentions, [])
+    written = Written(names, dict.fromkeys(quantized, "W8A8"), floats, attentions, [])
     config = {key: value for key, value in source.config.items() if key != "quantize"}
     description = next(iter(form.documents(written).values()), {})
     export = Export(folder, tensors, dict(description), form.config(config, written), form.weight_file)

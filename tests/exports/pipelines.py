@@ -86,7 +86,7 @@ def write_flux(
     for name, tensor in flux(dtype).items():
         module = name.removesuffix(".weight")
         if module in quantized:
-            export.add_linear(module, quantize_dynamic_linear(tensor, dtype))
+            export.add_linear(module, quantize_dynamic_linear(tensor, dtype), "W8A8_DYNAMIC")
         else:
             export.add(name, tensor)
     for attention in attentions:

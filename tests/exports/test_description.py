@@ -17,10 +17,10 @@ FA = ("fa_q.scale", "fa_k.scale", "fa_v.scale", "fa_q.offset", "fa_k.offset", "f
 def describe(names: list[str], quantized: Collection[str], attentions: Collection[str]) -> dict[str, str]:
     return describe_for(
         names,
-        quantized,
+        dict.fromkeys(quantized, "W8A8"),
         attentions,
-        linear_value="W8A8",
-        linear_tensors=LINEAR,
+        model_value="W8A8",
+        tensors_of=lambda value: LINEAR,
         attention_settings={"fa_quant_type": "FAQuant"},
         attention_tensors=dict.fromkeys(FA, "FAQuant"),
     )

@@ -44,7 +44,7 @@ def test_the_table_in_the_docs_is_made_from_the_limits() -> None:
         ({"names": ["model.layers.0.self_attn.qkv.weight"], "fa_layers": 0}, set()),
         ({"quantized": frozenset()}, {"vllm"}),
         ({"quantized": frozenset(), "fa_layers": 0}, {"vllm", "mindie-sd"}),
-        ({"names": [*NAMES, "model.layers.0.mlp.experts.gate_up_proj"]}, {"vllm"}),
+        ({"static": ["model.layers.0.mlp.experts.0.up_proj"]}, {"vllm", "vllm-ascend"}),
         ({"head": LINEARS[-1]}, {"vllm"}),
         ({"head": "lm_head"}, set()),
     ],

@@ -74,7 +74,7 @@ def write_export(
         module = name.rpartition(".")[0]
         if name == f"{module}.weight" and module in quantized:
             bias = tensors.get(f"{module}.bias")
-            export.add_linear(module, quantize_linear(tensor, bias, low, high, dtype))
+            export.add_linear(module, quantize_linear(tensor, bias, low, high, dtype), "W8A8")
         elif not (tied and name == "lm_head.weight"):
             export.add(name, tensor)
     for attention in attentions:
@@ -180,7 +180,7 @@ def test_the_description_is_in_module_order_whatever_came_first(tmp_path: Path, 
         if kind == "attention":
             export.add_attention(name, value, 4)
         else:
-            (export.add_linear if kind == "linear" else export.add)(name, value)
+            export.add_linear(name, value, "W8A8") if kind == "linear" else export.add(name, value)
     files = export.close(linears, {})
     described = list(json.loads((tmp_path / "quant_model_description.json").read_text()))
     assert described == [

@@ -179,7 +179,6 @@ def test_an_unknown_target(tmp_path: Path) -> None:
         ("mindie", "vllm"),
         ("vllm", "mindie"),
         ("mindie-sd", "modelslim"),
-        ("modelslim", "mindie-sd"),
         ("mindie-sd", "vllm"),
     ],
 )

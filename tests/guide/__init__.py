@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fa3cli
 from fa3cli import Calibrator
-from fa3cli.exports.layout import WEIGHT_FILE
+from tests.export_files import WEIGHT_FILE
 from tests.sample_models import token_ids, write_lines
 
 LENGTHS = (9, 17, 5)

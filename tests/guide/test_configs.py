@@ -73,7 +73,7 @@ def test_the_guides_anti_outlier_parameters_arrive() -> None:
 @pytest.mark.parametrize("config", [QuantConfig, AntiOutlierConfig])
 @pytest.mark.parametrize(
     "parameter",
-    [{"w_bit": 4}, {"a_bit": 16}, {"w_sym": False}, {"is_dynamic": True}, {"flex_config": {}}],
+    [{"w_bit": 4}, {"a_bit": 16}, {"w_sym": False}, {"pdmix": True}, {"flex_config": {}}],
     ids=str,
 )
 def test_another_kind_of_quantization_is_refused(config: Any, parameter: dict[str, Any]) -> None:
@@ -98,6 +98,12 @@ def test_values_of_quant_config_that_are_not_supported(parameter: dict[str, Any]
     with pytest.raises(UnsupportedError, match=next(iter(parameter))) as raised:
         settings(QuantConfig(**parameter))
     assert raised.value.exit_code == 3
+
+
+def test_is_dynamic_chooses_the_dynamic_scheme() -> None:
+    assert settings(QuantConfig(is_dynamic=True)).scheme == "w8a8-dynamic"
+    with pytest.raises(UnsupportedError, match="is_dynamic"):
+        AntiOutlierConfig(is_dynamic=True)
 
 
 def test_an_unknown_anti_method_is_refused() -> None:

@@ -66,7 +66,7 @@ def write_export(folder: Path, opened: OpenedPipeline, heads: Heads, linears: Co
     export = TargetExport(TARGETS["mindie-sd"], folder, model.names, (linears, list(heads), ()))
     for name, tensor in model.checkpoint.read(model.stored).items():
         if (module := name.removesuffix(".weight")) in linears:
-            export.add_linear(module, quantize_dynamic_linear(tensor, torch.float32))
+            export.add_linear(module, quantize_dynamic_linear(tensor, torch.float32), "W8A8_DYNAMIC")
         else:
             export.add(name, tensor)
     for name, tensors in heads.items():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from fa3cli.models.published.names import PublishedNames
 from fa3cli.planning.synthetic_weights import SyntheticWeights
 
 
@@ -21,7 +22,9 @@ class Model(nn.Module):
 
 @pytest.fixture
 def weights() -> SyntheticWeights:
-    return SyntheticWeights(Path(), Model().to("meta"), torch.bfloat16, {"linear.weight", "linear.bias"})
+    return SyntheticWeights(
+        Path(), Model().to("meta"), torch.bfloat16, {"linear.weight", "linear.bias"}, PublishedNames()
+    )
 
 
 def test_shapes_and_dtypes_are_the_models(weights: SyntheticWeights) -> None:

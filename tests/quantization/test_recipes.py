@@ -125,7 +125,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         *(
             "pr = 'one'",
             "anti_method = false",
-            "is_dynamic = 'no'",
+            "scheme = 4",
+            "[schemes]\n'*.mlp.*' = 'w4a8'",
             "w_sym = 0",
             "act_method = 1\nact_method = 2",
         ),

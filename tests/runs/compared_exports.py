@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fa3cli.exports.layout import WEIGHT_FILE
+from tests.export_files import WEIGHT_FILE
 
 DESCRIPTION = "quant_model_description_w8a8.json"
 NORMS = "anti_fp_norm.npy"

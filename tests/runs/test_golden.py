@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fa3cli.exports.layout import WEIGHT_FILE
+from tests.export_files import WEIGHT_FILE
 from tests.golden import ABSENT, GOLDEN, made_here
 from tests.patching.matrix.environments import ROOT, command, variables
 from tests.processor import identity

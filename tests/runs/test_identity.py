@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from fa3cli import api
 from fa3cli.errors import ConflictError
-from fa3cli.exports.layout import WEIGHT_FILE
 from fa3cli.runs.identity import differing
+from tests.export_files import WEIGHT_FILE
 from tests.sample_models import edit_config, edit_weights, snapshot
 
 REPORT = "fa3_report.json"

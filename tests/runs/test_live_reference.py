@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fa3cli.exports.layout import WEIGHT_FILE
+from tests.export_files import WEIGHT_FILE
 from tests.patching.matrix.environments import command, variables
 from tests.runs.compared_exports import assert_same_bits, assert_same_layout, compare
 from tests.runs.live_reference import SAMPLE, SIDES, SWEEP

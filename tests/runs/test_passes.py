@@ -13,10 +13,10 @@ from torch import Tensor
 from fa3cli import api
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.errors import UnsupportedError
-from fa3cli.exports.layout import WEIGHT_FILE
 from fa3cli.quantization.fallback import fused_groups
 from fa3cli.runs.job import Job
 from fa3cli.runs.passes import calibrate
+from tests.export_files import WEIGHT_FILE
 from tests.runs.reference import load, observe
 from tests.sample_models import edit_weights, prepare, token_ids, write_lines, write_model
 

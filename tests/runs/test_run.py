@@ -17,12 +17,13 @@ from torch import Tensor
 
 from fa3cli import api, patching
 from fa3cli.errors import ConflictError, InvalidInputError, MissingCapabilityError, UnsupportedError
-from fa3cli.exports.layout import FA_TENSORS, W8A8_TENSORS, WEIGHT_FILE
+from fa3cli.exports.layout import FA_TENSORS, W8A8_TENSORS
 from fa3cli.exports.verification import verify_export
 from fa3cli.runs.progress import Progress
 from fa3cli.runs.run import Result
 from tests import sample_models
 from tests.conftest import EXAMPLES, SHARED_MODELS, copy_model
+from tests.export_files import WEIGHT_FILE
 from tests.runs.reference import fallback_score, head_scale, linear_tensors, load, observe
 from tests.sample_models import (
     edit_weights,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fa3cli.exports.checks.modules import attentions, linears
 from fa3cli.exports.checks.registry import Remark, check, error, warning
-from fa3cli.exports.compressed_tensors import KV_CACHE_SCHEME, differences, linear_groups, matches, quoted
+from fa3cli.exports.compressed_tensors import KV_CACHE_SCHEME, differences, group_of, matches, quoted
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.layout import FLOAT
 
@@ -27,16 +27,18 @@ _LINEAR = re.compile(r"(_proj|lm_head|\.(fc1|fc2|c_attn|c_proj|c_fc|query_key_va
     after=("foreign-tensors", "linears"),
 )
 def weight_strategy(contents: Contents, module: str) -> Iterator[Remark]:
-    strategies = {
-        group["weights"]["strategy"]
-        for group in linear_groups(contents.config_data["quantization_config"]).values()
-        if any(target == "Linear" or matches(target, module) for target in group["targets"])
-    }
-    shape = contents.tensors[f"{module}.weight_scale"].shape
-    if not strategies:
+    group = group_of(contents.config_data["quantization_config"], module)
+    if group is None:
         yield error(module, "is quantized, but is no target of any group in config_groups")
-    elif strategies != {"tensor" if shape == (1,) else "channel"}:
-        yield error(f"{module}.weight_scale", f"has shape {list(shape)}, but its strategy is {strategies.pop()}")
+        return
+    shape, strategy = contents.tensors[f"{module}.weight_scale"].shape, group["weights"]["strategy"]
+    if strategy != ("tensor" if shape == (1,) else "channel"):
+        yield error(f"{module}.weight_scale", f"has shape {list(shape)}, but its strategy is {strategy}")
+    dynamic, scale = group["input_activations"]["dynamic"], f"{module}.input_scale"
+    if dynamic and scale in contents.tensors:
+        yield error(scale, "is stored, but config_groups says that inputs are quantized at run time")
+    elif not dynamic and scale not in contents.tensors:
+        yield error(scale, "is missing, but config_groups says that inputs have a stored scale")
 
 
 @check(

@@ -24,9 +24,9 @@ def config(contents: Contents) -> Iterator[Remark]:
 
 @check("config-quantize", "`quantize` selects MindIE's W8A8 loader", targets=("modelslim", "mindie"), needs=("config",))
 def config_quantize(contents: Contents) -> Iterator[Remark]:
-    found = contents.config_data.get("quantize")
-    if found != "w8a8":
-        yield error_for(("mindie",), contents, _FILE, f"quantize is {found!r}, expected 'w8a8'")
+    found, wanted = contents.config_data.get("quantize"), contents.target.value.lower()
+    if found != wanted:
+        yield error_for(("mindie",), contents, _FILE, f"quantize is {found!r}, expected {wanted!r}")
 
 
 @check(

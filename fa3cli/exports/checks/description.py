@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from fa3cli.exports.checks.modules import attentions, is_attention_tensor, is_foreign, is_norm_extra, leaf_of
+from fa3cli.exports.checks.modules import attentions, is_attention_tensor, is_foreign, is_norm_extra, leaf_of, linears
 from fa3cli.exports.checks.registry import ALL, Remark, check, error, warning
 from fa3cli.exports.contents import Contents
-from fa3cli.exports.layout import C8, FA_QUANT, FLOAT
+from fa3cli.exports.layout import C8, FA_QUANT, FLOAT, W8A8, model_value
 
 _READ = ("description", "weights")
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
@@ -38,8 +38,11 @@ def foreign_tensors(contents: Contents, name: str) -> Iterator[Remark]:
 @check("quant-types", "these entries select the loader of the model; engines differ in reading null", needs=_READ)
 def quant_types(contents: Contents) -> Iterator[Remark]:
     settings, expected = contents.settings, _MODEL_WIDE[contents.target.name]
-    if (found := settings.get("model_quant_type")) != contents.target.linear_value:
-        yield error("model_quant_type", f"is {found!r}, expected {contents.target.linear_value!r}")
+    values = [contents.description.get(f"{module}.weight") for module in linears(contents)]
+    known = [value for value in contents.target.values if value in values]
+    of_model = model_value(known) if known else contents.target.value
+    if (value := settings.get("model_quant_type")) != of_model:
+        yield error("model_quant_type", f"is {value!r}, expected {of_model!r}")
     if contents.target.name == "mindie":
         yield from _refused_by_mindie(settings)
     quantized = bool(attentions(contents))
@@ -96,13 +99,12 @@ def _not_stored(contents: Contents, name: str) -> Iterator[Remark]:
 )
 def values(contents: Contents, name: str) -> Iterator[Remark]:
     value, kind = contents.description[name], leaf_of(name)
-    quantized = contents.target.linear_value
     if is_attention_tensor(name):
         allowed: tuple[str, ...] = tuple(set(_MODEL_WIDE[contents.target.name].values()))
     elif is_norm_extra(name) or kind in contents.target.linear_tensors[1:]:
-        allowed = (quantized,)
+        allowed = (W8A8,) if is_norm_extra(name) else contents.target.values
     else:
-        allowed = (FLOAT, quantized) if kind == "weight" else (FLOAT,)
+        allowed = (FLOAT, *contents.target.values) if kind == "weight" else (FLOAT,)
     if value not in allowed:
         yield error(name, f"is described as {value!r}, expected {' or '.join(allowed)}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from fa3cli.exports.checks.modules import attentions, linears
+from fa3cli.exports.checks.modules import attentions, linears, static_linears
 from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, error, error_for, warning
 from fa3cli.exports.contents import Contents
 from fa3cli.quantization.fallback import FUSED_GROUPS
@@ -63,7 +63,7 @@ def fused_inputs(contents: Contents, module: str) -> Iterator[Remark]:
     needs=("weights", "config", "linears", "linear-shapes", "scales"),
 )
 def scale_bits(contents: Contents) -> Iterator[Remark]:
-    names = [f"{module}.input_scale" for module in linears(contents)]
+    names = [f"{module}.input_scale" for module in static_linears(contents)]
     if inexact := [name for name in names if not _fits(float(contents.read(name)))]:
         others = f", and so do {len(inexact) - 1} others" if len(inexact) > 1 else ""
         message = f"has more than {_SIGNIFICANT_BITS} significant bits{others}; quantize in bfloat16 or float16"

@@ -6,7 +6,6 @@ from collections.abc import Container, Iterator
 
 from fa3cli.exports.checks.registry import ALL, ASCEND_LANGUAGE, LANGUAGE, Remark, check, error, error_for
 from fa3cli.exports.contents import Contents, Shard
-from fa3cli.exports.layout import DESCRIPTION_FILES
 from fa3cli.files.reading import is_file_name
 
 
@@ -28,7 +27,8 @@ def description(contents: Contents) -> Iterator[Remark]:
 )
 def description_copies(contents: Contents) -> Iterator[Remark]:
     if len({document.raw for document in contents.descriptions}) > 1:
-        yield error(DESCRIPTION_FILES[1], f"differs from {DESCRIPTION_FILES[0]}; both must hold the same text")
+        name, older = contents.target.description_files
+        yield error(older, f"differs from {name}; both must hold the same text")
 
 
 @check(
@@ -38,7 +38,7 @@ def description_copies(contents: Contents) -> Iterator[Remark]:
     needs=("description",),
 )
 def description_name(contents: Contents) -> Iterator[Remark]:
-    name, older = DESCRIPTION_FILES
+    name, older = contents.target.description_files
     if all(document.file != name for document in contents.descriptions):
         yield error_for(("vllm-ascend",), contents, name, f"is missing; copy {older} to it")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fa3cli.exports.contents import Contents
+from fa3cli.exports.layout import W8A8_DYNAMIC
 from fa3cli.exports.targets import TARGETS
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "linears",
     "norms",
     "owner",
+    "static_linears",
     "stored",
 ]
 
@@ -35,13 +37,18 @@ def stored(contents: Contents) -> list[str]:
 def linears(contents: Contents) -> list[str]:
     """Return the modules with a quantized weight, or with a tensor that only quantized linears have."""
     # Without the first tensor, `weight`, which float modules have too.
-    extras, value = contents.target.linear_tensors[1:], contents.target.linear_value
+    extras = contents.target.linear_tensors[1:]
 
     def quantized(name: str) -> bool:
         leaf = leaf_of(name)
-        return leaf in extras or (leaf == "weight" and contents.description.get(name) == value)
+        return leaf in extras or (leaf == "weight" and contents.description.get(name) in contents.target.values)
 
     return _owners(contents, quantized)
+
+
+def static_linears(contents: Contents) -> list[str]:
+    """Return the quantized modules whose inputs have a stored scale."""
+    return [module for module in linears(contents) if contents.description.get(f"{module}.weight") != W8A8_DYNAMIC]
 
 
 def attentions(contents: Contents) -> list[str]:

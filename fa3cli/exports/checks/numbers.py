@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fa3cli.exports.checks.modules import is_attention_tensor, is_norm_extra, linears, stored
+from fa3cli.exports.checks.modules import is_attention_tensor, is_norm_extra, static_linears, stored
 from fa3cli.exports.checks.registry import ALL, ASCEND_LANGUAGE, Remark, check, error, warning
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.layout import FLOAT
@@ -73,7 +73,7 @@ def offsets(contents: Contents, name: str) -> Iterator[Remark]:
     "deq-scale",
     "deq_scale is input_scale * weight_scale, packed for the kernels of the model's dtype",
     targets=ASCEND_LANGUAGE,
-    over=linears,
+    over=static_linears,
     needs=_READ,
     after=(*_SOUND, "linears", "described", "scales"),
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, error
 from fa3cli.exports.compressed_tensors import (
+    DYNAMIC_INPUTS,
     FORMATS,
     INPUTS,
     KV_CACHE_SCHEME,
@@ -64,7 +65,9 @@ def _compressed_tensors(own: dict[str, Any]) -> Iterator[Remark]:
     elif not linear_groups(own):
         yield error(_FILE, "config_groups has no group with weights, so no linear is quantized")
     for name, group in linear_groups(own).items():
-        for part, wanted in (("weights", WEIGHTS), ("input_activations", INPUTS)):
+        inputs = group.get("input_activations")
+        dynamic = isinstance(inputs, dict) and inputs.get("dynamic") is True
+        for part, wanted in (("weights", WEIGHTS), ("input_activations", DYNAMIC_INPUTS if dynamic else INPUTS)):
             for problem in differences(group.get(part), wanted):
                 yield error(_FILE, f"config_groups.{name}.{part}{problem}")
         targets = group.get("targets")

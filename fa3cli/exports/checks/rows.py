@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fa3cli.exports.checks.modules import linears
+from fa3cli.exports.checks.modules import linears, static_linears
 from fa3cli.exports.checks.registry import ALL, ASCEND_LANGUAGE, Remark, check, error
 from fa3cli.exports.contents import Contents
 
@@ -34,7 +34,7 @@ def weight_range(contents: Contents, module: str) -> Iterator[Remark]:
     "quant-bias",
     "quant_bias must cancel the input's offset for these weights: else one of them is damaged or of another linear",
     targets=ASCEND_LANGUAGE,
-    over=linears,
+    over=static_linears,
     needs=("description", "weights", "config"),
     after=(*_AFTER, "scales", "offsets", "deq-scale", "finite", "weight-range"),
 )

@@ -20,12 +20,17 @@ _READ = ("description", "weights")
     after=("foreign-tensors", "values"),
 )
 def whole_linears(contents: Contents, module: str) -> Iterator[Remark]:
-    tensors = contents.target.linear_tensors
-    found = [tensor for tensor in tensors if f"{module}.{tensor}" in contents.names]
+    found = [tensor for tensor in contents.target.linear_tensors if f"{module}.{tensor}" in contents.names]
     value = contents.description.get(f"{module}.weight")
-    if value == contents.target.linear_value:
+    if isinstance(value, str) and value in contents.target.values:
+        tensors = contents.target.tensors_of(value)
         if missing := [tensor for tensor in tensors if tensor not in found]:
             yield error(module, f"is {value}, but has no {', '.join(missing)}")
+        if extras := [tensor for tensor in found if tensor not in tensors]:
+            yield error(module, f"is {value}, but has {', '.join(extras)}")
+        for tensor in tensors:
+            if (other := contents.description.get(f"{module}.{tensor}", value)) != value:
+                yield error(f"{module}.{tensor}", f"is described as {other!r}, but the weight as {value!r}")
     else:
         extras = [tensor for tensor in found if tensor != "weight"]
         yield error(module, f"has {', '.join(extras)}, but its weight is {value or 'missing'}")

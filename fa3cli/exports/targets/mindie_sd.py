@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor
 
 from fa3cli.exports.layout import W8A8_DYNAMIC, W8A8_DYNAMIC_TENSORS
@@ -16,15 +18,28 @@ class MindIESD(ModelSlim):
 
     name = "mindie-sd"
     pipelines = True
-    # MindIE-SD opens this name beside the description: it contains model_quant_type in lower case.
-    weight_file = f"quant_model_weight_{W8A8_DYNAMIC.lower()}.safetensors"
     # MindIE-SD reads no index.
     sharded = False
-    description_files = (f"quant_model_description_{W8A8_DYNAMIC.lower()}.json",)
-    linear_value = W8A8_DYNAMIC
     linear_tensors = W8A8_DYNAMIC_TENSORS
     norm_tensors = Target.norm_tensors
     save_types = ("safe_tensor",)
+
+    def __init__(self, value: str = W8A8_DYNAMIC) -> None:
+        super().__init__(value)
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The values that quantized linears may have."""
+        return (W8A8_DYNAMIC,)
+
+    @property
+    def description_files(self) -> tuple[str, ...]:
+        """The name that MindIE-SD opens: it contains model_quant_type in lower case, as that of the weights beside it."""
+        return super().description_files[-1:]
+
+    def stored_in(self, folder: Path) -> Target:
+        """Return this target: MindIE-SD knows only one value."""
+        return self
 
     def norm(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         """Return the smoothed norm under the float norm's names: MindIE-SD does not read `.module.` tensors."""

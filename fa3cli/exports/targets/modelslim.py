@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fa3cli.exports.description import describe
-from fa3cli.exports.layout import DESCRIPTION_FILES, FA_QUANT, FA_TENSORS, NORM_TENSORS, W8A8_TENSORS, WEIGHT_FILE
+from fa3cli.exports.layout import (
+    DESCRIPTION_FILE,
+    FA_QUANT,
+    FA_TENSORS,
+    LINEAR_VALUES,
+    NORM_TENSORS,
+    W8A8,
+    W8A8_TENSORS,
+)
 from fa3cli.exports.targets.target import Target, Written
 
 __all__ = ["ModelSlim"]
@@ -19,9 +29,6 @@ class ModelSlim(Target):
     """W8A8 linears, FA3 scales in the attention modules, and a description that lists all tensors."""
 
     name = "modelslim"
-    weight_file = WEIGHT_FILE
-    # Two names for the same text: in MindIE-LLM, the one with w8a8 is deprecated.
-    description_files: ClassVar[tuple[str, ...]] = DESCRIPTION_FILES
     linear_tensors: ClassVar[tuple[str, ...]] = W8A8_TENSORS
     attention_tensors: ClassVar[tuple[str, ...]] = FA_TENSORS
     norm_tensors: ClassVar[tuple[str, ...]] = tuple(NORM_TENSORS)
@@ -31,6 +38,37 @@ class ModelSlim(Target):
     """Entries of the description for the whole model, if it has FA3 parameters."""
     attention_value = FA_QUANT
 
+    def __init__(self, value: str = W8A8) -> None:
+        self.value = value
+
+    @property
+    def weight_file(self) -> str:
+        """Name of the weight file: MindIE looks for the model's value in it."""
+        return f"quant_model_weight_{self.value.lower()}.safetensors"
+
+    @property
+    def description_files(self) -> tuple[str, ...]:
+        """The new name of the description, and the older one, which is deprecated in MindIE-LLM."""
+        return (DESCRIPTION_FILE, f"quant_model_description_{self.value.lower()}.json")
+
+    def storing(self, value: str) -> Target:
+        """Return this target for models of this value."""
+        return type(self)(value)
+
+    def stored_in(self, folder: Path) -> Target:
+        """Return this target for the value in the names of the weights or, without any, of the description."""
+        variants = [self.storing(value) for value in LINEAR_VALUES]
+        files = [[target.weight_file, target.index_file] for target in variants]
+        files += [[target.description_files[-1]] for target in variants]
+        return next(
+            (
+                target
+                for target, names in zip(variants * 2, files)
+                if any(map(os.path.lexists, map(folder.joinpath, names)))
+            ),
+            self,
+        )
+
     def norm(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         """Return the tensors of the reference's norm module; a norm without bias gets zeros in float32."""
         # float32 in a bfloat16 model, too, as the reference writes it.
@@ -39,7 +77,7 @@ class ModelSlim(Target):
 
     def config(self, config: Mapping[str, Any], written: Written) -> dict[str, Any]:
         """Return the float model's config.json with `quantize`, by which MindIE recognises the format."""
-        return {**config, "quantize": self.linear_value.lower()}
+        return {**config, "quantize": self.value.lower()}
 
     def documents(self, written: Written) -> dict[str, dict[str, Any]]:
         """Return the description under its newer and its older name."""
@@ -48,8 +86,8 @@ class ModelSlim(Target):
             written.linears,
             written.attentions,
             written.norms if "module.weight" in self.norm_tensors else (),
-            linear_value=self.linear_value,
-            linear_tensors=self.linear_tensors,
+            model_value=self.value,
+            tensors_of=self.tensors_of,
             attention_settings=self.attention_settings,
             attention_tensors=dict.fromkeys(self.attention_tensors, self.attention_value),
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from fa3cli.exports.geometry import Geometry, read_geometry
 from fa3cli.quantization.fallback import fused_groups
+from fa3cli.quantization.schemes import is_expert
 
 __all__ = ["Selection"]
 
@@ -30,6 +31,8 @@ class Selection:
     attentions: Collection[str]
     fa_layers: int
     head: str | None = None
+    static: Collection[str] = ()
+    """The quantized linears whose inputs have a stored scale."""
     mm_tensor: bool = False
     may_split: bool = False
     wraps_norms: bool = False
@@ -45,9 +48,9 @@ class Selection:
         return 0 < self.fa_layers < len(self.attentions)
 
     @property
-    def has_experts(self) -> bool:
-        """Whether the model is a mixture of experts."""
-        return any(".experts." in name for name in self.names)
+    def static_experts(self) -> bool:
+        """Whether the inputs of experts have a stored scale."""
+        return any(map(is_expert, self.static))
 
     def half_float(self) -> Iterator[str]:
         """Yield the linears that are float in a partly quantized fused group, in words."""

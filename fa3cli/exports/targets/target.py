@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fa3cli.exports.layout import W8A8
+from fa3cli.exports.layout import LINEAR_TENSORS, LINEAR_VALUES, W8A8
 
 __all__ = ["Target", "Written"]
 
@@ -19,7 +20,8 @@ class Written:
     """The contents of an export: the float model's tensors in module order, with tied names; the changed modules."""
 
     names: Sequence[str]
-    linears: Sequence[str]
+    linears: Mapping[str, str]
+    """The value of each quantized linear."""
     float_linears: Sequence[str]
     attentions: Sequence[str]
     norms: Sequence[str]
@@ -31,26 +33,50 @@ class Written:
 class Target(ABC):
     """The form of an export for one engine, or for several with the same form.
 
-    `linear_tensors` are the stored tensors of a quantized linear. `attention_tensors` are the tensors that FA3 adds to
+    `linear_tensors` are all tensors that a quantized linear can have. `attention_tensors` are the tensors that FA3 adds to
     an attention module. `norm_tensors` are the tensors of a norm that AntiOutlier changed.
     """
 
     name: ClassVar[str]
+    value = W8A8
+    """The value of the whole model in the description."""
     pipelines: ClassVar[bool] = False
     """Whether the target is for transformers of diffusion pipelines instead of language models."""
-    weight_file: ClassVar[str]
     sharded: ClassVar[bool] = True
     """Whether the engine reads several weight files through an index."""
-    description_files: ClassVar[tuple[str, ...]] = ()
-    """Names of the file that describes all tensors; empty if config.json describes the quantization."""
-    linear_value: ClassVar[str] = W8A8
-    """Value of a quantized linear's tensors in the description."""
     linear_tensors: ClassVar[tuple[str, ...]]
     attention_tensors: ClassVar[tuple[str, ...]]
     norm_tensors: ClassVar[tuple[str, ...]] = ("weight", "bias")
     save_types: ClassVar[tuple[str, ...]] = ("safe_tensor",)
     metadata: ClassVar[Mapping[str, str]] = {}
     """Metadata in the headers of the safetensors files."""
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The values that quantized linears may have."""
+        return LINEAR_VALUES
+
+    @property
+    @abstractmethod
+    def weight_file(self) -> str:
+        """Name of the weight file if there is only one."""
+
+    @property
+    def description_files(self) -> tuple[str, ...]:
+        """Names of the file that describes all tensors; empty if config.json describes the quantization."""
+        return ()
+
+    def storing(self, value: str) -> Target:
+        """Return this target for models of this value, which some engines expect in the names of files."""
+        return self
+
+    def stored_in(self, folder: Path) -> Target:
+        """Return this target as the names of an export's files say."""
+        return self
+
+    def tensors_of(self, value: str) -> tuple[str, ...]:
+        """Return the stored tensors of a quantized linear of this value."""
+        return LINEAR_TENSORS[value]
 
     @property
     def index_file(self) -> str:

@@ -8,10 +8,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fa3cli.exports.layout import W8A8_DYNAMIC
 from fa3cli.exports.targets.target import Target, Written
+from fa3cli.quantization.schemes import is_expert
 
 __all__ = ["Vllm"]
 
+# Experts have too many names to list.
+_EXPERTS = r"re:.*\.experts\.\d+\..*"
+_TOKEN_INPUTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
 _INT8_MAX, _FP8_MAX = 127.0, 448.0
 
 
@@ -25,13 +30,18 @@ class Vllm(Target):
     metadata: ClassVar[Mapping[str, str]] = {"format": "pt"}  # transformers refuses a file without it
 
     def linear(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weight, its scale, the input's scale, and its zero point, `[1]` int8."""
-        return {
-            "weight": tensors["weight"],
-            "weight_scale": tensors["weight_scale"],
+        """Return the weight and its scale; for static inputs their scale, and their zero point, `[1]` int8."""
+        stored = {"weight": tensors["weight"], "weight_scale": tensors["weight_scale"]}
+        if "input_scale" not in tensors:
+            return stored
+        return stored | {
             "input_scale": _round_for_cutlass(tensors["input_scale"]),
             "input_zero_point": tensors["input_offset"].to(torch.int8),
         }
+
+    def tensors_of(self, value: str) -> tuple[str, ...]:
+        """Return the stored tensors of a quantized linear of this value."""
+        return self.linear_tensors[:2] if value == W8A8_DYNAMIC else self.linear_tensors
 
     def attention(self, tensors: Mapping[str, Tensor], head_dim: int) -> dict[str, Tensor]:
         """Return fp8 scales of the same range and dtype: `127 * scale / 448`, `[H, 1] -> [H, 1, 1]`."""
@@ -56,18 +66,37 @@ def _round_for_cutlass(scale: Tensor) -> Tensor:
     return ((scale.view(torch.int32) + 0x100) & ~0x1FF).view(torch.float32) if scale.dtype == torch.float32 else scale
 
 
+def _targets(written: Written, dynamic: bool) -> list[str]:
+    """Return the targets of a group: all linears, or those of the rarer scheme by name, which has precedence."""
+    mixed = len({value == W8A8_DYNAMIC for value in written.linears.values()}) > 1
+    if not mixed or not dynamic:
+        return ["Linear"]
+    names = [name for name, value in written.linears.items() if value == W8A8_DYNAMIC]
+    experts = [name for name in written.linears if is_expert(name)]
+    return [_EXPERTS] if names == experts else names
+
+
 def _quantization_config(written: Written) -> dict[str, Any]:
     int8 = {"num_bits": 8, "type": "int", "dynamic": False}
     weights = {**int8, "symmetric": True, "strategy": "tensor" if written.mm_tensor else "channel"}
     inputs = {**int8, "symmetric": False, "strategy": "tensor"}
     # vLLM supports scales per head (attn_head) only with FlashAttention 3.
     heads = {"num_bits": 8, "type": "float", "strategy": "attn_head", "symmetric": True, "dynamic": False}
-    groups: dict[str, dict[str, Any]] = {
-        "group_0": {"targets": ["Linear"], "weights": weights, "input_activations": inputs}
-    }
+    groups: dict[str, dict[str, Any]] = {}
+    for dynamic in sorted({value == W8A8_DYNAMIC for value in written.linears.values()}):
+        activations = _TOKEN_INPUTS if dynamic else inputs
+        groups[f"group_{len(groups)}"] = {
+            "targets": _targets(written, dynamic),
+            "weights": weights,
+            "input_activations": activations,
+        }
     if written.attentions and len(written.attention_classes) == 1:
         # For transformers, which loads q_scale only with this group; vLLM skips a group of one class ...Attention.
-        groups["group_1"] = {"targets": [*written.attention_classes], "weights": None, "input_activations": heads}
+        groups[f"group_{len(groups)}"] = {
+            "targets": [*written.attention_classes],
+            "weights": None,
+            "input_activations": heads,
+        }
     return {
         "quant_method": "compressed-tensors",
         "format": "int-quantized",

@@ -25,16 +25,18 @@ class CalibrationStream(Stream):
         job, part = self.job, visit.part
         model, settings, ranks = job.model, job.settings, visit.ranks
         float_linears = visit.findings.float_linears(job)
-        linears = {name: linear for name, linear in self.linears(part).items() if name not in float_linears}
+        linears = self.linears(part, job.quantized - float_linears)
         attentions = {name: module for name, module in model.attentions(part).items() if name in job.attentions}
-        observers = input_observers(settings, list(linears), visit.findings.range_params)
+        observers = input_observers(
+            settings, [name for name in linears if name in job.static], visit.findings.range_params
+        )
         # The first sample, on which the error is measured, belongs to the leading rank.
         call = RecordedCall(model.layers[part]) if part in model.layers and ranks.leads else None
         with LayerObservation(observers, linears, attentions, settings) as observation, call or nullcontext():
             visit.advance(observation)
         # Measured after the block: scores and error need the float weights, which the linears have again.
         observed = observation.parameters(part, ranks)
-        error = layer_error(call, model.model, observed, settings, job.samples[0].mask) if call else None
+        error = layer_error(call, model.module, observed, settings, job.samples[0].mask) if call else None
         return replace(observed, error=ranks.first(error), smoothing=found.smoothing, range_params=found.range_params)
 
     def peak_bytes(self, part: str) -> int:

@@ -32,4 +32,4 @@ class Findings:
         """Return the linears that disable_level leaves float; range_param of all linears must be known."""
         chosen = fall_back_linears(self.range_params, job.settings.level)
         # The reference's disable_level may split a fused group.
-        return chosen if job.settings.reference else whole_groups(chosen, job.quantized)
+        return chosen if job.settings.reference else whole_groups(chosen, job.static)

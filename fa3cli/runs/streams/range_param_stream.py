@@ -18,7 +18,10 @@ class RangeParamStream(Stream):
     name = "features"
 
     def visit(self, visit: Visit, found: LayerParameters) -> LayerParameters:
-        linears, observer = self.linears(visit.part), RangeParam(in_float32=not self.job.settings.reference)
+        linears, observer = (
+            self.linears(visit.part, self.job.static),
+            RangeParam(in_float32=not self.job.settings.reference),
+        )
         # One observer for all: linears with the same input then share the work.
         with LinearInputs(linears, dict.fromkeys(linears, observer)) as inputs:
             visit.advance(inputs)

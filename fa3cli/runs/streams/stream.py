@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -67,7 +67,6 @@ class Stream(ABC):
         """The bytes of the samples' states after one layer, as the journal stores them."""
         return self.tokens * hidden_size(self.job) * self.job.model.dtype.itemsize
 
-    def linears(self, part: str) -> dict[str, nn.Linear]:
-        """Return the linears of a part that the job quantizes."""
-        linears = self.job.model.linears(part)
-        return {name: linear for name, linear in linears.items() if name in self.job.quantized}
+    def linears(self, part: str, names: Collection[str]) -> dict[str, nn.Linear]:
+        """Return the linears of a part that are among `names`."""
+        return {name: linear for name, linear in self.job.model.linears(part).items() if name in names}

@@ -1,0 +1,1 @@
+"""Knows the names under which checkpoints publish the tensors of a model."""

@@ -1,0 +1,65 @@
+"""Replaces the fused experts of transformers 5 by linears of each expert, as checkpoints publish them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ExpertLinears", "can_be_linears"]
+
+
+class ExpertLinears(nn.Module):
+    """The experts of a layer, each with linears of its own; computes what the fused module `fused` computes.
+
+    `gate`, `up` and `down` are the published names of an expert's linears. The fused parameters `gate_up_proj [E, 2 * I, C]`
+    (without a gate `up_proj [E, I, C]`) and `down_proj [E, C, I]` are released.
+    """
+
+    def __init__(self, fused: Any, gate: str | None, up: str, down: str) -> None:
+        super().__init__()
+        self._gate, self._up, self._down = gate, up, down
+        width, inner = fused.down_proj.shape[1:]
+        options = {"bias": False, "device": fused.down_proj.device, "dtype": fused.down_proj.dtype}
+        for expert in range(fused.down_proj.shape[0]):
+            linears = nn.Module()
+            for name in filter(None, (gate, up)):
+                linears.add_module(name, nn.Linear(width, inner, **options))
+            linears.add_module(down, nn.Linear(inner, width, **options))
+            self.add_module(str(expert), linears)
+        for name in list(fused._parameters):
+            del fused._parameters[name]
+        # In a tuple: as a submodule, it would add its name to those of its buffers and norms.
+        self._fused = (fused,)
+
+    def forward(self, states: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of each token's experts: `[T, C]`, `[T, K]`, `[T, K] -> [T, C]`."""
+        output = torch.zeros_like(states)
+        for expert in torch.unique(experts).tolist():
+            if str(expert) not in self._modules:  # some models send unused slots to an expert that does not exist
+                continue
+            token, slot = torch.where(experts == expert)
+            computed = self._expert(self.get_submodule(str(expert)), states[token])
+            output.index_add_(0, token, (computed * weights[token, slot, None]).to(output.dtype))
+        return output
+
+    def _expert(self, linears: Any, states: Tensor) -> Tensor:
+        [fused] = self._fused
+        up = linears.get_submodule(self._up)(states)
+        if self._gate is None:
+            inner = fused.act_fn(up)
+        else:
+            inner = fused._apply_gate(torch.cat([linears.get_submodule(self._gate)(states), up], dim=-1))
+        output: Tensor = linears.get_submodule(self._down)(inner)
+        return output
+
+
+def can_be_linears(module: nn.Module) -> bool:
+    """Tell whether a module is fused experts in the layout that `ExpertLinears` computes."""
+    return (
+        hasattr(module, "has_gate")
+        and isinstance(getattr(module, "down_proj", None), nn.Parameter)
+        and getattr(module, "is_concatenated", False)
+        and not any(getattr(module, name, False) for name in ("is_transposed", "has_bias", "has_post_expert_norm"))
+    )

@@ -1,0 +1,177 @@
+"""Tests whole runs of mixtures of experts, and of linears with several schemes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fa3cli import api
+from fa3cli.errors import UnsupportedError
+from fa3cli.exports.verification import verify_export
+from fa3cli.runs.options import RunOptions
+from tests.models.published.test_conversions import TYPES, published
+from tests.sample_models import WEIGHTS, edit_weights, snapshot, token_ids, write_lines, write_model
+
+MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "glm4_moe"]
+FILE, DESCRIPTION = "quant_model_weight_w8a8_dynamic.safetensors", "quant_model_description.json"
+
+
+@pytest.fixture(scope="module")
+def calib(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_lines(tmp_path_factory.mktemp("calib") / "calib.jsonl", token_ids(16, 12, 20))
+
+
+@pytest.fixture(scope="module")
+def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("mixtral") / "mixtral", "mixtral", **TYPES["mixtral"])
+
+
+def described(output: Path) -> dict[str, str]:
+    return json.loads((output / DESCRIPTION).read_text())
+
+
+def dequantized(tensors: dict[str, Tensor], name: str) -> Tensor:
+    return tensors[name].float() * tensors[f"{name}_scale"]
+
+
+@pytest.mark.parametrize("model_type", MIXTURES)
+def test_experts_are_dynamic_and_routers_float_under_published_names(
+    model_type: str, tmp_path: Path, calib: Path
+) -> None:
+    fa = model_type != "deepseek_v3"
+    folder = write_model(tmp_path / model_type, model_type, patched=fa, **TYPES[model_type])
+    output = api.quantize(folder, tmp_path / "out", calib=calib, fa=fa).output
+    values, tensors, source = described(output), load_file(output / FILE), load_file(folder / WEIGHTS)
+    assert values["model_quant_type"] == "W8A8_DYNAMIC"
+    assert {name for name in source if name not in tensors} == set()
+    for name, weight in source.items():
+        assert tensors[name].shape == weight.shape
+        if ".experts." in name:
+            assert values[name] == "W8A8_DYNAMIC"
+            torch.testing.assert_close(dequantized(tensors, name), weight, rtol=0, atol=0.02)
+        elif name.endswith((".gate.weight", "_gate.weight", "kv_b_proj.weight")):
+            assert values[name] == "FLOAT" and torch.equal(tensors[name], weight)
+        elif "self_attn" in name and name.endswith("_proj.weight"):
+            assert values[name] == "W8A8"
+    assert verify_export(output).ok
+
+
+def test_an_expert_computes_int8_arithmetic(mixtral: Path, tmp_path: Path, calib: Path) -> None:
+    """The simulated expert equals npu_dynamic_quant and npu_quant_matmul, written out here."""
+    from fa3cli.models.opening import open_model
+    from fa3cli.quantization.simulation import simulate
+
+    output = api.quantize(mixtral, tmp_path / "out", calib=calib).output
+    tensors, name = load_file(output / FILE), "model.layers.1.block_sparse_moe.experts.3.w1"
+    model = open_model(mixtral, fa=True)
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    simulate(model.model, shapes, torch.int64, model.published.module)
+    linear = model.module(name)
+    linear.load_state_dict(
+        {leaf: tensors[f"{name}.{leaf}"] for leaf in ("weight", "weight_scale", "weight_offset")}, assign=True
+    )
+    states = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    scale = states.abs().amax(1, keepdim=True) / 127
+    levels = torch.round(states / scale).clamp(-127, 127).int()
+    sums = levels @ tensors[f"{name}.weight"].int().T
+    expected = sums.float() * tensors[f"{name}.weight_scale"].flatten() * scale
+    torch.testing.assert_close(linear(states), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_expert_that_no_sample_reaches_is_quantized(mixtral: Path, tmp_path: Path) -> None:
+    one = write_lines(tmp_path / "one.jsonl", [[5, 6]])
+    output = api.quantize(mixtral, tmp_path / "out", calib=one).output
+    experts = [value for name, value in described(output).items() if ".experts." in name]
+    assert set(experts) == {"W8A8_DYNAMIC"}
+
+
+@pytest.mark.parametrize("target", ["mindie", "vllm-ascend", "vllm"])
+def test_each_target_verifies(target: str, mixtral: Path, tmp_path: Path, calib: Path) -> None:
+    output = api.quantize(mixtral, tmp_path / "out", calib=calib, target=target).output
+    report = verify_export(output)
+    assert report.ok and report.target == target
+    config = json.loads((output / "config.json").read_text())
+    if target == "vllm":
+        groups = config["quantization_config"]["config_groups"]
+        assert groups["group_1"]["targets"] == [r"re:.*\.experts\.\d+\..*"]
+        assert groups["group_1"]["input_activations"]["strategy"] == "token"
+    else:
+        assert config["quantize"] == "w8a8_dynamic"
+        assert (output / FILE).exists()
+
+
+def test_two_halves_make_one_run(mixtral: Path, tmp_path: Path, calib: Path) -> None:
+    whole = api.quantize(mixtral, tmp_path / "whole", calib=calib, save_types=["safe_tensor", "numpy"]).output
+    api.calibrate(mixtral, tmp_path / "kept", calib=calib)
+    made = api.export(mixtral, tmp_path / "kept", tmp_path / "made", save_types=["safe_tensor", "numpy"]).output
+    one, other = snapshot(whole), snapshot(made)
+    del one["fa3_report.json"], other["fa3_report.json"]
+    assert one == other
+
+
+def test_the_comparison_simulates_experts(mixtral: Path, tmp_path: Path, calib: Path) -> None:
+    output = api.quantize(mixtral, tmp_path / "out", calib=calib).output
+    found = api.compare(output, mixtral, calib)
+    assert 0 < found.kl_divergence < 0.2
+
+
+def test_unknown_tensors_are_copied_and_named(tmp_path: Path, calib: Path) -> None:
+    folder = write_model(tmp_path / "mixtral", "mixtral", **TYPES["mixtral"])
+    extra = {"model.layers.3.eh_proj.weight": torch.ones(2, 3), "model.layers.3.counts": torch.arange(3)}
+    edit_weights(folder, lambda tensors: tensors.update(extra))
+    result = api.quantize(folder, tmp_path / "out", calib=calib)
+    tensors, values = load_file(result.output / FILE), described(result.output)
+    for name, tensor in extra.items():
+        assert torch.equal(tensors[name], tensor) and values[name] == "FLOAT"
+    [job] = api.jobs_of(RunOptions(folder, calib=calib))
+    assert any("model.layers.3." in line and "and 1 other tensors" in line for line in api.plan(job).warnings)
+
+
+def test_fused_experts_stay_float(tmp_path: Path, calib: Path) -> None:
+    folder = write_model(tmp_path / "gpt_oss", "gpt_oss", patched=False, **TYPES["gpt_oss"])
+    output = api.quantize(folder, tmp_path / "out", calib=calib, fa=False).output
+    assert {value for name, value in described(output).items() if ".experts." in name} == {"FLOAT"}
+    assert published(folder) <= described(output).keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"scheme": "w8a8-mix"}, {"q_proj": "W8A8_MIX", "down_proj": "W8A8_MIX"}),
+        ({"scheme": "w8a8-dynamic"}, {"q_proj": "W8A8_DYNAMIC", "down_proj": "W8A8_DYNAMIC"}),
+        ({"schemes": {"*.mlp.*": "w8a8-dynamic"}}, {"q_proj": "W8A8", "down_proj": "W8A8_DYNAMIC"}),
+    ],
+)
+def test_schemes_of_a_dense_model(
+    options: dict[str, Any], expected: dict[str, str], tmp_path: Path, calib: Path
+) -> None:
+    folder = write_model(tmp_path / "llama", "llama")
+    output = api.quantize(folder, tmp_path / "out", calib=calib, recipe="none", **options).output
+    values = described(output)
+    found = {leaf: values[f"model.layers.0.{path}.{leaf}.weight"] for path, leaf in
+             (("self_attn", "q_proj"), ("mlp", "down_proj"))}  # fmt: skip
+    assert found == expected
+    assert verify_export(output).ok
+    assert api.compare(output, folder, calib).kl_divergence < 0.2
+
+
+def test_mix_has_the_tensors_of_w8a8(tmp_path: Path, calib: Path) -> None:
+    folder = write_model(tmp_path / "llama", "llama")
+    static, mix = (
+        api.quantize(folder, tmp_path / name, calib=calib, scheme=name).output for name in ("w8a8", "w8a8-mix")
+    )
+    one = load_file(static / "quant_model_weight_w8a8.safetensors")
+    other = load_file(mix / "quant_model_weight_w8a8_mix.safetensors")
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_static_experts_are_refused_for_engines_without_them(mixtral: Path, tmp_path: Path, calib: Path) -> None:
+    options = {"calib": calib, "target": "vllm-ascend", "schemes": [("*.experts.*", "w8a8")]}
+    with pytest.raises(UnsupportedError, match="experts whose inputs have a stored scale"):
+        api.quantize(mixtral, tmp_path / "out", **options)
