@@ -92,16 +92,7 @@ class Checkpoint:
 
         Raises InvalidInputError if a tensor holds NaN or an infinity.
         """
-        by_file = defaultdict(list)
-        for name in names:
-            by_file[self.tensors[name].file].append(name)
-        tensors = {}
-        for file, wanted in by_file.items():
-            try:
-                with tensor_files.open_tensors(self.folder / file) as shard:
-                    tensors.update({name: shard.get_tensor(name) for name in wanted})
-            except (SafetensorError, OSError) as error:
-                raise InvalidInputError(f"{self.folder / file}: cannot be read ({error})") from error
+        tensors = self.read_unchecked(names)
         for name in tensors.keys() - self._finite:
             try:
                 finite = is_finite(tensors[name])
@@ -116,6 +107,20 @@ class Checkpoint:
                     hint="fetch the file again, or repair the checkpoint",
                 )
         self._finite.update(tensors)
+        return tensors
+
+    def read_unchecked(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return tensors as `read` does, also of dtypes whose values cannot be checked."""
+        by_file = defaultdict(list)
+        for name in names:
+            by_file[self.tensors[name].file].append(name)
+        tensors = {}
+        for file, wanted in by_file.items():
+            try:
+                with tensor_files.open_tensors(self.folder / file) as shard:
+                    tensors.update({name: shard.get_tensor(name) for name in wanted})
+            except (SafetensorError, OSError) as error:
+                raise InvalidInputError(f"{self.folder / file}: cannot be read ({error})") from error
         return tensors
 
     def read_ahead(self, names: Iterable[str]) -> None:

@@ -18,6 +18,7 @@ from fa3cli.models.config_weights import ConfigWeights, has_weights
 from fa3cli.models.devices import device_of, run_dtype
 from fa3cli.models.module_file import code_of, module_of
 from fa3cli.models.published.conversions import published_names
+from fa3cli.models.quantized_checkpoints import float_weights, require_a_model
 from fa3cli.models.skeleton import build_skeleton, read_config
 from fa3cli.models.streamed_model import StreamedModel
 from fa3cli.models.trust import require_known_code
@@ -53,6 +54,7 @@ def open_model(
         )
     # Checked before a library reads the folder: it would wait forever at a pipe.
     require_regular_files(folder)
+    require_a_model(folder)
     status = patching.status(folder)
     require_known_code(folder, status, fa=fa, trusted=trust_remote_code)
     # If the patch is reproducible, the class is made from the checked text; transformers loads any other code.
@@ -61,8 +63,9 @@ def open_model(
         _class_of(module, status.class_name, status.code) if module and status.class_name and status.code else None
     )
     seen = code_of(module) if module and known_class is None else None
-    checkpoint = None if only_plan and not has_weights(folder) else Checkpoint(folder)
+    stored = None if only_plan and not has_weights(folder) else Checkpoint(folder)
     config = read_config(folder, trusted=trust_remote_code)
+    checkpoint = float_weights(stored, config) if stored else None
     place = device_of(device)
     model_dtype = _model_dtype(folder, config, dtype, place)
     # Read before building, which changes the config's dtype.

@@ -11,7 +11,7 @@ from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.models.streamed_model import StreamedModel
 from fa3cli.planning.peak_memory import peak_memory
 from fa3cli.runs.disk_space import bytes_written, export_bytes, journal_bytes
-from fa3cli.runs.job import Job
+from fa3cli.runs.job import LATENT_ATTENTION, Job
 from fa3cli.runs.streams.schedule import passes
 from fa3cli.runs.streams.stream import Stream
 from fa3cli.runs.target_fit import target_warnings
@@ -108,6 +108,11 @@ def plan_warnings(job: Job, found: Sequence[LayerParameters] | None = None) -> I
         yield f"fa_amp={settings.fa_amp}: the model has {len(job.attentions)} attention modules; all fall back"
     if settings.level > len(job.quantized):
         yield f"disable_level={settings.disable_level}: {len(job.quantized)} linears are quantized; all fall back"
+    if latent := [name for name in job.model.attentions() if job.disabled.get(name) == LATENT_ATTENTION]:
+        yield (
+            f"{latent[0]} and {len(latent) - 1} others are latent attention (MLA): they stay without FA3, "
+            "since engines want the scales of the absorbed q and of the latent state"
+        )
     if unknown := job.model.unknown:
         yield (
             f"{unknown[0]} and {len(unknown) - 1} other tensors are not of the model that transformers builds: "

@@ -44,9 +44,8 @@ def dequantized(tensors: dict[str, Tensor], name: str) -> Tensor:
 def test_experts_are_dynamic_and_routers_float_under_published_names(
     model_type: str, tmp_path: Path, calib: Path
 ) -> None:
-    fa = model_type != "deepseek_v3"
-    folder = write_model(tmp_path / model_type, model_type, patched=fa, **TYPES[model_type])
-    output = api.quantize(folder, tmp_path / "out", calib=calib, fa=fa).output
+    folder = write_model(tmp_path / model_type, model_type, **TYPES[model_type])
+    output = api.quantize(folder, tmp_path / "out", calib=calib).output
     values, tensors, source = described(output), load_file(output / FILE), load_file(folder / WEIGHTS)
     assert values["model_quant_type"] == "W8A8_DYNAMIC"
     assert {name for name in source if name not in tensors} == set()
@@ -169,6 +168,14 @@ def test_mix_has_the_tensors_of_w8a8(tmp_path: Path, calib: Path) -> None:
     one = load_file(static / "quant_model_weight_w8a8.safetensors")
     other = load_file(mix / "quant_model_weight_w8a8_mix.safetensors")
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_latent_attention_stays_without_fa3(tmp_path: Path, calib: Path) -> None:
+    folder = write_model(tmp_path / "deepseek", "deepseek_v3", **TYPES["deepseek_v3"])
+    [job] = api.jobs_of(RunOptions(folder, calib=calib))
+    assert not job.attentions and any("latent attention (MLA)" in line for line in api.plan(job).warnings)
+    with pytest.raises(UnsupportedError, match="--fa: .* is latent attention"):
+        api.jobs_of(RunOptions(folder, calib=calib, fa=True))
 
 
 def test_static_experts_are_refused_for_engines_without_them(mixtral: Path, tmp_path: Path, calib: Path) -> None:

@@ -1,0 +1,99 @@
+"""Reads checkpoints in FP8: dequantizes a tensor to bfloat16 when it is read, and hides the scales."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fa3cli.errors import InvalidInputError
+from fa3cli.models.checkpoint import Checkpoint, is_finite
+
+__all__ = ["Fp8Checkpoint"]
+
+_BLOCK = (128, 128)
+_FP8 = "F8_E4M3"
+# Names of the scales beside `weight`, and of those that only a quantized KV cache or static inputs need.
+_SCALES = ("weight_scale_inv", "weight_scale")
+_OTHERS = (".input_scale", ".activation_scale", ".k_scale", ".v_scale", ".q_scale")
+
+
+class Fp8Checkpoint:
+    """The tensors of a checkpoint whose weights are float8_e4m3fn with scales, as bfloat16.
+
+    `weight_scale_inv [ceil(out / 128), ceil(in / 128)]` has one scale per block of `block` rows and columns;
+    `weight_scale` has one per tensor or per row. Both multiply the weight. Raises InvalidInputError for a weight without
+    a scale, or a scale of another shape.
+    """
+
+    def __init__(self, stored: Checkpoint, block: tuple[int, int] = _BLOCK) -> None:
+        self._stored, self._block, self.folder = stored, block, stored.folder
+        weights = [name for name, info in stored.tensors.items() if info.dtype == _FP8]
+        self._scales = {name: self._scale_of(name) for name in weights}
+        hidden = {*self._scales.values(), *(name for name in stored.tensors if name.endswith(_OTHERS))}
+        self.tensors = {
+            name: replace(info, dtype="BF16", nbytes=2 * info.nbytes) if name in self._scales else info
+            for name, info in stored.tensors.items()
+            if name not in hidden
+        }
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files."""
+        return self._stored.files
+
+    def path(self, name: str) -> Path:
+        """Return the file that holds a tensor."""
+        return self._stored.path(name)
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return tensors by name, those in FP8 as bfloat16."""
+        wanted = list(names)
+        read = self._stored.read(name for name in wanted if name not in self._scales)
+        for name in wanted:
+            if scale := self._scales.get(name):
+                weight = self._stored.read_unchecked([name])[name]
+                read[name] = self._dequantize(name, weight, self._stored.read([scale])[scale])
+        return {name: read[name] for name in wanted}
+
+    def read_ahead(self, names: Iterable[str]) -> None:
+        """Start reading tensors in the background."""
+        self._stored.read_ahead(names)
+
+    def _scale_of(self, name: str) -> str:
+        module, _, leaf = name.rpartition(".")
+        found = [f"{module}.{scale}" for scale in _SCALES if leaf == "weight"]
+        for scale in found:
+            if scale in self._stored.tensors:
+                return scale
+        raise InvalidInputError(
+            f"{self._stored.path(name)}: {name} is float8 without a scale; expected {' or '.join(found) or 'a weight'}",
+            hint="fetch the model in bfloat16",
+        )
+
+    def _dequantize(self, name: str, weight: Tensor, scale: Tensor) -> Tensor:
+        rows, columns = self._block if self._scales[name].endswith("_inv") else (1, weight.shape[-1])
+        blocks = (-(-weight.shape[0] // rows), -(-weight.shape[-1] // columns)) if weight.dim() == 2 else None
+        if scale.numel() != 1 and (blocks is None or tuple(scale.shape) not in (blocks, blocks[:1])):
+            raise InvalidInputError(
+                f"{self._stored.path(name)}: {self._scales[name]} has shape {list(scale.shape)}, but the weight "
+                f"{list(weight.shape)} needs one scale per {rows} x {columns} values",
+                hint="fetch the model in bfloat16",
+            )
+        made = torch.empty(weight.shape, dtype=torch.bfloat16)
+        for start in range(0, weight.shape[0], rows if scale.numel() > 1 else 128):
+            part = slice(start, start + (rows if scale.numel() > 1 else 128))
+            factor = (
+                scale.float().reshape(-1) if scale.numel() == 1 else scale.float().view(blocks or (1, 1))[start // rows]
+            )
+            factor = factor.repeat_interleave(columns)[: weight.shape[-1]] if factor.numel() > 1 else factor
+            made[part] = weight[part].float() * factor
+        if not is_finite(made):
+            raise InvalidInputError(
+                f"{self._stored.path(name)}: {name} holds NaN or infinite values",
+                hint="fetch the file again, or repair the checkpoint",
+            )
+        return made

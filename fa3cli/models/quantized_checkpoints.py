@@ -1,0 +1,69 @@
+"""Recognises checkpoints that are quantized already: FP8 is read, all others are refused with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.models.checkpoint import Checkpoint
+from fa3cli.models.published.converted_checkpoint import Weights
+from fa3cli.models.published.fp8 import Fp8Checkpoint
+
+__all__ = ["float_weights", "require_a_model"]
+
+_FLOAT = "give the folder of the float model that it was made from"
+# quant_method in config.json -> what such a checkpoint is.
+_METHODS = {
+    "awq": "an AWQ checkpoint (int4 weights)",
+    "gptq": "a GPTQ checkpoint (packed integer weights)",
+    "bitsandbytes": "a bitsandbytes checkpoint",
+    "gguf": "a GGUF checkpoint",
+    "mxfp4": "an MXFP4 checkpoint (float4 weights)",
+    "compressed-tensors": "a compressed-tensors checkpoint",
+}
+
+
+def require_a_model(folder: Path) -> None:
+    """Raise UnsupportedError for a folder that holds something else than a model: an export, or a LoRA adapter."""
+    if exported := next(folder.glob("quant_model_description*.json"), None):
+        raise UnsupportedError(f"{folder}: an export of fa3 or msModelSlim ({exported.name})", hint=_FLOAT)
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        raise UnsupportedError(
+            f"{folder}: a LoRA adapter, which holds no model (adapter_config.json)",
+            hint="merge it into its base model (peft: merge_and_unload, save_pretrained), and give the merged folder",
+        )
+    if not (folder / "config.json").exists() and (file := next(folder.glob("*.gguf"), None)):
+        raise UnsupportedError(f"{folder}: a GGUF checkpoint ({file.name})", hint=_FLOAT)
+
+
+def float_weights(checkpoint: Checkpoint, config: Any) -> Weights:
+    """Return a checkpoint as float weights: itself, or FP8 weights dequantized to bfloat16.
+
+    Raises UnsupportedError for a checkpoint of another quantization, by config.json's `quantization_config`.
+    """
+    given = getattr(config, "quantization_config", None)
+    if not given:
+        return checkpoint
+    if not isinstance(given, Mapping):
+        given = given.to_dict()
+    method = given.get("quant_method")
+    fp8 = any(info.dtype == "F8_E4M3" for info in checkpoint.tensors.values())
+    if method == "fp8" or (method == "compressed-tensors" and fp8):
+        return Fp8Checkpoint(checkpoint, _block(given, checkpoint.folder))
+    what = _METHODS.get(str(method), f"quantized by {method!r}")
+    raise UnsupportedError(
+        f"{checkpoint.folder / 'config.json'}: quantization_config says that this is {what}", hint=_FLOAT
+    )
+
+
+def _block(given: Mapping[str, Any], folder: Path) -> tuple[int, int]:
+    block = given.get("weight_block_size") or (128, 128)
+    if not (
+        isinstance(block, (list, tuple))
+        and len(block) == 2
+        and all(isinstance(size, int) and size > 0 for size in block)
+    ):
+        raise InvalidInputError(f"{folder / 'config.json'}: weight_block_size is {block!r:.60}, expected two sizes")
+    return block[0], block[1]
