@@ -22,6 +22,7 @@ from fa3cli.files.reading import LARGE, is_file_name, read_bytes, require_regula
 __all__ = ["Checkpoint", "TensorInfo", "is_finite", "no_weights", "read_header"]
 
 _FILE = "model.safetensors"
+_FLOAT_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _LFS = b"version https://git-lfs"
 
 
@@ -82,6 +83,15 @@ class Checkpoint:
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(info.nbytes for info in self.tensors.values())
+
+    @property
+    def float_dtype(self) -> str | None:
+        """The name of the dtype in which most bytes are stored, of those in which models compute."""
+        sizes: dict[str, int] = defaultdict(int)
+        for info in self.tensors.values():
+            if info.dtype in _FLOAT_DTYPES:
+                sizes[_FLOAT_DTYPES[info.dtype]] += info.nbytes
+        return max(sizes, key=sizes.__getitem__, default=None)
 
     def path(self, name: str) -> Path:
         """Return the shard that holds a tensor."""

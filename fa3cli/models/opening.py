@@ -67,9 +67,9 @@ def open_model(
     config = read_config(folder, trusted=trust_remote_code)
     checkpoint = float_weights(stored, config) if stored else None
     place = device_of(device)
-    model_dtype = _model_dtype(folder, config, dtype, place)
+    model_dtype = _model_dtype(folder, config, dtype, place, stored)
     # Read before building, which changes the config's dtype.
-    stored_dtype = model_dtype if checkpoint else _model_dtype(folder, config, "auto", place)
+    stored_dtype = model_dtype if checkpoint else _model_dtype(folder, config, "auto", place, stored)
     skeleton = build_skeleton(
         config,
         model_dtype,
@@ -115,8 +115,13 @@ def _class_of(module: Path, class_name: str, code: Mapping[str, str]) -> type[Pr
     return found
 
 
-def _model_dtype(folder: Path, config: Any, dtype: str, device: torch.device) -> torch.dtype:
-    """Return the dtype to compute and export in; for `auto` the one in config.json."""
-    # transformers 4.56 renamed torch_dtype to dtype. Without either, it builds models in float32.
+def _model_dtype(folder: Path, config: Any, dtype: str, device: torch.device, stored: Checkpoint | None) -> torch.dtype:
+    """Return the dtype to compute and export in; for `auto` that in config.json, else that of most stored values."""
+    # transformers 4.56 renamed torch_dtype to dtype.
     found = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
-    return run_dtype(dtype, str(found or "float32").removeprefix("torch."), device, folder / "config.json")
+    return run_dtype(
+        dtype,
+        str(found or (stored and stored.float_dtype) or "float32").removeprefix("torch."),
+        device,
+        folder / "config.json",
+    )

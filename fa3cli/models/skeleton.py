@@ -45,6 +45,7 @@ def read_config(folder: Path, *, trusted: bool) -> Any:
             text = brief(error).replace(str(place), str(folder))
             raise InvalidInputError(f"{file}: transformers cannot read it ({text})", hint=trust_hint(error)) from error
     _require_sizes(config, file)
+    _require_rope(config, file)
     # transformers has put the path of the temporary copy there; messages name this path.
     config.name_or_path = str(folder)
     return config
@@ -98,6 +99,24 @@ def _require_sizes(config: Any, file: Path) -> None:
         value = getattr(text_config, name, None)
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise InvalidInputError(f"{file}: {name} is {value!r}, expected a number")
+
+
+def _require_rope(config: Any, file: Path) -> None:
+    """Raise UnsupportedError if transformers 4 ignores the rope of a config.json that transformers 5 wrote."""
+    import transformers
+    from packaging.version import Version
+
+    rope = json.loads(file.read_bytes()).get("rope_parameters")
+    if not isinstance(rope, dict) or Version(transformers.__version__) >= Version("5"):
+        return
+    known = {"rope_theta": getattr(config, "rope_theta", None), "rope_type": "default"}
+    ignored = {key: value for key, value in rope.items() if value != known.get(key)}
+    if ignored and not getattr(config, "rope_scaling", None):
+        raise UnsupportedError(
+            f"{file}: transformers {transformers.__version__} does not read rope_parameters, which says "
+            f"{', '.join(f'{key}={value!r:.60}' for key, value in ignored.items())}",
+            hint="install transformers 5, which wrote this file, or write rope_theta and rope_scaling instead",
+        )
 
 
 def _require_causal_lm(document: Path, file: Path) -> None:

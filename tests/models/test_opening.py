@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fa3cli import patching
 from fa3cli.errors import ConflictError, Fa3Error, InvalidInputError
@@ -143,3 +144,12 @@ def test_code_that_is_not_the_folders_is_noticed(qwen2_tiny: Path) -> None:
     module.write_bytes(b"")
     with pytest.raises(ConflictError, match="changed while it was loaded"):
         check_loaded_code(model, module, seen)
+
+
+def test_without_a_dtype_in_config_that_of_the_stored_values_is_used(tmp_path: Path) -> None:
+    folder = write_model(tmp_path, patched=False, dtype=torch.bfloat16)
+    config = json.loads((folder / "config.json").read_text())
+    for name in ("dtype", "torch_dtype"):
+        config.pop(name, None)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert open_model(folder, fa=False).dtype == torch.bfloat16

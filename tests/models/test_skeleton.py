@@ -5,13 +5,14 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
 from fa3cli.models.opening import open_model
-from fa3cli.models.skeleton import build_skeleton, read_config
+from fa3cli.models.skeleton import _require_rope, build_skeleton, read_config
 from tests.conftest import EXAMPLES, ROOT
 from tests.runs.same_configs import differing
 from tests.sample_models import edit_config, write_model
@@ -161,3 +162,27 @@ def test_the_documents_own_error_is_told_without_the_copys_name(tmp_path: Path) 
     with pytest.raises(InvalidInputError) as raised:
         open_model(folder, fa=False)
     assert "fa3-checked" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("rope", "named"),
+    [
+        ({"rope_theta": 5e5, "rope_type": "default"}, "rope_theta=500000.0"),
+        ({"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}, "rope_type='linear', factor=2.0"),
+        ({"full_attention": {"rope_theta": 1e4}}, "full_attention="),
+    ],
+)
+def test_a_rope_that_transformers_4_ignores_is_refused(
+    rope: dict[str, object], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(tmp_path, patched=False)
+    monkeypatch.setattr("transformers.__version__", "4.57.6")
+    config = SimpleNamespace(rope_theta=1e4, rope_scaling=None)
+    edit_config(folder, rope_parameters={"rope_theta": 1e4, "rope_type": "default"})
+    _require_rope(config, folder / "config.json")
+    edit_config(folder, rope_parameters=rope)
+    with pytest.raises(UnsupportedError, match="does not read rope_parameters") as raised:
+        _require_rope(config, folder / "config.json")
+    assert named in str(raised.value) and "transformers 5" in str(raised.value.hint)
+    monkeypatch.setattr("transformers.__version__", "5.0.0")
+    _require_rope(config, folder / "config.json")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from fa3cli import api
 from fa3cli.errors import UnsupportedError
 from fa3cli.exports.verification import verify_export
 from fa3cli.runs.options import RunOptions
+from tests.conftest import ROOT
 from tests.models.published.test_conversions import TYPES, published
-from tests.sample_models import WEIGHTS, edit_weights, snapshot, token_ids, write_lines, write_model
+from tests.sample_models import WEIGHTS, edit_config, edit_weights, snapshot, token_ids, write_lines, write_model
 
 MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "glm4_moe"]
 FILE, DESCRIPTION = "quant_model_weight_w8a8_dynamic.safetensors", "quant_model_description.json"
@@ -182,3 +185,28 @@ def test_static_experts_are_refused_for_engines_without_them(mixtral: Path, tmp_
     options = {"calib": calib, "target": "vllm-ascend", "schemes": [("*.experts.*", "w8a8")]}
     with pytest.raises(UnsupportedError, match="experts whose inputs have a stored scale"):
         api.quantize(mixtral, tmp_path / "out", **options)
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe"])
+def test_transformers_4_and_5_make_the_same_export(model_type: str, tmp_path: Path, calib: Path) -> None:
+    """Experts are a list of linears in transformers 4, and fused in transformers 5."""
+    source, found = write_model(tmp_path / "source", model_type, patched=False, **TYPES[model_type]), []
+    edit_config(source, num_experts=12)  # published configs of qwen3_moe have this name, new versions write another
+    for version in ("4.57.6", "5.23.0"):
+        python, folder = ROOT / ".venvs" / version / "bin" / "python", tmp_path / version / "model"
+        if not python.exists():
+            pytest.skip(f"no environment for transformers {version} (make versions)")
+        shutil.copytree(source, folder)
+        output = tmp_path / version / "out"
+        command = [python, "-m", "tests.runs.quantize_mixture", folder, calib, output]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found.append((described(output), load_file(output / FILE)))
+    (older, tensors), (newer, others) = found
+    assert older == newer
+    for name, tensor in tensors.items():
+        if ".experts." in name or tensor.dtype == torch.int8:
+            assert torch.equal(tensor, others[name])
+        elif tensor.is_floating_point():
+            torch.testing.assert_close(tensor, others[name], rtol=1e-3, atol=0)
