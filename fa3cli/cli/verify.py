@@ -51,11 +51,11 @@ def verify(
     json: Annotated[bool, typer.Option("--json", help="Print the report as json.")] = False,
 ) -> None:
     """Check whether inference engines can load an export; exit 1 if one cannot."""
-    from fa3cli.exports.verification import verify_export
+    from fa3cli import api
 
     if (against is None) != (text is None):
         raise UsageError("--against and --eval need each other")
-    report = verify_export(export, [engine.value for engine in target or ()])
+    report = api.verify(export, targets=[engine.value for engine in target or ()])
     targets = {check.target for check in report.checks}
     images = targets == {"mindie-sd"}
     if images and max_length is not None:

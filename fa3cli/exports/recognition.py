@@ -17,11 +17,13 @@ def recognize_target(folder: Path) -> Target:
     named = _read(folder, "fa3_report.json").get("target")
     if isinstance(named, str) and named in TARGETS:
         return TARGETS[named]
-    quantization = _read(folder, "config.json").get("quantization_config")
+    config = _read(folder, "config.json")
+    quantization = config.get("quantization_config")
     if isinstance(quantization, dict) and quantization.get("quant_method") == "compressed-tensors":
         return TARGETS["vllm"]
     pipelines = TARGETS["mindie-sd"]
-    if any(is_file(folder / name) for name in (*pipelines.description_files, pipelines.weight_file)):
+    # Language models with dynamic linears have files of these names, too.
+    if "model_type" not in config and any(is_file(folder / name) for name in (*pipelines.description_files, pipelines.weight_file)):
         return pipelines
     # Target mindie is never inferred: its files are those of modelslim.
     ascend = TARGETS["vllm-ascend"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from fa3cli.exports.checks import CHECKS
+from fa3cli.exports.checks.modules import float_names
 from fa3cli.exports.checks.registry import Check, Severity
 from fa3cli.exports.contents import Contents, modules_around, open_contents
+from fa3cli.exports.float_model import FloatModel
 from fa3cli.exports.recognition import recognize_target
 from fa3cli.exports.targets import known_targets
 
@@ -61,9 +63,14 @@ class VerificationReport:
     findings: tuple[Finding, ...]
 
 
-def verify_export(folder: Path, targets: Sequence[str] = ()) -> VerificationReport:
+def verify_export(
+    folder: Path,
+    targets: Sequence[str] = (),
+    float_model: Callable[[Path, Collection[str]], FloatModel | None] = lambda _, __: None,
+) -> VerificationReport:
     """Run all checks of `targets`, by default of the target for which the export was written.
 
+    `float_model` returns what the export's float model needs, from the folder and the names of its tensors.
     Raises InvalidInputError if the folder is missing or holds no such export, UsageError for an unknown target.
     """
     folder = Path(folder)
@@ -71,6 +78,8 @@ def verify_export(folder: Path, targets: Sequence[str] = ()) -> VerificationRepo
     results: list[CheckResult] = []
     findings: list[Finding] = []
     for contents in [open_contents(folder, target) for target in chosen]:
+        if not contents.target.pipelines:
+            contents = replace(contents, float_model=float_model(folder, float_names(contents)))
         done, found = _run_all(contents)
         results += done
         # Escaped only now: checks compare the subjects of earlier findings with the unescaped names.

@@ -42,7 +42,9 @@ class StreamedModel(LayeredModel):
         self._expected = {self.published.tensor(path): tensor for path, tensor in model.state_dict().items()}
         conversions = self.published.conversions
         self.checkpoint: Weights = (
-            ConvertedCheckpoint(checkpoint, conversions, self._expected) if conversions else checkpoint
+            ConvertedCheckpoint(checkpoint, conversions, self._expected)
+            if conversions and checkpoint.files
+            else checkpoint
         )
         self._dtypes = {name: tensor.dtype for name, tensor in self._expected.items()}
         self._check_names()

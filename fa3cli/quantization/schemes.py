@@ -7,7 +7,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-__all__ = ["DYNAMIC", "SCHEMES", "STATIC", "Scheme", "is_expert", "routers", "schemes_of"]
+__all__ = [
+    "DYNAMIC",
+    "LATENT_ATTENTION",
+    "SCHEMES",
+    "STATIC",
+    "Scheme",
+    "is_expert",
+    "never_quantized",
+    "routers",
+    "schemes_of",
+]
 
 
 @dataclass(frozen=True)
@@ -20,6 +30,7 @@ class Scheme:
     """Whether inputs are quantized at run time, per token; else the export holds the input's scale."""
 
 
+LATENT_ATTENTION = "latent attention"
 _ROUTER = re.compile(r"(\w+_)?gate$|router")
 STATIC = Scheme("w8a8", "W8A8")
 DYNAMIC = Scheme("w8a8-dynamic", "W8A8_DYNAMIC", dynamic=True)
@@ -37,6 +48,13 @@ def schemes_of(linears: Collection[str], default: str, patterns: Sequence[Sequen
     for pattern, scheme in patterns:
         chosen |= {name: SCHEMES[scheme] for name in linears if fnmatchcase(name, pattern)}
     return chosen
+
+
+def never_quantized(linears: Collection[str]) -> dict[str, str]:
+    """Return the linears that engines read only as float, with the reason."""
+    # Attention absorbs kv_b_proj, which expands the latent state to k and v of all heads, into q and the output.
+    latent = dict.fromkeys((name for name in linears if name.endswith(".kv_b_proj")), LATENT_ATTENTION)
+    return dict.fromkeys(routers(linears), "router") | latent
 
 
 def routers(linears: Collection[str]) -> list[str]:

@@ -19,16 +19,14 @@ from fa3cli.exports.targets.target import Target
 from fa3cli.files.hashing import sha256_of
 from fa3cli.models.layered_model import LayeredModel
 from fa3cli.quantization.fallback import matching, whole_groups
-from fa3cli.quantization.schemes import Scheme, routers, schemes_of
+from fa3cli.quantization.schemes import LATENT_ATTENTION, Scheme, never_quantized, schemes_of
 from fa3cli.quantization.settings import QuantSettings, ResolvedSettings
 from fa3cli.runs.progress import Progress
 from fa3cli.samples.sample import AnySample
 
-__all__ = ["LATENT_ATTENTION", "Job", "make_job"]
+__all__ = ["Job", "make_job"]
 
 AnyJob = TypeVar("AnyJob", bound="Job")
-LATENT_ATTENTION = "latent attention"
-_LATENT = "kv_b_proj"  # expands the latent state to k and v of all heads
 
 
 @dataclass(frozen=True)
@@ -143,15 +141,13 @@ def make_job(
     # Only layers and the head are visited: linears elsewhere stay float, even if they are named.
     candidates = [name for part in parts for name in model.linears(part)]
     disabled = dict.fromkeys(matching([*linears, *attentions], settings.disable_names), "disable_names")
-    latent = [name for name in attentions if f"{name}.{_LATENT}" in candidates] if settings.fa else []
+    latent = [name for name in attentions if f"{name}.kv_b_proj" in candidates] if settings.fa else []
     if latent and resolved.origins["fa"] == "option":
         raise UnsupportedError(
             f"--fa: {latent[0]} is latent attention (MLA), whose q, k and v fa3 does not quantize yet", hint="omit --fa"
         )
     disabled |= dict.fromkeys(latent, LATENT_ATTENTION)
-    disabled = dict.fromkeys(routers(candidates), "router") | disabled
-    # MLA multiplies it into q and the output: engines read it as float.
-    disabled |= dict.fromkeys((name for name in candidates if name.endswith(f".{_LATENT}")), LATENT_ATTENTION)
+    disabled = never_quantized(candidates) | disabled
     if settings.disable_last_linear:
         disabled.setdefault(linears[-1], "disable_last_linear")
     elif model.head in model.tied_modules:

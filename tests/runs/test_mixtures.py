@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fa3cli import api
 from fa3cli.errors import UnsupportedError
+from fa3cli.exports.checks import CHECKS
 from fa3cli.exports.verification import verify_export
+from fa3cli.quantization.dynamic_linear import quantize_dynamic_linear
 from fa3cli.runs.options import RunOptions
 from tests.conftest import ROOT
 from tests.models.published.test_conversions import TYPES, published
@@ -131,6 +134,7 @@ def test_unknown_tensors_are_copied_and_named(tmp_path: Path, calib: Path) -> No
     tensors, values = load_file(result.output / FILE), described(result.output)
     for name, tensor in extra.items():
         assert torch.equal(tensors[name], tensor) and values[name] == "FLOAT"
+    assert api.verify(result.output).ok
     [job] = api.jobs_of(RunOptions(folder, calib=calib))
     assert any("model.layers.3." in line and "and 1 other tensors" in line for line in api.plan(job).warnings)
 
@@ -185,6 +189,88 @@ def test_static_experts_are_refused_for_engines_without_them(mixtral: Path, tmp_
     options = {"calib": calib, "target": "vllm-ascend", "schemes": [("*.experts.*", "w8a8")]}
     with pytest.raises(UnsupportedError, match="experts whose inputs have a stored scale"):
         api.quantize(mixtral, tmp_path / "out", **options)
+
+
+EXPERT = "model.layers.1.block_sparse_moe.experts.3"
+ROUTER = "model.layers.1.block_sparse_moe.gate"
+
+
+def drop(*names: str) -> Callable[[dict[str, Tensor], dict[str, str]], None]:
+    def mutate(tensors: dict[str, Tensor], values: dict[str, str]) -> None:
+        for name in [name for name in tensors if name.startswith(names)]:
+            del tensors[name], values[name]
+
+    return mutate
+
+
+def quantize_router(tensors: dict[str, Tensor], values: dict[str, str]) -> None:
+    made = quantize_dynamic_linear(tensors[f"{ROUTER}.weight"], torch.float32)
+    tensors.update({f"{ROUTER}.{leaf}": tensor for leaf, tensor in made.items()})
+    values.update({f"{ROUTER}.{leaf}": "W8A8_DYNAMIC" for leaf in made})
+
+
+def make_static(tensors: dict[str, Tensor], values: dict[str, str]) -> None:
+    for leaf in ("weight", "weight_scale", "weight_offset"):
+        values[f"{EXPERT}.w1.{leaf}"] = "W8A8"
+
+
+def describe_float(tensors: dict[str, Tensor], values: dict[str, str]) -> None:
+    values[f"{EXPERT}.w1.weight"] = "FLOAT"
+
+
+def set_tensor(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tensor], dict[str, str]], None]:
+    def mutate(tensors: dict[str, Tensor], values: dict[str, str]) -> None:
+        tensors[name] = change(tensors[name]).contiguous()
+
+    return mutate
+
+
+MUTATIONS = {
+    "tensors": drop(EXPERT),
+    "tensors-router": drop(ROUTER),
+    "tensors-norm": drop("model.norm"),
+    "linears": drop(f"{EXPERT}.w2.weight_scale"),
+    "linears-offset": drop(f"{EXPERT}.w2.weight_offset"),
+    "tensors-linear": drop(f"{EXPERT}.w3.weight"),
+    "linears-static": make_static,
+    "linears-float": describe_float,
+    "quantizable": quantize_router,
+    "config-sizes": set_tensor(f"{ROUTER}.weight", lambda tensor: tensor[:-1]),
+    "config-sizes-norm": set_tensor("model.norm.weight", lambda tensor: tensor[:-1]),
+    "linear-shapes": set_tensor(f"{EXPERT}.w1.weight_scale", lambda tensor: tensor[:-1]),
+    "linear-shapes-flat": set_tensor(f"{EXPERT}.w1.weight_scale", Tensor.flatten),
+    "dtypes": set_tensor(f"{EXPERT}.w1.weight_scale", Tensor.half),
+    "dtypes-weight": set_tensor(f"{EXPERT}.w1.weight", Tensor.int),
+    "scales": set_tensor(f"{EXPERT}.w1.weight_scale", torch.zeros_like),
+    "scales-negative": set_tensor(f"{EXPERT}.w1.weight_scale", Tensor.neg),
+    "offsets": set_tensor(f"{EXPERT}.w1.weight_offset", torch.ones_like),
+    "weight-range": set_tensor(f"{EXPERT}.w1.weight", lambda tensor: torch.full_like(tensor, -128)),
+    "finite": set_tensor(f"{ROUTER}.weight", lambda tensor: tensor * torch.nan),
+}
+
+
+@pytest.fixture(scope="module")
+def sound(mixtral: Path, calib: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return api.quantize(mixtral, tmp_path_factory.mktemp("sound") / "out", calib=calib).output
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_verify_finds_a_mutation_of_a_mixture(name: str, sound: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(sound, output)
+    tensors, values = load_file(output / FILE), described(output)
+    MUTATIONS[name](tensors, values)
+    save_file(tensors, output / FILE)
+    for file in output.glob("quant_model_description*.json"):
+        file.write_text(json.dumps(values))
+    errors = [finding for finding in api.verify(output).findings if finding.severity == "error"]
+    assert {finding.check for finding in errors} == {
+        max((check for check in CHECKS if name.startswith(check)), key=len)
+    }
+
+
+def test_verify_accepts_the_export_itself(sound: Path) -> None:
+    assert api.verify(sound).ok
 
 
 @pytest.mark.versions

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 from itertools import count
 
-from fa3cli.exports.checks.modules import stored
+from fa3cli.exports.checks.modules import linears, stored
 from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, error, warning
 from fa3cli.exports.contents import Contents
+from fa3cli.exports.float_model import FloatModel
 from fa3cli.exports.geometry import Geometry
 
 _WITH_CONFIG = ("description", "weights", "config")
@@ -26,13 +27,28 @@ _LAYER = re.compile(r"^(.*?\b(?:layers|h))\.([0-9]{1,9})\.")
     after=("linear-shapes", "fa-shapes", "kv-shapes", "fp8-shapes"),
 )
 def config_sizes(contents: Contents, name: str) -> Iterator[Remark]:
-    shape = contents.tensors[name].shape
+    shape, model = contents.tensors[name].shape, contents.float_model
+    if model and name in model.shapes:
+        if shape != model.shapes[name]:
+            expected = ", ".join(map(str, model.shapes[name]))
+            yield error(name, f"has shape {list(shape)}, but config.json requires [{expected}]")
+        return
+    if model and not _usual_heads(model, name, contents.geometry):
+        return
     wanted = None if _OTHER_TOWER.search(name) else _sizes(name, len(shape), contents.geometry)
     if wanted is not None and (
         len(shape) != len(wanted) or any(size not in (None, found) for size, found in zip(wanted, shape))
     ):
         expected = ", ".join("any" if size is None else str(size) for size in wanted)
         yield error(name, f"has shape {list(shape)}, but config.json requires [{expected}]")
+
+
+def _usual_heads(model: FloatModel, name: str, sizes: Geometry) -> bool:
+    """Tell whether the projections of a scale's attention have as many rows as the sizes in config.json say."""
+    attention = name.rpartition(".fa_")[0] or name.rpartition(".")[0]
+    rows = {leaf: model.shapes.get(f"{attention}.{leaf}.weight", (0,))[0] for leaf in ("q_proj", "k_proj")}
+    wanted = {"q_proj": sizes.heads, "k_proj": sizes.kv_heads}
+    return all(count and sizes.head_dim and rows[leaf] == count * sizes.head_dim for leaf, count in wanted.items())
 
 
 def _sizes(name: str, ndim: int, model: Geometry) -> tuple[int | None, ...] | None:
@@ -69,6 +85,37 @@ def _sizes(name: str, ndim: int, model: Geometry) -> tuple[int | None, ...] | No
 
 
 @check(
+    "tensors",
+    "a tensor that the model needs and the export lacks stays uninitialised",
+    targets=LANGUAGE,
+    needs=_WITH_CONFIG,
+    after=("described",),
+)
+def tensors(contents: Contents) -> Iterator[Remark]:
+    if (model := contents.float_model) is None:
+        return
+    held = contents.tensors.keys()
+    missing = [name for name in model.shapes if name not in held and not model.partners(name) & held]
+    if missing:
+        others = f", and so are {len(missing) - 1} others" if len(missing) > 1 else ""
+        yield error(missing[0], f"is missing{others}; the model of config.json needs it")
+
+
+@check(
+    "quantizable",
+    "engines read routers, and other modules than the model's linears, as float",
+    targets=LANGUAGE,
+    over=linears,
+    needs=_WITH_CONFIG,
+    after=("linears", "values"),
+)
+def quantizable(contents: Contents, module: str) -> Iterator[Remark]:
+    model = contents.float_model
+    if model and f"{module}.weight" in model.shapes and module not in model.linears:
+        yield error(module, "is quantized, but engines read it as float")
+
+
+@check(
     "layer-count",
     "a layer of config.json that is missing in the weights stays uninitialised",
     targets=LANGUAGE,
@@ -76,6 +123,8 @@ def _sizes(name: str, ndim: int, model: Geometry) -> tuple[int | None, ...] | No
 )
 def layer_count(contents: Contents) -> Iterator[Remark]:
     model, numbers = contents.geometry, _layer_numbers(contents)
+    if contents.float_model:
+        return  # the check `tensors` is exact
     if model.layers is None or len(numbers) != 1:  # num_hidden_layers is the size of a single stack
         return
     [(stack, found)] = numbers.items()

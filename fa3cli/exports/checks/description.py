@@ -76,12 +76,20 @@ def described(contents: Contents) -> Iterator[Remark]:
     for name in contents.description:
         if name not in contents.tensors:
             yield from _not_stored(contents, name)
-    if not any(_is_weight(name, _HEADS) for name in contents.names) and _is_causal_lm(contents):
+    if model := contents.float_model:
+        for alias in model.tied:
+            if alias not in contents.description:
+                yield error(alias, f"is not described; it is tied to {model.tied[alias]}, and must be described too")
+    elif not any(_is_weight(name, _HEADS) for name in contents.names) and _is_causal_lm(contents):
         yield error(f"{_HEADS[0]}.weight", "is not described; a tied head must be described too")
 
 
 def _not_stored(contents: Contents, name: str) -> Iterator[Remark]:
     """Report a described tensor that is not stored, unless it is tied; only a warning if config.json does not say."""
+    if (model := contents.float_model) and name in model.shapes:
+        if not model.partners(name) & contents.tensors.keys():
+            yield error(name, "is described but not stored")
+        return
     partners = _EMBEDDINGS if _is_weight(name, _HEADS) else _HEADS if _is_weight(name, _EMBEDDINGS) else ()
     tied = (contents.config.data or {}).get("tie_word_embeddings")
     if tied is False or not any(_is_weight(other, partners) for other in contents.tensors):
@@ -111,6 +119,8 @@ def values(contents: Contents, name: str) -> Iterator[Remark]:
 
 @check("embeddings", "a missing embedding or head has random values", targets=("vllm",), needs=_READ)
 def embeddings(contents: Contents) -> Iterator[Remark]:
+    if contents.float_model:
+        return  # the check `tensors` is exact
     tied = (contents.config.data or {}).get("tie_word_embeddings")
     for modules, required in ((_EMBEDDINGS, True), (_HEADS, tied is False)):
         if _is_causal_lm(contents) and not any(_is_weight(name, modules) for name in contents.tensors):

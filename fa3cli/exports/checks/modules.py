@@ -10,6 +10,7 @@ from fa3cli.exports.targets import TARGETS
 
 __all__ = [
     "attentions",
+    "float_names",
     "is_attention_tensor",
     "is_foreign",
     "is_norm_extra",
@@ -49,6 +50,16 @@ def linears(contents: Contents) -> list[str]:
 def static_linears(contents: Contents) -> list[str]:
     """Return the quantized modules whose inputs have a stored scale."""
     return [module for module in linears(contents) if contents.description.get(f"{module}.weight") != W8A8_DYNAMIC]
+
+
+def float_names(contents: Contents) -> list[str]:
+    """Return the names that the tensors of the float model have: without those that quantization adds."""
+    extras = {*contents.target.linear_tensors[1:]}
+    return [
+        name
+        for name in contents.names
+        if not is_attention_tensor(name) and not is_norm_extra(name) and leaf_of(name) not in extras
+    ]
 
 
 def attentions(contents: Contents) -> list[str]:

@@ -28,10 +28,16 @@ def dtypes(contents: Contents, name: str) -> Iterator[Remark]:
         legal = _quantized_dtypes(contents, name)
         if found not in legal:
             yield error(name, f"is {found}, expected {' or '.join(legal)} in a {model} model")
-    elif found not in DTYPES:
+    elif found not in DTYPES and not _may_be_integer(contents, name):
         yield error(name, f"is {found}, but described as {FLOAT}")
-    elif found != model and name.endswith(".weight"):
+    elif found in DTYPES and found != model and name.endswith(".weight"):
         yield warning(name, f"is {found} in a {model} model")
+
+
+def _may_be_integer(contents: Contents, name: str) -> bool:
+    """Tell whether a tensor is no float in the model, or is not of the model and only copied."""
+    model = contents.float_model
+    return model is not None and (name in model.integers or name not in model.shapes)
 
 
 def _quantized_dtypes(contents: Contents, name: str) -> tuple[str, ...]:

@@ -128,12 +128,10 @@ def _replace_experts(model: nn.Module, path: str, parameters: Mapping[str, list[
     parent, _, leaf = path.rpartition(".")
     experts = ExpertLinears(fused, gate[0] if gate else None, up, down)
     setattr(model.get_submodule(parent), leaf, experts)
-    names: dict[str, str] = {}
-    for found in parameters.values():
-        for linear in {_linear(source) for source in found}:
-            # In the order of their numbers, as the library stacks them.
-            of_linear = [source for source in found if _linear(source) == linear]
-            names |= {f"{path}.{number}.{linear}.weight": source.name for number, source in enumerate(of_linear)}
+    names = {}
+    for source in [source for found in parameters.values() for source in found]:
+        number = source.name.rsplit(".", 3)[1]  # as in `experts.3.w1.weight`
+        names[f"{path}.{number}.{_linear(source)}.weight"] = source.name
     return names
 
 

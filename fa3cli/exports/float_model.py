@@ -1,0 +1,25 @@
+"""Describes the float model of an export: the tensors that transformers would load for its config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["FloatModel"]
+
+
+@dataclass(frozen=True)
+class FloatModel:
+    """The shapes of a model's tensors by published name, and what is known of some of them."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    tied: Mapping[str, str]
+    """Tensors that share the memory of an earlier one: alias -> first name."""
+    integers: frozenset[str]
+    linears: frozenset[str]
+    """The linears that engines read as int8: not routers, for example."""
+
+    def partners(self, name: str) -> set[str]:
+        """Return the other names of a tensor, one of which is stored."""
+        first = self.tied.get(name, name)
+        return {first, *(alias for alias, of in self.tied.items() if of == first)} - {name}
