@@ -23,7 +23,9 @@ def recognize_target(folder: Path) -> Target:
         return TARGETS["vllm"]
     pipelines = TARGETS["mindie-sd"]
     # Language models with dynamic linears have files of these names, too.
-    if "model_type" not in config and any(is_file(folder / name) for name in (*pipelines.description_files, pipelines.weight_file)):
+    if "model_type" not in config and any(
+        is_file(folder / name) for name in (*pipelines.description_files, pipelines.weight_file)
+    ):
         return pipelines
     # Target mindie is never inferred: its files are those of modelslim.
     ascend = TARGETS["vllm-ascend"]

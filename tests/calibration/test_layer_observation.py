@@ -183,23 +183,30 @@ def test_an_input_without_tokens_says_nothing(block: Block) -> None:
     assert observation.inputs.observers["up"].tokens == 2
 
 
-def test_a_linear_that_saw_nothing_is_an_error(block: Block) -> None:
-    with watch(block, "up down") as observation:
-        block.up(torch.ones(2, 4))
-    with pytest.raises(InvalidInputError, match="down: no calibration sample reached it") as raised:
-        observation.parameters("block")
-    assert "--disable-names down" in raised.value.hint
+def test_a_linear_that_no_sample_ran_stays_float_with_a_warning() -> None:
+    linears, settings = {name: nn.Linear(4, 4) for name in ("up", "down")}, QuantSettings()
+    with LayerObservation(input_observers(settings, list(linears), {}), linears, {}, settings) as observation:
+        linears["up"](torch.ones(2, 4))
+    found = observation.parameters("block")
+    assert list(found.linears) == ["up"]
+    assert found.warnings == ("down: the samples did not run it, so it stays float",)
 
 
-def test_an_expert_that_saw_nothing_stays_float_with_a_warning() -> None:
-    expert, settings = nn.Linear(4, 4), QuantSettings()
-    name = "layers.0.mlp.experts.3.up_proj"
-    observers = input_observers(settings, [name], {})
-    with LayerObservation(observers, {name: expert}, {}, settings) as observation:
+def test_a_fused_group_must_run_as_a_whole() -> None:
+    linears = {f"mlp.{name}": nn.Linear(4, 4) for name in ("gate_proj", "up_proj")}
+    settings = QuantSettings()
+    observers = input_observers(settings, list(linears), {})
+    with LayerObservation(observers, linears, {}, settings) as observation:
+        linears["mlp.up_proj"](torch.ones(2, 4))
+    with pytest.raises(InvalidInputError, match="gate_proj: no calibration sample reached it") as raised:
+        observation.parameters("layer")
+    assert "--disable-names mlp.gate_proj" in str(raised.value.hint)
+
+
+def test_a_dynamic_linear_needs_no_samples() -> None:
+    with LayerObservation({}, {"expert": nn.Linear(4, 4)}, {}, QuantSettings()) as observation:
         pass
-    found = observation.parameters("layers.0")
-    assert found.linears == {} and len(found.warnings) == 1
-    assert name in found.warnings[0] and "stays float" in found.warnings[0]
+    assert observation.parameters("layer").linears == {"expert": None}
 
 
 def test_a_range_wider_than_float16_is_said(block: Block) -> None:
