@@ -7,6 +7,7 @@
 # make processors        the tests once more with kernels of other processors
 # make environments      what these need, set up at once with --jobs
 # make supported-models  docs/supported-models.md: every model type under every VERSIONS (or these TYPES only)
+# make supported-exports  docs/supported-exports.md: the whole job for every model type, judged without fa3
 # make supported-transformers  docs/supported-transformers.md: every transformer of every DIFFUSERS and of the newest
 # Each sets up what it needs: Python 3.10 or newer with venv is all that must be there.
 
@@ -18,7 +19,7 @@ DIFFUSERS := 0.31.0 0.33.1 0.35.2
 MSMODELSLIM := torch==2.13.0 transformers==4.43.1 'numpy<2' msmodelslim==26.1.0
 DEMO := build/demo/qwen2-tiny
 
-.PHONY: demo test kills versions sweeps faults processors environments supported-models supported-transformers lint clean
+.PHONY: demo test kills versions sweeps faults processors environments supported-models supported-exports supported-transformers lint clean
 
 demo: .venv/ready
 	rm -rf build/demo && mkdir -p build/demo
@@ -59,6 +60,9 @@ $(INTEL_MKL): tests/other_processors/intel_mkl.c
 
 supported-models: .venv/ready $(VERSIONS:%=.venvs/%/ready)
 	$(BIN)/python -m tests.patching.matrix --versions $(VERSIONS) --types $(TYPES)
+
+supported-exports: .venv/ready .venvs/4.57.6/ready .venvs/5.23.0/ready
+	$(BIN)/python -m tests.runs.supported_exports
 
 supported-transformers: .venv/ready $(DIFFUSERS:%=.venvs/diffusers-%/ready)
 	$(BIN)/python -m tests.patching.diffusion

@@ -172,12 +172,13 @@ class LayeredModel(ABC):
         """Return the linears, of one layer, of the head or all, by module name in module order.
 
         Subclasses of torch's linear may compute something else, and a weight that is published under another name than
-        its module has no place for scales: neither is a linear here.
+        its module, or as a part of another tensor, has no place for scales: these are no linears here.
         """
+        own = self._paths.keys() - self.copied_for.keys()
         return {
             name: module
             for name, module in self._modules(part)
-            if type(module) is nn.Linear and f"{name}.weight" in self._paths
+            if type(module) is nn.Linear and f"{name}.weight" in own
         }
 
     def _modules(self, part: str) -> Iterator[tuple[str, nn.Module]]:
