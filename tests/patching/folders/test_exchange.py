@@ -125,7 +125,7 @@ def shown(folder: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("folder", ["linked", "pipeline"], indirect=True)
-def test_killed_anywhere_the_same_command_completes_and_undo_restores(folder: Path, case: str) -> None:
+def test_after_a_kill_the_same_command_completes_and_undo_restores(folder: Path, case: str) -> None:
     prepare, act = CASES[case]
     prepare(folder)
     whole, bare = copied(folder, "whole"), copied(folder, "bare")
@@ -148,9 +148,7 @@ def test_killed_anywhere_the_same_command_completes_and_undo_restores(folder: Pa
 
 @pytest.mark.parametrize(("case", "ever_after"), [*((case, False) for case in CASES), ("replace", True)])
 @pytest.mark.parametrize("folder", ["linked"], indirect=True)
-def test_a_call_that_fails_anywhere_leaves_the_folder_as_it_was_or_whole(
-    folder: Path, case: str, ever_after: bool
-) -> None:
+def test_a_failed_call_leaves_the_folder_unchanged_or_complete(folder: Path, case: str, ever_after: bool) -> None:
     prepare, act = CASES[case]
     prepare(folder)
     whole = copied(folder, "whole")
@@ -173,7 +171,7 @@ def test_a_call_that_fails_anywhere_leaves_the_folder_as_it_was_or_whole(
 
 @pytest.mark.parametrize("folder", ["linked"], indirect=True)
 @pytest.mark.parametrize("act", [patch, replace_patch, undo])
-def test_several_processes_at_once_do_no_harm(folder: Path, act: Action) -> None:
+def test_concurrent_processes_leave_a_valid_folder(folder: Path, act: Action) -> None:
     bare = shown(folder)
     if act is not patch:
         patch(folder)

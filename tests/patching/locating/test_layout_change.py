@@ -14,7 +14,7 @@ def way(text: str, axes: str | None) -> tuple[str, str] | None:
 
 
 @pytest.mark.parametrize(("axes", "shape"), [("NSD", (6, 5, 4)), ("NDS", (6, 4, 5))])
-def test_flat_states_come_to_four_axes_and_back(axes: str, shape: tuple[int, ...]) -> None:
+def test_flat_states_are_reshaped_to_four_axes_and_back(axes: str, shape: tuple[int, ...]) -> None:
     to, back = way(JOINED.replace("self.num_heads", "num_heads"), axes)
     state, scope = torch.randn(shape), {"num_heads": 3}
     wide = eval(f"x{to}", {"x": state, **scope})
@@ -22,7 +22,7 @@ def test_flat_states_come_to_four_axes_and_back(axes: str, shape: tuple[int, ...
     assert torch.equal(eval(f"x{back}", {"x": wide}), state)
 
 
-def test_positions_and_heads_change_places_and_change_back() -> None:
+def test_positions_and_heads_are_swapped_and_swapped_back() -> None:
     to, back = way("x = rotate(x)", "BSHD")
     state = torch.randn(2, 5, 3, 4)
     wide = eval(f"x{to}", {"x": state})
@@ -40,5 +40,5 @@ def test_positions_and_heads_change_places_and_change_back() -> None:
         ("y = x.reshape(n * heads, s, d)", "NSD"),
     ],
 )
-def test_without_the_number_of_heads_there_is_no_way(text: str, axes: str | None) -> None:
+def test_without_the_number_of_heads_there_is_no_layout_change(text: str, axes: str | None) -> None:
     assert way(text, axes) is None

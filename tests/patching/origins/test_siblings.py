@@ -22,7 +22,7 @@ def lay(tmp_path):
     return write
 
 
-def test_files_beside_each_other_are_fine(lay) -> None:
+def test_imports_of_files_in_the_folder_are_accepted(lay) -> None:
     check_siblings(
         *lay(m="from .a import x\nfrom . import b\ndef f():\n    from .b import y", a="from .b import z", b="")
     )
@@ -42,7 +42,7 @@ def test_a_missing_file_is_named(lay, text: str) -> None:
         ("from .b import x", r"b\.py:1: imports m\.py itself"),
     ],
 )
-def test_what_transformers_cannot_load_is_refused(lay, text: str, words: str) -> None:
+def test_imports_that_transformers_cannot_load_are_refused(lay, text: str, words: str) -> None:
     with pytest.raises(UnsupportedError, match=words):
         check_siblings(*lay(m=text, b="from .m import y"))
 
@@ -78,12 +78,12 @@ def test_attention_in_another_file_is_found(lay, text: str) -> None:
         ),
     ],
 )
-def test_attention_that_the_language_model_is_not_built_of_does_not_count(lay, text: str) -> None:
+def test_attention_outside_the_language_model_is_ignored(lay, text: str) -> None:
     source, folder = lay(m=text, a=f"{ATTENTION}\n\ndef help(): pass\n")
     assert attention_elsewhere(installed_transformers(), source, folder, "M") == []
 
 
-def test_layers_borrowed_from_transformers_are_found(lay) -> None:
+def test_layers_imported_from_transformers_are_found(lay) -> None:
     source, folder = lay(
         m="from transformers import LlamaModel as L, PreTrainedModel\nfrom transformers.models.x import XDecoderLayer\n"
         "class M(PreTrainedModel):\n    x = L, XDecoderLayer\n    def forward(self): ...\n"
