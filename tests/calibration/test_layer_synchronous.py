@@ -69,7 +69,7 @@ def run_to_end(forwards: LayerSynchronousForwards, layers: int, count: int) -> l
     ("model_type", "implementation"),
     [*((name, None) for name in TYPES), ("llama", "eager"), ("qwen2", "eager")],
 )
-def test_every_state_and_logit_is_that_of_an_ordinary_forward(model_type: str, implementation: str | None) -> None:
+def test_states_and_logits_equal_those_of_ordinary_forwards(model_type: str, implementation: str | None) -> None:
     model = random_model(model_type, **TYPES[model_type], attn_implementation=implementation)
     layers, inputs = layers_of(model), samples(*LENGTHS)
     recorder = Recorder(layers)
@@ -89,7 +89,7 @@ def test_every_state_and_logit_is_that_of_an_ordinary_forward(model_type: str, i
     assert not torch.equal(*(logits[:, :1] for logits in wanted[:2]))  # the samples do differ
 
 
-def test_one_sample_and_one_layer() -> None:
+def test_one_sample_and_one_layer_are_supported() -> None:
     model = random_model("llama", num_hidden_layers=1)
     (inputs,) = samples(5)
     with torch.no_grad():
@@ -98,7 +98,7 @@ def test_one_sample_and_one_layer() -> None:
         assert torch.equal(run_to_end(forwards, 1, 1)[0], wanted)
 
 
-def test_no_gradient_is_recorded_and_the_callers_mode_is_left_alone() -> None:
+def test_no_gradient_is_recorded_and_the_mode_of_the_caller_is_kept() -> None:
     model = random_model("llama")
     with LayerSynchronousForwards(model, layers_of(model), samples(5, 6)) as forwards:
         logits = run_to_end(forwards, 3, 2)
@@ -147,7 +147,7 @@ def test_a_stopped_forward_does_not_disturb_the_others() -> None:
         assert torch.equal(forwards.finish(1).logits, wanted)
 
 
-def test_leaving_before_the_start_leaves_nothing() -> None:
+def test_leaving_before_the_start_leaves_no_hooks() -> None:
     model = random_model("llama")
     with LayerSynchronousForwards(model, layers_of(model), samples(5)):
         pass
@@ -181,7 +181,7 @@ class Stack(nn.Module):
         ((), "its end"),
     ],
 )
-def test_a_model_with_another_way_through_its_layers_is_refused(order: tuple[int, ...], words: str) -> None:
+def test_a_model_with_another_order_of_layers_is_refused(order: tuple[int, ...], words: str) -> None:
     model = Stack(order)
     inputs = [{"states": torch.ones(1, 2)}] * 2
     with (
@@ -235,7 +235,7 @@ def outputs_behind(model: nn.Module, inputs: list[dict[str, Tensor]], layer: int
 
 @pytest.mark.parametrize("skipped", [1, 2, 3])
 @pytest.mark.parametrize("model_type", TYPES)
-def test_what_follows_skipped_layers_is_the_same(model_type: str, skipped: int) -> None:
+def test_layers_after_skipped_layers_give_the_same_results(model_type: str, skipped: int) -> None:
     """To the last bit, from the outputs of the last one alone."""
     model = random_model(model_type, **TYPES[model_type])
     layers, inputs = layers_of(model), samples(*LENGTHS)
@@ -256,7 +256,7 @@ def test_what_follows_skipped_layers_is_the_same(model_type: str, skipped: int) 
         assert torch.equal(model(**inputs[0], use_cache=False).logits, wanted[0])
 
 
-def test_the_first_forwards_arguments_are_those_of_an_uninterrupted_run() -> None:
+def test_the_first_arguments_equal_those_of_an_uninterrupted_run() -> None:
     model, inputs = random_model("llama"), [sample | {"use_cache": False} for sample in samples(5, 6)]
     layers = layers_of(model)
 
@@ -280,7 +280,7 @@ class Remembering(Stack):
         return self.layers[2](self.layers[1](first) + first)
 
 
-def test_a_model_that_uses_an_earlier_layers_output_shows_nan() -> None:
+def test_a_model_that_reuses_an_earlier_output_gets_nan() -> None:
     """Behind the first layer alone nothing is missing."""
     model = Remembering(())
     inputs = [{"states": torch.ones(1, 2)}] * 2
@@ -300,7 +300,7 @@ def test_a_model_that_uses_an_earlier_layers_output_shows_nan() -> None:
     assert hooks(model) == 0 and not any("forward" in vars(layer) for layer in model.layers)
 
 
-def test_an_error_leaves_no_skipped_layer_behind() -> None:
+def test_an_error_restores_the_skipped_layers() -> None:
     model, inputs = random_model("llama"), samples(5)
     layers = layers_of(model)
     outputs = outputs_behind(model, inputs, 0)

@@ -57,7 +57,7 @@ def states(output: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("model_type", TYPES)
-def test_every_state_is_that_of_an_ordinary_forward(tmp_path: Path, model_type: str) -> None:
+def test_states_equal_those_of_ordinary_forwards(tmp_path: Path, model_type: str) -> None:
     model = MemoryModel(random_model(model_type, **TYPES[model_type]))
     layers, samples = list(model.layers.values()), samples_of(*LENGTHS)
     wanted: list[list[Tensor]] = [[] for _ in layers]
@@ -76,7 +76,7 @@ def test_every_state_is_that_of_an_ordinary_forward(tmp_path: Path, model_type: 
     assert not any("forward" in vars(layer) for layer in layers)
 
 
-def test_the_states_of_two_layers_are_kept_at_most(tmp_path: Path) -> None:
+def test_states_of_at_most_two_layers_are_kept(tmp_path: Path) -> None:
     model = MemoryModel(random_model("llama", num_hidden_layers=5))
     forwards, most = ReplayedForwards(model, samples_of(4, 6), tmp_path), 0
     with torch.no_grad():
@@ -138,7 +138,7 @@ def call(**arguments: Tensor) -> Any:
     return SimpleNamespace(inputs=lambda _: arguments)
 
 
-def test_layers_that_return_different_things(tmp_path: Path) -> None:
+def test_layers_may_return_different_types(tmp_path: Path) -> None:
     model = TwoStreamsModel(TwoStreams())
     inputs = {"states": torch.randn(1, 5, 4), "text": torch.randn(1, 3, 4)}
     layers, outputs = list(model.layers.values()), []
@@ -156,14 +156,14 @@ def test_layers_that_return_different_things(tmp_path: Path) -> None:
         )
 
 
-def test_what_a_layer_uses_of_more_than_the_layer_before_is_not_a_number(tmp_path: Path) -> None:
+def test_a_layer_that_reuses_an_earlier_output_gets_nan(tmp_path: Path) -> None:
     model = TwoStreamsModel(TwoStreams(skips=True))
     sample = call(states=torch.randn(1, 5, 4), text=torch.randn(1, 3, 4))
     [*_, [last]] = replayed(ReplayedForwards(model, {"a": sample}, tmp_path), list(model.layers.values()), 1)
     assert last[:, 3:].isnan().all()
 
 
-def test_an_output_that_no_file_can_hold(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_stored_is_refused(tmp_path: Path) -> None:
     model = MemoryModel(random_model("llama"))
     first = next(iter(model.layers.values()))
     hook = first.register_forward_hook(lambda _, __, output: (states(output), object()))

@@ -71,7 +71,7 @@ def inputs_of(model: nn.Module, linear: str) -> Tensor:
 @pytest.mark.parametrize("numerics", ["improved", "reference"])
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_model_computes_the_same_with_other_weights(method: str, name: str, numerics: str) -> None:
+def test_a_smoothed_model_computes_the_same_with_other_weights(method: str, name: str, numerics: str) -> None:
     model = make(name)
     before, weights = logits(model), state(model)
     smooth(model, method, numerics)
@@ -98,7 +98,7 @@ def test_the_model_computes_the_same_with_other_weights(method: str, name: str, 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_outlier_channels_come_down(method: str) -> None:
+def test_outlier_channels_become_smaller(method: str) -> None:
     def outlying(linear: str) -> float:
         """The largest value of a layer's inputs by the typical channel's."""
         largest = inputs_of(model, linear).abs().amax(dim=0)
@@ -156,7 +156,7 @@ def test_query_heads_that_share_a_value_head_are_smoothed_alike(kv_heads: int) -
 
 
 @pytest.mark.parametrize("method", ["m1", "m3"])
-def test_m3_looks_at_the_first_sample_and_m1_at_all(method: str) -> None:
+def test_m3_uses_the_first_sample_and_m1_uses_all(method: str) -> None:
     found = []
     for data in (samples(), samples()[:1]):
         model = make()
@@ -167,7 +167,7 @@ def test_m3_looks_at_the_first_sample_and_m1_at_all(method: str) -> None:
 
 
 @pytest.mark.parametrize(("numerics", "same"), [("improved", True), ("reference", False)])
-def test_padding_counts_in_reference_numerics_alone(numerics: str, same: bool) -> None:
+def test_padding_counts_only_in_reference_numerics(numerics: str, same: bool) -> None:
     found = []
     for token in (1, 2):
         ids = torch.tensor(token_ids(12))
@@ -181,7 +181,7 @@ def test_padding_counts_in_reference_numerics_alone(numerics: str, same: bool) -
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("method", METHODS)
-def test_half_precision_stays_within_its_rounding(method: str, dtype: torch.dtype) -> None:
+def test_a_half_precision_model_is_unchanged_within_its_rounding(method: str, dtype: torch.dtype) -> None:
     model = random_model("llama", num_hidden_layers=2).to(dtype)  # outliers make attention jump at a last bit
     before = logits(model)
     smooth(model, method)
@@ -218,7 +218,7 @@ def test_a_norm_that_feeds_more_than_the_known_linears_is_refused() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_model_without_such_groups_is_refused(method: str) -> None:
+def test_a_model_without_known_groups_is_refused(method: str) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model = GPT2LMHeadModel(GPT2Config(vocab_size=96, n_embd=16, n_layer=2, n_head=2, n_positions=64)).eval()
@@ -228,7 +228,7 @@ def test_a_model_without_such_groups_is_refused(method: str) -> None:
     assert all(torch.equal(tensor, weights[key]) for key, tensor in state(model).items())
 
 
-def test_a_model_is_smoothed_once() -> None:
+def test_a_model_can_be_smoothed_only_once() -> None:
     model = make()
     smooth(model, "m1")
     weights = state(model)
@@ -239,7 +239,7 @@ def test_a_model_is_smoothed_once() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_input_that_is_not_finite_is_named(value: float) -> None:
+def test_a_non_finite_input_is_named(value: float) -> None:
     model = make()
     with torch.no_grad():
         model.model.layers[1].input_layernorm.weight[2] = value
@@ -249,7 +249,7 @@ def test_an_input_that_is_not_finite_is_named(value: float) -> None:
 
 @pytest.mark.parametrize("numerics", ["improved", "reference"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_dead_channel_of_float16_stays_as_it_is(method: str, numerics: str) -> None:
+def test_a_dead_channel_in_float16_is_unchanged(method: str, numerics: str) -> None:
     """Its factor would be tiny, and what comes before it infinite once divided by it."""
     model = random_model("llama", num_hidden_layers=2)
     with torch.no_grad():

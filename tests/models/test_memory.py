@@ -30,7 +30,7 @@ def test_freed_memory_goes_back_to_the_system() -> None:
     assert len(kept) == 16
 
 
-def test_growth_is_given_back_and_standing_still_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_released_only_after_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     freed, released = FreedMemory(layer_bytes=0), []
     freed.release()
     monkeypatch.setattr(freed, "_trim", released.append)
@@ -43,14 +43,14 @@ def test_growth_is_given_back_and_standing_still_is_not_looked_at(monkeypatch: p
     assert released == [0] and len(grown)
 
 
-def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_c_libraries_are_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     freed = FreedMemory(layer_bytes=0)
     monkeypatch.setattr(freed, "_trim", None)
     freed.release()
     freed.release_if_grown()
 
 
-def test_a_large_layer_may_leave_more_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_layer_allows_more_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     freed, released = FreedMemory(layer_bytes=8 * 100 << 20), []
     freed.release()
     monkeypatch.setattr(freed, "_trim", released.append)

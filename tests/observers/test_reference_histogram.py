@@ -104,7 +104,7 @@ FOUND_BY_THE_REFERENCE = {
 
 
 @pytest.mark.parametrize("name", FOUND_BY_THE_REFERENCE)
-def test_finds_the_ranges_of_the_reference(name: str) -> None:
+def test_ranges_equal_those_of_the_reference(name: str) -> None:
     samples, expected = FOUND_BY_THE_REFERENCE[name]
     assert running_bounds([cubic(4000, *sample) for sample in samples]) == expected
 
@@ -115,7 +115,7 @@ def bell(count: int, seed: int) -> Tensor:
     return sum(torch.rand(count, generator=generator) for _ in range(12)) - 6
 
 
-def test_finds_the_ranges_of_the_reference_in_long_samples() -> None:
+def test_ranges_of_long_samples_equal_those_of_the_reference() -> None:
     """2^18 values in 2^7 sub-bins each: sums past 2^24, where the reference's float32 shows."""
     samples = [bell(2**18, seed) * scale for seed, scale in enumerate((3, 5, 7))]
     assert running_bounds(samples) == [
@@ -159,14 +159,14 @@ def merged_plainly(samples: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 @settings(max_examples=25, deadline=None)
 @given(samples=some_samples())
-def test_merges_as_with_every_sub_bin_written_out(samples: list[Tensor]) -> None:
+def test_merging_equals_a_plain_implementation(samples: list[Tensor]) -> None:
     observer = HistogramRange()
     for sample in samples:
         observer = observer.updated(sample)
     assert all(map(torch.equal, (observer.low, observer.high, observer.counts), merged_plainly(samples)))
 
 
-def test_counts_over_the_same_range_are_added_as_they_are() -> None:
+def test_counts_over_the_same_range_are_added_without_rounding() -> None:
     """Fractions included, which a merge would round."""
     before = HistogramRange().updated(cubic(4000, 30)).updated(cubic(4000, 70))
     assert not torch.equal(before.counts, before.counts.round())
@@ -176,7 +176,7 @@ def test_counts_over_the_same_range_are_added_as_they_are() -> None:
 
 @given(samples=some_samples())
 @settings(max_examples=25, deadline=None)
-def test_an_update_leaves_the_old_observer_as_it_was(samples: list[Tensor]) -> None:
+def test_an_update_does_not_change_the_old_observer(samples: list[Tensor]) -> None:
     observers = [HistogramRange()]
     for sample in samples:
         observers.append(observers[-1].updated(sample))
@@ -191,14 +191,14 @@ def test_an_empty_sample_changes_nothing() -> None:
     assert observer.updated(torch.empty(1, 0, 8)) is observer
 
 
-def test_nothing_observed_leaves_no_bound() -> None:
+def test_an_observer_without_values_gives_no_bounds() -> None:
     assert_no_bounds(HistogramRange())
     assert_no_bounds(HistogramRange().updated(torch.empty(0)))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_value_that_is_not_finite_leaves_no_bound(value: float, place: int) -> None:
+def test_a_non_finite_value_gives_no_bounds(value: float, place: int) -> None:
     samples = [cubic(100, 5), cubic(100, 9), cubic(100, 7)]
     samples[place][50] = value
     observer = HistogramRange()

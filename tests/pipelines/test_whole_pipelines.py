@@ -57,7 +57,5 @@ def check(found: dict[str, Any], name: str, version: str | None) -> None:
 
 
 @pytest.mark.parametrize(("version", "name"), cases(PIPELINES, SINCE, SAMPLE))
-def test_a_tiny_pipeline_is_quantized_as_plain_hooks_would_have_it(
-    tmp_path: Path, version: str | None, name: str
-) -> None:
+def test_a_tiny_pipeline_has_the_scales_that_plain_hooks_find(tmp_path: Path, version: str | None, name: str) -> None:
     check(run(version, name, tmp_path / "pipeline"), name, version)

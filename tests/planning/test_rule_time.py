@@ -65,7 +65,7 @@ def found(method: str, tokens: list[int], **settings: Any) -> float:
         ("m6", [4000, 6000], 10000),
     ],
 )
-def test_a_part_is_timed_and_the_whole_is_told(clock: Clock, method: str, tokens: list[int], counted: int) -> None:
+def test_the_time_is_extrapolated_from_a_part(clock: Clock, method: str, tokens: list[int], counted: int) -> None:
     rows = sum(rows for rows, _ in GROUPS)
     assert found(method, tokens) == pytest.approx(rows * (1 + 0.01 * counted))
     assert max(rows for rows, _, _ in clock.seen) <= 2 * 3000 // 96
@@ -73,10 +73,10 @@ def test_a_part_is_timed_and_the_whole_is_told(clock: Clock, method: str, tokens
 
 
 @pytest.mark.parametrize(("numerics", "dtype"), [("improved", torch.float32), ("reference", torch.bfloat16)])
-def test_it_computes_in_the_dtype_the_search_computes_in(clock: Clock, numerics: str, dtype: torch.dtype) -> None:
+def test_timing_uses_the_dtype_of_the_search(clock: Clock, numerics: str, dtype: torch.dtype) -> None:
     found("m3", [9], numerics=numerics)
     assert {used for _, _, used in clock.seen} == {dtype}
 
 
-def test_no_method_takes_no_time(tmp_path: Path) -> None:
+def test_method_none_takes_no_time(tmp_path: Path) -> None:
     assert found("none", [9]) == 0

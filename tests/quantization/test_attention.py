@@ -33,7 +33,7 @@ def test_scales_are_those_of_the_guides_tool(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @given(ranges=st.lists(st.tuples(ends, ends).map(sorted), min_size=1, max_size=5))
-def test_a_scale_a_head_and_offset_0(dtype: torch.dtype, ranges: list[list[float]]) -> None:
+def test_each_head_has_one_scale_and_offset_0(dtype: torch.dtype, ranges: list[list[float]]) -> None:
     low, high = torch.tensor(ranges).T
     made = quantize_heads("k", low, high, dtype)
     assert list(made) == ["fa_k.scale", "fa_k.offset"]

@@ -15,7 +15,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(seed=st.integers(0, 2**32))
-def test_weights_come_back_within_half_a_step(dtype: torch.dtype, seed: int) -> None:
+def test_weights_are_rounded_within_half_a_step(dtype: torch.dtype, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight = (torch.randn(5, 24, generator=generator) * torch.rand(5, 1, generator=generator)).to(dtype)
     made = quantize_dynamic_linear(weight, dtype)
@@ -28,7 +28,7 @@ def test_weights_come_back_within_half_a_step(dtype: torch.dtype, seed: int) -> 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_its_layout_is_what_it_becomes(dtype: torch.dtype) -> None:
+def test_the_layout_equals_that_of_the_tensors(dtype: torch.dtype) -> None:
     made, layout = quantize_dynamic_linear(torch.randn(5, 24), dtype), dynamic_linear_layout((5, 24), dtype)
     assert {name: (tensor.shape, tensor.dtype) for name, tensor in made.items()} == {
         name: (tensor.shape, tensor.dtype) for name, tensor in layout.items()

@@ -70,7 +70,7 @@ def random_linear(seed: int, dtype: torch.dtype, bias: bool) -> tuple[Tensor, Te
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(seed=st.integers(0, 2**32), bias=st.booleans())
-def test_each_number_is_what_the_stored_ones_make_it(dtype: torch.dtype, seed: int, bias: bool) -> None:
+def test_stored_tensors_are_consistent_with_the_stored_scales(dtype: torch.dtype, seed: int, bias: bool) -> None:
     weight, added, low, high = random_linear(seed, dtype, bias)
     made = quantize_linear(weight, added, low, high, dtype)
     # What is stored must be consistent: everything after the scales follows from the scales as stored.
@@ -106,7 +106,7 @@ def test_types_and_shapes(dtype: torch.dtype) -> None:
 
 @settings(max_examples=8)
 @given(rows=st.integers(1, 9), columns=st.sampled_from([3, 1 << 17, (1 << 18) + 1]))
-def test_a_block_boundary_is_not_seen(rows: int, columns: int) -> None:
+def test_results_do_not_depend_on_block_boundaries(rows: int, columns: int) -> None:
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows))
     low, high = torch.tensor([-1.0]), torch.tensor([1.0])
     whole = quantize_linear(weight, None, low, high, torch.float32)
@@ -117,7 +117,7 @@ def test_a_block_boundary_is_not_seen(rows: int, columns: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_and_inputs_that_are_all_zero(dtype: torch.dtype) -> None:
+def test_zero_rows_and_zero_inputs_have_positive_scales(dtype: torch.dtype) -> None:
     zero, weight = torch.zeros(1), torch.zeros(2, 4, dtype=dtype)
     made = quantize_linear(weight, torch.zeros(2, dtype=dtype), zero, zero, dtype)
     assert not made["weight"].any() and not made["quant_bias"].any()
@@ -153,7 +153,7 @@ def any_linear(draw: st.DrawFn, dtype: torch.dtype) -> tuple[Tensor, Tensor, Ten
 @pytest.mark.parametrize("dtype", DTYPES)
 @settings(max_examples=200)
 @given(data=st.data())
-def test_the_bias_comes_back_from_what_is_stored(dtype: torch.dtype, data: st.DataObject) -> None:
+def test_the_bias_can_be_recovered_from_the_stored_tensors(dtype: torch.dtype, data: st.DataObject) -> None:
     weight, bias, low, high = data.draw(any_linear(dtype))
     made = quantize_linear(weight, bias, low, high, dtype)
     deq = unpack_deq_scale(made["deq_scale"]).double()
@@ -170,7 +170,7 @@ def test_the_bias_comes_back_from_what_is_stored(dtype: torch.dtype, data: st.Da
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(data=st.data())
-def test_only_a_bias_that_would_not_fit_changes_its_row(dtype: torch.dtype, data: st.DataObject) -> None:
+def test_only_a_bias_that_is_too_large_changes_its_row(dtype: torch.dtype, data: st.DataObject) -> None:
     weight, bias, low, high = data.draw(any_linear(dtype))
     made = quantize_linear(weight, bias, low, high, dtype)
     bare = quantize_linear(weight, None, low, high, dtype)
@@ -198,7 +198,7 @@ def test_a_row_of_zeros_gives_its_bias(dtype: torch.dtype, ends: tuple[float, fl
     torch.testing.assert_close(found, bias.double(), rtol=2**-23, atol=0)
 
 
-def test_a_transposed_weight_is_the_same() -> None:
+def test_a_transposed_weight_gives_the_same_result() -> None:
     weight, bias, low, high = random_linear(3, torch.float32, bias=True)
     there = quantize_linear(weight.T.contiguous().T, bias, low, high, torch.float32)
     here = quantize_linear(weight, bias, low, high, torch.float32)

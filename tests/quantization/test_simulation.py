@@ -56,7 +56,7 @@ def error_bound(tensors: dict[str, Tensor], states: Tensor, weight: Tensor, expe
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(seed=st.integers(0, 2**32), biased=st.booleans(), side=st.sampled_from([-1, 0, 1]))
-def test_product_is_the_float_one_within_the_error_of_int8(
+def test_the_product_equals_the_float_product_within_the_int8_error(
     dtype: torch.dtype, seed: int, biased: bool, side: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -74,7 +74,7 @@ def test_product_is_the_float_one_within_the_error_of_int8(
     assert (found.double() - expected).abs().le(error_bound(tensors, states, weight, expected)).all()
 
 
-def test_it_is_what_an_int8_kernel_computes() -> None:
+def test_a_static_linear_computes_the_same_as_an_int8_kernel() -> None:
     weight = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(1))
     bias, states = torch.arange(ROWS) / 10, torch.randn(2, 5, COLUMNS)
     module, tensors = simulated(weight, bias, torch.tensor([-1.0]), torch.tensor([2.0]))  # many values saturate
@@ -86,7 +86,7 @@ def test_it_is_what_an_int8_kernel_computes() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("biased", [False, True])
-def test_a_dynamic_one_is_what_int8_kernels_compute(dtype: torch.dtype, biased: bool) -> None:
+def test_a_dynamic_linear_computes_the_same_as_int8_kernels(dtype: torch.dtype, biased: bool) -> None:
     """As npu_dynamic_quant and npu_quant_matmul do it: int8 levels of each token, summed in whole numbers."""
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(ROWS, COLUMNS, generator=generator).to(dtype)
@@ -138,7 +138,7 @@ def export_of(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def test_only_what_the_export_holds_is_replaced() -> None:
+def test_only_modules_that_the_export_quantizes_are_replaced() -> None:
     model = two_attentions()
     tensors = export_of(model)
     simulate(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, torch.int64)

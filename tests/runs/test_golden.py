@@ -42,7 +42,7 @@ def test_every_golden_export_has_the_same_tensors_and_description(differences: d
         assert_same_layout(name, found)
 
 
-def test_every_golden_export_is_made_again_bit_for_bit(differences: dict[str, Any]) -> None:
+def test_every_golden_export_is_reproduced_bit_for_bit(differences: dict[str, Any]) -> None:
     if not made_here():
         pytest.skip(f"the stored bits are another processor's than {identity()}")
     for name, found in differences.items():

@@ -21,7 +21,7 @@ from tests.conftest import ROOT
         *(pytest.param(200, seed, marks=pytest.mark.sweeps) for seed in (4, 5)),
     ],
 )
-def test_a_run_killed_anywhere_goes_on_to_the_same_bytes(tmp_path: Path, kills: int, seed: int) -> None:
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path: Path, kills: int, seed: int) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "tests.runs.kills", tmp_path, str(kills), str(seed)],
         cwd=ROOT,

@@ -93,7 +93,7 @@ def made(output: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_export_is_the_cpus(name: str, place: Path, outcomes: dict[str, str | None]) -> None:
+def test_the_export_equals_that_of_the_cpu(name: str, place: Path, outcomes: dict[str, str | None]) -> None:
     assert outcomes[name] is None, outcomes[name]
     model, options = RUNS[name]
     output = place / f"{name}-cpu"
@@ -104,7 +104,7 @@ def test_export_is_the_cpus(name: str, place: Path, outcomes: dict[str, str | No
 
 
 @pytest.mark.parametrize("method", IN_MEMORY)
-def test_a_scripts_model_on_the_device(
+def test_a_model_of_a_script_on_the_device_gives_the_cpu_export(
     method: str, tmp_path: Path, place: Path, outcomes: dict[str, str | None]
 ) -> None:
     name = f"in-memory-{method}"
@@ -115,10 +115,10 @@ def test_a_scripts_model_on_the_device(
 
 
 @pytest.mark.parametrize("name", ["compare", "observe"])
-def test_on_the_device(name: str, outcomes: dict[str, str | None]) -> None:
+def test_comparison_and_observers_work_on_the_device(name: str, outcomes: dict[str, str | None]) -> None:
     assert outcomes[name] is None, outcomes[name]
 
 
 @pytest.mark.parametrize("number", range(len(SHORT_OF_MEMORY)))
-def test_out_of_memory_makes_the_same_export_or_says_so(number: int, outcomes: dict[str, str | None]) -> None:
+def test_out_of_memory_gives_the_same_export_or_an_error(number: int, outcomes: dict[str, str | None]) -> None:
     assert outcomes[f"short-{number}"] is None, outcomes[f"short-{number}"]

@@ -86,7 +86,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_stopped_behind_every_layer_the_bytes_are_the_same(place: Path, tmp_path: Path, name: str) -> None:
+def test_a_run_stopped_after_every_layer_gives_the_same_bytes(place: Path, tmp_path: Path, name: str) -> None:
     model_type, options = RUNS[name]
     model = place / f"resumed-{model_type}"
     options = {"calib": place / "calib.jsonl", "fa": model_type != "opt"} | options
@@ -104,7 +104,7 @@ def test_stopped_behind_every_layer_the_bytes_are_the_same(place: Path, tmp_path
     assert not (tmp_path / "out.journal").exists()
 
 
-def test_a_result_says_all_that_an_uninterrupted_runs_does(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_a_resumed_result_equals_that_of_an_uninterrupted_run(llama: Path, calib: Path, tmp_path: Path) -> None:
     """Warnings and scores of layers that the run before did."""
     options = {"calib": calib, "fa_amp": 1, "numerics": "reference", "dtype": "float16"}
     whole = quantize(llama, output=tmp_path / "whole", **options)
@@ -113,13 +113,13 @@ def test_a_result_says_all_that_an_uninterrupted_runs_does(llama: Path, calib: P
     assert (found.layers, found.warnings, found.files) == (whole.layers, whole.warnings, whole.files)
 
 
-def test_a_stop_behind_the_last_layer_is_none(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_a_stop_after_the_last_layer_is_ignored(llama: Path, calib: Path, tmp_path: Path) -> None:
     job = prepare(llama, calib=calib, output=tmp_path / "out")
     api.run(job, stop=stop_behind(3))
     assert (tmp_path / "out").is_dir() and not (tmp_path / "out.journal").exists()
 
 
-def test_progress_goes_on_where_it_was(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_progress_continues_from_the_stopped_layer(llama: Path, calib: Path, tmp_path: Path) -> None:
     stopped(tmp_path / "out", 2, llama, calib=calib)
     seen = []
     api.run(prepare(llama, calib=calib, output=tmp_path / "out"), seen.append)
@@ -131,7 +131,7 @@ def test_progress_goes_on_where_it_was(llama: Path, calib: Path, tmp_path: Path)
 # ---- which run goes on
 
 
-def test_required_without_anything_to_resume(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_resume_required_without_a_journal_is_a_conflict(llama: Path, calib: Path, tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     with pytest.raises(ConflictError, match="nothing there to resume"):
         quantize(llama, calib=calib, output=tmp_path / "out", resume="required")
@@ -142,7 +142,7 @@ def test_required_without_anything_to_resume(llama: Path, calib: Path, tmp_path:
     ("options", "words"),
     [({"act_method": 2}, r"settings\.act_method \(1, now 2\)$"), ({"samples": 2}, "calibration$")],
 )
-def test_another_run_is_named_and_its_journal_kept(
+def test_another_run_is_a_conflict_and_the_journal_is_kept(
     llama: Path, calib: Path, tmp_path: Path, options: dict[str, Any], words: str
 ) -> None:
     stopped(tmp_path / "out", 1, llama, calib=calib)
@@ -153,7 +153,7 @@ def test_another_run_is_named_and_its_journal_kept(
     quantize(llama, calib=calib, output=tmp_path / "out", resume="required")
 
 
-def test_never_starts_over(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_resume_never_starts_over(llama: Path, calib: Path, tmp_path: Path) -> None:
     stopped(tmp_path / "out", 2, llama, calib=calib)
     seen = []
     options = {"calib": calib, "act_method": 2}
@@ -174,14 +174,14 @@ def test_a_broken_file_is_a_conflict(llama: Path, calib: Path, tmp_path: Path, b
     quantize(llama, calib=calib, output=tmp_path / "out", resume="never")
 
 
-def test_lost_states_are_a_conflict(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_missing_states_are_a_conflict(llama: Path, calib: Path, tmp_path: Path) -> None:
     stopped(tmp_path / "out", 2, llama, calib=calib)
     (tmp_path / "out.journal" / "visits" / "states-00001.0.safetensors").unlink()
     with pytest.raises(ConflictError, match="some files states-00001"):
         quantize(llama, calib=calib, output=tmp_path / "out")
 
 
-def test_a_journal_beside_its_finished_export_is_swept(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_a_journal_beside_its_finished_export_is_removed(llama: Path, calib: Path, tmp_path: Path) -> None:
     """As a run leaves it that was killed at its last step."""
     options = {"calib": calib, "output": tmp_path / "out"}
     stopped(tmp_path / "out", 1, llama, calib=calib)
@@ -193,7 +193,7 @@ def test_a_journal_beside_its_finished_export_is_swept(llama: Path, calib: Path,
     assert snapshot(tmp_path / "out") == before and not (tmp_path / "out.journal").exists()
 
 
-def test_a_second_run_is_refused_while_the_first_goes_on(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_a_second_run_is_refused_while_the_first_is_running(llama: Path, calib: Path, tmp_path: Path) -> None:
     job = prepare(llama, calib=calib, output=tmp_path / "out")
     refused: list[int] = []
 
@@ -210,7 +210,7 @@ def test_a_second_run_is_refused_while_the_first_goes_on(llama: Path, calib: Pat
 
 
 @pytest.mark.parametrize("place", [0, 2, 9, 10, 14, -3, -2, -1])
-def test_a_full_disk_is_named_and_the_run_goes_on(
+def test_a_full_disk_is_reported_and_the_run_can_be_resumed(
     llama: Path, calib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
     """Whatever is brought to the disk when nothing fits it any more."""
@@ -237,7 +237,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on(
     assert snapshot(tmp_path / "out") == snapshot(tmp_path / "whole")
 
 
-def test_a_file_that_may_not_grow_ends_a_run_without_a_traceback(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_a_file_size_limit_ends_a_run_without_a_traceback(llama: Path, calib: Path, tmp_path: Path) -> None:
     """The system's own refusal, of a write that was buffered."""
     output = tmp_path / "out"
     quantize(llama, calib=calib, output=tmp_path / "whole")
@@ -262,7 +262,7 @@ def test_a_file_that_may_not_grow_ends_a_run_without_a_traceback(llama: Path, ca
 # ---- a model that can't be resumed
 
 
-def test_where_a_layer_gets_earlier_layers_states_a_run_starts_over(
+def test_a_run_of_a_model_that_reuses_earlier_states_starts_over(
     llama: Path, calib: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its arguments would be NaN in place of what the first layer made."""
@@ -295,7 +295,7 @@ def test_where_a_layer_gets_earlier_layers_states_a_run_starts_over(
 
 
 @pytest.mark.parametrize("gone", ["export/*.part0", "scratch/*.ragged"])
-def test_what_was_written_and_is_gone_is_missed(llama: Path, calib: Path, tmp_path: Path, gone: str) -> None:
+def test_missing_written_data_is_a_conflict(llama: Path, calib: Path, tmp_path: Path, gone: str) -> None:
     """A gap in the export would be filled with zeros."""
     options = {"calib": calib, "output": tmp_path / "out"}
     with pytest.raises(StoppedError):
@@ -309,7 +309,7 @@ def test_what_was_written_and_is_gone_is_missed(llama: Path, calib: Path, tmp_pa
     api.run(prepare(llama, **options, dtype="float16"), resume="never")
 
 
-def test_a_script_does_not_write_over_what_a_stopped_run_left(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_a_script_does_not_overwrite_a_stopped_run(llama: Path, calib: Path, tmp_path: Path) -> None:
     job = prepare(llama, calib=calib, output=tmp_path / "out")
     with pytest.raises(StoppedError):
         api.run(job, stop=stop_behind(1))

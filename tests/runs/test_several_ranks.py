@@ -134,7 +134,7 @@ def wait_for(file: Path, run: subprocess.Popen[str]) -> None:
         pytest.param("torchrun", 3, "smoothed", "two.jsonl", marks=hard),
     ],
 )
-def test_several_make_what_one_makes(
+def test_several_ranks_make_the_same_export_as_one(
     place: Path, tmp_path: Path, launcher: str, nproc: int, name: str, calib: str
 ) -> None:
     """Where there are fewer samples than ranks too."""
@@ -153,7 +153,7 @@ def test_several_make_what_one_makes(
         pytest.param(3, 2, 2, "smoothed", marks=hard),
     ],
 )
-def test_a_killed_rank_ends_the_others_and_any_number_goes_on(
+def test_a_killed_rank_ends_the_others_and_any_number_of_ranks_resumes(
     place: Path, tmp_path: Path, nproc: int, killed: int, again: int, name: str
 ) -> None:
     output, journal = tmp_path / "out", tmp_path / "out.journal"
@@ -182,7 +182,7 @@ def test_a_killed_rank_ends_the_others_and_any_number_goes_on(
 
 @hard
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_ctrl_c_ends_all_behind_the_same_layer(place: Path, tmp_path: Path, launcher: str) -> None:
+def test_ctrl_c_stops_all_ranks_after_the_same_layer(place: Path, tmp_path: Path, launcher: str) -> None:
     output, journal = tmp_path / "out", tmp_path / "out.journal"
     with started(launcher, 2, command(place, "many.jsonl", output)) as run:
         wait_for(journal / "visits" / "visit-00000.safetensors", run)
@@ -228,7 +228,7 @@ def test_ranks_of_a_killed_launcher_end_with_it(place: Path, tmp_path: Path) -> 
 
 
 @hard
-def test_an_early_death_ends_the_one_that_waits(place: Path, tmp_path: Path) -> None:
+def test_an_early_death_of_a_rank_ends_the_waiting_rank(place: Path, tmp_path: Path) -> None:
     """It waits within torch, where no signal is heard."""
     with started("nproc", 2, command(place, "few.jsonl", tmp_path / "out")) as run:
         while len(ranks(run)) < 2:

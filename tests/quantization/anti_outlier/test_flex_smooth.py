@@ -66,7 +66,7 @@ def test_the_powers_are_those_with_the_least_error(seed: int, spread: float) -> 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("heads", "repeats"), [(1, 2), (2, 3), (3, 2)])
-def test_query_heads_that_share_a_value_head_get_the_largest_of_both(seed: int, heads: int, repeats: int) -> None:
+def test_query_heads_that_share_a_value_head_have_one_scale(seed: int, heads: int, repeats: int) -> None:
     group = random_group(seed, rows=(6,), channels=heads * repeats * 2, heads=heads, repeats=repeats)
     assert_none_better(group)
     by_head = flexible_scale(group).view(heads, repeats, 2)
@@ -75,7 +75,7 @@ def test_query_heads_that_share_a_value_head_get_the_largest_of_both(seed: int, 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("heads", [1, 2])
-def test_a_dead_weight_row_smooths_nothing(dtype: torch.dtype, heads: int) -> None:
+def test_a_dead_weight_row_disables_smoothing(dtype: torch.dtype, heads: int) -> None:
     """The search's error is NaN with it; so does the reference."""
     group = random_group(1, rows=(6,), heads=heads, repeats=heads, dtype=dtype)
     assert not torch.equal(flexible_scale(group), torch.ones(8, dtype=dtype))
@@ -84,7 +84,7 @@ def test_a_dead_weight_row_smooths_nothing(dtype: torch.dtype, heads: int) -> No
     assert found.dtype == dtype and torch.equal(found, torch.ones(8, dtype=dtype))
 
 
-def test_a_dead_weight_column_smooths_nothing() -> None:
+def test_a_dead_weight_column_disables_smoothing() -> None:
     group = random_group(1)
     for weight in group.weights:
         weight[:, 2] = 0
@@ -105,13 +105,13 @@ def test_a_dead_activation_channel_leaves_alpha_at_zero() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @settings(max_examples=8)
 @given(seed=st.integers(0, 2**32))
-def test_is_finite_and_positive(dtype: torch.dtype, seed: int) -> None:
+def test_the_scale_is_finite_and_positive(dtype: torch.dtype, seed: int) -> None:
     found = flexible_scale(random_group(seed, spread=2.0, dtype=dtype))
     assert found.dtype == dtype and found.isfinite().all() and (found > 0).all()
 
 
 @pytest.mark.parametrize("seed", [2, 3, 8])
-def test_inputs_that_never_are_zero_are_rounded_in_their_own_range(seed: int) -> None:
+def test_inputs_without_zero_are_rounded_in_their_own_range(seed: int) -> None:
     """Without 0 in the range the steps are finer, and the search ends elsewhere."""
     generator = torch.Generator().manual_seed(seed)
     sizes = 2 ** torch.randn(8, generator=generator)
@@ -119,7 +119,7 @@ def test_inputs_that_never_are_zero_are_rounded_in_their_own_range(seed: int) ->
     assert_none_better(group_of([values], [torch.randn(6, 8, generator=generator)]))
 
 
-def test_a_power_of_one_is_found_where_it_leaves_nothing_to_round() -> None:
+def test_a_power_of_one_without_rounding_error_is_found() -> None:
     """alpha alone: smoothed inputs are 0 and 1, weights whole numbers up to 127; then beta, the other way around."""
     bits = torch.tensor([[0, 1, 0, 1, 1], [1, 0, 1, 0, 1], [1, 1, 0, 0, 0]]).float()
     sizes = torch.tensor([127.0, 64.0, 9.0, 2.0, 1.0])

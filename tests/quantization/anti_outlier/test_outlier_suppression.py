@@ -106,7 +106,7 @@ class Search:
     outliers=st.sampled_from([(60.0,), (60.0, 9.0), (5.0, 40.0, 20.0, -30.0)]),
     biased=st.booleans(),
 )
-def test_no_threshold_changes_the_output_less(
+def test_no_threshold_has_a_lower_output_error(
     seed: int, rows: tuple[int, ...], outliers: tuple[float, ...], biased: bool
 ) -> None:
     group = noisy_group(seed, rows=rows, outliers=outliers, biased=biased)
@@ -120,7 +120,7 @@ def test_no_threshold_changes_the_output_less(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [(8, 4, 4), (5, 3)])
-def test_without_an_outlier_it_is_m1(dtype: torch.dtype, rows: tuple[int, ...]) -> None:
+def test_without_an_outlier_the_scale_equals_that_of_m1(dtype: torch.dtype, rows: tuple[int, ...]) -> None:
     group = noisy_group(0, rows=rows, outliers=(), dtype=dtype)
     found = suppressed_scale(group)
     assert found.dtype == dtype and torch.equal(found, balanced_scale(group))
@@ -128,7 +128,7 @@ def test_without_an_outlier_it_is_m1(dtype: torch.dtype, rows: tuple[int, ...]) 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [(8, 4, 4), (5, 3)])
-def test_an_outlier_channel_comes_down_alone(dtype: torch.dtype, rows: tuple[int, ...]) -> None:
+def test_only_the_outlier_channel_is_scaled(dtype: torch.dtype, rows: tuple[int, ...]) -> None:
     group = noisy_group(0, rows=rows, dtype=dtype)
     found, search = suppressed_scale(group), Search(group)
     assert found.dtype == dtype
@@ -149,7 +149,7 @@ def test_the_limit_is_three_deviations() -> None:
         assert torch.equal(suppressed_scale(group), balanced_scale(group)) != outlying
 
 
-def test_of_gate_and_up_the_first_alone_is_compared() -> None:
+def test_only_the_first_of_gate_and_up_is_compared() -> None:
     """What up computes changes nothing, as long as the largest weights stay."""
     group = noisy_group(5, rows=(5, 3), outliers=(5.0, 40.0, 20.0, -30.0))
     gate, up = group.weights
@@ -158,7 +158,7 @@ def test_of_gate_and_up_the_first_alone_is_compared() -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 5])
-def test_gate_and_up_would_choose_otherwise(seed: int) -> None:
+def test_the_first_linear_decides_in_either_order(seed: int) -> None:
     """The first of two linears decides, in either order."""
     group = noisy_group(seed, rows=(5, 5), outliers=(60.0, 25.0, 12.0, 40.0))
     gate, up = (weight.clone() for weight in group.weights)
@@ -172,7 +172,7 @@ def test_gate_and_up_would_choose_otherwise(seed: int) -> None:
     assert not torch.allclose(*scales)
 
 
-def test_a_channel_far_below_its_middle_is_no_outlier() -> None:
+def test_a_channel_far_below_its_middle_is_not_an_outlier() -> None:
     """How far a channel reaches is signed: what counts is above the middle."""
     samples = [sample.clone() for sample in noisy_group(4).inputs.samples]
     samples[1][:, 5] = -30.0
@@ -182,7 +182,7 @@ def test_a_channel_far_below_its_middle_is_no_outlier() -> None:
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_the_deviation_is_the_widest_samples(order: int) -> None:
+def test_the_deviation_is_that_of_the_widest_sample(order: int) -> None:
     values = torch.ones(40, 2)
     values[::2] = -1.0
     outlying, wide = values.clone(), values * 1.3
@@ -196,6 +196,6 @@ def test_the_deviation_is_the_widest_samples(order: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(seed=st.integers(0, 2**32), reach=st.floats(1, 1000))
 @settings(max_examples=8)
-def test_is_finite_and_positive(dtype: torch.dtype, seed: int, reach: float) -> None:
+def test_the_scale_is_finite_and_positive(dtype: torch.dtype, seed: int, reach: float) -> None:
     found = suppressed_scale(noisy_group(seed, outliers=(reach, -reach), dtype=dtype))
     assert found.dtype == dtype and found.isfinite().all() and (found > 0).all()
