@@ -148,7 +148,7 @@ def test_description_and_tensors_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", ["model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.q_proj"])
-def test_a_linear_counts_as_quantized_once_its_int8_tensors_are_there(tmp_path: Path, module: str) -> None:
+def test_a_linear_without_int8_tensors_is_described_as_float(tmp_path: Path, module: str) -> None:
     """The header has room for it either way; a linear that stays float is described as float."""
     tensors, files = write_export(tmp_path, torch.bfloat16, left_float=[module])
     description = json.loads((tmp_path / "quant_model_description.json").read_text())
@@ -164,7 +164,7 @@ def test_a_linear_counts_as_quantized_once_its_int8_tensors_are_there(tmp_path: 
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_the_description_is_in_module_order_whatever_came_first(tmp_path: Path, turned: bool) -> None:
+def test_the_description_is_in_module_order_for_any_order_of_writing(tmp_path: Path, turned: bool) -> None:
     """Linears, attentions and float tensors become final in different orders."""
     names = ["a.q_proj.weight", "a.norm.weight", "b.q_proj.weight", "b.norm.weight"]
     linears, attentions = ["a.q_proj", "b.q_proj"], ["a", "b"]
@@ -199,13 +199,13 @@ def test_the_description_is_in_module_order_whatever_came_first(tmp_path: Path, 
     assert held(files).keys() == set(described[2:])
 
 
-def test_without_fa_the_description_does_not_mention_it(tmp_path: Path) -> None:
+def test_the_description_does_not_mention_fa_without_fa3(tmp_path: Path) -> None:
     write_export(tmp_path, torch.float32, attentions=())
     for file in tmp_path.glob("*description*"):
         assert "fa_" not in file.read_text().replace("_fa_", "")
 
 
-def test_room_is_kept_for_every_name_an_export_can_hold_and_no_other(tmp_path: Path) -> None:
+def test_the_exported_names_are_the_stored_names(tmp_path: Path) -> None:
     tensors, files = write_export(tmp_path, torch.float32)
     names = MODELSLIM.exported_names(list(tensors), quantizable(tensors), ATTENTIONS, ())
     assert held(files).keys() == set(names)
