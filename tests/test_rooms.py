@@ -1,4 +1,4 @@
-"""Tests the plan of the house: imports go down, folders are small, and the picture in the docs is today's."""
+"""Tests that rooms import only earlier rooms, folders are small, and the picture in the docs is up to date."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Ranges = dict[str, tuple[Tensor, Tensor]]
 
 
 class Attention(nn.Module):
-    """Attention over states that are given to it, their quantizer in place."""
+    """Attention over the given states, with a quantizer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ def test_the_transform_is_removed_after_measuring() -> None:
     quantizer = call.module.fa_quantizer
     signal_to_noise(call, ranges_of(random_states(0)))
     assert quantizer.transform is None
-    wrong = {role: (torch.ones(5), torch.ones(5)) for role in "qkv"}  # heads that aren't there
+    wrong = {role: (torch.ones(5), torch.ones(5)) for role in "qkv"}  # heads that do not exist
     with pytest.raises(RuntimeError):
         signal_to_noise(call, wrong)
     assert quantizer.transform is None

@@ -33,7 +33,7 @@ EXACT = QuantSettings()
 
 
 class Layer(nn.Module):
-    """Adds to its states what a linear makes of them, and q, k, v; leaves its states in what it is handed."""
+    """Adds a linear's output and q, k, v to its states; stores the states in `shared`."""
 
     def __init__(self, error: Exception | None = None) -> None:
         super().__init__()
@@ -108,10 +108,10 @@ def test_outliers_in_inputs_or_weights_increase_the_error() -> None:
     outlier[0, 0, 0] = 300
     layer = Layer()
     layer.linear.weight[:, 0] = torch.tensor([0.0, 50.0, 50.0, 50.0])
-    values[..., 0] = 1e-3  # what the outliers multiply is hardly there
+    values[..., 0] = 1e-3  # the inputs of the outlier weights are tiny
     wide = layer_error(recorded(layer, values), layer, found(values, fa=False), EXACT)
     assert wide > 3 * usual
-    # Rows that the outlier token leaves alone are as coarse as its own.
+    # All tokens are rounded with the coarse scale of the outlier token.
     call, mask = recorded(Layer(), outlier), torch.ones(1, 6, dtype=torch.long)
     mask[0, 0] = 0
     assert layer_error(call, call.module, found(outlier, fa=False), EXACT, mask) > 3 * usual
@@ -159,7 +159,7 @@ def test_without_an_input_of_its_shape_only_the_output_counts() -> None:
 
 def test_the_error_of_dynamic_linears_equals_a_calculation_by_hand() -> None:
     values, layer = states(), Layer()
-    values[0, 0] *= 50  # other tokens have scales of their own
+    values[0, 0] *= 50  # other tokens have their own scales
     steps = values.abs().amax(-1, keepdim=True) / 127
     rows = layer.linear.weight.abs().amax(1, keepdim=True) / 127
     rounded = ((values / steps).round() * steps, (layer.linear.weight / rows).round() * rows)
@@ -169,7 +169,7 @@ def test_the_error_of_dynamic_linears_equals_a_calculation_by_hand() -> None:
 
 
 class Block(nn.Module):
-    """Takes image and text and returns them in its own order, with whatever else."""
+    """Takes image and text and returns them in a given order, with further outputs."""
 
     def __init__(self, order: str, more: tuple[Any, ...] = ()) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ def test_every_output_is_compared_with_the_argument_of_its_shape(order: str, dty
 
 
 def test_further_outputs_without_a_matching_argument_are_ignored() -> None:
-    """As attention weights and caches of language models."""
+    """Such as attention weights and caches of language models."""
     image, text = torch.randn(1, 7, 4), torch.randn(1, 2, 4)
     alone = block_error(Block("image"), image, text)
     assert block_error(Block("image", (torch.randn(1, 7, 7), None, [1])), image, text) == alone
@@ -220,7 +220,7 @@ def test_further_outputs_without_a_matching_argument_are_ignored() -> None:
 @pytest.mark.parametrize("numerics", ["improved", "reference"])
 @pytest.mark.parametrize("kind", [dict, UserDict])
 def test_measuring_the_error_changes_nothing(kind: type, numerics: str) -> None:
-    """What later layers see of this one is what the float layer left, or the run's quantized one."""
+    """Later layers see only what the float layer stored, or the quantized layer of the run."""
     values, layer, shared = states(), Layer(), kind()
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     call = recorded(layer, values, shared=shared)
@@ -269,7 +269,7 @@ def errors(folder: Path, lines: list[Any], **options: Any) -> list[float | None]
 
 @torch.no_grad()
 def errors_by_hand(folder: Path, output: Path, ids: list[int]) -> list[float]:
-    """Each layer called with what the float model hands it, once float and once as the export has it."""
+    """Call each layer with the arguments of the float model, once float and once as exported."""
     model, quantized, calls = load_patched(folder), load_patched(folder), []
     for layer in model.model.layers:
         layer.register_forward_hook(lambda *call: calls.append(call[1:]), with_kwargs=True)
@@ -345,7 +345,7 @@ def test_a_model_in_memory_has_the_same_errors(tmp_path: Path, llama: Path, nume
 def test_measuring_keeps_the_export_of_layers_that_share_k_and_v(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A layer behind gets K and V of the float layer, not those of the one that ran quantized."""
+    """A later layer gets K and V of the float layer, not those of the quantized call."""
     layers = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
     sizes = {"num_hidden_layers": 4, "intermediate_size": [48] * 4, "activation_sparsity_pattern": [0.0] * 4}
     inputs = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 96, "laurel_rank": 4}

@@ -19,7 +19,7 @@ from fa3cli.quantization.settings import QuantSettings
 
 
 class Attention(nn.Module):
-    """Nothing but a quantizer and what comes of three states."""
+    """Only a quantizer, which gets three states."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Two linears that share an input, one behind them, and an attention module."""
+    """Two linears that share an input, one after them, and an attention module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ def test_watching_ends_after_an_error(block: Block, numerics: str) -> None:
 
 @pytest.mark.parametrize("act_method", [1, 2])
 def test_linears_of_the_reference_run_quantized_in_the_current_range(block: Block, act_method: int) -> None:
-    """Against a loop that quantizes by hand: weights once, each input in the range of the samples up to it."""
+    """Compares with a loop that quantizes by hand: weights once, each input in the range of all samples so far."""
     values, settings = samples(), QuantSettings(numerics="reference", act_method=act_method)
     linears = {name: block.get_submodule(name) for name in ("gate", "up", "down")}
     observers = input_observers(settings, list(linears), {})
@@ -134,7 +134,7 @@ def test_linears_of_the_reference_run_quantized_in_the_current_range(block: Bloc
 
 
 def test_padding_is_not_counted(block: Block) -> None:
-    """In whole numbers, whose products are exact: kernels give rows of five tokens other last bits than rows of eight."""
+    """Uses integers, whose products are exact: kernels round rows of five and of eight tokens differently."""
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.mul_(16).round_()
@@ -144,7 +144,7 @@ def test_padding_is_not_counted(block: Block) -> None:
     with watch(block, fa_amp=1) as observation:
         observation.see(mask)
         block(padded)
-        observation.see(torch.zeros(1, 8, dtype=torch.bool))  # a sample of padding alone
+        observation.see(torch.zeros(1, 8, dtype=torch.bool))  # a sample of only padding
         block(padded)
     found, expected = observation.parameters("block"), seen(block, [value], fa_amp=1)
     assert found.scores == expected.scores

@@ -15,7 +15,7 @@ from tests.sample_models import random_model, token_ids
 
 LENGTHS = (9, 1, 23, 4)
 MIXTURE = {"num_local_experts": 4, "num_experts_per_tok": 2}
-# What is special about a type's way from layer to layer: masks, layer kinds, parallel blocks, embeddings.
+# What differs between layers of a type: masks, layer kinds, parallel blocks, embeddings.
 TYPES = {
     "llama": {},
     "qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
@@ -40,7 +40,7 @@ def samples(*lengths: int) -> list[dict[str, Tensor]]:
 
 
 class Recorder:
-    """Keeps what each layer is given and returns, and which layer ran when."""
+    """Records the arguments and results of each layer, and the order of the layers."""
 
     def __init__(self, layers: nn.ModuleList) -> None:
         self.order: list[int] = []
@@ -123,7 +123,7 @@ def test_stop_frees_the_states_a_forward_holds() -> None:
         forwards.advance(0, 0)
         forwards.advance(1, 0)
         forwards.stop(0)
-        forwards.stop(0)  # a second time is no harm
+        forwards.stop(0)  # a second call has no effect
         gc.collect()
         assert [state() is None for state in states] == [True, False]
     gc.collect()
@@ -216,14 +216,14 @@ def test_an_error_inside_a_layer_reaches_the_caller(error: BaseException) -> Non
     handle.remove()
     assert hooks(model) == 0
     with torch.no_grad():
-        assert model(**samples(5)[0]).logits.isfinite().all()  # the model is as usable as before
+        assert model(**samples(5)[0]).logits.isfinite().all()  # the model still works
 
 
 # ---- layers that are skipped
 
 
 def outputs_behind(model: nn.Module, inputs: list[dict[str, Tensor]], layer: int) -> list[object]:
-    """What each sample got from a layer, as a run that was stopped after that layer keeps it."""
+    """The outputs of a layer for each sample, as a run stopped after that layer keeps them."""
     layers = layers_of(model)
     with LayerSynchronousForwards(model, layers, inputs) as forwards:
         forwards.start()
@@ -236,7 +236,7 @@ def outputs_behind(model: nn.Module, inputs: list[dict[str, Tensor]], layer: int
 @pytest.mark.parametrize("skipped", [1, 2, 3])
 @pytest.mark.parametrize("model_type", TYPES)
 def test_layers_after_skipped_layers_give_the_same_results(model_type: str, skipped: int) -> None:
-    """To the last bit, from the outputs of the last one alone."""
+    """Equal bit for bit, from the outputs of the last skipped layer only."""
     model = random_model(model_type, **TYPES[model_type])
     layers, inputs = layers_of(model), samples(*LENGTHS)
     with torch.no_grad():
@@ -252,7 +252,7 @@ def test_layers_after_skipped_layers_give_the_same_results(model_type: str, skip
         found = [forwards.finish(sample).logits for sample in range(len(inputs))]
     assert all(map(torch.equal, found, wanted))
     assert all(len(recorder.states[index]) == len(inputs) for index in range(len(layers)))
-    with torch.no_grad():  # the layers are there again
+    with torch.no_grad():  # the layers are restored
         assert torch.equal(model(**inputs[0], use_cache=False).logits, wanted[0])
 
 
@@ -273,7 +273,7 @@ def test_the_first_arguments_equal_those_of_an_uninterrupted_run() -> None:
 
 
 class Remembering(Stack):
-    """A model whose last layer also gets what the first one made."""
+    """A model whose last layer also gets the output of the first."""
 
     def forward(self, states: Tensor) -> Tensor:
         first = self.layers[0](states)
@@ -281,7 +281,7 @@ class Remembering(Stack):
 
 
 def test_a_model_that_reuses_an_earlier_output_gets_nan() -> None:
-    """Behind the first layer alone nothing is missing."""
+    """If only the first layer was skipped, nothing is missing."""
     model = Remembering(())
     inputs = [{"states": torch.ones(1, 2)}] * 2
     for skipped, finite in ((1, True), (2, False)):

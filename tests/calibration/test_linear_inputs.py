@@ -67,7 +67,7 @@ def test_linears_with_equal_input_tensors_do_not_share_an_observer(block: Block)
 
 
 def test_linears_with_different_samples_do_not_share_an_observer(block: Block) -> None:
-    """k missed a sample that q saw: the next shared input mustn't bring it to k."""
+    """k missed a sample of q: the next shared input must not add that sample to k."""
     first, second, _ = samples()
     with watch(block) as inputs:
         block.q(first)
@@ -162,7 +162,7 @@ def test_hooks_are_removed_after_the_block_and_after_an_error(block: Block, fake
 
 
 def test_no_input_is_kept_after_the_block(block: Block) -> None:
-    """The same tensor in another block is observed anew."""
+    """The same tensor is observed again in another block."""
     (sample,) = samples(1)
     inputs = watch(block)
     for tokens in (5, 10):

@@ -15,7 +15,7 @@ from fa3cli.samples.dataset import Sample
 from tests.sample_models import random_model, token_ids
 
 LENGTHS = (9, 1, 23)
-# Masks, layer kinds and parallel blocks that differ on the way from layer to layer.
+# Masks, layer kinds and parallel blocks differ between layers.
 TYPES = {
     "llama": {},
     "qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
@@ -32,7 +32,7 @@ def samples_of(*lengths: int) -> dict[str, Sample]:
 
 
 def replayed(forwards: ReplayedForwards, layers: list[nn.Module], count: int) -> list[list[Any]]:
-    """What each layer returns for each sample, in the order in which they ran."""
+    """The result of each layer for each sample, in the order in which they ran."""
     seen: list[list[Any]] = [[] for _ in layers]
     hooks = [
         layer.register_forward_hook(lambda _, __, output, seen=seen[index]: seen.append(output))
@@ -44,7 +44,7 @@ def replayed(forwards: ReplayedForwards, layers: list[nn.Module], count: int) ->
             for sample in range(count):
                 forwards.advance(sample, index)
                 forwards.stop(sample)
-            # The layers before are stood in for, and those behind are not reached.
+            # Earlier layers are replaced, and later ones are not reached.
             grown = [len(outputs) - earlier for outputs, earlier in zip(seen, before)]
             assert grown[index] == count and not any(grown[index + 1 :])
     for hook in hooks:
@@ -102,7 +102,7 @@ class Block(nn.Module):
 
 
 class TwoStreams(nn.Module):
-    """Blocks of both kinds, as Flux has; with `skips` the last one gets what the first returned as well."""
+    """Blocks of both kinds, as in Flux; with `skips` the last one also gets the output of the first."""
 
     config = SimpleNamespace()
     dtype = torch.float32

@@ -32,7 +32,7 @@ def make(name: str = "llama", **options: Any) -> nn.Module:
 
 
 def with_outliers(model: nn.Module) -> nn.Module:
-    """A norm's weight makes a channel of the inputs of q, k, v, gate and up stand out."""
+    """Add outlier channels to the inputs of q, k, v, gate and up, by the weights of norms."""
     with torch.no_grad():
         for layer in model.model.layers:
             layer.input_layernorm.weight[3] *= 40
@@ -88,7 +88,7 @@ def test_a_smoothed_model_computes_the_same_with_other_weights(method: str, name
         prefix = f"model.layers.{layer}."
         assert {f"{prefix}{norm}" for norm in norms} <= changed
         assert {f"{prefix}mlp.gate_proj.weight", f"{prefix}self_attn.q_proj.weight"} <= changed
-        # m4 and m6 have the linears behind v and up, too; the source's bias is divided with its weight.
+        # m4 and m6 also smooth o and down; the bias of their source is divided together with its weight.
         for behind, source in (("mlp.down_proj", "mlp.up_proj"), ("self_attn.o_proj", "self_attn.v_proj")):
             assert (f"{prefix}{behind}.weight" in changed) == (method in ("m4", "m6"))
             if f"{prefix}{source}.bias" in weights:
@@ -100,7 +100,7 @@ def test_a_smoothed_model_computes_the_same_with_other_weights(method: str, name
 @pytest.mark.parametrize("method", METHODS)
 def test_outlier_channels_become_smaller(method: str) -> None:
     def outlying(linear: str) -> float:
-        """The largest value of a layer's inputs by the typical channel's."""
+        """The largest input value divided by that of a typical channel."""
         largest = inputs_of(model, linear).abs().amax(dim=0)
         return (largest.max() / largest.median()).item()
 
@@ -140,11 +140,11 @@ def test_m1_divides_a_norm_by_the_root_of_activation_over_weight(numerics: str) 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_query_heads_that_share_a_value_head_are_smoothed_alike(kv_heads: int) -> None:
-    """o_proj's factors by channel, in query heads that follow their value head, are those v_proj is divided by."""
+    """The factors of o_proj's channels, by query head, equal the divisors of v_proj's rows of the same value head."""
     model = make(num_key_value_heads=kv_heads) if kv_heads != 4 else make("llama, a value head for each query head")
     name = "model.layers.0.self_attn"
     weights = state(model)
-    # v_proj is smoothed twice; by its inputs' channels the same as q_proj, which is smoothed once.
+    # v_proj is smoothed twice: its columns like those of q_proj, which is smoothed once, and its rows.
     smooth(model, "m4")
     attention = model.get_submodule(name)
     by_input = (attention.q_proj.weight / weights[f"{name}.q_proj.weight"]).median(dim=0).values
@@ -250,7 +250,7 @@ def test_a_non_finite_input_is_named(value: float) -> None:
 @pytest.mark.parametrize("numerics", ["improved", "reference"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_dead_channel_in_float16_is_unchanged(method: str, numerics: str) -> None:
-    """Its factor would be tiny, and what comes before it infinite once divided by it."""
+    """Its factor would be tiny, and the weights divided by it infinite."""
     model = random_model("llama", num_hidden_layers=2)
     with torch.no_grad():
         model.model.embed_tokens.weight[:, 5] = 0

@@ -68,8 +68,8 @@ def test_a_given_number_of_threads_is_kept(tmp_path: Path, monkeypatch: pytest.M
         ([0, 0, 0], [0, 0, 0], 0),
         ([0, 5, 0], [0, 0, 0], 5),
         ([75, 75], [0, 0], 75),
-        ([3, 4], [0.4, 0], 4),  # the first in time
-        ([6, 4], [0, 0.3], 4),  # the loss of another one is no cause of its own
+        ([3, 4], [0.4, 0], 4),  # the first that failed
+        ([6, 4], [0, 0.3], 4),  # losing another rank does not count as a cause
         ([6, 6], [0, 0], 6),
     ],
 )
@@ -82,7 +82,7 @@ def test_the_exit_code_is_that_of_the_first_failed_rank(codes: list[int], delays
 def test_a_rank_killed_by_a_signal_is_a_missing_capability(
     capfd: pytest.CaptureFixture, number: signal.Signals
 ) -> None:
-    """The peers of the killed rank fail too, and before it is noticed."""
+    """The peers of the killed rank fail too, before the kill is noticed."""
     assert launch(2, program(f"rank and (time.sleep(0.2), os.kill(os.getpid(), {int(number)})); sys.exit(6)")) == 6
     assert f"rank 1 was killed by {number.name}" in capfd.readouterr().err
 
@@ -164,7 +164,7 @@ def test_a_process_knows_its_rank(
 
 
 def test_a_rank_runs_no_code_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be the weights folder, whose code may run only when it is trusted."""
+    """The current folder may be a weights folder, whose code may run only with trust."""
     for name in ("typer", "torch", "fa3cli", "json", "__future__", "logging", "importlib", "re"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(99)")
     monkeypatch.setattr(sys, "argv", ["fa3", "--help"])

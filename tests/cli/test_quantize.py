@@ -171,7 +171,7 @@ def test_help_lists_the_options(fa3: Fa3, monkeypatch: pytest.MonkeyPatch) -> No
     assert not [option for option in OPTIONS.split() if option not in out]
 
 
-# ---- what goes wrong
+# ---- errors
 
 
 def line(text: str) -> Callable[[Path], None]:
@@ -228,7 +228,7 @@ def nothing(_: Path) -> None:
     pass
 
 
-# What is done to a sound folder, options, exit code, words of the message.
+# What is done to a valid folder, options, exit code, words of the message.
 WRONG: dict[str, tuple[Callable[[Path], Any], list[str], int, tuple[str, ...]]] = {
     "no-config": (lambda f: (f / "config.json").unlink(), [], 5, ("config.json",)),
     "broken-config": (lambda f: (f / "config.json").write_text("{"), [], 5, ("config.json",)),
@@ -335,7 +335,7 @@ def test_the_first_interrupt_finishes_the_layer_and_the_second_ends_at_once(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background jobs, such as a CI run, ignore interrupts, and so would what they start.
+        # Background jobs of a shell, such as a CI run, ignore interrupts, and so would their child processes.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     journal = Path(f"{qwen2_tiny}-w8a8-fa3.journal")

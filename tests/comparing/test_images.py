@@ -89,7 +89,7 @@ def test_psnr_equals_a_calculation_by_hand(monkeypatch: pytest.MonkeyPatch) -> N
     found = expected.clone()
     found[0, 0, 0, 0] += 0.5
     found[0, 2, 3, 3] -= 0.25
-    found[0, 1, 1, 1] = torch.nan  # as far off as can be
+    found[0, 1, 1, 1] = torch.nan  # the largest possible difference
     square, largest = comparison._difference(expected, found)
     assert square == pytest.approx((0.25 + 0.0625 + 1) / 48) and largest == 1
     one_tenth, *_ = comparison._comparison([(0.01, 0.1), (0.0, 0.0)]).psnr

@@ -39,7 +39,7 @@ def export(folder: Path, tmp_path: Path, **options: Any) -> Path:
 
 
 def simulate_by_hand(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Let a patched model compute with what int8 leaves of inputs, weights, q, k and v."""
+    """Let a patched model compute with inputs, weights, q, k and v rounded to int8."""
     for name, module in model.named_modules():
         if f"{name}.input_scale" in tensors:
             scale, offset = (tensors[f"{name}.input_{part}"].float() for part in ("scale", "offset"))
@@ -116,7 +116,7 @@ def test_an_export_without_quantized_modules_has_no_difference(llama: Path, text
 
 @torch.no_grad()
 def states_behind_layers(model: nn.Module, samples: list[list[int]]) -> list[Tensor]:
-    """A layer's outputs on all samples, one behind the other."""
+    """The outputs of each layer on all samples, concatenated."""
     found: list[list[Tensor]] = [[] for _ in model.model.layers]
     for layer, outputs in zip(model.model.layers, found):
         layer.register_forward_hook(
@@ -227,7 +227,7 @@ def test_a_float_model_that_is_not_finite_is_named(llama: Path, text: Path, tmp_
 
 
 def test_default_quantization_changes_perplexity_by_less_than_1_percent(tmp_path: Path) -> None:
-    """On the trained Qwen2, with its own calibration lines and a part of its evaluation text."""
+    """Uses the trained Qwen2, with its calibration lines and a part of its evaluation text."""
     folder = copy_model(SHARED_MODELS / "qwen2-tiny-trained", tmp_path / f"trained-{tmp_path.name}")
     patching.patch(folder)
     api.quantize(folder, calib=folder / "calib.jsonl", samples=16, max_length=256, output=tmp_path / "out")

@@ -320,7 +320,7 @@ def test_the_lock_is_held_within_the_block(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
 def test_an_error_releases_the_lock(tmp_path: Path, error: BaseException) -> None:
-    first = RunFolder(tmp_path / "out")  # the reference keeps its lock file open
+    first = RunFolder(tmp_path / "out")  # this reference keeps the lock file open
     with pytest.raises(type(error)), first:
         raise error
     with begun(tmp_path / "out") as folder:

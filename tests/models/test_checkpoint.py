@@ -56,7 +56,7 @@ def test_a_tensor_missing_from_the_index_is_ignored(folder: Path) -> None:
 
 
 def refused(folder: Path, *words: str) -> None:
-    """Opening is refused with a message that holds all words."""
+    """Check that opening is refused with a message that contains all words."""
     with pytest.raises(InvalidInputError) as raised:
         Checkpoint(folder)
     for word in words:
@@ -113,7 +113,7 @@ def test_a_broken_index_is_refused(folder: Path, text: str) -> None:
 
 
 def test_one_weight_file_has_priority_over_an_index(folder: Path) -> None:
-    """As in transformers, which would load other weights otherwise."""
+    """As in transformers: otherwise other weights would be used."""
     save_file({"other": torch.ones(1)}, folder / "other.safetensors")
     write_index(folder, {"other": "other.safetensors"})
     assert Checkpoint(folder).tensors.keys() == TENSORS.keys()
@@ -149,7 +149,7 @@ def test_pages_of_a_mapped_file_are_released_with_the_tensors(tmp_path: Path) ->
     save_file({"a": torch.ones(size // 4)}, tmp_path / WEIGHTS)
     checkpoint = Checkpoint(tmp_path)
     before = mapped_pages()
-    read = checkpoint.read(["a"])  # which looks at each value
+    read = checkpoint.read(["a"])  # reading checks each value
     assert mapped_pages() - before > 0.9 * size
     assert read["a"].sum() == size // 4
     del read

@@ -23,7 +23,7 @@ def test_tensors_equal_those_of_a_checkpoint(
 ) -> None:
     write_model(tmp_path, model_type, patched=False, dtype=dtype, **options)
     config = read_config(tmp_path, trusted=False)
-    # Built in another dtype, as --dtype does: what is stored stays the same.
+    # Built in another dtype, as --dtype does: the stored tensors stay the same.
     found = ConfigWeights(tmp_path, build_skeleton(config, torch.float16, None), dtype).tensors
     stored = Checkpoint(tmp_path).tensors
     assert {name: (info.dtype, info.shape, info.nbytes) for name, info in found.items()} == {

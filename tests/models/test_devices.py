@@ -17,7 +17,7 @@ from tests import sample_models
 
 
 class Device(NamedTuple):
-    """torch.device, which knows no npu before torch_npu says so."""
+    """Replaces torch.device, which does not know npu without torch_npu."""
 
     type: str
     index: int | None = None
@@ -27,7 +27,7 @@ class Device(NamedTuple):
 
 
 class Backend(ModuleType):
-    """What torch.npu and torch.cuda offer, and what was asked of them."""
+    """Replaces torch.npu and torch.cuda, and records the calls."""
 
     def __init__(self, count: int, *, bfloat16: bool = True) -> None:
         super().__init__("stand-in")

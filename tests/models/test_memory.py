@@ -16,7 +16,7 @@ def resident() -> int:
 
 
 def fragmented() -> list[torch.Tensor]:
-    """64 MB of small tensors in the heap, of which one in 64 is kept."""
+    """Allocate 64 MB of small tensors in the heap, and keep one of 64."""
     return [torch.ones(1 << 14) for _ in range(1 << 10)][::64]
 
 
@@ -55,6 +55,6 @@ def test_a_large_layer_allows_more_growth(monkeypatch: pytest.MonkeyPatch) -> No
     freed.release()
     monkeypatch.setattr(freed, "_trim", released.append)
     freed.release_if_grown()
-    grown = torch.ones(5 << 20)  # 20 MB of the 100 it may
+    grown = torch.ones(5 << 20)  # 20 MB of the allowed 100 MB
     freed.release_if_grown()
     assert released == [] and len(grown)

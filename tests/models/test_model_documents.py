@@ -18,7 +18,7 @@ def checked(name: str, data: Any) -> Any:
     ("leftover", "kept"),
     [
         ({"tokenizer_file": "/home/x/tokenizer.json"}, {}),
-        ({"tokenizer_file": None}, {}),  # transformers 4 would look for no other
+        ({"tokenizer_file": None}, {}),  # transformers 4 would not look for another file
         ({"vocab_file": "vocab.json", "merges_file": "../merges.txt"}, {}),
         ({"special_tokens_map_file": "/home/x/special_tokens_map.json"}, {}),
         ({"source_spm": "/x", "vocab": "/etc/passwd", "merges": "m"}, {}),

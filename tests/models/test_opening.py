@@ -27,7 +27,7 @@ def canary(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def evil(canary: Path) -> str:
-    """Python that is noticed when it is run."""
+    """Python code that leaves a trace when it is run."""
     return f"open({str(canary)!r}, 'w').close()\n"
 
 
@@ -64,7 +64,7 @@ def test_no_question_is_asked_on_the_terminal(
 
 
 def swap_before(monkeypatch: pytest.MonkeyPatch, function: str, folder: Path, text: str) -> None:
-    """Have the patched file replaced right before opening goes on with this function."""
+    """Replace the patched file right before opening calls this function."""
     goes_on = getattr(opening, function)
 
     def replaced(*arguments: Any, **options: Any) -> Any:
@@ -134,7 +134,7 @@ def test_loaded_code_that_differs_from_the_folder_is_refused(qwen2_tiny: Path) -
     seen = module.read_bytes()
     model = open_model(qwen2_tiny, fa=True, trust_remote_code=True).model
     check_loaded_code(model, module, seen)
-    # What another process does that loads a folder of the same name.
+    # As another process that loads a folder of the same name does.
     loaded = Path(sys.modules[type(model).__module__].__file__)
     loaded.write_bytes(loaded.read_bytes() + b"\n")
     with pytest.raises(ConflictError, match=r"is not .*modeling_qwen2_fa3\.py") as caught:

@@ -30,7 +30,7 @@ NPU = (
 
 
 class Layer(nn.Module):
-    """Runs out of memory in its first `failures` calls, behind its linear; keeps where it was moved to and from."""
+    """Runs out of memory in its first `failures` calls, after its linear; records where it was moved."""
 
     def __init__(self, failures: int = 0, error: BaseException | None = None) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Layer(nn.Module):
 
 @dataclass
 class Log:
-    """What is asked of torch: devices that tensors are brought to, and memory that is given back."""
+    """Records calls of torch: devices that tensors are moved to, and freed memory."""
 
     moves: list[torch.device] = field(default_factory=list)
     freed: list[torch.device] = field(default_factory=list)
@@ -78,7 +78,7 @@ def test_a_call_with_enough_memory_runs_once_on_the_device(log: Log) -> None:
         output, rest = layers[0](values, mask=None)
     assert torch.equal(output, layers[0].linear(values)) and rest is None
     assert layers[0].calls == [((values,), {"mask": None})]
-    assert log == Log(moves=[DEVICE] * 3)  # arguments, named ones, what it returns
+    assert log == Log(moves=[DEVICE] * 3)  # positional and named arguments, and the output
     assert layers[0].moves == []
 
 
@@ -107,11 +107,11 @@ def test_a_call_that_fails_twice_runs_on_the_cpu_and_keeps_its_states_there(
         layers[1](output)
         assert log.moves == [DEVICE, DEVICE, CPU]
         log.moves.clear()
-        layers[2](output)  # the model's own code goes on with the last one's, on the device
+        layers[2](output)  # the model's own code uses the last output, on the device
         assert log.moves == [DEVICE] * 3
         layers[1].failures = 3
         layers[1](output)
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]  # once a run
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]  # once per run
 
 
 def test_the_layer_returns_to_the_device_if_the_cpu_also_fails(log: Log) -> None:
@@ -166,7 +166,7 @@ def test_layers_on_the_cpu_are_not_changed(log: Log) -> None:
 
 
 def works(after: int) -> Callable[[Tensor, int], Tensor]:
-    """A function that runs out of memory so many times."""
+    """Return a function that runs out of memory in this many calls."""
     calls = []
 
     def work(values: Tensor, factor: int) -> Tensor:

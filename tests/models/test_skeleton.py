@@ -124,7 +124,7 @@ def test_a_config_with_huge_sizes_is_refused_quickly(tmp_path: Path, values: dic
 def test_sizes_that_limit_samples_must_be_numbers(
     tmp_path: Path, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Old transformers versions take any value, and a model need not look at it."""
+    """Old transformers versions accept any value, and a model need not check it."""
     folder = write_model(tmp_path, patched=False)
     config = read_config(folder, trusted=False)
     vars(config)["max_position_embeddings"] = value
@@ -142,7 +142,7 @@ def test_a_plan_without_weights_limits_the_number_of_modules(tmp_path: Path, mon
 
 
 def test_code_and_config_of_other_folders_are_not_read(tmp_path: Path) -> None:
-    """Configs of models that are no causal LMs name backbones, which are read from wherever that is."""
+    """Configs of other models may name a backbone in another folder, which transformers would read."""
     folder = write_model(tmp_path / "model", patched=False)
     other = tmp_path / "other"
     shutil.copytree(folder, other)

@@ -17,7 +17,7 @@ META = torch.device("meta")
 
 @dataclass(frozen=True)
 class Seen:
-    """Tensors, some in containers, and something else."""
+    """Tensors, some of them in containers, and another value."""
 
     low: Tensor
     rest: dict[str, list[Tensor]]
@@ -26,7 +26,7 @@ class Seen:
 
 
 def outline(value: Any) -> Any:
-    """The value with the shape and the device of each tensor in its place."""
+    """The value with each tensor replaced by its shape and device."""
     if isinstance(value, Tensor):
         return value.shape, value.device.type
     if isinstance(value, dict):

@@ -66,7 +66,7 @@ def test_a_tree_is_read_back_unchanged(tree: Any) -> None:
 
 
 def test_nan_and_infinity_are_read_back(tmp_path: Path) -> None:
-    """range_param of a linear with a single token, say."""
+    """For example the range_param of a linear with a single token."""
     write_tree(tmp_path / "t", {"a": float("nan"), "b": float("-inf"), "c": torch.tensor(float("nan"))})
     found = read_tree(tmp_path / "t")
     assert found["a"] != found["a"] and found["b"] == float("-inf") and found["c"].isnan()
@@ -76,7 +76,7 @@ def test_nan_and_infinity_are_read_back(tmp_path: Path) -> None:
     "value", [object(), 1j, {1: 2}, OrderedDict(a=1), torch.Size([1]), {"a": [SimpleNamespace(b=1)]}]
 )
 def test_a_value_whose_type_would_change_is_refused(tmp_path: Path, value: Any) -> None:
-    """A layer's output of such a type, as OrderedDict's heirs are, would not be the same to the next layer."""
+    """The next layer would get another type than the layer returned, such as dict for OrderedDict."""
     with pytest.raises(TypeError):
         write_tree(tmp_path / "t", {"of": value, "tensor": torch.ones(2)})
     assert list(tmp_path.iterdir()) == []
@@ -113,7 +113,7 @@ def test_a_file_with_a_changed_byte_is_read_or_refused(place: int, byte: int) ->
     ("written", "damaged"), [(b'"shape":[6]', b'"shape":[2,3]'), (b'"dtype":"F32"', b'"dtype":"I32"')]
 )
 def test_a_tensor_of_another_shape_or_dtype_is_refused(tmp_path: Path, written: bytes, damaged: bytes) -> None:
-    """A forward would be given states of another shape, and fail within the model."""
+    """Otherwise a forward would get states of another shape and fail within the model."""
     file = tmp_path / "t"
     write_tree(file, torch.ones(6))
     size = int.from_bytes((data := file.read_bytes())[:8], "little")

@@ -23,13 +23,13 @@ ranges = st.tuples(bounds, bounds).map(sorted)
 
 
 def between(low: float, high: float, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Values from end to end of a range, both ends and what is nearest to 0 among them."""
+    """Values of a range, with both ends and the value nearest to 0."""
     ends = torch.tensor([low, high], dtype=dtype)
     return torch.cat([torch.linspace(low, high, 301).to(dtype), ends]).clamp(*ends)
 
 
 def tolerance(scale: Tensor) -> float:
-    """Half a step, and what the dtype loses on numbers as large as 256 steps in three operations.
+    """Half a step, plus the rounding of the dtype in three operations on numbers of up to 256 steps.
 
     A subnormal scale loses more: it is a multiple of the smallest number there is.
     """

@@ -16,7 +16,7 @@ from fa3cli.numerics.fallback_score import fallback_score
 
 
 def restated(states: Tensor) -> float:
-    """From the top, the upper edge of the first pair of neighbouring bins with over 0.2 % of |x|, over max |x|."""
+    """The upper edge of the highest pair of neighbouring bins with over 0.2 % of |x|, divided by max |x|."""
     values = np.abs(states.double().numpy().ravel())
     low, high = values.min(), values.max()
     if low == high:
@@ -39,7 +39,7 @@ def test_the_score_follows_its_definition(seed: int, tokens: int, power: int, sc
     generator = torch.Generator().manual_seed(seed)
     states = (torch.randn(1, 2, tokens, 16, generator=generator) ** power).clamp(-250, 250) * scale
     states = states.to(dtype)
-    if dtype != torch.float32:  # coarse values meet the edges of bins: move them off
+    if dtype != torch.float32:  # coarse values lie on the edges of bins: move them
         states = states.float() * (1 + 1e-3 * torch.rand(states.shape, generator=generator))
     score = fallback_score(states)
     assert 0 < score <= 1

@@ -32,7 +32,7 @@ def found(states: Tensor, ratio: float) -> list[tuple[float, float]]:
     return list(zip(low.tolist(), high.tolist()))
 
 
-# As projections leave them (tokens outermost), contiguous, with rows or columns left out, transposed.
+# As projections return them (tokens outermost), contiguous, with rows or columns skipped, transposed.
 LAYOUTS = {
     "by token": lambda b, h, s, d: torch.empty(b, s, h, d).transpose(1, 2),
     "by head": lambda b, h, s, d: torch.empty(b, h, s, d),
@@ -70,7 +70,7 @@ def test_the_window_is_exact_for_states_of_realistic_size(layout: str, dtype: to
 def test_outliers_of_one_token_may_fill_both_ends() -> None:
     states = torch.zeros(1, 1, 500, 64)
     states[0, 0, 7, :5] = torch.tensor([9.0, -9.0, 8.0, -7.0, -6.0])
-    # 4 of 32000 values are left out of the window
+    # 4 of 32000 values are outside the window
     assert found(states, 0.9999) == naive(states, 0.9999) == [(-6.0, 0.0)]
 
 
@@ -104,7 +104,7 @@ def test_one_non_finite_value_gives_a_non_finite_bound(layout: str, value: float
 
 
 def by_sorting(states: Tensor, ratio: float) -> list[tuple[float, float]]:
-    """As `naive`, fast enough for many values."""
+    """Like `naive`, but fast enough for many values."""
     windows = []
     for head in range(states.shape[1]):
         values = states[:, head].double().flatten().sort().values
@@ -119,7 +119,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 @st.composite
 def states_of_many_tokens(draw: st.DrawFn) -> Tensor:
-    """So many that a few left out of the window are found in groups of tokens, and groups of values."""
+    """So many tokens that values outside the window are searched in groups of tokens and of values."""
     shape = tuple(draw(st.integers(1, most)) for most in (3, 3, 1500, 40))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     values = torch.randn(shape, generator=generator)
@@ -177,7 +177,7 @@ def test_infinities_of_both_signs_give_infinite_bounds(layout: str, dtype: torch
 
 
 class Calls(TorchDispatchMode):
-    """Notes the name of each operation, the values a row that it takes, and the memory of what it returns."""
+    """Records the name of each operation, its input values per row, and the memory of its result."""
 
     def __init__(self) -> None:
         super().__init__()

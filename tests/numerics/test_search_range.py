@@ -51,7 +51,7 @@ def walk(counts: list[float]) -> list[tuple[int, int]]:
 
 
 def squared_error(counts: list[float], width: float, first: int, last: int) -> float:
-    """Values spread evenly over their bins, each rounded to the center of its cell, in float64."""
+    """The error of values spread evenly over their bins, each rounded to the center of its cell, in float64."""
     cell = width * (last - first + 1) / LEVELS
     total = 0.0
     for place, count in enumerate(counts):
@@ -65,7 +65,7 @@ def squared_error(counts: list[float], width: float, first: int, last: int) -> f
 
 
 def is_where_the_error_grows(counts: list[float], width: float, found: tuple[int, int]) -> bool:
-    """Whether `found` ends the walk, give or take the rounding of the float32 errors."""
+    """Whether the search may end at `found`, within the rounding of the float32 errors."""
     kept = walk(counts)
     if not kept:
         return found == (0, len(counts) - 1)
@@ -95,7 +95,7 @@ def test_the_search_never_widens_the_range(counts: list[int], low: float, width:
 
 
 def test_a_single_outlier_is_dropped() -> None:
-    """With the bin it falls into: one step is 5 values."""
+    """Its whole bin is dropped: one step is 5 values."""
     counts = [1000.0] * 512 + [0.0] * 1535 + [1.0]
     assert search(counts, 0.0, 2048.0) == (0.0, 511.0)
 
@@ -115,7 +115,7 @@ def test_one_value_is_its_own_range() -> None:
 
 
 def test_slightly_negative_bins_stop_the_scan() -> None:
-    """Merging in float32 makes them, and the reference scans the sums one by one."""
+    """Merging in float32 makes such bins, and the reference scans the sums one by one."""
     counts = [300.0, 5.0, -0.01, 0.005, 700.0, -0.02, 0.01, -0.001]
     found = search(counts, 0.0, 8.0)
     assert is_where_the_error_grows(counts, 1.0, (int(found[0]), int(found[1]) - 1))

@@ -70,7 +70,7 @@ def test_another_dtype_converts_all_tensors_and_nothing_else(dtype: torch.dtype)
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(seed=st.integers(0, 2**32), count=st.integers(0, 7), ranks=st.integers(1, 4), keep=st.integers(0, 6))
 def test_merged_ranks_equal_one_observer(dtype: torch.dtype, seed: int, count: int, ranks: int, keep: int) -> None:
-    """The kept samples in their order too; ranks without any say nothing."""
+    """The kept samples are in order too; ranks without samples add nothing."""
     samples = [sample.to(dtype) for sample in random_samples(seed, [(2 + index % 3, 3) for index in range(count)])]
     first, *others = (seen(samples[rank::ranks], keep) for rank in range(ranks))
     merged, whole = first.merged(*others), seen(samples, keep)

@@ -67,7 +67,7 @@ def test_rows_of_any_shape_count_as_tokens() -> None:
 
 @given(rows=samples, data=st.data())
 def test_a_non_finite_sample_gives_no_bounds(rows: list[list[float]], data: st.DataObject) -> None:
-    """Infinities of both signs included, whose sum has no value, and wherever among the samples."""
+    """Also infinities of both signs, whose sum has no value, at any position."""
     wrong = st.sampled_from([math.nan, math.inf, -math.inf])
     places = st.tuples(st.integers(0, len(rows) - 1), st.integers(0, 1))
     spoiled = data.draw(st.dictionaries(places, wrong, min_size=1, max_size=4))

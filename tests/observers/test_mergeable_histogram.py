@@ -85,8 +85,8 @@ def test_the_range_contains_zero_and_stays_within_the_values(rows: list[list[flo
 
 
 def expected_error(observer: MergeableHistogram, low: float, high: float) -> float:
-    """Of values at 256 places in each bin, in place of integrals: the distance of what is clipped, of what
-    rounds to 0, and scale^2 / 12.
+    """The error of values at 256 places per bin, instead of an integral: the distance of clipped values
+    and of those rounded to 0, else scale^2 / 12.
     """
     width = 2.0**observer.exponent / BINS
     places = (torch.arange(BINS * 256, dtype=torch.double) + 0.5) / 256 * width
@@ -94,7 +94,7 @@ def expected_error(observer: MergeableHistogram, low: float, high: float) -> flo
     scale = (high - low) / 255
     errors = torch.full_like(values, scale**2 / 12)
     errors = torch.where(values.abs() < scale / 2, values**2, errors)
-    if low > observer.low:  # the exact ends clip nothing
+    if low > observer.low:  # the exact ends do not clip
         errors = torch.where(values < low, (values - low) ** 2, errors)
     if high < observer.high:
         errors = torch.where(values > high, (values - high) ** 2, errors)

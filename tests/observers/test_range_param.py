@@ -64,7 +64,7 @@ def test_merged_ranks_equal_one_observer(seed: int, lengths: list[int], ranks: i
 
 @ABSENT
 def test_golden_values_select_the_linears_that_the_guides_tool_left_float() -> None:
-    """Of the float features the guide's tool kept, the widest are those it left float."""
+    """The guide's tool left the linears float that have the widest of the features it stored."""
     for name, case in cases().items():
         if case["disable_level"] == "L5":
             features = json.loads(case_file(name, "debug_features.json").read_text())

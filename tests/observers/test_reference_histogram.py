@@ -16,7 +16,7 @@ BINS, UPSAMPLE = 2048, 128
 
 
 def cubic(count: int, scale: float, shift: float = 0.0) -> Tensor:
-    """Values with dense middle and thin tails, made without a random generator."""
+    """Values with many near the middle and few in the tails, without a random generator."""
     even = torch.arange(count) * 7919 % 10007 / 10007 - 0.5
     return even * even * even * scale + shift
 
@@ -70,7 +70,7 @@ FOUND_BY_THE_REFERENCE = {
             (5.0, 34.96171569824219),
         ],
     ),
-    # Cubes of such values overflow or vanish in float32, and no error is seen to grow.
+    # Cubes of such values overflow or underflow in float32, so no error grows.
     "enormous": (
         [(1e16,), (2e16,)],
         [(-1250000034070528.0, -1248779726487552.0), (-2500000068141056.0, -2497559452975104.0)],
@@ -110,13 +110,13 @@ def test_ranges_equal_those_of_the_reference(name: str) -> None:
 
 
 def bell(count: int, seed: int) -> Tensor:
-    """Nearly normal values, of sums alone: torch.randn gives other last bits where there is no AVX2."""
+    """Nearly normal values, made by sums only: torch.randn gives other last bits without AVX2."""
     generator = torch.Generator().manual_seed(seed)
     return sum(torch.rand(count, generator=generator) for _ in range(12)) - 6
 
 
 def test_ranges_of_long_samples_equal_those_of_the_reference() -> None:
-    """2^18 values in 2^7 sub-bins each: sums past 2^24, where the reference's float32 shows."""
+    """2^18 values in 2^7 sub-bins each: sums above 2^24 show the float32 rounding of the reference."""
     samples = [bell(2**18, seed) * scale for seed, scale in enumerate((3, 5, 7))]
     assert running_bounds(samples) == [
         (-11.167633056640625, 11.932884216308594),
@@ -167,7 +167,7 @@ def test_merging_equals_a_plain_implementation(samples: list[Tensor]) -> None:
 
 
 def test_counts_over_the_same_range_are_added_without_rounding() -> None:
-    """Fractions included, which a merge would round."""
+    """Also fractions, which a merge would round."""
     before = HistogramRange().updated(cubic(4000, 30)).updated(cubic(4000, 70))
     assert not torch.equal(before.counts, before.counts.round())
     added = torch.histc(cubic(4000, 20), BINS, int(before.low), int(before.high))
@@ -209,7 +209,7 @@ def test_a_non_finite_value_gives_no_bounds(value: float, place: int) -> None:
 
 @pytest.mark.parametrize("scales", [(0, 0), (1e-40, 1), (1, 1e6), (1e30, 1), (1e-30, 1e30), (1e-42, 1e-41)])
 def test_extreme_ranges_have_bounds(scales: tuple[float, float]) -> None:
-    """Also those at which the reference ends with an error."""
+    """Also ranges for which the reference raises an error."""
     bounds = running_bounds([cubic(1000, scale) for scale in scales])
     assert all(math.isfinite(bound) for pair in bounds for bound in pair)
 

@@ -70,7 +70,7 @@ def test_edits_by_hand_are_overwritten_only_with_force(weights, name: str) -> No
     assert snapshot(weights) == edited
     assert patch(weights, force=True).state == "patched"
     undo(weights)
-    if name == "config.json":  # what was changed by hand outlives the patch
+    if name == "config.json":  # edits by hand are kept after undo
         before[name] = before[name].replace(b"hidden_size", b"hidden_size2") + b"\n"
     assert snapshot(weights) == before
 

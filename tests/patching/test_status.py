@@ -66,7 +66,7 @@ def test_a_users_rules_are_never_reproducible(weights, tmp_path) -> None:
     assert (found.state, found.reproducible) == ("patched", False)
     assert found.reason == f"made by the rules of {rule.parent}"
     rule.write_text(rule_samples.QWEN2.replace("Qwen2", "Other"))
-    patch(weights, rules=rule.parent)  # rules that change nothing are still rules nobody checked
+    patch(weights, rules=rule.parent)  # rules without effect are unchecked rules too
     assert not status(weights).reproducible
 
 
@@ -80,7 +80,7 @@ def test_a_users_rules_are_never_reproducible(weights, tmp_path) -> None:
     ],
 )
 def test_paths_named_in_a_receipt_are_not_opened(weights, tmp_path, options, reason) -> None:
-    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    os.mkfifo(tmp_path / "pipe")  # opening the pipe would block
     path = str(tmp_path / "pipe")
     patch(weights)
     data = json.loads((weights / RECEIPT).read_text())

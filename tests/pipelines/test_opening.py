@@ -136,7 +136,7 @@ def test_a_file_replaced_after_the_check_is_not_run(
 def test_code_in_components_is_not_run_and_no_question_is_asked(
     copy: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even that of files which come once the folder was looked at."""
+    """Not even code of files that are added after the folder was checked."""
     folder = copy("flux")
     opened = open_pipeline(folder, fa=False)
     code = f"open({str(tmp_path / 'CANARY')!r}, 'w').close()\n"

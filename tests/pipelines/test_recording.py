@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def calls_of(pipeline: Any, names: list[str], sampling: Sampling) -> dict[str, list[dict[str, Any]]]:
-    """What the transformers of a plain pipeline are called with, prompt by prompt."""
+    """The arguments of the transformers of a plain pipeline, in the order of prompts."""
     calls: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for name in names:
         model = getattr(pipeline, name)

@@ -68,7 +68,7 @@ def test_a_flux_export_has_int8_linears_and_scales_per_head(quantize: Callable[.
     for name in (key for key in tensors if ".fa_" in key):
         assert tensors[name].shape == (heads, 1)
         assert description[name] == "FAQuant"
-    # Every float tensor is there, under its name: as it was, or int8 with a scale a row.
+    # Every float tensor has its name in the export: unchanged, or int8 with one scale per row.
     for name, values in source.items():
         if tensors[name].dtype != torch.int8:
             assert torch.equal(tensors[name], values) and description[name] == "FLOAT"
@@ -124,7 +124,7 @@ def test_a_run_stopped_during_sampling_is_resumed(
     sample = recording.sample
     monkeypatch.setattr(recording, "sample", lambda *a, **k: sampled.append(a[2]) or sample(*a, **k))
     result = api.run(job, resume="required")
-    assert sampled == [1]  # the first prompt's records were there
+    assert sampled == [1]  # the first prompt was recorded before
     assert snapshot(result.output) == whole and not list(tmp_path.glob("*.journal"))
 
 
@@ -165,7 +165,7 @@ def test_each_transformer_of_a_pipeline_is_exported(made: Callable[..., Path], p
             for layer in result.layers[:1]
         )
     timesteps = [{peaks["timestep"] for peaks in result.layers[0].timesteps} for result in results]
-    assert min(timesteps[0]) > max(timesteps[1])  # the steps are shared out between them
+    assert min(timesteps[0]) > max(timesteps[1])  # the steps are divided between both
 
 
 def test_the_refiner_of_hunyuan_video_stays_float(made: Callable[..., Path], prompts: Path, tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_pipeline_can_be_planned(patched_flux: Path, prompts: Path, tmp_path: 
 
 @pytest.fixture
 def own_flux(patched_flux: Path, tmp_path: Path) -> Path:
-    """A pipeline to be changed, one part of which lies elsewhere."""
+    """A pipeline that a test may change; one component is a link to another folder."""
     folder = tmp_path / "flux"
     shutil.copytree(patched_flux, folder)
     (folder / "text_encoder_2").rename(tmp_path / "t5")

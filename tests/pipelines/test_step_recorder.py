@@ -21,7 +21,7 @@ def files(folder: Path, *steps: int) -> dict[int, Path]:
 
 
 class Scheduler:
-    """As many steps as it is told."""
+    """A scheduler with a given number of steps."""
 
     def __init__(self, steps: int) -> None:
         self.timesteps = [1000 - step for step in range(steps)]
@@ -33,8 +33,8 @@ class Scheduler:
 def test_a_step_ends_when_the_scheduler_is_called(tmp_path) -> None:
     model, states, begun, scheduler = Transformer(), torch.arange(6.0), [], Scheduler(3)
     with StepRecorder({"t": model}, scheduler, 3, files(tmp_path, 0, 2), lambda: begun.append(1)):
-        assert "sample" in inspect.signature(scheduler.step).parameters  # pipelines look
-        for timestep in (5.0, 1.0, 1.0):  # rounded, two steps may have one
+        assert "sample" in inspect.signature(scheduler.step).parameters  # pipelines check this
+        for timestep in (5.0, 1.0, 1.0):  # two steps may have the same rounded timestep
             for _ in range(2):
                 model(states, torch.tensor(timestep).expand(1), extra={"a": [None, 2]}, return_dict=False)
                 states.add_(1)  # in place, as a pipeline may

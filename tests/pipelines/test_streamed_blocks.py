@@ -34,7 +34,7 @@ def test_only_one_block_is_loaded_at_a_time(model: StreamedModel) -> None:
     seen: list[set[str]] = []
     inner = {
         block.get_submodule("attn"): {"", name} for name, block in model.layers.items()
-    }  # whatever a block is made of, it attends
+    }  # every block has an attention
     for module in inner:
         module.register_forward_pre_hook(lambda *_: seen.append(loaded(model)))
     with torch.no_grad(), blocks_streamed(model):

@@ -23,7 +23,7 @@ SAMPLE = {
 
 
 def run(version: str | None, name: str, folder: Path) -> dict[str, Any]:
-    """What `run_pipeline` found, in a process of its own."""
+    """Run `run_pipeline` in a separate process and return its results."""
     path = python(version)
     if path is None:
         pytest.skip(f"no environment for diffusers {version or ''} (pip install .[diffusion]; make versions)")

@@ -65,7 +65,7 @@ def test_the_estimate_counts_every_layer_and_token(
 def test_a_layer_is_timed_under_all_settings(folder: Path, options: dict[str, Any], numerics: str) -> None:
     found = job(folder, numerics=numerics, **options)
     assert 0 < estimate_seconds(found, plan(found)) < 60
-    # Nothing of it stays: the same job can be run.
+    # Timing leaves nothing behind: the same job can be run.
     assert {tensor.device.type for tensor in found.model.model.parameters()} == {"meta"}
     assert len(list(calibrate(found))) == 3 + (options.get("disable_last_linear") is False)
 

@@ -37,7 +37,7 @@ def planned(folder: Path, **options: Any) -> Plan:
 
 
 def others(warnings: tuple[str, ...]) -> list[str]:
-    """All but those of the tiny model's sizes, which mindie-turbo takes for no model so small."""
+    """All warnings except that mindie-turbo does not support the sizes of the tiny model."""
     return [warning for warning in warnings if not re.search("mindie-turbo supports FA3|tensor parallel", warning)]
 
 
@@ -59,7 +59,7 @@ def test_bytes_read_do_not_depend_on_the_dtype_of_the_run(folder: Path) -> None:
     ("options", "words"),
     [
         ({"fa_amp": 1}, ["some layers stay without FA3"]),
-        ({"fa_amp": 3}, []),  # none is left with it: the same as --no-fa
+        ({"fa_amp": 3}, []),  # no attention keeps FA3: the same as --no-fa
         ({"fa_amp": 4}, ["all fall back"]),
         ({"disable_names": ("*.1.self_attn",)}, ["some layers stay without FA3"]),
         ({"fa": False}, []),
@@ -115,7 +115,7 @@ def test_a_plan_warns_of_tensors_stored_in_another_dtype(folder: Path) -> None:
 
 def test_bytes_written_cover_any_linears_that_disable_level_selects(folder: Path) -> None:
     plain, level = (planned(folder, disable_level=name).bytes_written for name in ("L0", "L2"))
-    assert level - plain > 2 * 2 * 48 * 32 * 2  # gate and up of two layers: 3 bytes more a weight, less what a row has
+    assert level - plain > 2 * 2 * 48 * 32 * 2  # gate and up of two layers: 3 more bytes per weight, less per row
     assert planned(folder, disable_level="L2", numerics="reference").bytes_written < level
 
 

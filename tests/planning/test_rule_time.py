@@ -23,7 +23,7 @@ LAYER = "model.layers.0"
 
 
 class Clock:
-    """A clock that a search moves on by what it works with: 1 s a row, and 0.01 s a row and token."""
+    """A clock that a search advances by 1 s per row, and by 0.01 s per row and token."""
 
     def __init__(self) -> None:
         self.now, self.seen = 0.0, []
@@ -57,7 +57,7 @@ def found(method: str, tokens: list[int], **settings: Any) -> float:
 @pytest.mark.parametrize(
     ("method", "tokens", "counted"),
     [
-        ("m1", [50, 60], 1),  # looks at no sample whole: a single token stands for the extremes
+        ("m1", [50, 60], 1),  # uses no complete sample: a single token replaces the extremes
         ("m3", [50, 60], 50),
         ("m2", [50, 60], 50),
         ("m6", [50, 60], 110),

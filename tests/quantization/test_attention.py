@@ -26,7 +26,7 @@ def test_scales_are_those_of_the_guides_tool(name: str) -> None:
             for leaf, found in quantize_heads(role, low, high, dtype).items():
                 golden = expected[f"{module}.{leaf}"]
                 assert found.dtype == golden.dtype and found.shape == golden.shape
-                # Half precision: the tool divides in it, ours rounds once.
+                # The tool divides in half precision; fa3 rounds once.
                 close = 0 if dtype == torch.float32 else torch.finfo(dtype).eps
                 torch.testing.assert_close(found, golden, rtol=close, atol=0)
 

@@ -20,7 +20,7 @@ def test_weights_are_rounded_within_half_a_step(dtype: torch.dtype, seed: int) -
     weight = (torch.randn(5, 24, generator=generator) * torch.rand(5, 1, generator=generator)).to(dtype)
     made = quantize_dynamic_linear(weight, dtype)
     scale = made["weight_scale"].double()
-    # A scale that was rounded down, a subnormal one by more, leaves the largest weights out of reach by as much.
+    # With a scale that was rounded down (subnormal ones by more), the largest weights saturate.
     limits = torch.finfo(dtype)
     bound = scale * (0.5 + 127 * limits.eps) * 1.001 + 127 * limits.tiny * limits.eps
     assert ((made["weight"] * scale - weight.double()).abs() <= bound).all()

@@ -95,7 +95,7 @@ def test_an_expert_without_tokens_gives_an_empty_output() -> None:
 
 
 def dynamic_by_hand(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """What an engine computes from the export, in float64: a scale a token, one an output row."""
+    """The result of an engine for the export, in float64: one scale per token and one per output row."""
     made = quantize_dynamic_linear(weight, weight.dtype)
     values, rows = states.double(), made["weight"].double() * made["weight_scale"].double()
     scales = (values.abs().amax(-1, keepdim=True) / 127).clamp_min(2.0**-23)

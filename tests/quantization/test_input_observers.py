@@ -31,7 +31,7 @@ def test_act_method_3_uses_a_histogram_up_to_a_range_param_of_50(
         name: histogram if name in histograms else mean for name in PARAMS
     }
     assert all(observer.tokens == 0 for observer in found.values())
-    # One object a kind: a shared input is then observed once.
+    # One object per kind, so that a shared input is observed once.
     assert len({id(observer) for observer in found.values()}) == len({type(observer) for observer in found.values()})
 
 

@@ -84,13 +84,13 @@ def test_tensors_follow_the_formulas_of_the_reference(
     assert torch.equal(deq_scale, products.expand(12))
     own = bias.double() if biased else torch.zeros(12).double()
     exact = own / deq_scale.double() - made["weight"].double().sum(1) * made["input_offset"].double()
-    # Half a step, and what float32 makes of the quotient and the difference.
+    # Half a step, plus the float32 rounding of the quotient and the difference.
     assert ((made["quant_bias"] - exact).abs() <= 0.5 + exact.abs() * 2**-23 + own.abs() / deq_scale * 2**-23).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_smallest_weight_is_minus_127(dtype: torch.dtype) -> None:
-    """Even where a quotient rounded to bfloat16 goes beyond."""
+    """Even if a quotient rounded to bfloat16 is lower."""
     weight = -torch.rand(500, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
     end = torch.ones(1, dtype=dtype)
     made = quantize_reference_linear(weight, None, -end, end, dtype, mm_tensor=False)
@@ -133,7 +133,7 @@ def test_a_histogram_range_is_rounded_only_in_a_bfloat16_model(model_dtype: torc
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(seed=st.integers(0, 2**32))
 def test_calibration_uses_the_exported_weight(dtype: torch.dtype, mm_tensor: bool, seed: int) -> None:
-    """But for -128, which a quotient rounded to bfloat16 may reach: it is exported as -127."""
+    """Except -128, which a quotient rounded to bfloat16 may reach: it is exported as -127."""
     weight, bias, low, high = random_linear(seed, dtype)
     made = quantize_reference_linear(weight, bias, low, high, dtype, mm_tensor=mm_tensor)
     found = fake_quantize_weight(weight, mm_tensor=mm_tensor)

@@ -24,7 +24,7 @@ ROWS, COLUMNS = 10, 24
 
 
 def load(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put tensors in the place of a module's meta buffers, in their dtypes."""
+    """Replace a module's meta buffers by tensors, in the dtypes of the buffers."""
     held = module.state_dict()
     cast = {name: tensor.to(held[name].dtype) for name, tensor in tensors.items()}
     module.load_state_dict(cast, assign=True)
@@ -41,7 +41,7 @@ def simulated(
 
 
 def error_bound(tensors: dict[str, Tensor], states: Tensor, weight: Tensor, expected: Tensor) -> Tensor:
-    """The most an output may be off: half a step of each factor, and what its dtype did to the steps' size.
+    """The largest possible error of an output: half a step of each factor, plus the rounding of the scales.
 
     All in float64; `[tokens, in]`, `[out, in]`, `[tokens, out] -> [tokens, out]`.
     """
@@ -87,7 +87,7 @@ def test_a_static_linear_computes_the_same_as_an_int8_kernel() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("biased", [False, True])
 def test_a_dynamic_linear_computes_the_same_as_int8_kernels(dtype: torch.dtype, biased: bool) -> None:
-    """As npu_dynamic_quant and npu_quant_matmul do it: int8 levels of each token, summed in whole numbers."""
+    """Like npu_dynamic_quant and npu_quant_matmul: int8 levels per token, summed as integers."""
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(ROWS, COLUMNS, generator=generator).to(dtype)
     bias = torch.randn(ROWS, generator=generator).to(dtype) if biased else None
@@ -106,7 +106,7 @@ def test_a_dynamic_linear_computes_the_same_as_int8_kernels(dtype: torch.dtype, 
 
 
 class Attention(nn.Module):
-    """A patched attention as fa3 leaves it, without the attention."""
+    """A module with a quantizer, like a patched attention."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -190,6 +190,6 @@ def test_layers_come_in_the_order_of_the_run(export: Export) -> None:
     write_report(export.folder, report)
     facts = gather(export.folder)
     assert facts.part == "block" and [layer.name for layer in facts.layers] == names
-    # Only what the run visited is a layer, whatever its name: a text refiner has blocks too.
+    # Only modules that the run visited are layers, not everything named so: a text refiner has blocks too.
     elsewhere = [*facts.quantized_elsewhere, *(module.name for module in facts.float_elsewhere)]
     assert any(name.startswith("model.layers.0.") for name in elsewhere)

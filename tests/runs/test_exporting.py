@@ -31,7 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def targets_of(options: dict[str, Any]) -> list[str]:
-    """Those that take what the options make."""
+    """The targets that accept these options."""
     return ["modelslim"] if "fa_amp" in options or "numerics" in options else ALL
 
 
@@ -114,7 +114,7 @@ def test_other_weights_than_were_calibrated_are_refused(
 def test_calibration_results_decide_whether_a_target_is_refused(
     level: str, splits: bool, llama: Path, calib: Path, tmp_path: Path
 ) -> None:
-    """The reference's disable_level may split a group; whether it did is known behind calibration."""
+    """The reference's disable_level may split a group; this is known only after calibration."""
     options = {"calib": calib, "numerics": "reference", "disable_level": level}
     with pytest.raises(UnsupportedError, match="may split fused ones"):
         prepare(llama, target=["mindie"], **options)

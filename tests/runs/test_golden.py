@@ -22,7 +22,7 @@ pytestmark = [ABSENT, pytest.mark.versions, pytest.mark.xdist_group("golden")]
 
 @pytest.fixture(scope="module")
 def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What differs from the reference, by case; the tests are skipped if the environment isn't here."""
+    """The differences from the reference, by case; skips the tests without the environment."""
     names = [case["name"] for case in json.loads((GOLDEN / "MANIFEST.json").read_text())["cases"]]
     root = tmp_path_factory.mktemp("golden")
     try:

@@ -92,7 +92,7 @@ def test_an_invalid_report_is_a_conflict(llama: Path, calib: Path, text: str) ->
         api.quantize(llama, calib=calib, output=output)
 
 
-# ---- what differs
+# ---- differences
 
 leaves = st.none() | st.integers(-3, 3) | st.text("ab", max_size=2) | st.lists(st.integers(0, 2), max_size=2)
 identities = st.dictionaries(st.sampled_from("abc"), leaves | st.dictionaries(st.sampled_from("xy"), leaves))

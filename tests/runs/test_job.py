@@ -185,7 +185,7 @@ def test_an_unpatched_folder_needs_the_patch_or_no_fa(tmp_path: Path, calib: Pat
     assert not prepare(folder, calib=calib, fa=False).attentions
 
 
-# What a folder's own code does when it is run: leave a trace.
+# Code of a folder that leaves a trace when it is run.
 TRACE = "import pathlib as _p; _p.Path({!r}).write_text('ran')\n"
 
 

@@ -24,7 +24,7 @@ MADE_OF = {"weights": "a" * 64, "threads": 2, "settings": {"fa": True}}
 
 
 def visit(number: int) -> LayerParameters:
-    """A visit in which everything was found out."""
+    """A visit with all its results."""
     one = torch.tensor([float(number)])
     return LayerParameters(
         f"model.layers.{number}",
@@ -112,7 +112,7 @@ def test_other_arguments_are_refused(folder: RunFolder) -> None:
 
 
 def test_arguments_may_be_none(folder: RunFolder) -> None:
-    """Behind the last layer no call waits."""
+    """After the last layer no call waits."""
     Journal(folder).commit(visit(0), {}, None)
     Journal(folder).require_same(None)
 
@@ -128,7 +128,7 @@ def test_an_output_that_cannot_be_stored_ends_the_journal_but_not_the_run(folder
 def test_a_rank_without_samples_ends_its_journal_with_the_others(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own outputs, none, fit a file; it must not wait for ranks that keep none."""
+    """Its empty outputs could be stored, but it must not wait for ranks that store nothing."""
     monkeypatch.setattr(Ranks, "gather", lambda ranks, value: [value, False])
     journal = Journal(folder, Ranks(0, 2))
     journal.commit(visit(0), {}, None)
@@ -172,7 +172,7 @@ def test_without_a_folder_visits_are_kept_only_in_memory() -> None:
     assert [kept.name for kept in journal.visits] == ["model.layers.0"]
 
 
-# ---- what an earlier run left
+# ---- the journal of an earlier run
 
 
 def left_by_a_run(output: Path) -> dict[str, bytes]:

@@ -34,6 +34,6 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path: Path, ki
     done = json.loads(run.stdout)
     assert done["problems"] == [], "\n\n".join(done["problems"])
     assert kills <= done["kills"] < kills + 3 and done["fresh"] >= kills // 12
-    # Many of them behind the first layer, and at the very end.
+    # Many of them after the first layer, and at the very end.
     assert done["with visits"] > kills // 6
     assert min(done.get("finishing", 0), done.get("published", 0)) >= kills // 40

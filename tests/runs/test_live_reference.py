@@ -16,7 +16,7 @@ from tests.runs.live_reference import SAMPLE, SIDES, SWEEP
 
 
 def export(root: Path, cases: list[str]) -> None:
-    """Both sides make the cases, at the same time; the test is skipped if the environment isn't here."""
+    """Let both sides make the cases at the same time; skip the test without the environment."""
     try:
         calls = [command("msmodelslim", "tests.runs.live_reference", side, root, *cases) for side in SIDES]
     except FileNotFoundError as error:

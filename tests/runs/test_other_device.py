@@ -30,7 +30,7 @@ RUNS = {
     for options in OPTIONS
 }
 RUNS["llama-error"] = "llama", {"fa_amp": 1, "fa_score": "error"}
-# Their code uses what they compute for themselves where it is: a scale of embeddings, tables of positions.
+# Their code computes tensors on the device: a scale of embeddings, tables of positions.
 RUNS |= {model: (model, {}) for model in ("gemma3_text", "gpt2")}
 IN_MEMORY = ("none", "m4", "m6")
 SHORT_OF_MEMORY = [{}, {"numerics": "reference"}, {"anti_method": "m2"}]
@@ -38,7 +38,7 @@ SHORT_OF_MEMORY = [{}, {"numerics": "reference"}, {"anti_method": "m2"}]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the models, a calibration file with padding in it, and an export."""
+    """A folder with the models, a calibration file with padding, and an export."""
     place = tmp_path_factory.mktemp("device")
     padded = {"input_ids": token_ids(6, 6), "attention_mask": [[1] * 6, [0] * 2 + [1] * 4]}
     write_lines(place / "calib.jsonl", [*token_ids(9, 17), padded])
@@ -56,7 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes(place: Path) -> dict[str, str | None]:
-    """Of everything that runs on the device, in one process, the traceback where it failed."""
+    """Run everything on the device in one process; return the tracebacks of failures by name."""
 
     def run(function: str, model: str, output: str, options: dict[str, Any]) -> Call:
         given = {
@@ -88,7 +88,7 @@ def outcomes(place: Path) -> dict[str, str | None]:
 
 
 def made(output: Path) -> dict[str, bytes]:
-    """All files of an export but the report of how it was made."""
+    """All files of an export except its report."""
     return {name: data for name, data in snapshot(output).items() if name != REPORT_FILE}
 
 

@@ -72,7 +72,7 @@ def test_improved_numerics_leave_whole_groups_float(llama: Path, level: int) -> 
 
 
 def test_the_linears_with_the_largest_inputs_fall_back(llama: Path) -> None:
-    """An outlier channel, put between a norm and the linears behind it, makes theirs the widest ranges."""
+    """An outlier channel after a norm gives the linears after it the widest ranges."""
     name = "model.layers.1.post_attention_layernorm.weight"
     edit_weights(llama, lambda tensors: tensors[name][3].mul_(500))
     fallen = float_linears(llama, disable_level="L2", numerics="reference")
@@ -131,7 +131,7 @@ def test_heads_of_a_batch_are_not_mixed(llama: Path, numerics: str) -> None:
         found = ranges(parameters(llama, [{"input_ids": [one, other]}], numerics=numerics))[layer]
         alone = [ranges(parameters(llama, [ids], numerics=numerics))[layer] for ids in (one, other)]
         assert found.shape == (2, 2)
-        # The inputs of v_proj are quantized in the range of both, so nearly the same.
+        # The inputs of v_proj are quantized in the range of both samples, so they are nearly the same.
         torch.testing.assert_close(found[1], torch.maximum(*(bounds[1] for bounds in alone)), rtol=0.05, atol=0.05)
 
 
@@ -188,7 +188,7 @@ def test_the_score_error_measures_the_effect_of_int8_on_the_output(llama: Path) 
     assert len(before) == 3 and all(10 < score < 80 for score in before)
 
     def stretch(tensors: dict[str, Tensor]) -> None:
-        # A channel of v that is 100 times the others coarsens the int8 steps of its head; o_proj leaves it out.
+        # A channel of v 100 times as large makes the int8 steps of its head coarser; o_proj ignores this channel.
         tensors["model.layers.1.self_attn.v_proj.weight"][0].mul_(100)
         for query_head in (0, 1):
             tensors["model.layers.1.self_attn.o_proj.weight"][:, query_head * 8].zero_()

@@ -19,7 +19,7 @@ def test_ticks_count_samples_and_layers_up_to_the_end() -> None:
 
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_rates_and_time_left_count_only_this_run(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
-    """Layers that an earlier run finished took none of this one's time."""
+    """Layers of an earlier run do not count for the time of this run."""
     now, seen = [100.0], []
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     ticks = Ticks(4, 8, seen.append, ranks=ranks)

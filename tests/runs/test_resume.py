@@ -42,7 +42,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "windows": ("mistral", {"act_method": 3}),
     "no-norm-before": ("opt", {"recipe": "none"}),
 }
-# What is special about a type: states that go into a linear as they are, attention that sees a few tokens.
+# Special features of a type: states that are passed to a linear directly, attention over few tokens.
 TYPES: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 4},
     "opt": {"word_embed_proj_dim": 32, "ffn_dim": 48, "do_layer_norm_before": False},
@@ -58,13 +58,13 @@ def quantize(model: Path, output: Path, *, resume: str = "auto", **options: Any)
 
 
 def stop_behind(layers: int) -> Callable[[], bool]:
-    """Ask for a stop behind so many layers."""
+    """Request a stop after this many layers."""
     count = iter(range(layers - 1))
     return lambda: next(count, None) is None
 
 
 def stopped(output: Path, layers: int, model: Path, **options: Any) -> list[str]:
-    """Run until that many more layers are done; return what the journal holds."""
+    """Run until that many more layers are done; return the visits in the journal."""
     with pytest.raises(StoppedError) as raised:
         api.run(prepare(model, output, **options), stop=stop_behind(layers))
     assert raised.value.exit_code == 75 and not output.exists()
@@ -105,7 +105,7 @@ def test_a_run_stopped_after_every_layer_gives_the_same_bytes(place: Path, tmp_p
 
 
 def test_a_resumed_result_equals_that_of_an_uninterrupted_run(llama: Path, calib: Path, tmp_path: Path) -> None:
-    """Warnings and scores of layers that the run before did."""
+    """Also warnings and scores of layers of the earlier run."""
     options = {"calib": calib, "fa_amp": 1, "numerics": "reference", "dtype": "float16"}
     whole = quantize(llama, output=tmp_path / "whole", **options)
     stopped(tmp_path / "out", 2, llama, **options)
@@ -128,7 +128,7 @@ def test_progress_continues_from_the_stopped_layer(llama: Path, calib: Path, tmp
     assert seen[0].seconds_left is None
 
 
-# ---- which run goes on
+# ---- which run is resumed
 
 
 def test_resume_required_without_a_journal_is_a_conflict(llama: Path, calib: Path, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_missing_states_are_a_conflict(llama: Path, calib: Path, tmp_path: Path)
 
 
 def test_a_journal_beside_its_finished_export_is_removed(llama: Path, calib: Path, tmp_path: Path) -> None:
-    """As a run leaves it that was killed at its last step."""
+    """As left by a run that was killed at its last step."""
     options = {"calib": calib, "output": tmp_path / "out"}
     stopped(tmp_path / "out", 1, llama, calib=calib)
     (tmp_path / "out.journal").rename(tmp_path / "kept")
@@ -206,14 +206,14 @@ def test_a_second_run_is_refused_while_the_first_is_running(llama: Path, calib: 
     assert set(refused) == {4} and (tmp_path / "out").is_dir()
 
 
-# ---- a disk that is full
+# ---- a full disk
 
 
 @pytest.mark.parametrize("place", [0, 2, 9, 10, 14, -3, -2, -1])
 def test_a_full_disk_is_reported_and_the_run_can_be_resumed(
     llama: Path, calib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
-    """Whatever is brought to the disk when nothing fits it any more."""
+    """At any write to the disk."""
     options = {"calib": calib, "output": tmp_path / "out"}
     to_disk, calls, full = safetensors_writer._to_disk, 0, -1
 
@@ -238,7 +238,7 @@ def test_a_full_disk_is_reported_and_the_run_can_be_resumed(
 
 
 def test_a_file_size_limit_ends_a_run_without_a_traceback(llama: Path, calib: Path, tmp_path: Path) -> None:
-    """The system's own refusal, of a write that was buffered."""
+    """The system refuses a buffered write."""
     output = tmp_path / "out"
     quantize(llama, calib=calib, output=tmp_path / "whole")
     most = max(len(data) for data in snapshot(tmp_path / "whole").values()) * 3 // 4
@@ -246,7 +246,7 @@ def test_a_file_size_limit_ends_a_run_without_a_traceback(llama: Path, calib: Pa
     run = subprocess.run(
         [sys.executable, "-m", "fa3cli", "quantize", llama, *options],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as many as here
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as many threads as here
         capture_output=True,
         text=True,
         check=False,
@@ -265,7 +265,7 @@ def test_a_file_size_limit_ends_a_run_without_a_traceback(llama: Path, calib: Pa
 def test_a_run_of_a_model_that_reuses_earlier_states_starts_over(
     llama: Path, calib: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its arguments would be NaN in place of what the first layer made."""
+    """Its arguments would be NaN instead of the output of the first layer."""
 
     def sharing(*arguments: Any, **options: Any) -> Any:
         job = prepare(*arguments, **options)
@@ -296,7 +296,7 @@ def test_a_run_of_a_model_that_reuses_earlier_states_starts_over(
 
 @pytest.mark.parametrize("gone", ["export/*.part0", "scratch/*.ragged"])
 def test_missing_written_data_is_a_conflict(llama: Path, calib: Path, tmp_path: Path, gone: str) -> None:
-    """A gap in the export would be filled with zeros."""
+    """Otherwise a gap in the export would contain zeros."""
     options = {"calib": calib, "output": tmp_path / "out"}
     with pytest.raises(StoppedError):
         api.run(prepare(llama, **options, dtype="float16"), stop=stop_behind(1))

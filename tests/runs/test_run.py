@@ -46,7 +46,7 @@ def quantize(folder: Path, calib: Path, name: str = "out", **options: Any) -> tu
 
 
 def contents(output: Path) -> dict[str, bytes]:
-    """An export's files without the report, which holds the time it took."""
+    """The files of an export without the report, which contains the duration."""
     return {name: data for name, data in snapshot(output).items() if name != REPORT}
 
 
@@ -148,7 +148,7 @@ def test_shards_and_a_single_file_give_the_same_bytes(llama: Path, calib: Path) 
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
-# ---- what is left float
+# ---- modules that stay float
 
 
 @pytest.mark.parametrize("amount", [1, 2, 3, 9])
@@ -212,7 +212,7 @@ def test_other_model_types_are_exported(tmp_path: Path, calib: Path, model_type:
 
 
 def test_an_expert_that_no_sample_reaches_is_named(tmp_path: Path) -> None:
-    """Where experts are linears; newer transformers versions keep them as one tensor, which stays float."""
+    """Only if experts are linears; newer transformers versions have one tensor for all, which stays float."""
     options = {"num_local_experts": 16, "num_experts_per_tok": 1}
     if not any(name.endswith("experts.0.w1") for name, _ in random_model("mixtral", **options).named_modules()):
         pytest.skip("this transformers version has no linears for experts")
@@ -301,7 +301,7 @@ def test_the_source_folder_is_not_changed(llama: Path, calib: Path) -> None:
     assert snapshot(llama) == before
 
 
-# ---- where the result goes
+# ---- the output folder
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])

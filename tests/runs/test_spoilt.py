@@ -34,7 +34,7 @@ REPORT = report_of([layer(0), layer(1, fa=False)])
 
 
 def survives(read: Callable[[], Any], seed: int) -> None:
-    """Read something: only an error that a user can be told may come of it."""
+    """Read something; only an error of fa3 may be raised."""
     try:
         read()
     except Fa3Error as error:
@@ -51,7 +51,7 @@ def mutated(file: Path, raw: bytes, seed: int) -> bytes:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """An export's folder, as far as its report is concerned."""
+    """A folder with the report of an export and the files that it names."""
     folder = tmp_path / "export"
     folder.mkdir()
     (folder / "config.json").write_text("{}")

@@ -128,7 +128,7 @@ def test_a_broken_tokenizer_is_refused(file: Path, tmp_path: Path) -> None:
 
 
 def refused(file: Path, line: int, *words: str, folder: Path = MODEL, **options: Any) -> InvalidInputError:
-    """Reading is refused with a message that names the file, the line, and holds all words."""
+    """Check that reading is refused with a message that names file and line and contains all words."""
     with pytest.raises(InvalidInputError) as raised:
         read_samples(file, folder, **options)
     assert f"{file}, line {line}:" in str(raised.value)
@@ -179,7 +179,7 @@ def test_a_broken_line_is_named_by_its_number(file: Path, broken: str, words: st
     good = json.dumps({"input_ids": [5, 6]})
     file.write_text(f"{good}\n{good}\n{broken}\n{good}\n")
     refused(file, 3, words, vocab_size=2048)
-    assert len(read_samples(file, MODEL, count=2)) == 2  # a line that is not asked for does no harm
+    assert len(read_samples(file, MODEL, count=2)) == 2  # a line that is not requested is ignored
 
 
 @pytest.mark.parametrize("text", ["", "\n", " \n\n"])

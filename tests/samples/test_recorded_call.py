@@ -13,7 +13,7 @@ from fa3cli.samples.recorded_call import RecordedCall
 
 
 class Scaled(nn.Module):
-    """Multiplies, and may return more than that."""
+    """Multiplies, and may return further outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def test_the_hook_is_removed_after_an_error(module: Scaled) -> None:
 
 
 def test_a_call_that_is_suspended_when_the_block_begins_is_recorded(module: Scaled) -> None:
-    """As the forwards are that stand before a layer."""
+    """Like the forwards that are suspended before a layer."""
     call = RecordedCall(module)
     handle = module.register_forward_pre_hook(lambda *_: call.__enter__() and None)
     module(torch.ones(1), shift=1.0)
@@ -92,7 +92,7 @@ def test_a_call_that_is_suspended_when_the_block_begins_is_recorded(module: Scal
 
 
 class Leaving(nn.Module):
-    """Leaves its values where it is told, and counts who did before it."""
+    """Appends its values to a nested list, and counts the entries that were there before."""
 
     def forward(self, values: Tensor, places: Any) -> Tensor:
         places["in"]["one"].append(values)

@@ -10,7 +10,7 @@ from fa3cli.samples.token_estimate import TokenEstimate, has_tokenizer
 @pytest.mark.parametrize(
     ("text", "least", "most"),
     [
-        # As cl100k and o200k, which are as large as Llama's and Qwen's vocabularies, count them.
+        # Counts of cl100k and o200k, whose vocabularies are as large as those of Llama and Qwen.
         ("It was the best of times, it was the worst of times, it was the age of wisdom.", 18, 24),
         ("天地玄黄，宇宙洪荒。日月盈昃，辰宿列张。", 14, 30),
         ("", 1, 1),

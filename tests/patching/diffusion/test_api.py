@@ -288,7 +288,7 @@ def test_a_receipt_may_name_only_files_that_fa3_would_write(flux, component, mod
 def test_paths_named_in_a_receipt_are_not_opened(flux, tmp_path) -> None:
     patch(flux)
     assert status(flux).code == modules(flux)
-    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    os.mkfifo(tmp_path / "pipe")  # opening the pipe would block
     path, receipt = str(tmp_path / "pipe"), flux / ".fa3" / "patch.json"
     data = json.loads(receipt.read_text())
     for key in ("modeling", "rules"):

@@ -51,7 +51,7 @@ def edited(text: str) -> str:
             '{"auto_map": {"AutoModelForCausalLM": null, "AutoTokenizer": ["t.T", null]}, "model_type": "x"}',
             '{"auto_map": {"AutoModelForCausalLM": "m.C", "AutoTokenizer": ["t.T", null]}, "model_type": "x"}',
         ),
-        # Of a key that is there twice the last one counts.
+        # Of a repeated key the last one counts.
         (
             '{"auto_map": {"A": "a.A"}, "model_type": "x", "auto_map": {"B": "b.B", "B": "c.C"}}',
             '{"auto_map": {"A": "a.A"}, "model_type": "x", "auto_map": {"B": "b.B", "AutoModelForCausalLM": "m.C", "B": "c.C"}}',

@@ -67,7 +67,7 @@ def test_system_errors_get_a_hint(tmp_path, number: int, kind: type) -> None:
 def test_a_link_is_restored_if_its_target_has_the_same_size(tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(b"12")
     path = tmp_path / "config.json"
-    assert original_link(path, "blob", b"34") == Link("blob")  # what it holds is not read
+    assert original_link(path, "blob", b"34") == Link("blob")  # its content is not read
     os.mkfifo(tmp_path / "pipe")
     for target in ("pipe", "gone", "a\0b", "/dev/zero", ".", None):
         assert original_link(path, target, b"") == b""

@@ -161,7 +161,7 @@ def test_a_failed_call_leaves_the_folder_unchanged_or_complete(folder: Path, cas
         if ended == PAST:
             break
         assert ended in (DONE, FAILED), at
-        if ever_after:  # what can't be taken back is explained: the same command goes on
+        if ever_after:  # nothing can be undone: the same command completes it
             act(work)
             assert shown(work) == complete, at
         else:

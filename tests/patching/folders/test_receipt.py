@@ -162,7 +162,7 @@ def test_a_receipt_with_equivalent_edits_is_accepted_and_undone(weights) -> None
     patch(weights)
     path = weights / RECEIPT
     data = json.loads(path.read_text())
-    # As fa3 cut them when it edited text: more than what differs.
+    # As older fa3 versions wrote edits: longer than the difference.
     [(text, patched_text)] = made.texts
     former = [Edit(edit.offset - 1, text[edit.offset - 1] + edit.removed, text[edit.offset - 1] + edit.inserted)
               for edit in made.receipt.files[0].modeling.edits]  # fmt: skip

@@ -175,7 +175,7 @@ def test_any_other_change_is_named_with_its_line(qwen2: str, old: str, new: str)
 
 @pytest.fixture(params=["modeling_qwen2", "modeling_qwen2_fa3"])
 def hand_made(weights: Path, qwen2: str, request: pytest.FixtureRequest) -> Path:
-    """A folder patched by hand after the guide, which names the file as fa3 does."""
+    """A folder patched by hand after the guide; the parameter is the name of its file."""
     (weights / f"{request.param}.py").write_text(
         by_hand(qwen2, "Qwen2Attention").replace("from ...", "from transformers.")
     )

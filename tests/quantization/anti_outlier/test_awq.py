@@ -21,7 +21,7 @@ def candidate(values: Tensor, ratio: float) -> Tensor:
 
 
 def error(group: GroupData, scale: Tensor) -> float:
-    """In float64, row by row; the bias is the same on both sides."""
+    """The output error in float64, row by row; the bias cancels."""
     values, total = group.inputs.samples[0].double(), 0.0
     for weight in group.weights:
         squares = []
@@ -69,7 +69,7 @@ def test_only_the_first_sample_counts() -> None:
 
 
 def test_every_linear_of_the_group_counts() -> None:
-    """Two linears that want opposite ends of the search: the one with the larger error has its way, in either place."""
+    """The best powers of two linears are opposite: the one with the larger error decides, in either position."""
     values = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1.0, 5.0, 60.0])
     signs = torch.tensor([[1.0, -1.0, 1.0, 1.0], [1.0, 1.0, -1.0, 1.0]])
     plain, scaled = 1000 * signs / candidate(values, 0), signs / candidate(values, 0.95)
@@ -79,7 +79,7 @@ def test_every_linear_of_the_group_counts() -> None:
 
 
 def test_a_power_that_overflows_is_not_chosen() -> None:
-    """The largest times the smallest scale goes beyond float16 for the last powers: their outputs are NaN."""
+    """For the last powers, the largest times the smallest scale exceeds float16: the outputs are NaN."""
     values = torch.tensor([[60000.0, 3.0], [60000.0, -3.0]], dtype=torch.float16)
     weights = torch.tensor([[1e-4, 0.7], [3e-4, -0.2]], dtype=torch.float16)
     found = searched_scale(group_of([values], [weights]))

@@ -20,7 +20,7 @@ from tests.quantization.anti_outlier.test_outlier_suppression import Search, noi
 # Of 8 channels: less than a row, one row, five rows, all.
 BLOCKS = st.sampled_from([1, 8, 40, 10_000])
 ROWS = st.lists(st.integers(1, 23), min_size=1, max_size=3)
-# Where sums that are rounded in another order choose otherwise, it is between powers that nearly tie.
+# Sums in another order may choose another power, but only one with nearly the same error.
 TIE = 1.02
 
 
@@ -97,13 +97,13 @@ def test_m2_chooses_the_same_threshold_with_blocks(
 def test_m6_chooses_the_same_powers_with_blocks(
     seed: int, block: int, rows: tuple[int, ...], heads: int, repeats: int
 ) -> None:
-    """Seeds, none of which nearly ties: of two searches the second goes on from what the first found."""
+    """Uses seeds without near ties: the second search continues with the result of the first."""
     whole = random_group(seed, rows=rows, heads=heads, repeats=repeats, spread=1.5)
     torch.testing.assert_close(flexible_scale(replace(whole, block=block)), flexible_scale(whole))
 
 
 def test_a_last_linear_in_its_own_block_counts() -> None:
-    """Of two linears that want opposite powers the later one wins, and of its rows the last."""
+    """The last row of the last linear decides the power."""
     values = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1, 5, 60])
     scales = [searched_scale(group_of([values], [torch.ones(3, 4)]))]
     awkward = torch.cat([torch.ones(3, 4), 1e4 * torch.tensor([[300.0, 0.7, 0.3, 0.002]])])

@@ -31,7 +31,7 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def factors_by_hand(extremes: list[float]) -> list[float]:
-    """Of the upper ends: the threshold, its refinement with several outliers, and the power."""
+    """For the upper ends: the threshold, its refinement with several outliers, and the power."""
     upper, lower = quantile(extremes, 0.8), quantile(extremes, 0.2)
     threshold = upper + 1.5 * (upper - lower)
     beyond = sorted((extreme for extreme in extremes if extreme > threshold), reverse=True)
@@ -75,9 +75,9 @@ def test_values_below_the_widest_gap_are_not_outliers() -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_the_scale_is_the_larger_factor_of_both_ends(seed: int) -> None:
-    """An end without a spread has no outlier: the factor is the other's.
+    """An end without a spread has no outlier: the other end gives the factor.
 
-    Fixed seeds: an extreme that lies on the threshold itself falls to either side by rounding.
+    Fixed seeds: rounding decides about an extreme that equals the threshold.
     """
     drawn = random.Random(seed)
     extremes = [drawn.randint(1, 4000) / 16 for _ in range(drawn.randint(2, 24))]
@@ -92,7 +92,7 @@ def test_the_scale_is_the_larger_factor_of_both_ends(seed: int) -> None:
     torch.testing.assert_close(found, both, rtol=1e-4, atol=0)
 
 
-# Ordinary values of no channel are so small that a factor would be no float16.
+# No values are so small that a factor would exceed float16.
 numbers = st.just(0.0) | st.floats(0.25, 60000, width=16) | st.floats(-60000, -0.25, width=16)
 
 
@@ -123,11 +123,11 @@ def test_weights_do_not_change_the_scale() -> None:
 
 @pytest.mark.parametrize(("largest", "outlying"), [(16.9, False), (17.1, True)])
 def test_the_threshold_is_one_and_a_half_spreads_above_the_upper_quantile(largest: float, outlying: bool) -> None:
-    """Of 0..9 and the largest, 8 and 2 are the quantiles."""
+    """For 0..9 and the largest value, the quantiles are 8 and 2."""
     found = scale([*map(float, range(10)), largest], [-1.0] * 11)
     assert (found[-1] > 1).item() == outlying and found[:-1].tolist() == [1.0] * 10
 
 
 def test_a_positive_outlier_among_negative_values_is_not_scaled() -> None:
-    """Its ratio has no power."""
+    """Its ratio is negative, so it has no power."""
     assert scale([-5.0] * 9 + [3.0], [-6.0] * 10).tolist() == [1.0] * 10

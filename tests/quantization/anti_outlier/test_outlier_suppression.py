@@ -27,7 +27,7 @@ def noisy_group(
     biased: bool = False,
     dtype: torch.dtype = torch.float64,
 ) -> GroupData:
-    """Even noise within -1..1 in 12 channels, but for the outliers of the first ones, on both sides of zero."""
+    """Uniform noise within -1..1 in 12 channels; the first ones have outliers of both signs."""
     generator = torch.Generator().manual_seed(seed)
     samples = [torch.rand(tokens, 12, generator=generator) * 2 - 1 for tokens in (40, 30)]
     for channel, outlier in enumerate(outliers):
@@ -39,7 +39,7 @@ def noisy_group(
 
 
 class Search:
-    """The candidates and their errors, in float64 and with a loop wherever one is possible."""
+    """The candidates and their errors, in float64 and with loops."""
 
     def __init__(self, group: GroupData) -> None:
         self.group = group
@@ -72,7 +72,7 @@ class Search:
         return found
 
     def output(self, values: Tensor, shift: Tensor) -> Tensor:
-        """Of a sample less `shift`, which the biases bring back."""
+        """The output for a sample minus `shift`, which the biases add again."""
         zero = torch.zeros((), dtype=torch.double)
         outputs = [
             (values + shift) @ weight.T + (zero if bias is None else bias)
@@ -138,7 +138,7 @@ def test_only_the_outlier_channel_is_scaled(dtype: torch.dtype, rows: tuple[int,
 
 
 def test_the_limit_is_three_deviations() -> None:
-    """Of one channel of -1 and 1 and, n in all, one pair that reaches further: above sqrt(n / 18) or not."""
+    """A channel of -1 and 1, n values in all, has one larger pair: above sqrt(n / 18) or not."""
     for reach, outlying in ((3.3, False), (3.6, True)):
         values = torch.ones(40, 2)
         values[::2] = -1.0
@@ -150,7 +150,7 @@ def test_the_limit_is_three_deviations() -> None:
 
 
 def test_only_the_first_of_gate_and_up_is_compared() -> None:
-    """What up computes changes nothing, as long as the largest weights stay."""
+    """The output of up does not matter if the largest weights stay the same."""
     group = noisy_group(5, rows=(5, 3), outliers=(5.0, 40.0, 20.0, -30.0))
     gate, up = group.weights
     longer = replace(group, weights=(gate, torch.cat([up, up * 0.5])), biases=(None, torch.ones(6).double()))
@@ -173,7 +173,7 @@ def test_the_first_linear_decides_in_either_order(seed: int) -> None:
 
 
 def test_a_channel_far_below_its_middle_is_not_an_outlier() -> None:
-    """How far a channel reaches is signed: what counts is above the middle."""
+    """The extent of a channel is signed: only values above the middle count."""
     samples = [sample.clone() for sample in noisy_group(4).inputs.samples]
     samples[1][:, 5] = -30.0
     group = group_of(samples, noisy_group(4).weights)
@@ -188,7 +188,7 @@ def test_the_deviation_is_that_of_the_widest_sample(order: int) -> None:
     outlying, wide = values.clone(), values * 1.3
     outlying[0, 0], outlying[1, 0] = 3.6, -3.6
     assert 3 * outlying.std() < 3.6 < 3 * wide.std()
-    aside = torch.tensor([0.0, 0.5])  # which the shift takes off again, and m1 does not
+    aside = torch.tensor([0.0, 0.5])  # the shift removes this, but m1 does not
     group = group_of([outlying + aside, wide + aside][::order], [torch.full((1, 2), 0.5)])
     assert torch.equal(suppressed_scale(group), balanced_scale(group))
 

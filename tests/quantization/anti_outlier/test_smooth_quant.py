@@ -59,7 +59,7 @@ def test_query_heads_that_share_a_value_head_get_their_mean_scale(
 
 @pytest.mark.parametrize("place", range(3))
 def test_the_largest_value_of_a_channel_counts_in_any_position(place: int) -> None:
-    """Below zero, above it, in the first sample or the last, in the first linear or the last."""
+    """Positive or negative, in the first or the last sample, in the first or the last linear."""
     for sign in (-1, 1):
         samples = [torch.ones(2, 1) for _ in range(3)]
         samples[place][1, 0] = 16 * sign
