@@ -222,7 +222,7 @@ def test_an_error_inside_a_layer_reaches_the_caller(error: BaseException) -> Non
 # ---- layers that are skipped
 
 
-def outputs_behind(model: nn.Module, inputs: list[dict[str, Tensor]], layer: int) -> list[object]:
+def outputs_after(model: nn.Module, inputs: list[dict[str, Tensor]], layer: int) -> list[object]:
     """The outputs of a layer for each sample, as a run stopped after that layer keeps them."""
     layers = layers_of(model)
     with LayerSynchronousForwards(model, layers, inputs) as forwards:
@@ -241,7 +241,7 @@ def test_layers_after_skipped_layers_give_the_same_results(model_type: str, skip
     layers, inputs = layers_of(model), samples(*LENGTHS)
     with torch.no_grad():
         wanted = [model(**sample, use_cache=False).logits for sample in inputs]
-    outputs = outputs_behind(model, inputs, skipped - 1)
+    outputs = outputs_after(model, inputs, skipped - 1)
     recorder = Recorder(layers)
     with LayerSynchronousForwards(model, layers, inputs, skipped=skipped, outputs=outputs) as forwards:
         forwards.start()
@@ -268,7 +268,7 @@ def test_the_first_arguments_equal_those_of_an_uninterrupted_run() -> None:
                     forwards.advance(sample, index)
             return [tensor.clone() for tensor in tensors_of(forwards.arguments)]
 
-    whole, resumed = waiting(0, []), waiting(2, outputs_behind(model, inputs, 1))
+    whole, resumed = waiting(0, []), waiting(2, outputs_after(model, inputs, 1))
     assert len(whole) > 1 and all(map(torch.equal, whole, resumed)) and len(whole) == len(resumed)
 
 
@@ -303,7 +303,7 @@ def test_a_model_that_reuses_an_earlier_output_gets_nan() -> None:
 def test_an_error_restores_the_skipped_layers() -> None:
     model, inputs = random_model("llama"), samples(5)
     layers = layers_of(model)
-    outputs = outputs_behind(model, inputs, 0)
+    outputs = outputs_after(model, inputs, 0)
     with (
         pytest.raises(ArithmeticError),
         LayerSynchronousForwards(model, layers, inputs, skipped=1, outputs=outputs),

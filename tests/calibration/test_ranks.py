@@ -14,13 +14,13 @@ from fa3cli.observers.input_range import InputRange
 sizes = st.dictionaries(st.text("abc", max_size=4), st.integers(0, 10**12), max_size=30)
 
 
-def everybody(size: int) -> list[Ranks]:
+def all_ranks(size: int) -> list[Ranks]:
     return [Ranks(rank, size) for rank in range(size)]
 
 
 @given(count=st.integers(0, 200), size=st.integers(1, 9))
 def test_every_sample_has_one_rank_and_the_leading_rank_has_the_first(count: int, size: int) -> None:
-    shares = [list(ranks.positions(count)) for ranks in everybody(size)]
+    shares = [list(ranks.positions(count)) for ranks in all_ranks(size)]
     assert sorted(position for share in shares for position in share) == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     assert count == 0 or shares[0][0] == 0
@@ -28,11 +28,11 @@ def test_every_sample_has_one_rank_and_the_leading_rank_has_the_first(count: int
 
 @given(sizes=sizes, size=st.integers(1, 9))
 def test_work_has_one_owner_and_shares_differ_by_at_most_one_piece(sizes: dict[str, int], size: int) -> None:
-    owners = everybody(size)[0].owners(sizes)
+    owners = all_ranks(size)[0].owners(sizes)
     assert owners.keys() == sizes.keys() and set(owners.values()) <= set(range(size))
     load = [sum(sizes[name] for name in sizes if owners[name] == rank) for rank in range(size)]
     assert max(load) - min(load) <= max(sizes.values(), default=0)
-    assert all(ranks.owners(sizes) == owners for ranks in everybody(size))
+    assert all(ranks.owners(sizes) == owners for ranks in all_ranks(size))
 
 
 def test_a_single_rank_gathers_only_its_own_value() -> None:
@@ -69,10 +69,10 @@ def test_a_rank_that_cannot_join_is_a_missing_capability(monkeypatch: pytest.Mon
 
 
 def test_a_lost_rank_is_a_missing_capability(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("Connection closed by peer\n[127.0.0.1]:4242")
 
-    monkeypatch.setattr(torch.distributed, "all_gather_object", lost)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", fail)
     with pytest.raises(
         MissingCapabilityError, match=r"has died \(RuntimeError: Connection closed by peer \["
     ) as raised:

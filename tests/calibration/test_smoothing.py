@@ -99,17 +99,17 @@ def test_a_smoothed_model_computes_the_same_with_other_weights(method: str, name
 
 @pytest.mark.parametrize("method", METHODS)
 def test_outlier_channels_become_smaller(method: str) -> None:
-    def outlying(linear: str) -> float:
+    def outlier_ratio(linear: str) -> float:
         """The largest input value divided by that of a typical channel."""
         largest = inputs_of(model, linear).abs().amax(dim=0)
         return (largest.max() / largest.median()).item()
 
     model = make()
     linears = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.gate_proj"]
-    before = [outlying(linear) for linear in linears]
+    before = [outlier_ratio(linear) for linear in linears]
     smooth(model, method)
     for linear, ratio in zip(linears, before):
-        assert ratio > 10 and outlying(linear) < 0.4 * ratio
+        assert ratio > 10 and outlier_ratio(linear) < 0.4 * ratio
 
 
 @pytest.mark.parametrize("numerics", ["improved", "reference"])

@@ -29,7 +29,7 @@ def program(code: str, *arguments: object) -> list[str]:
     ]
 
 
-def apart(code: list[str], nproc: int) -> subprocess.Popen[str]:
+def launch_in_process(code: list[str], nproc: int) -> subprocess.Popen[str]:
     """Start a process that launches ranks and ends with their exit code."""
     text = f"import sys; from fa3cli.cli.launch import launch; sys.exit(launch({nproc}, {code!r}))"
     return subprocess.Popen(
@@ -118,7 +118,7 @@ def test_signals_reach_all_ranks_and_the_handlers_are_restored(tmp_path: Path, n
         "    open(f'{sys.argv[1]}/ready-{rank}-{count}', 'w').close()\n"
         "sys.exit(75)"
     )
-    with apart(program(code, tmp_path), 2) as run:
+    with launch_in_process(program(code, tmp_path), 2) as run:
         for count in range(3):
             deadline = time.monotonic() + 60
             while len(list(tmp_path.glob(f"ready-*-{count}"))) < 2:
@@ -135,7 +135,7 @@ def test_ranks_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("no other system can do that")
     code = "open(f'{sys.argv[1]}/{rank}', 'w').close(); time.sleep(600)"
-    with apart(program(code, tmp_path), 3) as run:
+    with launch_in_process(program(code, tmp_path), 3) as run:
         while len(list(tmp_path.iterdir())) < 3:
             assert run.poll() is None
             time.sleep(0.01)

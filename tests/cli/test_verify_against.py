@@ -143,7 +143,7 @@ def test_errors_exit_with_their_codes(
 
 
 @pytest.fixture(scope="module")
-def painter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def flux_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A patched pipeline, and an export of it."""
     pytest.importorskip("diffusers")
     from fa3cli.pipelines.opening import open_pipeline
@@ -158,8 +158,8 @@ def painter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder, write_export(export, opened, head_parameters(opened), block_linears(opened))
 
 
-def test_a_pipelines_export_is_compared_on_prompts(painter: tuple[Path, Path], tmp_path: Path, fa3: Fa3) -> None:
-    pipeline, export = painter
+def test_a_pipelines_export_is_compared_on_prompts(flux_export: tuple[Path, Path], tmp_path: Path, fa3: Fa3) -> None:
+    pipeline, export = flux_export
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\na black cat\n")
     code, out, err = fa3("verify", export, "--against", pipeline, "--eval", prompts)

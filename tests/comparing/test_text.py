@@ -115,7 +115,7 @@ def test_an_export_without_quantized_modules_has_no_difference(llama: Path, text
 
 
 @torch.no_grad()
-def states_behind_layers(model: nn.Module, samples: list[list[int]]) -> list[Tensor]:
+def states_after_layers(model: nn.Module, samples: list[list[int]]) -> list[Tensor]:
     """The outputs of each layer on all samples, concatenated."""
     found: list[list[Tensor]] = [[] for _ in model.model.layers]
     for layer, outputs in zip(model.model.layers, found):
@@ -134,9 +134,9 @@ def test_layer_errors_accumulate_as_in_a_whole_model(tmp_path: Path, text: Path,
     folder = write_model(tmp_path / f"{model_type}-{tmp_path.name}", model_type)
     output = export(folder, tmp_path, recipe="none")
     samples = [ids for ids in token_ids(*EVAL) if len(ids) > 1]
-    exact, quantized = states_behind_layers(load(folder), samples), load_patched(folder)
+    exact, quantized = states_after_layers(load(folder), samples), load_patched(folder)
     simulate_by_hand(quantized, load_file(output / WEIGHT_FILE))
-    pairs = zip(states_behind_layers(quantized, samples), exact)
+    pairs = zip(states_after_layers(quantized, samples), exact)
     expected = [((found - wanted).norm() / wanted.norm()).item() for found, wanted in pairs]
     found = compare(output, folder, text).layer_errors
     assert found == pytest.approx(expected, rel=0.02) and len(found) == 3

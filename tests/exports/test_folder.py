@@ -174,7 +174,7 @@ def test_space_used_by_a_killed_run_counts_as_free(tmp_path: Path, monkeypatch: 
         pass
 
 
-def left_by_a_killed_run(output: Path) -> Path:
+def leave_killed_run(output: Path) -> Path:
     """Return the folder of a run that wrote files and was killed."""
     left = output.with_name("out.journal")
     for name in ("export", "visits", "scratch"):
@@ -185,7 +185,7 @@ def left_by_a_killed_run(output: Path) -> Path:
 
 
 def test_files_of_a_killed_run_can_be_continued(tmp_path: Path) -> None:
-    left = left_by_a_killed_run(tmp_path / "out")
+    left = leave_killed_run(tmp_path / "out")
     before = snapshot(left)
     with RunFolder(tmp_path / "out") as folder:
         assert folder.path == left and snapshot(left) == before
@@ -195,7 +195,7 @@ def test_files_of_a_killed_run_can_be_continued(tmp_path: Path) -> None:
 
 
 def test_files_of_a_killed_run_can_be_cleared(tmp_path: Path) -> None:
-    left_by_a_killed_run(tmp_path / "out")
+    leave_killed_run(tmp_path / "out")
     with begun(tmp_path / "out") as folder:
         assert set(snapshot(folder.path)) == {"export", "visits", "scratch", LOCK}
         (folder.export / "weights").write_text("w")
@@ -208,7 +208,7 @@ def test_a_run_killed_while_clearing_leaves_no_partial_export(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
 ) -> None:
     """A partly cleared folder has the complete old export, none, or an empty journal."""
-    left = left_by_a_killed_run(tmp_path / "out")
+    left = leave_killed_run(tmp_path / "out")
     before, calls = snapshot(left / "export"), iter(range(done))
 
     def killed_after(function: Callable[..., object]) -> Callable[..., object]:
@@ -253,7 +253,7 @@ def test_files_are_removed_after_errors_that_a_retry_cannot_solve(tmp_path: Path
 
 def test_leftovers_beside_a_finished_export_are_removed(tmp_path: Path) -> None:
     RunFolder(tmp_path / "out").sweep()
-    left_by_a_killed_run(tmp_path / "out")
+    leave_killed_run(tmp_path / "out")
     RunFolder(tmp_path / "out").sweep()
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "out.journal").mkdir()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fa3cli.exports.numpy_files import write_numpy
-from tests.exports.test_target_export import ATTENTIONS, held, quantizable, write_export
+from tests.exports.test_target_export import ATTENTIONS, quantizable, stored_tensors, write_export
 from tests.golden import ABSENT, case_file, cases
 
 WITH_NUMPY = [name for name, case in cases().items() if "numpy" in case["save_type"]]
@@ -37,7 +37,7 @@ def test_every_tensor_is_in_the_file_named_by_the_guide(
     write_numpy(tmp_path, files)
     assert {path.stem for path in tmp_path.glob("*.npy")} == FILES
 
-    remaining = held(files)
+    remaining = stored_tensors(files)
     for leaf in LEAVES:
         parameters = read(tmp_path, leaf)
         assert parameters.keys() == quantizable(tensors)

@@ -88,7 +88,7 @@ def write_export(
     return tensors, files
 
 
-def held(files: list[Path]) -> dict[str, Tensor]:
+def stored_tensors(files: list[Path]) -> dict[str, Tensor]:
     tensors = {}
     for file in files:
         with safe_open(file, "pt") as shard:
@@ -105,7 +105,7 @@ def test_verification_finds_nothing(tmp_path: Path, dtype: torch.dtype, part_byt
     report = verify_export(tmp_path)
     assert report.ok and {finding.check for finding in report.findings} <= SMALL
     assert (len(files) > 1) == bool(part_bytes)
-    assert ("lm_head.weight" in held(files)) != tied
+    assert ("lm_head.weight" in stored_tensors(files)) != tied
 
 
 def test_files_have_the_guides_names(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_description_and_tensors_agree(tmp_path: Path) -> None:
     description = json.loads((tmp_path / "quant_model_description.json").read_text())
     assert description.pop("model_quant_type") == "W8A8"
     assert description.pop("fa_quant_type") == "FAQuant"
-    found = held(files)
+    found = stored_tensors(files)
     assert description.keys() == found.keys()
     floats = {name for name, kind in description.items() if kind == "FLOAT"}
     assert all(torch.equal(found[name], tensors[name]) for name in floats)
@@ -154,7 +154,7 @@ def test_a_linear_without_int8_tensors_is_described_as_float(tmp_path: Path, mod
     description = json.loads((tmp_path / "quant_model_description.json").read_text())
     mine = {name: kind for name, kind in description.items() if name.startswith(f"{module}.")}
     assert mine == {name: "FLOAT" for name in tensors if name.startswith(f"{module}.")}
-    found = held(files)
+    found = stored_tensors(files)
     assert {name for name in found if name.startswith(f"{module}.")} == mine.keys()
     assert all(torch.equal(found[name], tensors[name]) for name in mine)
     assert description.pop("model_quant_type") == "W8A8"
@@ -196,7 +196,7 @@ def test_the_description_is_in_module_order_for_any_order_of_writing(tmp_path: P
             )
         ),
     ]
-    assert held(files).keys() == set(described[2:])
+    assert stored_tensors(files).keys() == set(described[2:])
 
 
 def test_the_description_does_not_mention_fa_without_fa3(tmp_path: Path) -> None:
@@ -208,4 +208,4 @@ def test_the_description_does_not_mention_fa_without_fa3(tmp_path: Path) -> None
 def test_the_exported_names_are_the_stored_names(tmp_path: Path) -> None:
     tensors, files = write_export(tmp_path, torch.float32)
     names = MODELSLIM.exported_names(list(tensors), quantizable(tensors), ATTENTIONS, ())
-    assert held(files).keys() == set(names)
+    assert stored_tensors(files).keys() == set(names)

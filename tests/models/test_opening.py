@@ -65,11 +65,11 @@ def test_no_question_is_asked_on_the_terminal(
 
 def swap_before(monkeypatch: pytest.MonkeyPatch, function: str, folder: Path, text: str) -> None:
     """Replace the patched file right before opening calls this function."""
-    goes_on = getattr(opening, function)
+    original = getattr(opening, function)
 
     def replaced(*arguments: Any, **options: Any) -> Any:
         (folder / MODULE).write_text(text)
-        return goes_on(*arguments, **options)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(opening, function, replaced)
 
@@ -91,10 +91,10 @@ def test_a_config_replaced_after_the_check_runs_no_code(
 ) -> None:
     folder = write_model(tmp_path / "model")
     (folder / "evil.py").write_text(evil)
-    goes_on = opening.require_known_code
+    original = opening.require_known_code
 
     def swapped(*arguments: Any, **options: Any) -> None:
-        goes_on(*arguments, **options)
+        original(*arguments, **options)
         entries = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}
         edit_config(folder, auto_map=entries)
 

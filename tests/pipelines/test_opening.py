@@ -120,10 +120,10 @@ def test_a_file_replaced_after_the_check_is_not_run(
 ) -> None:
     folder = copy("flux", True)
     [module] = folder.glob("transformer/*.py")
-    goes_on = opening.require_known_code
+    original = opening.require_known_code
 
     def swapped(*arguments: Any, **options: Any) -> None:
-        goes_on(*arguments, **options)
+        original(*arguments, **options)
         module.write_text(f"open({str(tmp_path / 'CANARY')!r}, 'w').close()\n" + module.read_text())
 
     monkeypatch.setattr(opening, "require_known_code", swapped)

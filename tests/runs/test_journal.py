@@ -175,7 +175,7 @@ def test_without_a_folder_visits_are_kept_only_in_memory() -> None:
 # ---- the journal of an earlier run
 
 
-def left_by_a_run(output: Path) -> dict[str, bytes]:
+def leave_journal(output: Path) -> dict[str, bytes]:
     """Leave a journal with one visit."""
     with pytest.raises(StoppedError), RunFolder(output) as folder:
         open_journal(folder, MADE_OF, "auto")
@@ -187,7 +187,7 @@ def left_by_a_run(output: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("resume", ["auto", "required"])
 def test_the_same_run_is_resumed(tmp_path: Path, resume: str) -> None:
-    before = left_by_a_run(tmp_path / "out")
+    before = leave_journal(tmp_path / "out")
     with pytest.raises(StoppedError), RunFolder(tmp_path / "out") as folder:
         open_journal(folder, MADE_OF, resume)
         assert snapshot(folder.path) == before
@@ -197,7 +197,7 @@ def test_the_same_run_is_resumed(tmp_path: Path, resume: str) -> None:
 
 
 def test_resume_never_starts_over(tmp_path: Path) -> None:
-    left_by_a_run(tmp_path / "out")
+    leave_journal(tmp_path / "out")
     with pytest.raises(ValueError), RunFolder(tmp_path / "out") as folder:
         open_journal(folder, {"weights": "b" * 64}, "never")
         assert set(snapshot(folder.path)) == {"lock", "visits/identity.json"}
@@ -208,7 +208,7 @@ def test_resume_never_starts_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("resume", ["auto", "required"])
 def test_another_run_is_refused_and_the_journal_is_kept(tmp_path: Path, resume: str) -> None:
-    before = left_by_a_run(tmp_path / "out")
+    before = leave_journal(tmp_path / "out")
     other = MADE_OF | {"threads": 1, "settings": {"fa": False}}
     with (
         pytest.raises(ConflictError, match=r"other threads \(2, now 1\), settings\.fa \(True, now False\)$"),
@@ -220,7 +220,7 @@ def test_another_run_is_refused_and_the_journal_is_kept(tmp_path: Path, resume: 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\udcff"])
 def test_an_invalid_identity_is_a_conflict(tmp_path: Path, text: str) -> None:
-    left_by_a_run(tmp_path / "out")
+    leave_journal(tmp_path / "out")
     file = tmp_path / "out.journal" / "visits" / "identity.json"
     file.write_bytes(text.encode(errors="surrogateescape"))
     with (
@@ -239,7 +239,7 @@ def test_resume_required_is_refused_without_a_journal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lost", ["export", "visits/identity.json", "visits/visit-00000.safetensors"])
 def test_an_incomplete_journal_is_not_continued(tmp_path: Path, lost: str) -> None:
-    left_by_a_run(tmp_path / "out")
+    leave_journal(tmp_path / "out")
     part = tmp_path / "out.journal" / lost
     part.rename(tmp_path / "lost")
     with pytest.raises(ValueError), RunFolder(tmp_path / "out") as folder:
@@ -249,7 +249,7 @@ def test_an_incomplete_journal_is_not_continued(tmp_path: Path, lost: str) -> No
 
 
 def test_a_broken_record_is_a_conflict(tmp_path: Path) -> None:
-    left_by_a_run(tmp_path / "out")
+    leave_journal(tmp_path / "out")
     record = tmp_path / "out.journal" / "visits" / "visit-00000.safetensors"
     record.write_bytes(record.read_bytes()[:100])
     with pytest.raises(ConflictError, match="not as fa3 wrote it"), RunFolder(tmp_path / "out") as folder:

@@ -87,7 +87,7 @@ def outcomes(place: Path) -> dict[str, str | None]:
     return dict(zip(calls, call_apart(list(calls.values()), place)))
 
 
-def made(output: Path) -> dict[str, bytes]:
+def export_files(output: Path) -> dict[str, bytes]:
     """All files of an export except its report."""
     return {name: data for name, data in snapshot(output).items() if name != REPORT_FILE}
 
@@ -98,7 +98,7 @@ def test_the_export_equals_that_of_the_cpu(name: str, place: Path, outcomes: dic
     model, options = RUNS[name]
     output = place / f"{name}-cpu"
     api.quantize(place / model, output=output, calib=place / "calib.jsonl", **options)
-    found, expected = made(place / f"{name}-device"), made(output)
+    found, expected = export_files(place / f"{name}-device"), export_files(output)
     assert found.keys() == expected.keys()
     assert [file for file in found if found[file] != expected[file]] == []
 

@@ -57,7 +57,7 @@ def quantize(model: Path, output: Path, *, resume: str = "auto", **options: Any)
     return api.run(prepare(model, output, **options), resume=resume)
 
 
-def stop_behind(layers: int) -> Callable[[], bool]:
+def stop_after(layers: int) -> Callable[[], bool]:
     """Request a stop after this many layers."""
     count = iter(range(layers - 1))
     return lambda: next(count, None) is None
@@ -66,7 +66,7 @@ def stop_behind(layers: int) -> Callable[[], bool]:
 def stopped(output: Path, layers: int, model: Path, **options: Any) -> list[str]:
     """Run until that many more layers are done; return the visits in the journal."""
     with pytest.raises(StoppedError) as raised:
-        api.run(prepare(model, output, **options), stop=stop_behind(layers))
+        api.run(prepare(model, output, **options), stop=stop_after(layers))
     assert raised.value.exit_code == 75 and not output.exists()
     return sorted(file.name for file in output.with_name(f"{output.name}.journal").glob("visits/visit-*"))
 
@@ -115,7 +115,7 @@ def test_a_resumed_result_equals_that_of_an_uninterrupted_run(llama: Path, calib
 
 def test_a_stop_after_the_last_layer_is_ignored(llama: Path, calib: Path, tmp_path: Path) -> None:
     job = prepare(llama, calib=calib, output=tmp_path / "out")
-    api.run(job, stop=stop_behind(3))
+    api.run(job, stop=stop_after(3))
     assert (tmp_path / "out").is_dir() and not (tmp_path / "out.journal").exists()
 
 
@@ -285,7 +285,7 @@ def test_a_run_of_a_model_that_reuses_earlier_states_starts_over(
     job = sharing(llama, calib=calib, output=tmp_path / "whole")
     api.run(job)
     with pytest.raises(StoppedError):
-        api.run(sharing(llama, calib=calib, output=tmp_path / "out"), stop=stop_behind(2))
+        api.run(sharing(llama, calib=calib, output=tmp_path / "out"), stop=stop_after(2))
     with pytest.raises(NotResumableError, match=r"after model\.layers\.1 needs more than"):
         api.run(sharing(llama, calib=calib, output=tmp_path / "out"), resume="required")
     assert (tmp_path / "out.journal" / "visits" / "visit-00001.safetensors").exists()
@@ -299,7 +299,7 @@ def test_missing_written_data_is_a_conflict(llama: Path, calib: Path, tmp_path: 
     """Otherwise a gap in the export would contain zeros."""
     options = {"calib": calib, "output": tmp_path / "out"}
     with pytest.raises(StoppedError):
-        api.run(prepare(llama, **options, dtype="float16"), stop=stop_behind(1))
+        api.run(prepare(llama, **options, dtype="float16"), stop=stop_after(1))
     (file,) = (tmp_path / "out.journal").glob(gone)
     assert file.stat().st_size
     file.unlink()
@@ -312,7 +312,7 @@ def test_missing_written_data_is_a_conflict(llama: Path, calib: Path, tmp_path: 
 def test_a_script_does_not_overwrite_a_stopped_run(llama: Path, calib: Path, tmp_path: Path) -> None:
     job = prepare(llama, calib=calib, output=tmp_path / "out")
     with pytest.raises(StoppedError):
-        api.run(job, stop=stop_behind(1))
+        api.run(job, stop=stop_after(1))
     before = snapshot(tmp_path / "out.journal")
     with pytest.raises(ConflictError, match="left by a stopped run of fa3 quantize"):
         export_layers(job, [])

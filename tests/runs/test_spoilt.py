@@ -33,7 +33,7 @@ INDEX = f"{WEIGHTS}.index.json"
 REPORT = report_of([layer(0), layer(1, fa=False)])
 
 
-def survives(read: Callable[[], Any], seed: int) -> None:
+def require_known_error(read: Callable[[], Any], seed: int) -> None:
     """Read something; only an error of fa3 may be raised."""
     try:
         read()
@@ -59,18 +59,18 @@ def made(tmp_path: Path) -> Path:
     return folder
 
 
-def there_already(folder: Path) -> object:
+def existing_result(folder: Path) -> object:
     job: Any = SimpleNamespace(destination=folder, places={None: Path()})
     return read_result(job, REPORT["identity"])
 
 
 def test_mutated_reports_raise_only_errors_of_fa3(made: Path) -> None:
-    assert there_already(made)
+    assert existing_result(made)
     text = made / "config.json"
     for seed in SEEDS:
         (made / REPORT_FILE).write_bytes(mutated_json(REPORT, seed))
-        survives(lambda: there_already(made), seed)
-        survives(lambda: recorded_sampling(made), seed)
+        require_known_error(lambda: existing_result(made), seed)
+        require_known_error(lambda: recorded_sampling(made), seed)
         keep_comparison(made, FOUND, text)
 
 
@@ -78,7 +78,7 @@ def test_mutated_reports_raise_only_errors_of_fa3(made: Path) -> None:
 def test_a_report_that_is_not_a_regular_file_is_not_used(kind: str, made: Path) -> None:
     put(kind, made / REPORT_FILE)
     before = sorted(made.iterdir())
-    assert there_already(made) is None
+    assert existing_result(made) is None
     assert keep_comparison(made, FOUND, made / "config.json")
     with pytest.raises(InvalidInputError, match=REPORT_FILE):
         recorded_sampling(made)
@@ -89,7 +89,7 @@ def test_a_report_that_is_not_a_regular_file_is_not_used(kind: str, made: Path) 
 def test_a_report_that_names_files_elsewhere_is_not_used(name: str, made: Path) -> None:
     result = REPORT["result"] | {"files": ["config.json", name]}
     (made / REPORT_FILE).write_text(json.dumps(REPORT | {"result": result}))
-    assert there_already(made) is None
+    assert existing_result(made) is None
 
 
 # ---- weights and their index
@@ -114,7 +114,7 @@ def test_mutated_weights_raise_only_errors_of_fa3(weights: Path) -> None:
         file = files[seed % len(files)]
         raw = file.read_bytes()
         file.write_bytes(mutated(file, raw, seed))
-        survives(lambda: read_all(weights), seed)
+        require_known_error(lambda: read_all(weights), seed)
         file.write_bytes(raw)
 
 
@@ -166,19 +166,19 @@ def stopped(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "out")
 
 
-def go_on(folder: RunFolder) -> object:
+def resume_run(folder: RunFolder) -> object:
     open_journal(folder, MADE_OF, "required")
     return Journal(folder).outputs(list(outputs(0)))
 
 
 def test_mutated_journals_raise_only_errors_of_fa3(stopped: RunFolder) -> None:
     files = [path for path in sorted(stopped.journal.iterdir()) if "states-00000" not in path.name]
-    assert go_on(stopped) and {path.suffix for path in files} == {".json", ".safetensors"}
+    assert resume_run(stopped) and {path.suffix for path in files} == {".json", ".safetensors"}
     for seed in SEEDS:
         file = files[seed % len(files)]
         raw = file.read_bytes()
         file.write_bytes(mutated_tree(raw, seed) if seed % 2 and file.suffix != ".json" else mutated(file, raw, seed))
-        survives(lambda: go_on(stopped), seed)
+        require_known_error(lambda: resume_run(stopped), seed)
         file.write_bytes(raw)
 
 
@@ -197,7 +197,7 @@ def mutated_tree(raw: bytes, seed: int) -> bytes:
 def test_a_journal_with_a_special_file_is_a_conflict(kind: str, name: str, stopped: RunFolder) -> None:
     put(kind, stopped.journal / name)
     with pytest.raises(ConflictError, match=name.partition(".")[0]):
-        go_on(stopped)
+        resume_run(stopped)
 
 
 # ---- a calibration
