@@ -29,7 +29,7 @@ SIZES = {
 
 
 def random_model(model_type: str, **options: Any) -> nn.Module:
-    """A model with noise in all its parameters, norms and biases too, so that each of them matters."""
+    """A model with noise in all parameters, also in norms and biases, so that each of them matters."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -87,13 +87,13 @@ def write_index(folder: Path, weight_map: dict[str, Any]) -> Path:
 
 
 def token_ids(*lengths: int, vocab: int = 96) -> list[list[int]]:
-    """Random token ids, the same in every run: a list a length."""
+    """Random token ids, the same in every run: one list per length."""
     generator = torch.Generator().manual_seed(len(lengths))
     return [torch.randint(1, vocab, (length,), generator=generator).tolist() for length in lengths]
 
 
 def write_lines(file: Path, lines: list[Any]) -> Path:
-    """Write a json object a line; a list is taken for token ids."""
+    """Write one json object per line; a list becomes token ids."""
     records = [{"input_ids": line} if isinstance(line, list) else line for line in lines]
     file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return file
@@ -119,7 +119,7 @@ def write_config(folder: Path, model_type: str = "llama", *, patched: bool = Tru
 
 
 def prepare(folder: str | Path, *, only_calibrate: bool = False, **options: Any) -> Job:
-    """The job of a language model, from options as a script gives them."""
+    """The job of a language model, from the options of a script."""
     from fa3cli.runs import preparing
 
     return preparing.prepare(RunOptions(folder, **options), only_calibrate=only_calibrate)

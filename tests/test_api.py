@@ -30,7 +30,7 @@ def test_patch_quantize_and_verify_from_python(tmp_path: Path, calib: Path) -> N
     assert fa3cli.quantize(folder, calib=calib, recipe="default").already_there
 
 
-def test_plan_and_run_of_one_job(tmp_path: Path, calib: Path) -> None:
+def test_plan_and_run_of_one_job_agree(tmp_path: Path, calib: Path) -> None:
     job = sample_models.prepare(write_model(tmp_path / f"llama-{tmp_path.name}"), calib=calib, recipe="default")
     planned = api.plan(job)
     assert not job.output.exists()
@@ -40,7 +40,7 @@ def test_plan_and_run_of_one_job(tmp_path: Path, calib: Path) -> None:
     assert (planned.samples, planned.tokens) == (result.samples, result.tokens) == (2, 14)
 
 
-def test_errors_are_of_one_tree(tmp_path: Path) -> None:
+def test_errors_have_one_base_class(tmp_path: Path) -> None:
     for call in (fa3cli.quantize, fa3cli.verify, fa3cli.patch):
         with pytest.raises(Fa3Error) as raised:
             call(tmp_path / "nowhere")

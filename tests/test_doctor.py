@@ -22,7 +22,7 @@ def test_this_machine_can_quantize() -> None:
     assert next(device for device in diagnosis.devices if device.kind == "cpu").names
 
 
-def test_the_needed_versions_are_those_of_pyproject() -> None:
+def test_the_required_versions_equal_those_in_pyproject() -> None:
     declared = re.search(r"(?s)\ndependencies = \[(.*?)\]", (ROOT / "pyproject.toml").read_text())[1]
     assert dict(re.findall(r'"(\w+)>=([\d.]+)"', declared)) == doctor._MINIMUM
 
@@ -36,7 +36,7 @@ def test_an_old_transformers_stops_patch_and_quantize(version: str, works: bool,
     assert works or "transformers is too old, needs >=4.43" in commands["fa3 quantize"].reason
 
 
-def test_a_future_transformers_is_untested(tmp_path, monkeypatch) -> None:
+def test_a_newer_transformers_gets_a_remark(tmp_path, monkeypatch) -> None:
     install(tmp_path, monkeypatch, "transformers", "6.1")
     diagnosis = diagnose()
     assert diagnosis.ok
@@ -51,7 +51,7 @@ def test_a_torch_npu_that_cannot_be_imported_is_shown(tmp_path, monkeypatch) -> 
     assert "torch_npu" not in sys.modules
 
 
-def test_cann_is_found_by_its_environment(tmp_path, monkeypatch) -> None:
+def test_cann_is_found_by_an_environment_variable(tmp_path, monkeypatch) -> None:
     (tmp_path / "version.cfg").write_text("[runtime]\nruntime_running_version=[8.0.RC3:8.0.RC3]\n")
     monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(tmp_path))
     assert diagnose().cann == f"8.0.RC3 in {tmp_path}"

@@ -32,7 +32,7 @@ def test_an_error_carries_a_message_and_a_hint(name: str) -> None:
     assert kind("config.json: not found").hint is None
 
 
-def test_another_librarys_error_is_quoted_on_one_short_line() -> None:
+def test_brief_quotes_an_error_on_one_short_line() -> None:
     assert errors.brief(KeyError("a")) == "KeyError: 'a'"
     assert errors.brief(ValueError("two\n  lines\t.")) == "ValueError: two lines ."
     assert len(errors.brief(ValueError("x" * 1000))) == 300

@@ -68,7 +68,7 @@ def downs(layers: int) -> set[str]:
     return {f"model.layers.{index}.mlp.down_proj" for index in range(layers)}
 
 
-def test_quant_qwen(qwen2_tiny: Path, tmp_path: Path) -> None:
+def test_quant_qwen_makes_a_valid_export(qwen2_tiny: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     log = run("quant_qwen.py", qwen2_tiny, output)
     assert "calibrated 4/4 layers" in log
@@ -81,7 +81,7 @@ def test_quant_qwen(qwen2_tiny: Path, tmp_path: Path) -> None:
     assert (output / "tokenizer.json").is_file()
 
 
-def test_quant_llama(tmp_path: Path) -> None:
+def test_quant_llama_smooths_and_makes_a_valid_export(tmp_path: Path) -> None:
     folder = write_model(tmp_path / f"llama-{tmp_path.name}", vocab_size=2048, max_position_embeddings=256)
     for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(EXAMPLES / "qwen2-tiny" / file, folder)
@@ -127,14 +127,14 @@ def smoke(folder: Path, steps: str) -> tuple[int, str]:
     return done.returncode, report.read_text()
 
 
-def test_npu_smoke(tmp_path: Path) -> None:
+def test_npu_smoke_passes_on_the_cpu(tmp_path: Path) -> None:
     code, report = smoke(tmp_path, "patch cpu device compare")
     assert code == 0, report
     assert report.count("---- passed: exit 0") == 4 and "all passed" in report
     assert "the same names, dtypes and shapes" in report and "0.000% differ" in report
 
 
-def test_npu_smoke_goes_on_behind_a_failure(tmp_path: Path) -> None:
+def test_npu_smoke_continues_after_a_failed_step(tmp_path: Path) -> None:
     """The cpu step fails since the patch step did not run."""
     code, report = smoke(tmp_path, "cpu compare doctor")
     assert code == 1
@@ -158,7 +158,7 @@ def test_npu_smoke_goes_on_behind_a_failure(tmp_path: Path) -> None:
         ({"b.weight": torch.ones(1)}, "only in one of them: b.weight"),
     ],
 )
-def test_compare_exports(
+def test_compare_exports_names_the_differences(
     change: dict[str, Tensor],
     message: str,
     tmp_path: Path,

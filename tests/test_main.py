@@ -50,7 +50,7 @@ def test_no_module_of_the_current_folder_is_imported(hostile: Path, commands: li
     assert not canary.exists(), canary.read_text()
 
 
-def test_a_source_checkout_that_is_the_current_folder(tmp_path: Path) -> None:
+def test_a_source_checkout_works_as_the_current_folder(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "fa3cli", tmp_path / "fa3cli")
     shutil.copytree(ROOT / "patch_rules", tmp_path / "patch_rules")
     code = "import fa3cli; print(fa3cli.__file__)"
@@ -68,7 +68,7 @@ def test_a_source_checkout_that_is_the_current_folder(tmp_path: Path) -> None:
         ("here", {"isolated": 1}, ["here", "else"]),
     ],
 )
-def test_only_what_python_put_there_is_taken_off(
+def test_only_the_entry_that_python_added_is_removed_from_sys_path(
     first: str, flags: dict, left: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

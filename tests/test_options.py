@@ -30,7 +30,7 @@ def test_a_function_takes_the_fields_of_its_dataclass() -> None:
     assert cook.__doc__ == "Return what goes into the pot."
 
 
-def test_a_single_text_is_one_entry() -> None:
+def test_a_single_string_counts_as_one_entry() -> None:
     assert cook("rice", "salt") == ("rice", "salt")
 
 

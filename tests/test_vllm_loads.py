@@ -96,7 +96,7 @@ def divergence(expected: Tensor, found: Tensor) -> float:
     return total.item() / len(found)
 
 
-def test_transformers_computes_what_the_export_says(made: tuple[Path, Path]) -> None:
+def test_transformers_computes_the_same_as_a_simulation_by_hand(made: tuple[Path, Path]) -> None:
     model, exports = made
     found = logits_of(loaded(exports / "vllm"), model)
     with by_hand(model, exports / "vllm") as simulated:
@@ -104,7 +104,7 @@ def test_transformers_computes_what_the_export_says(made: tuple[Path, Path]) -> 
     assert (found - expected).abs().max() < 1e-4 < found.abs().max()
 
 
-def test_each_attention_has_a_scale_a_head(made: tuple[Path, Path]) -> None:
+def test_attention_has_one_scale_per_head(made: tuple[Path, Path]) -> None:
     _, exports = made
     model, tensors = loaded(exports / "vllm"), load_file(exports / "vllm" / "model.safetensors")
     names = [name for name in tensors if name.endswith(("q_scale", "k_scale", "v_scale"))]
@@ -113,7 +113,7 @@ def test_each_attention_has_a_scale_a_head(made: tuple[Path, Path]) -> None:
     assert all(torch.equal(parameters[name], tensors[name]) for name in names)
 
 
-def test_it_is_close_to_our_simulation_of_the_same_calibration(made: tuple[Path, Path], tmp_path: Path) -> None:
+def test_an_export_for_vllm_is_close_to_the_simulated_modelslim_export(made: tuple[Path, Path], tmp_path: Path) -> None:
     """fp8 and int8 have different errors, and kernels for Ascend round the bias to integers."""
     model, exports = made
     from transformers import AutoModelForCausalLM
@@ -124,7 +124,7 @@ def test_it_is_close_to_our_simulation_of_the_same_calibration(made: tuple[Path,
     assert 0 < found < 5 * simulated.kl_divergence
 
 
-def test_a_config_without_scales_has_no_scheme_for_them(made: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_config_without_fa3_has_no_kv_cache_scheme(made: tuple[Path, Path], tmp_path: Path) -> None:
     model, _ = made
     options = {"calib": CALIB, "samples": 2, "max_length": 64, "dtype": "float32", "fa": False}
     api.quantize(model, output=tmp_path / "out", target=["vllm"], trust_remote_code=True, **options)

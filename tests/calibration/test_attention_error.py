@@ -18,7 +18,7 @@ Ranges = dict[str, tuple[Tensor, Tensor]]
 
 
 class Attention(nn.Module):
-    """Attention over states that are given to it, their quantizer in place."""
+    """Attention over the given states, with a quantizer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def recorded(states: list[Tensor]) -> RecordedCall:
 
 @settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), narrowed=st.sampled_from([1.0, 0.5]))
-def test_is_the_ratio_in_dB_with_each_head_rounded_to_its_own_range(seed: int, narrowed: float) -> None:
+def test_the_score_is_the_ratio_in_dB_with_each_head_rounded_in_its_range(seed: int, narrowed: float) -> None:
     states = random_states(seed)
     ranges = {role: (low * narrowed, high * narrowed) for role, (low, high) in ranges_of(states).items()}
     rounded = [torch.empty_like(role_states) for role_states in states]
@@ -65,7 +65,7 @@ def test_is_the_ratio_in_dB_with_each_head_rounded_to_its_own_range(seed: int, n
     assert signal_to_noise(recorded(states), ranges) == pytest.approx(expected, abs=0.01)
 
 
-def test_a_wider_range_is_noisier_whichever_state_it_is_of() -> None:
+def test_a_wider_range_of_any_state_adds_noise() -> None:
     states = random_states(0)
     ranges = ranges_of(states)
     narrow = signal_to_noise(recorded(states), ranges)
@@ -74,14 +74,14 @@ def test_a_wider_range_is_noisier_whichever_state_it_is_of() -> None:
         assert signal_to_noise(recorded(states), wide) < narrow
 
 
-def test_states_that_int8_holds_exactly_make_no_noise() -> None:
+def test_states_that_int8_represents_exactly_have_no_noise() -> None:
     states = [torch.randint(-126, 127, (1, 2, 3, 4)).float() / 127 for _ in range(3)]
     ranges = {role: (-torch.ones(2), torch.ones(2)) for role in "qkv"}
     states = [(role_states * 127).round() * (torch.ones(()) / 127) for role_states in states]
     assert signal_to_noise(recorded(states), ranges) == math.inf
 
 
-def test_no_signal_is_no_loss() -> None:
+def test_a_zero_output_has_an_infinite_score() -> None:
     states = random_states(0)
     states[2].zero_()
     assert signal_to_noise(recorded(states), ranges_of(states)) == math.inf
@@ -95,12 +95,12 @@ def test_half_precision_states_are_rounded_in_float32(dtype: torch.dtype) -> Non
     assert signal_to_noise(recorded(states), ranges_of(usual)) == pytest.approx(expected, abs=3)
 
 
-def test_the_quantizer_is_left_without_a_transform() -> None:
+def test_the_transform_is_removed_after_measuring() -> None:
     call = recorded(random_states(0))
     quantizer = call.module.fa_quantizer
     signal_to_noise(call, ranges_of(random_states(0)))
     assert quantizer.transform is None
-    wrong = {role: (torch.ones(5), torch.ones(5)) for role in "qkv"}  # heads that aren't there
+    wrong = {role: (torch.ones(5), torch.ones(5)) for role in "qkv"}  # heads that do not exist
     with pytest.raises(RuntimeError):
         signal_to_noise(call, wrong)
     assert quantizer.transform is None

@@ -33,7 +33,7 @@ EXACT = QuantSettings()
 
 
 class Layer(nn.Module):
-    """Adds to its states what a linear makes of them, and q, k, v; leaves its states in what it is handed."""
+    """Adds a linear's output and q, k, v to its states; stores the states in `shared`."""
 
     def __init__(self, error: Exception | None = None) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def error(values: Tensor, parameters: LayerParameters, settings: QuantSettings =
     return layer_error(recorded(layer, values), layer.get_submodule, parameters, settings, **how)
 
 
-def test_by_hand() -> None:
+def test_the_error_equals_a_calculation_by_hand() -> None:
     values, layer = states(), Layer()
     (low, high), weight = (end.item() for end in values.aminmax()), layer.linear.weight
     step = (high - low) / 255
@@ -92,7 +92,7 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("settings", [EXACT, replace(EXACT, numerics="reference"), replace(EXACT, mm_tensor=True)])
-def test_wider_ranges_are_worse_for_linears_and_heads(settings: QuantSettings) -> None:
+def test_wider_ranges_of_linears_or_heads_increase_the_error(settings: QuantSettings) -> None:
     values = states()
     usual = error(values, found(values), settings)
     assert 0 < usual < 0.05
@@ -101,23 +101,23 @@ def test_wider_ranges_are_worse_for_linears_and_heads(settings: QuantSettings) -
     assert error(values, found(values, fa=False), settings) < usual
 
 
-def test_an_outlier_is_worse_in_inputs_and_in_weights() -> None:
+def test_outliers_in_inputs_or_weights_increase_the_error() -> None:
     values = states()
     usual = error(values, found(values, fa=False))
     outlier = values.clone()
     outlier[0, 0, 0] = 300
     layer = Layer()
     layer.linear.weight[:, 0] = torch.tensor([0.0, 50.0, 50.0, 50.0])
-    values[..., 0] = 1e-3  # what the outliers multiply is hardly there
+    values[..., 0] = 1e-3  # the inputs of the outlier weights are tiny
     wide = layer_error(recorded(layer, values), layer.get_submodule, found(values, fa=False), EXACT)
     assert wide > 3 * usual
-    # Rows that the outlier token leaves alone are as coarse as its own.
+    # All tokens are rounded with the coarse scale of the outlier token.
     call, mask = recorded(Layer(), outlier), torch.ones(1, 6, dtype=torch.long)
     mask[0, 0] = 0
     assert layer_error(call, call.module.get_submodule, found(outlier, fa=False), EXACT, mask) > 3 * usual
 
 
-def test_what_int8_holds_is_no_error() -> None:
+def test_values_that_int8_represents_exactly_have_no_error() -> None:
     layer = Layer()
     layer.linear.weight.copy_(torch.tensor([[127.0, 1, -2, 3], [5, 127, 0, 1], [0, 0, 127, 9], [1, 2, 3, -127]]))
     values = torch.randint(-127, 128, (1, 6, 4)).float()
@@ -127,7 +127,7 @@ def test_what_int8_holds_is_no_error() -> None:
     assert layer_error(recorded(layer, values), layer.get_submodule, LayerParameters("layer"), EXACT) == 0
 
 
-def test_padding_counts_in_the_references_numerics_alone() -> None:
+def test_padding_counts_only_in_reference_numerics() -> None:
     values, mask = states(), torch.tensor([[0, 0, 1, 1, 1, 1]])
     values[0, :2] *= 100
     parameters, reference = found(values[:, 2:]), replace(EXACT, numerics="reference")
@@ -136,7 +136,7 @@ def test_padding_counts_in_the_references_numerics_alone() -> None:
 
 
 @pytest.mark.parametrize("spoiled", [0.0, float("nan"), float("inf")])
-def test_what_is_no_number_is_none(spoiled: float) -> None:
+def test_an_error_that_is_not_finite_is_none(spoiled: float) -> None:
     layer, parameters = Layer(), found(states())
     layer.linear.bias.zero_()
     assert layer_error(recorded(layer, states() * spoiled), layer.get_submodule, parameters, EXACT) is None
@@ -145,7 +145,7 @@ def test_what_is_no_number_is_none(spoiled: float) -> None:
     assert layer_error(call, layer.get_submodule, parameters, EXACT) is None
 
 
-def test_without_an_input_of_its_shape_the_output_is_all_that_counts() -> None:
+def test_without_an_input_of_its_shape_only_the_output_counts() -> None:
     class Squeezed(Layer):
         def forward(self, states: Tensor) -> tuple[Tensor, None]:
             return super().forward(states)[0], None
@@ -157,9 +157,9 @@ def test_without_an_input_of_its_shape_the_output_is_all_that_counts() -> None:
     assert squeezed == pytest.approx(expected, rel=1e-5)
 
 
-def test_dynamic_linears_by_hand() -> None:
+def test_the_error_of_dynamic_linears_equals_a_calculation_by_hand() -> None:
     values, layer = states(), Layer()
-    values[0, 0] *= 50  # other tokens have scales of their own
+    values[0, 0] *= 50  # other tokens have their own scales
     steps = values.abs().amax(-1, keepdim=True) / 127
     rows = layer.linear.weight.abs().amax(1, keepdim=True) / 127
     rounded = ((values / steps).round() * steps, (layer.linear.weight / rows).round() * rows)
@@ -169,7 +169,7 @@ def test_dynamic_linears_by_hand() -> None:
 
 
 class Block(nn.Module):
-    """Takes image and text and returns them in its own order, with whatever else."""
+    """Takes image and text and returns them in a given order, with further outputs."""
 
     def __init__(self, order: str, more: tuple[Any, ...] = ()) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ def block_error(block: Block, image: Tensor, text: Tensor) -> float | None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("order", ["image text", "text image"])
-def test_a_blocks_outputs_all_count_each_beside_its_own_argument(order: str, dtype: torch.dtype) -> None:
+def test_every_output_is_compared_with_the_argument_of_its_shape(order: str, dtype: torch.dtype) -> None:
     image, text = torch.randn(1, 7, 4).to(dtype), (3 * torch.randn(1, 2, 4)).to(dtype)
     block = Block(order).to(dtype)
     exact, noisy = block(image, text), []
@@ -207,8 +207,8 @@ def test_a_blocks_outputs_all_count_each_beside_its_own_argument(order: str, dty
     assert block_error(block, image, text) == pytest.approx((noise / added).item(), rel=1e-3)
 
 
-def test_outputs_that_no_argument_has_the_shape_of_count_only_first() -> None:
-    """As attention weights and caches of language models."""
+def test_further_outputs_without_a_matching_argument_are_ignored() -> None:
+    """Such as attention weights and caches of language models."""
     image, text = torch.randn(1, 7, 4), torch.randn(1, 2, 4)
     alone = block_error(Block("image"), image, text)
     assert block_error(Block("image", (torch.randn(1, 7, 7), None, [1])), image, text) == alone
@@ -219,8 +219,8 @@ def test_outputs_that_no_argument_has_the_shape_of_count_only_first() -> None:
 
 @pytest.mark.parametrize("numerics", ["improved", "reference"])
 @pytest.mark.parametrize("kind", [dict, UserDict])
-def test_nothing_changes_by_it(kind: type, numerics: str) -> None:
-    """What later layers see of this one is what the float layer left, or the run's quantized one."""
+def test_measuring_the_error_changes_nothing(kind: type, numerics: str) -> None:
+    """Later layers see only what the float layer stored, or the quantized layer of the run."""
     values, layer, shared = states(), Layer(), kind()
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     call = recorded(layer, values, shared=shared)
@@ -237,7 +237,7 @@ def assert_left_alone(layer: Layer, weights: dict[str, Tensor]) -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in layer.state_dict().items())
 
 
-def test_a_layer_that_stands_no_second_call_costs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_layer_that_fails_on_the_second_call_gives_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     layer = Layer(KeyError("gone"))
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     with caplog.at_level(logging.WARNING):
@@ -246,7 +246,7 @@ def test_a_layer_that_stands_no_second_call_costs_a_warning(caplog: pytest.LogCa
     assert_left_alone(layer, before)
 
 
-def test_a_layer_that_changes_its_argument_does_not_change_a_forwards() -> None:
+def test_a_layer_that_overwrites_its_argument_does_not_affect_the_forward() -> None:
     class Overwriting(Layer):
         def forward(self, states: Tensor) -> Tensor:
             return states.add_(self.linear(states))
@@ -269,7 +269,7 @@ def errors(folder: Path, lines: list[Any], **options: Any) -> list[float | None]
 
 @torch.no_grad()
 def errors_by_hand(folder: Path, output: Path, ids: list[int]) -> list[float]:
-    """Each layer called with what the float model hands it, once float and once as the export has it."""
+    """Call each layer with the arguments of the float model, once float and once as exported."""
     model, quantized, calls = load_patched(folder), load_patched(folder), []
     for layer in model.model.layers:
         layer.register_forward_hook(lambda *call: calls.append(call[1:]), with_kwargs=True)
@@ -297,7 +297,7 @@ def errors_by_hand(folder: Path, output: Path, ids: list[int]) -> list[float]:
     ids=str,
 )
 @pytest.mark.parametrize("model_type", ["llama", "qwen2"])
-def test_is_the_exports(tmp_path: Path, model_type: str, options: dict[str, Any]) -> None:
+def test_the_error_equals_that_of_the_export(tmp_path: Path, model_type: str, options: dict[str, Any]) -> None:
     lines, folder = token_ids(17, 30, 9), write_model(tmp_path / f"{model_type}-{tmp_path.name}", model_type)
     calib, output = write_lines(tmp_path / "calib.jsonl", lines), tmp_path / "out"
     result = api.quantize(folder, calib=calib, output=output, recipe="none", **options)
@@ -308,7 +308,7 @@ def test_is_the_exports(tmp_path: Path, model_type: str, options: dict[str, Any]
 
 
 @pytest.mark.parametrize("numerics", ["improved", "reference"])
-def test_it_is_of_the_first_sample(llama: Path, numerics: str) -> None:
+def test_the_error_is_that_of_the_first_sample(llama: Path, numerics: str) -> None:
     first, second = token_ids(20, 9)
     alone = errors(llama, [first], numerics=numerics)
     assert errors(llama, [first] * 3, numerics=numerics) == pytest.approx(alone, rel=1e-4)
@@ -318,7 +318,9 @@ def test_it_is_of_the_first_sample(llama: Path, numerics: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("numerics", ["improved", "reference"])
-def test_half_precision_and_a_quantized_head(tmp_path: Path, dtype: torch.dtype, numerics: str) -> None:
+def test_half_precision_errors_are_similar_and_a_quantized_head_has_none(
+    tmp_path: Path, dtype: torch.dtype, numerics: str
+) -> None:
     folders = [
         write_model(tmp_path / f"{kind}-{tmp_path.name}", dtype=kind_of)
         for kind, kind_of in (("half", dtype), ("whole", torch.float32))
@@ -329,7 +331,7 @@ def test_half_precision_and_a_quantized_head(tmp_path: Path, dtype: torch.dtype,
 
 
 @pytest.mark.parametrize("numerics", ["improved", "reference"])
-def test_a_model_in_memory_has_the_same(tmp_path: Path, llama: Path, numerics: str) -> None:
+def test_a_model_in_memory_has_the_same_errors(tmp_path: Path, llama: Path, numerics: str) -> None:
     calib = write_lines(tmp_path / "lines.jsonl", token_ids(12, 9))
     streamed = prepare(llama, calib=calib, numerics=numerics, recipe="none")
     model = load_patched(llama)
@@ -340,8 +342,10 @@ def test_a_model_in_memory_has_the_same(tmp_path: Path, llama: Path, numerics: s
     assert found == pytest.approx([layer.error for layer in calibrate(streamed)], rel=1e-3)
 
 
-def test_layers_that_share_k_and_v_export_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A layer behind gets K and V of the float layer, not those of the one that ran quantized."""
+def test_measuring_keeps_the_export_of_layers_that_share_k_and_v(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later layer gets K and V of the float layer, not those of the quantized call."""
     layers = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
     sizes = {"num_hidden_layers": 4, "intermediate_size": [48] * 4, "activation_sparsity_pattern": [0.0] * 4}
     inputs = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 96, "laurel_rank": 4}
@@ -359,7 +363,7 @@ def test_layers_that_share_k_and_v_export_the_same(tmp_path: Path, monkeypatch: 
     assert one == other
 
 
-def test_experts_that_are_linears(tmp_path: Path) -> None:
+def test_layers_with_experts_as_linears_have_an_error(tmp_path: Path) -> None:
     options = {"num_local_experts": 4, "num_experts_per_tok": 1}
     names = [name for name, _ in random_model("mixtral", **options).named_modules()]
     if not any(name.endswith("experts.0.w1") for name in names):

@@ -19,7 +19,7 @@ from fa3cli.quantization.settings import QuantSettings
 
 
 class Attention(nn.Module):
-    """Nothing but a quantizer and what comes of three states."""
+    """Only a quantizer, which gets three states."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Two linears that share an input, one behind them, and an attention module."""
+    """Two linears that share an input, one after them, and an attention module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,8 +108,8 @@ def test_watching_ends_after_an_error(block: Block, numerics: str) -> None:
 
 
 @pytest.mark.parametrize("act_method", [1, 2])
-def test_the_references_linears_run_quantized_in_the_range_known_so_far(block: Block, act_method: int) -> None:
-    """Against a loop that quantizes by hand: weights once, each input in the range of the samples up to it."""
+def test_linears_of_the_reference_run_quantized_in_the_current_range(block: Block, act_method: int) -> None:
+    """Compares with a loop that quantizes by hand: weights once, each input in the range of all samples so far."""
     values, settings = samples(), QuantSettings(numerics="reference", act_method=act_method)
     linears = {name: block.get_submodule(name) for name in ("gate", "up", "down")}
     observers = input_observers(settings, list(linears), {})
@@ -133,8 +133,8 @@ def test_the_references_linears_run_quantized_in_the_range_known_so_far(block: B
     assert_left_alone(block)
 
 
-def test_padding_counts_for_nothing(block: Block) -> None:
-    """In whole numbers, whose products are exact: kernels give rows of five tokens other last bits than rows of eight."""
+def test_padding_is_not_counted(block: Block) -> None:
+    """Uses integers, whose products are exact: kernels round rows of five and of eight tokens differently."""
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.mul_(16).round_()
@@ -144,7 +144,7 @@ def test_padding_counts_for_nothing(block: Block) -> None:
     with watch(block, fa_amp=1) as observation:
         observation.see(mask)
         block(padded)
-        observation.see(torch.zeros(1, 8, dtype=torch.bool))  # a sample of padding alone
+        observation.see(torch.zeros(1, 8, dtype=torch.bool))  # a sample of only padding
         block(padded)
     found, expected = observation.parameters("block"), seen(block, [value], fa_amp=1)
     assert found.scores == expected.scores
@@ -161,7 +161,7 @@ def test_ranges_by_role_and_head(block: Block) -> None:
     }
 
 
-def test_scores_are_the_first_samples_and_only_on_demand(block: Block) -> None:
+def test_scores_come_from_the_first_sample_and_only_on_request(block: Block) -> None:
     usual = torch.randn(1, 2, 400, 3, generator=torch.Generator().manual_seed(1))
     stretched = usual.clone()
     stretched[0, 0, 0, 0] = 100.0
@@ -176,7 +176,7 @@ def test_scores_are_the_first_samples_and_only_on_demand(block: Block) -> None:
     assert seen(block, samples(1)).scores == {}
 
 
-def test_an_input_without_tokens_says_nothing(block: Block) -> None:
+def test_an_input_without_tokens_is_ignored(block: Block) -> None:
     with watch(block) as observation:
         block.up(torch.empty(0, 4))
         block.up(torch.ones(2, 4))
@@ -209,7 +209,7 @@ def test_a_dynamic_linear_needs_no_samples() -> None:
     assert observation.parameters("layer").linears == {"expert": None}
 
 
-def test_a_range_wider_than_float16_is_said(block: Block) -> None:
+def test_a_range_wider_than_float16_gives_a_warning(block: Block) -> None:
     half = nn.Linear(2, 2).half()
     settings = QuantSettings(numerics="reference")
     observers = input_observers(settings, ["half"], {})
@@ -222,7 +222,7 @@ def test_a_range_wider_than_float16_is_said(block: Block) -> None:
 @pytest.mark.parametrize("numerics", ["improved", "reference"])
 @pytest.mark.parametrize("act_method", [1, 2])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_an_input_that_is_not_finite_is_named(block: Block, value: float, act_method: int, numerics: str) -> None:
+def test_a_non_finite_input_is_named(block: Block, value: float, act_method: int, numerics: str) -> None:
     with watch(block, "up", act_method=act_method, numerics=numerics) as observation:
         block.up(torch.tensor([[1.0, value, 2.0, 3.0]]))
         block.up(torch.ones(2, 4))
@@ -232,7 +232,7 @@ def test_an_input_that_is_not_finite_is_named(block: Block, value: float, act_me
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("fa_amp", [0, 1])
-def test_states_that_are_not_finite_are_named(block: Block, value: float, fa_amp: int) -> None:
+def test_non_finite_states_are_named(block: Block, value: float, fa_amp: int) -> None:
     states = torch.randn(1, 2, 5, 3)
     spoiled = states.clone()
     spoiled[0, 1, 2, 0] = value
@@ -251,7 +251,7 @@ def test_a_layer_whose_quantizers_are_never_called_is_refused(block: Block) -> N
         observation.parameters("block")
 
 
-def test_an_attention_seen_in_part_is_refused(block: Block) -> None:
+def test_a_partly_observed_attention_is_refused(block: Block) -> None:
     with watch(block) as observation:
         block(samples(1)[0], roles="qk")
     with pytest.raises(UnsupportedError, match="attention: its v states never went through"):

@@ -15,7 +15,7 @@ from tests.sample_models import random_model, token_ids
 
 LENGTHS = (9, 1, 23, 4)
 MIXTURE = {"num_local_experts": 4, "num_experts_per_tok": 2}
-# What is special about a type's way from layer to layer: masks, layer kinds, parallel blocks, embeddings.
+# What differs between layers of a type: masks, layer kinds, parallel blocks, embeddings.
 TYPES = {
     "llama": {},
     "qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
@@ -40,7 +40,7 @@ def samples(*lengths: int) -> list[dict[str, Tensor]]:
 
 
 class Recorder:
-    """Keeps what each layer is given and returns, and which layer ran when."""
+    """Records the arguments and results of each layer, and the order of the layers."""
 
     def __init__(self, layers: nn.ModuleList) -> None:
         self.order: list[int] = []
@@ -69,7 +69,7 @@ def run_to_end(forwards: LayerSynchronousForwards, layers: int, count: int) -> l
     ("model_type", "implementation"),
     [*((name, None) for name in TYPES), ("llama", "eager"), ("qwen2", "eager")],
 )
-def test_every_state_and_logit_is_that_of_an_ordinary_forward(model_type: str, implementation: str | None) -> None:
+def test_states_and_logits_equal_those_of_ordinary_forwards(model_type: str, implementation: str | None) -> None:
     model = random_model(model_type, **TYPES[model_type], attn_implementation=implementation)
     layers, inputs = layers_of(model), samples(*LENGTHS)
     recorder = Recorder(layers)
@@ -89,7 +89,7 @@ def test_every_state_and_logit_is_that_of_an_ordinary_forward(model_type: str, i
     assert not torch.equal(*(logits[:, :1] for logits in wanted[:2]))  # the samples do differ
 
 
-def test_one_sample_and_one_layer() -> None:
+def test_one_sample_and_one_layer_are_supported() -> None:
     model = random_model("llama", num_hidden_layers=1)
     (inputs,) = samples(5)
     with torch.no_grad():
@@ -98,7 +98,7 @@ def test_one_sample_and_one_layer() -> None:
         assert torch.equal(run_to_end(forwards, 1, 1)[0], wanted)
 
 
-def test_no_gradient_is_recorded_and_the_callers_mode_is_left_alone() -> None:
+def test_no_gradient_is_recorded_and_the_mode_of_the_caller_is_kept() -> None:
     model = random_model("llama")
     with LayerSynchronousForwards(model, layers_of(model), samples(5, 6)) as forwards:
         logits = run_to_end(forwards, 3, 2)
@@ -123,7 +123,7 @@ def test_stop_frees_the_states_a_forward_holds() -> None:
         forwards.advance(0, 0)
         forwards.advance(1, 0)
         forwards.stop(0)
-        forwards.stop(0)  # a second time is no harm
+        forwards.stop(0)  # a second call has no effect
         gc.collect()
         assert [state() is None for state in states] == [True, False]
     gc.collect()
@@ -147,7 +147,7 @@ def test_a_stopped_forward_does_not_disturb_the_others() -> None:
         assert torch.equal(forwards.finish(1).logits, wanted)
 
 
-def test_leaving_before_the_start_leaves_nothing() -> None:
+def test_leaving_before_the_start_leaves_no_hooks() -> None:
     model = random_model("llama")
     with LayerSynchronousForwards(model, layers_of(model), samples(5)):
         pass
@@ -181,7 +181,7 @@ class Stack(nn.Module):
         ((), "its end"),
     ],
 )
-def test_a_model_with_another_way_through_its_layers_is_refused(order: tuple[int, ...], words: str) -> None:
+def test_a_model_with_another_order_of_layers_is_refused(order: tuple[int, ...], words: str) -> None:
     model = Stack(order)
     inputs = [{"states": torch.ones(1, 2)}] * 2
     with (
@@ -216,14 +216,14 @@ def test_an_error_inside_a_layer_reaches_the_caller(error: BaseException) -> Non
     handle.remove()
     assert hooks(model) == 0
     with torch.no_grad():
-        assert model(**samples(5)[0]).logits.isfinite().all()  # the model is as usable as before
+        assert model(**samples(5)[0]).logits.isfinite().all()  # the model still works
 
 
 # ---- layers that are skipped
 
 
-def outputs_behind(model: nn.Module, inputs: list[dict[str, Tensor]], layer: int) -> list[object]:
-    """What each sample got from a layer, as a run that was stopped after that layer keeps it."""
+def outputs_after(model: nn.Module, inputs: list[dict[str, Tensor]], layer: int) -> list[object]:
+    """The outputs of a layer for each sample, as a run stopped after that layer keeps them."""
     layers = layers_of(model)
     with LayerSynchronousForwards(model, layers, inputs) as forwards:
         forwards.start()
@@ -235,13 +235,13 @@ def outputs_behind(model: nn.Module, inputs: list[dict[str, Tensor]], layer: int
 
 @pytest.mark.parametrize("skipped", [1, 2, 3])
 @pytest.mark.parametrize("model_type", TYPES)
-def test_what_follows_skipped_layers_is_the_same(model_type: str, skipped: int) -> None:
-    """To the last bit, from the outputs of the last one alone."""
+def test_layers_after_skipped_layers_give_the_same_results(model_type: str, skipped: int) -> None:
+    """Equal bit for bit, from the outputs of the last skipped layer only."""
     model = random_model(model_type, **TYPES[model_type])
     layers, inputs = layers_of(model), samples(*LENGTHS)
     with torch.no_grad():
         wanted = [model(**sample, use_cache=False).logits for sample in inputs]
-    outputs = outputs_behind(model, inputs, skipped - 1)
+    outputs = outputs_after(model, inputs, skipped - 1)
     recorder = Recorder(layers)
     with LayerSynchronousForwards(model, layers, inputs, skipped=skipped, outputs=outputs) as forwards:
         forwards.start()
@@ -252,11 +252,11 @@ def test_what_follows_skipped_layers_is_the_same(model_type: str, skipped: int) 
         found = [forwards.finish(sample).logits for sample in range(len(inputs))]
     assert all(map(torch.equal, found, wanted))
     assert all(len(recorder.states[index]) == len(inputs) for index in range(len(layers)))
-    with torch.no_grad():  # the layers are there again
+    with torch.no_grad():  # the layers are restored
         assert torch.equal(model(**inputs[0], use_cache=False).logits, wanted[0])
 
 
-def test_the_first_forwards_arguments_are_those_of_an_uninterrupted_run() -> None:
+def test_the_first_arguments_equal_those_of_an_uninterrupted_run() -> None:
     model, inputs = random_model("llama"), [sample | {"use_cache": False} for sample in samples(5, 6)]
     layers = layers_of(model)
 
@@ -268,20 +268,20 @@ def test_the_first_forwards_arguments_are_those_of_an_uninterrupted_run() -> Non
                     forwards.advance(sample, index)
             return [tensor.clone() for tensor in tensors_of(forwards.arguments)]
 
-    whole, resumed = waiting(0, []), waiting(2, outputs_behind(model, inputs, 1))
+    whole, resumed = waiting(0, []), waiting(2, outputs_after(model, inputs, 1))
     assert len(whole) > 1 and all(map(torch.equal, whole, resumed)) and len(whole) == len(resumed)
 
 
 class Remembering(Stack):
-    """A model whose last layer also gets what the first one made."""
+    """A model whose last layer also gets the output of the first."""
 
     def forward(self, states: Tensor) -> Tensor:
         first = self.layers[0](states)
         return self.layers[2](self.layers[1](first) + first)
 
 
-def test_a_model_that_uses_an_earlier_layers_output_shows_nan() -> None:
-    """Behind the first layer alone nothing is missing."""
+def test_a_model_that_reuses_an_earlier_output_gets_nan() -> None:
+    """If only the first layer was skipped, nothing is missing."""
     model = Remembering(())
     inputs = [{"states": torch.ones(1, 2)}] * 2
     for skipped, finite in ((1, True), (2, False)):
@@ -300,10 +300,10 @@ def test_a_model_that_uses_an_earlier_layers_output_shows_nan() -> None:
     assert hooks(model) == 0 and not any("forward" in vars(layer) for layer in model.layers)
 
 
-def test_an_error_leaves_no_skipped_layer_behind() -> None:
+def test_an_error_restores_the_skipped_layers() -> None:
     model, inputs = random_model("llama"), samples(5)
     layers = layers_of(model)
-    outputs = outputs_behind(model, inputs, 0)
+    outputs = outputs_after(model, inputs, 0)
     with (
         pytest.raises(ArithmeticError),
         LayerSynchronousForwards(model, layers, inputs, skipped=1, outputs=outputs),

@@ -45,7 +45,7 @@ def assert_left_alone(block: Block) -> None:
     assert not any(module._forward_pre_hooks for module in block.modules())
 
 
-def test_linears_that_are_given_the_same_tensor_share_one_observer(block: Block) -> None:
+def test_linears_with_the_same_input_tensor_share_one_observer(block: Block) -> None:
     with watch(block) as inputs:
         for sample in samples():
             inputs.see(None)
@@ -58,7 +58,7 @@ def test_linears_that_are_given_the_same_tensor_share_one_observer(block: Block)
     assert inputs.observers["q"].tokens == inputs.observers["o"].tokens == 18
 
 
-def test_an_equal_tensor_is_not_the_same(block: Block) -> None:
+def test_linears_with_equal_input_tensors_do_not_share_an_observer(block: Block) -> None:
     with watch(block) as inputs:
         block.q(samples()[0])
         block.k(samples()[0].clone())
@@ -66,8 +66,8 @@ def test_an_equal_tensor_is_not_the_same(block: Block) -> None:
     assert [inputs.observers[name].tokens for name in "qko"] == [5, 5, 0]
 
 
-def test_linears_that_know_different_things_do_not_share(block: Block) -> None:
-    """k missed a sample that q saw: the next shared input mustn't bring it to k."""
+def test_linears_with_different_samples_do_not_share_an_observer(block: Block) -> None:
+    """k missed a sample of q: the next shared input must not add that sample to k."""
     first, second, _ = samples()
     with watch(block) as inputs:
         block.q(first)
@@ -79,7 +79,7 @@ def test_linears_that_know_different_things_do_not_share(block: Block) -> None:
     assert inputs.observers["q"] is not inputs.observers["k"]
 
 
-def test_the_given_observers_stay_as_they_are(block: Block) -> None:
+def test_the_given_observers_are_not_changed(block: Block) -> None:
     observers = {"q": ReferenceRange()}
     with LinearInputs({"q": block.q}, observers) as inputs:
         block(samples()[0])
@@ -87,7 +87,7 @@ def test_the_given_observers_stay_as_they_are(block: Block) -> None:
     assert inputs.observers.keys() == {"q"}
 
 
-def test_fake_hands_on_the_input_in_the_range_known_so_far(block: Block) -> None:
+def test_fake_passes_the_input_rounded_in_the_current_range(block: Block) -> None:
     known = ReferenceRange()
     with watch(block, fake=True) as inputs:
         for sample in samples():
@@ -104,7 +104,7 @@ def test_fake_hands_on_the_input_in_the_range_known_so_far(block: Block) -> None
     assert inputs.observers["q"] is inputs.observers["k"]
 
 
-def test_without_fake_nothing_changes(block: Block) -> None:
+def test_without_fake_the_output_is_unchanged(block: Block) -> None:
     (sample,) = samples(1)
     expected = block(sample)
     with watch(block):
@@ -113,7 +113,7 @@ def test_without_fake_nothing_changes(block: Block) -> None:
 
 @pytest.mark.parametrize("fake", [False, True])
 @pytest.mark.parametrize("shape", [(2, 5, 4), (10, 4)])
-def test_a_mask_leaves_padding_out(block: Block, shape: tuple[int, ...], fake: bool) -> None:
+def test_a_mask_excludes_padding(block: Block, shape: tuple[int, ...], fake: bool) -> None:
     values = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
     mask = torch.ones(2, 5, dtype=torch.bool)
     mask[0, 3:] = mask[1, :1] = False
@@ -129,7 +129,7 @@ def test_a_mask_leaves_padding_out(block: Block, shape: tuple[int, ...], fake: b
 
 
 @pytest.mark.parametrize("fake", [False, True])
-def test_a_sample_of_padding_alone_says_nothing(block: Block, fake: bool) -> None:
+def test_a_sample_of_only_padding_is_ignored(block: Block, fake: bool) -> None:
     first, second, _ = samples()
     with watch(block, fake=fake) as inputs:
         inputs.see(None)
@@ -141,7 +141,7 @@ def test_a_sample_of_padding_alone_says_nothing(block: Block, fake: bool) -> Non
 
 
 @pytest.mark.parametrize("fake", [False, True])
-def test_an_input_without_tokens_is_passed_over(block: Block, fake: bool) -> None:
+def test_an_input_without_tokens_is_ignored(block: Block, fake: bool) -> None:
     with watch(block, fake=fake) as inputs:
         assert block.q(torch.empty(0, 4)).shape == (0, 4)
         block.q(torch.ones(2, 4))
@@ -149,7 +149,7 @@ def test_an_input_without_tokens_is_passed_over(block: Block, fake: bool) -> Non
 
 
 @pytest.mark.parametrize("fake", [False, True])
-def test_hooks_are_gone_after_the_block_and_after_an_error(block: Block, fake: bool) -> None:
+def test_hooks_are_removed_after_the_block_and_after_an_error(block: Block, fake: bool) -> None:
     (sample,) = samples(1)
     expected = block(sample)
     with watch(block, fake=fake) as inputs:
@@ -161,8 +161,8 @@ def test_hooks_are_gone_after_the_block_and_after_an_error(block: Block, fake: b
     assert_left_alone(block)
 
 
-def test_no_input_is_held_after_the_block(block: Block) -> None:
-    """The same tensor in another block is observed anew."""
+def test_no_input_is_kept_after_the_block(block: Block) -> None:
+    """The same tensor is observed again in another block."""
     (sample,) = samples(1)
     inputs = watch(block)
     for tokens in (5, 10):

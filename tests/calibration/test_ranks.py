@@ -14,35 +14,37 @@ from fa3cli.observers.input_range import InputRange
 sizes = st.dictionaries(st.text("abc", max_size=4), st.integers(0, 10**12), max_size=30)
 
 
-def everybody(size: int) -> list[Ranks]:
+def all_ranks(size: int) -> list[Ranks]:
     return [Ranks(rank, size) for rank in range(size)]
 
 
 @given(count=st.integers(0, 200), size=st.integers(1, 9))
-def test_every_sample_is_one_ranks_and_the_leading_one_has_the_first(count: int, size: int) -> None:
-    shares = [list(ranks.positions(count)) for ranks in everybody(size)]
+def test_every_sample_has_one_rank_and_the_leading_rank_has_the_first(count: int, size: int) -> None:
+    shares = [list(ranks.positions(count)) for ranks in all_ranks(size)]
     assert sorted(position for share in shares for position in share) == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     assert count == 0 or shares[0][0] == 0
 
 
 @given(sizes=sizes, size=st.integers(1, 9))
-def test_work_has_one_owner_and_the_shares_differ_by_no_more_than_one_piece(sizes: dict[str, int], size: int) -> None:
-    owners = everybody(size)[0].owners(sizes)
+def test_work_has_one_owner_and_shares_differ_by_at_most_one_piece(sizes: dict[str, int], size: int) -> None:
+    owners = all_ranks(size)[0].owners(sizes)
     assert owners.keys() == sizes.keys() and set(owners.values()) <= set(range(size))
     load = [sum(sizes[name] for name in sizes if owners[name] == rank) for rank in range(size)]
     assert max(load) - min(load) <= max(sizes.values(), default=0)
-    assert all(ranks.owners(sizes) == owners for ranks in everybody(size))
+    assert all(ranks.owners(sizes) == owners for ranks in all_ranks(size))
 
 
-def test_one_alone_hears_itself_and_merges_nothing() -> None:
+def test_a_single_rank_gathers_only_its_own_value() -> None:
     value, seen = object(), {"a": InputRange().updated(torch.ones(2, 3)), "b": object()}
     assert ALONE.gather(value) == [value] and ALONE.first(value) is value and ALONE.leads
     assert ALONE.merged(seen) == seen
 
 
 @pytest.mark.parametrize("environment", [{}, {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}])
-def test_without_others_nothing_is_joined(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+def test_a_single_rank_does_not_start_torch_distributed(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -67,10 +69,10 @@ def test_a_rank_that_cannot_join_is_a_missing_capability(monkeypatch: pytest.Mon
 
 
 def test_a_lost_rank_is_a_missing_capability(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("Connection closed by peer\n[127.0.0.1]:4242")
 
-    monkeypatch.setattr(torch.distributed, "all_gather_object", lost)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", fail)
     with pytest.raises(
         MissingCapabilityError, match=r"has died \(RuntimeError: Connection closed by peer \["
     ) as raised:
@@ -78,7 +80,7 @@ def test_a_lost_rank_is_a_missing_capability(monkeypatch: pytest.MonkeyPatch) ->
     assert raised.value.exit_code == 6 and "the same command" in raised.value.hint
 
 
-def test_what_the_leading_rank_says_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_ranks_use_the_value_of_the_leading_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     def gather(values: list[object], value: object) -> None:
         values[:] = [f"{value} of {rank}" for rank in range(len(values))]
 

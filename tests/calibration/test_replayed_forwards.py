@@ -15,7 +15,7 @@ from fa3cli.samples.dataset import Sample
 from tests.sample_models import random_model, token_ids
 
 LENGTHS = (9, 1, 23)
-# Masks, layer kinds and parallel blocks that differ on the way from layer to layer.
+# Masks, layer kinds and parallel blocks differ between layers.
 TYPES = {
     "llama": {},
     "qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
@@ -32,7 +32,7 @@ def samples_of(*lengths: int) -> dict[str, Sample]:
 
 
 def replayed(forwards: ReplayedForwards, layers: list[nn.Module], count: int) -> list[list[Any]]:
-    """What each layer returns for each sample, in the order in which they ran."""
+    """The result of each layer for each sample, in the order in which they ran."""
     seen: list[list[Any]] = [[] for _ in layers]
     hooks = [
         layer.register_forward_hook(lambda _, __, output, seen=seen[index]: seen.append(output))
@@ -44,7 +44,7 @@ def replayed(forwards: ReplayedForwards, layers: list[nn.Module], count: int) ->
             for sample in range(count):
                 forwards.advance(sample, index)
                 forwards.stop(sample)
-            # The layers before are stood in for, and those behind are not reached.
+            # Earlier layers are replaced, and later ones are not reached.
             grown = [len(outputs) - earlier for outputs, earlier in zip(seen, before)]
             assert grown[index] == count and not any(grown[index + 1 :])
     for hook in hooks:
@@ -57,7 +57,7 @@ def states(output: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("model_type", TYPES)
-def test_every_state_is_that_of_an_ordinary_forward(tmp_path: Path, model_type: str) -> None:
+def test_states_equal_those_of_ordinary_forwards(tmp_path: Path, model_type: str) -> None:
     model = MemoryModel(random_model(model_type, **TYPES[model_type]))
     layers, samples = list(model.layers.values()), samples_of(*LENGTHS)
     wanted: list[list[Tensor]] = [[] for _ in layers]
@@ -76,7 +76,7 @@ def test_every_state_is_that_of_an_ordinary_forward(tmp_path: Path, model_type: 
     assert not any("forward" in vars(layer) for layer in layers)
 
 
-def test_the_states_of_two_layers_are_kept_at_most(tmp_path: Path) -> None:
+def test_states_of_at_most_two_layers_are_kept(tmp_path: Path) -> None:
     model = MemoryModel(random_model("llama", num_hidden_layers=5))
     forwards, most = ReplayedForwards(model, samples_of(4, 6), tmp_path), 0
     with torch.no_grad():
@@ -102,7 +102,7 @@ class Block(nn.Module):
 
 
 class TwoStreams(nn.Module):
-    """Blocks of both kinds, as Flux has; with `skips` the last one gets what the first returned as well."""
+    """Blocks of both kinds, as in Flux; with `skips` the last one also gets the output of the first."""
 
     config = SimpleNamespace()
     dtype = torch.float32
@@ -138,7 +138,7 @@ def call(**arguments: Tensor) -> Any:
     return SimpleNamespace(inputs=lambda _: arguments)
 
 
-def test_layers_that_return_different_things(tmp_path: Path) -> None:
+def test_layers_may_return_different_types(tmp_path: Path) -> None:
     model = TwoStreamsModel(TwoStreams())
     inputs = {"states": torch.randn(1, 5, 4), "text": torch.randn(1, 3, 4)}
     layers, outputs = list(model.layers.values()), []
@@ -156,14 +156,14 @@ def test_layers_that_return_different_things(tmp_path: Path) -> None:
         )
 
 
-def test_what_a_layer_uses_of_more_than_the_layer_before_is_not_a_number(tmp_path: Path) -> None:
+def test_a_layer_that_reuses_an_earlier_output_gets_nan(tmp_path: Path) -> None:
     model = TwoStreamsModel(TwoStreams(skips=True))
     sample = call(states=torch.randn(1, 5, 4), text=torch.randn(1, 3, 4))
     [*_, [last]] = replayed(ReplayedForwards(model, {"a": sample}, tmp_path), list(model.layers.values()), 1)
     assert last[:, 3:].isnan().all()
 
 
-def test_an_output_that_no_file_can_hold(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_stored_is_refused(tmp_path: Path) -> None:
     model = MemoryModel(random_model("llama"))
     first = next(iter(model.layers.values()))
     hook = first.register_forward_hook(lambda _, __, output: (states(output), object()))

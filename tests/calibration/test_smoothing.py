@@ -32,7 +32,7 @@ def make(name: str = "llama", **options: Any) -> nn.Module:
 
 
 def with_outliers(model: nn.Module) -> nn.Module:
-    """A norm's weight makes a channel of the inputs of q, k, v, gate and up stand out."""
+    """Add outlier channels to the inputs of q, k, v, gate and up, by the weights of norms."""
     with torch.no_grad():
         for layer in model.model.layers:
             layer.input_layernorm.weight[3] *= 40
@@ -71,7 +71,7 @@ def inputs_of(model: nn.Module, linear: str) -> Tensor:
 @pytest.mark.parametrize("numerics", ["improved", "reference"])
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_model_computes_the_same_with_other_weights(method: str, name: str, numerics: str) -> None:
+def test_a_smoothed_model_computes_the_same_with_other_weights(method: str, name: str, numerics: str) -> None:
     model = make(name)
     before, weights = logits(model), state(model)
     smooth(model, method, numerics)
@@ -88,7 +88,7 @@ def test_the_model_computes_the_same_with_other_weights(method: str, name: str, 
         prefix = f"model.layers.{layer}."
         assert {f"{prefix}{norm}" for norm in norms} <= changed
         assert {f"{prefix}mlp.gate_proj.weight", f"{prefix}self_attn.q_proj.weight"} <= changed
-        # m4 and m6 have the linears behind v and up, too; the source's bias is divided with its weight.
+        # m4 and m6 also smooth o and down; the bias of their source is divided together with its weight.
         for behind, source in (("mlp.down_proj", "mlp.up_proj"), ("self_attn.o_proj", "self_attn.v_proj")):
             assert (f"{prefix}{behind}.weight" in changed) == (method in ("m4", "m6"))
             if f"{prefix}{source}.bias" in weights:
@@ -98,18 +98,18 @@ def test_the_model_computes_the_same_with_other_weights(method: str, name: str, 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_outlier_channels_come_down(method: str) -> None:
-    def outlying(linear: str) -> float:
-        """The largest value of a layer's inputs by the typical channel's."""
+def test_outlier_channels_become_smaller(method: str) -> None:
+    def outlier_ratio(linear: str) -> float:
+        """The largest input value divided by that of a typical channel."""
         largest = inputs_of(model, linear).abs().amax(dim=0)
         return (largest.max() / largest.median()).item()
 
     model = make()
     linears = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.gate_proj"]
-    before = [outlying(linear) for linear in linears]
+    before = [outlier_ratio(linear) for linear in linears]
     smooth(model, method)
     for linear, ratio in zip(linears, before):
-        assert ratio > 10 and outlying(linear) < 0.4 * ratio
+        assert ratio > 10 and outlier_ratio(linear) < 0.4 * ratio
 
 
 @pytest.mark.parametrize("numerics", ["improved", "reference"])
@@ -140,11 +140,11 @@ def test_m1_divides_a_norm_by_the_root_of_activation_over_weight(numerics: str) 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_query_heads_that_share_a_value_head_are_smoothed_alike(kv_heads: int) -> None:
-    """o_proj's factors by channel, in query heads that follow their value head, are those v_proj is divided by."""
+    """The factors of o_proj's channels, by query head, equal the divisors of v_proj's rows of the same value head."""
     model = make(num_key_value_heads=kv_heads) if kv_heads != 4 else make("llama, a value head for each query head")
     name = "model.layers.0.self_attn"
     weights = state(model)
-    # v_proj is smoothed twice; by its inputs' channels the same as q_proj, which is smoothed once.
+    # v_proj is smoothed twice: its columns like those of q_proj, which is smoothed once, and its rows.
     smooth(model, "m4")
     attention = model.get_submodule(name)
     by_input = (attention.q_proj.weight / weights[f"{name}.q_proj.weight"]).median(dim=0).values
@@ -156,7 +156,7 @@ def test_query_heads_that_share_a_value_head_are_smoothed_alike(kv_heads: int) -
 
 
 @pytest.mark.parametrize("method", ["m1", "m3"])
-def test_m3_looks_at_the_first_sample_and_m1_at_all(method: str) -> None:
+def test_m3_uses_the_first_sample_and_m1_uses_all(method: str) -> None:
     found = []
     for data in (samples(), samples()[:1]):
         model = make()
@@ -167,7 +167,7 @@ def test_m3_looks_at_the_first_sample_and_m1_at_all(method: str) -> None:
 
 
 @pytest.mark.parametrize(("numerics", "same"), [("improved", True), ("reference", False)])
-def test_padding_counts_in_reference_numerics_alone(numerics: str, same: bool) -> None:
+def test_padding_counts_only_in_reference_numerics(numerics: str, same: bool) -> None:
     found = []
     for token in (1, 2):
         ids = torch.tensor(token_ids(12))
@@ -181,7 +181,7 @@ def test_padding_counts_in_reference_numerics_alone(numerics: str, same: bool) -
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("method", METHODS)
-def test_half_precision_stays_within_its_rounding(method: str, dtype: torch.dtype) -> None:
+def test_a_half_precision_model_is_unchanged_within_its_rounding(method: str, dtype: torch.dtype) -> None:
     model = random_model("llama", num_hidden_layers=2).to(dtype)  # outliers make attention jump at a last bit
     before = logits(model)
     smooth(model, method)
@@ -218,7 +218,7 @@ def test_a_norm_that_feeds_more_than_the_known_linears_is_refused() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_model_without_such_groups_is_refused(method: str) -> None:
+def test_a_model_without_known_groups_is_refused(method: str) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model = GPT2LMHeadModel(GPT2Config(vocab_size=96, n_embd=16, n_layer=2, n_head=2, n_positions=64)).eval()
@@ -228,7 +228,7 @@ def test_a_model_without_such_groups_is_refused(method: str) -> None:
     assert all(torch.equal(tensor, weights[key]) for key, tensor in state(model).items())
 
 
-def test_a_model_is_smoothed_once() -> None:
+def test_a_model_can_be_smoothed_only_once() -> None:
     model = make()
     smooth(model, "m1")
     weights = state(model)
@@ -239,7 +239,7 @@ def test_a_model_is_smoothed_once() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_input_that_is_not_finite_is_named(value: float) -> None:
+def test_a_non_finite_input_is_named(value: float) -> None:
     model = make()
     with torch.no_grad():
         model.model.layers[1].input_layernorm.weight[2] = value
@@ -249,8 +249,8 @@ def test_an_input_that_is_not_finite_is_named(value: float) -> None:
 
 @pytest.mark.parametrize("numerics", ["improved", "reference"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_dead_channel_of_float16_stays_as_it_is(method: str, numerics: str) -> None:
-    """Its factor would be tiny, and what comes before it infinite once divided by it."""
+def test_a_dead_channel_in_float16_is_unchanged(method: str, numerics: str) -> None:
+    """Its factor would be tiny, and the weights divided by it infinite."""
     model = random_model("llama", num_hidden_layers=2)
     with torch.no_grad():
         model.model.embed_tokens.weight[:, 5] = 0

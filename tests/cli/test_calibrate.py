@@ -43,7 +43,7 @@ def test_calibrate_plans_no_export(llama: Path, fa3: Fa3, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def test_export_for_one_and_for_several(llama: Path, kept: Path, fa3: Fa3, tmp_path: Path) -> None:
+def test_export_writes_one_or_several_targets(llama: Path, kept: Path, fa3: Fa3, tmp_path: Path) -> None:
     code, out, err = fa3("export", llama, "--calibration", kept)
     output = llama.with_name(f"{llama.name}-w8a8-fa3")
     assert code == 0 and "model.layers.2" in out and "targets: modelslim" in err
@@ -67,7 +67,7 @@ def test_export_for_one_and_for_several(llama: Path, kept: Path, fa3: Fa3, tmp_p
         (["--calibration", "kept", "--output", "."], 4, ("already holds",)),
     ],
 )
-def test_what_goes_wrong_is_said(
+def test_errors_exit_with_their_codes(
     arguments: list[str],
     code: int,
     words: tuple[str, ...],

@@ -22,13 +22,13 @@ def test_tables_name_every_package_and_command() -> None:
         assert word in run.stdout
 
 
-def test_json_is_all_there_is_on_stdout() -> None:
+def test_stdout_contains_only_json() -> None:
     facts = json.loads(fa3_doctor("--json").stdout)
     assert facts["ok"] is True
     assert {package["name"] for package in facts["packages"]} >= {"torch", "transformers", "safetensors"}
 
 
-def test_exit_6_if_something_required_is_too_old(tmp_path: Path) -> None:
+def test_a_required_package_that_is_too_old_exits_6(tmp_path: Path) -> None:
     info = tmp_path / "transformers-4.40.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 4.40.0\n")
@@ -46,7 +46,7 @@ def install_broken_torch_npu(folder: Path) -> None:
     (folder / "torch_npu.py").write_text("raise ImportError('libhccl.so: cannot open shared object file')")
 
 
-def test_a_torch_that_cannot_load_torch_npu_is_said_with_the_cause(tmp_path: Path) -> None:
+def test_the_cause_is_reported_if_torch_cannot_load_torch_npu(tmp_path: Path) -> None:
     install_broken_torch_npu(tmp_path)
     run = fa3_doctor("--json", path=tmp_path)
     assert run.returncode == 6, run.stderr
@@ -54,7 +54,7 @@ def test_a_torch_that_cannot_load_torch_npu_is_said_with_the_cause(tmp_path: Pat
     assert "ImportError: libhccl.so: cannot open" in problems[0]
 
 
-def test_quantize_says_what_to_source(tmp_path: Path) -> None:
+def test_quantize_names_the_script_to_source(tmp_path: Path) -> None:
     install_broken_torch_npu(tmp_path)
     run = subprocess.run(
         [sys.executable, "-m", "fa3cli", "quantize", str(tmp_path)],

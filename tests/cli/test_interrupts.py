@@ -13,7 +13,9 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 @pytest.mark.parametrize("second", SIGNALS)
 @pytest.mark.parametrize("first", SIGNALS)
-def test_the_first_asks_and_the_second_interrupts(first: signal.Signals, second: signal.Signals) -> None:
+def test_the_first_signal_requests_a_stop_and_the_second_interrupts(
+    first: signal.Signals, second: signal.Signals
+) -> None:
     told: list[str] = []
     with first_interrupt(told.append) as came:
         assert not came() and told == []
@@ -25,7 +27,7 @@ def test_the_first_asks_and_the_second_interrupts(first: signal.Signals, second:
 
 
 @pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
-def test_the_handlers_of_before_come_back(error: type[BaseException] | None) -> None:
+def test_the_old_handlers_are_restored(error: type[BaseException] | None) -> None:
     seen: list[int] = []
     old = {number: signal.signal(number, lambda number, _: seen.append(number)) for number in SIGNALS}
     try:
@@ -43,7 +45,7 @@ def test_the_handlers_of_before_come_back(error: type[BaseException] | None) -> 
             signal.signal(number, handler)
 
 
-def test_a_later_run_has_not_been_interrupted() -> None:
+def test_a_later_run_starts_without_an_interrupt() -> None:
     with first_interrupt(lambda _: None) as came:
         signal.raise_signal(signal.SIGINT)
         assert came()

@@ -29,7 +29,7 @@ def program(code: str, *arguments: object) -> list[str]:
     ]
 
 
-def apart(code: list[str], nproc: int) -> subprocess.Popen[str]:
+def launch_in_process(code: list[str], nproc: int) -> subprocess.Popen[str]:
     """Start a process that launches ranks and ends with their exit code."""
     text = f"import sys; from fa3cli.cli.launch import launch; sys.exit(launch({nproc}, {code!r}))"
     return subprocess.Popen(
@@ -43,7 +43,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_NOTICE", 0.5)
 
 
-def test_each_rank_is_told_what_torchrun_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_rank_gets_the_variables_of_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     write = "import json; json.dump(dict(os.environ), open(sys.argv[1] + '/' + str(rank), 'w'))"
@@ -57,7 +57,7 @@ def test_each_rank_is_told_what_torchrun_tells(tmp_path: Path, monkeypatch: pyte
         assert variables["PATH"] == os.environ["PATH"]
 
 
-def test_threads_that_were_asked_for_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_given_number_of_threads_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert launch(2, program("sys.exit(os.environ['OMP_NUM_THREADS'] != '5')")) == 0
 
@@ -68,26 +68,26 @@ def test_threads_that_were_asked_for_stay(tmp_path: Path, monkeypatch: pytest.Mo
         ([0, 0, 0], [0, 0, 0], 0),
         ([0, 5, 0], [0, 0, 0], 5),
         ([75, 75], [0, 0], 75),
-        ([3, 4], [0.4, 0], 4),  # the first in time
-        ([6, 4], [0, 0.3], 4),  # the loss of another one is no cause of its own
+        ([3, 4], [0.4, 0], 4),  # the first that failed
+        ([6, 4], [0, 0.3], 4),  # losing another rank does not count as a cause
         ([6, 6], [0, 0], 6),
     ],
 )
-def test_the_exit_code_is_that_of_the_first_that_failed(codes: list[int], delays: list[float], expected: int) -> None:
+def test_the_exit_code_is_that_of_the_first_failed_rank(codes: list[int], delays: list[float], expected: int) -> None:
     code = f"time.sleep({delays}[rank]); sys.exit({codes}[rank])"
     assert launch(len(codes), program(code)) == expected
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_rank_that_a_signal_ended_is_a_missing_capability(
+def test_a_rank_killed_by_a_signal_is_a_missing_capability(
     capfd: pytest.CaptureFixture, number: signal.Signals
 ) -> None:
-    """The peers of the killed rank fail too, and before it is noticed."""
+    """The peers of the killed rank fail too, before the kill is noticed."""
     assert launch(2, program(f"rank and (time.sleep(0.2), os.kill(os.getpid(), {int(number)})); sys.exit(6)")) == 6
     assert f"rank 1 was killed by {number.name}" in capfd.readouterr().err
 
 
-def test_ranks_that_do_not_notice_are_told_twice(tmp_path: Path) -> None:
+def test_ranks_that_keep_running_get_a_second_signal(tmp_path: Path) -> None:
     """The first SIGTERM lets a run finish its layer; the second ends it at once."""
     wait = (
         "told = []; signal.signal(signal.SIGTERM, lambda *_: told.append(1)); rank or sys.exit(5)\n"
@@ -98,7 +98,7 @@ def test_ranks_that_do_not_notice_are_told_twice(tmp_path: Path) -> None:
     assert (tmp_path / "told").exists()
 
 
-def test_a_rank_that_hears_nothing_is_killed() -> None:
+def test_a_rank_that_ignores_signals_is_killed() -> None:
     begin = time.monotonic()
     deaf = "[signal.signal(number, signal.SIG_IGN) for number in (15, 2)]; rank or sys.exit(4); time.sleep(600)"
     assert launch(2, program(deaf)) == 4
@@ -106,7 +106,7 @@ def test_a_rank_that_hears_nothing_is_killed() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_go_to_all_ranks_and_the_handlers_come_back(tmp_path: Path, number: signal.Signals) -> None:
+def test_signals_reach_all_ranks_and_the_handlers_are_restored(tmp_path: Path, number: signal.Signals) -> None:
     """Every signal is forwarded, so that a second one reaches the ranks too."""
     code = (
         "import signal\n"
@@ -118,7 +118,7 @@ def test_signals_go_to_all_ranks_and_the_handlers_come_back(tmp_path: Path, numb
         "    open(f'{sys.argv[1]}/ready-{rank}-{count}', 'w').close()\n"
         "sys.exit(75)"
     )
-    with apart(program(code, tmp_path), 2) as run:
+    with launch_in_process(program(code, tmp_path), 2) as run:
         for count in range(3):
             deadline = time.monotonic() + 60
             while len(list(tmp_path.glob(f"ready-*-{count}"))) < 2:
@@ -131,11 +131,11 @@ def test_signals_go_to_all_ranks_and_the_handlers_come_back(tmp_path: Path, numb
     assert launch(1, program("")) == 0 and signal.getsignal(number) is before
 
 
-def test_ranks_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+def test_ranks_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("no other system can do that")
     code = "open(f'{sys.argv[1]}/{rank}', 'w').close(); time.sleep(600)"
-    with apart(program(code, tmp_path), 3) as run:
+    with launch_in_process(program(code, tmp_path), 3) as run:
         while len(list(tmp_path.iterdir())) < 3:
             assert run.poll() is None
             time.sleep(0.01)
@@ -164,7 +164,7 @@ def test_a_process_knows_its_rank(
 
 
 def test_a_rank_runs_no_code_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be the weights folder, whose code may run only when it is trusted."""
+    """The current folder may be a weights folder, whose code may run only with trust."""
     for name in ("typer", "torch", "fa3cli", "json", "__future__", "logging", "importlib", "re"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(99)")
     monkeypatch.setattr(sys, "argv", ["fa3", "--help"])

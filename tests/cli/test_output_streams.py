@@ -46,13 +46,13 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("arguments", ["--help", "report {sound}", "verify {sound} --json"])
 @pytest.mark.parametrize("to", ["| true", ">&-"])
-def test_nobody_reads_on(arguments: str, to: str, sound: Path) -> None:
+def test_a_closed_stdout_is_not_an_error(arguments: str, to: str, sound: Path) -> None:
     code, err = shell(f"{FA3} {arguments.format(sound=sound)} {to}")
     assert code == 0 and "cannot be written" not in err
 
 
 @pytest.mark.parametrize("to", ["| true", ">&-"])
-def test_nobody_reads_findings(to: str, broken: Path) -> None:
+def test_findings_exit_1_with_a_closed_stdout(to: str, broken: Path) -> None:
     assert shell(f"{FA3} verify {broken} {to}")[0] == 1
 
 
@@ -60,18 +60,18 @@ def test_nobody_reads_findings(to: str, broken: Path) -> None:
     "arguments",
     ["--help", "report {sound}", "report {sound} --json", "verify {sound}", "verify {broken} --json"],
 )
-def test_a_full_stdout(arguments: str, sound: Path, broken: Path) -> None:
+def test_a_full_stdout_exits_6(arguments: str, sound: Path, broken: Path) -> None:
     code, err = shell(f"{FA3} {arguments.format(sound=sound, broken=broken)} > /dev/full")
     assert code == 6 and FULL in err
 
 
 @pytest.mark.parametrize("to", ["2> /dev/full", "2>&-", "2>&- >&- <&-"])
-def test_stderr_that_takes_nothing(to: str, sound: Path, broken: Path) -> None:
+def test_a_broken_stderr_does_not_change_the_exit_code(to: str, sound: Path, broken: Path) -> None:
     assert shell(f"{FA3} verify {broken} {to}")[0] == 1
     assert shell(f"{FA3} verify {sound}-gone {to}")[0] == 5
 
 
-def test_a_full_stdout_ends_no_run(tmp_path: Path) -> None:
+def test_a_full_stdout_does_not_stop_a_run(tmp_path: Path) -> None:
     weights = write_model(tmp_path / f"llama-{tmp_path.name}")
     calib = write_lines(tmp_path / "calib.jsonl", token_ids(9, 5))
     command = f"{FA3} quantize {weights} --calib {calib} --json --output {tmp_path}"
@@ -83,7 +83,7 @@ def test_a_full_stdout_ends_no_run(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.journal"))
 
 
-def test_text_that_the_encoding_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_characters_missing_from_the_encoding_are_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with (tmp_path / "out").open("w", encoding="ascii") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         with open_streams() as streams:
@@ -93,7 +93,7 @@ def test_text_that_the_encoding_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert (tmp_path / "out").read_text() == "bars ?? and ?\n"
 
 
-def test_a_pipe_that_is_full_for_now_is_waited_for_and_a_signal_may_print_meanwhile(
+def test_a_full_pipe_is_waited_for_and_a_signal_handler_may_print(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     read, write = os.pipe()

@@ -24,7 +24,7 @@ def fa3(monkeypatch, capsys):
     return run
 
 
-def test_patch_speaks_on_stderr_only(fa3, weights) -> None:  # noqa: F811
+def test_patch_prints_on_stderr_only(fa3, weights) -> None:  # noqa: F811
     code, out, err = fa3(weights, "--attention", "Qwen2Attention")
     assert (code, out) == (0, "")
     assert "wrote" in err
@@ -34,7 +34,7 @@ def test_patch_speaks_on_stderr_only(fa3, weights) -> None:  # noqa: F811
     assert "patched already" in err
 
 
-def test_json_is_the_result(fa3, weights) -> None:  # noqa: F811
+def test_json_contains_the_result(fa3, weights) -> None:  # noqa: F811
     code, out, _ = fa3(weights, "--json")
     result = json.loads(out)
     [file] = result["files"]
@@ -44,7 +44,7 @@ def test_json_is_the_result(fa3, weights) -> None:  # noqa: F811
     assert len(json.loads(fa3(weights, "--undo", "--json")[1])["removed"]) == 2
 
 
-def test_check_tells_by_its_exit_code_and_writes_nothing(fa3, weights) -> None:  # noqa: F811
+def test_check_reports_by_exit_code_and_writes_nothing(fa3, weights) -> None:  # noqa: F811
     before = snapshot(weights)
     assert fa3(weights, "--check")[0] == 1
     assert snapshot(weights) == before
@@ -60,7 +60,7 @@ def test_check_tells_by_its_exit_code_and_writes_nothing(fa3, weights) -> None: 
     assert "changed since" in json.loads(fa3(weights, "--check", "--json")[1])["reason"]
 
 
-def test_code_that_came_with_the_weights(fa3, tmp_path) -> None:
+def test_code_in_the_weights_folder_is_patched_and_restored(fa3, tmp_path) -> None:
     folder = remote_samples.write(tmp_path / "remote", "if_update")
     before = snapshot(folder)
     assert json.loads(fa3(folder, "--list", "--json")[1])["attention"][0]["name"] == "TinyAttention"
@@ -95,7 +95,7 @@ def test_list_names_classes_lines_and_states(fa3, weights) -> None:  # noqa: F81
     assert json.loads(fa3(weights, "--list", "--json")[1])["attention"][0]["line"] > 0
 
 
-def test_list_names_the_rule_that_had_a_say(fa3, weights, tmp_path) -> None:  # noqa: F811
+def test_list_names_the_matching_rule(fa3, weights, tmp_path) -> None:  # noqa: F811
     rules = tmp_path / "rules"
     rules.mkdir()
     (rules / "mine.toml").write_text(rule_samples.QWEN2)
@@ -106,7 +106,7 @@ def test_list_names_the_rule_that_had_a_say(fa3, weights, tmp_path) -> None:  # 
     assert "needs no patch: nothing in it [mine.toml]" in fa3(weights, "--list", "--rules", rules)[1]
 
 
-def test_undo_and_nothing_to_undo(fa3, weights) -> None:  # noqa: F811
+def test_undo_restores_the_folder_and_a_second_undo_does_nothing(fa3, weights) -> None:  # noqa: F811
     before = snapshot(weights)
     fa3(weights)
     assert fa3(weights, "--undo")[0] == 0
@@ -126,7 +126,7 @@ def test_undo_and_nothing_to_undo(fa3, weights) -> None:  # noqa: F811
         (["--quantizer", "other"], 2, "other"),
     ],
 )
-def test_what_goes_wrong_has_its_exit_code(fa3, weights, arguments: list[str], code: int, words: str) -> None:  # noqa: F811
+def test_errors_exit_with_their_codes(fa3, weights, arguments: list[str], code: int, words: str) -> None:  # noqa: F811
     before = snapshot(weights)
     found, out, err = fa3(weights, *arguments)
     assert (found, out) == (code, "")
@@ -135,26 +135,26 @@ def test_what_goes_wrong_has_its_exit_code(fa3, weights, arguments: list[str], c
     assert snapshot(weights) == before
 
 
-def test_a_diff_as_json(fa3, weights) -> None:  # noqa: F811
+def test_a_diff_can_be_printed_as_json(fa3, weights) -> None:  # noqa: F811
     code, out, _ = fa3(weights, "--diff", "--json")
     assert code == 0
     assert json.loads(out) == {"diff": fa3(weights, "--diff")[1]}
 
 
-def test_a_folder_without_config(fa3, tmp_path) -> None:
+def test_a_folder_without_config_exits_5(fa3, tmp_path) -> None:
     code, _, err = fa3(tmp_path)
     assert code == 5
     assert "config.json not found" in err
 
 
-def test_a_foreign_patch(fa3, weights) -> None:  # noqa: F811
+def test_a_foreign_patch_exits_4(fa3, weights) -> None:  # noqa: F811
     (weights / "modeling_qwen2_fa3.py").write_text("mine")
     assert fa3(weights)[0] == 4
     assert fa3(weights, "--undo")[0] == 4
     assert fa3(weights, "--check")[0] == 1
 
 
-def test_a_pipeline_is_patched_checked_and_taken_back(fa3, flux) -> None:  # noqa: F811
+def test_a_pipeline_is_patched_checked_and_restored(fa3, flux) -> None:  # noqa: F811
     before = snapshot(flux)
     assert fa3(flux, "--check")[0] == 1
     code, out, err = fa3(flux, "--list")

@@ -15,7 +15,7 @@ def at(layer: int, sample: int, **values: float) -> Progress:
     return Progress(layer, 3, sample, 6, **{"seconds": 8.0, "seconds_left": 4.0} | values)
 
 
-def test_a_line_a_layer_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture) -> None:
+def test_prints_one_line_per_layer_without_a_terminal(capsys: pytest.CaptureFixture) -> None:
     with show_progress("quantize") as report:
         for layer in range(3):
             for sample in range(2):
@@ -43,7 +43,7 @@ def test_a_line_a_layer_where_stderr_is_no_terminal(capsys: pytest.CaptureFixtur
     )
 
 
-def test_json_is_an_object_a_line_on_stdout(capsys: pytest.CaptureFixture) -> None:
+def test_json_has_one_object_per_line_on_stdout(capsys: pytest.CaptureFixture) -> None:
     with show_progress("quantize", as_json=True) as report:
         report(at(0, 1, seconds_left=None))
         report(at(1, 2, tokens_per_second=12.5))
@@ -54,7 +54,7 @@ def test_json_is_an_object_a_line_on_stdout(capsys: pytest.CaptureFixture) -> No
     assert events[0] | {"event": "progress", "layers": 3, "tokens_per_second": 12.5, "seconds_left": 4.0} == (events[0])
 
 
-def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(module, "Console", lambda **options: Console(force_terminal=True, width=250, **options))
     with show_progress("compare") as report:
         report(at(1, 2))
@@ -75,5 +75,5 @@ def test_an_error_ends_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     ("seconds", "text"),
     [(0.4, "0 s"), (59.6, "1 min 0 s"), (3599, "59 min 59 s"), (3600, "1 h 0 min"), (90061, "25 h 1 min")],
 )
-def test_durations(seconds: float, text: str) -> None:
+def test_durations_are_formatted(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -53,7 +53,7 @@ def calib(llama: Path) -> list[str]:
     return ["--calib", str(llama.parent / "calib.jsonl")]
 
 
-def test_the_default_way(qwen2_tiny: Path, fa3: Fa3) -> None:
+def test_default_options_write_the_export_beside_the_weights(qwen2_tiny: Path, fa3: Fa3) -> None:
     """With the shipped calibration set and the model's tokenizer, the export is written beside the weights."""
     code, out, err = fa3("quantize", qwen2_tiny, "--samples", 2)
     output = qwen2_tiny.with_name(f"{qwen2_tiny.name}-w8a8-fa3")
@@ -68,7 +68,7 @@ def test_the_default_way(qwen2_tiny: Path, fa3: Fa3) -> None:
     assert fa3("verify", output)[0] == 0
 
 
-def test_json_is_an_object_a_line(llama: Path, calib: list[str], fa3: Fa3) -> None:
+def test_json_has_one_object_per_line(llama: Path, calib: list[str], fa3: Fa3) -> None:
     code, out, _ = fa3("quantize", llama, *calib, "--fa-amp", 1, "--json")
     *events, result = map(json.loads, out.splitlines())
     assert code == 0
@@ -129,7 +129,7 @@ def test_plan_reads_no_weight_and_writes_nothing(llama: Path, calib: list[str], 
     assert snapshot(tmp_path) == before
 
 
-def test_other_ranks_leave_a_plan_to_the_leading_one(
+def test_only_the_leading_rank_prints_a_plan(
     llama: Path, calib: list[str], fa3: Fa3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}.items():
@@ -137,7 +137,7 @@ def test_other_ranks_leave_a_plan_to_the_leading_one(
     assert fa3("quantize", llama, *calib, "--plan") == (0, "", "")
 
 
-def test_warnings_come_before_the_work_on_stderr(llama: Path, calib: list[str], fa3: Fa3) -> None:
+def test_a_plan_prints_warnings_on_stderr(llama: Path, calib: list[str], fa3: Fa3) -> None:
     code, out, err = fa3(
         "quantize",
         llama,
@@ -154,7 +154,7 @@ def test_warnings_come_before_the_work_on_stderr(llama: Path, calib: list[str], 
     assert "half-float group" in err and "3 attention modules; all fall back" in err
 
 
-def test_brackets_in_names_are_printed_as_they_are(tmp_path: Path, fa3: Fa3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_brackets_in_names_are_printed_unchanged(tmp_path: Path, fa3: Fa3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     folder = write_model(tmp_path / "model[v1]", patched=False)
     calib = write_lines(tmp_path / "calib.jsonl", token_ids(9))
@@ -171,7 +171,7 @@ def test_help_lists_the_options(fa3: Fa3, monkeypatch: pytest.MonkeyPatch) -> No
     assert not [option for option in OPTIONS.split() if option not in out]
 
 
-# ---- what goes wrong
+# ---- errors
 
 
 def line(text: str) -> Callable[[Path], None]:
@@ -228,7 +228,7 @@ def nothing(_: Path) -> None:
     pass
 
 
-# What is done to a sound folder, options, exit code, words of the message.
+# What is done to a valid folder, options, exit code, words of the message.
 WRONG: dict[str, tuple[Callable[[Path], Any], list[str], int, tuple[str, ...]]] = {
     "no-config": (lambda f: (f / "config.json").unlink(), [], 5, ("config.json",)),
     "broken-config": (lambda f: (f / "config.json").write_text("{"), [], 5, ("config.json",)),
@@ -279,7 +279,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], list[str], int, tuple[str, ...]]] 
 
 
 @pytest.mark.parametrize(("spoil", "options", "code", "words"), WRONG.values(), ids=WRONG)
-def test_what_goes_wrong_is_said_and_leaves_nothing(
+def test_errors_are_reported_and_leave_no_files(
     llama: Path,
     fa3: Fa3,
     monkeypatch: pytest.MonkeyPatch,
@@ -300,13 +300,13 @@ def test_what_goes_wrong_is_said_and_leaves_nothing(
     assert snapshot(llama.parent) == before
 
 
-def test_a_folder_that_is_not_there(fa3: Fa3, tmp_path: Path) -> None:
+def test_a_missing_folder_exits_5(fa3: Fa3, tmp_path: Path) -> None:
     code, out, err = fa3("quantize", tmp_path / "nowhere")
     assert (code, out) == (5, "") and "nowhere" in err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a folder in which root can write nothing either")
-def test_an_output_that_cannot_be_made(llama: Path, calib: list[str], fa3: Fa3) -> None:
+def test_an_output_that_cannot_be_created_exits_6(llama: Path, calib: list[str], fa3: Fa3) -> None:
     code, out, err = fa3("quantize", llama, *calib, "--output", "/proc/nowhere/out")
     assert (code, out) == (6, "")
     assert "/proc/nowhere" in err and "Traceback" not in err
@@ -324,7 +324,9 @@ def command(*arguments: object, python: str | Path = sys.executable) -> list[str
 
 
 @pytest.mark.parametrize(("interrupts", "code"), [(1, 75), (2, 130)])
-def test_an_interrupt_ends_the_layer_and_a_second_one_at_once(qwen2_tiny: Path, interrupts: int, code: int) -> None:
+def test_the_first_interrupt_finishes_the_layer_and_the_second_ends_at_once(
+    qwen2_tiny: Path, interrupts: int, code: int
+) -> None:
     lines = write_lines(qwen2_tiny.parent / "calib.jsonl", token_ids(*[400] * 40, vocab=2048))
     before = snapshot(qwen2_tiny.parent)
     run = subprocess.Popen(
@@ -333,7 +335,7 @@ def test_an_interrupt_ends_the_layer_and_a_second_one_at_once(qwen2_tiny: Path, 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background jobs, such as a CI run, ignore interrupts, and so would what they start.
+        # Background jobs of a shell, such as a CI run, ignore interrupts, and so would their child processes.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     journal = Path(f"{qwen2_tiny}-w8a8-fa3.journal")
@@ -397,19 +399,19 @@ def test_patch_quantize_and_verify_under_every_version(version: str, tmp_path: P
         (["--dtype", "int8"], 3),
     ],
 )
-def test_values_no_run_can_have(qwen2_tiny: Path, fa3: Fa3, arguments: list[str], code: int) -> None:
+def test_impossible_values_are_refused(qwen2_tiny: Path, fa3: Fa3, arguments: list[str], code: int) -> None:
     found, out, err = fa3("quantize", qwen2_tiny, *arguments)
     assert (found, out) == (code, "") and arguments[0] in err and "Traceback" not in err
 
 
-def test_a_plan_is_refused_where_the_run_would_be(qwen2_tiny: Path, fa3: Fa3, tmp_path: Path) -> None:
+def test_a_plan_is_refused_if_the_run_would_be_refused(qwen2_tiny: Path, fa3: Fa3, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine").touch()
     code, out, err = fa3("quantize", qwen2_tiny, "--plan", "--output", tmp_path / "taken")
     assert (code, out) == (4, "") and "already holds something else" in err
 
 
-def test_a_numpy_export_is_not_called_broken(qwen2_tiny: Path, fa3: Fa3, tmp_path: Path) -> None:
+def test_verify_of_a_numpy_export_exits_5(qwen2_tiny: Path, fa3: Fa3, tmp_path: Path) -> None:
     assert fa3("quantize", qwen2_tiny, "--samples", 1, "--save-type", "numpy", "--output", tmp_path / "o")[0] == 0
     code, out, err = fa3("verify", tmp_path / "o")
     assert (code, out) == (5, "") and "only a numpy export" in err
@@ -434,7 +436,7 @@ def test_a_plan_needs_neither_weights_nor_a_tokenizer(weightless: Path, fa3: Fa3
     assert snapshot(tmp_path) == before
 
 
-def test_such_a_folder_unpatched_is_planned_without_fa(tmp_path: Path, fa3: Fa3) -> None:
+def test_an_unpatched_folder_without_weights_is_planned_with_no_fa(tmp_path: Path, fa3: Fa3) -> None:
     folder = write_config(tmp_path / "config", patched=False)
     assert fa3("quantize", folder, "--plan", "--no-fa")[0] == 0
     code, out, err = fa3("quantize", folder, "--plan")
@@ -442,19 +444,19 @@ def test_such_a_folder_unpatched_is_planned_without_fa(tmp_path: Path, fa3: Fa3)
 
 
 @pytest.mark.parametrize("file", [f"{WEIGHTS}.index.json", WEIGHTS, "pytorch_model.bin"])
-def test_weights_that_are_broken_are_no_missing_ones(weightless: Path, fa3: Fa3, file: str) -> None:
+def test_broken_weights_do_not_count_as_missing(weightless: Path, fa3: Fa3, file: str) -> None:
     (weightless / file).write_bytes(b"{}")
     code, out, err = fa3("quantize", weightless, "--plan")
     assert (code, out) == (5, "") and "error: " in err
 
 
-def test_the_run_itself_needs_weights(weightless: Path, fa3: Fa3) -> None:
+def test_a_run_needs_weights(weightless: Path, fa3: Fa3) -> None:
     code, out, err = fa3("quantize", weightless)
     assert (code, out) == (5, "") and "no weights" in err
 
 
 @pytest.mark.parametrize(("weights", "expected"), [(False, 0), (True, 6)])
-def test_a_disk_without_room_refuses_a_run_and_not_a_plan_for_elsewhere(
+def test_a_full_disk_refuses_a_plan_only_if_the_folder_has_weights(
     llama: Path, weightless: Path, fa3: Fa3, monkeypatch: pytest.MonkeyPatch, weights: bool, expected: int
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))

@@ -27,7 +27,7 @@ def export(tmp_path: Path) -> Export:
     return write_export(tmp_path / "model-w8a8-fa3")
 
 
-def test_tables(export: Export, fa3: Fa3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_contain_the_facts(export: Export, fa3: Fa3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     code, out, err = fa3("report", export.folder)
     assert code == 0
@@ -49,7 +49,7 @@ def test_tables(export: Export, fa3: Fa3, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(("columns", "tables", "bars"), [(80, 1, False), (100, 3, True), (160, 1, True)])
-def test_heat_maps_take_the_room_there_is(
+def test_heat_maps_adapt_to_the_terminal_width(
     tmp_path: Path, fa3: Fa3, monkeypatch: pytest.MonkeyPatch, columns: int, tables: int, bars: bool
 ) -> None:
     write_heads(tmp_path / "large", layers=3, heads=64, kv_heads=8)
@@ -60,7 +60,7 @@ def test_heat_maps_take_the_room_there_is(
     assert bool(re.search("[▁-█]{64}", out)) is bars
 
 
-def test_timesteps(export: Export, fa3: Fa3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timesteps_are_shown(export: Export, fa3: Fa3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     assert "timestep" not in fa3("report", export.folder)[1]
     write_report(export.folder, report_of([sampled(0, 5), layer(1)], target="mindie-sd"))
@@ -72,7 +72,7 @@ def test_timesteps(export: Export, fa3: Fa3, monkeypatch: pytest.MonkeyPatch) ->
     assert facts["layers"][1]["timesteps"] == []
 
 
-def test_images(export: Export, fa3: Fa3) -> None:
+def test_differences_of_images_are_shown(export: Export, fa3: Fa3) -> None:
     found = {"prompts": 2, "psnr": [41.26, None], "mean_psnr": 41.26, "largest_difference": 0.25}
     write_report(export.folder, report_of([layer(0)], target="mindie-sd", comparison=found))
     code, out, _ = fa3("report", export.folder)
@@ -80,7 +80,7 @@ def test_images(export: Export, fa3: Fa3) -> None:
     assert "perplexity" not in out and "not measured" not in out
 
 
-def test_json(export: Export, fa3: Fa3) -> None:
+def test_json_contains_the_facts(export: Export, fa3: Fa3) -> None:
     code, out, _ = fa3("report", export.folder, "--json")
     facts = json.loads(out)
     assert code == 0 and [layer["fa"] for layer in facts["layers"]] == [True, False]
@@ -92,7 +92,7 @@ def test_json(export: Export, fa3: Fa3) -> None:
     }
 
 
-def test_html(export: Export, tmp_path: Path, fa3: Fa3) -> None:
+def test_html_writes_the_page(export: Export, tmp_path: Path, fa3: Fa3) -> None:
     file = tmp_path / "report.html"
     code, out, err = fa3("report", export.folder, "--html", file)
     assert (code, out) == (0, "") and str(file) in err
@@ -101,7 +101,7 @@ def test_html(export: Export, tmp_path: Path, fa3: Fa3) -> None:
     assert code == 0 and json.loads(out)["name"] == "model-w8a8-fa3"
 
 
-def test_errors(export: Export, tmp_path: Path, fa3: Fa3) -> None:
+def test_errors_exit_5(export: Export, tmp_path: Path, fa3: Fa3) -> None:
     for arguments in (
         (tmp_path,),
         (tmp_path / "gone",),
@@ -111,14 +111,14 @@ def test_errors(export: Export, tmp_path: Path, fa3: Fa3) -> None:
         assert (code, out) == (5, "") and str(tmp_path) in err and "hint: " in err
 
 
-def test_a_terminal_takes_no_commands_from_names(export: Export, fa3: Fa3) -> None:
+def test_control_characters_in_names_are_not_printed(export: Export, fa3: Fa3) -> None:
     name = "\x1b[2J[red]\u202e"
     write_report(export.folder, report_of([layer(0) | {"float_linears": {name: name}, "fa_reason": name}], recipe=name))
     code, out, _ = fa3("report", export.folder)
     assert code == 0 and "\x1b" not in out and "\u202e" not in out and "[red]" in out
 
 
-def test_what_quantize_makes(qwen2_tiny: Path, tmp_path: Path, fa3: Fa3) -> None:
+def test_an_export_of_quantize_is_reported_without_remarks(qwen2_tiny: Path, tmp_path: Path, fa3: Fa3) -> None:
     calibration = tmp_path / "calib.jsonl"
     calibration.write_text('{"text": "It is a truth universally acknowledged."}\n')
     result = api.quantize(qwen2_tiny, calib=calibration, output=tmp_path / "out", fa_amp=1)
@@ -142,7 +142,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
-def test_any_name_on_any_terminal(export: Export, form: tuple[str, ...]) -> None:
+def test_a_report_with_an_unencodable_name_is_printed(export: Export, form: tuple[str, ...]) -> None:
     """A name with a lone surrogate, and a terminal that encodes ASCII only."""
     write_report(export.folder, report_of([layer(0)], recipe="\ud800"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}

@@ -26,13 +26,13 @@ def export(tmp_path: Path) -> Export:
     return build_export(tmp_path)
 
 
-def test_a_sound_export(export: Export) -> None:
+def test_a_valid_export_exits_0(export: Export) -> None:
     run = fa3_verify(export.folder)
     assert run.returncode == 0, run.stderr
     assert "deq-scale" in run.stdout and "0 errors, " in run.stderr
 
 
-def test_every_finding_is_a_line(export: Export) -> None:
+def test_every_finding_has_one_line(export: Export) -> None:
     export.description["fa_quant_type"] = None
     export.drop("model.layers.0.self_attn.q_proj.weight_scale")
     export.save()
@@ -43,7 +43,7 @@ def test_every_finding_is_a_line(export: Export) -> None:
     assert "1 skipped" in run.stdout
 
 
-def test_json(export: Export) -> None:
+def test_json_contains_findings_and_checks(export: Export) -> None:
     (export.folder / "config.json").write_text("{")
     run = fa3_verify(export.folder, "--json")
     report = json.loads(run.stdout)
@@ -67,7 +67,7 @@ def test_no_export_exits_5(tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
 
 
-def test_targets(tmp_path: Path) -> None:
+def test_several_targets_are_verified(tmp_path: Path) -> None:
     export = build_for("mindie", tmp_path)
     del export.config["quantize"]
     export.save()

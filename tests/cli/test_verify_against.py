@@ -44,7 +44,7 @@ def test_the_table_ends_with_the_comparison(export: Path, llama: Path, text: Pat
     assert after == before
 
 
-def test_what_was_measured_stays_in_the_report(export: Path, llama: Path, text: Path, tmp_path: Path, fa3: Fa3) -> None:
+def test_the_comparison_is_saved_in_the_report(export: Path, llama: Path, text: Path, tmp_path: Path, fa3: Fa3) -> None:
     before = json.loads((export / REPORT_FILE).read_text())
     code, out, _ = fa3("verify", export, "--against", llama, "--eval", text, "--json")
     kept = json.loads((export / REPORT_FILE).read_text())
@@ -57,14 +57,14 @@ def test_what_was_measured_stays_in_the_report(export: Path, llama: Path, text: 
     assert again.already_there and again.layers[0].error is not None
 
 
-def test_an_export_without_a_report_is_compared_all_the_same(export: Path, llama: Path, text: Path, fa3: Fa3) -> None:
+def test_an_export_without_a_report_can_be_compared(export: Path, llama: Path, text: Path, fa3: Fa3) -> None:
     (export / REPORT_FILE).unlink()
     code, out, err = fa3("verify", export, "--against", llama, "--eval", text)
     assert code == 0 and "KL divergence" in out and f"has no {REPORT_FILE}" in err
     assert not (export / REPORT_FILE).exists()
 
 
-def test_json_holds_report_and_comparison(export: Path, llama: Path, text: Path, fa3: Fa3) -> None:
+def test_json_contains_report_and_comparison(export: Path, llama: Path, text: Path, fa3: Fa3) -> None:
     arguments = ["verify", export, "--against", llama, "--eval", text, "--max-length", 16, "--json"]
     code, out, _ = fa3(*arguments)
     found = json.loads(out)
@@ -122,7 +122,7 @@ def unpatched(folder: Path) -> None:
         ),
     ],
 )
-def test_what_goes_wrong(
+def test_errors_exit_with_their_codes(
     export: Path,
     llama: Path,
     text: Path,
@@ -143,7 +143,7 @@ def test_what_goes_wrong(
 
 
 @pytest.fixture(scope="module")
-def painter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def flux_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A patched pipeline, and an export of it."""
     pytest.importorskip("diffusers")
     from fa3cli.pipelines.opening import open_pipeline
@@ -158,8 +158,8 @@ def painter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder, write_export(export, opened, head_parameters(opened), block_linears(opened))
 
 
-def test_a_pipelines_export_is_compared_on_prompts(painter: tuple[Path, Path], tmp_path: Path, fa3: Fa3) -> None:
-    pipeline, export = painter
+def test_a_pipelines_export_is_compared_on_prompts(flux_export: tuple[Path, Path], tmp_path: Path, fa3: Fa3) -> None:
+    pipeline, export = flux_export
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\na black cat\n")
     code, out, err = fa3("verify", export, "--against", pipeline, "--eval", prompts)

@@ -46,7 +46,7 @@ def prompts(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_quantized_transformer_paints_nearly_the_same(
+def test_a_quantized_transformer_gives_similar_images(
     tmp_path: Path, flux: Path, opened: OpenedPipeline, heads: Heads, prompts: Path
 ) -> None:
     export = write_export(tmp_path / "export", opened, heads, block_linears(opened))
@@ -62,14 +62,14 @@ def test_a_quantized_transformer_paints_nearly_the_same(
     assert compare_images(linears, flux, prompts).psnr != found.psnr
 
 
-def test_a_transformer_that_stays_float_paints_the_same(
+def test_a_float_transformer_gives_identical_images(
     tmp_path: Path, flux: Path, opened: OpenedPipeline, prompts: Path
 ) -> None:
     export = write_export(tmp_path / "export", opened, {})
     assert compare_images(export, flux, prompts) == ImageComparison(2, (None, None), None, 0.0)
 
 
-def test_coarser_scales_are_seen(
+def test_coarser_scales_lower_the_psnr(
     tmp_path: Path, flux: Path, opened: OpenedPipeline, heads: Heads, prompts: Path
 ) -> None:
     coarse = {
@@ -83,13 +83,13 @@ def test_coarser_scales_are_seen(
     assert worse < found - 10
 
 
-def test_psnr_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_psnr_equals_a_calculation_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "_BLOCK", 5)
     expected = torch.rand(1, 3, 4, 4)
     found = expected.clone()
     found[0, 0, 0, 0] += 0.5
     found[0, 2, 3, 3] -= 0.25
-    found[0, 1, 1, 1] = torch.nan  # as far off as can be
+    found[0, 1, 1, 1] = torch.nan  # the largest possible difference
     square, largest = comparison._difference(expected, found)
     assert square == pytest.approx((0.25 + 0.0625 + 1) / 48) and largest == 1
     one_tenth, *_ = comparison._comparison([(0.01, 0.1), (0.0, 0.0)]).psnr
@@ -111,7 +111,7 @@ def test_psnr_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"component": "transformer_2", "sampling": SAMPLING}, "has no transformer_2"),
     ],
 )
-def test_reports_that_do_not_say_how(
+def test_reports_without_valid_sampling_are_refused(
     tmp_path: Path, flux: Path, opened: OpenedPipeline, prompts: Path, identity: Any, words: str
 ) -> None:
     export = write_export(tmp_path / "export", opened, {})
@@ -121,7 +121,7 @@ def test_reports_that_do_not_say_how(
         compare_images(export, flux, prompts)
 
 
-def test_an_export_without_a_report_or_weights(
+def test_an_export_without_a_report_or_weights_is_refused(
     tmp_path: Path, flux: Path, opened: OpenedPipeline, prompts: Path
 ) -> None:
     export = write_export(tmp_path / "export", opened, {})

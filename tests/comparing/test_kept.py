@@ -39,7 +39,7 @@ def read(export: Path) -> dict[str, object]:
     return json.loads((export / REPORT_FILE).read_text(encoding="utf-8"))
 
 
-def test_it_is_added_and_later_replaced(export: Path, text: Path) -> None:
+def test_a_comparison_is_added_and_later_replaced(export: Path, text: Path) -> None:
     digest = hashlib.sha256(text.read_bytes()).hexdigest()
     for found in (FOUND, replace(FOUND, kl_divergence=2e-3)):
         assert keep_comparison(export, found, text) is None
@@ -49,13 +49,13 @@ def test_it_is_added_and_later_replaced(export: Path, text: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o440])
-def test_the_mode_is_kept(export: Path, text: Path, mode: int) -> None:
+def test_the_file_mode_is_kept(export: Path, text: Path, mode: int) -> None:
     (export / REPORT_FILE).chmod(mode)
     assert keep_comparison(export, FOUND, text) is None
     assert stat.S_IMODE((export / REPORT_FILE).stat().st_mode) == mode
 
 
-def test_a_link_stays_one(export: Path, text: Path, tmp_path: Path) -> None:
+def test_a_linked_report_stays_a_link(export: Path, text: Path, tmp_path: Path) -> None:
     (export / REPORT_FILE).rename(tmp_path / "elsewhere.json")
     (export / REPORT_FILE).symlink_to(tmp_path / "elsewhere.json")
     assert keep_comparison(export, FOUND, text) is None
@@ -71,7 +71,7 @@ def test_a_link_stays_one(export: Path, text: Path, tmp_path: Path) -> None:
         (b"\xff", "codec"),
     ],
 )
-def test_without_a_sound_report_there_is_none(export: Path, text: Path, content: bytes | None, words: str) -> None:
+def test_an_invalid_report_gets_no_comparison(export: Path, text: Path, content: bytes | None, words: str) -> None:
     (export / REPORT_FILE).unlink()
     if content is not None:
         (export / REPORT_FILE).write_bytes(content)
@@ -80,13 +80,13 @@ def test_without_a_sound_report_there_is_none(export: Path, text: Path, content:
     assert snapshot(export) == before
 
 
-def test_links_in_a_circle(export: Path, text: Path) -> None:
+def test_a_report_that_links_to_itself_is_a_problem(export: Path, text: Path) -> None:
     (export / REPORT_FILE).unlink()
     (export / REPORT_FILE).symlink_to(REPORT_FILE)
     assert keep_comparison(export, FOUND, text)
 
 
-def test_text_that_is_no_file(export: Path, tmp_path: Path) -> None:
+def test_the_text_must_be_a_regular_file(export: Path, tmp_path: Path) -> None:
     before = snapshot(export)
     os.mkfifo(tmp_path / "pipe")
     for text in (tmp_path / "pipe", tmp_path / "gone", tmp_path):
@@ -95,9 +95,7 @@ def test_text_that_is_no_file(export: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["open", "replace", "fsync", "fchmod"])
-def test_a_write_that_fails_leaves_everything_as_it_was(
-    export: Path, text: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+def test_a_failed_write_changes_nothing(export: Path, text: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -39,7 +39,7 @@ def export(folder: Path, tmp_path: Path, **options: Any) -> Path:
 
 
 def simulate_by_hand(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Let a patched model compute with what int8 leaves of inputs, weights, q, k and v."""
+    """Let a patched model compute with inputs, weights, q, k and v rounded to int8."""
     for name, module in model.named_modules():
         if f"{name}.input_scale" in tensors:
             scale, offset = (tensors[f"{name}.input_{part}"].float() for part in ("scale", "offset"))
@@ -83,7 +83,7 @@ def load_patched(folder: Path) -> nn.Module:
 
 @pytest.mark.parametrize("options", [{}, {"fa_amp": 1}, {"disable_names": ("*.mlp.*",)}])
 @pytest.mark.parametrize("model_type", ["llama", "qwen2"])
-def test_both_sides_are_what_whole_models_compute(
+def test_results_equal_those_of_whole_models(
     tmp_path: Path, text: Path, model_type: str, options: dict[str, Any]
 ) -> None:
     folder = write_model(tmp_path / f"{model_type}-{tmp_path.name}", model_type)
@@ -106,7 +106,7 @@ def test_both_sides_are_what_whole_models_compute(
     assert found.kl_divergence > 0 and found.perplexity_quantized != found.perplexity_float
 
 
-def test_nothing_quantized_is_no_difference(llama: Path, text: Path, tmp_path: Path) -> None:
+def test_an_export_without_quantized_modules_has_no_difference(llama: Path, text: Path, tmp_path: Path) -> None:
     output = export(llama, tmp_path, disable_names=("*_proj", "*.self_attn"), anti_method="none")
     found = compare(output, llama, text)
     assert (found.kl_divergence, found.top1_agreement) == (0.0, 1.0)
@@ -115,8 +115,8 @@ def test_nothing_quantized_is_no_difference(llama: Path, text: Path, tmp_path: P
 
 
 @torch.no_grad()
-def states_behind_layers(model: nn.Module, samples: list[list[int]]) -> list[Tensor]:
-    """A layer's outputs on all samples, one behind the other."""
+def states_after_layers(model: nn.Module, samples: list[list[int]]) -> list[Tensor]:
+    """The outputs of each layer on all samples, concatenated."""
     found: list[list[Tensor]] = [[] for _ in model.model.layers]
     for layer, outputs in zip(model.model.layers, found):
         layer.register_forward_hook(
@@ -130,27 +130,27 @@ def states_behind_layers(model: nn.Module, samples: list[list[int]]) -> list[Ten
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen2"])
-def test_errors_add_up_from_layer_to_layer(tmp_path: Path, text: Path, model_type: str) -> None:
+def test_layer_errors_accumulate_as_in_a_whole_model(tmp_path: Path, text: Path, model_type: str) -> None:
     folder = write_model(tmp_path / f"{model_type}-{tmp_path.name}", model_type)
     output = export(folder, tmp_path, recipe="none")
     samples = [ids for ids in token_ids(*EVAL) if len(ids) > 1]
-    exact, quantized = states_behind_layers(load(folder), samples), load_patched(folder)
+    exact, quantized = states_after_layers(load(folder), samples), load_patched(folder)
     simulate_by_hand(quantized, load_file(output / WEIGHT_FILE))
-    pairs = zip(states_behind_layers(quantized, samples), exact)
+    pairs = zip(states_after_layers(quantized, samples), exact)
     expected = [((found - wanted).norm() / wanted.norm()).item() for found, wanted in pairs]
     found = compare(output, folder, text).layer_errors
     assert found == pytest.approx(expected, rel=0.02) and len(found) == 3
     assert all(0 < error < 0.5 for error in found)
 
 
-def test_only_what_lies_behind_a_spoiled_layer_is_off(llama: Path, text: Path, tmp_path: Path) -> None:
+def test_float_layers_before_a_quantized_layer_have_no_error(llama: Path, text: Path, tmp_path: Path) -> None:
     layers = ("model.layers.0.*", "model.layers.1.*")
     output = export(llama, tmp_path, recipe="none", disable_names=layers)
     first, second, third = compare(output, llama, text).layer_errors
     assert first == second == 0 < third
 
 
-def test_states_that_are_no_numbers_are_as_far_off_as_can_be() -> None:
+def test_states_with_nan_have_an_infinite_error() -> None:
     one = torch.ones(1, 2, 3)
     for expected, found, error in (
         (one, one, 0.0),
@@ -165,13 +165,13 @@ def test_states_that_are_no_numbers_are_as_far_off_as_can_be() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_and_tied_heads(tmp_path: Path, text: Path, dtype: str) -> None:
+def test_half_precision_models_with_tied_heads_are_compared(tmp_path: Path, text: Path, dtype: str) -> None:
     folder = write_model(tmp_path / f"llama-{tmp_path.name}", dtype=getattr(torch, dtype), tie_word_embeddings=True)
     found = compare(export(folder, tmp_path), folder, text)
     assert 0 < found.kl_divergence < 0.5
 
 
-def test_no_fa_compares_with_an_unpatched_folder(tmp_path: Path, text: Path) -> None:
+def test_an_export_without_fa3_is_compared_with_an_unpatched_folder(tmp_path: Path, text: Path) -> None:
     folder = write_model(tmp_path / "plain", patched=False)
     assert compare(export(folder, tmp_path, fa=False), folder, text).kl_divergence > 0
 
@@ -183,14 +183,14 @@ def test_an_fa3_export_needs_the_patched_folder(llama: Path, text: Path, tmp_pat
         compare(output, llama, text)
 
 
-def test_parts_and_one_file_are_the_same(llama: Path, text: Path, tmp_path: Path) -> None:
+def test_parts_and_one_file_give_the_same_results(llama: Path, text: Path, tmp_path: Path) -> None:
     whole = compare(export(llama, tmp_path), llama, text)
     (tmp_path / "parts").mkdir()
     parts = compare(export(llama, tmp_path / "parts", part_file_size=20_000 / 1e9), llama, text)
     assert whole == parts
 
 
-def test_lines_are_cut_where_the_model_or_the_user_says(llama: Path, tmp_path: Path) -> None:
+def test_lines_are_cut_at_the_limit_of_the_model_or_the_user(llama: Path, tmp_path: Path) -> None:
     output = export(llama, tmp_path)
     text = write_lines(tmp_path / "long.jsonl", token_ids(10, 64, 65, 200))
     assert [compare(output, llama, text).samples_cut, compare(output, llama, text).tokens] == [2, 9 + 3 * 63]
@@ -198,7 +198,7 @@ def test_lines_are_cut_where_the_model_or_the_user_says(llama: Path, tmp_path: P
     assert (found.samples_cut, found.tokens) == (3, 4 * 9)
 
 
-def test_progress_goes_up_to_the_end(llama: Path, text: Path, tmp_path: Path) -> None:
+def test_progress_increases_until_the_end(llama: Path, text: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
     compare(export(llama, tmp_path), llama, text, progress=seen.append)
     assert [(at.layer, at.sample) for at in seen] == sorted((at.layer, at.sample) for at in seen)
@@ -206,7 +206,7 @@ def test_progress_goes_up_to_the_end(llama: Path, text: Path, tmp_path: Path) ->
     assert {(at.layers, at.samples) for at in seen} == {(3, 24)}
 
 
-def test_a_text_that_predicts_nothing(llama: Path, tmp_path: Path) -> None:
+def test_a_text_without_predicted_tokens_is_refused(llama: Path, tmp_path: Path) -> None:
     output = export(llama, tmp_path)
     with pytest.raises(InvalidInputError, match="no line has two tokens"):
         compare(output, llama, write_lines(tmp_path / "short.jsonl", [[5], [6]]))
@@ -226,8 +226,8 @@ def test_a_float_model_that_is_not_finite_is_named(llama: Path, text: Path, tmp_
         compare(output, llama, text)
 
 
-def test_plain_patch_and_quantize_cost_less_than_one_percent_of_perplexity(tmp_path: Path) -> None:
-    """On the trained Qwen2, with its own calibration lines and a part of its evaluation text."""
+def test_default_quantization_changes_perplexity_by_less_than_1_percent(tmp_path: Path) -> None:
+    """Uses the trained Qwen2, with its calibration lines and a part of its evaluation text."""
     folder = copy_model(SHARED_MODELS / "qwen2-tiny-trained", tmp_path / f"trained-{tmp_path.name}")
     patching.patch(folder)
     api.quantize(folder, calib=folder / "calib.jsonl", samples=16, max_length=256, output=tmp_path / "out")

@@ -27,5 +27,5 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_device(name: str, outcomes: dict[str, str | None]) -> None:
+def test_a_check_of_the_test_device_passes(name: str, outcomes: dict[str, str | None]) -> None:
     assert outcomes[name] is None, outcomes[name]

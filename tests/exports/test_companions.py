@@ -11,7 +11,7 @@ import torch
 from fa3cli.exports.companions import companions, exported_config
 
 
-def test_companions_are_what_an_engine_needs(tmp_path: Path) -> None:
+def test_companions_are_the_files_that_an_engine_needs(tmp_path: Path) -> None:
     wanted = {
         "generation_config.json",
         "tokenizer.json",
@@ -46,7 +46,7 @@ def test_companions_are_what_an_engine_needs(tmp_path: Path) -> None:
     assert found == sorted(tmp_path / name for name in wanted)
 
 
-def test_a_linked_companion_counts_unless_it_leads_nowhere(tmp_path: Path) -> None:
+def test_a_linked_companion_counts_unless_the_link_is_broken(tmp_path: Path) -> None:
     """Download caches hold links to the files."""
     source = tmp_path / "source"
     source.mkdir()
@@ -75,7 +75,7 @@ def test_config_keeps_its_keys() -> None:
     assert json.dumps(QWEN2) == before
 
 
-def test_a_quantization_config_would_replace_the_description() -> None:
+def test_an_existing_quantization_config_is_removed() -> None:
     assert "quantization_config" not in exported(QWEN2 | {"quantization_config": {"quant_method": "x"}})
 
 
@@ -108,6 +108,6 @@ def test_only_the_models_own_code_stays_in_auto_map(auto_map: object, expected: 
         ([], ["torch_dtype"]),
     ],
 )
-def test_every_key_of_the_dtype_says_what_was_exported(keys: list[str], expected: list[str]) -> None:
+def test_every_dtype_key_names_the_dtype_of_the_export(keys: list[str], expected: list[str]) -> None:
     found = exported({"model_type": "llama", **dict.fromkeys(keys, "bfloat16")}, torch.float16)
     assert {key: value for key, value in found.items() if "dtype" in key} == dict.fromkeys(expected, "float16")

@@ -9,7 +9,7 @@ from fa3cli.exports.targets import TARGETS
 from tests.exports.exports import WEIGHTS, build_export
 
 
-def test_headers_and_tensors(tmp_path) -> None:
+def test_headers_and_tensors_are_read(tmp_path) -> None:
     export = build_export(tmp_path, torch.bfloat16)
     contents = open_contents(tmp_path)
     assert contents.tensors["model.norm.weight"] == Header(WEIGHTS, "bfloat16", (32,))
@@ -17,7 +17,7 @@ def test_headers_and_tensors(tmp_path) -> None:
     assert all(torch.equal(contents.read(name), tensor) for name, tensor in export.tensors.items())
 
 
-def test_settings_are_no_tensors(tmp_path) -> None:
+def test_settings_are_not_tensors(tmp_path) -> None:
     build_export(tmp_path)
     contents = open_contents(tmp_path)
     assert contents.settings == {"model_quant_type": "W8A8", "fa_quant_type": "FAQuant"}
@@ -33,7 +33,7 @@ def test_one_shard_is_mapped_at_a_time(tmp_path) -> None:
         assert len(contents._opened) == 1
 
 
-def test_exports_of_a_pipelines_transformers_are_named(tmp_path) -> None:
+def test_an_error_names_the_exports_of_pipeline_transformers(tmp_path) -> None:
     target = TARGETS["mindie-sd"]
     names = {
         "transformer_2": target.weight_file,

@@ -28,14 +28,14 @@ def describe(names: list[str], quantized: Collection[str], attentions: Collectio
 
 @ABSENT
 @pytest.mark.parametrize("name", cases())
-def test_is_the_guides_tools(name: str) -> None:
+def test_the_description_equals_that_of_the_guides_tool(name: str) -> None:
     expected = json.loads(case_file(name, "quant_model_description_w8a8.json").read_text())
     names = module_order(cases()[name]["model"])
     made = describe(names, quantized_linears(name), cases()[name]["fa_layers_exported"])
     assert list(made.items()) == list(expected.items())
 
 
-def test_a_linear_with_bias_keeps_it_as_float_in_the_second_place() -> None:
+def test_the_float_bias_of_a_linear_follows_its_weight() -> None:
     made = describe(["a.q_proj.weight", "a.q_proj.bias", "a.o_proj.weight"], {"a.q_proj", "a.o_proj"}, ())
     assert list(made) == [
         "model_quant_type",
@@ -53,7 +53,7 @@ def test_a_float_linear_keeps_weight_and_bias() -> None:
     assert made == {"model_quant_type": "W8A8", "q_proj.weight": "FLOAT", "q_proj.bias": "FLOAT"}
 
 
-def test_tied_names_are_both_listed() -> None:
+def test_both_names_of_a_tied_weight_are_listed() -> None:
     names = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"]
     assert describe(names, (), ()) == {"model_quant_type": "W8A8"} | dict.fromkeys(names, "FLOAT")
 

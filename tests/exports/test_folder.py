@@ -46,7 +46,7 @@ def begun(output: Path) -> Iterator[RunFolder]:
         yield folder
 
 
-def test_appears_when_the_block_ends(tmp_path: Path) -> None:
+def test_the_output_appears_when_the_block_ends(tmp_path: Path) -> None:
     output = tmp_path / "out"
     with RunFolder(output) as folder:
         folder.clear()
@@ -60,7 +60,7 @@ def test_appears_when_the_block_ends(tmp_path: Path) -> None:
     assert permissions(output) == 0o750 and permissions(output / "weights") == 0o640
 
 
-def test_an_empty_folder_is_filled_and_parents_are_made(tmp_path: Path) -> None:
+def test_an_empty_folder_is_accepted_and_parents_are_created(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for output in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):
         with begun(output) as folder:
@@ -69,7 +69,7 @@ def test_an_empty_folder_is_filled_and_parents_are_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), SystemExit(75)])
-def test_leaves_nothing_on_an_error(tmp_path: Path, error: BaseException) -> None:
+def test_an_error_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, begun(tmp_path / "out") as folder:
         (folder.export / "half").write_text("w")
         raise error
@@ -77,14 +77,14 @@ def test_leaves_nothing_on_an_error(tmp_path: Path, error: BaseException) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_folder_stays_on_an_error(tmp_path: Path) -> None:
+def test_an_error_keeps_an_empty_output_folder(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(ValueError), RunFolder(tmp_path / "out"):
         raise ValueError
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
-def test_a_write_that_fails_says_where_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_names_the_output_and_leaves_nothing(tmp_path: Path) -> None:
     with (
         pytest.raises(MissingCapabilityError, match="No space left") as error,
         begun(tmp_path / "out") as folder,
@@ -96,9 +96,7 @@ def test_a_write_that_fails_says_where_and_leaves_nothing(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_disk_that_is_full_at_the_very_end_is_as_any_other(
-    tmp_path: Path, keep: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_at_the_last_step_is_reported(tmp_path: Path, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device", str(path))
 
@@ -112,7 +110,7 @@ def test_a_disk_that_is_full_at_the_very_end_is_as_any_other(
     assert not (tmp_path / "out").exists() and (tmp_path / "out.journal").exists() == keep
 
 
-def test_folders_in_the_folder_are_as_private(tmp_path: Path) -> None:
+def test_subfolders_have_the_same_permissions(tmp_path: Path) -> None:
     with begun(tmp_path / "out") as folder:
         (folder.export / "vllm").mkdir(mode=0o777)
         (folder.export / "vllm" / "weights").touch(0o666)
@@ -121,7 +119,7 @@ def test_folders_in_the_folder_are_as_private(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("occupied", ["file", "folder"])
-def test_what_is_there_is_never_replaced(tmp_path: Path, occupied: str) -> None:
+def test_an_existing_file_or_folder_is_never_replaced(tmp_path: Path, occupied: str) -> None:
     output = tmp_path / "out"
     mine = output if occupied == "file" else output / "mine"
     mine.parent.mkdir(exist_ok=True)
@@ -137,7 +135,7 @@ def test_the_root_is_not_replaced() -> None:
         RunFolder(Path("/")).__enter__()
 
 
-def test_what_came_during_the_run_is_not_replaced_either(tmp_path: Path) -> None:
+def test_an_output_created_during_the_run_is_not_replaced(tmp_path: Path) -> None:
     output = tmp_path / "out"
     with pytest.raises(ConflictError, match="created by another program") as error, begun(output) as folder:
         (folder.export / "weights").write_text("hours of work")
@@ -148,7 +146,7 @@ def test_what_came_during_the_run_is_not_replaced_either(tmp_path: Path) -> None
     assert (folder.export / "weights").read_text() == "hours of work"
 
 
-def test_no_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_enough_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1_500_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(MissingCapabilityError, match=r"needs 2,000\.0 MB.*1,500\.0 MB free") as error:
@@ -163,7 +161,7 @@ def test_no_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         folder.clear()
 
 
-def test_room_a_killed_run_takes_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_space_used_by_a_killed_run_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     (tmp_path / "out.journal").mkdir()
@@ -176,7 +174,7 @@ def test_room_a_killed_run_takes_is_room(tmp_path: Path, monkeypatch: pytest.Mon
         pass
 
 
-def left_by_a_killed_run(output: Path) -> Path:
+def leave_killed_run(output: Path) -> Path:
     """Return the folder of a run that wrote files and was killed."""
     left = output.with_name("out.journal")
     for name in ("export", "visits", "scratch"):
@@ -186,8 +184,8 @@ def left_by_a_killed_run(output: Path) -> Path:
     return left
 
 
-def test_what_a_killed_run_left_can_be_continued(tmp_path: Path) -> None:
-    left = left_by_a_killed_run(tmp_path / "out")
+def test_files_of_a_killed_run_can_be_continued(tmp_path: Path) -> None:
+    left = leave_killed_run(tmp_path / "out")
     before = snapshot(left)
     with RunFolder(tmp_path / "out") as folder:
         assert folder.path == left and snapshot(left) == before
@@ -196,8 +194,8 @@ def test_what_a_killed_run_left_can_be_continued(tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"half", "more"}
 
 
-def test_what_a_killed_run_left_can_be_cleared(tmp_path: Path) -> None:
-    left_by_a_killed_run(tmp_path / "out")
+def test_files_of_a_killed_run_can_be_cleared(tmp_path: Path) -> None:
+    leave_killed_run(tmp_path / "out")
     with begun(tmp_path / "out") as folder:
         assert set(snapshot(folder.path)) == {"export", "visits", "scratch", LOCK}
         (folder.export / "weights").write_text("w")
@@ -206,11 +204,11 @@ def test_what_a_killed_run_left_can_be_cleared(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("done", range(12))
-def test_a_run_killed_while_it_clears_leaves_no_export_to_continue(
+def test_a_run_killed_while_clearing_leaves_no_partial_export(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
 ) -> None:
     """A partly cleared folder has the complete old export, none, or an empty journal."""
-    left = left_by_a_killed_run(tmp_path / "out")
+    left = leave_killed_run(tmp_path / "out")
     before, calls = snapshot(left / "export"), iter(range(done))
 
     def killed_after(function: Callable[..., object]) -> Callable[..., object]:
@@ -236,7 +234,7 @@ def test_a_run_killed_while_it_clears_leaves_no_export_to_continue(
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt(), OSError(28, "full"), StoppedError("asked"), MissingCapabilityError("lost")]
 )
-def test_what_is_kept_outlives_errors_that_another_try_can_get_past(tmp_path: Path, error: BaseException) -> None:
+def test_files_are_kept_after_errors_that_a_retry_can_solve(tmp_path: Path, error: BaseException) -> None:
     with suppress(BaseException), begun(tmp_path / "out") as folder:
         folder.keep = True
         (folder.export / "half").write_text("w")
@@ -246,16 +244,16 @@ def test_what_is_kept_outlives_errors_that_another_try_can_get_past(tmp_path: Pa
 
 
 @pytest.mark.parametrize("error", [InvalidInputError("NaN"), UnsupportedError("that layer")])
-def test_what_is_kept_goes_where_every_try_would_end_alike(tmp_path: Path, error: Exception) -> None:
+def test_files_are_removed_after_errors_that_a_retry_cannot_solve(tmp_path: Path, error: Exception) -> None:
     with pytest.raises(type(error)), begun(tmp_path / "out") as folder:
         folder.keep = True
         raise error
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_left_beside_a_finished_export_is_swept_away(tmp_path: Path) -> None:
+def test_leftovers_beside_a_finished_export_are_removed(tmp_path: Path) -> None:
     RunFolder(tmp_path / "out").sweep()
-    left_by_a_killed_run(tmp_path / "out")
+    leave_killed_run(tmp_path / "out")
     RunFolder(tmp_path / "out").sweep()
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "out.journal").mkdir()
@@ -276,7 +274,7 @@ with RunFolder(Path(sys.argv[1])) as folder:
 """
 
 
-def test_a_run_keeps_others_out_until_it_is_killed(tmp_path: Path) -> None:
+def test_a_running_process_locks_the_output_until_it_is_killed(tmp_path: Path) -> None:
     left = tmp_path / "out.journal"
     command = [sys.executable, "-c", RUN, str(tmp_path / "out")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as run:
@@ -293,7 +291,7 @@ def test_a_run_keeps_others_out_until_it_is_killed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
-def test_a_held_lock_refuses_and_a_released_one_does_not(tmp_path: Path) -> None:
+def test_a_held_lock_refuses_a_run_and_a_released_lock_does_not(tmp_path: Path) -> None:
     """The lock decides, not its file: a refused run does not take the lock."""
     left = tmp_path / "out.journal"
     (left / "export").mkdir(parents=True)
@@ -309,7 +307,7 @@ def test_a_held_lock_refuses_and_a_released_one_does_not(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
-def test_within_the_block_the_lock_is_held(tmp_path: Path) -> None:
+def test_the_lock_is_held_within_the_block(tmp_path: Path) -> None:
     with begun(tmp_path / "out") as folder:
         (folder.export / "weights").write_text("w")
         with (folder.path / LOCK).open() as other, pytest.raises(BlockingIOError):
@@ -321,8 +319,8 @@ def test_within_the_block_the_lock_is_held(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
-def test_an_error_lets_the_next_run_in(tmp_path: Path, error: BaseException) -> None:
-    first = RunFolder(tmp_path / "out")  # the reference keeps its lock file open
+def test_an_error_releases_the_lock(tmp_path: Path, error: BaseException) -> None:
+    first = RunFolder(tmp_path / "out")  # this reference keeps the lock file open
     with pytest.raises(type(error)), first:
         raise error
     with begun(tmp_path / "out") as folder:
@@ -331,7 +329,7 @@ def test_an_error_lets_the_next_run_in(tmp_path: Path, error: BaseException) -> 
 
 
 @pytest.mark.parametrize("foreign", ["file", "folder", "folder in a folder"])
-def test_a_partial_folder_that_no_run_left_is_refused(tmp_path: Path, foreign: str) -> None:
+def test_a_journal_folder_of_another_program_is_refused(tmp_path: Path, foreign: str) -> None:
     left = tmp_path / "out.journal"
     if foreign == "file":
         left.write_text("mine")
@@ -348,7 +346,7 @@ def test_a_partial_folder_that_no_run_left_is_refused(tmp_path: Path, foreign: s
     assert snapshot(tmp_path) == before
 
 
-def test_a_complete_export_that_could_not_be_moved_is_safe_from_the_next_run(tmp_path: Path) -> None:
+def test_the_next_run_keeps_a_complete_export_that_could_not_be_moved(tmp_path: Path) -> None:
     output = tmp_path / "out"
     with pytest.raises(ConflictError, match="created by another program"), begun(output) as folder:
         (folder.export / "weights").write_text("hours of work")
@@ -391,7 +389,7 @@ def test_a_link_is_followed(tmp_path: Path, there: bool) -> None:
     assert (tmp_path / "out").is_symlink() and list(disk.iterdir()) == [disk / "real"]
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MissingCapabilityError, match="cannot be written") as error:
         RunFolder(tmp_path / "file" / "out").__enter__()
@@ -402,7 +400,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     "name",
     ["os.open", "os.mkdir", "os.rename", "os.rmdir", "os.unlink", "os.fsync", "os.chmod", "fcntl.flock"],
 )
-def test_a_call_that_fails_is_told_and_the_same_run_again_ends(
+def test_a_failed_system_call_is_reported_and_a_second_run_succeeds(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, function = name.split(".")
@@ -436,7 +434,7 @@ def make(output: Path) -> None:
 
 
 @pytest.mark.parametrize("lock", ["pipe", "link"])
-def test_a_lock_that_is_no_file_is_not_opened(lock: str, tmp_path: Path) -> None:
+def test_a_lock_that_is_not_a_regular_file_is_not_opened(lock: str, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "out.journal").mkdir()
     if lock == "pipe":

@@ -15,11 +15,11 @@ from tests.exports.targets.made import CONFIG, LINEARS, selection, without
 NAMES = [f"{name}.weight" for name in LINEARS]
 
 
-def test_the_names_of_targets_have_one_order() -> None:
+def test_target_names_have_one_order() -> None:
     assert tuple(TARGETS) == TARGET_NAMES
 
 
-def test_every_limit_is_one_of_a_known_target() -> None:
+def test_every_limit_names_known_targets() -> None:
     assert all(limit.says and set(limit.says) <= set(TARGET_NAMES) for limit in LIMITS.values())
 
 
@@ -87,7 +87,7 @@ def test_modelslim_only_warns(changes: dict[str, Any], words: list[str]) -> None
         ({"config": CONFIG | {"head_dim": 80}}, ["multiples of 32"]),
     ],
 )
-def test_vllm_ascend_warns_of_versions_that_stumble(changes: dict[str, Any], words: list[str]) -> None:
+def test_vllm_ascend_gives_warnings(changes: dict[str, Any], words: list[str]) -> None:
     found = list(warnings("vllm-ascend", selection(**changes)))
     assert len(found) == len(words) and all(word in warning for word, warning in zip(words, found))
 

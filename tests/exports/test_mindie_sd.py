@@ -57,7 +57,7 @@ def test_the_description_is_in_module_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_tensors_have_the_form_the_loader_casts(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_tensors_have_the_dtypes_and_shapes_that_the_loader_expects(dtype: torch.dtype, tmp_path: Path) -> None:
     torch.manual_seed(0)
     given = flux(dtype)
     torch.manual_seed(0)
@@ -79,7 +79,7 @@ def test_tensors_have_the_form_the_loader_casts(dtype: torch.dtype, tmp_path: Pa
             assert offset.dtype == torch.int8 and not offset.any()
 
 
-def test_the_transformers_config_says_what_it_was_made_into(tmp_path: Path) -> None:
+def test_the_transformer_config_names_its_quantization(tmp_path: Path) -> None:
     _, _, config = write_flux(tmp_path)
     assert config["_class_name"] == "FluxTransformer2DModel"
     assert (config["quantize"], config["torch_dtype"]) == ("w8a8_dynamic", "bfloat16")

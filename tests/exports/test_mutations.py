@@ -408,20 +408,22 @@ def errors(folder: Path, target: str) -> set[tuple[str, str]]:
     ROWS,
     ids=[f"{row[0]}-{row[1]}-{number}" for number, row in enumerate(ROWS)],
 )
-def test_exactly_that_check_fails(target: str, check: str, mutation: Mutation, tmp_path: Path) -> None:
+def test_a_mutation_fails_exactly_one_check(target: str, check: str, mutation: Mutation, tmp_path: Path) -> None:
     mutation(build_for(target, tmp_path))
     assert errors(tmp_path, target) == {(check, target)}
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"{GOLDEN} is not here")
 @pytest.mark.parametrize(("check", "mutation"), FA3, ids=[f"{row[0]}-{number}" for number, row in enumerate(FA3)])
-def test_in_an_export_of_the_references_too(check: str, mutation: Mutation, tmp_path: Path) -> None:
+def test_a_mutation_of_a_reference_export_fails_exactly_one_check(
+    check: str, mutation: Mutation, tmp_path: Path
+) -> None:
     mutation(copy_golden("llama_float32_act1_amp0_L0", "llama_float32", tmp_path))
     assert errors(tmp_path, "modelslim") == {(check, "modelslim")}
 
 
 @pytest.mark.parametrize("check", ["fused-groups", "fa-layers", "scale-a-row", "config-quantize"])
-def test_what_mindie_refuses_is_a_warning_for_modelslim(check: str, tmp_path: Path) -> None:
+def test_errors_for_mindie_are_warnings_for_modelslim(check: str, tmp_path: Path) -> None:
     dict(MINDIE)[check](build_for("modelslim", tmp_path))
     findings = findings_of(tmp_path, "modelslim")
     assert {(finding.check, finding.severity) for finding in findings} == {(check, "warning")}
@@ -445,7 +447,7 @@ def silent(*keys: str) -> Mutation:
         lambda export: save_file({}, export.folder / "quant_model_weight_w8a8.safetensors"),
     ],
 )
-def test_what_mindie_sd_takes(mutation: Mutation, tmp_path: Path) -> None:
+def test_changes_that_mindie_sd_accepts_have_no_findings(mutation: Mutation, tmp_path: Path) -> None:
     """Single float modules, missing sizes in config.json, and files that MindIE-SD does not open."""
     mutation(build_for("mindie-sd", tmp_path))
     assert findings_of(tmp_path, "mindie-sd") == []

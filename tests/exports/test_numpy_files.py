@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fa3cli.exports.numpy_files import write_numpy
-from tests.exports.test_target_export import ATTENTIONS, held, quantizable, write_export
+from tests.exports.test_target_export import ATTENTIONS, quantizable, stored_tensors, write_export
 from tests.golden import ABSENT, case_file, cases
 
 WITH_NUMPY = [name for name, case in cases().items() if "numpy" in case["save_type"]]
@@ -30,12 +30,14 @@ def same(found: Tensor, expected: Tensor) -> bool:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("part_bytes", [None, 20_000])
-def test_every_tensor_is_where_the_guide_says(tmp_path: Path, dtype: torch.dtype, part_bytes: int | None) -> None:
+def test_every_tensor_is_in_the_file_named_by_the_guide(
+    tmp_path: Path, dtype: torch.dtype, part_bytes: int | None
+) -> None:
     tensors, files = write_export(tmp_path, dtype, part_bytes=part_bytes)
     write_numpy(tmp_path, files)
     assert {path.stem for path in tmp_path.glob("*.npy")} == FILES
 
-    remaining = held(files)
+    remaining = stored_tensors(files)
     for leaf in LEAVES:
         parameters = read(tmp_path, leaf)
         assert parameters.keys() == quantizable(tensors)
@@ -73,7 +75,7 @@ def test_without_fa_there_are_no_fa_files(tmp_path: Path) -> None:
     assert {path.stem for path in tmp_path.glob("*.npy")} == {"quant_weight", *LEAVES}
 
 
-def test_values_outlive_the_weight_files(tmp_path: Path) -> None:
+def test_numpy_values_do_not_need_the_weight_files(tmp_path: Path) -> None:
     """With --save-type numpy alone the safetensors are removed."""
     tensors, files = write_export(tmp_path, torch.float32)
     write_numpy(tmp_path, files)
@@ -84,7 +86,7 @@ def test_values_outlive_the_weight_files(tmp_path: Path) -> None:
 
 @ABSENT
 @pytest.mark.parametrize("name", WITH_NUMPY)
-def test_the_guides_tools_files_hold_the_same(tmp_path: Path, name: str) -> None:
+def test_numpy_files_equal_those_of_the_guides_tool(tmp_path: Path, name: str) -> None:
     weights = "quant_model_weight_w8a8.safetensors"
     shutil.copyfile(case_file(name, weights), tmp_path / weights)
     description = json.loads(case_file(name, "quant_model_description_w8a8.json").read_text())

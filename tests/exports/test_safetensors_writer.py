@@ -73,7 +73,7 @@ def assert_aligned(file: Path) -> None:
 
 
 @given(tensors=some_tensors())
-def test_one_file_gives_back_what_was_added(tensors: dict[str, Tensor]) -> None:
+def test_one_file_contains_all_added_tensors(tensors: dict[str, Tensor]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         [file] = write(Path(folder), tensors)
         assert_same(load_file(file), tensors)
@@ -82,7 +82,7 @@ def test_one_file_gives_back_what_was_added(tensors: dict[str, Tensor]) -> None:
 
 
 @given(tensors=some_tensors(), part_bytes=st.integers(1, 4000))
-def test_shards_together_give_back_what_was_added(tensors: dict[str, Tensor], part_bytes: int) -> None:
+def test_shards_together_contain_all_added_tensors(tensors: dict[str, Tensor], part_bytes: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = write(Path(folder), tensors, part_bytes)
         found: dict[str, Tensor] = {}
@@ -121,13 +121,13 @@ def test_a_shard_is_filled_before_the_next_one_is_begun(tmp_path: Path) -> None:
     assert [len(load_file(file)) for file in files] == [2, 2, 2, 2, 2]
 
 
-def test_a_tensor_larger_than_the_limit_has_a_shard_to_itself(tmp_path: Path) -> None:
+def test_a_tensor_larger_than_the_limit_gets_its_own_shard(tmp_path: Path) -> None:
     tensors = {"a": torch.zeros(10), "b": torch.zeros(100_000), "c": torch.zeros(10)}
     assert [list(load_file(file)) for file in write(tmp_path, tensors, 50_000)] == [["a"], ["b"], ["c"]]
 
 
 @pytest.mark.parametrize("size", [8, 7])
-def test_a_tensor_changed_later_is_stored_as_it_was(tmp_path: Path, size: int) -> None:
+def test_later_changes_of_a_tensor_are_not_stored(tmp_path: Path, size: int) -> None:
     """The memory of a layer is reused; a tensor of 7 bytes is written at the end of its shard."""
     tensor = torch.arange(size, dtype=torch.int8)
     writer = SafetensorsWriter(tmp_path / "w.safetensors", ["t"])
@@ -137,7 +137,7 @@ def test_a_tensor_changed_later_is_stored_as_it_was(tmp_path: Path, size: int) -
     assert load_file(file)["t"].tolist() == list(range(size))
 
 
-def test_names_announced_but_never_added_leave_no_trace(tmp_path: Path) -> None:
+def test_announced_names_without_tensors_are_not_stored(tmp_path: Path) -> None:
     writer = SafetensorsWriter(tmp_path / "w.safetensors", [f"layer.{number}" for number in range(500)])
     writer.add("layer.7", torch.ones(3))
     [file] = writer.close()
@@ -199,7 +199,7 @@ def close_all(writers: list[SafetensorsWriter]) -> None:
 
 
 @given(tensors=some_tensors(), part_bytes=st.none() | st.integers(1, 4000), data=st.data())
-def test_killed_anywhere_and_continued_by_any_number_is_the_same(
+def test_files_are_the_same_after_a_kill_and_continuation_by_any_ranks(
     tensors: dict[str, Tensor], part_bytes: int | None, data: st.DataObject
 ) -> None:
     """Synced tensors are added as gaps; the others, written or not, are added again."""
@@ -237,7 +237,7 @@ def test_killed_anywhere_and_continued_by_any_number_is_the_same(
 
 
 @given(tensors=some_tensors(), part_bytes=st.none() | st.integers(1, 4000), calls=st.integers(0, 30))
-def test_killed_without_scratch_and_written_anew_is_the_same(
+def test_files_are_the_same_after_a_kill_and_a_new_start(
     tensors: dict[str, Tensor], part_bytes: int | None, calls: int
 ) -> None:
     """The journal's records are written so: a file has its final name only when it is complete."""
@@ -256,7 +256,7 @@ def test_killed_without_scratch_and_written_anew_is_the_same(
         assert {name: found[name] for name in contents(whole)} == contents(whole)
 
 
-def test_ranks_that_name_back_a_finished_file_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ranks_may_rename_the_same_finished_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ranks find the file finished; one renames it first."""
     tensors = {"t": torch.arange(9)}
     writer = begun(tmp_path, list(tensors), None)

@@ -29,7 +29,7 @@ def export_of(target: str, folder: Path) -> Export:
 
 
 @pytest.mark.parametrize("target", ["mindie", "vllm-ascend", "vllm", "mindie-sd"])
-def test_mutations_are_findings(target: str, tmp_path: Path) -> None:
+def test_mutated_files_give_a_report(target: str, tmp_path: Path) -> None:
     folder = export_of(target, tmp_path / "export").folder
     files = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors")]
     for seed in SEEDS[::4]:
@@ -55,7 +55,7 @@ def test_mutations_are_findings(target: str, tmp_path: Path) -> None:
         "model.py",
     ],
 )
-def test_what_is_no_file_is_a_finding(kind: str, name: str, tmp_path: Path) -> None:
+def test_special_files_are_findings(kind: str, name: str, tmp_path: Path) -> None:
     folder = export_of("mindie", tmp_path / "export").folder
     place = {
         "index": f"{WEIGHTS}.index.json",
@@ -88,7 +88,7 @@ def test_what_is_no_file_is_a_finding(kind: str, name: str, tmp_path: Path) -> N
         {"a": 1},
     ],
 )
-def test_an_index_that_names_no_file_of_the_folder(name: object, tmp_path: Path) -> None:
+def test_an_index_entry_without_a_file_in_the_folder_is_a_finding(name: object, tmp_path: Path) -> None:
     export = build_export(tmp_path)
     export.save(shards=2)
     (tmp_path / "sub").mkdir()
@@ -99,14 +99,14 @@ def test_an_index_that_names_no_file_of_the_folder(name: object, tmp_path: Path)
 
 
 @pytest.mark.parametrize("text", ['{"a\\ud800": "FLOAT"}', '{"a": "\\udfff"}', '{"a": ' + "9" * 400 + "}"])
-def test_a_description_that_cannot_be_written_again(text: str, tmp_path: Path) -> None:
+def test_a_description_that_cannot_be_written_back_is_a_finding(text: str, tmp_path: Path) -> None:
     export = build_export(tmp_path)
     (export.folder / export.description_files[0]).write_text(text)
     assert [finding.check for finding in findings_of(tmp_path)] == ["description"]
 
 
 @pytest.mark.parametrize("name", ["a\x1b[2Jb", "\u202ea", "model.layers.0.\x7f.weight"])
-def test_names_that_no_terminal_shows_are_left_out_of_later_checks(name: str, tmp_path: Path) -> None:
+def test_findings_show_unprintable_names_escaped(name: str, tmp_path: Path) -> None:
     """Findings hold the escaped name; checks must compare with the name itself."""
     export = build_export(tmp_path)
     export.description[f"{name}.weight_scale"] = "W8A8"
@@ -115,7 +115,7 @@ def test_names_that_no_terminal_shows_are_left_out_of_later_checks(name: str, tm
     assert found and all(finding.subject.isprintable() for finding in found)
 
 
-def test_a_header_with_sizes_that_no_tensor_has(tmp_path: Path) -> None:
+def test_a_header_with_impossible_sizes_is_a_finding(tmp_path: Path) -> None:
     export = build_export(tmp_path)
     header = json.dumps({"a": {"dtype": "F32", "shape": [2**63, 0], "data_offsets": [0, 0]}}).encode()
     (export.folder / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header)
@@ -123,6 +123,6 @@ def test_a_header_with_sizes_that_no_tensor_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["/proc", "/"])
-def test_folders_of_the_system_hold_no_export(place: str) -> None:
+def test_system_folders_are_not_exports(place: str) -> None:
     with pytest.raises(InvalidInputError):
         verify_export(Path(place))

@@ -88,7 +88,7 @@ def write_export(
     return tensors, files
 
 
-def held(files: list[Path]) -> dict[str, Tensor]:
+def stored_tensors(files: list[Path]) -> dict[str, Tensor]:
     tensors = {}
     for file in files:
         with safe_open(file, "pt") as shard:
@@ -105,7 +105,7 @@ def test_verification_finds_nothing(tmp_path: Path, dtype: torch.dtype, part_byt
     report = verify_export(tmp_path)
     assert report.ok and {finding.check for finding in report.findings} <= SMALL
     assert (len(files) > 1) == bool(part_bytes)
-    assert ("lm_head.weight" in held(files)) != tied
+    assert ("lm_head.weight" in stored_tensors(files)) != tied
 
 
 def test_files_have_the_guides_names(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_description_and_tensors_agree(tmp_path: Path) -> None:
     description = json.loads((tmp_path / "quant_model_description.json").read_text())
     assert description.pop("model_quant_type") == "W8A8"
     assert description.pop("fa_quant_type") == "FAQuant"
-    found = held(files)
+    found = stored_tensors(files)
     assert description.keys() == found.keys()
     floats = {name for name, kind in description.items() if kind == "FLOAT"}
     assert all(torch.equal(found[name], tensors[name]) for name in floats)
@@ -148,13 +148,13 @@ def test_description_and_tensors_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", ["model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.q_proj"])
-def test_a_linear_counts_as_quantized_once_its_int8_tensors_are_there(tmp_path: Path, module: str) -> None:
+def test_a_linear_without_int8_tensors_is_described_as_float(tmp_path: Path, module: str) -> None:
     """The header has room for it either way; a linear that stays float is described as float."""
     tensors, files = write_export(tmp_path, torch.bfloat16, left_float=[module])
     description = json.loads((tmp_path / "quant_model_description.json").read_text())
     mine = {name: kind for name, kind in description.items() if name.startswith(f"{module}.")}
     assert mine == {name: "FLOAT" for name in tensors if name.startswith(f"{module}.")}
-    found = held(files)
+    found = stored_tensors(files)
     assert {name for name in found if name.startswith(f"{module}.")} == mine.keys()
     assert all(torch.equal(found[name], tensors[name]) for name in mine)
     assert description.pop("model_quant_type") == "W8A8"
@@ -164,7 +164,7 @@ def test_a_linear_counts_as_quantized_once_its_int8_tensors_are_there(tmp_path: 
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_the_description_is_in_module_order_whatever_came_first(tmp_path: Path, turned: bool) -> None:
+def test_the_description_is_in_module_order_for_any_order_of_writing(tmp_path: Path, turned: bool) -> None:
     """Linears, attentions and float tensors become final in different orders."""
     names = ["a.q_proj.weight", "a.norm.weight", "b.q_proj.weight", "b.norm.weight"]
     linears, attentions = ["a.q_proj", "b.q_proj"], ["a", "b"]
@@ -196,16 +196,16 @@ def test_the_description_is_in_module_order_whatever_came_first(tmp_path: Path, 
             )
         ),
     ]
-    assert held(files).keys() == set(described[2:])
+    assert stored_tensors(files).keys() == set(described[2:])
 
 
-def test_without_fa_the_description_does_not_mention_it(tmp_path: Path) -> None:
+def test_the_description_does_not_mention_fa_without_fa3(tmp_path: Path) -> None:
     write_export(tmp_path, torch.float32, attentions=())
     for file in tmp_path.glob("*description*"):
         assert "fa_" not in file.read_text().replace("_fa_", "")
 
 
-def test_room_is_kept_for_every_name_an_export_can_hold_and_no_other(tmp_path: Path) -> None:
+def test_the_exported_names_are_the_stored_names(tmp_path: Path) -> None:
     tensors, files = write_export(tmp_path, torch.float32)
     names = MODELSLIM.exported_names(list(tensors), quantizable(tensors), ATTENTIONS, ())
-    assert held(files).keys() == set(names)
+    assert stored_tensors(files).keys() == set(names)

@@ -23,6 +23,6 @@ SIZES = {
         ({"num_attention_heads": None, "intermediate_size": None}, []),
     ],
 )
-def test_sizes_that_no_engine_splits(changes: dict[str, int | None], words: list[str]) -> None:
+def test_sizes_that_cannot_be_split_give_a_remark(changes: dict[str, int | None], words: list[str]) -> None:
     found = list(split_remarks(read_geometry(SIZES | changes)))
     assert len(found) == bool(words) and all(word in found[0] for word in words)

@@ -68,7 +68,7 @@ def _splits_a_group(float_linears: list[str]) -> bool:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("shards", [1, 3])
-def test_a_sound_export_has_no_findings(dtype: torch.dtype, shards: int, tmp_path: Path) -> None:
+def test_a_valid_export_has_no_findings(dtype: torch.dtype, shards: int, tmp_path: Path) -> None:
     build_export(tmp_path, dtype).save(shards)
     report = verify_export(tmp_path)
     assert report.ok
@@ -78,7 +78,7 @@ def test_a_sound_export_has_no_findings(dtype: torch.dtype, shards: int, tmp_pat
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("shards", [1, 3])
-def test_an_export_for_a_target_is_recognised_and_sound(target: str, shards: int, tmp_path: Path) -> None:
+def test_an_export_for_a_target_is_recognised_and_valid(target: str, shards: int, tmp_path: Path) -> None:
     export = build_for(target, tmp_path)
     (tmp_path / export.weights).unlink()
     export.save(shards if TARGETS[target].sharded else 1)
@@ -88,7 +88,7 @@ def test_an_export_for_a_target_is_recognised_and_sound(target: str, shards: int
     assert verify_export(tmp_path).target == ("modelslim" if target == "mindie" else target)
 
 
-def test_what_holds_for_all_linears_is_said_once(tmp_path: Path) -> None:
+def test_a_finding_about_all_linears_is_reported_once(tmp_path: Path) -> None:
     export = build_for("vllm", tmp_path, torch.float32)
     for name in [name for name in export.tensors if name.endswith(".input_scale")]:
         export.tensors[name] = torch.tensor([0.1])
@@ -114,7 +114,7 @@ def test_all_findings_are_reported(export: Export) -> None:
     }
 
 
-def test_checks_without_their_ground_are_not_run(export: Export) -> None:
+def test_checks_with_failed_requirements_are_not_run(export: Export) -> None:
     (export.folder / "config.json").unlink()
     report = verify_export(export.folder)
     checks = {check.name: check for check in report.checks}
@@ -122,7 +122,7 @@ def test_checks_without_their_ground_are_not_run(export: Export) -> None:
     assert checks["linears"].status == "passed"
 
 
-def test_a_broken_module_is_left_out_of_later_checks(export: Export) -> None:
+def test_a_broken_module_is_skipped_by_later_checks(export: Export) -> None:
     export.drop("model.layers.0.self_attn.q_proj.weight_scale")
     export.save()
     report = verify_export(export.folder)
@@ -131,7 +131,7 @@ def test_a_broken_module_is_left_out_of_later_checks(export: Export) -> None:
     assert {finding.check for finding in report.findings if finding.severity == "error"} == {"linears"}
 
 
-def test_warnings_leave_the_report_ok(export: Export) -> None:
+def test_a_report_with_only_warnings_is_ok(export: Export) -> None:
     for name in [name for name in export.tensors if "layers.1.self_attn.fa_" in name]:
         export.drop(name)
     export.save()
@@ -139,25 +139,25 @@ def test_warnings_leave_the_report_ok(export: Export) -> None:
     assert report.ok and "fa-layers" in {finding.check for finding in report.findings}
 
 
-def test_no_such_folder(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="no such folder"):
         verify_export(tmp_path / "nowhere")
 
 
-def test_a_folder_without_an_export(tmp_path: Path) -> None:
+def test_a_folder_without_an_export_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InvalidInputError, match="holds no export"):
         verify_export(tmp_path)
 
 
-def test_a_folder_of_exports_names_them(tmp_path: Path) -> None:
+def test_an_error_names_the_exports_in_subfolders(tmp_path: Path) -> None:
     for name in ("vllm", "mindie"):
         (tmp_path / name).mkdir()
     with pytest.raises(InvalidInputError, match="each of mindie, vllm"):
         verify_export(tmp_path)
 
 
-def test_several_targets_in_one_report(tmp_path: Path) -> None:
+def test_one_report_covers_several_targets(tmp_path: Path) -> None:
     export = build_for("mindie", tmp_path)
     del export.config["quantize"]
     export.save()
@@ -168,7 +168,7 @@ def test_several_targets_in_one_report(tmp_path: Path) -> None:
     assert severities == {"modelslim": "warning", "mindie": "error"}
 
 
-def test_an_unknown_target(tmp_path: Path) -> None:
+def test_an_unknown_target_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="sglang"):
         verify_export(tmp_path, ["sglang"])
 
@@ -182,13 +182,13 @@ def test_an_unknown_target(tmp_path: Path) -> None:
         ("mindie-sd", "vllm"),
     ],
 )
-def test_an_export_for_another_target(target: str, made_for: str, tmp_path: Path) -> None:
+def test_an_export_for_another_target_is_an_error(target: str, made_for: str, tmp_path: Path) -> None:
     build_for(made_for, tmp_path)
     with pytest.raises(InvalidInputError, match=f"no export for target {target}"):
         verify_export(tmp_path, [target])
 
 
-def test_numpy_only(tmp_path: Path) -> None:
+def test_an_export_with_only_numpy_files_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "quant_weight.npy").touch()
     with pytest.raises(InvalidInputError, match="only a numpy export"):
         verify_export(tmp_path)
@@ -282,7 +282,7 @@ def places(folder: Path) -> dict[Path, list[list[str]]]:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whatever_an_entry_holds_there_is_a_report(sharded: Path, data: st.DataObject) -> None:
+def test_any_json_value_gives_a_report(sharded: Path, data: st.DataObject) -> None:
     file, paths = data.draw(st.sampled_from(sorted(places(sharded).items())))
     *parents, key = data.draw(st.sampled_from(paths))
     before = file.read_text()
@@ -324,7 +324,7 @@ CHANGES = {
 @pytest.mark.parametrize("target", TARGETS)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whatever_a_tensor_holds_there_is_a_report(
+def test_any_changed_tensor_gives_a_report(
     target: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     export = build_for(target, tmp_path_factory.mktemp("spoilt"))

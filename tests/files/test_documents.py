@@ -28,7 +28,7 @@ class Pair:
 
 
 @given(VALUES)
-def test_what_was_written_is_read(value: object) -> None:
+def test_written_json_is_read_back(value: object) -> None:
     assert parse_json(json.dumps(value)) == value
     assert parse_json("\ufeff" + json.dumps(value, ensure_ascii=False)) == value
 
@@ -49,17 +49,17 @@ def test_deep_nesting_is_refused(depth: int, opening: str, closing: str) -> None
             parse_json(text)
 
 
-def test_what_a_document_may_nest_is_taken() -> None:
+def test_nesting_below_the_limit_is_accepted() -> None:
     assert parse_json("[" * 99 + "]" * 99)
 
 
 @pytest.mark.parametrize("text", [r'"\ud800"', r'{"\udc00": 1}', r'[["a\ud800b"]]', "9" * 5_000])
-def test_what_could_not_be_written_again_is_refused(text: str) -> None:
+def test_values_that_cannot_be_written_are_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_json(text)
 
 
-def test_a_key_twice_is_refused_where_keys_must_be_unique() -> None:
+def test_a_repeated_key_is_refused_if_keys_must_be_unique() -> None:
     assert parse_json('{"a": 1, "a": 2}') == {"a": 2}
     with pytest.raises(ValueError, match="'a' occurs twice"):
         parse_json('{"a": 1, "a": 2}', unique=True)
@@ -78,18 +78,18 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == {"a": 1}
 
 
-def test_data_gets_its_types() -> None:
+def test_data_is_converted_to_the_requested_type() -> None:
     data = {"name": "a", "numbers": [1, 2], "inner": {"name": "b", "numbers": []}}
     assert typed(data, Pair) == Pair("a", (1, 2), Pair("b", ()))
 
 
 @pytest.mark.parametrize("data", [7, {"name": "a"}, {"name": 7, "numbers": []}, {"name": "a", "numbers": [None]}])
-def test_data_of_other_types_is_refused_with_the_place(data: object) -> None:
+def test_data_of_a_wrong_type_is_refused(data: object) -> None:
     with pytest.raises(ValueError, match=r"Expected|missing"):
         typed(data, Pair)
 
 
-def test_an_unknown_key_is_refused_only_where_none_is_allowed() -> None:
+def test_an_unknown_key_is_refused_only_on_request() -> None:
     data = {"name": "a", "numbers": [1], "inner": {"name": "b", "numbers": [], "nam": 1}}
     assert typed(data, Pair).inner == Pair("b", ())
     with pytest.raises(ValueError, match=r"unknown key 'nam', expected name - at `\$\.inner`"):

@@ -16,7 +16,7 @@ def test_only_the_same_parts_have_the_same_hash(first: list[str | bytes], second
     assert (sha256_of(*first) == sha256_of(*second)) is same
 
 
-def test_other_splits_of_the_same_bytes_have_other_hashes() -> None:
+def test_different_splits_of_the_same_bytes_have_different_hashes() -> None:
     assert len({sha256_of("ab", "c"), sha256_of("a", "bc"), sha256_of("abc"), sha256_of("abc", "")}) == 4
 
 

@@ -17,7 +17,7 @@ def entries(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_leftovers_are_removed(tmp_path: Path) -> None:
     (tmp_path / LEFT).mkdir()
     (tmp_path / LEFT / "file").touch()
     outside = tmp_path / "outside"
@@ -30,7 +30,7 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
     assert entries(tmp_path) == sorted([*others, "outside"])
 
 
-def test_what_another_one_is_writing_stays(tmp_path: Path) -> None:
+def test_files_that_are_being_written_are_kept(tmp_path: Path) -> None:
     with new_folder(tmp_path / "folder") as made:
         (made / "inside").touch()
         write_file(tmp_path / "file", b"")
@@ -39,7 +39,7 @@ def test_what_another_one_is_writing_stays(tmp_path: Path) -> None:
     assert entries(tmp_path) == ["file", "folder"]
 
 
-def test_one_process_at_a_time_changes_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_holder_can_change_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / LEFT).touch()
     with exclusive_lock(tmp_path):
         write_file(tmp_path / "a", b"")

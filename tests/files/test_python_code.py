@@ -28,13 +28,13 @@ def test_hostile_python_is_refused_with_file_and_line(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", hostile.BROKEN)
-def test_what_is_no_python_is_invalid(name: str) -> None:
+def test_text_that_is_not_python_is_invalid(name: str) -> None:
     with pytest.raises(InvalidInputError, match=r"^m\.py:\d+: does not parse"):
         patch_source(hostile.BROKEN[name], name="m.py")
 
 
 @pytest.mark.parametrize("name", ["terms", "attributes", "parentheses", "minuses"])
-def test_the_line_is_that_of_the_statement(name: str) -> None:
+def test_the_error_names_the_line_of_the_statement(name: str) -> None:
     text = hostile.HOSTILE[name]
     line = text.split("\n").index(next(candidate for candidate in text.split("\n") if len(candidate) > 1000)) + 1
     with pytest.raises(UnsupportedError, match=rf"^m\.py:{line}: "):
@@ -57,20 +57,20 @@ def test_the_line_is_that_of_the_statement(name: str) -> None:
         "from . import a\n" * 10_000,
     ],
 )
-def test_what_is_odd_but_python_is_patched_in_time(extra: str) -> None:
+def test_unusual_but_valid_python_is_patched_quickly(extra: str) -> None:
     start = time.process_time()
     assert patch_source(hostile.modeling(extra), name="m.py", package="transformers.models.x").edits
     assert time.process_time() - start < 10
 
 
-def test_a_tree_at_the_bound_is_taken() -> None:
+def test_a_tree_at_the_depth_limit_is_accepted() -> None:
     assert bounded_tree("x = " + "[" * 90 + "]" * 90)
     with pytest.raises(Unbounded):
         bounded_tree("[" * 110 + "]" * 110, mode="eval")
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen2"])
-def test_mutated_files_raise_nothing_but_errors_of_fa3(model_type: str) -> None:
+def test_mutated_files_raise_only_errors_of_fa3(model_type: str) -> None:
     text = installed_transformers().modeling_file(model_type).path.read_text()
     ended: set[str] = set()
     with warnings.catch_warnings():
@@ -101,12 +101,12 @@ def test_mutated_files_raise_nothing_but_errors_of_fa3(model_type: str) -> None:
     ],
     ids=range(11),
 )
-def test_what_is_flat_for_ast_and_nested_for_libcst_is_bounded(line: str) -> None:
+def test_code_nested_only_for_libcst_is_refused(line: str) -> None:
     """Otherwise libcst would crash, or Python's stack would overflow."""
     for text in (f"{line}\n", f"class A:\n    def forward(self):\n        {line}\n"):
         with pytest.raises(UnsupportedError, match=r"^m\.py:\d+: (nested deeper|a line of more|more than)"):
             list_source(text, name="m.py")
 
 
-def test_a_long_docstring_is_one_string() -> None:
+def test_a_long_docstring_is_accepted() -> None:
     assert bounded_tree('def f():\n    """' + "'x' \n" * 500 + '"""\n')

@@ -42,7 +42,7 @@ def test_a_link_to_a_device_is_not_read(tmp_path: Path) -> None:
         read_bytes(tmp_path / "zero")
 
 
-def test_a_file_that_claims_to_be_empty_is_bounded_by_what_comes() -> None:
+def test_a_file_of_reported_size_0_is_limited_by_its_content() -> None:
     """Files of /proc have a size of 0."""
     assert read_bytes(Path("/proc/self/status"))
     with pytest.raises(OSError, match="larger"):
@@ -50,12 +50,12 @@ def test_a_file_that_claims_to_be_empty_is_bounded_by_what_comes() -> None:
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800"])
-def test_a_name_that_no_file_can_have_is_an_oserror(tmp_path: Path, name: str) -> None:
+def test_an_impossible_file_name_is_an_oserror(tmp_path: Path, name: str) -> None:
     with pytest.raises(OSError, match="not a file name"):
         read_bytes(tmp_path / name)
 
 
-def test_a_folder_and_a_missing_file_are_told_as_such(tmp_path: Path) -> None:
+def test_a_folder_and_a_missing_file_have_their_own_errors(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError, match="a folder"):
         read_bytes(tmp_path)
     with pytest.raises(FileNotFoundError):

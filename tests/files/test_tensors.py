@@ -17,7 +17,7 @@ def write(file: Path, header: bytes, data: bytes = b"") -> None:
     file.write_bytes(len(header).to_bytes(8, "little") + header + data)
 
 
-def test_what_a_header_says(tmp_path: Path) -> None:
+def test_a_header_is_read(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     save_file({"a": torch.ones(2, 3), "b": torch.zeros(4, dtype=torch.int8)}, file, {"format": "pt"})
     entries, metadata = read_header(file)
@@ -38,20 +38,20 @@ def test_what_a_header_says(tmp_path: Path) -> None:
         b"",
     ],
 )
-def test_a_header_that_is_none(header: bytes, tmp_path: Path) -> None:
+def test_an_invalid_header_is_refused(header: bytes, tmp_path: Path) -> None:
     write(tmp_path / "a.safetensors", header)
     with pytest.raises(ValueError):
         read_header(tmp_path / "a.safetensors")
 
 
-def test_a_length_beyond_the_file(tmp_path: Path) -> None:
+def test_a_header_longer_than_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes((10**18).to_bytes(8, "little") + b"{}")
     with pytest.raises(ValueError, match="too large"):
         read_header(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("kind", ["pipe", "endless device", "folder", "link to itself"])
-def test_what_is_no_regular_file_is_not_opened(kind: str, tmp_path: Path) -> None:
+def test_a_special_file_is_not_opened(kind: str, tmp_path: Path) -> None:
     put(kind, tmp_path / "a.safetensors")
     for read in (open_tensors, read_header):
         with pytest.raises(OSError):
@@ -59,6 +59,6 @@ def test_what_is_no_regular_file_is_not_opened(kind: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800", "gone", "x" * 300])
-def test_a_name_of_no_file(name: str, tmp_path: Path) -> None:
+def test_a_name_without_a_file_is_an_oserror(name: str, tmp_path: Path) -> None:
     with pytest.raises(OSError):
         open_tensors(tmp_path / name)

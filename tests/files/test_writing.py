@@ -23,14 +23,14 @@ def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"second" and entries(tmp_path) == ["a"]
 
 
-def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+def test_a_link_is_replaced_and_its_target_is_kept(tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"other")
     (tmp_path / "a").symlink_to("other")
     write_file(tmp_path / "a", b"new")
     assert not (tmp_path / "a").is_symlink() and (tmp_path / "other").read_bytes() == b"other"
 
 
-def test_modes_are_those_of_a_new_file_or_of_the_one_replaced(tmp_path: Path) -> None:
+def test_a_new_file_follows_umask_and_a_replaced_file_keeps_its_mode(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_file(tmp_path / "new", b"")
@@ -43,7 +43,7 @@ def test_modes_are_those_of_a_new_file_or_of_the_one_replaced(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_failed_call_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_a_failed_call_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     write_file(tmp_path / "a", b"old")
 
     def fail(*_: object) -> None:
@@ -57,7 +57,7 @@ def test_a_failed_call_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "a").read_bytes() == b"old" and entries(tmp_path) == ["a"]
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_appears_completely_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with new_folder(tmp_path / "empty") as made:
         (made / "file").touch()
@@ -67,7 +67,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert entries(tmp_path) == ["empty"] and entries(tmp_path / "empty") == ["file"]
 
 
-def test_a_folder_that_holds_something_is_not_replaced(tmp_path: Path) -> None:
+def test_a_folder_with_files_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(OSError), new_folder(tmp_path / "full"):
@@ -75,15 +75,13 @@ def test_a_folder_that_holds_something_is_not_replaced(tmp_path: Path) -> None:
     assert entries(tmp_path) == ["full"] and entries(tmp_path / "full") == ["file"]
 
 
-def test_a_link_replaces_a_file_at_once(tmp_path: Path) -> None:
+def test_a_link_replaces_a_file(tmp_path: Path) -> None:
     write_file(tmp_path / "a", b"old")
     write_link(tmp_path / "a", "elsewhere")
     assert os.readlink(tmp_path / "a") == "elsewhere" and entries(tmp_path) == ["a"]
 
 
-def test_what_went_wrong_first_is_told_where_cleaning_up_fails_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_error_is_raised_even_if_cleanup_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EACCES, "Permission denied")
 
@@ -98,7 +96,7 @@ def test_what_went_wrong_first_is_told_where_cleaning_up_fails_too(
 
 
 @pytest.mark.parametrize("name", ["os.replace", "os.fsync", "os.open"])
-def test_a_write_that_fails_names_the_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_names_the_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 

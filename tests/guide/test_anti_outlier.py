@@ -34,14 +34,14 @@ def calibrated(model: nn.Module | str | Path, output: Path, **parameters: Any) -
 
 
 @pytest.mark.parametrize("method", ["m1", "m2", "m3", "m4", "m5", "m6"])
-def test_a_model_in_memory_a_folder_and_the_command_agree(folder: Path, method: str) -> None:
+def test_memory_folder_and_command_give_the_same_export(folder: Path, method: str) -> None:
     expected = quantized(folder, anti_method=method)
     for number, model in enumerate((load(folder), folder)):
         process(model, anti_method=method)
         assert differing(calibrated(model, folder.parent / f"out{number}"), expected) == []
 
 
-def test_the_references_numerics(folder: Path) -> None:
+def test_reference_numerics_give_the_export_of_the_command(folder: Path) -> None:
     process(folder, anti_method="m3", numerics="reference")
     found = calibrated(folder, folder.parent / "out", numerics="reference")
     assert differing(found, quantized(folder, anti_method="m3", numerics="reference")) == []
@@ -57,7 +57,7 @@ def test_smoothed_norms_are_exported_as_modules(folder: Path) -> None:
     assert fa3cli.verify(folder.parent / "out").ok
 
 
-def test_without_anti_outlier_no_norm_is_a_module(folder: Path) -> None:
+def test_without_anti_outlier_norms_are_not_exported_as_modules(folder: Path) -> None:
     assert not [name for name in calibrated(folder, folder.parent / "out") if ".module." in name]
 
 
@@ -74,14 +74,14 @@ def test_a_model_in_memory_is_smoothed_in_place_and_computes_the_same(folder: Pa
     assert not {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"} & set(changed)
 
 
-def test_a_folder_stays_as_it_is(folder: Path) -> None:
+def test_a_folder_is_not_changed(folder: Path) -> None:
     before = snapshot(folder)
     process(folder, anti_method="m3")
     calibrated(folder, folder.parent / "out")
     assert snapshot(folder) == before
 
 
-def test_a_folder_is_known_again_however_it_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_smoothed_folder_is_recognised_by_another_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process(str(folder), anti_method="m3")
     monkeypatch.chdir(folder.parent)
     found = calibrated(folder.name, folder.parent / "out")
@@ -97,7 +97,7 @@ def test_smoothing_belongs_to_one_model(folder: Path) -> None:
     assert differing(calibrated(smooth, folder.parent / "smooth"), expected)
 
 
-def test_calibrating_a_smoothed_model_leaves_it_as_it_is(folder: Path) -> None:
+def test_calibrating_a_smoothed_model_does_not_change_it(folder: Path) -> None:
     model = load(folder)
     process(model, anti_method="m3")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -130,14 +130,14 @@ def test_method_none_does_nothing(folder: Path) -> None:
     ],
     ids=str,
 )
-def test_what_is_refused(parameters: dict[str, Any], error: type[Exception], problem: str) -> None:
+def test_unsupported_parameters_are_refused(parameters: dict[str, Any], error: type[Exception], problem: str) -> None:
     model = random_model("llama", num_hidden_layers=1)
     with pytest.raises(error, match=problem):
         process(model, **parameters)
 
 
 @pytest.mark.parametrize(("data", "problem"), [(None, "empty"), ([], "empty"), ([["text"]], r"calib_data\[0\]")])
-def test_data_it_cannot_take(data: Any, problem: str) -> None:
+def test_invalid_calibration_data_is_refused(data: Any, problem: str) -> None:
     with pytest.raises(InvalidInputError, match=problem):
         AntiOutlier(random_model("llama", num_hidden_layers=1), data, AntiOutlierConfig(anti_method="m3"))
 
@@ -155,7 +155,7 @@ def test_the_default_method_is_m2(folder: Path) -> None:
     assert differing(found, quantized(folder, anti_method="m2")) == []
 
 
-def test_a_folder_is_smoothed_anew_from_the_weights_it_has(folder: Path) -> None:
+def test_a_folder_is_always_smoothed_from_its_stored_weights(folder: Path) -> None:
     process(folder, anti_method="m3")
     once = calibrated(folder, folder.parent / "once")
     process(folder, anti_method="m1")
@@ -164,7 +164,7 @@ def test_a_folder_is_smoothed_anew_from_the_weights_it_has(folder: Path) -> None
     assert differing(calibrated(folder, folder.parent / "again"), once) == []
 
 
-def test_a_failure_leaves_a_model_in_memory_as_it_was(folder: Path) -> None:
+def test_a_failure_does_not_change_a_model_in_memory(folder: Path) -> None:
     model = load(folder)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     norm = model.model.layers[2].input_layernorm
@@ -177,7 +177,7 @@ def test_a_failure_leaves_a_model_in_memory_as_it_was(folder: Path) -> None:
     process(model, anti_method="m3")
 
 
-def test_a_calibrator_made_before_is_refused(folder: Path) -> None:
+def test_a_calibrator_created_before_smoothing_is_refused(folder: Path) -> None:
     model = load(folder)
     calibrator = Calibrator(model, QuantConfig(), script_data())
     process(model, anti_method="m3")
@@ -185,7 +185,7 @@ def test_a_calibrator_made_before_is_refused(folder: Path) -> None:
         calibrator.run()
 
 
-def test_dropout_plays_no_part_in_a_model_left_in_training(folder: Path) -> None:
+def test_dropout_has_no_effect_on_a_model_in_training_mode(folder: Path) -> None:
     model = load(folder).train()
     for module in model.modules():
         if hasattr(module, "attention_dropout"):

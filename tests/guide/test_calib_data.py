@@ -54,7 +54,7 @@ def arguments(samples: list[Sample]) -> list[dict[str, Tensor]]:
         "None in a dict",
     ],
 )
-def test_an_item_holds_a_forwards_arguments(item: Any) -> None:
+def test_an_item_contains_the_arguments_of_a_forward(item: Any) -> None:
     (sample,) = samples_of([item], model())
     assert sample.arguments.keys() == {"input_ids", "attention_mask"}
     assert sample.arguments["input_ids"] is IDS
@@ -64,7 +64,7 @@ def test_an_item_holds_a_forwards_arguments(item: Any) -> None:
     assert not sample.cut
 
 
-def test_none_leaves_an_argument_out_and_keeps_the_place_of_the_next() -> None:
+def test_none_skips_an_argument_and_keeps_the_position_of_the_next() -> None:
     positions = torch.arange(5).unsqueeze(0)
     (sample,) = samples_of([[IDS, None, positions]], model())
     assert sample.arguments.keys() == {"input_ids", "position_ids"}
@@ -122,17 +122,17 @@ def test_no_data_is_refused(nothing: Any) -> None:
         ([torch.tensor([[3, -1]])], "a token id is outside the vocabulary of 96"),
     ],
 )
-def test_an_item_no_forward_could_take_is_named(item: Any, problem: str) -> None:
+def test_an_invalid_item_is_named(item: Any, problem: str) -> None:
     with pytest.raises(InvalidInputError, match=rf"^calib_data\[1\]:? ?{problem}"):
         samples_of([[IDS, MASK], item], model())
 
 
-def test_the_longest_sample_and_the_last_token_are_taken() -> None:
+def test_the_longest_sample_and_the_last_token_are_accepted() -> None:
     ids = torch.full((1, 64), 95)
     assert arguments(samples_of([[ids]], model())) == [{"input_ids": ids}]
 
 
-def test_a_model_that_names_no_limit_takes_any_length() -> None:
+def test_a_model_without_a_limit_accepts_any_length() -> None:
     unlimited = OtherOrder()
     unlimited.config = type("Config", (), {"vocab_size": 96})()
     (sample,) = samples_of([{"input_ids": torch.ones(1, 1000, dtype=torch.long)}], unlimited)

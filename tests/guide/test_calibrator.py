@@ -37,7 +37,7 @@ def is_fa(name: str) -> bool:
 
 
 @pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": True}, {"dtype": torch.bfloat16}], ids=str)
-def test_a_model_in_memory_a_folder_and_the_command_agree(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_memory_folder_and_command_give_the_same_export(tmp_path: Path, options: dict[str, Any]) -> None:
     folder = write_model(tmp_path / f"llama-{tmp_path.name}", **options)
     expected = quantized(folder, disable_names=DOWN)
     assert sum(map(is_fa, expected)) == 3 * 6
@@ -61,7 +61,7 @@ def test_a_model_in_memory_a_folder_and_the_command_agree(tmp_path: Path, option
     ],
     ids=["act_method, disable_level", "mm_tensor, fa_amp", "last linear, fa_score"],
 )
-def test_parameters_mean_what_the_commands_options_mean(
+def test_parameters_have_the_meaning_of_the_command_options(
     folder: Path, parameters: dict[str, Any], fa_amp: int, level: str, options: dict[str, Any]
 ) -> None:
     config = QuantConfig(**parameters).fa_quant(fa_amp=fa_amp)
@@ -72,7 +72,7 @@ def test_parameters_mean_what_the_commands_options_mean(
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_the_references_numerics(folder: Path, in_memory: bool) -> None:
+def test_reference_numerics_give_the_export_of_the_command(folder: Path, in_memory: bool) -> None:
     from transformers import AutoModelForCausalLM
 
     model: Any = folder
@@ -106,7 +106,7 @@ def test_all_forms_of_calib_data_give_the_same(folder: Path) -> None:
         assert differing(found[form], found["lists"]) == [], form
 
 
-def test_padding_is_no_calibration_data(folder: Path) -> None:
+def test_padding_is_excluded_from_calibration(folder: Path) -> None:
     (ids, mask), *others = script_data()
     pad = torch.zeros(1, 4, dtype=torch.long)
     padded = [[torch.cat([ids, pad + 7], 1), torch.cat([mask, pad], 1)], *others]
@@ -129,21 +129,23 @@ def test_without_fa_quant_q_k_and_v_stay_float(folder: Path) -> None:
     assert "fa_quant_type" not in description
 
 
-def test_disabled_names_stay_float_and_the_last_linear_too(folder: Path) -> None:
+def test_disabled_names_and_the_last_linear_stay_float(folder: Path) -> None:
     found = export(Calibrator(folder, QuantConfig(disable_names=DOWN), script_data()), folder.parent / "out")
     floats = {name for name, tensor in found.items() if name.endswith("proj.weight") and tensor.is_floating_point()}
     assert floats == {f"{name}.weight" for name in DOWN}
     assert found["lm_head.weight"].is_floating_point()
 
 
-def test_more_layers_to_fall_back_than_there_are(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_fa_amp_above_the_number_of_layers_leaves_all_attention_float(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     calibrator = Calibrator(load(folder), QuantConfig().fa_quant(fa_amp=99), script_data())
     found = export(calibrator, folder.parent / "out")
     assert found and not any(map(is_fa, found))
     assert "fa_amp=99: the model has 3 attention modules; all fall back" in caplog.text
 
 
-def test_the_model_is_left_as_it_was(folder: Path) -> None:
+def test_the_model_is_not_changed(folder: Path) -> None:
     model = load(folder)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     ids = torch.tensor(token_ids(9))
@@ -177,7 +179,7 @@ def done(folder: Path) -> Calibrator:
     return calibrator
 
 
-def test_numpy_files_are_what_is_saved_unless_told_otherwise(done: Calibrator, tmp_path: Path) -> None:
+def test_numpy_files_are_saved_by_default(done: Calibrator, tmp_path: Path) -> None:
     result = done.save(tmp_path / "numpy")
     assert not list(result.output.glob("*.safetensors"))
     saved = {file.stem: np.load(file, allow_pickle=True).item() for file in (tmp_path / "numpy").glob("*.npy")}
@@ -198,7 +200,9 @@ def test_numpy_files_are_what_is_saved_unless_told_otherwise(done: Calibrator, t
         (["numpy", "safe_tensor"], True, True),
     ],
 )
-def test_save_types(done: Calibrator, tmp_path: Path, save_type: Any, numpy: bool, safe_tensor: bool) -> None:
+def test_save_type_selects_the_files(
+    done: Calibrator, tmp_path: Path, save_type: Any, numpy: bool, safe_tensor: bool
+) -> None:
     result = done.save(str(tmp_path / "out"), save_type=save_type)
     assert result.output == tmp_path / "out"
     assert {file.name for file in result.output.iterdir()} == {*result.files, REPORT_FILE}
@@ -206,7 +210,7 @@ def test_save_types(done: Calibrator, tmp_path: Path, save_type: Any, numpy: boo
     assert any(name.endswith(".safetensors") for name in result.files) is safe_tensor
 
 
-def test_weights_files_are_no_larger_than_told(done: Calibrator, tmp_path: Path) -> None:
+def test_weight_files_are_not_larger_than_the_limit(done: Calibrator, tmp_path: Path) -> None:
     result = done.save(tmp_path / "parts", save_type=["safe_tensor"], part_file_size=20e-6)
     parts = sorted(result.output.glob("*.safetensors"))
     assert len(parts) > 2
@@ -220,7 +224,7 @@ def test_weights_files_are_no_larger_than_told(done: Calibrator, tmp_path: Path)
     assert fa3cli.verify(result.output).ok
 
 
-def test_the_result_counts_what_was_done(done: Calibrator, tmp_path: Path) -> None:
+def test_the_result_counts_samples_tokens_and_modules(done: Calibrator, tmp_path: Path) -> None:
     result = done.save(tmp_path / "out", save_type=["safe_tensor"])
     assert (result.samples, result.tokens) == (3, sum(LENGTHS))
     assert [layer.quantized for layer in result.layers] == [7, 7, 7]
@@ -243,7 +247,7 @@ def test_saving_before_running_is_a_usage_error(folder: Path, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_holds_something_is_not_written_to(done: Calibrator, tmp_path: Path) -> None:
+def test_an_output_with_files_is_refused(done: Calibrator, tmp_path: Path) -> None:
     done.save(tmp_path / "out")
     with pytest.raises(ConflictError):
         done.save(tmp_path / "out")
@@ -259,7 +263,7 @@ def test_a_folder_that_holds_something_is_not_written_to(done: Calibrator, tmp_p
     ],
     ids=str,
 )
-def test_what_save_does_not_take(
+def test_invalid_options_of_save_are_refused(
     done: Calibrator, tmp_path: Path, options: dict[str, Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error, match=next(iter(options))):
@@ -318,7 +322,7 @@ def model() -> nn.Module:
         ),
     ],
 )
-def test_what_is_refused_before_any_work(
+def test_invalid_arguments_are_refused_before_any_work(
     model: nn.Module, call: Callable[[nn.Module], object], error: type, exit_code: int, problem: str
 ) -> None:
     with pytest.raises(error, match=problem) as raised:
@@ -326,14 +330,14 @@ def test_what_is_refused_before_any_work(
     assert raised.value.exit_code == exit_code
 
 
-def test_a_folder_that_was_not_patched(tmp_path: Path) -> None:
+def test_an_unpatched_folder_is_refused_with_fa_quant(tmp_path: Path) -> None:
     folder = write_model(tmp_path / f"llama-{tmp_path.name}", patched=False)
     with pytest.raises(InvalidInputError, match="not patched"):
         Calibrator(folder, QuantConfig().fa_quant(), script_data())
     assert not any(map(is_fa, export(Calibrator(folder, QuantConfig(), script_data()), tmp_path / "out")))
 
 
-def test_what_the_guides_modeling_file_imports_is_there() -> None:
+def test_the_names_imported_by_the_guides_modeling_file_exist() -> None:
     from fa3cli import FAQuantizer, logger
 
     states = torch.ones(1, 2, 3, 4)

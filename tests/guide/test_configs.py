@@ -19,7 +19,7 @@ def test_a_config_without_parameters_has_the_defaults_but_no_fa3() -> None:
     assert settings(QuantConfig()) == QuantSettings(fa=False)
 
 
-def test_the_parameters_of_the_guide_arrive() -> None:
+def test_parameters_of_the_guide_become_settings() -> None:
     config = QuantConfig(
         a_bit=8,
         w_bit=8,
@@ -49,21 +49,21 @@ def test_fa_quant_turns_fa3_on_and_returns_the_same_config() -> None:
     assert settings(config.fa_quant()) == QuantSettings(act_method=2, fa=True, fa_amp=0)
 
 
-def test_later_changes_of_the_callers_list_do_not_reach_the_config() -> None:
+def test_later_changes_of_a_list_do_not_affect_the_config() -> None:
     names = ["lm_head"]
     config = QuantConfig(disable_names=names)
     names.append("model.layers.0.mlp.down_proj")
     assert settings(config).disable_names == ("lm_head",)
 
 
-def test_parameters_of_fa3_itself() -> None:
+def test_parameters_of_fa3_become_settings() -> None:
     found = settings(QuantConfig(numerics="reference", fa_score="error"))
     assert (found.numerics, found.fa_score, found.reference) == ("reference", "error", True)
     assert settings(AntiOutlierConfig(numerics="reference")).reference
     assert not settings(AntiOutlierConfig()).reference
 
 
-def test_the_guides_anti_outlier_parameters_arrive() -> None:
+def test_anti_outlier_parameters_of_the_guide_become_settings() -> None:
     config = AntiOutlierConfig(anti_method="m3", dev_type="npu", dev_id=0)
     assert settings(config) == QuantSettings(anti_method="m3", fa=False)
     assert (config.dev_type, config.dev_id) == ("npu", 0)
@@ -94,7 +94,7 @@ def test_another_kind_of_quantization_is_refused(config: Any, parameter: dict[st
     ],
     ids=str,
 )
-def test_values_of_quant_config_that_are_not_supported(parameter: dict[str, Any]) -> None:
+def test_unsupported_values_of_quant_config_are_refused(parameter: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedError, match=next(iter(parameter))) as raised:
         settings(QuantConfig(**parameter))
     assert raised.value.exit_code == 3
@@ -112,12 +112,12 @@ def test_an_unknown_anti_method_is_refused() -> None:
 
 
 @pytest.mark.parametrize("config", [QuantConfig, AntiOutlierConfig])
-def test_defaults_of_the_guides_tool_may_be_spelled_out(config: Any) -> None:
+def test_defaults_of_the_guides_tool_may_be_given_explicitly(config: Any) -> None:
     spelled = config(w_method="MinMax", is_dynamic=False, group_size=64, flex_config=None, sigma_factor=3)
     assert settings(spelled) == settings(config())
 
 
 @pytest.mark.parametrize("config", [QuantConfig, AntiOutlierConfig])
-def test_a_name_nobody_knows_is_a_type_error(config: Any) -> None:
+def test_an_unknown_parameter_is_a_type_error(config: Any) -> None:
     with pytest.raises(TypeError, match=rf"{config.__name__}\(\) got an unexpected keyword .*'w_bits'"):
         config(w_bits=8)

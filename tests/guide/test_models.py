@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 # ---- opening a model or a folder
 
 
-def test_a_model_in_memory_and_its_folder_open_alike(folder: Path) -> None:
+def test_a_model_in_memory_has_the_structure_of_its_folder(folder: Path) -> None:
     model = load(folder)
     memory = open_layered_model(model, "cpu", **{**OPTIONS, "fa": True})
     streamed = open_layered_model(folder, "cpu", **{**OPTIONS, "fa": True})
@@ -51,17 +51,17 @@ def test_a_model_in_memory_and_its_folder_open_alike(folder: Path) -> None:
     assert memory.attentions().keys() == streamed.attentions().keys() == {"model.layers.0.self_attn"}
 
 
-def test_another_device_than_the_models_is_refused(folder: Path) -> None:
+def test_a_device_other_than_that_of_the_model_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="the model is on cpu, but dev_type is 'npu'"):
         open_layered_model(load(folder), "npu", **OPTIONS)
 
 
-def test_a_device_for_a_folder_that_is_not_here(folder: Path) -> None:
+def test_a_missing_device_for_a_folder_is_refused(folder: Path) -> None:
     with pytest.raises(MissingCapabilityError, match="npu:1"):
         open_layered_model(folder, "npu", **{**OPTIONS, "dev_id": 1})
 
 
-def test_dev_id_says_nothing_about_the_cpu(folder: Path) -> None:
+def test_dev_id_is_ignored_for_the_cpu(folder: Path) -> None:
     assert open_layered_model(folder, "cpu", **{**OPTIONS, "dev_id": 0}).device == torch.device("cpu")
 
 
@@ -74,12 +74,12 @@ def test_a_model_without_quantizers_opens_only_without_fa() -> None:
 
 
 @pytest.mark.parametrize("reference", [False, True])
-def test_the_reference_of_a_folder_runs_eager_attention(folder: Path, reference: bool) -> None:
+def test_reference_numerics_of_a_folder_use_eager_attention(folder: Path, reference: bool) -> None:
     model = open_layered_model(folder, "cpu", **{**OPTIONS, "reference": reference}).model
     assert (model.config._attn_implementation == "eager") is reference
 
 
-def test_code_in_a_folder_that_was_edited_runs_only_if_trusted(folder: Path) -> None:
+def test_edited_code_in_a_folder_runs_only_with_trust(folder: Path) -> None:
     module = folder / "modeling_llama_fa3.py"
     module.write_text(module.read_text() + "\n# mine\n")
     with pytest.raises(ConflictError, match=module.name):
@@ -90,13 +90,13 @@ def test_code_in_a_folder_that_was_edited_runs_only_if_trusted(folder: Path) -> 
 # ---- the folder and config of a model
 
 
-def test_the_folder_of_a_model(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_of_a_model_is_found(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert folder_of(folder) == folder_of(str(folder)) == folder_of(load(folder)) == folder
     monkeypatch.chdir(tmp_path)
     assert folder_of(folder.name) == folder
 
 
-def test_a_model_made_without_a_folder_has_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_created_without_a_folder_has_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)  # where a config.json is, of another model
     assert folder_of(random_model("llama", num_hidden_layers=1)) is None
 
@@ -110,7 +110,7 @@ def test_the_config_of_a_folder_is_that_before_the_patch(folder: Path) -> None:
         assert "auto_map" not in config
 
 
-def test_the_config_of_a_model_without_a_folder_holds_all_its_fields() -> None:
+def test_the_config_of_a_model_without_a_folder_has_all_fields() -> None:
     config = config_of(random_model("llama", num_hidden_layers=1))
     assert config["model_type"] == "llama"
     assert (config["num_hidden_layers"], config["vocab_size"], config["hidden_act"]) == (1, 96, "silu")
@@ -119,7 +119,7 @@ def test_the_config_of_a_model_without_a_folder_holds_all_its_fields() -> None:
 # ---- the record of AntiOutlier's smoothing
 
 
-def test_smoothing_is_kept_by_model(folder: Path) -> None:
+def test_smoothing_is_recorded_per_model(folder: Path) -> None:
     model, other = load(folder), load(folder)
     assert smoothing_of(model) == NONE
     record_smoothing(model, M3)
@@ -127,7 +127,7 @@ def test_smoothing_is_kept_by_model(folder: Path) -> None:
     assert smoothing_of(other) == smoothing_of(folder) == NONE
 
 
-def test_smoothing_goes_with_its_model_and_its_copies() -> None:
+def test_smoothing_is_copied_with_its_model() -> None:
     model = random_model("llama", num_hidden_layers=1)
     names = list(model.state_dict())
     record_smoothing(model, M3)
@@ -137,7 +137,7 @@ def test_smoothing_goes_with_its_model_and_its_copies() -> None:
 
 
 @pytest.mark.parametrize("change", [{}, {"num_hidden_layers": 1}, {"vocab_size": 100}])
-def test_the_config_is_the_folders_unless_the_script_changed_its_sizes(tmp_path: Path, change: dict[str, int]) -> None:
+def test_the_config_is_that_of_the_folder_unless_a_script_changed_sizes(tmp_path: Path, change: dict[str, int]) -> None:
     folder = write_model(tmp_path / f"llama-{tmp_path.name}", patched=False)
     model = load(folder)
     for key, value in change.items():
@@ -149,7 +149,7 @@ def test_the_config_is_the_folders_unless_the_script_changed_its_sizes(tmp_path:
 
 
 @pytest.mark.parametrize("path", ["{0}/{1}", "{1}", "link", "./{1}/"])
-def test_smoothing_is_kept_by_folder_however_it_is_written(
+def test_smoothing_is_recorded_per_folder_for_any_form_of_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     folder = tmp_path / f"model-{tmp_path.name}"
@@ -182,7 +182,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbstractContextManag
     return block
 
 
-def test_the_log_is_seen_on_stderr_once(fresh: Callable, capsys: pytest.CaptureFixture) -> None:
+def test_the_log_is_printed_once_on_stderr(fresh: Callable, capsys: pytest.CaptureFixture) -> None:
     with fresh():
         enable_logging()
         enable_logging()
@@ -192,7 +192,7 @@ def test_the_log_is_seen_on_stderr_once(fresh: Callable, capsys: pytest.CaptureF
     assert shown.out == ""
 
 
-def test_logging_that_was_set_up_is_left_alone(fresh: Callable) -> None:
+def test_existing_logging_is_not_changed(fresh: Callable) -> None:
     with fresh(logging.NullHandler()):
         enable_logging()
         assert logger.handlers == []
@@ -200,6 +200,6 @@ def test_logging_that_was_set_up_is_left_alone(fresh: Callable) -> None:
 
 
 @pytest.mark.parametrize("thing", [None, 3, torch.nn.Linear(2, 2)])
-def test_what_is_no_model_is_refused(thing: object) -> None:
+def test_an_object_that_is_not_a_model_is_refused(thing: object) -> None:
     with pytest.raises(UsageError, match="expected a causal LM of transformers"):
         open_layered_model(thing, "cpu", **OPTIONS)

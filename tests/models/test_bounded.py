@@ -17,7 +17,7 @@ def test_time_is_bounded() -> None:
             pass
 
 
-def test_a_timer_that_was_running_goes_on() -> None:
+def test_an_earlier_timer_continues() -> None:
     rung: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda number, _: rung.append(number))
     try:
@@ -36,7 +36,7 @@ def test_a_timer_that_was_running_goes_on() -> None:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_in_another_thread_it_does_no_harm() -> None:
+def test_bounded_time_has_no_effect_in_another_thread() -> None:
     done: list[bool] = []
 
     def work() -> None:
@@ -50,7 +50,7 @@ def test_in_another_thread_it_does_no_harm() -> None:
     assert done == [True]
 
 
-def test_memory_is_bounded_within_the_block_alone() -> None:
+def test_memory_is_limited_only_within_the_block() -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
     with pytest.raises(MemoryError), bounded_memory(64 << 20):
         bytearray(256 << 20)
@@ -59,7 +59,7 @@ def test_memory_is_bounded_within_the_block_alone() -> None:
         bytearray(128 << 20)
 
 
-def test_modules_are_counted_within_the_block_alone() -> None:
+def test_modules_are_counted_only_within_the_block() -> None:
     with bounded_modules(5):
         nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
     with pytest.raises(ValueError, match="more than 5 modules"), bounded_modules(5):

@@ -26,7 +26,7 @@ def fill(folder: Path) -> Path:
     return folder
 
 
-def test_a_copy_holds_what_may_be_read(tmp_path: Path) -> None:
+def test_a_copy_contains_only_files_that_may_be_read(tmp_path: Path) -> None:
     folder = fill(tmp_path / "model")
     with checked_copy(folder) as copy:
         names = {str(path.relative_to(copy)) for path in copy.rglob("*") if not path.is_dir()}
@@ -56,7 +56,7 @@ def grow(path: Path) -> None:
         "model.safetensors.index.json", "additional_chat_templates/x.jinja",
     ],
 )  # fmt: skip
-def test_a_file_that_never_ends(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+def test_endless_and_huge_files_are_refused(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     make(tmp_path / name)
     with pytest.raises(InvalidInputError, match=name) as raised:
@@ -64,7 +64,7 @@ def test_a_file_that_never_ends(tmp_path: Path, name: str, make: Callable[[Path]
     assert raised.value.exit_code == 5
 
 
-def test_weights_may_be_large_but_are_files(tmp_path: Path) -> None:
+def test_weights_may_be_large_but_must_be_regular_files(tmp_path: Path) -> None:
     grow(tmp_path / "model.safetensors")
     require_regular_files(tmp_path)
     os.mkfifo(tmp_path / "other.safetensors")

@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_one_file(folder: Path) -> None:
+def test_one_weight_file_is_read(folder: Path) -> None:
     checkpoint = Checkpoint(folder)
     assert {name: (info.dtype, info.shape) for name, info in checkpoint.tensors.items()} == {
         "a": ("F32", (2, 3)),
@@ -40,7 +40,7 @@ def test_one_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3])
-def test_shards_hold_the_same(folder: Path, shards: int) -> None:
+def test_shards_contain_the_same_tensors(folder: Path, shards: int) -> None:
     split_weights(folder, shards)
     checkpoint = Checkpoint(folder)
     assert len(checkpoint.files) == shards
@@ -50,83 +50,83 @@ def test_shards_hold_the_same(folder: Path, shards: int) -> None:
     assert all(tensor.dtype == TENSORS[name].dtype for name, tensor in read.items())
 
 
-def test_a_tensor_the_index_does_not_list_does_not_count(folder: Path) -> None:
+def test_a_tensor_missing_from_the_index_is_ignored(folder: Path) -> None:
     write_index(folder, {"a": WEIGHTS})
     assert list(Checkpoint(folder).tensors) == ["a"]
 
 
 def refused(folder: Path, *words: str) -> None:
-    """Opening is refused with a message that holds all words."""
+    """Check that opening is refused with a message that contains all words."""
     with pytest.raises(InvalidInputError) as raised:
         Checkpoint(folder)
     for word in words:
         assert word in f"{raised.value} {raised.value.hint}"
 
 
-def test_no_weights(tmp_path: Path) -> None:
+def test_missing_weights_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, str(tmp_path), WEIGHTS, ".bin")
 
 
 @pytest.mark.parametrize("keep", [0, 3, 8, 40, -1])
-def test_a_truncated_file(folder: Path, keep: int) -> None:
+def test_a_truncated_file_is_refused(folder: Path, keep: int) -> None:
     file = folder / WEIGHTS
     file.write_bytes(file.read_bytes()[:keep])
     refused(folder, str(file), "not a complete safetensors file", "fetch")
 
 
-def test_a_truncated_shard(folder: Path) -> None:
+def test_a_truncated_shard_is_refused(folder: Path) -> None:
     split_weights(folder, 3)
     shard = folder / "model-00002-of-00003.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
     refused(folder, str(shard), "not a complete")
 
 
-def test_a_missing_shard(folder: Path) -> None:
+def test_a_missing_shard_is_refused(folder: Path) -> None:
     split_weights(folder, 3)
     (folder / "model-00003-of-00003.safetensors").unlink()
     refused(folder, "model-00003-of-00003.safetensors", "missing")
 
 
-def test_an_index_that_names_what_the_shard_lacks(folder: Path) -> None:
+def test_an_index_entry_missing_from_its_shard_is_refused(folder: Path) -> None:
     index = write_index(folder, {"a": WEIGHTS, "x": WEIGHTS, "y": WEIGHTS})
     refused(folder, str(index), "x should be in", WEIGHTS, "2 such tensors")
 
 
 @pytest.mark.parametrize("place", ["../outside.safetensors", "/outside.safetensors", "sub/model.safetensors"])
-def test_an_index_that_leaves_the_folder(folder: Path, place: str) -> None:
+def test_an_index_entry_outside_the_folder_is_refused(folder: Path, place: str) -> None:
     save_file(TENSORS, folder.parent / "outside.safetensors")
     write_index(folder, {"a": place})
     refused(folder, f"a points to {place!r}", "file of this folder")
 
 
 @pytest.mark.parametrize("place", ["", ".", "..", None, 5, ["model.safetensors"]])
-def test_an_index_that_names_no_file(folder: Path, place: Any) -> None:
+def test_an_index_entry_without_a_file_name_is_refused(folder: Path, place: Any) -> None:
     write_index(folder, {"a": place})
     refused(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": null}', "\udcff"])
-def test_a_broken_index(folder: Path, text: str) -> None:
+def test_a_broken_index_is_refused(folder: Path, text: str) -> None:
     index = folder / f"{WEIGHTS}.index.json"
     index.write_bytes(text.encode(errors="surrogateescape"))
     refused(folder, str(index), "not a safetensors index")
 
 
-def test_one_file_counts_more_than_an_index_of_others(folder: Path) -> None:
-    """As in transformers, which would load other weights otherwise."""
+def test_one_weight_file_has_priority_over_an_index(folder: Path) -> None:
+    """As in transformers: otherwise other weights would be used."""
     save_file({"other": torch.ones(1)}, folder / "other.safetensors")
     write_index(folder, {"other": "other.safetensors"})
     assert Checkpoint(folder).tensors.keys() == TENSORS.keys()
 
 
-def test_integers_are_read_as_they_are(folder: Path) -> None:
+def test_integers_keep_their_dtype(folder: Path) -> None:
     save_file({"a": torch.ones(2, dtype=torch.int8)}, folder / WEIGHTS)
     assert Checkpoint(folder).read(["a"])["a"].dtype == torch.int8
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_what_is_not_finite_is_named_with_its_file(folder: Path, value: float, dtype: torch.dtype) -> None:
+def test_a_non_finite_tensor_is_named_with_its_file(folder: Path, value: float, dtype: torch.dtype) -> None:
     spoiled = torch.zeros(40, 50, dtype=dtype)
     spoiled[13, 7] = value
     save_file(TENSORS | {"b": spoiled}, folder / WEIGHTS)
@@ -138,7 +138,7 @@ def test_what_is_not_finite_is_named_with_its_file(folder: Path, value: float, d
     assert str(folder / checkpoint.tensors["b"].file) in str(raised.value)
 
 
-def test_an_empty_tensor_is_finite(folder: Path) -> None:
+def test_an_empty_tensor_counts_as_finite(folder: Path) -> None:
     save_file({"a": torch.zeros(0, 4)}, folder / WEIGHTS)
     assert Checkpoint(folder).read(["a"])["a"].shape == (0, 4)
 
@@ -149,7 +149,7 @@ def test_pages_of_a_mapped_file_are_released_with_the_tensors(tmp_path: Path) ->
     save_file({"a": torch.ones(size // 4)}, tmp_path / WEIGHTS)
     checkpoint = Checkpoint(tmp_path)
     before = mapped_pages()
-    read = checkpoint.read(["a"])  # which looks at each value
+    read = checkpoint.read(["a"])  # reading checks each value
     assert mapped_pages() - before > 0.9 * size
     assert read["a"].sum() == size // 4
     del read
@@ -160,6 +160,6 @@ def mapped_pages() -> int:
     return psutil.Process().memory_info().shared
 
 
-def test_a_git_lfs_pointer_is_called_one(folder: Path) -> None:
+def test_a_git_lfs_pointer_is_recognised(folder: Path) -> None:
     (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     refused(folder, str(folder / WEIGHTS), "git-lfs pointer", "git lfs pull")

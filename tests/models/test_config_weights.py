@@ -18,12 +18,12 @@ from tests.sample_models import WEIGHTS, write_model
     ("model_type", "options"),
     [("llama", {}), ("llama", {"tie_word_embeddings": True}), ("qwen2", {}), ("gpt2", {})],
 )
-def test_they_are_those_a_checkpoint_of_the_model_holds(
+def test_tensors_equal_those_of_a_checkpoint(
     tmp_path: Path, model_type: str, options: dict[str, Any], dtype: torch.dtype
 ) -> None:
     write_model(tmp_path, model_type, patched=False, dtype=dtype, **options)
     config = read_config(tmp_path, trusted=False)
-    # Built in another dtype, as --dtype does: what is stored stays the same.
+    # Built in another dtype, as --dtype does: the stored tensors stay the same.
     found = ConfigWeights(tmp_path, build_skeleton(config, torch.float16, None), dtype).tensors
     stored = Checkpoint(tmp_path).tensors
     assert {name: (info.dtype, info.shape, info.nbytes) for name, info in found.items()} == {
@@ -31,7 +31,7 @@ def test_they_are_those_a_checkpoint_of_the_model_holds(
     }
 
 
-def test_nothing_can_be_read(tmp_path: Path) -> None:
+def test_tensors_cannot_be_read(tmp_path: Path) -> None:
     weights = ConfigWeights(tmp_path, torch.nn.Linear(2, 3), torch.float32)
     assert weights.files == []
     with pytest.raises(InvalidInputError, match="no weights"):
@@ -49,6 +49,6 @@ def test_nothing_can_be_read(tmp_path: Path) -> None:
         ("tokenizer.json", False),
     ],
 )
-def test_files_of_weights_sound_or_not(tmp_path: Path, file: str, found: bool) -> None:
+def test_has_weights_finds_weight_files(tmp_path: Path, file: str, found: bool) -> None:
     (tmp_path / file).touch()
     assert has_weights(tmp_path) is found

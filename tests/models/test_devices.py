@@ -17,7 +17,7 @@ from tests import sample_models
 
 
 class Device(NamedTuple):
-    """torch.device, which knows no npu before torch_npu says so."""
+    """Replaces torch.device, which does not know npu without torch_npu."""
 
     type: str
     index: int | None = None
@@ -27,7 +27,7 @@ class Device(NamedTuple):
 
 
 class Backend(ModuleType):
-    """What torch.npu and torch.cuda offer, and what was asked of them."""
+    """Replaces torch.npu and torch.cuda, and records the calls."""
 
     def __init__(self, count: int, *, bfloat16: bool = True) -> None:
         super().__init__("stand-in")
@@ -81,13 +81,13 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Backend:
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "npu:", "npu:-1", "npu:a", "cpu:0", "auto:1", "NPU", "cuda:0 ", "xpu"])
-def test_another_name_is_a_usage_error(name: str) -> None:
+def test_an_unknown_device_name_is_a_usage_error(name: str) -> None:
     with pytest.raises(UsageError, match="expected auto, cpu, npu, npu:N, cuda or cuda:N") as raised:
         device_of(name)
     assert raised.value.exit_code == 2
 
 
-def test_the_cpu_asks_for_nothing(npu: Backend) -> None:
+def test_the_cpu_needs_no_setup(npu: Backend) -> None:
     assert device_of("cpu") == Device("cpu") and npu.asked == []
     assert computes_bfloat16(Device("cpu")) and device_kind(Device("cpu")) == "cpu"
     free_memory(Device("cpu"))
@@ -104,21 +104,21 @@ def test_an_npu_is_set_up(npu: Backend, name: str, index: int) -> None:
 
 
 @pytest.mark.parametrize(("rank", "index"), [("0", 0), ("1", 1), ("2", 0), ("5", 1)])
-def test_each_rank_has_its_own(npu: Backend, monkeypatch: pytest.MonkeyPatch, rank: str, index: int) -> None:
+def test_each_rank_has_its_own_device(npu: Backend, monkeypatch: pytest.MonkeyPatch, rank: str, index: int) -> None:
     monkeypatch.setenv("LOCAL_RANK", rank)
     assert device_of("npu").index == device_of("auto").index == index
     assert device_of("npu:0").index == 0
 
 
 @pytest.mark.parametrize(("name", "index"), [("cuda", 0), ("cuda:2", 2), ("auto", 0)])
-def test_cuda(cuda: Backend, name: str, index: int) -> None:
+def test_a_cuda_device_is_set_up(cuda: Backend, name: str, index: int) -> None:
     device = device_of(name)
     assert (device.type, device.index) == ("cuda", index)
     assert cuda.asked == [f"cuda:{index}"]
 
 
 @pytest.mark.parametrize("name", ["npu:2", "cuda", "cuda:0"])
-def test_a_device_too_many_is_a_missing_capability(npu: Backend, name: str) -> None:
+def test_a_missing_device_is_a_missing_capability(npu: Backend, name: str) -> None:
     with pytest.raises(MissingCapabilityError, match=f"--device {name}: torch sees [02] such") as raised:
         device_of(name)
     assert raised.value.exit_code == 6 and raised.value.hint
@@ -131,7 +131,7 @@ def test_no_torch_npu_is_a_missing_capability(cuda: Backend) -> None:
 
 
 @pytest.mark.parametrize("error", [ImportError("libhccl.so"), RuntimeError("driver"), OSError("no such file")])
-def test_a_torch_npu_that_breaks_is_named_and_auto_does_without(
+def test_a_broken_torch_npu_is_named_and_auto_uses_the_cpu(
     npu: Backend, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def broken(_: str) -> None:
@@ -143,7 +143,7 @@ def test_a_torch_npu_that_breaks_is_named_and_auto_does_without(
     assert device_of("auto") == Device("cpu")
 
 
-def test_auto_is_the_cpu_where_there_is_nothing_else(cuda: Backend) -> None:
+def test_auto_is_the_cpu_without_other_devices(cuda: Backend) -> None:
     cuda.count = 0
     assert device_of("auto") == Device("cpu")
 
@@ -154,12 +154,12 @@ def test_auto_prefers_the_npu(npu: Backend, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("supported", [True, False])
-def test_bfloat16_is_what_the_device_says(npu: Backend, supported: bool) -> None:
+def test_bfloat16_support_is_asked_from_the_device(npu: Backend, supported: bool) -> None:
     npu.bfloat16 = supported
     assert computes_bfloat16(Device("npu", 0)) is supported
 
 
-def test_a_device_that_does_not_say_computes_bfloat16(npu: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_without_this_function_supports_bfloat16(npu: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices.torch, "npu", ModuleType("old"))
     assert computes_bfloat16(Device("npu", 0))
     free_memory(Device("npu", 0))
@@ -167,7 +167,7 @@ def test_a_device_that_does_not_say_computes_bfloat16(npu: Backend, monkeypatch:
 
 
 @pytest.mark.parametrize(("supported", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
-def test_auto_is_never_a_dtype_that_the_device_lacks(
+def test_the_dtype_auto_is_supported_by_the_device(
     qwen2_tiny: Path, monkeypatch: pytest.MonkeyPatch, supported: bool, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(devices, "computes_bfloat16", lambda _: supported)

@@ -16,7 +16,7 @@ def resident() -> int:
 
 
 def fragmented() -> list[torch.Tensor]:
-    """64 MB of small tensors in the heap, of which one in 64 is kept."""
+    """Allocate 64 MB of small tensors in the heap, and keep one of 64."""
     return [torch.ones(1 << 14) for _ in range(1 << 10)][::64]
 
 
@@ -30,7 +30,7 @@ def test_freed_memory_goes_back_to_the_system() -> None:
     assert len(kept) == 16
 
 
-def test_growth_is_given_back_and_standing_still_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_released_only_after_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     freed, released = FreedMemory(layer_bytes=0), []
     freed.release()
     monkeypatch.setattr(freed, "_trim", released.append)
@@ -43,18 +43,18 @@ def test_growth_is_given_back_and_standing_still_is_not_looked_at(monkeypatch: p
     assert released == [0] and len(grown)
 
 
-def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_c_libraries_are_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     freed = FreedMemory(layer_bytes=0)
     monkeypatch.setattr(freed, "_trim", None)
     freed.release()
     freed.release_if_grown()
 
 
-def test_a_large_layer_may_leave_more_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_layer_allows_more_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     freed, released = FreedMemory(layer_bytes=8 * 100 << 20), []
     freed.release()
     monkeypatch.setattr(freed, "_trim", released.append)
     freed.release_if_grown()
-    grown = torch.ones(5 << 20)  # 20 MB of the 100 it may
+    grown = torch.ones(5 << 20)  # 20 MB of the allowed 100 MB
     freed.release_if_grown()
     assert released == [] and len(grown)

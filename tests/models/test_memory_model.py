@@ -13,7 +13,7 @@ from tests.sample_models import random_model, write_model
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_it_has_the_structure_of_the_folder_it_was_loaded_from(tmp_path: Path, tied: bool) -> None:
+def test_a_memory_model_has_the_structure_of_its_folder(tmp_path: Path, tied: bool) -> None:
     folder = write_model(tmp_path / "llama", patched=False, tie_word_embeddings=tied)
     streamed, resident = open_model(folder, fa=False), MemoryModel(load(folder))
     for name in ("names", "stored", "of_layer", "outside", "before_layers", "head", "tied", "dtype"):
@@ -24,7 +24,7 @@ def test_it_has_the_structure_of_the_folder_it_was_loaded_from(tmp_path: Path, t
     assert resident.layer_bytes == streamed.layer_bytes > 0
 
 
-def test_loading_leaves_the_weights_where_they_are() -> None:
+def test_loading_does_not_move_the_weights() -> None:
     model = random_model("llama")
     before = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
     resident = MemoryModel(model)
@@ -33,7 +33,7 @@ def test_loading_leaves_the_weights_where_they_are() -> None:
     assert {name: tensor.data_ptr() for name, tensor in model.state_dict().items()} == before
 
 
-def test_a_model_on_several_devices_or_none_is_refused() -> None:
+def test_a_model_on_several_devices_or_on_meta_is_refused() -> None:
     model = random_model("llama")
     model.lm_head.to("meta")
     with pytest.raises(UnsupportedError, match="cpu, meta, expected one device") as raised:

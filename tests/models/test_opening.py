@@ -28,12 +28,12 @@ def canary(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def evil(canary: Path) -> str:
-    """Python that is noticed when it is run."""
+    """Python code that leaves a trace when it is run."""
     return f"open({str(canary)!r}, 'w').close()\n"
 
 
 @pytest.mark.parametrize("fa", [True, False])
-def test_another_configuration_file(tmp_path: Path, canary: Path, evil: str, fa: bool) -> None:
+def test_a_config_that_names_another_config_file_is_refused(tmp_path: Path, canary: Path, evil: str, fa: bool) -> None:
     folder = write_model(tmp_path / "model", patched=False)
     config = json.loads((folder / "config.json").read_text())
     other = {**config, "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}
@@ -52,7 +52,7 @@ def test_another_configuration_file(tmp_path: Path, canary: Path, evil: str, fa:
 
 
 @pytest.mark.parametrize("entry", ["AutoConfig", "AutoTokenizer", "AutoModelForCausalLM"])
-def test_nothing_is_asked_on_the_terminal(
+def test_no_question_is_asked_on_the_terminal(
     tmp_path: Path, canary: Path, evil: str, entry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_model(tmp_path / "model", patched=False)
@@ -65,18 +65,18 @@ def test_nothing_is_asked_on_the_terminal(
 
 
 def swap_before(monkeypatch: pytest.MonkeyPatch, function: str, folder: Path, text: str) -> None:
-    """Have the patched file replaced right before opening goes on with this function."""
-    goes_on = getattr(opening, function)
+    """Replace the patched file right before opening calls this function."""
+    original = getattr(opening, function)
 
     def replaced(*arguments: Any, **options: Any) -> Any:
         (folder / MODULE).write_text(text)
-        return goes_on(*arguments, **options)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(opening, function, replaced)
 
 
 @pytest.mark.parametrize("function", ["require_known_code", "Checkpoint", "read_config", "build_skeleton"])
-def test_a_file_that_is_swapped_once_it_was_judged_is_not_run(
+def test_a_file_replaced_after_the_check_is_not_run(
     tmp_path: Path, canary: Path, evil: str, function: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_model(tmp_path / f"model-{function}")
@@ -87,15 +87,15 @@ def test_a_file_that_is_swapped_once_it_was_judged_is_not_run(
     assert not canary.exists()
 
 
-def test_a_config_that_is_swapped_runs_no_code(
+def test_a_config_replaced_after_the_check_runs_no_code(
     tmp_path: Path, canary: Path, evil: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_model(tmp_path / "model")
     (folder / "evil.py").write_text(evil)
-    goes_on = opening.require_known_code
+    original = opening.require_known_code
 
     def swapped(*arguments: Any, **options: Any) -> None:
-        goes_on(*arguments, **options)
+        original(*arguments, **options)
         entries = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}
         edit_config(folder, auto_map=entries)
 
@@ -104,7 +104,7 @@ def test_a_config_that_is_swapped_runs_no_code(
     assert not canary.exists()
 
 
-def test_a_trusted_file_is_the_one_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trusted_file_must_not_change_while_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_model(tmp_path / f"model-{tmp_path.name}")
     edited = (folder / MODULE).read_text() + "\nEDITED = True\n"
     (folder / MODULE).write_text(edited)
@@ -121,7 +121,7 @@ def test_a_trusted_file_is_the_one_that_was_there(tmp_path: Path, monkeypatch: p
     ["generation_config.json", "tokenizer.json", "special_tokens_map.json", "model.safetensors.index.json"],
 )
 @pytest.mark.parametrize("trusted", [True, False])
-def test_a_pipe_among_the_files(tmp_path: Path, name: str, trusted: bool) -> None:
+def test_a_pipe_among_the_files_is_refused(tmp_path: Path, name: str, trusted: bool) -> None:
     folder = write_model(tmp_path / "model", patched=False)
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
@@ -129,13 +129,13 @@ def test_a_pipe_among_the_files(tmp_path: Path, name: str, trusted: bool) -> Non
         open_model(folder, fa=False, trust_remote_code=trusted)
 
 
-def test_code_that_is_not_the_folders_is_noticed(qwen2_tiny: Path) -> None:
+def test_loaded_code_that_differs_from_the_folder_is_refused(qwen2_tiny: Path) -> None:
     module = qwen2_tiny / "modeling_qwen2_fa3.py"
     module.write_bytes(module.read_bytes() + b"\n# of another hand\n")
     seen = module.read_bytes()
     model = open_model(qwen2_tiny, fa=True, trust_remote_code=True).model
     check_loaded_code(model, module, seen)
-    # What another process does that loads a folder of the same name.
+    # As another process that loads a folder of the same name does.
     loaded = Path(sys.modules[type(model).__module__].__file__)
     loaded.write_bytes(loaded.read_bytes() + b"\n")
     with pytest.raises(ConflictError, match=r"is not .*modeling_qwen2_fa3\.py") as caught:

@@ -30,7 +30,7 @@ NPU = (
 
 
 class Layer(nn.Module):
-    """Runs out of memory in its first `failures` calls, behind its linear; keeps where it was moved to and from."""
+    """Runs out of memory in its first `failures` calls, after its linear; records where it was moved."""
 
     def __init__(self, failures: int = 0, error: BaseException | None = None) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Layer(nn.Module):
 
 @dataclass
 class Log:
-    """What is asked of torch: devices that tensors are brought to, and memory that is given back."""
+    """Records calls of torch: devices that tensors are moved to, and freed memory."""
 
     moves: list[torch.device] = field(default_factory=list)
     freed: list[torch.device] = field(default_factory=list)
@@ -72,17 +72,17 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     return log
 
 
-def test_a_call_that_fits_is_made_once_on_the_device(log: Log) -> None:
+def test_a_call_with_enough_memory_runs_once_on_the_device(log: Log) -> None:
     layers, values = [Layer(), Layer()], torch.ones(1, 2)
     with CpuFallback(layers, DEVICE):
         output, rest = layers[0](values, mask=None)
     assert torch.equal(output, layers[0].linear(values)) and rest is None
     assert layers[0].calls == [((values,), {"mask": None})]
-    assert log == Log(moves=[DEVICE] * 3)  # arguments, named ones, what it returns
+    assert log == Log(moves=[DEVICE] * 3)  # positional and named arguments, and the output
     assert layers[0].moves == []
 
 
-def test_a_call_that_fails_once_is_made_again_there(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_call_that_fails_once_is_repeated_on_the_device(log: Log, caplog: pytest.LogCaptureFixture) -> None:
     layer, again = Layer(failures=1), []
     with CpuFallback([layer, Layer()], DEVICE) as fallback:
         fallback.discard_sample = lambda: again.append(len(layer.calls))
@@ -92,7 +92,7 @@ def test_a_call_that_fails_once_is_made_again_there(log: Log, caplog: pytest.Log
     assert layer.moves == [] and not caplog.records
 
 
-def test_a_call_that_fails_twice_is_made_on_the_cpu_and_its_states_wait_there(
+def test_a_call_that_fails_twice_runs_on_the_cpu_and_keeps_its_states_there(
     log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
     layers, again = [Layer(failures=2), Layer(), Layer()], []
@@ -107,14 +107,14 @@ def test_a_call_that_fails_twice_is_made_on_the_cpu_and_its_states_wait_there(
         layers[1](output)
         assert log.moves == [DEVICE, DEVICE, CPU]
         log.moves.clear()
-        layers[2](output)  # the model's own code goes on with the last one's, on the device
+        layers[2](output)  # the model's own code uses the last output, on the device
         assert log.moves == [DEVICE] * 3
         layers[1].failures = 3
         layers[1](output)
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]  # once a run
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]  # once per run
 
 
-def test_the_layer_is_on_the_device_again_if_the_cpu_fails_too(log: Log) -> None:
+def test_the_layer_returns_to_the_device_if_the_cpu_also_fails(log: Log) -> None:
     layer = Layer(failures=3)
     with CpuFallback([layer], DEVICE), pytest.raises(RuntimeError, match="NPU out of memory"):
         layer(torch.ones(1, 2))
@@ -143,7 +143,7 @@ def test_each_sample_is_observed_once(log: Log, failures: int) -> None:
     assert [sample.tolist() for sample in inputs.observers["linear"].samples] == [[1.0, 1.0], [2.0, 2.0]]
 
 
-def test_forwards_are_the_layers_own_behind_the_block(log: Log) -> None:
+def test_the_original_forwards_are_restored_after_the_block(log: Log) -> None:
     def own(self: Layer, values: Tensor) -> Tensor:
         return -values
 
@@ -157,7 +157,7 @@ def test_forwards_are_the_layers_own_behind_the_block(log: Log) -> None:
     assert vars(changed)["forward"] is forward
 
 
-def test_on_the_cpu_layers_are_left_alone(log: Log) -> None:
+def test_layers_on_the_cpu_are_not_changed(log: Log) -> None:
     layer = Layer(failures=1)
     with CpuFallback([layer], CPU), pytest.raises(RuntimeError):
         assert "forward" not in vars(layer)
@@ -166,7 +166,7 @@ def test_on_the_cpu_layers_are_left_alone(log: Log) -> None:
 
 
 def works(after: int) -> Callable[[Tensor, int], Tensor]:
-    """A function that runs out of memory so many times."""
+    """Return a function that runs out of memory in this many calls."""
     calls = []
 
     def work(values: Tensor, factor: int) -> Tensor:
@@ -178,7 +178,7 @@ def works(after: int) -> Callable[[Tensor, int], Tensor]:
     return work
 
 
-def test_work_that_does_not_fit_is_done_on_the_cpu(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+def test_work_without_enough_memory_is_done_on_the_cpu(log: Log, caplog: pytest.LogCaptureFixture) -> None:
     assert with_cpu_retry(works(0), torch.ones(2), 3).tolist() == [3, 3]
     assert log.moves == [] and not caplog.records
     assert with_cpu_retry(works(1), torch.ones(2), 3).tolist() == [3, 3]
@@ -202,7 +202,7 @@ def test_work_that_does_not_fit_is_done_on_the_cpu(log: Log, caplog: pytest.LogC
         MemoryError(),
     ],
 )
-def test_words_for_a_lack_of_memory(error: BaseException) -> None:
+def test_out_of_memory_errors_are_recognised(error: BaseException) -> None:
     assert is_out_of_memory(error)
     device = torch.device("cuda:1")
     with pytest.raises(MissingCapabilityError, match="here or on cuda:1") as found, memory_errors(device):
@@ -214,13 +214,13 @@ def test_words_for_a_lack_of_memory(error: BaseException) -> None:
     "error",
     [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory"), KeyError()],
 )
-def test_other_errors_pass(error: Exception) -> None:
+def test_other_errors_are_not_changed(error: Exception) -> None:
     assert not is_out_of_memory(error)
     with pytest.raises(type(error)) as found, memory_errors(CPU):
         raise error
     assert found.value is error
 
 
-def test_the_cpus_own_allocator_is_understood() -> None:
+def test_errors_of_the_cpu_allocator_are_recognised() -> None:
     with pytest.raises(MissingCapabilityError), memory_errors(CPU):
         torch.empty(2**60, dtype=torch.int8)

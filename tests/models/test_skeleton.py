@@ -18,7 +18,7 @@ from tests.runs.same_configs import differing
 from tests.sample_models import edit_config, write_model
 
 
-def test_a_config_is_what_transformers_makes_of_the_folder() -> None:
+def test_a_config_equals_that_of_transformers() -> None:
     assert differing() == []
 
 
@@ -55,7 +55,7 @@ def test_a_known_class_is_built_as_transformers_builds_it(implementation: str | 
     assert not found.training
 
 
-def test_no_config(tmp_path: Path) -> None:
+def test_a_missing_config_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="no config.json"):
         read_config(tmp_path, trusted=False)
 
@@ -75,7 +75,7 @@ def test_no_config(tmp_path: Path) -> None:
         {"rope_scaling": "no dict"},
     ],
 )
-def test_a_config_no_model_can_be_built_from(tmp_path: Path, values: dict[str, object]) -> None:
+def test_a_config_without_a_usable_model_is_refused(tmp_path: Path, values: dict[str, object]) -> None:
     folder = write_model(tmp_path, patched=False)
     edit_config(folder, **values)
     with pytest.raises((InvalidInputError, UnsupportedError)) as raised:
@@ -84,14 +84,14 @@ def test_a_config_no_model_can_be_built_from(tmp_path: Path, values: dict[str, o
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"architectures": ["LlamaForCausalLM"]}'])
-def test_a_broken_config(tmp_path: Path, text: str) -> None:
+def test_a_broken_config_is_refused(tmp_path: Path, text: str) -> None:
     folder = write_model(tmp_path, patched=False)
     (folder / "config.json").write_text(text)
     with pytest.raises(Fa3Error, match="config.json"):
         open_model(folder, fa=False)
 
 
-def test_a_model_that_is_no_causal_lm(tmp_path: Path) -> None:
+def test_a_model_that_is_not_a_causal_lm_is_refused(tmp_path: Path) -> None:
     folder = write_model(tmp_path, patched=False)
     edit_config(folder, model_type="t5", architectures=["T5EncoderModel"])
     with pytest.raises(UnsupportedError, match="t5"):
@@ -111,7 +111,7 @@ def test_a_model_that_is_no_causal_lm(tmp_path: Path) -> None:
         {"text_config": {"num_hidden_layers": 10**9}},
     ],
 )
-def test_a_config_that_asks_for_more_than_there_is_ends_soon(tmp_path: Path, values: dict[str, object]) -> None:
+def test_a_config_with_huge_sizes_is_refused_quickly(tmp_path: Path, values: dict[str, object]) -> None:
     folder = write_model(tmp_path, patched=False)
     edit_config(folder, **values)
     began = time.process_time()
@@ -122,10 +122,10 @@ def test_a_config_that_asks_for_more_than_there_is_ends_soon(tmp_path: Path, val
 
 
 @pytest.mark.parametrize("value", ["many", [64], {"a": 1}, True])
-def test_sizes_that_samples_are_measured_by_are_numbers(
+def test_sizes_that_limit_samples_must_be_numbers(
     tmp_path: Path, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Old transformers versions take any value, and a model need not look at it."""
+    """Old transformers versions accept any value, and a model need not check it."""
     folder = write_model(tmp_path, patched=False)
     config = read_config(folder, trusted=False)
     vars(config)["max_position_embeddings"] = value
@@ -134,7 +134,7 @@ def test_sizes_that_samples_are_measured_by_are_numbers(
         read_config(folder, trusted=False)
 
 
-def test_a_plan_is_bounded_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_without_weights_limits_the_number_of_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_model(tmp_path, patched=False)
     (folder / "model.safetensors").unlink()
     monkeypatch.setattr("fa3cli.models.bounded._MODULES", 10)
@@ -142,8 +142,8 @@ def test_a_plan_is_bounded_without_weights(tmp_path: Path, monkeypatch: pytest.M
         open_model(folder, fa=False, only_plan=True)
 
 
-def test_no_other_folders_code_or_config_is_read(tmp_path: Path) -> None:
-    """Configs of models that are no causal LMs name backbones, which are read from wherever that is."""
+def test_code_and_config_of_other_folders_are_not_read(tmp_path: Path) -> None:
+    """Configs of other models may name a backbone in another folder, which transformers would read."""
     folder = write_model(tmp_path / "model", patched=False)
     other = tmp_path / "other"
     shutil.copytree(folder, other)
@@ -155,7 +155,7 @@ def test_no_other_folders_code_or_config_is_read(tmp_path: Path) -> None:
     assert not (tmp_path / "CANARY").exists()
 
 
-def test_the_documents_own_error_is_told_without_the_copys_name(tmp_path: Path) -> None:
+def test_errors_do_not_name_the_temporary_copy(tmp_path: Path) -> None:
     folder = write_model(tmp_path, patched=False)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "no_such_type"}))

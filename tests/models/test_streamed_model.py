@@ -24,7 +24,7 @@ def on_meta(model: StreamedModel) -> set[str]:
     return {name for name, tensor in model.model.state_dict().items() if tensor.is_meta}
 
 
-def test_weights_are_there_within_the_block_only(tmp_path: Path) -> None:
+def test_weights_are_loaded_only_within_the_block(tmp_path: Path) -> None:
     model = open_llama(tmp_path)
     stored = load_file(tmp_path / WEIGHTS)
     assert on_meta(model) == set(model.names) == set(stored)
@@ -36,14 +36,14 @@ def test_weights_are_there_within_the_block_only(tmp_path: Path) -> None:
     assert on_meta(model) == set(model.names)
 
 
-def test_weights_are_gone_after_an_error_too(tmp_path: Path) -> None:
+def test_weights_are_unloaded_after_an_error(tmp_path: Path) -> None:
     model = open_llama(tmp_path)
     with pytest.raises(ArithmeticError), model.loaded(model.of_layer[LAYER]):
         raise ArithmeticError
     assert on_meta(model) == set(model.names)
 
 
-def test_layers_and_the_rest_are_every_tensor_once(tmp_path: Path) -> None:
+def test_layers_and_the_rest_contain_every_tensor_once(tmp_path: Path) -> None:
     model = open_llama(tmp_path)
     in_layers = [name for layer in model.layers for name in model.of_layer[layer]]
     assert list(model.layers) == [f"model.layers.{index}" for index in range(3)]
@@ -54,7 +54,7 @@ def test_layers_and_the_rest_are_every_tensor_once(tmp_path: Path) -> None:
     assert set(model.before_layers) == {"model.embed_tokens.weight", "model.norm.weight"}
 
 
-def test_a_patched_model_has_its_quantizers_by_layer(tmp_path: Path) -> None:
+def test_attentions_of_a_patched_model_are_found_by_layer(tmp_path: Path) -> None:
     model = open_llama(tmp_path, patched=True)
     assert list(model.attentions(LAYER)) == [f"{LAYER}.self_attn"]
     assert len(model.attentions()) == 3
@@ -66,7 +66,7 @@ def test_a_patched_model_has_its_quantizers_by_layer(tmp_path: Path) -> None:
     ("stored", "asked"),
     [(torch.bfloat16, "float32"), (torch.float32, "bfloat16"), (torch.float32, "float16")],
 )
-def test_tensors_come_in_the_dtype_of_the_run(tmp_path: Path, stored: torch.dtype, asked: str) -> None:
+def test_tensors_are_cast_to_the_dtype_of_the_run(tmp_path: Path, stored: torch.dtype, asked: str) -> None:
     model = open_model(write_model(tmp_path, patched=False, dtype=stored), fa=False, dtype=asked)
     name = f"{LAYER}.mlp.up_proj.weight"
     with model.loaded([name]):
@@ -74,7 +74,7 @@ def test_tensors_come_in_the_dtype_of_the_run(tmp_path: Path, stored: torch.dtyp
         assert model.tensor(name).dtype == model.dtype == getattr(torch, asked)
 
 
-def test_a_tied_head_comes_and_goes_with_the_embedding(tmp_path: Path) -> None:
+def test_a_tied_head_is_loaded_and_unloaded_with_the_embedding(tmp_path: Path) -> None:
     model = open_llama(tmp_path, tie_word_embeddings=True)
     assert "lm_head.weight" in model.names and "lm_head.weight" not in model.stored
     assert model.tied == {"lm_head.weight": "model.embed_tokens.weight"}
@@ -84,7 +84,7 @@ def test_a_tied_head_comes_and_goes_with_the_embedding(tmp_path: Path) -> None:
         assert on_meta(model) == set(model.names)
 
 
-def test_a_tied_head_that_is_stored_as_well_is_no_problem(tmp_path: Path) -> None:
+def test_a_tied_head_may_also_be_stored(tmp_path: Path) -> None:
     folder = write_model(tmp_path, patched=False, tie_word_embeddings=True)
     edit_weights(
         folder,
@@ -127,13 +127,13 @@ def test_misshapen_tensors_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.bool])
-def test_weights_that_are_quantized_already_are_named(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_already_quantized_weights_are_named(tmp_path: Path, dtype: torch.dtype) -> None:
     folder = write_model(tmp_path, patched=False)
     edit_weights(folder, lambda tensors: tensors.update({"model.norm.weight": torch.ones(32).to(dtype)}))
     refused(folder, WEIGHTS, "model.norm.weight has dtype", "computes with float32")
 
 
-def test_stored_rotary_frequencies_of_old_checkpoints_are_left_alone(tmp_path: Path) -> None:
+def test_stored_rotary_frequencies_of_old_checkpoints_are_ignored(tmp_path: Path) -> None:
     folder = write_model(tmp_path, patched=False)
     old = f"{LAYER}.self_attn.rotary_emb.inv_freq"
     edit_weights(folder, lambda tensors: tensors.update({old: torch.ones(4)}))
@@ -141,7 +141,7 @@ def test_stored_rotary_frequencies_of_old_checkpoints_are_left_alone(tmp_path: P
     assert old not in model.names and old not in model.stored
 
 
-def test_the_layers_are_the_list_that_holds_most_buffers_included() -> None:
+def test_the_layers_are_the_list_with_most_values_including_buffers() -> None:
     model, block = nn.Module(), nn.Module()
     model.heads = nn.ModuleList([nn.Linear(9, 9)])
     block.experts = nn.ModuleList([nn.Linear(3, 3)])
@@ -166,7 +166,7 @@ def test_a_tensor_that_overflows_the_dtype_of_the_run_is_named(tmp_path: Path) -
         pass
 
 
-def test_a_stored_head_that_differs_from_the_embedding_it_is_tied_to(tmp_path: Path) -> None:
+def test_a_stored_tied_head_must_equal_the_embedding(tmp_path: Path) -> None:
     folder = write_model(tmp_path, patched=False, tie_word_embeddings=True)
 
     def store_head(factor: float) -> None:

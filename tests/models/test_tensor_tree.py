@@ -17,7 +17,7 @@ META = torch.device("meta")
 
 @dataclass(frozen=True)
 class Seen:
-    """Tensors, some in containers, and something else."""
+    """Tensors, some of them in containers, and another value."""
 
     low: Tensor
     rest: dict[str, list[Tensor]]
@@ -26,7 +26,7 @@ class Seen:
 
 
 def outline(value: Any) -> Any:
-    """The value with the shape and the device of each tensor in its place."""
+    """The value with each tensor replaced by its shape and device."""
     if isinstance(value, Tensor):
         return value.shape, value.device.type
     if isinstance(value, dict):
@@ -48,7 +48,7 @@ def test_containers_keep_their_kind_and_order() -> None:
     assert (moved((), META), moved({}, META)) == ((), {})
 
 
-def test_dataclasses_are_made_anew() -> None:
+def test_dataclasses_are_copied() -> None:
     seen = Seen(torch.ones(2), {"more": [torch.ones(1)]}, tokens=3)
     found = moved(seen, META)
     assert (type(found), found.tokens, found.width) == (Seen, 3, 4)
@@ -58,18 +58,18 @@ def test_dataclasses_are_made_anew() -> None:
         found.tokens = 4
 
 
-def test_an_observer_knows_what_it_knew() -> None:
+def test_a_moved_observer_keeps_its_samples() -> None:
     seen = InputRange().updated(torch.tensor([[-1.0, 3.0]])).updated(torch.tensor([[-2.0, 1.0]]))
     found = moved(seen, META)
     assert found.tokens == 2 and [sample.is_meta for sample in found.samples] == [True, True]
     assert [bound.item() for bound in moved(seen, CPU).bounds()] == [-1.5, 2.0]
 
 
-def test_what_is_there_already_is_not_copied() -> None:
+def test_tensors_already_on_the_device_are_not_copied() -> None:
     values = torch.ones(2)
     assert moved([values], CPU)[0] is values
 
 
 @pytest.mark.parametrize("value", [None, 3, "cpu", Seen, object(), torch.float16])
-def test_other_values_are_passed_on(value: Any) -> None:
+def test_other_values_are_unchanged(value: Any) -> None:
     assert moved(value, META) is value

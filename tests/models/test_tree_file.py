@@ -57,7 +57,7 @@ def assert_same(found: Any, expected: Any) -> None:
 
 
 @given(tree=trees)
-def test_comes_back_as_it_was(tree: Any) -> None:
+def test_a_tree_is_read_back_unchanged(tree: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tree.safetensors"
         write_tree(file, tree)
@@ -65,8 +65,8 @@ def test_comes_back_as_it_was(tree: Any) -> None:
         assert_same(read_tree(file), tree)
 
 
-def test_numbers_that_are_none_come_back(tmp_path: Path) -> None:
-    """range_param of a linear with a single token, say."""
+def test_nan_and_infinity_are_read_back(tmp_path: Path) -> None:
+    """For example the range_param of a linear with a single token."""
     write_tree(tmp_path / "t", {"a": float("nan"), "b": float("-inf"), "c": torch.tensor(float("nan"))})
     found = read_tree(tmp_path / "t")
     assert found["a"] != found["a"] and found["b"] == float("-inf") and found["c"].isnan()
@@ -75,8 +75,8 @@ def test_numbers_that_are_none_come_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value", [object(), 1j, {1: 2}, OrderedDict(a=1), torch.Size([1]), {"a": [SimpleNamespace(b=1)]}]
 )
-def test_a_value_that_would_come_back_as_another_is_refused(tmp_path: Path, value: Any) -> None:
-    """A layer's output of such a type, as OrderedDict's heirs are, would not be the same to the next layer."""
+def test_a_value_whose_type_would_change_is_refused(tmp_path: Path, value: Any) -> None:
+    """The next layer would get another type than the layer returned, such as dict for OrderedDict."""
     with pytest.raises(TypeError):
         write_tree(tmp_path / "t", {"of": value, "tensor": torch.ones(2)})
     assert list(tmp_path.iterdir()) == []
@@ -86,7 +86,7 @@ TREE = {"a": [torch.arange(5), 1], "b": (torch.ones(3), "text", None)}
 
 
 @given(size=st.integers(0, 10_000))
-def test_a_file_that_was_cut_is_named(size: int) -> None:
+def test_a_truncated_file_is_named(size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tree.safetensors"
         write_tree(file, TREE)
@@ -98,7 +98,7 @@ def test_a_file_that_was_cut_is_named(size: int) -> None:
 
 
 @given(place=st.integers(0, 10_000), byte=st.integers(0, 255))
-def test_a_file_with_another_byte_is_read_or_named(place: int, byte: int) -> None:
+def test_a_file_with_a_changed_byte_is_read_or_refused(place: int, byte: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tree.safetensors"
         write_tree(file, TREE)
@@ -112,8 +112,8 @@ def test_a_file_with_another_byte_is_read_or_named(place: int, byte: int) -> Non
 @pytest.mark.parametrize(
     ("written", "damaged"), [(b'"shape":[6]', b'"shape":[2,3]'), (b'"dtype":"F32"', b'"dtype":"I32"')]
 )
-def test_a_tensor_of_another_form_is_named(tmp_path: Path, written: bytes, damaged: bytes) -> None:
-    """A forward would be given states of another shape, and fail within the model."""
+def test_a_tensor_of_another_shape_or_dtype_is_refused(tmp_path: Path, written: bytes, damaged: bytes) -> None:
+    """Otherwise a forward would get states of another shape and fail within the model."""
     file = tmp_path / "t"
     write_tree(file, torch.ones(6))
     size = int.from_bytes((data := file.read_bytes())[:8], "little")
@@ -124,7 +124,7 @@ def test_a_tensor_of_another_form_is_named(tmp_path: Path, written: bytes, damag
         read_tree(file)
 
 
-def test_a_description_of_another_kind_is_named(tmp_path: Path) -> None:
+def test_an_invalid_description_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     for metadata in (

@@ -8,7 +8,7 @@ import pytest
 from fa3cli.models.trust import without_trust_prompt
 
 
-def test_transformers_refuses_where_it_would_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transformers_refuses_instead_of_asking(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import dynamic_module_utils
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))

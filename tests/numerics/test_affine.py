@@ -23,13 +23,13 @@ ranges = st.tuples(bounds, bounds).map(sorted)
 
 
 def between(low: float, high: float, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Values from end to end of a range, both ends and what is nearest to 0 among them."""
+    """Values of a range, with both ends and the value nearest to 0."""
     ends = torch.tensor([low, high], dtype=dtype)
     return torch.cat([torch.linspace(low, high, 301).to(dtype), ends]).clamp(*ends)
 
 
 def tolerance(scale: Tensor) -> float:
-    """Half a step, and what the dtype loses on numbers as large as 256 steps in three operations.
+    """Half a step, plus the rounding of the dtype in three operations on numbers of up to 256 steps.
 
     A subnormal scale loses more: it is a multiple of the smallest number there is.
     """
@@ -39,7 +39,7 @@ def tolerance(scale: Tensor) -> float:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(ends=ranges)
-def test_symmetric_error_is_half_a_step(dtype: torch.dtype, ends: list[float]) -> None:
+def test_the_symmetric_error_is_at_most_half_a_step(dtype: torch.dtype, ends: list[float]) -> None:
     low, high = torch.tensor(ends, dtype=dtype).unbind()
     scale = symmetric_scale(low, high)
     assert scale.dtype == dtype and scale.shape == low.shape
@@ -50,7 +50,7 @@ def test_symmetric_error_is_half_a_step(dtype: torch.dtype, ends: list[float]) -
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(ends=ranges)
-def test_asymmetric_error_is_half_a_step(dtype: torch.dtype, ends: list[float]) -> None:
+def test_the_asymmetric_error_is_at_most_half_a_step(dtype: torch.dtype, ends: list[float]) -> None:
     low, high = torch.tensor(ends, dtype=dtype).unbind()
     wide = max(ends[1], 0) - min(ends[0], 0)
     if dtype == torch.float16 and wide > 65504:
@@ -75,7 +75,7 @@ def test_zero_is_exact(dtype: torch.dtype, ends: list[float]) -> None:
 
 
 @given(ends=ranges)
-def test_the_int8_range_is_used_to_its_end(ends: list[float]) -> None:
+def test_the_whole_int8_range_is_used(ends: list[float]) -> None:
     low, high = torch.tensor(ends).unbind()
     values = torch.tensor(ends)
     scale = symmetric_scale(low, high)
@@ -88,7 +88,7 @@ def test_the_int8_range_is_used_to_its_end(ends: list[float]) -> None:
 
 
 @given(ends=ranges, outside=st.floats(-3e4, 3e4, width=32))
-def test_what_is_outside_saturates(ends: list[float], outside: float) -> None:
+def test_values_outside_the_range_saturate(ends: list[float], outside: float) -> None:
     low, high = torch.tensor(ends).unbind()
     scale = asymmetric_scale(low, high)
     steps = quantize(torch.tensor([outside]), scale, asymmetric_offset(low, scale))
@@ -102,7 +102,7 @@ def test_all_zero_input_has_the_smallest_scale(dtype: torch.dtype) -> None:
     assert asymmetric_offset(zero, asymmetric_scale(zero, zero)).item() == -128
 
 
-def test_a_constant_comes_back() -> None:
+def test_a_constant_is_recovered() -> None:
     for constant in (3.7, -3.7, 1e-6, 50000.0):
         value = torch.tensor([constant])
         assert fake_quantize(value, symmetric_scale(value, value)).item() == pytest.approx(constant, abs=EPS / 2)
@@ -111,7 +111,7 @@ def test_a_constant_comes_back() -> None:
         assert there.item() == pytest.approx(constant, abs=EPS / 2)
 
 
-def test_rounds_half_to_even_after_adding_the_offset() -> None:
+def test_quantize_rounds_half_to_even_after_adding_the_offset() -> None:
     values, scale = torch.tensor([0.5, 1.5, 2.5, -0.5]), torch.tensor(1.0)
     assert quantize(values, scale).tolist() == [0, 2, 2, 0]
     assert quantize(values, scale, torch.tensor(1.0)).tolist() == [2, 2, 4, 0]

@@ -16,7 +16,7 @@ finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @given(values=st.lists(finite, min_size=1, max_size=8))
-def test_round_trip(dtype: torch.dtype, values: list[float]) -> None:
+def test_unpacking_restores_the_packed_scale(dtype: torch.dtype, values: list[float]) -> None:
     scale = torch.tensor(values)
     found = unpack_deq_scale(pack_deq_scale(scale, dtype))
     assert found.dtype == torch.float32
@@ -25,7 +25,7 @@ def test_round_trip(dtype: torch.dtype, values: list[float]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @given(value=finite)
-def test_packed_is_the_bit_pattern_sign_extended(dtype: torch.dtype, value: float) -> None:
+def test_the_packed_scale_is_the_sign_extended_bit_pattern(dtype: torch.dtype, value: float) -> None:
     packed = pack_deq_scale(torch.tensor([value]), dtype)
     assert packed.dtype == torch.int64
     assert packed.item() == struct.unpack("<i", struct.pack("<f", value))[0]

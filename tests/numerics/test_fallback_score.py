@@ -16,7 +16,7 @@ from fa3cli.numerics.fallback_score import fallback_score
 
 
 def restated(states: Tensor) -> float:
-    """From the top, the upper edge of the first pair of neighbouring bins with over 0.2 % of |x|, over max |x|."""
+    """The upper edge of the highest pair of neighbouring bins with over 0.2 % of |x|, divided by max |x|."""
     values = np.abs(states.double().numpy().ravel())
     low, high = values.min(), values.max()
     if low == high:
@@ -35,11 +35,11 @@ def restated(states: Tensor) -> float:
     scale=st.sampled_from([1e-3, 1.0, 200.0]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
 )
-def test_is_what_the_definition_says(seed: int, tokens: int, power: int, scale: float, dtype: torch.dtype) -> None:
+def test_the_score_follows_its_definition(seed: int, tokens: int, power: int, scale: float, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(seed)
     states = (torch.randn(1, 2, tokens, 16, generator=generator) ** power).clamp(-250, 250) * scale
     states = states.to(dtype)
-    if dtype != torch.float32:  # coarse values meet the edges of bins: move them off
+    if dtype != torch.float32:  # coarse values lie on the edges of bins: move them
         states = states.float() * (1 + 1e-3 * torch.rand(states.shape, generator=generator))
     score = fallback_score(states)
     assert 0 < score <= 1
@@ -78,13 +78,13 @@ def test_blocks_give_the_score_of_all_values_at_once(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_on_more_values_than_a_block_has(dtype: torch.dtype) -> None:
+def test_large_states_give_the_score_of_all_values_at_once(dtype: torch.dtype) -> None:
     states = torch.randn(1, 2, 9001, 128, generator=torch.Generator().manual_seed(3)) ** 5
     states = states.to(dtype)
     assert fallback_score(states) == all_at_once(states) < 0.2
 
 
-def test_two_bins_must_hold_more_than_a_five_hundredth() -> None:
+def test_two_bins_must_contain_more_than_a_five_hundredth() -> None:
     body = torch.linspace(0, 1, 998)
     few = torch.cat([body, torch.tensor([10.0, 9.95])])  # 2 of 1000 in the top bin
     assert fallback_score(few.view(1, 1, -1, 1)) == pytest.approx(0.11)
@@ -100,12 +100,12 @@ def test_sign_and_layout_do_not_matter() -> None:
 
 @pytest.mark.parametrize("constant", [0.0, 1.0, -3.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_constant_states_fill_their_range(constant: float, dtype: torch.dtype) -> None:
+def test_constant_states_have_a_score_of_1(constant: float, dtype: torch.dtype) -> None:
     assert fallback_score(torch.full((1, 2, 3, 4), constant, dtype=dtype)) == 1.0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_states_that_are_not_finite_have_no_score(value: float) -> None:
+def test_non_finite_states_have_no_score(value: float) -> None:
     states = torch.ones(1, 1, 4, 4)
     states[0, 0, 1, 1] = value
     assert math.isnan(fallback_score(states))

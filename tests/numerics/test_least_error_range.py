@@ -18,7 +18,7 @@ def squares(begin: float, end: float, center: float) -> float:
 
 
 def side_error(counts: list[int], bound: float, limit: float, scale: float) -> float:
-    """Of values spread evenly over their bins: small ones become 0, large ones the bound, others are rounded."""
+    """The error of evenly spread values: small ones become 0, large ones the bound, others are rounded."""
     total, last = 0.0, bound == limit
     for place, count in enumerate(counts):
         if count:
@@ -47,7 +47,7 @@ def search(counts: list[list[int]], limits: list[float]) -> tuple[float, float]:
 
 
 def limit_of(counts: list[int], share: float) -> float:
-    """A largest magnitude that lies in the last bin that holds something."""
+    """A largest magnitude within the last bin that is not empty."""
     filled = [place for place, count in enumerate(counts) if count]
     return filled[-1] + share if filled else 0.0
 
@@ -58,9 +58,9 @@ shares = st.floats(0.01, 1)
 
 @settings(max_examples=30)
 @given(below=sides, above=sides, share=shares)
-@example(below=[0] * 14, above=[10**6] + [0] * 12 + [1], share=0.5)  # a lone outlier
+@example(below=[0] * 14, above=[10**6] + [0] * 12 + [1], share=0.5)  # a single outlier
 @example(below=[0] * 14, above=[0] * 13 + [1], share=1.0)
-def test_no_pair_of_bounds_errs_less(below: list[int], above: list[int], share: float) -> None:
+def test_no_pair_of_bounds_has_a_lower_error(below: list[int], above: list[int], share: float) -> None:
     counts = [below, above]
     limits = [limit_of(side_counts, share) for side_counts in counts]
     found = search(counts, limits)
@@ -72,8 +72,8 @@ def test_no_pair_of_bounds_errs_less(below: list[int], above: list[int], share: 
 
 @settings(max_examples=6)
 @given(seed=st.integers(0, 2**32), power=st.sampled_from([1, 2, 6]))
-def test_nor_does_a_neighbour_or_one_of_a_coarse_grid_over_many_bins(seed: int, power: int) -> None:
-    """More bins than the search's strides, with ever longer tails."""
+def test_no_neighbouring_or_coarse_bound_has_a_lower_error_over_many_bins(seed: int, power: int) -> None:
+    """Uses more bins than the strides of the search, and longer and longer tails."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(3000, generator=generator)
     magnitudes = values.abs() ** power
@@ -93,31 +93,31 @@ def test_nor_does_a_neighbour_or_one_of_a_coarse_grid_over_many_bins(seed: int, 
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
-def test_an_even_spread_keeps_its_ends(share: float) -> None:
+def test_evenly_spread_values_are_not_clipped(share: float) -> None:
     counts = [[1000] * 64, [1000] * 64]
     assert search(counts, [63 + share] * 2) == (63 + share,) * 2
 
 
-def test_a_lone_outlier_is_clipped_where_that_errs_less() -> None:
-    """Squared distance to the bound against coarser steps of a million others."""
+def test_a_single_outlier_is_clipped_if_that_lowers_the_error() -> None:
+    """Clipping costs the squared distance to the bound; not clipping costs coarser steps for all others."""
     for others, clipped in ((10**9, True), (1, False)):
         _, upper = search([[0] * 400, [others] * 8 + [0] * 391 + [1]], [0.0, 399.5])
         assert (upper < 399.5) == clipped
 
 
-def test_sides_are_alike() -> None:
+def test_both_sides_are_treated_alike() -> None:
     counts = [[9, 3, 0, 0, 1], [50, 20, 20, 0, 0]]
     below, above = search(counts, [4.5, 2.5])
     assert search(counts[::-1], [2.5, 4.5]) == (above, below)
 
 
-def test_a_side_without_values_reaches_nowhere() -> None:
+def test_a_side_without_values_has_a_bound_of_0() -> None:
     assert search([[0] * 4, [7] * 4], [0.0, 4.0]) == (0.0, 4.0)
     assert search([[0] * 4, [0] * 4], [0.0, 0.0]) == (0.0, 0.0)
 
 
-def test_of_a_smooth_tail_every_bin_is_weighed() -> None:
-    """A bound one bin away errs hardly more."""
+def test_every_bin_of_a_smooth_tail_is_compared() -> None:
+    """A bound one bin away has almost the same error."""
     counts = [[0] * 160, [int(1e9 * math.exp(-((place / 24) ** 2) / 2)) for place in range(160)]]
     limits = [0.0, limit_of(counts[1], 0.5)]
     errors = {upper: error(counts, limits, (0.0, upper)) for upper in candidates(limits[1])}

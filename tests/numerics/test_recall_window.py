@@ -32,7 +32,7 @@ def found(states: Tensor, ratio: float) -> list[tuple[float, float]]:
     return list(zip(low.tolist(), high.tolist()))
 
 
-# As projections leave them (tokens outermost), contiguous, with rows or columns left out, transposed.
+# As projections return them (tokens outermost), contiguous, with rows or columns skipped, transposed.
 LAYOUTS = {
     "by token": lambda b, h, s, d: torch.empty(b, s, h, d).transpose(1, 2),
     "by head": lambda b, h, s, d: torch.empty(b, h, s, d),
@@ -54,14 +54,14 @@ def some_states(draw: st.DrawFn) -> Tensor:
 
 
 @given(states=some_states(), ratio=st.one_of(st.sampled_from([0.9999, 1.0, 0.0]), st.floats(0, 1)))
-def test_is_the_narrowest_window_of_the_sorted_values(states: Tensor, ratio: float) -> None:
+def test_the_window_is_the_narrowest_one_of_the_sorted_values(states: Tensor, ratio: float) -> None:
     assert found(states, ratio) == naive(states, ratio)
 
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("ratio", [0.9999, 0.999])
-def test_on_as_many_values_as_models_have(layout: str, dtype: torch.dtype, ratio: float) -> None:
+def test_the_window_is_exact_for_states_of_realistic_size(layout: str, dtype: torch.dtype, ratio: float) -> None:
     values = torch.randn(2, 3, 257, 64, generator=torch.Generator().manual_seed(1)) ** 3
     states = LAYOUTS[layout](*values.shape).to(dtype).copy_(values)
     assert found(states, ratio) == naive(states, ratio)
@@ -70,11 +70,11 @@ def test_on_as_many_values_as_models_have(layout: str, dtype: torch.dtype, ratio
 def test_outliers_of_one_token_may_fill_both_ends() -> None:
     states = torch.zeros(1, 1, 500, 64)
     states[0, 0, 7, :5] = torch.tensor([9.0, -9.0, 8.0, -7.0, -6.0])
-    # 4 of 32000 values are left out of the window
+    # 4 of 32000 values are outside the window
     assert found(states, 0.9999) == naive(states, 0.9999) == [(-6.0, 0.0)]
 
 
-def test_the_lowest_of_equally_narrow_windows() -> None:
+def test_the_lowest_of_equally_narrow_windows_is_chosen() -> None:
     states = torch.tensor([5.0, 1.0, 2.0, 4.0]).view(1, 1, 4, 1)
     assert found(states, 0.5) == [(1.0, 2.0)]
 
@@ -95,7 +95,7 @@ def test_the_order_of_tokens_and_batch_does_not_matter(states: Tensor, seed: int
 @pytest.mark.parametrize("layout", ["by token", "by head"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("ratio", [1.0, 0.9999, 0.5])
-def test_one_value_that_is_not_finite_is_seen(layout: str, value: float, ratio: float) -> None:
+def test_one_non_finite_value_gives_a_non_finite_bound(layout: str, value: float, ratio: float) -> None:
     states = LAYOUTS[layout](1, 2, 400, 64).normal_()
     states[0, 1, 3, 5] = value
     low, high = recall_window(states, ratio)
@@ -104,7 +104,7 @@ def test_one_value_that_is_not_finite_is_seen(layout: str, value: float, ratio: 
 
 
 def by_sorting(states: Tensor, ratio: float) -> list[tuple[float, float]]:
-    """As `naive`, fast enough for many values."""
+    """Like `naive`, but fast enough for many values."""
     windows = []
     for head in range(states.shape[1]):
         values = states[:, head].double().flatten().sort().values
@@ -119,7 +119,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 @st.composite
 def states_of_many_tokens(draw: st.DrawFn) -> Tensor:
-    """So many that a few left out of the window are found in groups of tokens, and groups of values."""
+    """So many tokens that values outside the window are searched in groups of tokens and of values."""
     shape = tuple(draw(st.integers(1, most)) for most in (3, 3, 1500, 40))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     values = torch.randn(shape, generator=generator)
@@ -136,7 +136,7 @@ def states_of_many_tokens(draw: st.DrawFn) -> Tensor:
 
 
 @given(states=states_of_many_tokens(), left_out=st.integers(0, 20), block=st.sampled_from([1, 1000, 7777, 2**20]))
-def test_is_exact_with_groups_and_blocks_of_any_size(states: Tensor, left_out: int, block: int) -> None:
+def test_the_window_is_exact_with_groups_and_blocks_of_any_size(states: Tensor, left_out: int, block: int) -> None:
     ratio = max(1 - left_out * states.shape[1] / states.numel(), 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(row_blocks, "_STATES", block)
@@ -146,7 +146,7 @@ def test_is_exact_with_groups_and_blocks_of_any_size(states: Tensor, left_out: i
 @pytest.mark.parametrize("layout", ["by token", "by head"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("ratio", [0.9999, 1.0])
-def test_a_head_of_a_million_values(layout: str, dtype: torch.dtype, ratio: float) -> None:
+def test_the_window_is_exact_for_a_million_values_per_head(layout: str, dtype: torch.dtype, ratio: float) -> None:
     values = torch.randn(1, 2, 9001, 128, generator=torch.Generator().manual_seed(2))
     values[:, :, 17] *= 50  # a token of outliers
     states = LAYOUTS[layout](*values.shape).to(dtype).copy_(values)
@@ -157,7 +157,7 @@ def test_a_head_of_a_million_values(layout: str, dtype: torch.dtype, ratio: floa
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("ratio", [1.0, 0.9999])
-def test_one_of_many_values_that_is_not_finite_is_seen(
+def test_one_non_finite_value_of_many_gives_a_non_finite_bound(
     layout: str, dtype: torch.dtype, value: float, ratio: float
 ) -> None:
     values = torch.randn(1, 2, 2000, 64, generator=torch.Generator().manual_seed(2))
@@ -169,7 +169,7 @@ def test_one_of_many_values_that_is_not_finite_is_seen(
 
 @pytest.mark.parametrize("layout", ["by token", "by head"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_infinities_at_both_ends_are_seen(layout: str, dtype: torch.dtype) -> None:
+def test_infinities_of_both_signs_give_infinite_bounds(layout: str, dtype: torch.dtype) -> None:
     values = torch.randn(1, 1, 2000, 64, generator=torch.Generator().manual_seed(2))
     values[..., 0], values[..., 1] = float("inf"), -float("inf")
     low, high = recall_window(LAYOUTS[layout](*values.shape).to(dtype).copy_(values), 0.9999)
@@ -177,7 +177,7 @@ def test_infinities_at_both_ends_are_seen(layout: str, dtype: torch.dtype) -> No
 
 
 class Calls(TorchDispatchMode):
-    """Notes the name of each operation, the values a row that it takes, and the memory of what it returns."""
+    """Records the name of each operation, its input values per row, and the memory of its result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class Calls(TorchDispatchMode):
 
 @pytest.mark.parametrize("layout", ["by token", "by head"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_sorts_few_values_and_copies_no_states(layout: str, dtype: torch.dtype) -> None:
+def test_few_values_are_sorted_and_states_are_not_copied(layout: str, dtype: torch.dtype) -> None:
     states = LAYOUTS[layout](2, 2, 9001, 128).to(dtype).normal_(generator=torch.Generator().manual_seed(0))
     with Calls() as calls:
         recall_window(states, 0.9999)

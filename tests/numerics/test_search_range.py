@@ -51,7 +51,7 @@ def walk(counts: list[float]) -> list[tuple[int, int]]:
 
 
 def squared_error(counts: list[float], width: float, first: int, last: int) -> float:
-    """Values spread evenly over their bins, each rounded to the center of its cell, in float64."""
+    """The error of values spread evenly over their bins, each rounded to the center of its cell, in float64."""
     cell = width * (last - first + 1) / LEVELS
     total = 0.0
     for place, count in enumerate(counts):
@@ -65,7 +65,7 @@ def squared_error(counts: list[float], width: float, first: int, last: int) -> f
 
 
 def is_where_the_error_grows(counts: list[float], width: float, found: tuple[int, int]) -> bool:
-    """Whether `found` ends the walk, give or take the rounding of the float32 errors."""
+    """Whether the search may end at `found`, within the rounding of the float32 errors."""
     kept = walk(counts)
     if not kept:
         return found == (0, len(counts) - 1)
@@ -79,7 +79,7 @@ def is_where_the_error_grows(counts: list[float], width: float, found: tuple[int
 @settings(max_examples=12, deadline=None)
 @given(counts=histograms, low=lows, bin_width=st.sampled_from([0.25, 1.0, 4.0]))
 @example(counts=[50000, 49999, 1], low=0.0, bin_width=1.0)  # a sum equal to a quantile
-def test_walks_until_the_error_grows(counts: list[int], low: float, bin_width: float) -> None:
+def test_the_search_stops_when_the_error_grows(counts: list[int], low: float, bin_width: float) -> None:
     low = math.floor(low * 4) / 4  # bin edges without rounding
     found = search(counts, low, low + bin_width * len(counts))
     bins = (found[0] - low) / bin_width, (found[1] - low) / bin_width - 1
@@ -88,25 +88,25 @@ def test_walks_until_the_error_grows(counts: list[int], low: float, bin_width: f
 
 
 @given(counts=histograms, low=lows, width=widths)
-def test_never_widens_the_range(counts: list[int], low: float, width: float) -> None:
+def test_the_search_never_widens_the_range(counts: list[int], low: float, width: float) -> None:
     high = torch.tensor(low + width, dtype=torch.float32).item()
     found = search(counts, low, high)
     assert low <= found[0] <= found[1] <= high + 1e-5 * (abs(low) + width)
 
 
-def test_drops_a_lone_outlier() -> None:
-    """With the bin it falls into: one step is 5 values."""
+def test_a_single_outlier_is_dropped() -> None:
+    """Its whole bin is dropped: one step is 5 values."""
     counts = [1000.0] * 512 + [0.0] * 1535 + [1.0]
     assert search(counts, 0.0, 2048.0) == (0.0, 511.0)
 
 
-def test_keeps_a_uniform_range_but_for_an_end() -> None:
+def test_a_uniform_range_is_kept_except_for_one_end() -> None:
     low, high = search([100.0] * 2048, -8.0, 8.0)
     assert low == -8.0 and 7.98 < high <= 8.0
 
 
 @pytest.mark.parametrize("counts", [[0.0] * 8, [5.0], [0.0]])
-def test_nothing_to_drop_leaves_the_range(counts: list[float]) -> None:
+def test_a_range_without_bins_to_drop_is_kept(counts: list[float]) -> None:
     assert search(counts, -1.5, 2.5) == (-1.5, 2.5)
 
 
@@ -114,14 +114,14 @@ def test_one_value_is_its_own_range() -> None:
     assert search([0.0] * 1024 + [9.0] + [0.0] * 1023, 2.5, 2.5) == (2.5, 2.5)
 
 
-def test_bins_a_little_below_zero_stop_the_scan() -> None:
-    """Merging in float32 makes them, and the reference scans the sums one by one."""
+def test_slightly_negative_bins_stop_the_scan() -> None:
+    """Merging in float32 makes such bins, and the reference scans the sums one by one."""
     counts = [300.0, 5.0, -0.01, 0.005, 700.0, -0.02, 0.01, -0.001]
     found = search(counts, 0.0, 8.0)
     assert is_where_the_error_grows(counts, 1.0, (int(found[0]), int(found[1]) - 1))
 
 
-def test_gives_the_same_for_any_number_of_threads() -> None:
+def test_the_range_does_not_depend_on_the_number_of_threads() -> None:
     counts: Tensor = torch.arange(2048, dtype=torch.float32) % 97
     threads = torch.get_num_threads()
     expected = search(counts.tolist(), -3.0, 5.0)

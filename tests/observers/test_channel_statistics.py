@@ -31,7 +31,7 @@ def seen(samples: list[Tensor], keep: int = 0) -> ChannelStatistics:
     shapes=st.lists(st.sampled_from([(1, 3), (5, 3), (2, 4, 3), (1, 1, 3)]), min_size=1, max_size=5),
     keep=st.integers(0, 6),
 )
-def test_is_what_a_loop_over_the_tokens_finds(
+def test_statistics_equal_those_of_a_loop_over_the_tokens(
     dtype: torch.dtype, seed: int, shapes: list[tuple[int, ...]], keep: int
 ) -> None:
     samples = [sample.to(dtype) for sample in random_samples(seed, shapes)]
@@ -46,19 +46,19 @@ def test_is_what_a_loop_over_the_tokens_finds(
         assert torch.equal(kept, sample.reshape(-1, 3))
 
 
-def test_an_update_leaves_the_old_value_as_it_was() -> None:
+def test_an_update_does_not_change_the_old_value() -> None:
     first = ChannelStatistics(keep=2).updated(torch.ones(2, 3))
     first.updated(torch.full((4, 3), 5.0))
     assert first.tokens == 2 and first.high.tolist() == [1, 1, 1] and len(first.samples) == 1
 
 
-def test_a_value_that_is_not_finite_is_not_lost() -> None:
+def test_a_non_finite_value_is_kept() -> None:
     found = seen([torch.tensor([[1.0, float("nan")]]), torch.tensor([[float("inf"), 1.0]])])
     assert found.high[0].isinf() and found.high[1].isnan() and found.low[1].isnan()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_another_dtype_changes_all_there_is_and_nothing_else(dtype: torch.dtype) -> None:
+def test_another_dtype_converts_all_tensors_and_nothing_else(dtype: torch.dtype) -> None:
     before = seen(random_samples(0, [(4, 3), (2, 3)]), keep=2)
     after = before.to(dtype)
     assert torch.equal(after.low, before.low.to(dtype)) and torch.equal(after.high, before.high.to(dtype))
@@ -69,10 +69,8 @@ def test_another_dtype_changes_all_there_is_and_nothing_else(dtype: torch.dtype)
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(seed=st.integers(0, 2**32), count=st.integers(0, 7), ranks=st.integers(1, 4), keep=st.integers(0, 6))
-def test_ranks_that_take_samples_in_turn_know_together_what_one_does(
-    dtype: torch.dtype, seed: int, count: int, ranks: int, keep: int
-) -> None:
-    """The kept samples in their order too; ranks without any say nothing."""
+def test_merged_ranks_equal_one_observer(dtype: torch.dtype, seed: int, count: int, ranks: int, keep: int) -> None:
+    """The kept samples are in order too; ranks without samples add nothing."""
     samples = [sample.to(dtype) for sample in random_samples(seed, [(2 + index % 3, 3) for index in range(count)])]
     first, *others = (seen(samples[rank::ranks], keep) for rank in range(ranks))
     merged, whole = first.merged(*others), seen(samples, keep)

@@ -33,7 +33,7 @@ def some_samples(draw: st.DrawFn) -> list[Tensor]:
 
 @pytest.mark.parametrize(("role", "ratio"), [("q", 0.9999), ("k", 0.9999), ("v", 1.0)])
 @given(samples=some_samples())
-def test_is_the_union_of_the_samples_windows(role: str, ratio: float, samples: list[Tensor]) -> None:
+def test_the_range_is_the_union_of_the_windows_of_samples(role: str, ratio: float, samples: list[Tensor]) -> None:
     low, high = observe(role, samples)
     windows = [recall_window(states, ratio) for states in samples]
     for head in range(len(low)):
@@ -62,7 +62,7 @@ def test_a_batch_counts_all_its_tokens() -> None:
 
 
 @given(samples=some_samples(), split=st.integers(0, 5), role=st.sampled_from("qkv"))
-def test_merging_shares_is_observing_all(samples: list[Tensor], split: int, role: str) -> None:
+def test_two_merged_observers_equal_one_observer(samples: list[Tensor], split: int, role: str) -> None:
     shares = [HeadRange(), HeadRange(), HeadRange()]
     for index, states in enumerate(samples):
         share = 1 + (index < split)
@@ -75,7 +75,7 @@ def test_merging_shares_is_observing_all(samples: list[Tensor], split: int, role
 
 @pytest.mark.parametrize("role", ["q", "k", "v"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_value_that_is_not_finite_is_not_forgotten(role: str, value: float) -> None:
+def test_a_non_finite_value_is_kept(role: str, value: float) -> None:
     broken, sound = torch.ones(1, 2, 9000, 2), torch.ones(1, 2, 9000, 2)
     broken[0, 1, 4, 0] = value
     low, high = observe(role, [sound, broken, sound])
@@ -84,7 +84,7 @@ def test_a_value_that_is_not_finite_is_not_forgotten(role: str, value: float) ->
 
 
 @given(samples=some_samples(), data=st.data())
-def test_any_shares_are_all_at_once(samples: list[Tensor], data: st.DataObject) -> None:
+def test_merged_ranks_equal_one_observer(samples: list[Tensor], data: st.DataObject) -> None:
     ranks = data.draw(st.integers(1, 4))
     shares = [HeadRange() for _ in range(ranks)]
     for states in samples:
@@ -95,5 +95,5 @@ def test_any_shares_are_all_at_once(samples: list[Tensor], data: st.DataObject) 
     assert merged.tokens == sum(states.shape[0] * states.shape[2] for states in samples)
 
 
-def test_shares_of_nothing_are_nothing() -> None:
+def test_merged_observers_without_samples_have_no_tokens() -> None:
     assert HeadRange().merged(HeadRange(), HeadRange()).tokens == 0

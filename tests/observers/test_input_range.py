@@ -32,7 +32,7 @@ def mean(ends: list[float]) -> float:
 
 
 @given(rows=samples)
-def test_is_the_mean_of_minima_and_maxima(rows: list[list[float]]) -> None:
+def test_the_range_is_the_mean_of_minima_and_maxima(rows: list[list[float]]) -> None:
     expected = mean([min(row) for row in rows]), mean([max(row) for row in rows])
     assert observe(rows) == pytest.approx(expected, rel=2**-23)
 
@@ -49,7 +49,7 @@ def test_is_not_the_global_range() -> None:
 
 
 @given(rows=samples, data=st.data())
-def test_merging_shares_is_observing_all(rows: list[list[float]], data: st.DataObject) -> None:
+def test_merged_observers_equal_one_observer(rows: list[list[float]], data: st.DataObject) -> None:
     whole, shares = InputRange(), [InputRange() for _ in range(data.draw(st.integers(1, 4)))]
     for row in rows:
         values, share = torch.tensor(row).view(-1, 1), data.draw(st.integers(0, len(shares) - 1))
@@ -60,14 +60,14 @@ def test_merging_shares_is_observing_all(rows: list[list[float]], data: st.DataO
     assert merged.bounds() == whole.bounds()
 
 
-def test_tokens_are_rows_of_any_shape() -> None:
+def test_rows_of_any_shape_count_as_tokens() -> None:
     assert InputRange().tokens == 0
     assert InputRange().updated(torch.ones(2, 3, 8)).updated(torch.ones(5, 8)).tokens == 11
 
 
 @given(rows=samples, data=st.data())
-def test_a_sample_that_is_not_finite_leaves_no_bound(rows: list[list[float]], data: st.DataObject) -> None:
-    """Infinities of both signs included, whose sum has no value, and wherever among the samples."""
+def test_a_non_finite_sample_gives_no_bounds(rows: list[list[float]], data: st.DataObject) -> None:
+    """Also infinities of both signs, whose sum has no value, at any position."""
     wrong = st.sampled_from([math.nan, math.inf, -math.inf])
     places = st.tuples(st.integers(0, len(rows) - 1), st.integers(0, 1))
     spoiled = data.draw(st.dictionaries(places, wrong, min_size=1, max_size=4))
@@ -78,7 +78,7 @@ def test_a_sample_that_is_not_finite_leaves_no_bound(rows: list[list[float]], da
     assert_no_bounds(observed)
 
 
-def test_infinities_of_both_signs_leave_no_bound() -> None:
+def test_infinities_of_both_signs_give_no_bounds() -> None:
     observed = InputRange()
     for ends in ([-math.inf, math.inf], [math.inf, -math.inf], [-1.0, 1.0]):
         observed = observed.updated(torch.tensor(ends).view(-1, 1))

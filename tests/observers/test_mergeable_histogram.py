@@ -42,7 +42,7 @@ def assert_same(one: MergeableHistogram, other: MergeableHistogram) -> None:
 
 @settings(deadline=None)
 @given(rows=samples, random=st.randoms(use_true_random=False))
-def test_any_order_and_split_give_the_same(rows: list[list[float]], random) -> None:
+def test_any_order_and_split_give_the_same_histogram(rows: list[list[float]], random) -> None:
     at_once = observe([value for row in rows for value in row])
     assert_same(observe(*rows), at_once)
     random.shuffle(rows)
@@ -53,7 +53,7 @@ def test_any_order_and_split_give_the_same(rows: list[list[float]], random) -> N
 
 @settings(deadline=None)
 @given(rows=samples)
-def test_every_value_but_zeros_lies_in_its_bin(rows: list[list[float]]) -> None:
+def test_every_value_except_zero_is_counted_in_its_bin(rows: list[list[float]]) -> None:
     observer = observe(*rows)
     values = [value for row in rows for value in row]
     width = Fraction(2) ** observer.exponent / BINS
@@ -66,7 +66,7 @@ def test_every_value_but_zeros_lies_in_its_bin(rows: list[list[float]]) -> None:
 
 @given(rows=samples)
 @settings(deadline=None)
-def test_the_bins_reach_as_far_as_the_values_and_not_twice(rows: list[list[float]]) -> None:
+def test_the_bins_end_between_once_and_twice_the_largest_magnitude(rows: list[list[float]]) -> None:
     observer = observe(*rows)
     largest = max((abs(Fraction(value)) for row in rows for value in row), default=0)
     assert largest < Fraction(2) ** observer.exponent
@@ -75,7 +75,7 @@ def test_the_bins_reach_as_far_as_the_values_and_not_twice(rows: list[list[float
 
 @settings(deadline=None)
 @given(rows=samples)
-def test_the_range_holds_zero_and_no_more_than_the_values(rows: list[list[float]]) -> None:
+def test_the_range_contains_zero_and_stays_within_the_values(rows: list[list[float]]) -> None:
     observer = observe(*rows)
     if not any(rows):
         assert_no_bounds(observer)
@@ -85,8 +85,8 @@ def test_the_range_holds_zero_and_no_more_than_the_values(rows: list[list[float]
 
 
 def expected_error(observer: MergeableHistogram, low: float, high: float) -> float:
-    """Of values at 256 places in each bin, in place of integrals: the distance of what is clipped, of what
-    rounds to 0, and scale^2 / 12.
+    """The error of values at 256 places per bin, instead of an integral: the distance of clipped values
+    and of those rounded to 0, else scale^2 / 12.
     """
     width = 2.0**observer.exponent / BINS
     places = (torch.arange(BINS * 256, dtype=torch.double) + 0.5) / 256 * width
@@ -94,7 +94,7 @@ def expected_error(observer: MergeableHistogram, low: float, high: float) -> flo
     scale = (high - low) / 255
     errors = torch.full_like(values, scale**2 / 12)
     errors = torch.where(values.abs() < scale / 2, values**2, errors)
-    if low > observer.low:  # the exact ends clip nothing
+    if low > observer.low:  # the exact ends do not clip
         errors = torch.where(values < low, (values - low) ** 2, errors)
     if high < observer.high:
         errors = torch.where(values > high, (values - high) ** 2, errors)
@@ -114,7 +114,7 @@ def outlier_heavy(draw: st.DrawFn) -> Tensor:
 
 @settings(max_examples=15, deadline=None)
 @given(values=outlier_heavy(), data=st.data())
-def test_no_pair_of_edges_errs_less(values: Tensor, data: st.DataObject) -> None:
+def test_no_pair_of_bin_edges_has_a_lower_error(values: Tensor, data: st.DataObject) -> None:
     observer = observe(values)
     found = bounds(observer)
     least = expected_error(observer, *found)
@@ -134,14 +134,14 @@ def squared_error(values: Tensor, low: Tensor, high: Tensor) -> float:
 
 @settings(max_examples=15, deadline=None)
 @given(values=outlier_heavy())
-def test_errs_less_than_min_max_and_no_more_than_the_reference(values: Tensor) -> None:
+def test_the_error_is_not_above_that_of_min_max_and_the_reference(values: Tensor) -> None:
     ours = squared_error(values, *observe(values).bounds())
     full = values.min().view(1), values.max().view(1)
     assert ours <= 1.04 * squared_error(values, *full)
     assert ours <= 1.04 * squared_error(values, *HistogramRange().updated(values).bounds())
 
 
-def test_halves_the_error_where_single_values_lie_far_out() -> None:
+def test_a_few_outliers_give_less_than_half_the_error_of_min_max() -> None:
     values = torch.randn(2**20, generator=torch.Generator().manual_seed(0))
     values[:3] = torch.tensor([80.0, -90.0, 100.0])
     ours = squared_error(values, *observe(values).bounds())
@@ -149,12 +149,12 @@ def test_halves_the_error_where_single_values_lie_far_out() -> None:
 
 
 @pytest.mark.parametrize("row", [[0.0], [-0.0], [0.0, 1e-45, -1e-45]])
-def test_nothing_but_zeros_is_an_empty_range(row: list[float]) -> None:
+def test_zeros_give_an_empty_range(row: list[float]) -> None:
     assert bounds(observe(row)) == pytest.approx((0, 0), abs=1e-44)
 
 
 @pytest.mark.parametrize(("value", "expected"), [(2.5, (0, 2.5)), (-2.5, (-2.5, 0)), (3e38, (0, 3e38))])
-def test_one_value_is_the_end_of_the_range(value: float, expected: tuple[float, float]) -> None:
+def test_a_constant_is_the_end_of_the_range(value: float, expected: tuple[float, float]) -> None:
     assert bounds(observe([value] * 9)) == pytest.approx(expected, rel=1e-3)
 
 
@@ -167,7 +167,7 @@ def test_any_shape_and_dtype_count_as_float32(dtype: torch.dtype) -> None:
 
 @given(rows=samples)
 @settings(max_examples=25, deadline=None)
-def test_an_update_leaves_the_old_histogram_as_it_was(rows: list[list[float]]) -> None:
+def test_an_update_does_not_change_the_old_histogram(rows: list[list[float]]) -> None:
     observer = observe(*rows)
     observer.updated(torch.tensor([1e20, -3.0])), observer.merged(observe([5.0]))
     assert_same(observer, observe(*rows))
@@ -175,7 +175,7 @@ def test_an_update_leaves_the_old_histogram_as_it_was(rows: list[list[float]]) -
 
 @given(rows=samples, wrong=st.sampled_from([math.nan, math.inf, -math.inf]), place=st.integers(0, 6))
 @settings(deadline=None)
-def test_a_value_that_is_not_finite_leaves_no_bound(rows: list[list[float]], wrong: float, place: int) -> None:
+def test_a_non_finite_value_gives_no_bounds(rows: list[list[float]], wrong: float, place: int) -> None:
     broken = [*rows[:place], [1.0, wrong], *rows[place:]]
     assert_no_bounds(observe(*broken))
     assert_same(observe(*rows).merged(observe([wrong])).updated(torch.ones(2)), observe([wrong]))

@@ -22,7 +22,7 @@ def observe(samples: list[Tensor]) -> RangeParam:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_is_the_references_formula(dtype: torch.dtype) -> None:
+def test_the_value_follows_the_formula_of_the_reference(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     samples = [(torch.randn(1, 9, 4, generator=generator) * scale).to(dtype) for scale in (1, 3, 2)]
     largest = max(sample.abs().max().item() for sample in samples)
@@ -35,12 +35,12 @@ def test_is_the_references_formula(dtype: torch.dtype) -> None:
     assert observed.value() == (torch.tensor(largest, dtype=dtype) / max(deviations)).item()
 
 
-def test_a_batch_is_more_tokens() -> None:
+def test_a_batch_counts_as_more_tokens() -> None:
     values = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(1))
     assert observe([values]).value() == observe([values.view(1, 10, 4)]).value()
 
 
-def test_a_linear_that_no_sample_reached_falls_back_last() -> None:
+def test_a_linear_without_samples_has_a_range_param_of_zero() -> None:
     assert RangeParam().value() == 0.0
 
 
@@ -50,7 +50,7 @@ def test_a_linear_that_no_sample_reached_falls_back_last() -> None:
     ranks=st.integers(1, 4),
     in_float32=st.booleans(),
 )
-def test_ranks_know_together_what_one_does(seed: int, lengths: list[int], ranks: int, in_float32: bool) -> None:
+def test_merged_ranks_equal_one_observer(seed: int, lengths: list[int], ranks: int, in_float32: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     samples = [torch.randn(1, length, 3, generator=generator).bfloat16() for length in lengths]
     shares = [RangeParam(in_float32=in_float32) for _ in range(ranks)]
@@ -63,8 +63,8 @@ def test_ranks_know_together_what_one_does(seed: int, lengths: list[int], ranks:
 
 
 @ABSENT
-def test_golden_values_rank_as_their_rollback_says() -> None:
-    """Of the float features the guide's tool kept, the widest are those it left float."""
+def test_golden_values_select_the_linears_that_the_guides_tool_left_float() -> None:
+    """The guide's tool left the linears float that have the widest of the features it stored."""
     for name, case in cases().items():
         if case["disable_level"] == "L5":
             features = json.loads(case_file(name, "debug_features.json").read_text())

@@ -16,7 +16,7 @@ BINS, UPSAMPLE = 2048, 128
 
 
 def cubic(count: int, scale: float, shift: float = 0.0) -> Tensor:
-    """Values with dense middle and thin tails, made without a random generator."""
+    """Values with many near the middle and few in the tails, without a random generator."""
     even = torch.arange(count) * 7919 % 10007 / 10007 - 0.5
     return even * even * even * scale + shift
 
@@ -70,7 +70,7 @@ FOUND_BY_THE_REFERENCE = {
             (5.0, 34.96171569824219),
         ],
     ),
-    # Cubes of such values overflow or vanish in float32, and no error is seen to grow.
+    # Cubes of such values overflow or underflow in float32, so no error grows.
     "enormous": (
         [(1e16,), (2e16,)],
         [(-1250000034070528.0, -1248779726487552.0), (-2500000068141056.0, -2497559452975104.0)],
@@ -104,19 +104,19 @@ FOUND_BY_THE_REFERENCE = {
 
 
 @pytest.mark.parametrize("name", FOUND_BY_THE_REFERENCE)
-def test_finds_the_ranges_of_the_reference(name: str) -> None:
+def test_ranges_equal_those_of_the_reference(name: str) -> None:
     samples, expected = FOUND_BY_THE_REFERENCE[name]
     assert running_bounds([cubic(4000, *sample) for sample in samples]) == expected
 
 
 def bell(count: int, seed: int) -> Tensor:
-    """Nearly normal values, of sums alone: torch.randn gives other last bits where there is no AVX2."""
+    """Nearly normal values, made by sums only: torch.randn gives other last bits without AVX2."""
     generator = torch.Generator().manual_seed(seed)
     return sum(torch.rand(count, generator=generator) for _ in range(12)) - 6
 
 
-def test_finds_the_ranges_of_the_reference_in_long_samples() -> None:
-    """2^18 values in 2^7 sub-bins each: sums past 2^24, where the reference's float32 shows."""
+def test_ranges_of_long_samples_equal_those_of_the_reference() -> None:
+    """2^18 values in 2^7 sub-bins each: sums above 2^24 show the float32 rounding of the reference."""
     samples = [bell(2**18, seed) * scale for seed, scale in enumerate((3, 5, 7))]
     assert running_bounds(samples) == [
         (-11.167633056640625, 11.932884216308594),
@@ -159,15 +159,15 @@ def merged_plainly(samples: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 @settings(max_examples=25, deadline=None)
 @given(samples=some_samples())
-def test_merges_as_with_every_sub_bin_written_out(samples: list[Tensor]) -> None:
+def test_merging_equals_a_plain_implementation(samples: list[Tensor]) -> None:
     observer = HistogramRange()
     for sample in samples:
         observer = observer.updated(sample)
     assert all(map(torch.equal, (observer.low, observer.high, observer.counts), merged_plainly(samples)))
 
 
-def test_counts_over_the_same_range_are_added_as_they_are() -> None:
-    """Fractions included, which a merge would round."""
+def test_counts_over_the_same_range_are_added_without_rounding() -> None:
+    """Also fractions, which a merge would round."""
     before = HistogramRange().updated(cubic(4000, 30)).updated(cubic(4000, 70))
     assert not torch.equal(before.counts, before.counts.round())
     added = torch.histc(cubic(4000, 20), BINS, int(before.low), int(before.high))
@@ -176,7 +176,7 @@ def test_counts_over_the_same_range_are_added_as_they_are() -> None:
 
 @given(samples=some_samples())
 @settings(max_examples=25, deadline=None)
-def test_an_update_leaves_the_old_observer_as_it_was(samples: list[Tensor]) -> None:
+def test_an_update_does_not_change_the_old_observer(samples: list[Tensor]) -> None:
     observers = [HistogramRange()]
     for sample in samples:
         observers.append(observers[-1].updated(sample))
@@ -191,14 +191,14 @@ def test_an_empty_sample_changes_nothing() -> None:
     assert observer.updated(torch.empty(1, 0, 8)) is observer
 
 
-def test_nothing_observed_leaves_no_bound() -> None:
+def test_an_observer_without_values_gives_no_bounds() -> None:
     assert_no_bounds(HistogramRange())
     assert_no_bounds(HistogramRange().updated(torch.empty(0)))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_value_that_is_not_finite_leaves_no_bound(value: float, place: int) -> None:
+def test_a_non_finite_value_gives_no_bounds(value: float, place: int) -> None:
     samples = [cubic(100, 5), cubic(100, 9), cubic(100, 7)]
     samples[place][50] = value
     observer = HistogramRange()
@@ -209,7 +209,7 @@ def test_a_value_that_is_not_finite_leaves_no_bound(value: float, place: int) ->
 
 @pytest.mark.parametrize("scales", [(0, 0), (1e-40, 1), (1, 1e6), (1e30, 1), (1e-30, 1e30), (1e-42, 1e-41)])
 def test_extreme_ranges_have_bounds(scales: tuple[float, float]) -> None:
-    """Also those at which the reference ends with an error."""
+    """Also ranges for which the reference raises an error."""
     bounds = running_bounds([cubic(1000, scale) for scale in scales])
     assert all(math.isfinite(bound) for pair in bounds for bound in pair)
 

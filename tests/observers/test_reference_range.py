@@ -12,7 +12,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", [1, 2, 7, 50])
-def test_is_the_mean_of_the_stacked_ends(dtype: torch.dtype, count: int) -> None:
+def test_the_range_is_the_mean_of_stacked_minima_and_maxima(dtype: torch.dtype, count: int) -> None:
     generator = torch.Generator().manual_seed(count)
     samples = [torch.randn(1, 3, 4, generator=generator).to(dtype) for _ in range(count)]
     observed = ReferenceRange()
@@ -25,7 +25,7 @@ def test_is_the_mean_of_the_stacked_ends(dtype: torch.dtype, count: int) -> None
     assert observed.tokens == 3 * count
 
 
-def test_an_update_leaves_the_old_value_as_it_was() -> None:
+def test_an_update_does_not_change_the_old_value() -> None:
     first = ReferenceRange().updated(torch.ones(2, 2))
     first.updated(torch.full((2, 2), 5.0))
     assert first.tokens == 2 and first.bounds()[1].item() == 1

@@ -1,6 +1,6 @@
 """Makes small weights folders with their own code, of model types that no transformers version has.
 
-`write(folder, name)` lays a folder's files; the weights are made by `run_remote.py`, where transformers is at hand.
+`write(folder, name)` writes the files of a folder; `run_remote.py`, which has transformers, makes the weights.
 """
 
 from __future__ import annotations

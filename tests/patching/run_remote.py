@@ -41,8 +41,8 @@ def run_native(sample: str, root: Path) -> str:
 def run_patched(sample: str, root: Path, output: Path | None) -> dict:
     """Patch a model, in place or into a folder of links, and compare.
 
-    The products of q and k stay the same to the last bit when q is multiplied, head by head, by the powers of two
-    that k is divided by.
+    The products of q and k stay equal bit for bit if q is multiplied, per head, by powers of two and k is divided
+    by them.
     """
     from fa3cli.patching import patch, status
 

@@ -73,7 +73,7 @@ return self.o_proj(torch.nn.functional.scaled_dot_product_attention(a, wide, tal
 """
 )
 
-# The tuple that is returned holds the states as they were.
+# The returned tuple contains the original states.
 TUPLE_CACHE = """
 a, b, c = self._split(self.qkv(x))
 a, b = rotate(a, b, *positions)
@@ -86,7 +86,7 @@ scores = torch.softmax(a @ b.transpose(-1, -2), dim=-1)
 return scores @ c, present
 """
 
-# Latents are cached, keys and values made of them afterwards.
+# Latents are cached; keys and values are computed from them afterwards.
 LATENT = """
 a = torch.cat(self.q(x), dim=-1)
 low, rot = self.down(x)
@@ -157,7 +157,7 @@ scores = mask.baddbmm(batch1=a, batch2=b, beta=1.0)
 return torch.bmm(scores.softmax(dim=-1), c), present
 """
 
-# The query has an axis of heads only a line further down.
+# The query has an axis of heads only one line later.
 LATE_HEADS = """
 a = self.q_proj(x) * self.scaling
 b, c = past.update(self._shape(self.k(x)), self._shape(self.v(x)), self.layer_idx)
@@ -169,7 +169,7 @@ c = c.reshape(*flat)
 return torch.bmm(torch.bmm(a, b.transpose(1, 2)).softmax(dim=-1), c)
 """
 
-# For flash attention positions stand before heads, and stay there.
+# For flash attention positions are before heads, and stay there.
 FLASH_QUERY = """
 a = rotate(self.q_proj(x).view(batch, length, -1, self.head_dim))
 b, c = past.update(self._shape(self.k(x)), self._shape(self.v(x)), self.layer_idx)

@@ -12,7 +12,7 @@ from tests.patching.samples import INTERFACE, marked
         ("        self.config = config", "        if config:\n            self.config = config", "(self.config, logger)"),
     ],
 )  # fmt: skip
-def test_the_quantizer_gets_the_config_there_is(before: str, after: str, expected: str) -> None:
+def test_the_quantizer_gets_the_available_config(before: str, after: str, expected: str) -> None:
     assert expected in patch_source(marked(INTERFACE)[0].replace(before, after)).text
 
 

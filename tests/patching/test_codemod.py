@@ -27,7 +27,7 @@ def body(source: Source) -> list:
     return source.tree.body
 
 
-def test_lines_go_above_and_below_a_statement_with_what_belongs_to_it() -> None:
+def test_lines_are_inserted_around_a_statement_and_its_comments() -> None:
     source = parse("# first\n\n# its own\nimport a  # beside\n# next\nb = 1\n", "m.py")
     places = [Above(body(source)[0], ("x = 1", "y = 2")), Below(body(source)[0], ("", "z = 3"))]
     assert write(source, places) == (
@@ -35,13 +35,13 @@ def test_lines_go_above_and_below_a_statement_with_what_belongs_to_it() -> None:
     )
 
 
-def test_lines_below_a_block_are_in_the_block_around_it() -> None:
+def test_lines_below_a_block_belong_to_the_enclosing_block() -> None:
     source = parse("def f():\n\tif a:\n\t\tb = 1\n\treturn b\n", "m.py")
     place = Below(body(source)[0].body[0], ("", "c = 2"))
     assert write(source, [place]) == "def f():\n\tif a:\n\t\tb = 1\n\n\tc = 2\n\treturn b\n"
 
 
-def test_lines_go_below_all_that_shares_a_line() -> None:
+def test_lines_are_inserted_below_all_statements_of_a_line() -> None:
     source = parse("a = 1; b = 2;  # both\nc = 3\n", "m.py")
     assert write(source, [Below(body(source)[1], ("new = 1",))]) == "a = 1; b = 2;  # both\nnew = 1\nc = 3\n"
 
@@ -53,13 +53,13 @@ def test_lines_go_below_all_that_shares_a_line() -> None:
         ("x = g(\n    é,\n    (  # why\n        a\n    ),\n)\n", "x = g(\n    é,\n    (  # why\n        f(a, h=1)\n    ),\n)\n"),
     ],
 )  # fmt: skip
-def test_a_call_goes_around_an_expression_within_its_parentheses(text: str, expected: str) -> None:
+def test_a_call_is_put_around_an_expression_inside_its_parentheses(text: str, expected: str) -> None:
     source = parse(text, "m.py")
     node = body(source)[0].value.args[1]
     assert write(source, [Around(node, "f(_, h=1)")]) == expected
 
 
-def test_an_expression_is_given_to_a_call_once() -> None:
+def test_an_expression_is_passed_to_a_call_once() -> None:
     text = "m = torch.bmm(self._shape(a, n).view(*flat), b)\n"
     source = parse(text, "m.py")
     shaped = body(source)[0].value.args[0].func.value
@@ -68,7 +68,7 @@ def test_an_expression_is_given_to_a_call_once() -> None:
     )
 
 
-def test_an_import_is_made_absolute_and_guarded_and_has_lines_below() -> None:
+def test_an_import_can_be_made_absolute_guarded_and_followed_by_lines() -> None:
     source = parse("if a:\n    from ..b import c  # why\n    d = c\n", "m.py")
     node = body(source)[0].body[0]
     places = [Guarded(node), Absolute(node, "x.b"), Below(node, ("e = c",))]
@@ -77,14 +77,14 @@ def test_an_import_is_made_absolute_and_guarded_and_has_lines_below() -> None:
     )
 
 
-def test_an_import_gives_way_to_pass() -> None:
+def test_an_import_is_replaced_by_pass() -> None:
     source = parse("def f():\n    a = 1; from ..b import (\n        c,\n    ); d = 2\n", "m.py")
     assert write(source, [Passed(body(source)[0].body[1])]) == "def f():\n    a = 1; pass; d = 2\n"
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("last", ["", "\n", "\n# the end", "\n    \n\n# the end\n"])
-def test_what_goes_to_the_end_is_written_in_the_lines_of_the_file(newline: str, last: str) -> None:
+def test_appended_lines_use_the_line_ends_of_the_file(newline: str, last: str) -> None:
     text = f"a = 1\nb = 2{last}".replace("\n", newline)
     end = '\n\n# taken over\nif b:\n    """two\n    lines"""\n\n    c = 2  # why\n# behind\n'
     source = parse(text, "m.py")
@@ -115,7 +115,7 @@ def undecorated(text: str) -> str:
 
 @settings(max_examples=50, deadline=None)
 @given(data=st.data(), sample=st.sampled_from([INTERFACE, FLASH, TUPLE_CACHE]))
-def test_lines_are_added_and_every_other_byte_stays(data: st.DataObject, sample: str) -> None:
+def test_lines_are_added_and_all_other_bytes_are_kept(data: st.DataObject, sample: str) -> None:
     plain = marked(sample)[0]
     text = data.draw(decorated(plain))
     patched = patch_source(text.encode(), package=None)
@@ -129,7 +129,7 @@ def test_lines_are_added_and_every_other_byte_stays(data: st.DataObject, sample:
 
 @settings(max_examples=50, deadline=None)
 @given(data=st.data())
-def test_files_changed_everywhere_are_what_plain_ones_become(data: st.DataObject) -> None:
+def test_decorated_files_get_the_same_patch_as_plain_files(data: st.DataObject) -> None:
     plain = modeling(
         "import einops\n" + TUPLE_CACHE.replace("# HERE a b c\n", "").replace("present = (b, c)\n", "")
         .replace("scores @ c, present", "scores @ c, (b, c)")

@@ -65,14 +65,14 @@ class TestPatchAttentionCommand(CodemodTest):
         """
         self.assertCodemod(before, after, attention=["Attention"])
 
-    def test_it_writes_what_fa3_patch_writes(self) -> None:
+    def test_the_command_writes_the_same_as_fa3_patch(self) -> None:
         for name, body in RIGHT.items():
             with self.subTest(name):
                 before = marked(body)[0]
                 options = {"package": "transformers.models.x", "quantizer": "msmodelslim"}
                 self.assertCodemod(before, patch_source(before, **options).text, **options)
 
-    def test_what_cannot_be_patched_stays(self) -> None:
+    def test_a_file_that_cannot_be_patched_is_refused(self) -> None:
         before = marked(INTERFACE)[0]
         with pytest.raises(UnsupportedError, match="has no attention class Other"):
             self.assertCodemod(before, before, attention=["Other"])

@@ -17,13 +17,13 @@ def texts_and_edits(draw):
 
 
 @given(texts_and_edits())
-def test_reversing_gives_the_text_back(case):
+def test_reversed_edits_restore_the_text(case):
     text, edits = case
     assert reverse(apply(text, edits), edits) == text
 
 
 @given(texts_and_edits())
-def test_the_edits_between_two_texts_make_one_of_the_other(case):
+def test_edits_between_two_texts_convert_one_to_the_other(case):
     text, edits = case
     made = apply(text, edits)
     found = between(text, made)
@@ -32,14 +32,14 @@ def test_the_edits_between_two_texts_make_one_of_the_other(case):
 
 
 @given(st.text("ab\n\r\f ", max_size=40), st.text("ab\n\r\f ", max_size=40))
-def test_texts_with_nothing_else_in_common_have_edits_between_them(before, after):
+def test_any_two_texts_have_edits_between_them(before, after):
     found = between(before, after)
     assert apply(before, found) == after
     assert reverse(after, found) == before
     assert bool(found) == (before != after)
 
 
-def test_added_lines_are_whole_and_changed_ones_are_not():
+def test_edits_add_whole_lines_and_change_parts_of_lines():
     before = "import a\nfrom ...b import c\nx = f(y, z)\nend\n"
     after = "import new\n\nimport a\nfrom package.b import c\nx = f(g(y, h=1), z)\nmore\nend\n"
     assert between(before, after) == (
@@ -51,7 +51,7 @@ def test_added_lines_are_whole_and_changed_ones_are_not():
     )
 
 
-def test_large_files_are_compared_at_once():
+def test_large_files_are_compared_within_a_second():
     lines = [f"line {number}\n" if number % 3 else "\n" for number in range(6000)]
     changed = list(lines)
     for place in range(100, 6000, 500):
@@ -61,11 +61,11 @@ def test_large_files_are_compared_at_once():
     assert time.process_time() - start < 1
 
 
-def test_edits_are_made_where_they_belong():
+def test_edits_are_applied_at_their_offsets():
     edits = [Edit(4, "d", "D"), Edit(0, "", "> "), Edit(2, "c", "")]
     assert apply("abcXd", edits) == "> abXD"
 
 
-def test_another_text_is_refused():
+def test_edits_of_another_text_are_refused():
     with pytest.raises(ConflictError, match="character 1"):
         apply("axc", [Edit(1, "b", "")])

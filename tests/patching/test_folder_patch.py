@@ -41,7 +41,7 @@ def test_plan_writes_nothing(weights) -> None:
     assert snapshot(weights) == before
 
 
-def test_another_choice_replaces_the_patch_and_undo_still_finds_the_way_back(weights) -> None:
+def test_another_choice_replaces_the_patch_and_undo_restores_the_original(weights) -> None:
     before = snapshot(weights)
     patch(weights)
     assert plan(weights, quantizer="msmodelslim").result.state == "stale"
@@ -58,7 +58,7 @@ def test_undo_of_an_unpatched_folder_does_nothing(weights) -> None:
 
 
 @pytest.mark.parametrize("name", ["modeling_qwen2_fa3.py", "config.json"])
-def test_changes_made_by_hand_are_only_given_up_with_force(weights, name: str) -> None:
+def test_edits_by_hand_are_overwritten_only_with_force(weights, name: str) -> None:
     before = snapshot(weights)
     patch(weights)
     changed = (weights / name).read_bytes().replace(b"hidden_size", b"hidden_size2") + b"\n"
@@ -70,12 +70,12 @@ def test_changes_made_by_hand_are_only_given_up_with_force(weights, name: str) -
     assert snapshot(weights) == edited
     assert patch(weights, force=True).state == "patched"
     undo(weights)
-    if name == "config.json":  # what was changed by hand outlives the patch
+    if name == "config.json":  # edits by hand are kept after undo
         before[name] = before[name].replace(b"hidden_size", b"hidden_size2") + b"\n"
     assert snapshot(weights) == before
 
 
-def test_undo_with_force_keeps_what_was_changed_in_config(weights) -> None:
+def test_undo_with_force_keeps_edits_of_config(weights) -> None:
     patch(weights)
     path = weights / "config.json"
     path.write_bytes(path.read_bytes().replace(b"64", b"128"))
@@ -85,7 +85,7 @@ def test_undo_with_force_keeps_what_was_changed_in_config(weights) -> None:
     assert "auto_map" not in config
 
 
-def test_someone_elses_patch_is_left_alone(weights) -> None:
+def test_a_foreign_patch_is_not_changed(weights) -> None:
     module = weights / "modeling_qwen2_fa3.py"
     module.write_text("mine")
     for act in (patch, undo):
@@ -100,7 +100,7 @@ def test_someone_elses_patch_is_left_alone(weights) -> None:
     assert snapshot(weights) == before
 
 
-def test_a_file_that_only_mentions_a_quantizer_is_left_alone(weights) -> None:
+def test_a_file_that_only_mentions_a_quantizer_is_not_changed(weights) -> None:
     (weights / "theirs.py").write_text("self.fa_quantizer = mine")
     change(weights, auto_map={"AutoModelForCausalLM": "theirs.Model"})
     before = snapshot(weights)
@@ -110,7 +110,7 @@ def test_a_file_that_only_mentions_a_quantizer_is_left_alone(weights) -> None:
     assert snapshot(weights) == before
 
 
-def test_a_linked_config_is_replaced_and_linked_again(weights) -> None:
+def test_a_linked_config_is_replaced_and_restored_by_undo(weights) -> None:
     blob = weights.parent / "blob"
     (weights / "config.json").rename(blob)
     (weights / "config.json").symlink_to("../blob")
@@ -123,7 +123,7 @@ def test_a_linked_config_is_replaced_and_linked_again(weights) -> None:
     assert blob.read_bytes() == content
 
 
-def test_output_is_a_complete_folder_and_the_source_stays(weights) -> None:
+def test_output_is_a_complete_folder_and_the_source_is_unchanged(weights) -> None:
     before, output = snapshot(weights), weights.parent / "out"
     assert plan(weights, output=output).result.state == "would-patch"
     assert not output.exists()
@@ -154,7 +154,7 @@ def test_a_linked_receipt_folder_is_neither_read_nor_written(weights, target: st
 
 
 @pytest.mark.parametrize("patched", [True, False])
-def test_a_folder_in_the_patched_files_place_is_a_conflict(weights, patched: bool) -> None:
+def test_a_folder_in_place_of_the_patched_file_is_a_conflict(weights, patched: bool) -> None:
     module = weights / "modeling_qwen2_fa3.py"
     if patched:
         patch(weights).files[0].module.unlink()
@@ -168,7 +168,7 @@ def test_a_folder_in_the_patched_files_place_is_a_conflict(weights, patched: boo
 
 
 @pytest.mark.parametrize("patched", [True, False])
-def test_an_empty_receipt_folder_is_tidied_away(weights, patched: bool) -> None:
+def test_an_empty_receipt_folder_is_removed(weights, patched: bool) -> None:
     (weights / ".fa3").mkdir()
     (weights / ".fa3-0123456789abcdef.tmp").write_text("half")
     if patched:
@@ -177,7 +177,7 @@ def test_an_empty_receipt_folder_is_tidied_away(weights, patched: bool) -> None:
     assert sorted(path.name for path in weights.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_undo_keeps_a_file_that_a_forged_receipt_names(weights) -> None:
+def test_undo_keeps_a_file_named_in_a_forged_receipt(weights) -> None:
     patch(weights)
     (weights / "modeling_mine_fa3.py").write_text("mine")
     data = json.loads((weights / RECEIPT).read_text())
@@ -194,7 +194,7 @@ def test_undo_keeps_a_file_that_a_forged_receipt_names(weights) -> None:
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero"), "sparse"])
 @pytest.mark.parametrize("name", ["config.json", "modeling_tiny.py", "helpers_tiny.py", "given.py", "rule.toml"])
-def test_what_is_no_file_of_bounded_size_is_an_error(tmp_path, name: str, make) -> None:
+def test_special_and_huge_files_are_errors(tmp_path, name: str, make) -> None:
     folder = remote_samples.write(tmp_path / "remote", "helpers")
     path = folder / name if (folder / name).exists() else tmp_path / name
     path.unlink(missing_ok=True)
@@ -221,7 +221,7 @@ def test_what_is_no_file_of_bounded_size_is_an_error(tmp_path, name: str, make) 
         {"_class_name": 7},
     ],
 )
-def test_a_config_of_wrong_types_is_invalid(weights, fields: dict) -> None:
+def test_a_config_with_wrong_types_is_invalid(weights, fields: dict) -> None:
     change(weights, **fields)
     before = snapshot(weights)
     for act in (patch, plan, attention_of, undo):
@@ -237,7 +237,7 @@ def change(weights, **fields) -> None:
     (weights / "config.json").write_text(json.dumps({**config, **fields}))
 
 
-def test_what_cannot_be_patched_leaves_the_folder_alone(weights, monkeypatch) -> None:
+def test_a_refused_patch_does_not_change_the_folder(weights, monkeypatch) -> None:
     cases = [
         ({"model_type": "qwen22"}, UnsupportedError, "qwen22"),
         ({"model_type": "fuyu", "architectures": ["FuyuForCausalLM"]}, UnsupportedError, "composite"),
@@ -252,13 +252,13 @@ def test_what_cannot_be_patched_leaves_the_folder_alone(weights, monkeypatch) ->
         assert snapshot(weights) == before
 
 
-def test_no_such_class_names_the_ones_there_are(weights) -> None:
+def test_an_unknown_class_is_refused_with_the_known_classes(weights) -> None:
     with pytest.raises(UnsupportedError, match="no attention class Qwen3Attention") as caught:
         patch(weights, attention=["Qwen3Attention"])
     assert "Qwen2Attention (" in caught.value.hint
 
 
-def test_a_users_rules_are_used_and_a_bad_one_leaves_the_folder_alone(weights, tmp_path) -> None:
+def test_user_rules_are_used_and_a_bad_rule_changes_nothing(weights, tmp_path) -> None:
     before, rule = snapshot(weights), tmp_path / "rules" / "mine.toml"
     rule.parent.mkdir()
     rule.write_text(rule_samples.QWEN2)
@@ -304,7 +304,7 @@ def links(folder) -> dict[str, str]:
     return {path.name: os.readlink(path) for path in folder.iterdir() if path.is_symlink()}
 
 
-def test_the_hubs_cache_is_never_written_through(hub) -> None:
+def test_the_hub_cache_is_never_changed(hub) -> None:
     blobs, before = hub.parents[1] / "blobs", links(hub)
     content = snapshot(blobs)
     patch(hub)
@@ -318,7 +318,7 @@ def test_the_hubs_cache_is_never_written_through(hub) -> None:
     assert (links(hub), snapshot(blobs)) == (before, content)
 
 
-def test_a_link_to_the_folder_is_as_good_as_the_folder(weights, tmp_path) -> None:
+def test_a_link_to_the_folder_works_like_the_folder(weights, tmp_path) -> None:
     before, link = snapshot(weights), tmp_path / "link"
     link.symlink_to(weights)
     assert patch(link).files[0].module == link / "modeling_qwen2_fa3.py"
@@ -330,7 +330,7 @@ def test_a_link_to_the_folder_is_as_good_as_the_folder(weights, tmp_path) -> Non
     assert snapshot(weights) == before
 
 
-def test_names_with_blanks_and_letters_of_any_alphabet(weights) -> None:
+def test_folder_names_may_have_spaces_and_letters_of_any_alphabet(weights) -> None:
     folder = weights.rename(weights.with_name("Gewichte – 权重 v1.5"))
     before = snapshot(folder)
     patch(folder)
@@ -352,7 +352,7 @@ def test_a_read_only_folder_is_a_conflict_and_output_works(weights) -> None:
     assert snapshot(weights) == before
 
 
-def test_what_keeps_a_patch_from_being_up_to_date_is_named(weights) -> None:
+def test_the_reason_why_a_patch_is_stale_is_named(weights) -> None:
     patch(weights, quantizer="msmodelslim")
     assert plan(weights).result.reason == "patched with --quantizer msmodelslim, requested is fa3cli"
     (weights / "modeling_qwen2_fa3.py").unlink()

@@ -67,11 +67,11 @@ def test_imports_under_a_condition_are_put_in_a_try(before: str, after: str) -> 
         "",
     ],
 )
-def test_other_imports_stay(text: str) -> None:
+def test_other_imports_are_unchanged(text: str) -> None:
     assert guarded(text) == text
 
 
-def test_an_import_does_what_it_did() -> None:
+def test_a_guarded_import_behaves_as_before() -> None:
     made = guarded("def f(name):\n    if name: import surely_not_installed\n    import xml.dom as dom; return dom\n")
     names: dict = {}
     exec(made, names)  # noqa: S102
@@ -80,7 +80,7 @@ def test_an_import_does_what_it_did() -> None:
         names["f"](True)
 
 
-def test_required_packages_are_those_imported_whatever_happens() -> None:
+def test_required_packages_are_those_imported_unconditionally() -> None:
     text = (
         "import os\nimport torch.nn\nimport x.y\nimport x\ntry:\n    import apex\nexcept ImportError:\n    pass\n"
         "class A:\n    from z import b\nif is_available():\n    from mamba_ssm.ops import f\nfrom .c import d\n"

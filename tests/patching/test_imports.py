@@ -28,7 +28,7 @@ def test_relative_imports_become_absolute(before: str, after: str) -> None:
     assert write(source, absolute_imports(source, "transformers.models.x")) == after
 
 
-def test_an_import_out_of_the_package_is_refused() -> None:
+def test_an_import_from_above_the_package_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="m.py:1: .*5 levels"):
         absolute_imports(parse("from .....a import b", "m.py"), "transformers.models.x")
 
@@ -42,7 +42,7 @@ def test_the_quantizer_is_imported_first() -> None:
     )
 
 
-def test_the_guides_own_import_lines() -> None:
+def test_imports_for_msmodelslim_are_those_of_the_guide() -> None:
     source = parse("import torch\r\n", "m.py")
     assert write(source, [quantizer_import(source, "msmodelslim")]) == (
         "from msmodelslim.pytorch.llm_ptq.llm_ptq_tools.fa_quant import FAQuantizer\r\n"

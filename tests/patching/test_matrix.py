@@ -112,7 +112,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str |
 
 
 @pytest.mark.xdist_group("matrix")
-def test_a_right_patch_passes_every_check(found) -> None:
+def test_a_correct_patch_passes_every_check(found) -> None:
     assert len(found["right"]) > 30
     assert not any(found["right"].values())
 
@@ -131,7 +131,7 @@ def test_a_wrong_patch_is_found(found, name: str, implementation: str) -> None:
     tiled=st.booleans(),
     stride=st.booleans(),
 )
-def test_repeated_heads_are_told_however_they_were_repeated(kv: int, times: int, tiled: bool, stride: bool) -> None:
+def test_repeated_heads_are_recognised_in_any_order(kv: int, times: int, tiled: bool, stride: bool) -> None:
     states = torch.randn(2, kv, 3, 4)
     if stride and kv == 1:
         repeated = states.expand(2, times, 3, 4)

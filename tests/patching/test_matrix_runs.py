@@ -34,7 +34,7 @@ MEASURED = {
 }
 
 
-def test_a_run_goes_on_behind_types_that_end_the_process(tmp_path: Path) -> None:
+def test_a_run_continues_after_types_that_end_the_process(tmp_path: Path) -> None:
     types, told = ["a", "signal", "b", "exit", "c"], []
     call = [sys.executable, "-c", WORKER, str(tmp_path)]
     run_types(call, types, tmp_path, tmp_path / "log", lambda *entry: told.append(entry))
@@ -44,7 +44,7 @@ def test_a_run_goes_on_behind_types_that_end_the_process(tmp_path: Path) -> None
     assert len({found[letter]["pid"] for letter in "abc"}) == 3
 
 
-def test_a_run_that_can_not_begin_says_so(tmp_path: Path) -> None:
+def test_a_run_that_cannot_start_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="log"):
         run_types([sys.executable, "-c", "nonsense"], ["a"], tmp_path, tmp_path / "log", print)
 
@@ -82,7 +82,7 @@ def test_the_verdict_follows_from_both_sides(native: dict, patched: dict, expect
     assert outcome(native, patched) == expected
 
 
-def test_what_was_measured_is_kept(tmp_path: Path) -> None:
+def test_measured_outcomes_are_written_and_read_back(tmp_path: Path) -> None:
     write(tmp_path / "kept.json", dict(reversed(MEASURED.items())))
     assert read(tmp_path / "kept.json") == MEASURED
     assert list(read(tmp_path / "kept.json")) == ["4.43.1", "5.0.0"]
@@ -100,7 +100,7 @@ def test_the_table_counts_and_gives_reasons() -> None:
 
 
 @pytest.mark.versions
-def test_a_type_that_was_run_in_the_same_way_is_not_run_again(tmp_path: Path) -> None:
+def test_a_type_with_unchanged_inputs_is_not_run_again(tmp_path: Path) -> None:
     def run(side: str) -> dict:
         call = [
             sys.executable,

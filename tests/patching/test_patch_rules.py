@@ -13,11 +13,11 @@ DOCS = Path(__file__).parents[2] / "docs" / "patch-rules.md"
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_shipped_rule_does_what_its_examples_say(name: str) -> None:
+def test_a_shipped_rule_passes_its_examples(name: str) -> None:
     check_examples(RULES[name])
 
 
-def test_the_rule_of_the_documentation_does_too(tmp_path) -> None:
+def test_the_rule_in_the_documentation_passes_its_examples(tmp_path) -> None:
     (text,) = re.findall(r"^```toml\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL)
     (tmp_path / "quill.toml").write_text(text)
     check_examples(read_rule(tmp_path / "quill.toml"))

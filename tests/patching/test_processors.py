@@ -44,7 +44,7 @@ def patched(text: str, **options: object) -> str:
     return patch_source(text, name="file.py", package=None, **options).text
 
 
-def test_a_module_of_another_file_gets_it_behind_the_statement() -> None:
+def test_a_module_from_another_file_gets_a_quantizer_after_its_creation() -> None:
     text = patched(PROCESSOR + BLOCK)
     assert (
         "        self.attn = Attention(size, heads, processor=Processor())\n"
@@ -53,24 +53,24 @@ def test_a_module_of_another_file_gets_it_behind_the_statement() -> None:
     ) in text
 
 
-def test_fewer_key_heads_are_counted() -> None:
+def test_fewer_key_heads_are_passed_to_the_quantizer() -> None:
     text = patched(PROCESSOR + BLOCK.replace("heads, proc", "heads, kv_heads=2, proc"))
     assert "num_key_value_heads=self.attn.inner_kv_dim * self.attn.heads // self.attn.inner_dim" in text
 
 
-def test_a_module_of_the_file_gets_it_in_its_class() -> None:
+def test_a_module_of_the_same_file_gets_a_quantizer_in_its_class() -> None:
     text = patched(PROCESSOR + MODULE + BLOCK.replace("Attention", "OwnAttention"))
     assert text.count("FAQuantizer(SimpleNamespace(") == 1
     assert "        self.fa_quantizer = FAQuantizer(SimpleNamespace(num_attention_heads=self.heads, hidden" in text
 
 
-def test_a_processor_that_nothing_makes_is_left_alone() -> None:
+def test_an_unused_processor_is_not_patched() -> None:
     found = patch_source(PROCESSOR + OTHER + BLOCK, name="file.py", package=None)
     assert [attention.name for attention in found.attention] == ["Processor"]
     assert found.warnings == ("Other is not patched: the model itself does not use it",)
 
 
-def test_a_file_of_processors_alone_is_patched_whole() -> None:
+def test_a_file_with_only_processors_is_patched_completely() -> None:
     found = patch_source(PROCESSOR + OTHER + MODULE.replace(" or Processor()", ""), name="file.py", package=None)
     assert [attention.name for attention in found.attention] == ["Processor", "Other"]
 
@@ -84,12 +84,12 @@ def test_a_file_of_processors_alone_is_patched_whole() -> None:
         (LAST + BLOCK + BLOCK.replace("Block", "B").replace("Processor", "Other"), "lay out their states differently"),
     ],
 )  # fmt: skip
-def test_what_would_be_patched_in_part_is_refused(text: str, reason: str) -> None:
+def test_a_file_that_would_be_patched_partly_is_refused(text: str, reason: str) -> None:
     with pytest.raises(UnsupportedError, match=rf"file.py:\d+: .*{reason}"):
         patched(PROCESSOR + text)
 
 
-def test_a_block_left_alone_may_not_use_a_patched_processor() -> None:
+def test_an_idle_block_may_not_use_a_patched_processor() -> None:
     rule = Rule(file="mine.toml", digest="", match=("B",), idle="a reason")
     with pytest.raises(UnsupportedError, match="mine.toml: B is marked idle, but it shares a processor"):
         patched(PROCESSOR + BLOCK + BLOCK.replace("Block", "B"), rules=Rules((rule,)))

@@ -10,7 +10,7 @@ RUN = "tests.patching.run_remote"
 
 @pytest.mark.versions
 @pytest.mark.parametrize("version", VERSIONS)
-def test_patched_models_compute_what_native_ones_do(version: str, tmp_path) -> None:
+def test_patched_models_compute_the_same_as_native_models(version: str, tmp_path) -> None:
     assert set(run(version, RUN, "native", tmp_path, *SAMPLES)) == set(SAMPLES)
     patched = run(version, RUN, "patched", tmp_path, *SAMPLES)
     for sample in SAMPLES:

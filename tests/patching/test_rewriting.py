@@ -28,7 +28,7 @@ TEXT = marked(INTERFACE)[0]
         (f"\ufeff{TEXT}" + "\n\n(x): int = 1\n", 24, "cannot parse"),
     ],
 )
-def test_what_python_reads_and_libcst_does_not_is_refused(text: str, line: int, reason: str) -> None:
+def test_code_that_libcst_cannot_reproduce_is_refused(text: str, line: int, reason: str) -> None:
     compile(text.removeprefix("\ufeff"), "m.py", "exec")
     with pytest.raises(UnsupportedError, match=rf"^m\.py:{line}: libcst {reason}"):
         patch_source(text.encode(), name="m.py")
@@ -44,7 +44,7 @@ def test_what_python_reads_and_libcst_does_not_is_refused(text: str, line: int, 
         "".join(f"{' ' * level}if a:\n" for level in range(97)) + " " * 97 + "from . import x",
     ],
 )
-def test_code_as_deep_as_the_analysis_follows_is_written(line: str) -> None:
+def test_the_deepest_code_that_the_analysis_accepts_is_written(line: str) -> None:
     assert f"{line}\n".replace("from . ", "from transformers.models.model ") in patch_source(f"{TEXT}{line}\n").text
 
 
@@ -55,7 +55,7 @@ def test_blank_lines_at_the_end_keep_their_spaces(blank: str, native_class: bool
     assert patch_source(text + blank, native_class=native_class).text.endswith(blank)
 
 
-def test_without_places_a_file_stays_whatever_it_is() -> None:
+def test_a_file_without_places_is_unchanged() -> None:
     text = "\ufeffa = 1\r\f\n(b): int = 1"
     assert write(parse(text, "m.py"), []) == text
 
@@ -63,7 +63,7 @@ def test_without_places_a_file_stays_whatever_it_is() -> None:
 @pytest.mark.parametrize(
     ("text", "index"), [("a = 1; b = 2\n", 0), ("if a: b = 2\n", None), ("def f(): a = 1; b = 2\n", None)]
 )
-def test_a_shared_line_is_refused(text: str, index: int | None) -> None:
+def test_a_statement_that_shares_its_line_is_refused(text: str, index: int | None) -> None:
     source = parse(text, "m.py")
     node = source.tree.body[0].body[-1] if index is None else source.tree.body[index]
     with pytest.raises(UnsupportedError, match=r"m\.py:1: .*shares its line"):
@@ -78,7 +78,7 @@ def test_a_shared_line_is_refused(text: str, index: int | None) -> None:
         ("patch_source(text)", True),
     ],
 )
-def test_libcst_is_imported_when_a_file_is_written(call: str, expected: bool) -> None:
+def test_libcst_is_imported_only_to_write_a_file(call: str, expected: bool) -> None:
     code = (
         "import sys, fa3cli.cli\nfrom fa3cli.errors import Fa3Error\n"
         "from fa3cli.patching import list_source, patch_source\nfrom tests.patching.samples import *\n"

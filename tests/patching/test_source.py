@@ -11,7 +11,7 @@ from fa3cli.patching.source import BOM, parse
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
-def test_nodes_are_found_in_the_text_as_it_is(newline: str, bom: str) -> None:
+def test_nodes_are_found_in_the_original_text(newline: str, bom: str) -> None:
     text = bom + newline.join(["é = '中文'; f(é)", "@d", "def g():", "    return  é  # ü", ""])
     source = parse(text.encode(), "m.py")
     data = text.removeprefix(bom).encode()
@@ -31,14 +31,14 @@ def test_nodes_are_found_in_the_text_as_it_is(newline: str, bom: str) -> None:
     ("data", "message"),
     [(b"def f(:\n", "m.py:1: does not parse"), (b"a = '\xff'", "not UTF-8"), (b"a\0", "m.py")],
 )
-def test_what_is_no_python_is_invalid(data: bytes, message: str) -> None:
+def test_text_that_is_not_python_is_invalid(data: bytes, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         parse(data, "m.py")
 
 
 @settings(max_examples=5)
 @given(data=st.data())
-def test_line_ends_of_every_kind_and_the_byte_order_mark_stay(data) -> None:
+def test_line_ends_and_the_byte_order_mark_are_kept(data) -> None:
     found = installed_transformers().modeling_file("qwen2")
     choices = {"package": found.package, "architecture": found.causal_lm}
     plain = found.path.read_text("utf-8")

@@ -50,13 +50,13 @@ def installed_files() -> list[Path]:
     ]
 
 
-def test_a_whole_file_comes_out_as_written_here() -> None:
+def test_a_patched_file_equals_the_expected_text() -> None:
     assert patch_source(marked(INTERFACE)[0]).text == EXPECTED
 
 
 @pytest.mark.parametrize("family", RIGHT)
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_every_byte_that_is_not_ours_stays(family: str, newline: str) -> None:
+def test_all_other_bytes_are_kept(family: str, newline: str) -> None:
     source = "\ufeff" + marked(RIGHT[family])[0].replace("\n", newline)
     patched = patch_source(source)
     assert reverse(patched.text, patched.edits) == source
@@ -82,7 +82,7 @@ def test_patching_twice_is_recognised() -> None:
         patch_source(EXPECTED)
 
 
-def test_models_stay_native_where_transformers_asks() -> None:
+def test_patched_models_are_not_custom_code() -> None:
     text = marked(INTERFACE)[0] + "\nclass Base(PreTrainedModel): ...\nclass Model(Base): ..."
     patched = patch_source(text, native_class=True)
     assert patched.text.endswith(

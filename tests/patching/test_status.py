@@ -8,7 +8,7 @@ from fa3cli.patching.folders.receipt import RECEIPT, sha256
 from tests.patching import remote_samples, rule_samples
 
 
-def test_an_unpatched_folder(weights) -> None:
+def test_an_unpatched_folder_has_state_unpatched(weights) -> None:
     found = status(weights)
     assert (found.state, found.reproducible, found.module, found.class_name) == (
         "unpatched",
@@ -26,7 +26,7 @@ def test_a_patched_folder_is_reproducible(weights) -> None:
     assert "Qwen2Attention" in found.attention
 
 
-def test_a_forged_receipt_proves_nothing(weights) -> None:
+def test_a_forged_receipt_does_not_make_a_patch_reproducible(weights) -> None:
     patch(weights)
     module, receipt = weights / "modeling_qwen2_fa3.py", weights / RECEIPT
     module.write_text("print('evil')\n")
@@ -37,7 +37,7 @@ def test_a_forged_receipt_proves_nothing(weights) -> None:
     assert (found.state, found.reproducible) == ("stale", False)
 
 
-def test_another_entry_of_auto_map_is_code_nobody_checked(weights) -> None:
+def test_another_auto_map_entry_is_never_reproducible(weights) -> None:
     config = json.loads((weights / "config.json").read_bytes())
     (weights / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "evil.Qwen2Config"}}))
     patch(weights)
@@ -66,7 +66,7 @@ def test_a_users_rules_are_never_reproducible(weights, tmp_path) -> None:
     assert (found.state, found.reproducible) == ("patched", False)
     assert found.reason == f"made by the rules of {rule.parent}"
     rule.write_text(rule_samples.QWEN2.replace("Qwen2", "Other"))
-    patch(weights, rules=rule.parent)  # rules that change nothing are still rules nobody checked
+    patch(weights, rules=rule.parent)  # rules without effect are unchecked rules too
     assert not status(weights).reproducible
 
 
@@ -79,8 +79,8 @@ def test_a_users_rules_are_never_reproducible(weights, tmp_path) -> None:
         ({"quantizer": "evil"}, "it uses the quantizer of evil"),
     ],
 )
-def test_no_path_that_a_receipt_names_is_opened(weights, tmp_path, options, reason) -> None:
-    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+def test_paths_named_in_a_receipt_are_not_opened(weights, tmp_path, options, reason) -> None:
+    os.mkfifo(tmp_path / "pipe")  # opening the pipe would block
     path = str(tmp_path / "pipe")
     patch(weights)
     data = json.loads((weights / RECEIPT).read_text())
@@ -94,7 +94,7 @@ def test_no_path_that_a_receipt_names_is_opened(weights, tmp_path, options, reas
     assert not (weights / "config.json").is_symlink() and status(weights).state == "unpatched"
 
 
-def test_a_part_of_a_patch_with_a_given_source_is_stale(weights) -> None:
+def test_an_incomplete_patch_with_a_given_source_is_stale(weights) -> None:
     path = weights.parent / "modeling_given.py"
     path.write_text(plan(weights).texts[0][0])
     patch(weights, modeling=path).files[0].module.unlink()
@@ -102,7 +102,7 @@ def test_a_part_of_a_patch_with_a_given_source_is_stale(weights) -> None:
 
 
 @pytest.mark.parametrize("name", ["modeling_qwen2_fa3.py", "config.json"])
-def test_a_file_changed_since_is_edited(weights, name: str) -> None:
+def test_a_file_changed_after_the_patch_is_edited(weights, name: str) -> None:
     patch(weights)
     (weights / name).write_bytes((weights / name).read_bytes() + b"\n")
     found = status(weights)
@@ -110,7 +110,7 @@ def test_a_file_changed_since_is_edited(weights, name: str) -> None:
     assert name in found.reason
 
 
-def test_what_fa3_did_not_do_is_foreign(weights) -> None:
+def test_a_patch_without_a_valid_receipt_is_foreign_or_hand_patched(weights) -> None:
     patch(weights)
     (weights / RECEIPT).write_text("{}")
     assert status(weights).state == "foreign"
@@ -120,7 +120,7 @@ def test_what_fa3_did_not_do_is_foreign(weights) -> None:
 
 
 @pytest.mark.parametrize("linked", [False, True])
-def test_code_that_came_with_the_weights_is_never_reproducible(tmp_path, linked: bool) -> None:
+def test_code_in_the_weights_folder_is_never_reproducible(tmp_path, linked: bool) -> None:
     folder = remote_samples.write(tmp_path / "remote", "helpers")
     assert status(folder).state == "unpatched"
     output = tmp_path / "linked" if linked else folder
@@ -138,14 +138,14 @@ def test_code_that_came_with_the_weights_is_never_reproducible(tmp_path, linked:
     assert status(output).module == output / "modeling_tiny.py"
 
 
-def test_what_is_not_reproducible_says_why(weights) -> None:
+def test_status_explains_why_a_patch_is_not_reproducible(weights) -> None:
     patch(weights, quantizer="msmodelslim")
     assert "msmodelslim" in status(weights).reason
     patch(weights)
     assert status(weights).reason is None
 
 
-def test_a_reproducible_patch_comes_with_its_verified_code(weights) -> None:
+def test_status_returns_the_code_of_a_reproducible_patch(weights) -> None:
     assert status(weights).code == {}
     module = patch(weights).files[0].module
     assert status(weights).code == {module.name: module.read_text()}

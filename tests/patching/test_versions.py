@@ -54,7 +54,7 @@ def run(version: str, module: str, side: str, folder: Path, *arguments: object) 
 
 @pytest.mark.versions
 @pytest.mark.parametrize("version", VERSIONS)
-def test_patched_models_compute_what_native_ones_do(version: str, tmp_path: Path) -> None:
+def test_patched_models_compute_the_same_as_native_models(version: str, tmp_path: Path) -> None:
     python(version, "tests")
     found = measure(version, SAMPLE[version], tmp_path)
     assert {name: (outcome.kind, outcome.reason) for name, outcome in found.items()} == dict.fromkeys(

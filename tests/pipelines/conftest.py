@@ -14,7 +14,7 @@ from tests.pipelines.whole_pipelines import make_whole, missing
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Path]:
-    """The folder of a pipeline by name, patched or not; not to be written to."""
+    """The folder of a pipeline by name, patched or not; tests must not change it."""
     folders: dict[tuple[str, bool], Path] = {}
 
     def folder_of(name: str, patched: bool = False) -> Path:

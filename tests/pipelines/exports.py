@@ -35,7 +35,7 @@ def block_linears(opened: OpenedPipeline) -> list[str]:
 
 
 def head_parameters(opened: OpenedPipeline) -> Heads:
-    """FA3 parameters of every attention, by what one sampling shows."""
+    """FA3 parameters of every attention, from one sampling."""
     model, peaks = opened.transformers["transformer"], {}
 
     def watch(name: str) -> Callable[[Tensor, str], Tensor]:

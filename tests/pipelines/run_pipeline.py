@@ -73,7 +73,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _export(result: Result, transformer: nn.Module, expected: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What is to be known of one transformer's export."""
+    """The facts about the export of one transformer."""
     tensors = load_file(result.output / _WEIGHTS)
     heads = {name: tensor for name, tensor in tensors.items() if ".fa_" in name}
     scales = {name: tensor for name, tensor in heads.items() if name.endswith(".scale")}
@@ -108,7 +108,7 @@ def attentions_of(part: Any) -> dict[str, nn.Module]:
 
 
 def watched(transformer: nn.Module) -> Windows:
-    """Return the windows of what the quantizers will be given, by module and role: filled as that happens."""
+    """Return a dict of windows by module and role, which is filled when the quantizers get states."""
     windows: Windows = {}
 
     def watch(name: str) -> Callable[[Tensor, str], Tensor]:

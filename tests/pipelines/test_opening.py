@@ -28,7 +28,7 @@ def edit(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def test_what_is_opened(made: Callable[..., Path]) -> None:
+def test_an_opened_pipeline_has_its_transformers_without_weights(made: Callable[..., Path]) -> None:
     opened = open_pipeline(made("wan", True), fa=True)
     assert opened.pipeline_class_name == "WanPipeline"
     assert list(opened.transformers) == list(opened.configs) == ["transformer", "transformer_2"]
@@ -42,7 +42,7 @@ def test_what_is_opened(made: Callable[..., Path]) -> None:
         assert all(parameter.is_meta for parameter in model.model.parameters())
 
 
-def test_without_fa_it_is_the_installed_class(made: Callable[..., Path]) -> None:
+def test_without_fa_the_installed_class_is_used(made: Callable[..., Path]) -> None:
     import diffusers
 
     for patched in (False, True):
@@ -52,7 +52,7 @@ def test_without_fa_it_is_the_installed_class(made: Callable[..., Path]) -> None
         assert [name for name in model.layers if "refiner" in name] == []
 
 
-def test_dtype_is_the_one_most_values_are_stored_in(copy: Callable[..., Path]) -> None:
+def test_dtype_is_that_of_most_stored_values(copy: Callable[..., Path]) -> None:
     folder = copy("flux")
     file = folder / "transformer" / WEIGHTS
     tensors = load_file(file)
@@ -66,13 +66,13 @@ def test_dtype_is_the_one_most_values_are_stored_in(copy: Callable[..., Path]) -
         open_pipeline(folder, fa=False, dtype="int8")
 
 
-def test_with_fa_it_must_be_patched(flux: Path) -> None:
+def test_with_fa_the_pipeline_must_be_patched(flux: Path) -> None:
     with pytest.raises(InvalidInputError, match="not patched") as raised:
         open_pipeline(flux, fa=True)
     assert (raised.value.exit_code, "run fa3 patch" in raised.value.hint) == (5, True)
 
 
-def test_an_edited_patch_runs_if_it_is_trusted(copy: Callable[..., Path]) -> None:
+def test_an_edited_patch_runs_only_with_trust(copy: Callable[..., Path]) -> None:
     folder = copy("flux", True)
     [module] = folder.glob("transformer/*.py")
     module.write_text(module.read_text() + "\nEDITED = True\n")
@@ -97,7 +97,7 @@ CODE = "from diffusers import FluxPipeline\n\n\nclass Mine(FluxPipeline):\n    R
         ("scheduler/mine.py", {"scheduler": ["mine", "FlowMatchEulerDiscreteScheduler"]}),
     ],
 )
-def test_other_code_of_the_folder_asks_for_trust(
+def test_other_code_in_the_folder_needs_trust(
     copy: Callable[..., Path], file: str, changes: dict[str, Any], fa: bool
 ) -> None:
     folder = copy("flux")
@@ -115,15 +115,15 @@ def test_other_code_of_the_folder_asks_for_trust(
     assert hasattr(pipeline, "RUN") == (file == "mine.py")
 
 
-def test_a_file_that_is_swapped_once_it_was_judged_is_not_run(
+def test_a_file_replaced_after_the_check_is_not_run(
     copy: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = copy("flux", True)
     [module] = folder.glob("transformer/*.py")
-    goes_on = opening.require_known_code
+    original = opening.require_known_code
 
     def swapped(*arguments: Any, **options: Any) -> None:
-        goes_on(*arguments, **options)
+        original(*arguments, **options)
         module.write_text(f"open({str(tmp_path / 'CANARY')!r}, 'w').close()\n" + module.read_text())
 
     monkeypatch.setattr(opening, "require_known_code", swapped)
@@ -133,10 +133,10 @@ def test_a_file_that_is_swapped_once_it_was_judged_is_not_run(
     assert not (tmp_path / "CANARY").exists()
 
 
-def test_no_code_of_a_part_is_run_and_nobody_is_asked(
+def test_code_in_components_is_not_run_and_no_question_is_asked(
     copy: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even that of files which come once the folder was looked at."""
+    """Not even code of files that are added after the folder was checked."""
     folder = copy("flux")
     opened = open_pipeline(folder, fa=False)
     code = f"open({str(tmp_path / 'CANARY')!r}, 'w').close()\n"
@@ -156,7 +156,7 @@ def test_no_code_of_a_part_is_run_and_nobody_is_asked(
 
 
 @pytest.mark.parametrize("name", ["text_encoder/config.json", "tokenizer/vocab.json", "vae/x.json", "x.json"])
-def test_a_pipe_among_the_files(copy: Callable[..., Path], name: str) -> None:
+def test_a_pipe_among_the_files_is_refused(copy: Callable[..., Path], name: str) -> None:
     folder = copy("flux")
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
@@ -176,7 +176,7 @@ def test_a_pipe_among_the_files(copy: Callable[..., Path], name: str) -> None:
         ),
     ],
 )
-def test_a_part_that_leads_elsewhere(
+def test_a_component_that_refers_to_other_files_is_refused(
     copy: Callable[..., Path], file: str, changes: dict[str, Any], error: type[Fa3Error]
 ) -> None:
     folder = copy("flux")
@@ -188,7 +188,7 @@ def test_a_part_that_leads_elsewhere(
         load_pipeline(opened, {name: model.model for name, model in opened.transformers.items()})
 
 
-def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
+def test_a_folder_without_a_pipeline_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="no model_index.json"):
         open_pipeline(tmp_path, fa=False)
 
@@ -234,7 +234,7 @@ def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
         (lambda f: shutil.rmtree(f / "vae"), InvalidInputError, "flux/vae: no such folder"),
     ],
 )
-def test_broken_folders(
+def test_broken_folders_are_refused(
     copy: Callable[..., Path], break_it: Callable[[Path], None], error: type[Fa3Error], message: str
 ) -> None:
     folder = copy("flux")
@@ -243,7 +243,7 @@ def test_broken_folders(
         open_pipeline(folder, fa=False)
 
 
-def test_a_part_that_diffusers_cannot_load(copy: Callable[..., Path]) -> None:
+def test_a_component_that_diffusers_cannot_load_is_an_error(copy: Callable[..., Path]) -> None:
     folder = copy("flux")
     (folder / "vae" / "config.json").unlink()
     opened = open_pipeline(folder, fa=False)
@@ -266,7 +266,7 @@ def test_pickled_weights_are_refused(copy: Callable[..., Path], name: str) -> No
     assert raised.value.hint == "pickled weights are never read: convert them to safetensors first"
 
 
-def test_no_pickle_is_read_in_place_of_other_safetensors(copy: Callable[..., Path]) -> None:
+def test_pickled_weights_are_not_read_instead_of_renamed_safetensors(copy: Callable[..., Path]) -> None:
     folder = copy("flux")
     vae = folder / "vae"
     torch.save(load_file(vae / WEIGHTS), vae / "diffusion_pytorch_model.bin")
@@ -276,7 +276,7 @@ def test_no_pickle_is_read_in_place_of_other_safetensors(copy: Callable[..., Pat
         load_pipeline(opened, {name: model.model for name, model in opened.transformers.items()})
 
 
-def test_loading_says_nothing(patched_flux: Path, capfd: pytest.CaptureFixture) -> None:
+def test_loading_prints_nothing(patched_flux: Path, capfd: pytest.CaptureFixture) -> None:
     opened = open_pipeline(patched_flux, fa=True)
     capfd.readouterr()
     load_pipeline(opened, {name: model.model for name, model in opened.transformers.items()})

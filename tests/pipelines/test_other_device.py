@@ -28,7 +28,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_export_is_the_cpus(name: str, made: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_export_matches_that_of_the_cpu(name: str, made: Callable[..., Path], tmp_path: Path) -> None:
     folder, prompts = made(name, True), tmp_path / "prompts.txt"
     prompts.write_text("a cat\na dog in the rain\n")
     arguments = {"folder": folder, "output": tmp_path / "device", "prompts": prompts}

@@ -11,12 +11,12 @@ def write(path: Path, text: str | bytes) -> Path:
     return path
 
 
-def test_text_holds_a_prompt_a_line(tmp_path) -> None:
+def test_a_text_file_has_one_prompt_per_line(tmp_path) -> None:
     file = write(tmp_path / "prompts.txt", "\ufeffa cat\r\n\n  a dog, in the rain \n{}\u2028x\n\n")
     assert read_prompts(file) == ("a cat", "a dog, in the rain", "{}\u2028x")
 
 
-def test_jsonl_holds_an_object_a_line(tmp_path) -> None:
+def test_jsonl_has_one_object_per_line(tmp_path) -> None:
     file = write(tmp_path / "p.jsonl", '{"prompt": "two\\nlines"}\n\n{"prompt": "", "id": 3}\n')
     assert read_prompts(file) == ("two\nlines", "")
 
@@ -36,11 +36,11 @@ def test_jsonl_holds_an_object_a_line(tmp_path) -> None:
         ("p.jsonl", "[" * 100_000, "p.jsonl, line 1: not json"),
     ],
 )
-def test_what_is_no_prompt(tmp_path, name: str, text: str | bytes, message: str) -> None:
+def test_invalid_prompts_are_refused(tmp_path, name: str, text: str | bytes, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         read_prompts(write(tmp_path / name, text))
 
 
-def test_a_missing_file(tmp_path) -> None:
+def test_a_missing_file_is_an_error(tmp_path) -> None:
     with pytest.raises(InvalidInputError, match="cannot be read"):
         read_prompts(tmp_path / "none.txt")

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def calls_of(pipeline: Any, names: list[str], sampling: Sampling) -> dict[str, list[dict[str, Any]]]:
-    """What the transformers of a plain pipeline are called with, prompt by prompt."""
+    """The arguments of the transformers of a plain pipeline, in the order of prompts."""
     calls: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for name in names:
         model = getattr(pipeline, name)
@@ -52,7 +52,7 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("name", "patched"), [("flux", True), ("hunyuan", False), ("wan", True)])
-def test_records_hold_what_a_plain_pipeline_calls_its_transformers_with(
+def test_records_contain_the_transformer_arguments_of_a_plain_pipeline(
     made: Callable[..., Path], tmp_path: Path, name: str, patched: bool
 ) -> None:
     opened, sampling = open_pipeline(made(name, patched), fa=patched), sampling_of(name)
@@ -68,7 +68,7 @@ def test_records_hold_what_a_plain_pipeline_calls_its_transformers_with(
             assert (found.tokens, found.mask) == (0, None)
 
 
-def test_guidance_makes_two_calls_of_a_step(made: Callable[..., Path], tmp_path: Path) -> None:
+def test_guidance_records_two_calls_per_step(made: Callable[..., Path], tmp_path: Path) -> None:
     record(open_pipeline(made("wan"), fa=False), sampling_of("wan", max_records=1), tmp_path)
     [first, second] = read_records(tmp_path)["transformer"]
     assert first.file == second.file == tmp_path / "record-00000-00000.safetensors"
@@ -95,7 +95,7 @@ def sampled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize(("count", "prompts"), [(1, [0]), (3, [0, 1]), (6, [0, 1]), (100, [0, 1])])
-def test_there_are_no_more_records_than_asked_for(
+def test_the_number_of_records_is_limited(
     opened: OpenedPipeline, sampled: list[int], tmp_path: Path, count: int, prompts: list[int]
 ) -> None:
     record(opened, sampling_of("flux", max_records=count), tmp_path)
@@ -103,7 +103,7 @@ def test_there_are_no_more_records_than_asked_for(
     assert sampled == prompts
 
 
-def test_a_second_run_samples_the_prompts_that_lack_a_record(
+def test_a_second_run_samples_only_prompts_without_records(
     opened: OpenedPipeline, sampled: list[int], tmp_path: Path
 ) -> None:
     reports: list[Progress] = []
@@ -119,14 +119,16 @@ def test_a_second_run_samples_the_prompts_that_lack_a_record(
     assert sampled == [0, 1, 1]
 
 
-def test_what_the_pipeline_does_not_take(opened: OpenedPipeline, tmp_path: Path) -> None:
+def test_an_option_that_the_pipeline_lacks_is_refused(opened: OpenedPipeline, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="FluxPipeline takes no num_frames") as raised:
         record(opened, sampling_of("flux", frames=5), tmp_path / "records")
     assert raised.value.exit_code == 3
     assert not (tmp_path / "records").exists()
 
 
-def test_another_number_of_steps(opened: OpenedPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_number_of_steps_is_refused(
+    opened: OpenedPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         recording, "sample", lambda pipeline, sampling, n: sample(pipeline, replace(sampling, steps=3), n)
     )
@@ -134,7 +136,7 @@ def test_another_number_of_steps(opened: OpenedPipeline, tmp_path: Path, monkeyp
         record(opened, sampling_of("flux"), tmp_path)
 
 
-def test_a_broken_record(tmp_path: Path) -> None:
+def test_a_broken_record_is_a_conflict(tmp_path: Path) -> None:
     assert read_records(tmp_path) == {}
     (tmp_path / "record-00000-00000.safetensors.part0").write_bytes(b"")
     assert read_records(tmp_path) == {}
@@ -159,9 +161,7 @@ def test_without_a_count_all_steps_are_recorded(prompts: int, steps: int) -> Non
 
 
 @given(prompts=SIZES, steps=SIZES, count=COUNTS)
-def test_as_many_steps_as_asked_for_are_recorded_balanced_and_with_the_first(
-    prompts: int, steps: int, count: int
-) -> None:
+def test_recorded_steps_include_the_first_and_are_balanced_over_prompts(prompts: int, steps: int, count: int) -> None:
     found = recorded_steps(prompts, steps, count)
     assert len(found) == min(count, prompts * steps)
     assert (0, 0) in found
@@ -170,7 +170,7 @@ def test_as_many_steps_as_asked_for_are_recorded_balanced_and_with_the_first(
 
 
 @given(prompts=SIZES, steps=SIZES, count=COUNTS)
-def test_recorded_steps_are_covered_or_spread_evenly(prompts: int, steps: int, count: int) -> None:
+def test_recorded_steps_cover_all_steps_or_are_evenly_spaced(prompts: int, steps: int, count: int) -> None:
     found = Counter(step for _, step in recorded_steps(prompts, steps, count))
     if count >= steps:
         assert set(found) == set(range(steps))

@@ -53,7 +53,7 @@ def quantize(patched_flux: Path, prompts: Path, tmp_path: Path) -> Callable[...,
     return run
 
 
-def test_the_export_of_a_flux_pipeline(quantize: Callable[..., Any], patched_flux: Path) -> None:
+def test_a_flux_export_has_int8_linears_and_scales_per_head(quantize: Callable[..., Any], patched_flux: Path) -> None:
     result = quantize()
     tensors = load_file(result.output / WEIGHTS)
     source = load_file(patched_flux / "transformer" / "diffusion_pytorch_model.safetensors")
@@ -68,7 +68,7 @@ def test_the_export_of_a_flux_pipeline(quantize: Callable[..., Any], patched_flu
     for name in (key for key in tensors if ".fa_" in key):
         assert tensors[name].shape == (heads, 1)
         assert description[name] == "FAQuant"
-    # Every float tensor is there, under its name: as it was, or int8 with a scale a row.
+    # Every float tensor has its name in the export: unchanged, or int8 with one scale per row.
     for name, values in source.items():
         if tensors[name].dtype != torch.int8:
             assert torch.equal(tensors[name], values) and description[name] == "FLOAT"
@@ -82,7 +82,7 @@ def test_the_export_of_a_flux_pipeline(quantize: Callable[..., Any], patched_flu
     assert api.verify(result.output).ok
 
 
-def test_the_report_has_each_block_at_each_timestep(quantize: Callable[..., Any]) -> None:
+def test_the_report_has_peaks_per_block_and_timestep(quantize: Callable[..., Any]) -> None:
     result = quantize()
     for layer in result.layers:
         assert [peaks["timestep"] for peaks in layer.timesteps] == [1.0, 0.75, 0.5, 0.25]
@@ -97,11 +97,11 @@ def test_the_report_has_each_block_at_each_timestep(quantize: Callable[..., Any]
 
 
 @pytest.mark.parametrize("count", [1, 3, 100])
-def test_records_are_bounded(quantize: Callable[..., Any], count: int) -> None:
+def test_max_records_limits_the_samples(quantize: Callable[..., Any], count: int) -> None:
     assert quantize(max_records=count).samples == min(count, 8)
 
 
-def test_an_export_that_is_there_is_not_made_again(quantize: Callable[..., Any]) -> None:
+def test_an_existing_export_is_not_made_again(quantize: Callable[..., Any]) -> None:
     first = quantize()
     before = snapshot(first.output)
     again = quantize()
@@ -110,7 +110,7 @@ def test_an_export_that_is_there_is_not_made_again(quantize: Callable[..., Any])
         quantize(seed=1)
 
 
-def test_a_run_stopped_while_the_pipeline_is_sampled_goes_on(
+def test_a_run_stopped_during_sampling_is_resumed(
     quantize: Callable[..., Any], patched_flux: Path, prompts: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     whole = snapshot(quantize(output=tmp_path / "whole").output)
@@ -124,11 +124,11 @@ def test_a_run_stopped_while_the_pipeline_is_sampled_goes_on(
     sample = recording.sample
     monkeypatch.setattr(recording, "sample", lambda *a, **k: sampled.append(a[2]) or sample(*a, **k))
     result = api.run(job, resume="required")
-    assert sampled == [1]  # the first prompt's records were there
+    assert sampled == [1]  # the first prompt was recorded before
     assert snapshot(result.output) == whole and not list(tmp_path.glob("*.journal"))
 
 
-def test_a_run_stopped_behind_a_block_goes_on_without_sampling(
+def test_a_run_stopped_after_a_block_resumes_without_sampling(
     quantize: Callable[..., Any], patched_flux: Path, prompts: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     whole = snapshot(quantize(output=tmp_path / "whole").output)
@@ -140,7 +140,7 @@ def test_a_run_stopped_behind_a_block_goes_on_without_sampling(
     assert snapshot(api.run(job).output) == whole
 
 
-def test_states_of_an_earlier_run_that_are_gone(patched_flux: Path, prompts: Path, tmp_path: Path) -> None:
+def test_missing_states_of_an_earlier_run_are_a_conflict(patched_flux: Path, prompts: Path, tmp_path: Path) -> None:
     [job] = jobs_of(RunOptions(patched_flux, prompts=prompts, output=tmp_path / "out", **SMALL))
     states = tmp_path / "out.journal" / "visits"
     with pytest.raises(StoppedError):
@@ -165,10 +165,10 @@ def test_each_transformer_of_a_pipeline_is_exported(made: Callable[..., Path], p
             for layer in result.layers[:1]
         )
     timesteps = [{peaks["timestep"] for peaks in result.layers[0].timesteps} for result in results]
-    assert min(timesteps[0]) > max(timesteps[1])  # the steps are shared out between them
+    assert min(timesteps[0]) > max(timesteps[1])  # the steps are divided between both
 
 
-def test_hunyuan_video_without_its_refiner(made: Callable[..., Path], prompts: Path, tmp_path: Path) -> None:
+def test_the_refiner_of_hunyuan_video_stays_float(made: Callable[..., Path], prompts: Path, tmp_path: Path) -> None:
     result = api.quantize(
         made("hunyuan", True),
         prompts=prompts, output=tmp_path / "out", steps=2, height=16, width=16, frames=5,
@@ -202,7 +202,7 @@ def test_hunyuan_video_without_its_refiner(made: Callable[..., Path], prompts: P
         ({"attn_implementation": "eager"}, UsageError, "--attn-implementation"),
     ],
 )
-def test_what_a_pipeline_does_not_take(
+def test_options_unsupported_for_pipelines_are_refused(
     quantize: Callable[..., Any], tmp_path: Path, options: dict[str, Any], error: type[Exception], text: str
 ) -> None:
     with pytest.raises(error, match=text):
@@ -231,19 +231,19 @@ def test_modules_are_chosen_by_name(quantize: Callable[..., Any]) -> None:
     assert set(single.float_linears.values()) == {"include_names"}
 
 
-def test_options_of_pipelines_with_a_language_model(tmp_path: Path) -> None:
+def test_pipeline_options_are_refused_for_a_language_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     for options in ({"prompts": "p.txt"}, {"steps": 4}, {"max_records": 3}, {"seed": 0}):
         with pytest.raises(UsageError, match="pipelines of diffusers"):
             api.quantize(tmp_path, **options)
 
 
-def test_a_pipeline_is_not_calibrated_alone(patched_flux: Path, prompts: Path, tmp_path: Path) -> None:
+def test_calibrate_refuses_a_pipeline(patched_flux: Path, prompts: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="in one run"):
         api.calibrate(patched_flux, tmp_path / "out", prompts=prompts)
 
 
-def test_the_plan_of_a_pipeline(patched_flux: Path, prompts: Path, tmp_path: Path) -> None:
+def test_a_pipeline_can_be_planned(patched_flux: Path, prompts: Path, tmp_path: Path) -> None:
     [job] = jobs_of(RunOptions(patched_flux, prompts=prompts, output=tmp_path / "out", max_records=5, **SMALL))
     planned = api.full_plan(job)
     assert (planned.layers, planned.samples, planned.attentions) == (4, 5, 4)
@@ -255,7 +255,7 @@ def test_the_plan_of_a_pipeline(patched_flux: Path, prompts: Path, tmp_path: Pat
 
 @pytest.fixture
 def own_flux(patched_flux: Path, tmp_path: Path) -> Path:
-    """A pipeline to be changed, one part of which lies elsewhere."""
+    """A pipeline that a test may change; one component is a link to another folder."""
     folder = tmp_path / "flux"
     shutil.copytree(patched_flux, folder)
     (folder / "text_encoder_2").rename(tmp_path / "t5")
@@ -282,7 +282,7 @@ def edit_tokenizer(folder: Path) -> None:
         lambda folder: (folder / "scheduler" / "scheduler_config.json").write_text('{"shift": 3.0}'),
     ],
 )
-def test_whatever_the_records_depend_on_is_of_the_identity(
+def test_the_identity_includes_every_file_that_records_depend_on(
     own_flux: Path, prompts: Path, tmp_path: Path, change: Callable[[Path], object]
 ) -> None:
     def made_of() -> dict[str, Any]:
@@ -298,7 +298,7 @@ def test_whatever_the_records_depend_on_is_of_the_identity(
     assert differing(before, made_of()) == ["pipeline"]
 
 
-def test_a_disk_without_room_for_all_records(
+def test_a_run_stops_early_without_disk_space_for_all_records(
     quantize: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     room = shutil.disk_usage(tmp_path)._replace(free=600_000)  # for the export, and a record or two
@@ -312,7 +312,7 @@ def test_a_disk_without_room_for_all_records(
     assert "--max-records" in raised.value.hint and sampled == [0]
 
 
-def test_all_outputs_of_a_pipeline_are_asked_for_first(
+def test_all_outputs_of_a_pipeline_are_checked_before_sampling(
     made: Callable[..., Path], prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out" / "transformer_2").mkdir(parents=True)
@@ -322,7 +322,9 @@ def test_all_outputs_of_a_pipeline_are_asked_for_first(
         api.quantize_all(made("wan", True), prompts=prompts, output=tmp_path / "out", steps=4)
 
 
-def test_only_one_of_several_runs_was_stopped(made: Callable[..., Path], prompts: Path, tmp_path: Path) -> None:
+def test_resume_works_if_only_one_of_several_runs_was_stopped(
+    made: Callable[..., Path], prompts: Path, tmp_path: Path
+) -> None:
     given = {
         "prompts": prompts,
         "output": tmp_path / "out",
@@ -342,7 +344,9 @@ def test_only_one_of_several_runs_was_stopped(made: Callable[..., Path], prompts
     assert [result.samples for result in results] == [8, 8]
 
 
-def test_records_of_another_transformer_are_empty(made: Callable[..., Path], prompts: Path, tmp_path: Path) -> None:
+def test_only_records_of_the_requested_transformer_are_read(
+    made: Callable[..., Path], prompts: Path, tmp_path: Path
+) -> None:
     opened = open_pipeline(made("wan", True), fa=True)
     sampling = Sampling(("a cat",), 4, 16, 16, 5)
     recording.record(opened, sampling, tmp_path / "records", component="transformer_2")

@@ -37,7 +37,7 @@ class FromAnImage:
 SAMPLING = Sampling(("a", "b"), steps=2, guidance=0.0, seed=5)
 
 
-def test_the_pipeline_is_given_what_was_given_and_nothing_else() -> None:
+def test_the_pipeline_gets_only_the_given_options() -> None:
     found = sample(Pipeline(), SAMPLING, 1)
     wanted = {
         "prompt": "b", "height": 64, "num_inference_steps": 2, "guidance_scale": 0.0, "output_type": "latent",
@@ -47,7 +47,7 @@ def test_the_pipeline_is_given_what_was_given_and_nothing_else() -> None:
     assert sample(Pipeline(), SAMPLING, 0, output_type="pt")["output_type"] == "pt"
 
 
-def test_noise_is_of_the_seed_and_the_prompt() -> None:
+def test_noise_depends_on_the_seed_and_the_prompt_number() -> None:
     first, second = (sample(Pipeline(), SAMPLING, number)["noise"] for number in (0, 1))
     assert torch.equal(first, sample(Pipeline(), SAMPLING, 0)["noise"])
     assert not torch.equal(first, second)
@@ -66,7 +66,7 @@ def test_noise_is_of_the_seed_and_the_prompt() -> None:
         (ImportError("sentencepiece"), MissingCapabilityError),
     ],
 )
-def test_what_a_pipeline_complains_of(
+def test_errors_of_a_pipeline_are_converted(
     raised: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampling, "find_spec", lambda name: None if name == "ftfy" else find_spec(name))
@@ -82,7 +82,7 @@ def test_what_a_pipeline_complains_of(
     "raised",
     [StoppedError("a"), OSError("a"), MemoryError(), RuntimeError("NPU out of memory"), RecordingDone()],
 )
-def test_what_is_not_the_pipelines_fault_passes(raised: Exception) -> None:
+def test_errors_not_caused_by_the_pipeline_are_unchanged(raised: Exception) -> None:
     def complain(**_: Any) -> None:
         raise raised
 
@@ -100,18 +100,18 @@ def test_what_is_not_the_pipelines_fault_passes(raised: Exception) -> None:
         ({"guidance": float("inf")}, "--guidance"),
     ],
 )
-def test_what_makes_no_sense(wrong: dict[str, Any], message: str) -> None:
+def test_seed_or_guidance_out_of_range_is_a_usage_error(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         require_accepted(Pipeline, replace(SAMPLING, **wrong))
 
 
-def test_the_highest_seed() -> None:
+def test_the_highest_seed_is_accepted() -> None:
     highest = replace(SAMPLING, seed=2**63 - 3)
     require_accepted(Pipeline, highest)
     sample(Pipeline(), highest, 1)
 
 
-def test_what_is_taken() -> None:
+def test_options_that_do_not_fit_the_pipeline_are_refused() -> None:
     require_accepted(Pipeline, SAMPLING)
     with pytest.raises(UnsupportedError, match="Pipeline takes no num_frames") as raised:
         require_accepted(Pipeline, replace(SAMPLING, frames=5))
@@ -120,14 +120,14 @@ def test_what_is_taken() -> None:
         require_accepted(FromAnImage, Sampling(("a",)))
 
 
-def test_steps() -> None:
+def test_the_number_of_steps_defaults_to_that_of_the_pipeline() -> None:
     assert steps_of(Pipeline, SAMPLING) == 2
     assert steps_of(Pipeline, replace(SAMPLING, steps=None)) == 7
     with pytest.raises(UnsupportedError, match="no default number of steps"):
         steps_of(FromAnImage, Sampling(("a",)))
 
 
-def test_pipelines_of_diffusers() -> None:
+def test_options_of_diffusers_pipelines_are_checked() -> None:
     import diffusers
 
     require_accepted(diffusers.FluxPipeline, replace(SAMPLING, height=8, width=8))

@@ -47,12 +47,12 @@ def test_blocks_are_the_lists_with_attention_in_module_order(class_name: str) ->
     assert block_names(randomized(class_name)) == expected
 
 
-def test_a_model_without_such_a_list() -> None:
+def test_a_model_without_a_list_of_blocks_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="Sequential: found no list of blocks"):
         block_names(nn.Sequential(nn.ModuleList([nn.Linear(2, 2)])))
 
 
-def test_a_config_of_something_else() -> None:
+def test_an_invalid_transformer_config_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="cannot build FluxTransformer2DModel from its config.json"):
         build_transformer(diffusers.FluxTransformer2DModel, {"num_layers": "two"}, torch.float32)
     assert torch.get_default_dtype() == torch.float32

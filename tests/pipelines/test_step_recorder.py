@@ -21,7 +21,7 @@ def files(folder: Path, *steps: int) -> dict[int, Path]:
 
 
 class Scheduler:
-    """As many steps as it is told."""
+    """A scheduler with a given number of steps."""
 
     def __init__(self, steps: int) -> None:
         self.timesteps = [1000 - step for step in range(steps)]
@@ -30,11 +30,11 @@ class Scheduler:
         return output + sample
 
 
-def test_a_step_lasts_until_the_scheduler_is_asked(tmp_path) -> None:
+def test_a_step_ends_when_the_scheduler_is_called(tmp_path) -> None:
     model, states, begun, scheduler = Transformer(), torch.arange(6.0), [], Scheduler(3)
     with StepRecorder({"t": model}, scheduler, 3, files(tmp_path, 0, 2), lambda: begun.append(1)):
-        assert "sample" in inspect.signature(scheduler.step).parameters  # pipelines look
-        for timestep in (5.0, 1.0, 1.0):  # rounded, two steps may have one
+        assert "sample" in inspect.signature(scheduler.step).parameters  # pipelines check this
+        for timestep in (5.0, 1.0, 1.0):  # two steps may have the same rounded timestep
             for _ in range(2):
                 model(states, torch.tensor(timestep).expand(1), extra={"a": [None, 2]}, return_dict=False)
                 states.add_(1)  # in place, as a pipeline may
@@ -53,7 +53,7 @@ def test_a_step_lasts_until_the_scheduler_is_asked(tmp_path) -> None:
     assert not model._forward_pre_hooks and "step" not in vars(scheduler)
 
 
-def test_the_sampling_ends_behind_the_last_step_that_is_wanted(tmp_path) -> None:
+def test_sampling_ends_after_the_last_requested_step(tmp_path) -> None:
     model, scheduler, ran = Transformer(), Scheduler(5), []
     with StepRecorder({"t": model}, scheduler, 5, files(tmp_path, 0, 1)):
         for step in range(5):
@@ -63,7 +63,7 @@ def test_the_sampling_ends_behind_the_last_step_that_is_wanted(tmp_path) -> None
     assert ran == [0, 1] and len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_scheduler_that_makes_more_steps_than_it_is_told(tmp_path) -> None:
+def test_a_scheduler_with_extra_steps_is_refused(tmp_path) -> None:
     scheduler = Scheduler(5)
     with (
         pytest.raises(UnsupportedError, match="Scheduler makes 5 steps where 3 were expected"),
@@ -73,7 +73,7 @@ def test_a_scheduler_that_makes_more_steps_than_it_is_told(tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_steps_go_to_the_transformer_that_takes_them(tmp_path) -> None:
+def test_steps_are_assigned_to_the_transformer_that_runs(tmp_path) -> None:
     first, second, scheduler = Transformer(), Transformer(), Scheduler(2)
     with StepRecorder({"a": first, "b": second}, scheduler, 2, files(tmp_path, 0, 1)):
         first(torch.ones(1), 2.0)
@@ -83,7 +83,7 @@ def test_steps_go_to_the_transformer_that_takes_them(tmp_path) -> None:
     assert [read_tree(file)["component"] for file in sorted(tmp_path.iterdir())] == ["a", "b"]
 
 
-def test_a_step_of_two_transformers(tmp_path) -> None:
+def test_a_step_with_two_transformers_is_refused(tmp_path) -> None:
     first, second = Transformer(), Transformer()
     with (
         pytest.raises(UnsupportedError, match="a and b are both called in step 1"),
@@ -95,7 +95,7 @@ def test_a_step_of_two_transformers(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("value", [object(), torch.ones(2, dtype=torch.complex64)])
-def test_an_argument_that_cannot_be_kept(tmp_path, value: Any) -> None:
+def test_an_argument_that_cannot_be_stored_is_refused(tmp_path, value: Any) -> None:
     model, scheduler = Transformer(), Scheduler(1)
     with (
         pytest.raises(UnsupportedError, match=r"^t: .*calls\.0\.arguments\.extra\.1: .* cannot be written"),
@@ -116,7 +116,7 @@ def test_an_interrupted_step_is_not_written(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["0.safetensors"]
 
 
-def test_a_transformer_without_a_timestep() -> None:
+def test_a_transformer_without_a_timestep_is_refused() -> None:
     require_timesteps({"t": Transformer()})
     with pytest.raises(UnsupportedError, match="t: Linear takes no timestep"):
         require_timesteps({"t": nn.Linear(2, 2)})

@@ -30,11 +30,11 @@ def model(patched_flux: Path) -> StreamedModel:
     return open_pipeline(patched_flux, fa=True).transformers["transformer"]
 
 
-def test_one_block_at_a_time(model: StreamedModel) -> None:
+def test_only_one_block_is_loaded_at_a_time(model: StreamedModel) -> None:
     seen: list[set[str]] = []
     inner = {
         block.get_submodule("attn"): {"", name} for name, block in model.layers.items()
-    }  # whatever a block is made of, it attends
+    }  # every block has an attention
     for module in inner:
         module.register_forward_pre_hook(lambda *_: seen.append(loaded(model)))
     with torch.no_grad(), blocks_streamed(model):
@@ -46,7 +46,7 @@ def test_one_block_at_a_time(model: StreamedModel) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_whatever_ends_it_leaves_nothing(model: StreamedModel, error: type[BaseException]) -> None:
+def test_an_error_leaves_no_weights_and_no_hooks(model: StreamedModel, error: type[BaseException]) -> None:
     def fail(*_: Any) -> None:
         assert len(loaded(model)) == 2
         raise error

@@ -23,7 +23,7 @@ SAMPLE = {
 
 
 def run(version: str | None, name: str, folder: Path) -> dict[str, Any]:
-    """What `run_pipeline` found, in a process of its own."""
+    """Run `run_pipeline` in a separate process and return its results."""
     path = python(version)
     if path is None:
         pytest.skip(f"no environment for diffusers {version or ''} (pip install .[diffusion]; make versions)")
@@ -57,7 +57,5 @@ def check(found: dict[str, Any], name: str, version: str | None) -> None:
 
 
 @pytest.mark.parametrize(("version", "name"), cases(PIPELINES, SINCE, SAMPLE))
-def test_a_tiny_pipeline_is_quantized_as_plain_hooks_would_have_it(
-    tmp_path: Path, version: str | None, name: str
-) -> None:
+def test_a_tiny_pipeline_has_the_scales_that_plain_hooks_find(tmp_path: Path, version: str | None, name: str) -> None:
     check(run(version, name, tmp_path / "pipeline"), name, version)

@@ -35,12 +35,12 @@ def make_whole(name: str, folder: Path) -> None:
 
 
 def sampling_of(name: str, **others: Any) -> Sampling:
-    """Two prompts, four steps, of the smallest size a pipeline takes."""
+    """Two prompts, four steps, of the smallest size that a pipeline accepts."""
     return Sampling(**{"prompts": PROMPTS, "steps": 4, "seed": 3, **_MAKERS[name][1], **others})
 
 
 def plain_pipeline(folder: Path, dtype: torch.dtype = torch.float32, *, trusted: bool = False) -> Any:
-    """The pipeline as diffusers loads it; one that is patched has to be `trusted`."""
+    """The pipeline as diffusers loads it; a patched one must be `trusted`."""
     import diffusers
 
     key = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
@@ -51,7 +51,7 @@ def plain_pipeline(folder: Path, dtype: torch.dtype = torch.float32, *, trusted:
 
 
 def missing(name: str) -> str | None:
-    """Say what the pipeline lacks here: the installed diffusers has none, or it wants a package."""
+    """Return why the pipeline is not available: diffusers does not have it, or a package is missing."""
     import diffusers
 
     wan = getattr(diffusers, "WanPipeline", object)

@@ -34,7 +34,7 @@ def job(folder: Path, **options: Any) -> Job:
         ({"anti_method": "m4", "act_method": 3, "disable_level": "L1"}, 51 + 51 + 41),
     ],
 )
-def test_every_layer_and_every_token_counts(
+def test_the_estimate_counts_every_layer_and_token(
     folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], passed: int
 ) -> None:
     monkeypatch.setattr(estimate, "_time_layer", lambda _: estimate._LayerTime(once=100.0, token=2.0))
@@ -62,10 +62,10 @@ def test_every_layer_and_every_token_counts(
     ],
     ids=str,
 )
-def test_a_layer_is_timed_whatever_the_settings(folder: Path, options: dict[str, Any], numerics: str) -> None:
+def test_a_layer_is_timed_under_all_settings(folder: Path, options: dict[str, Any], numerics: str) -> None:
     found = job(folder, numerics=numerics, **options)
     assert 0 < estimate_seconds(found, plan(found)) < 60
-    # Nothing of it stays: the same job can be run.
+    # Timing leaves nothing behind: the same job can be run.
     assert {tensor.device.type for tensor in found.model.model.parameters()} == {"meta"}
     assert len(list(calibrate(found))) == 3 + (options.get("disable_last_linear") is False)
 
@@ -79,7 +79,7 @@ def test_a_layer_is_timed_whatever_the_settings(folder: Path, options: dict[str,
         ("llama", {"tie_word_embeddings": True}),
     ],
 )
-def test_models_of_other_kinds(tmp_path: Path, model_type: str, options: dict[str, Any]) -> None:
+def test_other_model_types_are_estimated(tmp_path: Path, model_type: str, options: dict[str, Any]) -> None:
     folder = write_config(tmp_path / "model", model_type, patched=False, **options)
     found = job(folder, fa=False)
     assert estimate_seconds(found, plan(found)) > 0
@@ -93,14 +93,14 @@ def test_the_largest_layer_is_timed(tmp_path: Path) -> None:
     assert len(found.model.layers) == 3
 
 
-def test_samples_are_short_where_a_layer_is_large(folder: Path) -> None:
+def test_large_layers_are_timed_with_short_samples(folder: Path) -> None:
     found = job(folder)
     assert estimate._sample(found).tokens == 51 // 7
     found.model.nbytes = lambda *_: 10**11  # 2.5 x 10^10 parameters, a hundred times what fits a second
     assert estimate._sample(found).tokens == 4
 
 
-def test_a_layer_that_finds_no_room_is_not_timed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_is_not_timed_without_enough_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     found = job(folder)
     assert estimate_seconds(found, plan(found)) is None

@@ -25,12 +25,12 @@ def folder(tmp_path: Path) -> Path:
     return write_config(tmp_path / "model", **WIDE, **MORE)
 
 
-def test_it_is_a_layers_whatever_the_depth(folder: Path, tmp_path: Path) -> None:
+def test_the_peak_does_not_depend_on_the_number_of_layers(folder: Path, tmp_path: Path) -> None:
     deep = write_config(tmp_path / "deep", **WIDE, **MORE, num_hidden_layers=9)
     assert peak(deep) == peak(folder)
 
 
-def test_weights_as_they_are_stored_are_no_allocation_and_cast_ones_are(folder: Path, tmp_path: Path) -> None:
+def test_only_weights_cast_to_another_dtype_are_counted(folder: Path, tmp_path: Path) -> None:
     half = write_config(tmp_path / "half", **WIDE, **{**MORE, "dtype": "bfloat16"})
     layer = 4 * (ATTENTION + MLP + 1024 * 1024 + 1024 * 2816)
     assert peak(half, dtype="float32") - peak(folder) > layer
@@ -49,28 +49,28 @@ def test_weights_as_they_are_stored_are_no_allocation_and_cast_ones_are(folder: 
         ({"anti_method": "m6"}, 3 * MLP),
     ],
 )
-def test_copies_of_weights_count(folder: Path, options: dict[str, Any], copied: int) -> None:
+def test_copied_weights_are_counted(folder: Path, options: dict[str, Any], copied: int) -> None:
     assert peak(folder, **options) > peak(folder) + 4 * copied
 
 
-def test_every_waiting_sample_counts_by_its_length(folder: Path) -> None:
+def test_waiting_samples_are_counted_by_length(folder: Path) -> None:
     states = 2 * 4 * (1024 + 64)
     one, two = (peak(folder, *lengths) for lengths in ([64], [64, 64]))
     assert 0 <= (two - one) - 64 * states < 64 * 64
     assert peak(folder, 64, 2000) > two + 1900 * states
 
 
-def test_eager_attention_holds_scores_and_masks(folder: Path) -> None:
+def test_eager_attention_needs_memory_for_scores_and_masks(folder: Path) -> None:
     more = [peak(folder, 1000, attn_implementation=name) for name in ("eager", "sdpa")]
     assert more[0] - more[1] > 1000 * 1000 * 16 * 3 * 4
 
 
-def test_what_the_layers_error_needs_goes_by_the_first_sample(folder: Path) -> None:
+def test_memory_for_layer_errors_depends_on_the_first_sample(folder: Path) -> None:
     longer_first, longer_last = peak(folder, 1000, 64), peak(folder, 64, 1000)
     assert 900 * 1024 * 8 < longer_first - longer_last < 900 * 1024 * 32
 
 
-def test_methods_that_keep_all_samples_hold_them(folder: Path) -> None:
+def test_methods_that_keep_samples_need_memory_for_them(folder: Path) -> None:
     lengths = [512] * 8
     m4, m2, m6 = (peak(folder, *lengths, anti_method=name) for name in ("m4", "m2", "m6"))
     # Inputs of q, k, v and of gate, up; m6's of o and down too.
@@ -78,6 +78,6 @@ def test_methods_that_keep_all_samples_hold_them(folder: Path) -> None:
     assert m6 - m2 > 8 * 512 * (1024 + 2816) * 4
 
 
-def test_numpy_files_are_pickled_whole(folder: Path) -> None:
+def test_numpy_files_need_memory_for_all_weights(folder: Path) -> None:
     deep = write_config(folder.with_name("deep"), **WIDE, **MORE, num_hidden_layers=40)
     assert peak(deep, save_types=["numpy"]) > 40 * (ATTENTION + MLP)

@@ -37,11 +37,11 @@ def planned(folder: Path, **options: Any) -> Plan:
 
 
 def others(warnings: tuple[str, ...]) -> list[str]:
-    """All but those of the tiny model's sizes, which mindie-turbo takes for no model so small."""
+    """All warnings except that mindie-turbo does not support the sizes of the tiny model."""
     return [warning for warning in warnings if not re.search("mindie-turbo supports FA3|tensor parallel", warning)]
 
 
-def test_counts_and_bytes(folder: Path) -> None:
+def test_a_plan_counts_modules_samples_and_bytes(folder: Path) -> None:
     found = planned(folder)
     assert (found.layers, found.quantized_linears, found.attentions) == (3, 18, 3)
     assert (found.samples, found.tokens, found.passes) == (2, 14, (streams(calibration=2),))
@@ -51,7 +51,7 @@ def test_counts_and_bytes(folder: Path) -> None:
     assert (found.dtype, found.warnings) == ("float32", ())
 
 
-def test_bytes_read_are_those_of_the_files(folder: Path) -> None:
+def test_bytes_read_do_not_depend_on_the_dtype_of_the_run(folder: Path) -> None:
     assert planned(folder, dtype="bfloat16").bytes_read == planned(folder).bytes_read
 
 
@@ -59,7 +59,7 @@ def test_bytes_read_are_those_of_the_files(folder: Path) -> None:
     ("options", "words"),
     [
         ({"fa_amp": 1}, ["some layers stay without FA3"]),
-        ({"fa_amp": 3}, []),  # none is left with it: the same as --no-fa
+        ({"fa_amp": 3}, []),  # no attention keeps FA3: the same as --no-fa
         ({"fa_amp": 4}, ["all fall back"]),
         ({"disable_names": ("*.1.self_attn",)}, ["some layers stay without FA3"]),
         ({"fa": False}, []),
@@ -75,7 +75,9 @@ def test_bytes_read_are_those_of_the_files(folder: Path) -> None:
         ({"disable_names": ("*.gate_proj", "*.up_proj")}, []),
     ],
 )
-def test_warnings_of_what_some_engines_cannot_load(folder: Path, options: dict[str, Any], words: list[str]) -> None:
+def test_a_plan_warns_of_exports_that_some_engines_cannot_load(
+    folder: Path, options: dict[str, Any], words: list[str]
+) -> None:
     found = planned(folder, **options).warnings
     assert len(found) == len(words)
     assert all(word in warning for word, warning in zip(words, found))
@@ -94,7 +96,7 @@ def test_warnings_of_what_some_engines_cannot_load(folder: Path, options: dict[s
         ),
     ],
 )
-def test_what_settings_cost_in_forwards_and_passes(
+def test_settings_determine_forwards_and_passes(
     folder: Path, options: dict[str, Any], passes: tuple[dict[str, int], ...]
 ) -> None:
     calib = write_lines(folder.parent / "seven.jsonl", token_ids(*range(3, 10)))
@@ -105,19 +107,19 @@ def test_what_settings_cost_in_forwards_and_passes(
     assert found.origins == dict.fromkeys(found.settings, "default") | dict.fromkeys(options, "option")
 
 
-def test_tensors_stored_in_another_dtype_are_said(folder: Path) -> None:
+def test_a_plan_warns_of_tensors_stored_in_another_dtype(folder: Path) -> None:
     edit_weights(folder, lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"].half()}))
     (warning,) = planned(folder).warnings
     assert "model.norm.weight" in warning and "cast to float32" in warning
 
 
-def test_room_is_planned_for_whatever_linears_disable_level_finds(folder: Path) -> None:
+def test_bytes_written_cover_any_linears_that_disable_level_selects(folder: Path) -> None:
     plain, level = (planned(folder, disable_level=name).bytes_written for name in ("L0", "L2"))
-    assert level - plain > 2 * 2 * 48 * 32 * 2  # gate and up of two layers: 3 bytes more a weight, less what a row has
+    assert level - plain > 2 * 2 * 48 * 32 * 2  # gate and up of two layers: 3 more bytes per weight, less per row
     assert planned(folder, disable_level="L2", numerics="reference").bytes_written < level
 
 
-def test_without_weights_it_is_the_same_plan(tmp_path: Path) -> None:
+def test_a_plan_is_the_same_without_weights(tmp_path: Path) -> None:
     options = {"dtype": torch.bfloat16, "tie_word_embeddings": True}
     folder = write_model(tmp_path / "model", **options)
     with_weights = planned(folder)
@@ -129,14 +131,14 @@ def test_without_weights_it_is_the_same_plan(tmp_path: Path) -> None:
         planned(folder)
 
 
-def test_text_without_a_tokenizer_is_counted_roughly(tmp_path: Path) -> None:
+def test_tokens_are_estimated_without_a_tokenizer(tmp_path: Path) -> None:
     folder = write_config(tmp_path / "model")
     calib = write_lines(tmp_path / "text.jsonl", [{"text": "word " * 16}, {"input_ids": [5, 6, 7]}])
     found = planned(folder, calib=calib, only_plan=True)
     assert found.tokens == 21 + 3 and "no tokenizer" in found.warnings[1]
 
 
-def test_a_tokenizer_that_is_there_is_asked(qwen2_tiny: Path, tmp_path: Path) -> None:
+def test_tokens_are_counted_by_an_existing_tokenizer(qwen2_tiny: Path, tmp_path: Path) -> None:
     calib = write_lines(tmp_path / "text.jsonl", [{"text": "In the beginning"}])
     with_weights = planned(qwen2_tiny, calib=calib)
     (qwen2_tiny / WEIGHTS).unlink()
@@ -158,7 +160,7 @@ LLAMA_70B = {
 }
 
 
-def test_a_model_larger_than_the_machine(tmp_path: Path) -> None:
+def test_a_model_larger_than_memory_can_be_planned(tmp_path: Path) -> None:
     folder = write_config(tmp_path / "llama-70b", **LLAMA_70B)
     found = planned(folder, only_plan=True)
     assert (found.layers, found.quantized_linears, found.attentions) == (80, 480, 80)

@@ -23,7 +23,7 @@ LAYER = "model.layers.0"
 
 
 class Clock:
-    """A clock that a search moves on by what it works with: 1 s a row, and 0.01 s a row and token."""
+    """A clock that a search advances by 1 s per row, and by 0.01 s per row and token."""
 
     def __init__(self) -> None:
         self.now, self.seen = 0.0, []
@@ -57,7 +57,7 @@ def found(method: str, tokens: list[int], **settings: Any) -> float:
 @pytest.mark.parametrize(
     ("method", "tokens", "counted"),
     [
-        ("m1", [50, 60], 1),  # looks at no sample whole: a single token stands for the extremes
+        ("m1", [50, 60], 1),  # uses no complete sample: a single token replaces the extremes
         ("m3", [50, 60], 50),
         ("m2", [50, 60], 50),
         ("m6", [50, 60], 110),
@@ -65,7 +65,7 @@ def found(method: str, tokens: list[int], **settings: Any) -> float:
         ("m6", [4000, 6000], 10000),
     ],
 )
-def test_a_part_is_timed_and_the_whole_is_told(clock: Clock, method: str, tokens: list[int], counted: int) -> None:
+def test_the_time_is_extrapolated_from_a_part(clock: Clock, method: str, tokens: list[int], counted: int) -> None:
     rows = sum(rows for rows, _ in GROUPS)
     assert found(method, tokens) == pytest.approx(rows * (1 + 0.01 * counted))
     assert max(rows for rows, _, _ in clock.seen) <= 2 * 3000 // 96
@@ -73,10 +73,10 @@ def test_a_part_is_timed_and_the_whole_is_told(clock: Clock, method: str, tokens
 
 
 @pytest.mark.parametrize(("numerics", "dtype"), [("improved", torch.float32), ("reference", torch.bfloat16)])
-def test_it_computes_in_the_dtype_the_search_computes_in(clock: Clock, numerics: str, dtype: torch.dtype) -> None:
+def test_timing_uses_the_dtype_of_the_search(clock: Clock, numerics: str, dtype: torch.dtype) -> None:
     found("m3", [9], numerics=numerics)
     assert {used for _, _, used in clock.seen} == {dtype}
 
 
-def test_no_method_takes_no_time(tmp_path: Path) -> None:
+def test_method_none_takes_no_time(tmp_path: Path) -> None:
     assert found("none", [9]) == 0

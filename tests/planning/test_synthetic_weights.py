@@ -27,7 +27,7 @@ def weights() -> SyntheticWeights:
     )
 
 
-def test_shapes_and_dtypes_are_the_models(weights: SyntheticWeights) -> None:
+def test_shapes_and_dtypes_equal_those_of_the_model(weights: SyntheticWeights) -> None:
     expected = Model().state_dict()
     found = weights.read(expected)
     assert {name: (tensor.shape, tensor.dtype) for name, tensor in found.items()} == {
@@ -37,7 +37,7 @@ def test_shapes_and_dtypes_are_the_models(weights: SyntheticWeights) -> None:
     assert weights.seconds > 0
 
 
-def test_a_timed_tensor_has_memory_of_its_own_and_others_next_to_none(weights: SyntheticWeights) -> None:
+def test_only_tensors_of_timed_layers_use_their_full_memory(weights: SyntheticWeights) -> None:
     found = weights.read(["linear.weight", "embedding.weight"])
     assert found["linear.weight"].untyped_storage().nbytes() == 2_000 * 64 * 2
     assert found["embedding.weight"].untyped_storage().nbytes() == (1000 + 64) * 2

@@ -26,14 +26,14 @@ def test_scales_are_those_of_the_guides_tool(name: str) -> None:
             for leaf, found in quantize_heads(role, low, high, dtype).items():
                 golden = expected[f"{module}.{leaf}"]
                 assert found.dtype == golden.dtype and found.shape == golden.shape
-                # Half precision: the tool divides in it, ours rounds once.
+                # The tool divides in half precision; fa3 rounds once.
                 close = 0 if dtype == torch.float32 else torch.finfo(dtype).eps
                 torch.testing.assert_close(found, golden, rtol=close, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @given(ranges=st.lists(st.tuples(ends, ends).map(sorted), min_size=1, max_size=5))
-def test_a_scale_a_head_and_offset_0(dtype: torch.dtype, ranges: list[list[float]]) -> None:
+def test_each_head_has_one_scale_and_offset_0(dtype: torch.dtype, ranges: list[list[float]]) -> None:
     low, high = torch.tensor(ranges).T
     made = quantize_heads("k", low, high, dtype)
     assert list(made) == ["fa_k.scale", "fa_k.offset"]

@@ -15,12 +15,12 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(seed=st.integers(0, 2**32))
-def test_weights_come_back_within_half_a_step(dtype: torch.dtype, seed: int) -> None:
+def test_weights_are_rounded_within_half_a_step(dtype: torch.dtype, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight = (torch.randn(5, 24, generator=generator) * torch.rand(5, 1, generator=generator)).to(dtype)
     made = quantize_dynamic_linear(weight, dtype)
     scale = made["weight_scale"].double()
-    # A scale that was rounded down, a subnormal one by more, leaves the largest weights out of reach by as much.
+    # With a scale that was rounded down (subnormal ones by more), the largest weights saturate.
     limits = torch.finfo(dtype)
     bound = scale * (0.5 + 127 * limits.eps) * 1.001 + 127 * limits.tiny * limits.eps
     assert ((made["weight"] * scale - weight.double()).abs() <= bound).all()
@@ -28,7 +28,7 @@ def test_weights_come_back_within_half_a_step(dtype: torch.dtype, seed: int) -> 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_its_layout_is_what_it_becomes(dtype: torch.dtype) -> None:
+def test_the_layout_equals_that_of_the_tensors(dtype: torch.dtype) -> None:
     made, layout = quantize_dynamic_linear(torch.randn(5, 24), dtype), dynamic_linear_layout((5, 24), dtype)
     assert {name: (tensor.shape, tensor.dtype) for name, tensor in made.items()} == {
         name: (tensor.shape, tensor.dtype) for name, tensor in layout.items()

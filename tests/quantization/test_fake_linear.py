@@ -37,7 +37,9 @@ def run(states: Tensor, weight: Tensor, bias: Tensor | None, low: Tensor, high: 
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), with_bias=st.booleans(), mm_tensor=st.booleans(), reference=st.booleans())
-def test_is_the_product_of_what_int8_leaves(seed: int, with_bias: bool, mm_tensor: bool, reference: bool) -> None:
+def test_the_output_is_the_product_of_rounded_inputs_and_weights(
+    seed: int, with_bias: bool, mm_tensor: bool, reference: bool
+) -> None:
     states, weight, bias, low, high = made(seed)
     bias = bias if with_bias else None
     scale, offset = improved.input_parameters(low, high, torch.float32)
@@ -50,7 +52,7 @@ def test_is_the_product_of_what_int8_leaves(seed: int, with_bias: bool, mm_tenso
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mm_tensor", [False, True])
-def test_is_what_the_export_computes(dtype: torch.dtype, mm_tensor: bool) -> None:
+def test_the_output_equals_that_of_the_export(dtype: torch.dtype, mm_tensor: bool) -> None:
     states, weight, bias, low, high = made(dtype=dtype)
     tensors = quantize_linear(weight, bias, low, high, dtype, mm_tensor=mm_tensor)
     scale, offset = tensors["input_scale"].double(), tensors["input_offset"].double()
@@ -66,13 +68,15 @@ def test_is_what_the_export_computes(dtype: torch.dtype, mm_tensor: bool) -> Non
 
 @pytest.mark.parametrize("elements", [1, 24, 40])
 @pytest.mark.parametrize("how", [{}, {"mm_tensor": True}, {"reference": True}])
-def test_blocks_are_only_a_way_to_work(monkeypatch: pytest.MonkeyPatch, elements: int, how: dict[str, bool]) -> None:
+def test_the_output_does_not_depend_on_blocks(
+    monkeypatch: pytest.MonkeyPatch, elements: int, how: dict[str, bool]
+) -> None:
     whole = run(*made(), **how)
     monkeypatch.setattr(module, "_ELEMENTS", elements)
     torch.testing.assert_close(run(*made(), **how), whole, rtol=1e-6, atol=1e-6)
 
 
-def test_whole_numbers_go_through_as_they_are() -> None:
+def test_integers_are_multiplied_exactly() -> None:
     weight = torch.tensor([[127.0, -3.0, 0.0], [1.0, 127.0, -127.0]])
     states = torch.tensor([[0.0, 255.0, 7.0]])
     found = run(states, weight, None, torch.tensor([0.0]), torch.tensor([255.0]))
@@ -85,13 +89,13 @@ def test_long_sums_of_float16_stay_finite() -> None:
     assert found.float().tolist()[0] == pytest.approx([40.96] * 2, rel=1e-2)
 
 
-def test_an_expert_without_tokens() -> None:
+def test_an_expert_without_tokens_gives_an_empty_output() -> None:
     states, *rest = made()
     assert run(states[:, :0], *rest).shape == (2, 0, 12)
 
 
 def dynamic_by_hand(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """What an engine computes from the export, in float64: a scale a token, one an output row."""
+    """The result of an engine for the export, in float64: one scale per token and one per output row."""
     made = quantize_dynamic_linear(weight, weight.dtype)
     values, rows = states.double(), made["weight"].double() * made["weight_scale"].double()
     scales = (values.abs().amax(-1, keepdim=True) / 127).clamp_min(2.0**-23)
@@ -99,7 +103,7 @@ def dynamic_by_hand(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_dynamic_one_is_what_the_export_computes(dtype: torch.dtype) -> None:
+def test_the_dynamic_output_equals_that_of_the_export(dtype: torch.dtype) -> None:
     states, weight, bias, *_ = made(dtype=dtype)
     states[0, 0], states[0, 1] = 0, states[0, 1] * 100
     exact = dynamic_by_hand(states, weight, bias)
@@ -111,7 +115,7 @@ def test_a_dynamic_one_is_what_the_export_computes(dtype: torch.dtype) -> None:
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), factor=st.floats(0.01, 1000))
-def test_tokens_of_a_dynamic_one_know_nothing_of_each_other(seed: int, factor: float) -> None:
+def test_tokens_of_a_dynamic_linear_are_independent(seed: int, factor: float) -> None:
     states, weight, *_ = made(seed)
     louder = states.clone()
     louder[:, 1:] *= factor
@@ -120,6 +124,6 @@ def test_tokens_of_a_dynamic_one_know_nothing_of_each_other(seed: int, factor: f
     torch.testing.assert_close(found[:, 1:], fake_dynamic_linear(states, weight, None)[:, 1:] * factor)
 
 
-def test_a_dynamic_expert_without_tokens() -> None:
+def test_a_dynamic_expert_without_tokens_gives_an_empty_output() -> None:
     states, weight, bias, *_ = made()
     assert fake_dynamic_linear(states[:, :0], weight, bias).shape == (2, 0, 12)

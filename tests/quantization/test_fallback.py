@@ -28,7 +28,7 @@ scored = st.lists(st.sampled_from([0.1, 0.3, 0.5, 1.0]), max_size=12)
 
 
 @given(scores=scored, count=st.integers(0, 15))
-def test_no_module_that_stays_should_have_fallen_back_first(scores: list[float], count: int) -> None:
+def test_the_attentions_with_the_lowest_scores_fall_back(scores: list[float], count: int) -> None:
     modules = {f"layers.{index}.self_attn": score for index, score in enumerate(scores)}
     order = list(modules)
     chosen = fall_back_attentions(modules, count)
@@ -58,28 +58,28 @@ def test_ties_are_in_module_order_not_by_name(count: int, expected: str) -> None
         (["*"], NAMES),
     ],
 )
-def test_names_and_globs(patterns: list[str], expected: list[str]) -> None:
+def test_names_and_globs_select_modules(patterns: list[str], expected: list[str]) -> None:
     assert matching(NAMES, patterns) == set(expected)
 
 
 @given(patterns=st.lists(st.sampled_from([*NAMES, "*.q_proj", "model.layers.1*", "*.[01].*"]), max_size=4))
-def test_several_patterns_select_what_each_does(patterns: list[str]) -> None:
+def test_several_patterns_select_the_union_of_their_matches(patterns: list[str]) -> None:
     expected = {name for name in NAMES if any(match(translate(pattern), name) for pattern in patterns)}
     assert matching(NAMES, patterns) == expected
 
 
-def test_a_pattern_without_a_match_names_the_nearest() -> None:
+def test_a_pattern_without_a_match_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(InvalidInputError, match="'model.layers.0.mlp.down_prj' matches no") as error:
         matching(NAMES, ["lm_head", "model.layers.0.mlp.down_prj"])
     assert "model.layers.0.mlp.down_proj" in error.value.hint
 
 
-def test_upper_case_is_another_name() -> None:
+def test_patterns_are_case_sensitive() -> None:
     with pytest.raises(InvalidInputError, match="LM_HEAD"):
         matching(NAMES, ["LM_HEAD"])
 
 
-def test_a_pattern_like_no_name_has_no_hint() -> None:
+def test_a_pattern_unlike_all_names_has_no_hint() -> None:
     with pytest.raises(InvalidInputError) as error:
         matching(["abc"], ["zzzzzz"])
     assert error.value.hint is None
@@ -109,7 +109,7 @@ GROUPED = [f"layers.{layer}.{leaf}" for layer in (0, 1) for leaf in ("attn.q_pro
 ]
 
 
-def test_groups_are_of_one_parent_and_of_several() -> None:
+def test_a_fused_group_has_one_parent_and_several_linears() -> None:
     assert list(fused_groups(GROUPED)) == [
         {f"layers.0.attn.{role}_proj" for role in "qkv"},
         {f"layers.1.attn.{role}_proj" for role in "qkv"},
@@ -118,7 +118,7 @@ def test_groups_are_of_one_parent_and_of_several() -> None:
 
 
 @given(fallen=st.sets(st.sampled_from(GROUPED)))
-def test_whole_groups_are_the_least_that_splits_none(fallen: set[str]) -> None:
+def test_whole_groups_complete_the_split_groups_and_add_nothing_else(fallen: set[str]) -> None:
     found = whole_groups(fallen, GROUPED)
     assert fallen <= found
     assert all(group <= found or not group & found for group in fused_groups(GROUPED))

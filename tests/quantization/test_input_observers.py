@@ -20,7 +20,7 @@ PARAMS = {"flat": 0.5, "below": 49.99, "at": 50.0, "above": 50.01, "peaked": 500
     ("act_method", "histograms"),
     [(1, set()), (2, set(PARAMS)), (3, {"flat", "below", "at"})],
 )
-def test_act_method_3_takes_a_histogram_up_to_a_range_param_of_50(
+def test_act_method_3_uses_a_histogram_up_to_a_range_param_of_50(
     numerics: str, act_method: int, histograms: set[str]
 ) -> None:
     settings = QuantSettings(act_method=act_method, numerics=numerics)
@@ -31,7 +31,7 @@ def test_act_method_3_takes_a_histogram_up_to_a_range_param_of_50(
         name: histogram if name in histograms else mean for name in PARAMS
     }
     assert all(observer.tokens == 0 for observer in found.values())
-    # One object a kind: a shared input is then observed once.
+    # One object per kind, so that a shared input is observed once.
     assert len({id(observer) for observer in found.values()}) == len({type(observer) for observer in found.values()})
 
 
@@ -43,6 +43,6 @@ def test_only_act_method_3_needs_a_range_param(act_method: int) -> None:
         input_observers(QuantSettings(act_method=3), ["a"], {})
 
 
-def test_a_range_param_that_is_no_number_takes_no_histogram() -> None:
+def test_a_nan_range_param_uses_no_histogram() -> None:
     found = input_observers(QuantSettings(act_method=3), ["a"], {"a": float("nan")})
     assert isinstance(found["a"], InputRange)

@@ -46,7 +46,7 @@ def test_input_parameters_are_those_of_the_guides_tool(name: str) -> None:
         for leaf in ("input_scale", "input_offset", "quant_bias", "deq_scale"):
             expected = exported(name)[f"{linear}.{leaf}"]
             assert found[leaf].dtype == expected.dtype
-            # The tool divides the bias in float32; the double here may round a half the other way.
+            # The tool divides the bias in float32; float64 here may round a half differently.
             most = 1 if leaf == "quant_bias" else 0
             assert (found[leaf] - expected).abs().max() <= most, f"{linear}.{leaf}"
 
@@ -70,10 +70,10 @@ def random_linear(seed: int, dtype: torch.dtype, bias: bool) -> tuple[Tensor, Te
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(seed=st.integers(0, 2**32), bias=st.booleans())
-def test_each_number_is_what_the_stored_ones_make_it(dtype: torch.dtype, seed: int, bias: bool) -> None:
+def test_stored_tensors_are_consistent_with_the_stored_scales(dtype: torch.dtype, seed: int, bias: bool) -> None:
     weight, added, low, high = random_linear(seed, dtype, bias)
     made = quantize_linear(weight, added, low, high, dtype)
-    # What is stored must be consistent: everything after the scales follows from the scales as stored.
+    # Stored tensors must be consistent: all others follow from the scales as they are stored.
     scale, rows = made["input_scale"].double(), made["weight_scale"].double()
     assert made["input_offset"].item() == min(round(max(-low.item(), 0) / scale.item()) - 128, 127)
     expected = (weight.double() / rows).round().clamp(-127, 127)
@@ -106,7 +106,7 @@ def test_types_and_shapes(dtype: torch.dtype) -> None:
 
 @settings(max_examples=8)
 @given(rows=st.integers(1, 9), columns=st.sampled_from([3, 1 << 17, (1 << 18) + 1]))
-def test_a_block_boundary_is_not_seen(rows: int, columns: int) -> None:
+def test_results_do_not_depend_on_block_boundaries(rows: int, columns: int) -> None:
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows))
     low, high = torch.tensor([-1.0]), torch.tensor([1.0])
     whole = quantize_linear(weight, None, low, high, torch.float32)
@@ -117,7 +117,7 @@ def test_a_block_boundary_is_not_seen(rows: int, columns: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_and_inputs_that_are_all_zero(dtype: torch.dtype) -> None:
+def test_zero_rows_and_zero_inputs_have_positive_scales(dtype: torch.dtype) -> None:
     zero, weight = torch.zeros(1), torch.zeros(2, 4, dtype=dtype)
     made = quantize_linear(weight, torch.zeros(2, dtype=dtype), zero, zero, dtype)
     assert not made["weight"].any() and not made["quant_bias"].any()
@@ -135,7 +135,7 @@ signs = st.sampled_from([-1.0, 1.0])
 
 @st.composite
 def any_linear(draw: st.DrawFn, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weight, bias and range of every size: rows of zeros, nearly dead ones, dead inputs, ranges beside 0."""
+    """Weight, bias and range of all sizes: zero and nearly zero rows, zero inputs, ranges without 0."""
     rows, columns = draw(st.integers(1, 6)), draw(st.integers(1, 40))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     sizes = st.just(0.0) | st.integers(-45, 8).map(lambda power: 2.0**power)
@@ -153,7 +153,7 @@ def any_linear(draw: st.DrawFn, dtype: torch.dtype) -> tuple[Tensor, Tensor, Ten
 @pytest.mark.parametrize("dtype", DTYPES)
 @settings(max_examples=200)
 @given(data=st.data())
-def test_the_bias_comes_back_from_what_is_stored(dtype: torch.dtype, data: st.DataObject) -> None:
+def test_the_bias_can_be_recovered_from_the_stored_tensors(dtype: torch.dtype, data: st.DataObject) -> None:
     weight, bias, low, high = data.draw(any_linear(dtype))
     made = quantize_linear(weight, bias, low, high, dtype)
     deq = unpack_deq_scale(made["deq_scale"]).double()
@@ -162,7 +162,7 @@ def test_the_bias_comes_back_from_what_is_stored(dtype: torch.dtype, data: st.Da
     shift = made["weight"].long().sum(1) * made["input_offset"].long()
     steps = made["quant_bias"].long() + shift
     assert ((steps * deq - bias.double()).abs() <= 0.5 * deq * (1 + 2**-20)).all()
-    # Neither part is near the end of int32, nor is what a kernel adds to a row of int8 products.
+    # Both parts are far from the end of int32, also after a kernel adds a row of int8 products.
     assert (steps.abs() <= 2**30 * (1 + COST[dtype])).all()
     products = 128 * made["weight"].long().abs().sum(1)
     assert (made["quant_bias"].long().abs() + products <= 2**31 - 1).all()
@@ -170,7 +170,7 @@ def test_the_bias_comes_back_from_what_is_stored(dtype: torch.dtype, data: st.Da
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(data=st.data())
-def test_only_a_bias_that_would_not_fit_changes_its_row(dtype: torch.dtype, data: st.DataObject) -> None:
+def test_only_a_bias_that_is_too_large_changes_its_row(dtype: torch.dtype, data: st.DataObject) -> None:
     weight, bias, low, high = data.draw(any_linear(dtype))
     made = quantize_linear(weight, bias, low, high, dtype)
     bare = quantize_linear(weight, None, low, high, dtype)
@@ -181,7 +181,7 @@ def test_only_a_bias_that_would_not_fit_changes_its_row(dtype: torch.dtype, data
     fits = needed <= without * (1 - COST[dtype])
     for leaf in ("weight", "weight_scale", "deq_scale"):
         assert torch.equal(made[leaf][fits], bare[leaf][fits])
-    # A scale that had to grow is the least with which the bias fits: the weights keep what they can.
+    # A scale grows only until the bias fits, to keep the weights as precise as possible.
     assert (scale >= without).all() and (scale >= needed * (1 - COST[dtype])).all()
     grown = scale > without
     assert (scale[grown] <= needed[grown] * (1 + COST[dtype])).all()
@@ -198,7 +198,7 @@ def test_a_row_of_zeros_gives_its_bias(dtype: torch.dtype, ends: tuple[float, fl
     torch.testing.assert_close(found, bias.double(), rtol=2**-23, atol=0)
 
 
-def test_a_transposed_weight_is_the_same() -> None:
+def test_a_transposed_weight_gives_the_same_result() -> None:
     weight, bias, low, high = random_linear(3, torch.float32, bias=True)
     there = quantize_linear(weight.T.contiguous().T, bias, low, high, torch.float32)
     here = quantize_linear(weight, bias, low, high, torch.float32)
@@ -219,7 +219,7 @@ def test_the_layout_is_that_of_the_tensors(
     bias: bool,
     mm_tensor: bool,
 ) -> None:
-    """In order too, since a file's places follow from it; the reference's histogram has float32 ranges in float16."""
+    """Also the order, since offsets in files depend on it; the reference's histogram has float32 ranges in float16."""
     weight = torch.linspace(-1, 1, rows * columns).view(rows, columns).to(dtype)
     ends = [torch.tensor([end], dtype=range_dtype) for end in (-1.0, 2.0)]
     quantize = quantize_reference_linear if reference else quantize_linear

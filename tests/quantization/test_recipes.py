@@ -19,7 +19,7 @@ NO_DOWN_PROJ = ["model.decoder.layers.0.fc1", "model.decoder.layers.0.fc2", "lm_
 
 
 @pytest.mark.parametrize("name", ["none", "default", "llama3.1-70b", "qwen2.5-72b"])
-def test_every_recipe_can_be_asked_for_and_run(name: str) -> None:
+def test_every_recipe_can_be_requested_and_is_valid(name: str) -> None:
     recipe = choose_recipe(name, "anything", DECODER)
     assert recipe == shipped_recipes()[name] and recipe.name == name
     resolve_settings(recipe.settings, {})
@@ -29,7 +29,7 @@ def test_every_recipe_can_be_asked_for_and_run(name: str) -> None:
     ("model_type", "name", "act_method", "level", "anti_method"),
     [("qwen2", "qwen2.5-72b", 1, "L0", "none"), ("llama", "llama3.1-70b", 3, "L5", "m3")],
 )
-def test_the_guides_models_have_the_guides(
+def test_models_of_the_guide_get_the_recipes_of_the_guide(
     model_type: str, name: str, act_method: int, level: str, anti_method: str
 ) -> None:
     recipe = choose_recipe(None, model_type, DECODER)
@@ -48,18 +48,18 @@ def test_any_other_model_leaves_down_proj_float(model_type: str) -> None:
 
 
 @pytest.mark.parametrize("model_type", ["opt", "qwen2"])
-def test_a_model_without_down_proj_gets_no_names_it_lacks(model_type: str) -> None:
+def test_a_model_without_down_proj_gets_no_recipe(model_type: str) -> None:
     recipe = choose_recipe(None, model_type, NO_DOWN_PROJ)
     assert (recipe.name, recipe.settings) == ("none", {})
 
 
-def test_no_such_recipe_names_those_there_are() -> None:
+def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UnsupportedError, match="'qwen9'") as error:
         choose_recipe("qwen9", "qwen2", DECODER)
     assert all(name in error.value.hint for name in shipped_recipes())
 
 
-def test_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_a_recipe_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('act_method = 2\ndisable_names = ["lm_head", "*.up_proj"]\nmm_tensor = true\npr = 1.0\n')
     recipe = choose_recipe(str(file), "llama", DECODER)
@@ -78,7 +78,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("\xff", "not TOML"),
     ],
 )
-def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, words: str) -> None:
+def test_an_invalid_recipe_file_is_refused(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "mine.toml"
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(InvalidInputError) as error:
@@ -86,7 +86,7 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, words: str) -> None
     assert str(file) in str(error.value) and words in f"{error.value} {error.value.hint}"
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_recipe_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"nowhere\.toml: cannot be read"):
         choose_recipe(str(tmp_path / "nowhere.toml"), "llama", DECODER)
 
@@ -132,7 +132,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_recipe_of_wrong_values_is_bad_input(tmp_path: Path, text: str) -> None:
+def test_a_recipe_with_wrong_values_is_bad_input(tmp_path: Path, text: str) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(InvalidInputError) as error:
@@ -141,13 +141,13 @@ def test_a_recipe_of_wrong_values_is_bad_input(tmp_path: Path, text: str) -> Non
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SPECIAL if kind != "empty"])
-def test_a_recipe_that_is_no_file_is_bad_input(tmp_path: Path, kind: str) -> None:
+def test_a_recipe_that_is_not_a_regular_file_is_bad_input(tmp_path: Path, kind: str) -> None:
     put(kind, tmp_path / "mine.toml")
     with pytest.raises(InvalidInputError, match=r"mine\.toml"):
         choose_recipe(str(tmp_path / "mine.toml"), "llama", DECODER)
 
 
-def test_mutated_recipes(tmp_path: Path) -> None:
+def test_mutated_recipes_raise_only_errors_of_fa3(tmp_path: Path) -> None:
     text = (ROOT / "fa3cli" / "data" / "recipes" / "llama3.1-70b.toml").read_text(encoding="utf-8")
     for seed in SEEDS:
         (tmp_path / "mine.toml").write_bytes(mutated_toml(text, seed))

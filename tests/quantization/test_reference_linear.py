@@ -22,7 +22,7 @@ GOLDEN = [name for name, case in cases().items() if case["act_method"] == 1]
 
 @ABSENT
 @pytest.mark.parametrize("name", GOLDEN)
-def test_makes_what_the_guides_tool_made_of_the_ranges_it_saw(name: str) -> None:
+def test_tensors_equal_those_of_the_guides_tool_for_its_ranges(name: str) -> None:
     weights, ranges, expected = float_weights(cases()[name]["model"]), observed_ranges(name), exported(name)
     assert quantized_linears(name)
     for linear in quantized_linears(name):
@@ -67,7 +67,9 @@ def test_types_and_shapes(dtype: torch.dtype, mm_tensor: bool) -> None:
 @pytest.mark.parametrize("mm_tensor", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(seed=st.integers(0, 2**32), biased=st.booleans())
-def test_follows_the_formulas(dtype: torch.dtype, mm_tensor: bool, seed: int, biased: bool) -> None:
+def test_tensors_follow_the_formulas_of_the_reference(
+    dtype: torch.dtype, mm_tensor: bool, seed: int, biased: bool
+) -> None:
     weight, bias, low, high = random_linear(seed, dtype)
     made = quantize_reference_linear(weight, bias if biased else None, low, high, dtype, mm_tensor=mm_tensor)
     for row in range(12):
@@ -82,13 +84,13 @@ def test_follows_the_formulas(dtype: torch.dtype, mm_tensor: bool, seed: int, bi
     assert torch.equal(deq_scale, products.expand(12))
     own = bias.double() if biased else torch.zeros(12).double()
     exact = own / deq_scale.double() - made["weight"].double().sum(1) * made["input_offset"].double()
-    # Half a step, and what float32 makes of the quotient and the difference.
+    # Half a step, plus the float32 rounding of the quotient and the difference.
     assert ((made["quant_bias"] - exact).abs() <= 0.5 + exact.abs() * 2**-23 + own.abs() / deq_scale * 2**-23).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_weights_end_at_minus_127(dtype: torch.dtype) -> None:
-    """Even where a quotient rounded to bfloat16 goes beyond."""
+def test_the_smallest_weight_is_minus_127(dtype: torch.dtype) -> None:
+    """Even if a quotient rounded to bfloat16 is lower."""
     weight = -torch.rand(500, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
     end = torch.ones(1, dtype=dtype)
     made = quantize_reference_linear(weight, None, -end, end, dtype, mm_tensor=False)
@@ -108,7 +110,7 @@ def test_a_deq_scale_that_underflows_in_float16_gives_the_smallest_int32() -> No
 
 
 @pytest.mark.parametrize("bias", [1e9, -1e9])
-def test_a_bias_that_no_int32_holds_gives_the_smallest(bias: float) -> None:
+def test_a_bias_beyond_int32_gives_the_smallest_int32(bias: float) -> None:
     end = torch.tensor([1e-3])
     made = quantize_reference_linear(
         torch.full((1, 4), 1e-3), torch.tensor([bias]), -end, end, torch.float32, mm_tensor=False
@@ -117,7 +119,7 @@ def test_a_bias_that_no_int32_holds_gives_the_smallest(bias: float) -> None:
 
 
 @pytest.mark.parametrize("model_dtype", DTYPES)
-def test_a_histograms_range_is_rounded_in_a_bfloat16_model_alone(model_dtype: torch.dtype) -> None:
+def test_a_histogram_range_is_rounded_only_in_a_bfloat16_model(model_dtype: torch.dtype) -> None:
     low, high = torch.tensor([-1.2345678]), torch.tensor([3.4567891])
     scale, offset = input_parameters(low, high, model_dtype)
     kept = torch.bfloat16 if model_dtype == torch.bfloat16 else torch.float32
@@ -130,8 +132,8 @@ def test_a_histograms_range_is_rounded_in_a_bfloat16_model_alone(model_dtype: to
 @pytest.mark.parametrize("mm_tensor", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(seed=st.integers(0, 2**32))
-def test_calibration_runs_with_the_weight_that_is_exported(dtype: torch.dtype, mm_tensor: bool, seed: int) -> None:
-    """But for -128, which a quotient rounded to bfloat16 may reach: it is exported as -127."""
+def test_calibration_uses_the_exported_weight(dtype: torch.dtype, mm_tensor: bool, seed: int) -> None:
+    """Except -128, which a quotient rounded to bfloat16 may reach: it is exported as -127."""
     weight, bias, low, high = random_linear(seed, dtype)
     made = quantize_reference_linear(weight, bias, low, high, dtype, mm_tensor=mm_tensor)
     found = fake_quantize_weight(weight, mm_tensor=mm_tensor)
@@ -143,7 +145,7 @@ def test_calibration_runs_with_the_weight_that_is_exported(dtype: torch.dtype, m
 
 
 @pytest.mark.parametrize("mm_tensor", [False, True])
-def test_a_block_boundary_is_not_seen(mm_tensor: bool) -> None:
+def test_results_do_not_depend_on_block_boundaries(mm_tensor: bool) -> None:
     weight, bias, low, high = random_linear(0, torch.float32, rows=5, columns=(1 << 17) - 1)
     weight = torch.cat([weight, weight[:1] * 0.1])
     bias = torch.cat([bias, bias[:1]])

@@ -13,7 +13,7 @@ from fa3cli.errors import UnsupportedError, UsageError
 from fa3cli.quantization.settings import QuantSettings, resolve_settings
 
 
-def test_without_recipe_and_options_it_is_the_guides_tool() -> None:
+def test_without_recipe_and_options_the_guides_defaults_are_used() -> None:
     resolved = resolve_settings({}, {})
     assert resolved.values == QuantSettings(
         w_bit=8,
@@ -34,7 +34,7 @@ def test_without_recipe_and_options_it_is_the_guides_tool() -> None:
     assert set(resolved.origins.values()) == {"default"}
 
 
-def test_an_option_replaces_the_recipes_value_lists_too() -> None:
+def test_an_option_replaces_the_value_of_the_recipe() -> None:
     recipe = {"disable_names": ("*.down_proj",), "fa_amp": 5}
     resolved = resolve_settings(recipe, {"disable_names": ("lm_head",), "fa": False}, "recipe mine")
     assert resolved.values == QuantSettings(disable_names=("lm_head",), fa=False, fa_amp=5)
@@ -43,7 +43,7 @@ def test_an_option_replaces_the_recipes_value_lists_too() -> None:
     assert resolve_settings(recipe, {"fa_amp": 0, "disable_names": ()}).values == QuantSettings()
 
 
-def test_an_option_not_given_keeps_the_recipes_value() -> None:
+def test_an_omitted_option_keeps_the_value_of_the_recipe() -> None:
     recipe = {"disable_names": ("*.down_proj",), "fa_amp": 5, "fa": False}
     none = {field.name: None for field in fields(QuantSettings)}
     assert resolve_settings(recipe, none).values == QuantSettings(**recipe)
@@ -62,7 +62,7 @@ ACCEPTED = {
 
 
 @given(data=st.data())
-def test_every_knob_of_the_guide_is_taken(data: st.DataObject) -> None:
+def test_every_option_of_the_guide_is_accepted(data: st.DataObject) -> None:
     chosen = {name: data.draw(st.sampled_from(values)) for name, values in ACCEPTED.items()}
     values = resolve_settings({}, chosen).values
     assert {name: getattr(values, name) for name in chosen} == chosen
@@ -83,7 +83,7 @@ def test_every_knob_of_the_guide_is_taken(data: st.DataObject) -> None:
         ("numerics", "exact", "improved, reference"),
     ],
 )
-def test_a_value_not_implemented_is_refused_with_those_that_are(name: str, value: object, supported: str) -> None:
+def test_an_unsupported_value_is_refused_with_the_supported_ones(name: str, value: object, supported: str) -> None:
     for recipe, options in (({}, {name: value}), ({name: value}, {})):
         with pytest.raises(UnsupportedError, match=f"{name}={value}") as error:
             resolve_settings(recipe, options)
@@ -91,7 +91,7 @@ def test_a_value_not_implemented_is_refused_with_those_that_are(name: str, value
 
 
 @pytest.mark.parametrize("level", ["L05", "L-1", "5", "L", "l5", "L5 ", "five", "L1.5", ""])
-def test_a_level_of_another_form_is_a_usage_error(level: str) -> None:
+def test_a_malformed_level_is_a_usage_error(level: str) -> None:
     with pytest.raises(UsageError, match=r"disable_level is .*without leading zeros") as error:
         resolve_settings({}, {"disable_level": level})
     assert repr(level) in str(error.value) and error.value.exit_code == 2
@@ -112,7 +112,7 @@ def test_a_level_of_another_form_is_a_usage_error(level: str) -> None:
         ("disable_level", 5, "a text"),
     ],
 )
-def test_a_value_of_another_kind_is_a_usage_error(name: str, value: Any, words: str) -> None:
+def test_an_invalid_value_is_a_usage_error(name: str, value: Any, words: str) -> None:
     with pytest.raises(UsageError, match=name) as error:
         resolve_settings({name: value}, {})
     assert words in str(error.value)

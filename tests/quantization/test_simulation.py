@@ -24,7 +24,7 @@ ROWS, COLUMNS = 10, 24
 
 
 def load(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put tensors in the place of a module's meta buffers, in their dtypes."""
+    """Replace a module's meta buffers by tensors, in the dtypes of the buffers."""
     held = module.state_dict()
     cast = {name: tensor.to(held[name].dtype) for name, tensor in tensors.items()}
     module.load_state_dict(cast, assign=True)
@@ -41,7 +41,7 @@ def simulated(
 
 
 def error_bound(tensors: dict[str, Tensor], states: Tensor, weight: Tensor, expected: Tensor) -> Tensor:
-    """The most an output may be off: half a step of each factor, and what its dtype did to the steps' size.
+    """The largest possible error of an output: half a step of each factor, plus the rounding of the scales.
 
     All in float64; `[tokens, in]`, `[out, in]`, `[tokens, out] -> [tokens, out]`.
     """
@@ -56,7 +56,7 @@ def error_bound(tensors: dict[str, Tensor], states: Tensor, weight: Tensor, expe
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(seed=st.integers(0, 2**32), biased=st.booleans(), side=st.sampled_from([-1, 0, 1]))
-def test_product_is_the_float_one_within_the_error_of_int8(
+def test_the_product_equals_the_float_product_within_the_int8_error(
     dtype: torch.dtype, seed: int, biased: bool, side: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -74,7 +74,7 @@ def test_product_is_the_float_one_within_the_error_of_int8(
     assert (found.double() - expected).abs().le(error_bound(tensors, states, weight, expected)).all()
 
 
-def test_it_is_what_an_int8_kernel_computes() -> None:
+def test_a_static_linear_computes_the_same_as_an_int8_kernel() -> None:
     weight = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(1))
     bias, states = torch.arange(ROWS) / 10, torch.randn(2, 5, COLUMNS)
     module, tensors = simulated(weight, bias, torch.tensor([-1.0]), torch.tensor([2.0]))  # many values saturate
@@ -86,8 +86,8 @@ def test_it_is_what_an_int8_kernel_computes() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("biased", [False, True])
-def test_a_dynamic_one_is_what_int8_kernels_compute(dtype: torch.dtype, biased: bool) -> None:
-    """As npu_dynamic_quant and npu_quant_matmul do it: int8 levels of each token, summed in whole numbers."""
+def test_a_dynamic_linear_computes_the_same_as_int8_kernels(dtype: torch.dtype, biased: bool) -> None:
+    """Like npu_dynamic_quant and npu_quant_matmul: int8 levels per token, summed as integers."""
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(ROWS, COLUMNS, generator=generator).to(dtype)
     bias = torch.randn(ROWS, generator=generator).to(dtype) if biased else None
@@ -106,7 +106,7 @@ def test_a_dynamic_one_is_what_int8_kernels_compute(dtype: torch.dtype, biased: 
 
 
 class Attention(nn.Module):
-    """A patched attention as fa3 leaves it, without the attention."""
+    """A module with a quantizer, like a patched attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ def export_of(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def test_only_what_the_export_holds_is_replaced() -> None:
+def test_only_modules_that_the_export_quantizes_are_replaced() -> None:
     model = two_attentions()
     tensors = export_of(model)
     simulate(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, torch.int64)

@@ -21,13 +21,13 @@ def crowd(scenes: Path, folder: Path, seed: int) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_crowd_leaves_a_valid_folder(scenes: Path, tmp_path: Path) -> None:
+def test_concurrent_commands_leave_a_valid_folder(scenes: Path, tmp_path: Path) -> None:
     found = crowd(scenes, tmp_path, 0)
     assert found["problems"] == []
     assert sum(found["codes"].values()) == 16 * 6 + 8 * 3
 
 
 @pytest.mark.faults
-def test_many_crowds(scenes: Path, tmp_path: Path) -> None:
+def test_many_rounds_of_concurrent_commands_have_no_problems(scenes: Path, tmp_path: Path) -> None:
     found = {seed: crowd(scenes, tmp_path, seed)["problems"] for seed in range(1, 20)}
     assert {seed: problems for seed, problems in found.items() if problems} == {}

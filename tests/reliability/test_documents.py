@@ -17,7 +17,7 @@ from tests.reliability.scenes import ROOT
 FUZZ = [sys.executable, "-m", "tests.reliability.fuzz"]
 
 
-def test_a_sample_of_all_documents(scenes: Path) -> None:
+def test_a_sample_of_mutated_documents_has_no_failures(scenes: Path) -> None:
     command = [*FUZZ, "--share", "0.01", "--processes", "1", "--scenes", scenes]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -25,11 +25,11 @@ def test_a_sample_of_all_documents(scenes: Path) -> None:
 
 
 @pytest.mark.faults
-def test_all_documents() -> None:
+def test_all_mutated_documents_have_no_failures() -> None:
     assert subprocess.run(FUZZ, cwd=ROOT, check=False).returncode == 0
 
 
-def test_the_table_has_twenty_thousand_inputs() -> None:
+def test_the_readers_have_at_least_20000_inputs() -> None:
     assert sum(reader.count for reader in READERS.values()) >= 20_000
 
 

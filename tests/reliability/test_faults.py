@@ -14,7 +14,7 @@ FAULTS = [sys.executable, "-m", "tests.reliability.faults"]
 NO_COMPILER = 3
 
 
-def test_a_sample_of_all_faults_and_kills(scenes: Path) -> None:
+def test_a_sample_of_faults_and_kills_has_no_failures(scenes: Path) -> None:
     command = [*FAULTS, "--share", "0.02", "--processes", "1", "--scenes", scenes]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == NO_COMPILER:
@@ -24,7 +24,7 @@ def test_a_sample_of_all_faults_and_kills(scenes: Path) -> None:
 
 
 @pytest.mark.faults
-def test_all_faults_and_kills() -> None:
+def test_all_faults_and_kills_have_no_failures() -> None:
     code = subprocess.run(FAULTS, cwd=ROOT, check=False).returncode
     if code == NO_COMPILER:
         pytest.skip("no C compiler for the library that makes calls fail")

@@ -69,7 +69,7 @@ def shards(index: Any) -> None:
         ("exported", "out/quant_model_weight_w8a8.safetensors.index.json", shards, "verify {w}/out"),
     ],
 )
-def test_nothing_outside_is_opened(
+def test_commands_open_nothing_outside_the_folder(
     scenes: Path, tmp_path: Path, scene: str, document: str, edit: Callable[[Any], None], command: str
 ) -> None:
     if STRACE is None:

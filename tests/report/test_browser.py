@@ -49,20 +49,20 @@ def small(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_loads_alone_and_without_complaint(large: Path) -> None:
+def test_the_page_loads_without_other_files_or_console_messages(large: Path) -> None:
     found, console, requested = measure(large)
     assert console == []
     assert found["loaded"] == [] and requested == ["/harness.html", "/report.html"]
     assert found["headings"] == SECTIONS
 
 
-def test_every_head_has_a_cell_one_can_see(large: Path) -> None:
+def test_every_head_has_a_visible_cell(large: Path) -> None:
     found, _, _ = measure(large)
     assert found["cells"] == CELLS and found["invisible"] == 0
     assert found["colours"] > 16
 
 
-def test_light_and_dark_differ(large: Path) -> None:
+def test_light_and_dark_schemes_differ(large: Path) -> None:
     light, dark = measure(large)[0], measure(large, dark=True)[0]
     assert _brightness(light["background"]) > 240 > 240 - _brightness(dark["background"]) > 200
     assert _brightness(light["ink"]) < 60 and _brightness(dark["ink"]) > 200
@@ -101,14 +101,14 @@ def test_long_names_do_not_overflow(tmp_path: Path) -> None:
     assert found["width"] <= found["room"] and found["cells"] == 8
 
 
-def test_values_beside_long_names_are_whole(tmp_path: Path) -> None:
+def test_values_beside_long_names_are_not_clipped(tmp_path: Path) -> None:
     write_flux(tmp_path / "model")
     write_page(gather(tmp_path / "model"), tmp_path / "report.html")
     found, _, _ = measure(tmp_path)
     assert found["cells"] > 0 and found["clipped"] == 0
 
 
-def test_the_harness_sees_what_a_page_does_wrong(tmp_path: Path) -> None:
+def test_the_harness_detects_errors_of_a_page(tmp_path: Path) -> None:
     """The page loads a file, logs an error and overflows."""
     (tmp_path / "report.html").write_text(
         '<body style="width:5000px"><img src="missing.png"><script>console.error("wrong")</script>'
@@ -120,7 +120,7 @@ def test_the_harness_sees_what_a_page_does_wrong(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (poppler-utils) is not on PATH")
-def test_printed_it_has_all_sections_and_rows(large: Path, small: Path) -> None:
+def test_the_printed_page_has_all_sections_and_rows(large: Path, small: Path) -> None:
     for folder, layers in ((large, 80), (small, 2)):
         command = ["pdftotext", "-layout", str(print_to_pdf(folder)), "-"]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout

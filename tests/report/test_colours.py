@@ -21,7 +21,7 @@ def test_text_is_legible_on_every_shade(dark: bool) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_steps_are_even_and_go_one_way(dark: bool) -> None:
+def test_lightness_steps_are_even_and_monotonic(dark: bool) -> None:
     lightness = [_lightness(shade.background) for shade in shades(dark=dark)]
     steps = [after - before for before, after in pairwise(lightness)]
     mean = sum(steps) / len(steps)
@@ -29,7 +29,7 @@ def test_steps_are_even_and_go_one_way(dark: bool) -> None:
     assert all(0.5 < step / mean < 1.5 for step in steps)
 
 
-def test_contrast_is_that_of_wcag() -> None:
+def test_contrast_follows_wcag() -> None:
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.01)
 

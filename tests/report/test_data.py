@@ -19,7 +19,7 @@ from tests.golden import ABSENT, GOLDEN
 from tests.report.exports import layer, report_of, write_heads, write_report
 
 
-def test_an_export_with_its_report(export: Export) -> None:
+def test_facts_combine_the_export_and_its_report(export: Export) -> None:
     facts = gather(export.folder)
     first, second = facts.layers
     assert (facts.name, facts.model_type, facts.dtype, facts.target) == (
@@ -43,12 +43,12 @@ def test_an_export_with_its_report(export: Export) -> None:
     assert len(facts.warnings) == 1 and facts.remarks == ()
 
 
-def test_scales_are_the_tensors(export: Export) -> None:
+def test_scales_equal_the_stored_tensors(export: Export) -> None:
     for scales in gather(export.folder).scales:
         assert scales.values == tuple(export.tensors[scales.tensor].flatten().tolist())
 
 
-def test_without_a_report_the_tensors_speak(tmp_path: Path) -> None:
+def test_facts_come_from_the_tensors_without_a_report(tmp_path: Path) -> None:
     facts = gather(build_export(tmp_path, torch.bfloat16).folder)
     assert facts.origin is None and facts.accuracy is None and facts.target == "modelslim"
     assert [layer.quantized for layer in facts.layers] == [6, 6]
@@ -56,7 +56,7 @@ def test_without_a_report_the_tensors_speak(tmp_path: Path) -> None:
     assert any("fa3_report.json" in remark for remark in facts.remarks)
 
 
-def test_a_pipelines_transformer(tmp_path: Path) -> None:
+def test_facts_of_a_pipeline_transformer_are_read(tmp_path: Path) -> None:
     tensors, *_ = write_flux(tmp_path)
     facts = gather(tmp_path)
     assert (facts.target, facts.architecture, facts.dtype) == (
@@ -75,21 +75,21 @@ def test_a_pipelines_transformer(tmp_path: Path) -> None:
     assert FloatModule("x_embedder", None) in facts.float_elsewhere  # a linear, unlike an embedding
 
 
-def test_shards_are_one_export(export: Export) -> None:
+def test_shards_give_the_same_facts_as_one_file(export: Export) -> None:
     whole = gather(export.folder)
     export.save(shards=3)
     parts = gather(export.folder)
     assert parts.scales == whole.scales and parts.layers == whole.layers
 
 
-def test_int8_is_quantized_where_no_description_says_so(export: Export) -> None:
+def test_int8_counts_as_quantized_without_a_description(export: Export) -> None:
     """Exports for vllm have no description."""
     (export.folder / "quant_model_description_w8a8.json").unlink()
     (export.folder / WEIGHTS).rename(export.folder / "model.safetensors")
     assert gather(export.folder).quantized == 12
 
 
-def test_a_numpy_export_tells_what_its_report_tells(export: Export) -> None:
+def test_facts_of_a_numpy_export_come_from_its_report(export: Export) -> None:
     (export.folder / WEIGHTS).unlink()
     (export.folder / "quant_model_description_w8a8.json").unlink()
     facts = gather(export.folder)
@@ -98,7 +98,7 @@ def test_a_numpy_export_tells_what_its_report_tells(export: Export) -> None:
     assert facts.scales == () and any("pickled" in remark for remark in facts.remarks)
 
 
-def test_layers_without_attention(export: Export) -> None:
+def test_a_layer_may_have_no_attention(export: Export) -> None:
     write_report(export.folder, report_of([layer(0), layer(1) | {"fa": None}]))
     facts = gather(export.folder)
     assert [layer.fa for layer in facts.layers] == [True, None] and facts.attentions == 1
@@ -121,7 +121,7 @@ def test_a_broken_shard_is_named(export: Export) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "file", "float", "broken"])
-def test_no_export(tmp_path: Path, kind: str) -> None:
+def test_a_folder_without_an_export_is_an_error(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "model"
     if kind == "file":
         folder.write_text("")
@@ -136,7 +136,7 @@ def test_no_export(tmp_path: Path, kind: str) -> None:
     assert str(folder) in str(error.value) and error.value.hint
 
 
-def test_a_folder_of_several_targets_names_them(export: Export) -> None:
+def test_an_error_names_the_exports_in_subfolders(export: Export) -> None:
     with pytest.raises(InvalidInputError) as error:
         gather(export.folder.parent)
     assert error.value.hint.endswith(": model-w8a8-fa3")
@@ -152,7 +152,9 @@ def test_a_folder_of_several_targets_names_them(export: Export) -> None:
         ("qwen2_float32_act1_amp2_L5", None, None, 2),
     ],
 )
-def test_exports_of_msmodelslim(case: str, quantized: int | None, left_float: int | None, with_fa: int) -> None:
+def test_exports_of_msmodelslim_are_read(
+    case: str, quantized: int | None, left_float: int | None, with_fa: int
+) -> None:
     folder = GOLDEN / "cases" / case
     facts = gather(folder)
     described = json.loads((folder / "quant_model_description_w8a8.json").read_text())
@@ -167,7 +169,7 @@ def test_exports_of_msmodelslim(case: str, quantized: int | None, left_float: in
     }
 
 
-def test_a_large_model(tmp_path: Path) -> None:
+def test_a_large_model_is_read(tmp_path: Path) -> None:
     write_heads(tmp_path / "large", layers=80, heads=64, kv_heads=8)
     facts = gather(tmp_path / "large")
     assert sum(len(scales.values) for scales in facts.scales) == 80 * (64 + 8 + 8)
@@ -188,6 +190,6 @@ def test_layers_come_in_the_order_of_the_run(export: Export) -> None:
     write_report(export.folder, report)
     facts = gather(export.folder)
     assert facts.part == "block" and [layer.name for layer in facts.layers] == names
-    # Only what the run visited is a layer, whatever its name: a text refiner has blocks too.
+    # Only modules that the run visited are layers, not everything named so: a text refiner has blocks too.
     elsewhere = [*facts.quantized_elsewhere, *(module.name for module in facts.float_elsewhere)]
     assert any(name.startswith("model.layers.0.") for name in elsewhere)

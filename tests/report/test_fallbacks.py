@@ -12,7 +12,7 @@ from tests.exports.exports import Export
 from tests.exports.pipelines import QUANTIZED, write_flux
 
 
-def test_layers_of_one_name_and_reason_are_one_row(export: Export) -> None:
+def test_layers_with_the_same_module_and_reason_share_a_row(export: Export) -> None:
     assert fallbacks(gather(export.folder)) == [
         Fallback("mlp.down_proj", "all 2 layers", 2, "named by disable_names"),
         Fallback("q, k and v of the attention", "layer 1", 1, "among the lowest scores, by fa_amp"),
@@ -21,7 +21,7 @@ def test_layers_of_one_name_and_reason_are_one_row(export: Export) -> None:
     ]
 
 
-def test_numbers_of_several_stacks_name_theirs(tmp_path: Path) -> None:
+def test_layer_numbers_name_their_stack_if_there_are_several(tmp_path: Path) -> None:
     write_flux(tmp_path, quantized=QUANTIZED[1:])
     rows = fallbacks(gather(tmp_path))
     assert Fallback("norm1.linear", "blocks 0–1 of transformer_blocks", 2, "not recorded") in rows
@@ -30,7 +30,7 @@ def test_numbers_of_several_stacks_name_theirs(tmp_path: Path) -> None:
     assert Fallback("x_embedder", "outside the blocks", 1, "not recorded") in rows
 
 
-def test_experts_are_one_row(export: Export) -> None:
+def test_experts_share_a_row(export: Export) -> None:
     facts = gather(export.folder)
     first = facts.layers[0]
     experts = tuple(FloatModule(f"{first.name}.mlp.experts.{n}.up_proj", "no sample") for n in range(64))
@@ -40,6 +40,6 @@ def test_experts_are_one_row(export: Export) -> None:
     assert linears_by_reason(layer) == "up_proj ×64 (no sample)"
 
 
-def test_reasons() -> None:
+def test_missing_and_unknown_reasons_have_a_text() -> None:
     assert reason_text(None) == "not recorded"
     assert reason_text("a reason of a later version") == "a reason of a later version"

@@ -36,7 +36,7 @@ def scales_of(folder: Path, tensors: dict[str, Tensor]):
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_one_scale_a_head(tmp_path: Path, target: str, dtype: torch.dtype) -> None:
+def test_one_scale_per_head_is_found(tmp_path: Path, target: str, dtype: torch.dtype) -> None:
     scales, remarks = scales_of(tmp_path, {name: value.to(dtype) for name, value in TARGETS[target].items()})
     values = {scale.role: scale.values for scale in scales}
     assert remarks == []
@@ -47,17 +47,17 @@ def test_one_scale_a_head(tmp_path: Path, target: str, dtype: torch.dtype) -> No
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0])
-def test_a_scale_no_kernel_can_use_is_named(tmp_path: Path, bad: float) -> None:
+def test_an_unusable_scale_is_named(tmp_path: Path, bad: float) -> None:
     scales, [remark] = scales_of(tmp_path, {"fa_k.scale": torch.tensor([[0.5], [bad]])})
     assert scales[0].values == (0.5, bad if math.isfinite(bad) else None)
     assert f"{ATTENTION}.fa_k.scale" in remark and "head 1" in remark
 
 
-def test_scales_that_fit_no_heads_are_named(tmp_path: Path) -> None:
+def test_scales_that_do_not_fit_the_heads_are_named(tmp_path: Path) -> None:
     scales, [remark] = scales_of(tmp_path, {"k_proj.kv_cache_scale": torch.ones(15)})
     assert scales == [] and "15 values" in remark
 
 
-def test_what_is_too_large_for_scales_is_not_read(tmp_path: Path) -> None:
+def test_tensors_too_large_for_scales_are_not_read(tmp_path: Path) -> None:
     scales, [remark] = scales_of(tmp_path, {"q_scale": torch.ones(512, 256)})
     assert scales == [] and "[512, 256]" in remark

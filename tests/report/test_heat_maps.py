@@ -24,14 +24,14 @@ def test_rows_are_layers_and_columns_heads(export: Export) -> None:
     assert f"head {scale.argmax()})." in maps["q"].extremes
 
 
-def test_columns_of_many_heads_are_headed_in_groups(tmp_path: Path) -> None:
+def test_many_heads_have_group_headings(tmp_path: Path) -> None:
     write_heads(tmp_path / "large", layers=2, heads=40, kv_heads=17)
     q, k, _ = heat_maps(gather(tmp_path / "large"))
     assert q.groups[0] == ("0–7", 8) and sum(width for _, width in q.groups) == 40
     assert k.groups == (("0–7", 8), ("8–15", 8), ("16", 1))
 
 
-def test_what_has_no_logarithm_has_no_colour(export: Export) -> None:
+def test_values_without_a_logarithm_have_no_colour(export: Export) -> None:
     facts = gather(export.folder)
     scales = replace(facts.scales[0], values=(None, 0.0, 1.0, 4.0))
     [q] = heat_maps(replace(facts, scales=(scales,)))

@@ -17,16 +17,16 @@ from fa3cli.report.names import layer_of, module_order, number_ranges, relative_
         ("", None),
     ],
 )
-def test_the_first_number_is_the_layer(name: str, layer: str | None) -> None:
+def test_the_layer_is_the_name_up_to_its_first_number(name: str, layer: str | None) -> None:
     assert layer_of(name) == layer
 
 
-def test_numbers_are_ordered_as_numbers() -> None:
+def test_numbers_in_names_are_sorted_by_value() -> None:
     names = ["a.10.b", "a.9.b", "a.b", "a.9"]
     assert sorted(names, key=module_order) == ["a.b", "a.9", "a.9.b", "a.10.b"]
 
 
-def test_short_forms() -> None:
+def test_names_have_short_forms() -> None:
     assert relative_name("model.layers.3.mlp.up_proj", "model.layers.3") == "mlp.up_proj"
     assert starred_numbers("mlp.experts.12.up_proj") == "mlp.experts.*.up_proj"
     assert number_ranges([7, 0, 2, 1, 9, 8]) == "0–2, 7–9"

@@ -29,7 +29,7 @@ def loaded(html: str) -> list[str]:
     return [value for name, value in attributes if name in LOADING and not value.startswith("#") and value != "data:,"]
 
 
-def test_it_tells_the_facts(export: Export) -> None:
+def test_the_page_contains_the_facts(export: Export) -> None:
     text = Page(page(gather(export.folder))).text
     for fact in (
         "model-w8a8-fa3",
@@ -49,7 +49,7 @@ def test_it_tells_the_facts(export: Export) -> None:
     assert "fa3 verify" not in text
 
 
-def test_numbers_are_those_of_the_tensors(export: Export) -> None:
+def test_cell_titles_contain_the_stored_scales(export: Export) -> None:
     titles = Page(page(gather(export.folder))).cells()
     expected = [
         f"layer 0, head {head}: {value:#.3g}"
@@ -59,7 +59,7 @@ def test_numbers_are_those_of_the_tensors(export: Export) -> None:
     assert titles == expected
 
 
-def test_what_is_not_known_is_said(tmp_path: Path) -> None:
+def test_the_page_names_unknown_facts(tmp_path: Path) -> None:
     text = Page(page(gather(build_export(tmp_path).folder))).text
     for fact in (
         "not measured",
@@ -72,7 +72,7 @@ def test_what_is_not_known_is_said(tmp_path: Path) -> None:
         assert fact in text, fact
 
 
-def test_nothing_is_loaded_and_nothing_runs(export: Export) -> None:
+def test_the_page_loads_nothing_and_has_no_scripts(export: Export) -> None:
     html = page(gather(export.folder))
     assert loaded(html) == [] and re.findall(r"url\(|@import|https?://", html) == []
     assert "default-src 'none'" in html
@@ -80,7 +80,7 @@ def test_nothing_is_loaded_and_nothing_runs(export: Export) -> None:
     assert tags.isdisjoint({"script", "iframe", "object", "embed", "img", "form", "base"})
 
 
-def test_hostile_names_are_text(tmp_path: Path) -> None:
+def test_hostile_names_are_escaped(tmp_path: Path) -> None:
     folder = tmp_path / "<img src=x onerror=alert(1)>"
     export = build_export(folder)
     export.config |= {"model_type": HOSTILE, "architectures": [HOSTILE]}
@@ -109,7 +109,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_it_can_be_read_aloud(export: Export, whole: bool) -> None:
+def test_the_page_is_accessible_to_screen_readers(export: Export, whole: bool) -> None:
     if not whole:
         (export.folder / "fa3_report.json").unlink()
     elements = Page(page(gather(export.folder))).elements
@@ -125,7 +125,7 @@ def test_it_can_be_read_aloud(export: Export, whole: bool) -> None:
     assert links <= {f"#{name}" for name in ids} and labels <= set(ids)
 
 
-def test_columns_add_up(export: Export) -> None:
+def test_all_rows_of_a_heat_map_have_the_same_width(export: Export) -> None:
     """All rows of a heat map have as many columns as its heading."""
     html = page(gather(export.folder))
     for table in re.findall(r"<table>\n<caption>Smallest.*?</table>", html, re.DOTALL):
@@ -162,7 +162,9 @@ def test_text_is_legible_in_both_schemes() -> None:
                 assert contrast(full[ink], full[background]) >= 4.5, (ink, background)
 
 
-def test_the_file_is_whole_or_not_there(export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_written_completely_or_not_at_all(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     facts, file = gather(export.folder), tmp_path / "report.html"
     write_page(facts, file)
     assert file.read_text(encoding="utf-8") == page(facts)
@@ -181,7 +183,7 @@ def test_the_file_is_whole_or_not_there(export: Export, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("place", ["missing/report.html", "."])
-def test_a_place_where_no_file_can_be(export: Export, tmp_path: Path, place: str) -> None:
+def test_a_path_that_cannot_be_written_is_an_error(export: Export, tmp_path: Path, place: str) -> None:
     with pytest.raises(InvalidInputError) as error:
         write_page(gather(export.folder), tmp_path / place)
     assert error.value.hint
@@ -193,7 +195,7 @@ def test_the_same_export_gives_the_same_page(export: Export) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_exports_of_other_targets(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_an_export_for_vllm_ascend_has_a_page(tmp_path: Path, dtype: torch.dtype) -> None:
     export = build_export(tmp_path, dtype)
     for name in [name for name in export.tensors if ".fa_" in name]:
         export.drop(name)
@@ -211,7 +213,7 @@ def test_exports_of_other_targets(tmp_path: Path, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("content", [b"{}", b"<!doctype html>\n<title>mine</title>", b"\0" * 5000])
-def test_what_is_no_page_is_not_replaced(export: Export, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_page_is_not_replaced(export: Export, tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)
     with pytest.raises(ConflictError, match=r"model\.safetensors: exists and is not a page of fa3 report") as error:

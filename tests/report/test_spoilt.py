@@ -16,7 +16,7 @@ from tests.report.exports import report_of, sampled, write_report
 from tests.special_files import SPECIAL, put
 
 
-def test_mutations_are_reported(export: Export) -> None:
+def test_mutated_files_still_give_a_page(export: Export) -> None:
     write_report(export.folder, report_of([sampled(0, 4), sampled(1, 3)]))
     files = ["fa3_report.json", "config.json", "fa3_report.json", DESCRIPTION, "fa3_report.json", WEIGHTS]
     for seed in SEEDS:
@@ -30,13 +30,13 @@ def test_mutations_are_reported(export: Export) -> None:
 
 @pytest.mark.parametrize("kind", SPECIAL)
 @pytest.mark.parametrize("name", ["fa3_report.json", "config.json", DESCRIPTION, WEIGHTS])
-def test_what_is_no_file_is_a_remark(kind: str, name: str, export: Export) -> None:
+def test_special_files_are_remarks(kind: str, name: str, export: Export) -> None:
     put(kind, export.folder / name)
     facts = gather(export.folder)
     assert any(name in remark for remark in facts.remarks)
 
 
 @pytest.mark.parametrize("place", ["/proc", "/", "/dev"])
-def test_folders_of_the_system_hold_no_export(place: str) -> None:
+def test_system_folders_are_not_exports(place: str) -> None:
     with pytest.raises(InvalidInputError):
         gather(Path(place))

@@ -10,7 +10,7 @@ from fa3cli.errors import InvalidInputError
 from fa3cli.report.stored import open_stored
 
 
-def test_a_calibration_is_no_export(tmp_path: Path) -> None:
+def test_a_calibration_is_not_an_export(tmp_path: Path) -> None:
     (tmp_path / "fa3_parameters.safetensors").touch()
     (tmp_path / "fa3_report.json").write_text("{}")
     with pytest.raises(InvalidInputError, match="holds a calibration") as raised:

@@ -27,20 +27,20 @@ def with_peaks(layer: LayerFacts, *peaks: tuple[float, float | None]) -> LayerFa
     return replace(layer, timesteps=tuple(TimestepPeaks(timestep, peak, None, None) for timestep, peak in peaks))
 
 
-def test_the_spread_and_where_the_largest_is(export: Export) -> None:
+def test_the_spread_names_the_timestep_of_the_largest_peak(export: Export) -> None:
     first, second = facts_of(export, sampled(0, 5), layer(1)).layers
     assert spread_of(first, "q") == Spread(pytest.approx(2), pytest.approx(2), 920.0)
     assert str(spread_of(first, "k")) == "1.00 at 1000"
     assert spread_of(first, "v") is None and spread_of(second, "q") is None
 
 
-def test_peaks_that_are_nothing_have_no_spread(export: Export) -> None:
+def test_zero_and_missing_peaks_have_no_spread(export: Export) -> None:
     block = facts_of(export, layer(0)).layers[0]
     assert spread_of(with_peaks(block, (999, 0.0), (500, None)), "q") is None
     assert spread_of(with_peaks(block, (999, 0.0), (500, 3.0), (1, 1.5), (0.5, -1)), "q") == Spread(2, 3, 500)
 
 
-def test_a_timestep_that_comes_twice_is_one(export: Export) -> None:
+def test_a_repeated_timestep_has_one_cell(export: Export) -> None:
     """Second-order samplers call the model twice per timestep."""
     facts = facts_of(export, layer(0))
     block = with_peaks(facts.layers[0], (999, 1.0), (999, 4.0), (1, 2.0))
@@ -61,18 +61,18 @@ def test_rows_are_blocks_and_columns_timesteps(export: Export) -> None:
     assert q.extremes == "Largest ratio in block 0: up to 2.00 at timestep 920, 2.00 times its smallest."
 
 
-def test_many_timesteps_are_headed_in_groups(export: Export) -> None:
+def test_many_timesteps_have_group_headings(export: Export) -> None:
     q, _ = timestep_maps(facts_of(export, sampled(0, 20), sampled(1, 20)))
     assert q.groups == (("1000–860", 8), ("840–700", 8), ("680–620", 4)) and not q.written
     assert [row.span for row in q.rows] == ["2.00 at 620"] * 2
 
 
-def test_a_block_that_lacks_a_timestep_has_a_cell_without_colour(export: Export) -> None:
+def test_a_missing_timestep_has_a_cell_without_colour(export: Export) -> None:
     q, _ = timestep_maps(facts_of(export, sampled(0, 3), sampled(1, 4)))
     assert [cell.step is None for cell in q.rows[0].cells] == [False, False, False, True]
 
 
-def test_the_page_shows_them_and_speaks_of_blocks(export: Export) -> None:
+def test_the_page_shows_timesteps_and_calls_layers_blocks(export: Export) -> None:
     html = page(facts_of(export, sampled(0, 5), sampled(1, 5)))
     parsed = Page(html)
     assert "Largest values over the timesteps" in parsed.text and "Block by block" in parsed.text
@@ -82,7 +82,7 @@ def test_the_page_shows_them_and_speaks_of_blocks(export: Export) -> None:
     assert ("a", {"href": "#timesteps"}) in parsed.elements
 
 
-def test_the_page_shows_how_far_images_are_apart(export: Export) -> None:
+def test_the_page_shows_differences_of_images(export: Export) -> None:
     found = {"prompts": 2, "psnr": [41.26, None], "mean_psnr": 41.26, "largest_difference": 0.25}
     write_report(export.folder, report_of([layer(0)], target="mindie-sd", comparison=found))
     text = Page(page(gather(export.folder))).text
@@ -97,7 +97,7 @@ def test_language_models_have_layers_and_no_timesteps(export: Export) -> None:
     assert "timestep" not in parsed.text.lower() and "block" not in parsed.text.lower()
 
 
-def test_columns_add_up(export: Export) -> None:
+def test_all_rows_of_a_heat_map_have_the_same_width(export: Export) -> None:
     html = page(facts_of(export, sampled(0, 20), layer(1)))
     tables = re.findall(r"<table>\n<caption>Largest ratio.*?</table>", html, re.DOTALL)
     assert len(tables) == 2

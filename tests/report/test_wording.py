@@ -30,11 +30,11 @@ from fa3cli.report.wording import (
         (1e-6, "1.00e-06"),
     ],
 )
-def test_three_digits(number: float | None, text: str) -> None:
+def test_numbers_have_three_significant_digits(number: float | None, text: str) -> None:
     assert significant(number) == text
 
 
-def test_the_rest() -> None:
+def test_other_values_are_formatted() -> None:
     assert percent(0.0213) == "2.13\N{NO-BREAK SPACE}%" and percent(None) == "–"
     assert change(29.471, 29.484) == "+0.04\N{NO-BREAK SPACE}%" and change(None, 1.0) == change(0.0, 1.0) == "–"
     assert value_text({"steps": 4, "frames": None, "fa": True}) == "steps 4, fa yes"
@@ -58,11 +58,11 @@ def test_the_rest() -> None:
         (None, "12 samples with an unknown number of tokens"),
     ],
 )
-def test_calls_of_a_transformer_have_no_tokens(tokens: int | None, text: str) -> None:
+def test_samples_are_described_with_or_without_tokens(tokens: int | None, text: str) -> None:
     assert calibrated_on(Origin(None, {}, {}, {}, {}, 12, tokens)) == text
 
 
-def test_images_of_which_some_are_the_same() -> None:
+def test_identical_images_are_named_the_same() -> None:
     assert image_rows(None) == []
     rows = dict(image_rows(ImageAccuracy(3, (40.0, None, 30.0), 35.0, 0.25)))
     assert rows["lowest PSNR"] == decibels(30.0) == "30.0\N{NO-BREAK SPACE}dB"

@@ -16,7 +16,7 @@ from tests.export_files import WEIGHT_FILE
 
 DESCRIPTION = "quant_model_description_w8a8.json"
 NORMS = "anti_fp_norm.npy"
-# In quant_weight.npy msModelSlim lets a bias take the place of its weight, and a norm's of AntiOutlier's.
+# In quant_weight.npy of msModelSlim, a bias replaces its weight, and a norm that of AntiOutlier.
 _WRONG_THERE = ("norm", ".q_proj", ".k_proj", ".v_proj", ".bias")
 
 
@@ -60,7 +60,7 @@ def assert_same_layout(case: str, found: dict[str, Any]) -> None:
 
 
 def assert_same_bits(case: str, found: dict[str, Any], may_differ: Collection[str] = ()) -> None:
-    """Every bit is equal, but in tensors of the safetensors whose names hold one of `may_differ`."""
+    """Every bit is equal, except in tensors of the safetensors whose names contain one of `may_differ`."""
     _assert_none(case, found, "bits", may_differ)
 
 

@@ -1,6 +1,6 @@
 """Makes the exports of golden cases again and reports differences; runs under the transformers version of the cases.
 
-python -m tests.runs.golden_exports FOLDER CASE...    one json object on stdout: case -> what differs
+python -m tests.runs.golden_exports FOLDER CASE...    one json object on stdout: case -> differences
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 python -m tests.runs.kills FOLDER KILLS SEED    one json object on stdout: what was done, and what went wrong
 
-A process of its own, since what it kills it forks: everything is imported once, with one thread. Every tenth kill is of
-a fresh `fa3 quantize`.
+A separate process, because it forks the runs that it kills: everything is imported once, with one thread. Every tenth
+kill is of a fresh `fa3 quantize`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"save_types": ["numpy"], "numerics": "reference", "anti_method": "m2"},
     {"save_types": ["safe_tensor", "numpy"], "fa_amp": 1, "fa_score": "error", "part_file_size": 0.00005},
 ]
-# Files at whose sight a run is killed: while it begins, between two layers, while it finishes and publishes.
+# A run is killed when one of these files appears: at the start, between two layers, while it finishes and publishes.
 SIGHTS = [
     "out.journal/visits/identity.json",
     "out.journal/visits/states-00000.0.safetensors.part0",
@@ -51,7 +51,7 @@ LAYERS = 4
 
 
 class Kills:
-    """A model, calibration data, and for each set of options what an uninterrupted run makes."""
+    """A model, calibration data, and for each set of options the export of an uninterrupted run."""
 
     def __init__(self, root: Path, seed: int) -> None:
         self.root, self.random = root, random.Random(seed)
@@ -63,7 +63,7 @@ class Kills:
         self.done, self.problems = Counter(), []
 
     def run(self, kills: int) -> None:
-        """Kill so many runs, up to three in a row before one may end."""
+        """Kill this many runs, up to three in a row before one may end."""
         while self.done["kills"] < kills:
             fresh = self.done["kills"] >= 10 * (self.done["fresh"] + 1) - 3
             number = OF_THE_COMMAND if fresh else self.random.randrange(min(len(OPTIONS), kills // 6))
@@ -108,11 +108,11 @@ class Kills:
         before = lock.stat().st_mtime_ns if lock.exists() else 0
         while run.poll() is None and not (lock.exists() and lock.stat().st_mtime_ns != before):
             time.sleep(0.001)
-        run.returncode = 0  # it is ours to wait for
+        run.returncode = 0  # the child must be waited for
         return run.pid
 
     def _kill(self, number: int, pid: int) -> bool:
-        """Kill a run at some moment; tell whether there is more to do for another."""
+        """Kill a run at some moment; tell whether its work remains for another run."""
         options = OPTIONS[number]
         never = {
             ".npy": "numpy" not in options.get("save_types", ()),
@@ -148,7 +148,7 @@ class Kills:
     def _seen(self, sight: str) -> bool:
         try:
             return any(self.root.glob(sight))
-        except FileNotFoundError:  # a folder went while it was looked through
+        except FileNotFoundError:  # a folder was removed while it was listed
             return False
 
     def _end(self, pid: int) -> None:
@@ -179,7 +179,7 @@ def _runs(pid: int) -> bool:
 
 
 def main(folder: str, kills: str, seed: str) -> None:
-    """Kill, and print what came of it."""
+    """Kill runs, and print the results."""
     torch.set_num_threads(1)
     all_of_it = Kills(Path(folder), int(seed))
     all_of_it.run(int(kills))

@@ -19,7 +19,7 @@ from fa3cli import api, patching
 from tests.sample_models import edit_weights, token_ids, write_lines, write_model
 
 SIDES = ("fa3cli", "msmodelslim")
-# No two of a model may export the same: an option that changed nothing would prove nothing.
+# All exports of a model must differ: an option without effect would prove nothing.
 SAMPLE = [
     "llama-float32-act1-none-L0-amp0",
     "llama-float32-act1-none-L0-amp1",
@@ -41,7 +41,7 @@ SAMPLE = [
     "qwen2-bfloat16-act3-m6-L0-amp0",
     "qwen2-float16-act1-m3-L0-amp0",
 ]
-# m2 is left out: rounding tells its candidates apart (docs/numerics.md); m5's formulas are fa3's own.
+# Without m2, whose candidates differ by rounding only (docs/numerics.md), and m5, whose formulas are fa3's own.
 SWEEP = [
     "-".join(parts)
     for parts in product(

@@ -31,7 +31,7 @@ def load(folder: Path) -> nn.Module:
 
 @torch.no_grad()
 def observe(model: nn.Module, samples: list[list[int]]) -> Seen:
-    """Run a Llama or Qwen2 and watch it: states after rope, before key and value heads are repeated."""
+    """Run a Llama or Qwen2 and record states after rope, before key and value heads are repeated."""
     seen, module = Seen(), sys.modules[type(model).__module__]
     attentions = [name for name, _ in model.named_modules() if name.endswith(".self_attn")]
     seen.states = {name: {role: [] for role in "qkv"} for name in attentions}

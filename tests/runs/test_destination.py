@@ -12,7 +12,7 @@ from fa3cli.runs.destination import default_output, where_to_save
 from fa3cli.runs.options import RunOptions
 
 
-def test_a_pipelines_transformer_goes_to_mindie_sd() -> None:
+def test_the_target_of_a_pipeline_is_mindie_sd() -> None:
     destination = where_to_save(RunOptions(), pipelines=True)
     assert [target.name for target in destination.pop("targets")] == ["mindie-sd"]
     assert destination == {"save_types": ("safe_tensor",), "part_bytes": None}
@@ -27,18 +27,18 @@ def test_a_pipelines_transformer_goes_to_mindie_sd() -> None:
         ({"part_file_size": 4.0}, "opens one weight file", "omit part_file_size"),
     ],
 )
-def test_what_mindie_sd_cannot_have_is_refused(options: dict[str, Any], message: str, hint: str) -> None:
+def test_options_unsupported_by_mindie_sd_are_refused(options: dict[str, Any], message: str, hint: str) -> None:
     with pytest.raises(UnsupportedError, match=message) as raised:
         where_to_save(RunOptions(**options), pipelines=True)
     assert raised.value.hint == hint
 
 
-def test_a_language_model_does_not_go_there() -> None:
+def test_mindie_sd_is_refused_for_a_language_model() -> None:
     with pytest.raises(UnsupportedError, match="not language models"):
         where_to_save(RunOptions(target=["mindie-sd"]))
 
 
-def test_a_size_that_is_none_is_a_usage_error_for_any_target() -> None:
+def test_an_invalid_part_size_is_a_usage_error_for_any_target() -> None:
     with pytest.raises(UsageError, match="part_file_size"):
         where_to_save(RunOptions(part_file_size=0), pipelines=True)
 
@@ -52,14 +52,14 @@ def weights(tmp_path: Path) -> Path:
     return folder
 
 
-def test_an_output_beside_or_directly_in_the_weights_folder_is_fine(weights: Path) -> None:
+def test_an_output_beside_or_directly_in_the_weights_folder_is_accepted(weights: Path) -> None:
     for output in (None, weights.parent / "out", weights / "out", weights / "runs" / "one" / "two"):
         assert default_output(weights, output).name in ("weights-w8a8-fa3", "out", "two")
     (weights / "runs" / "other").mkdir(parents=True)
     assert default_output(weights, weights / "runs" / "one") == weights / "runs" / "one"
 
 
-def test_the_weights_folder_is_no_output(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_weights_folder_is_refused_as_output(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (weights.parent / "link").symlink_to(weights)
     monkeypatch.chdir(weights)
     for output in (weights, ".", weights / "transformer" / "..", weights.parent / "link"):
@@ -69,6 +69,6 @@ def test_the_weights_folder_is_no_output(weights: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("place", ["transformer/out", "transformer/deep/out", "transformer/config.json/out"])
-def test_among_the_files_of_a_model_is_no_output(weights: Path, place: str) -> None:
+def test_an_output_among_the_files_of_a_model_is_refused(weights: Path, place: str) -> None:
     with pytest.raises(ConflictError, match="which belongs to the weights folder"):
         default_output(weights, weights / place)

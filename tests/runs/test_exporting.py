@@ -31,12 +31,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def targets_of(options: dict[str, Any]) -> list[str]:
-    """Those that take what the options make."""
+    """The targets that accept these options."""
     return ["modelslim"] if "fa_amp" in options or "numerics" in options else ALL
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_two_halves_make_what_quantize_makes(name: str, llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_calibrate_and_export_give_the_result_of_quantize(name: str, llama: Path, calib: Path, tmp_path: Path) -> None:
     options, targets = {"calib": calib} | SETTINGS[name], targets_of(SETTINGS[name])
     whole = api.quantize(llama, output=tmp_path / "whole", target=targets, **options)
     kept = api.calibrate(llama, tmp_path / "kept", **options)
@@ -46,7 +46,7 @@ def test_two_halves_make_what_quantize_makes(name: str, llama: Path, calib: Path
     assert (halves.files, halves.warnings, halves.samples) == (whole.files, whole.warnings, whole.samples)
 
 
-def test_a_target_alone_is_what_it_is_among_others(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_a_target_gives_the_same_files_alone_or_with_others(llama: Path, calib: Path, tmp_path: Path) -> None:
     api.calibrate(llama, tmp_path / "kept", calib=calib)
     api.export(llama, tmp_path / "kept", output=tmp_path / "all", target=ALL)
     for name in ALL:
@@ -57,7 +57,7 @@ def test_a_target_alone_is_what_it_is_among_others(llama: Path, calib: Path, tmp
         assert among == alone
 
 
-def test_calibrating_goes_on_where_it_was_stopped(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_a_stopped_calibration_is_resumed(llama: Path, calib: Path, tmp_path: Path) -> None:
     api.calibrate(llama, tmp_path / "whole", calib=calib, anti_method="m3")
     job = prepare(llama, output=tmp_path / "kept", calib=calib, anti_method="m3", only_calibrate=True)
     asked = iter([False, True])
@@ -69,7 +69,7 @@ def test_calibrating_goes_on_where_it_was_stopped(llama: Path, calib: Path, tmp_
     assert api.calibrate(llama, tmp_path / "kept", calib=calib, anti_method="m3").already_there
 
 
-def test_the_same_export_again_is_there_already(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_the_same_export_is_not_made_again(llama: Path, calib: Path, tmp_path: Path) -> None:
     api.calibrate(llama, tmp_path / "kept", calib=calib)
     options = {"output": tmp_path / "out", "target": ["vllm", "modelslim"]}
     api.export(llama, tmp_path / "kept", **options)
@@ -111,10 +111,10 @@ def test_other_weights_than_were_calibrated_are_refused(
 
 
 @pytest.mark.parametrize(("level", "splits"), [("L2", False), ("L8", True)])
-def test_what_was_found_out_decides_whether_an_engine_loads_it(
+def test_calibration_results_decide_whether_a_target_is_refused(
     level: str, splits: bool, llama: Path, calib: Path, tmp_path: Path
 ) -> None:
-    """The reference's disable_level may split a group; whether it did is known behind calibration."""
+    """The reference's disable_level may split a group; this is known only after calibration."""
     options = {"calib": calib, "numerics": "reference", "disable_level": level}
     with pytest.raises(UnsupportedError, match="may split fused ones"):
         prepare(llama, target=["mindie"], **options)
@@ -130,7 +130,7 @@ def test_what_was_found_out_decides_whether_an_engine_loads_it(
         assert api.export(llama, tmp_path / "kept", target=["mindie"]).files
 
 
-def test_warnings_are_of_what_was_found(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_warnings_follow_the_calibration_results(llama: Path, calib: Path, tmp_path: Path) -> None:
     options = {"calib": calib, "numerics": "reference", "disable_level": "L2"}
     assert any("may split" in warning for warning in api.plan_warnings(prepare(llama, **options)))
     api.calibrate(llama, tmp_path / "kept", **options)

@@ -22,7 +22,7 @@ pytestmark = [ABSENT, pytest.mark.versions, pytest.mark.xdist_group("golden")]
 
 @pytest.fixture(scope="module")
 def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What differs from the reference, by case; the tests are skipped if the environment isn't here."""
+    """The differences from the reference, by case; skips the tests without the environment."""
     names = [case["name"] for case in json.loads((GOLDEN / "MANIFEST.json").read_text())["cases"]]
     root = tmp_path_factory.mktemp("golden")
     try:
@@ -42,7 +42,7 @@ def test_every_golden_export_has_the_same_tensors_and_description(differences: d
         assert_same_layout(name, found)
 
 
-def test_every_golden_export_is_made_again_bit_for_bit(differences: dict[str, Any]) -> None:
+def test_every_golden_export_is_reproduced_bit_for_bit(differences: dict[str, Any]) -> None:
     if not made_here():
         pytest.skip(f"the stored bits are another processor's than {identity()}")
     for name, found in differences.items():

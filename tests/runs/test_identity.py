@@ -77,7 +77,7 @@ def test_a_copy_of_the_folder_has_the_same_identity(llama: Path, calib: Path) ->
 
 
 @pytest.mark.parametrize("lost", [WEIGHT_FILE, "quant_model_description.json", "config.json"])
-def test_an_export_that_lost_a_file_is_not_complete(llama: Path, calib: Path, lost: str) -> None:
+def test_an_export_with_a_missing_file_is_a_conflict(llama: Path, calib: Path, lost: str) -> None:
     output = quantize(llama, calib)
     (output / lost).unlink()
     with pytest.raises(ConflictError):
@@ -85,14 +85,14 @@ def test_an_export_that_lost_a_file_is_not_complete(llama: Path, calib: Path, lo
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", '{"identity": 1}', '{"identity": {}}'])
-def test_a_report_that_is_none_is_a_conflict(llama: Path, calib: Path, text: str) -> None:
+def test_an_invalid_report_is_a_conflict(llama: Path, calib: Path, text: str) -> None:
     output = quantize(llama, calib)
     (output / REPORT).write_text(text)
     with pytest.raises(ConflictError):
         api.quantize(llama, calib=calib, output=output)
 
 
-# ---- what differs
+# ---- differences
 
 leaves = st.none() | st.integers(-3, 3) | st.text("ab", max_size=2) | st.lists(st.integers(0, 2), max_size=2)
 identities = st.dictionaries(st.sampled_from("abc"), leaves | st.dictionaries(st.sampled_from("xy"), leaves))

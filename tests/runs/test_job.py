@@ -31,7 +31,7 @@ def calib(tmp_path: Path) -> Path:
     return write_lines(tmp_path / "calib.jsonl", token_ids(6, 9))
 
 
-def test_the_whole_job(folder: Path, calib: Path, tmp_path: Path) -> None:
+def test_a_job_has_a_recipe_samples_and_modules(folder: Path, calib: Path, tmp_path: Path) -> None:
     job = prepare(folder, calib=calib)
     assert job.folder == folder
     assert job.output == tmp_path / f"{folder.name}-w8a8-fa3"
@@ -51,7 +51,7 @@ def test_preparing_writes_nothing(folder: Path, calib: Path, tmp_path: Path) -> 
     assert snapshot(tmp_path) == before
 
 
-def test_relative_folders_stand_beside_each_other(folder: Path, calib: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_folders_are_resolved(folder: Path, calib: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     assert prepare(Path("."), calib=calib).output == folder.with_name(f"{folder.name}-w8a8-fa3")
     assert prepare(Path("."), calib=calib, output=Path("../out")).output == folder.parent / "out"
@@ -75,19 +75,19 @@ def test_options_replace_the_recipe(folder: Path, calib: Path) -> None:
     assert [sample.tokens for sample in job.samples] == [4]
 
 
-def test_an_attention_module_by_name_loses_fa3_alone(folder: Path, calib: Path) -> None:
+def test_a_disabled_attention_module_loses_only_fa3(folder: Path, calib: Path) -> None:
     job = prepare(folder, calib=calib, disable_names=("model.layers.1.self_attn",))
     assert job.attentions == {"model.layers.0.self_attn", "model.layers.2.self_attn"}
     assert "model.layers.1.self_attn.q_proj" in job.quantized
     assert len(job.quantized) == 3 * 7
 
 
-def test_a_glob_over_a_layer_takes_linears_and_attention(folder: Path, calib: Path) -> None:
+def test_a_glob_over_a_layer_disables_linears_and_attention(folder: Path, calib: Path) -> None:
     job = prepare(folder, calib=calib, disable_names=("model.layers.1.*",))
     assert not any(module.startswith("model.layers.1.") for module in job.quantized | job.attentions)
 
 
-def test_no_fa_quantizes_the_linears_alone(folder: Path, calib: Path) -> None:
+def test_no_fa_quantizes_only_the_linears(folder: Path, calib: Path) -> None:
     job = prepare(folder, calib=calib, fa=False)
     assert job.attentions == frozenset() and len(job.quantized) == 18
 
@@ -100,7 +100,7 @@ def test_no_fa_quantizes_the_linears_alone(folder: Path, calib: Path) -> None:
         ("bfloat16", "float32", torch.float32),
     ],
 )
-def test_the_dtype_is_config_jsons_or_the_one_asked_for(
+def test_the_dtype_is_that_of_config_json_or_the_requested_one(
     tmp_path: Path, calib: Path, stored: str, asked: str, dtype: torch.dtype
 ) -> None:
     folder = write_model(tmp_path / f"llama-{tmp_path.name}", dtype=getattr(torch, stored))
@@ -108,7 +108,7 @@ def test_the_dtype_is_config_jsons_or_the_one_asked_for(
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_the_attention_implementation_asked_for(folder: Path, calib: Path, implementation: str) -> None:
+def test_the_requested_attention_implementation_is_used(folder: Path, calib: Path, implementation: str) -> None:
     job = prepare(folder, calib=calib, attn_implementation=implementation)
     assert job.model.config._attn_implementation == implementation
 
@@ -154,7 +154,7 @@ def test_reference_numerics_are_eager_and_without_a_recipe(folder: Path, calib: 
         ({"disable_names": ("*.up_proj", "model.layers.3.*")}, InvalidInputError, "model.layers.3.*"),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_name(
+def test_unsupported_options_are_refused_by_name(
     folder: Path, calib: Path, options: dict[str, Any], error: type[Fa3Error], words: str
 ) -> None:
     with pytest.raises(error) as raised:
@@ -162,14 +162,14 @@ def test_what_cannot_be_done_is_refused_by_name(
     assert words in f"{raised.value} {raised.value.hint}"
 
 
-def test_a_sample_longer_than_the_model_takes(folder: Path, tmp_path: Path) -> None:
+def test_a_sample_longer_than_the_model_accepts_is_refused(folder: Path, tmp_path: Path) -> None:
     calib = write_lines(tmp_path / "long.jsonl", token_ids(64, 65))
     with pytest.raises(InvalidInputError, match="line 2: 65 tokens, but the model accepts at most 64"):
         prepare(folder, calib=calib)
     assert len(prepare(folder, calib=calib, max_length=64).samples) == 2
 
 
-def test_a_pipeline_is_no_language_model(tmp_path: Path, calib: Path) -> None:
+def test_a_pipeline_is_not_a_language_model(tmp_path: Path, calib: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     for options in ({}, {"fa": False}, {"only_plan": True}):
         with pytest.raises(UnsupportedError, match="pipeline of diffusers"):
@@ -185,7 +185,7 @@ def test_an_unpatched_folder_needs_the_patch_or_no_fa(tmp_path: Path, calib: Pat
     assert not prepare(folder, calib=calib, fa=False).attentions
 
 
-# What a folder's own code does when it is run: leave a trace.
+# Code of a folder that leaves a trace when it is run.
 TRACE = "import pathlib as _p; _p.Path({!r}).write_text('ran')\n"
 
 
@@ -204,7 +204,7 @@ def test_a_file_edited_after_the_patch_is_not_run(folder: Path, calib: Path, tmp
     assert (tmp_path / "trace").exists()
 
 
-def test_a_receipt_cannot_vouch_for_code(folder: Path, calib: Path, tmp_path: Path) -> None:
+def test_a_receipt_does_not_make_code_trusted(folder: Path, calib: Path, tmp_path: Path) -> None:
     from fa3cli.patching.folders.receipt import RECEIPT, sha256
 
     module = folder / "modeling_llama_fa3.py"
@@ -217,7 +217,7 @@ def test_a_receipt_cannot_vouch_for_code(folder: Path, calib: Path, tmp_path: Pa
     assert not (tmp_path / "trace").exists()
 
 
-def test_a_map_to_other_code_is_not_followed(folder: Path, calib: Path, tmp_path: Path) -> None:
+def test_an_auto_map_to_other_code_is_refused(folder: Path, calib: Path, tmp_path: Path) -> None:
     (folder / "configuration_mine.py").write_text(
         TRACE.format(str(tmp_path / "trace")) + "from transformers import LlamaConfig as Mine\n"
     )
@@ -228,7 +228,7 @@ def test_a_map_to_other_code_is_not_followed(folder: Path, calib: Path, tmp_path
     assert not (tmp_path / "trace").exists()
 
 
-def test_code_of_the_folder_needs_trust_without_a_patch(tmp_path: Path, calib: Path) -> None:
+def test_code_in_an_unpatched_folder_needs_trust(tmp_path: Path, calib: Path) -> None:
     folder = write_model(tmp_path / f"own-{tmp_path.name}", patched=False)
     (folder / "modeling_mine.py").write_text(
         TRACE.format(str(tmp_path / "trace")) + "import transformers\nclass Mine(transformers.LlamaForCausalLM): pass\n"
@@ -242,7 +242,7 @@ def test_code_of_the_folder_needs_trust_without_a_patch(tmp_path: Path, calib: P
     assert (tmp_path / "trace").exists()
 
 
-def test_a_source_that_was_given_needs_trust(tmp_path: Path, calib: Path) -> None:
+def test_a_given_modeling_file_needs_trust(tmp_path: Path, calib: Path) -> None:
     folder = write_model(tmp_path / f"given-{tmp_path.name}", patched=False)
     patching.patch(folder, modeling=installed_transformers().modeling_file("llama").path)
     with pytest.raises(ConflictError, match="modeling_llama_fa3.py"):
@@ -250,7 +250,7 @@ def test_a_source_that_was_given_needs_trust(tmp_path: Path, calib: Path) -> Non
     assert prepare(folder, calib=calib, trust_remote_code=True).attentions
 
 
-def test_opening_twice_gives_models_apart(folder: Path) -> None:
+def test_opening_twice_gives_separate_quantizers(folder: Path) -> None:
     first, second = open_model(folder, fa=True), open_model(folder, fa=True)
     quantizers = [list(model.attentions().values()) for model in (first, second)]
     assert not {*map(id, quantizers[0])} & {*map(id, quantizers[1])}

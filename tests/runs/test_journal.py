@@ -24,7 +24,7 @@ MADE_OF = {"weights": "a" * 64, "threads": 2, "settings": {"fa": True}}
 
 
 def visit(number: int) -> LayerParameters:
-    """A visit in which everything was found out."""
+    """A visit with all its results."""
     one = torch.tensor([float(number)])
     return LayerParameters(
         f"model.layers.{number}",
@@ -68,7 +68,7 @@ def folder(tmp_path: Path) -> Iterator[RunFolder]:
         raise StoppedError("the test is over")
 
 
-def test_visits_come_back_as_they_were(folder: RunFolder) -> None:
+def test_visits_are_read_back_unchanged(folder: RunFolder) -> None:
     journal, arguments = Journal(folder), ((torch.ones(2),), {"mask": torch.zeros(3)})
     assert journal.visits == []
     for number in range(4):
@@ -82,14 +82,14 @@ def test_visits_come_back_as_they_were(folder: RunFolder) -> None:
         assert folder.keep
 
 
-def test_the_states_of_two_visits_are_kept_at_most(folder: RunFolder) -> None:
+def test_states_of_at_most_two_visits_are_kept(folder: RunFolder) -> None:
     journal = Journal(folder)
     for number in range(6):
         journal.commit(visit(number), outputs(number), None)
         assert len(list(folder.journal.glob("states-*"))) <= 2
 
 
-def test_outputs_that_are_gone_are_a_conflict(folder: RunFolder) -> None:
+def test_missing_outputs_are_a_conflict(folder: RunFolder) -> None:
     journal = Journal(folder)
     journal.commit(visit(0), outputs(0), None)
     with pytest.raises(ConflictError, match="some files states-00000") as raised:
@@ -111,13 +111,13 @@ def test_other_arguments_are_refused(folder: RunFolder) -> None:
             journal.require_same(other)
 
 
-def test_no_arguments_are_the_same_as_none(folder: RunFolder) -> None:
-    """Behind the last layer no call waits."""
+def test_arguments_may_be_none(folder: RunFolder) -> None:
+    """After the last layer no call waits."""
     Journal(folder).commit(visit(0), {}, None)
     Journal(folder).require_same(None)
 
 
-def test_an_output_that_no_file_holds_ends_the_records_and_not_the_run(folder: RunFolder) -> None:
+def test_an_output_that_cannot_be_stored_ends_the_journal_but_not_the_run(folder: RunFolder) -> None:
     journal = Journal(folder)
     for number in range(2):
         journal.commit(visit(number), {"calibration.0": OrderedDict(a=torch.ones(1))}, None)
@@ -125,10 +125,10 @@ def test_an_output_that_no_file_holds_ends_the_records_and_not_the_run(folder: R
     assert Journal(folder).visits == [] and not folder.keep
 
 
-def test_a_rank_without_samples_ends_the_records_with_the_others(
+def test_a_rank_without_samples_ends_its_journal_with_the_others(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own outputs, none, fit a file; it must not wait for ranks that keep none."""
+    """Its empty outputs could be stored, but it must not wait for ranks that store nothing."""
     monkeypatch.setattr(Ranks, "gather", lambda ranks, value: [value, False])
     journal = Journal(folder, Ranks(0, 2))
     journal.commit(visit(0), {}, None)
@@ -136,7 +136,7 @@ def test_a_rank_without_samples_ends_the_records_with_the_others(
 
 
 @pytest.mark.parametrize("calls", range(8))
-def test_a_commit_killed_anywhere_leaves_the_visit_before_or_this_one(
+def test_a_killed_commit_leaves_the_previous_or_the_new_visit(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     journal, left = Journal(folder), iter(range(calls))
@@ -166,16 +166,16 @@ def test_a_commit_killed_anywhere_leaves_the_visit_before_or_this_one(
         assert_same(found, visit(number))
 
 
-def test_without_a_folder_visits_are_only_remembered() -> None:
+def test_without_a_folder_visits_are_kept_only_in_memory() -> None:
     journal = Journal()
     journal.commit(visit(0), {"a": object()}, object())
     assert [kept.name for kept in journal.visits] == ["model.layers.0"]
 
 
-# ---- what an earlier run left
+# ---- the journal of an earlier run
 
 
-def left_by_a_run(output: Path) -> dict[str, bytes]:
+def leave_journal(output: Path) -> dict[str, bytes]:
     """Leave a journal with one visit."""
     with pytest.raises(StoppedError), RunFolder(output) as folder:
         open_journal(folder, MADE_OF, "auto")
@@ -186,8 +186,8 @@ def left_by_a_run(output: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("resume", ["auto", "required"])
-def test_the_same_run_goes_on(tmp_path: Path, resume: str) -> None:
-    before = left_by_a_run(tmp_path / "out")
+def test_the_same_run_is_resumed(tmp_path: Path, resume: str) -> None:
+    before = leave_journal(tmp_path / "out")
     with pytest.raises(StoppedError), RunFolder(tmp_path / "out") as folder:
         open_journal(folder, MADE_OF, resume)
         assert snapshot(folder.path) == before
@@ -196,8 +196,8 @@ def test_the_same_run_goes_on(tmp_path: Path, resume: str) -> None:
     assert snapshot(folder.path) == before
 
 
-def test_never_starts_over(tmp_path: Path) -> None:
-    left_by_a_run(tmp_path / "out")
+def test_resume_never_starts_over(tmp_path: Path) -> None:
+    leave_journal(tmp_path / "out")
     with pytest.raises(ValueError), RunFolder(tmp_path / "out") as folder:
         open_journal(folder, {"weights": "b" * 64}, "never")
         assert set(snapshot(folder.path)) == {"lock", "visits/identity.json"}
@@ -207,8 +207,8 @@ def test_never_starts_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("resume", ["auto", "required"])
-def test_another_run_is_refused_and_what_is_left_stays(tmp_path: Path, resume: str) -> None:
-    before = left_by_a_run(tmp_path / "out")
+def test_another_run_is_refused_and_the_journal_is_kept(tmp_path: Path, resume: str) -> None:
+    before = leave_journal(tmp_path / "out")
     other = MADE_OF | {"threads": 1, "settings": {"fa": False}}
     with (
         pytest.raises(ConflictError, match=r"other threads \(2, now 1\), settings\.fa \(True, now False\)$"),
@@ -219,8 +219,8 @@ def test_another_run_is_refused_and_what_is_left_stays(tmp_path: Path, resume: s
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\udcff"])
-def test_an_identity_that_is_none_is_a_conflict(tmp_path: Path, text: str) -> None:
-    left_by_a_run(tmp_path / "out")
+def test_an_invalid_identity_is_a_conflict(tmp_path: Path, text: str) -> None:
+    leave_journal(tmp_path / "out")
     file = tmp_path / "out.journal" / "visits" / "identity.json"
     file.write_bytes(text.encode(errors="surrogateescape"))
     with (
@@ -231,15 +231,15 @@ def test_an_identity_that_is_none_is_a_conflict(tmp_path: Path, text: str) -> No
     assert file.exists()
 
 
-def test_required_is_refused_where_nothing_is_left(tmp_path: Path) -> None:
+def test_resume_required_is_refused_without_a_journal(tmp_path: Path) -> None:
     with pytest.raises(ConflictError, match="nothing there to resume"), RunFolder(tmp_path / "out") as folder:
         open_journal(folder, MADE_OF, "required")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("lost", ["export", "visits/identity.json", "visits/visit-00000.safetensors"])
-def test_what_lost_a_part_is_not_continued(tmp_path: Path, lost: str) -> None:
-    left_by_a_run(tmp_path / "out")
+def test_an_incomplete_journal_is_not_continued(tmp_path: Path, lost: str) -> None:
+    leave_journal(tmp_path / "out")
     part = tmp_path / "out.journal" / lost
     part.rename(tmp_path / "lost")
     with pytest.raises(ValueError), RunFolder(tmp_path / "out") as folder:
@@ -249,7 +249,7 @@ def test_what_lost_a_part_is_not_continued(tmp_path: Path, lost: str) -> None:
 
 
 def test_a_broken_record_is_a_conflict(tmp_path: Path) -> None:
-    left_by_a_run(tmp_path / "out")
+    leave_journal(tmp_path / "out")
     record = tmp_path / "out.journal" / "visits" / "visit-00000.safetensors"
     record.write_bytes(record.read_bytes()[:100])
     with pytest.raises(ConflictError, match="not as fa3 wrote it"), RunFolder(tmp_path / "out") as folder:

@@ -21,7 +21,7 @@ from tests.conftest import ROOT
         *(pytest.param(200, seed, marks=pytest.mark.sweeps) for seed in (4, 5)),
     ],
 )
-def test_a_run_killed_anywhere_goes_on_to_the_same_bytes(tmp_path: Path, kills: int, seed: int) -> None:
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path: Path, kills: int, seed: int) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "tests.runs.kills", tmp_path, str(kills), str(seed)],
         cwd=ROOT,
@@ -34,6 +34,6 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_bytes(tmp_path: Path, kills: 
     done = json.loads(run.stdout)
     assert done["problems"] == [], "\n\n".join(done["problems"])
     assert kills <= done["kills"] < kills + 3 and done["fresh"] >= kills // 12
-    # Many of them behind the first layer, and at the very end.
+    # Many of them after the first layer, and at the very end.
     assert done["with visits"] > kills // 6
     assert min(done.get("finishing", 0), done.get("published", 0)) >= kills // 40

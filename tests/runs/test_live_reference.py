@@ -16,7 +16,7 @@ from tests.runs.live_reference import SAMPLE, SIDES, SWEEP
 
 
 def export(root: Path, cases: list[str]) -> None:
-    """Both sides make the cases, at the same time; the test is skipped if the environment isn't here."""
+    """Let both sides make the cases at the same time; skip the test without the environment."""
     try:
         calls = [command("msmodelslim", "tests.runs.live_reference", side, root, *cases) for side in SIDES]
     except FileNotFoundError as error:
@@ -40,7 +40,7 @@ def assert_same(root: Path, cases: list[str]) -> None:
 
 
 @pytest.mark.versions
-def test_exports_are_the_references_bit_for_bit(tmp_path: Path) -> None:
+def test_a_sample_of_exports_equals_the_reference_bit_for_bit(tmp_path: Path) -> None:
     export(tmp_path, SAMPLE)
     assert_same(tmp_path, SAMPLE)
     seen = defaultdict(list)
@@ -51,7 +51,7 @@ def test_exports_are_the_references_bit_for_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.sweeps
-def test_all_options_export_the_references_bits(tmp_path: Path) -> None:
+def test_exports_of_all_options_equal_the_reference_bit_for_bit(tmp_path: Path) -> None:
     for at in range(0, len(SWEEP), 60):
         root = tmp_path / str(at)
         root.mkdir()

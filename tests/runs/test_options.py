@@ -28,7 +28,7 @@ def test_every_setting_is_an_option() -> None:
     assert {field.name for field in fields(QuantSettings)} <= {field.name for field in fields(RunOptions)}
 
 
-def test_the_commands_offer_what_is_declared() -> None:
+def test_the_commands_have_the_declared_options() -> None:
     run = {*declared(RunOptions), "nproc", "json"}
     assert offered(quantize) == run
     assert offered(calibrate) == run - {*named(EXPORTS), *named(PIPELINES)}
@@ -36,7 +36,7 @@ def test_the_commands_offer_what_is_declared() -> None:
     assert {*named(EXPORTS)} <= offered(export)
 
 
-def test_the_functions_take_what_is_declared() -> None:
+def test_the_functions_have_the_declared_parameters() -> None:
     for function, kind in (
         (fa3cli.quantize, RunOptions),
         (fa3cli.calibrate, RunOptions),
@@ -45,13 +45,13 @@ def test_the_functions_take_what_is_declared() -> None:
         assert list(signature(function).parameters) == [field.name for field in fields(kind)]
 
 
-def test_settings_hold_only_what_was_given() -> None:
+def test_settings_contain_only_given_options() -> None:
     assert RunOptions("w").settings == {}
     assert RunOptions("w", fa_amp=0, disable_names=[], samples=3).settings == {"fa_amp": 0, "disable_names": ()}
     assert RunOptions("w", fa_amp=0, disable_names="lm_head").settings == {"fa_amp": 0, "disable_names": ("lm_head",)}
 
 
-def test_given_names_only_what_differs_from_the_defaults() -> None:
+def test_given_names_only_options_that_differ_from_the_defaults() -> None:
     options = RunOptions("w", calib="a.jsonl", target=["vllm"], disable_names=["*.down_proj"])
     assert options.given == ["weights_dir", "calib", "disable_names", "target"]
 

@@ -30,7 +30,7 @@ RUNS = {
     for options in OPTIONS
 }
 RUNS["llama-error"] = "llama", {"fa_amp": 1, "fa_score": "error"}
-# Their code uses what they compute for themselves where it is: a scale of embeddings, tables of positions.
+# Their code computes tensors on the device: a scale of embeddings, tables of positions.
 RUNS |= {model: (model, {}) for model in ("gemma3_text", "gpt2")}
 IN_MEMORY = ("none", "m4", "m6")
 SHORT_OF_MEMORY = [{}, {"numerics": "reference"}, {"anti_method": "m2"}]
@@ -38,7 +38,7 @@ SHORT_OF_MEMORY = [{}, {"numerics": "reference"}, {"anti_method": "m2"}]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the models, a calibration file with padding in it, and an export."""
+    """A folder with the models, a calibration file with padding, and an export."""
     place = tmp_path_factory.mktemp("device")
     padded = {"input_ids": token_ids(6, 6), "attention_mask": [[1] * 6, [0] * 2 + [1] * 4]}
     write_lines(place / "calib.jsonl", [*token_ids(9, 17), padded])
@@ -56,7 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes(place: Path) -> dict[str, str | None]:
-    """Of everything that runs on the device, in one process, the traceback where it failed."""
+    """Run everything on the device in one process; return the tracebacks of failures by name."""
 
     def run(function: str, model: str, output: str, options: dict[str, Any]) -> Call:
         given = {
@@ -87,24 +87,24 @@ def outcomes(place: Path) -> dict[str, str | None]:
     return dict(zip(calls, call_apart(list(calls.values()), place)))
 
 
-def made(output: Path) -> dict[str, bytes]:
-    """All files of an export but the report of how it was made."""
+def export_files(output: Path) -> dict[str, bytes]:
+    """All files of an export except its report."""
     return {name: data for name, data in snapshot(output).items() if name != REPORT_FILE}
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_export_is_the_cpus(name: str, place: Path, outcomes: dict[str, str | None]) -> None:
+def test_the_export_equals_that_of_the_cpu(name: str, place: Path, outcomes: dict[str, str | None]) -> None:
     assert outcomes[name] is None, outcomes[name]
     model, options = RUNS[name]
     output = place / f"{name}-cpu"
     api.quantize(place / model, output=output, calib=place / "calib.jsonl", **options)
-    found, expected = made(place / f"{name}-device"), made(output)
+    found, expected = export_files(place / f"{name}-device"), export_files(output)
     assert found.keys() == expected.keys()
     assert [file for file in found if found[file] != expected[file]] == []
 
 
 @pytest.mark.parametrize("method", IN_MEMORY)
-def test_a_scripts_model_on_the_device(
+def test_a_model_of_a_script_on_the_device_gives_the_cpu_export(
     method: str, tmp_path: Path, place: Path, outcomes: dict[str, str | None]
 ) -> None:
     name = f"in-memory-{method}"
@@ -115,10 +115,10 @@ def test_a_scripts_model_on_the_device(
 
 
 @pytest.mark.parametrize("name", ["compare", "observe"])
-def test_on_the_device(name: str, outcomes: dict[str, str | None]) -> None:
+def test_comparison_and_observers_work_on_the_device(name: str, outcomes: dict[str, str | None]) -> None:
     assert outcomes[name] is None, outcomes[name]
 
 
 @pytest.mark.parametrize("number", range(len(SHORT_OF_MEMORY)))
-def test_out_of_memory_makes_the_same_export_or_says_so(number: int, outcomes: dict[str, str | None]) -> None:
+def test_out_of_memory_gives_the_same_export_or_an_error(number: int, outcomes: dict[str, str | None]) -> None:
     assert outcomes[f"short-{number}"] is None, outcomes[f"short-{number}"]

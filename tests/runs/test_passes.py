@@ -72,7 +72,7 @@ def test_improved_numerics_leave_whole_groups_float(llama: Path, level: int) -> 
 
 
 def test_the_linears_with_the_largest_inputs_fall_back(llama: Path) -> None:
-    """An outlier channel, put between a norm and the linears behind it, makes theirs the widest ranges."""
+    """An outlier channel after a norm gives the linears after it the widest ranges."""
     name = "model.layers.1.post_attention_layernorm.weight"
     edit_weights(llama, lambda tensors: tensors[name][3].mul_(500))
     fallen = float_linears(llama, disable_level="L2", numerics="reference")
@@ -80,7 +80,7 @@ def test_the_linears_with_the_largest_inputs_fall_back(llama: Path) -> None:
 
 
 @BOTH
-def test_named_linears_are_not_counted_again(llama: Path, numerics: str) -> None:
+def test_disabled_names_do_not_count_for_disable_level(llama: Path, numerics: str) -> None:
     options = {"disable_names": ("*.mlp.*",), "numerics": numerics}
     named = {name for name in job(llama, token_ids(4)).quantized if ".mlp." in name}
     fallen = float_linears(llama, disable_level="L3", **options)
@@ -91,7 +91,7 @@ def test_named_linears_are_not_counted_again(llama: Path, numerics: str) -> None
 
 
 @BOTH
-def test_the_last_linear_is_quantized_where_it_is_asked_for(llama: Path, numerics: str) -> None:
+def test_the_last_linear_is_quantized_on_request(llama: Path, numerics: str) -> None:
     lines = token_ids(9, 17, 5)
     tensors, result = export(llama, lines, disable_last_linear=False, numerics=numerics, act_method=3)
     assert tensors["lm_head.weight"].dtype == torch.int8 and result.layers[-1].name == "lm_head"
@@ -104,7 +104,7 @@ def test_the_last_linear_is_quantized_where_it_is_asked_for(llama: Path, numeric
 
 
 @BOTH
-def test_a_last_linear_that_is_the_embedding_is_refused(tmp_path: Path, numerics: str) -> None:
+def test_quantizing_a_head_tied_to_the_embedding_is_refused(tmp_path: Path, numerics: str) -> None:
     """The reference crashes on tied embeddings; with the last linear float they are exported once."""
     folder = write_model(tmp_path / f"tied-{tmp_path.name}", tie_word_embeddings=True)
     with pytest.raises(UnsupportedError, match="shares its weight with the embedding") as raised:
@@ -118,7 +118,7 @@ def test_a_last_linear_that_is_the_embedding_is_refused(tmp_path: Path, numerics
 
 
 @BOTH
-def test_a_batch_keeps_heads_apart(llama: Path, numerics: str) -> None:
+def test_heads_of_a_batch_are_not_mixed(llama: Path, numerics: str) -> None:
     """The reference views [B, H, S, D] as [H, -1], which mixes heads where B > 1."""
     one, other = token_ids(12, 12)
     batch = ranges(parameters(llama, [{"input_ids": [one, other]}], numerics="improved"))
@@ -131,13 +131,13 @@ def test_a_batch_keeps_heads_apart(llama: Path, numerics: str) -> None:
         found = ranges(parameters(llama, [{"input_ids": [one, other]}], numerics=numerics))[layer]
         alone = [ranges(parameters(llama, [ids], numerics=numerics))[layer] for ids in (one, other)]
         assert found.shape == (2, 2)
-        # The inputs of v_proj are quantized in the range of both, so nearly the same.
+        # The inputs of v_proj are quantized in the range of both samples, so they are nearly the same.
         torch.testing.assert_close(found[1], torch.maximum(*(bounds[1] for bounds in alone)), rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("act_method", [1, 2, 3])
 @pytest.mark.parametrize("anti_method", ["none", "m1", "m3"])
-def test_padding_behind_a_sample_changes_nothing(llama: Path, act_method: int, anti_method: str) -> None:
+def test_padding_after_a_sample_changes_nothing(llama: Path, act_method: int, anti_method: str) -> None:
     (ids,) = token_ids(15)
     padded = {"input_ids": ids + [0] * 9, "attention_mask": [1] * 15 + [0] * 9}
     options = {"act_method": act_method, "anti_method": anti_method, "attn_implementation": "eager"}
@@ -177,7 +177,7 @@ def test_a_layer_of_the_reference_sees_quantized_activations(llama: Path) -> Non
 # ---- fa_amp
 
 
-def test_the_score_error_ranks_by_what_int8_does_to_the_output(llama: Path) -> None:
+def test_the_score_error_measures_the_effect_of_int8_on_the_output(llama: Path) -> None:
     lines = token_ids(9, 17, 5)
 
     def scores() -> list[float]:
@@ -188,7 +188,7 @@ def test_the_score_error_ranks_by_what_int8_does_to_the_output(llama: Path) -> N
     assert len(before) == 3 and all(10 < score < 80 for score in before)
 
     def stretch(tensors: dict[str, Tensor]) -> None:
-        # A channel of v that is 100 times the others coarsens the int8 steps of its head; o_proj leaves it out.
+        # A channel of v 100 times as large makes the int8 steps of its head coarser; o_proj ignores this channel.
         tensors["model.layers.1.self_attn.v_proj.weight"][0].mul_(100)
         for query_head in (0, 1):
             tensors["model.layers.1.self_attn.o_proj.weight"][:, query_head * 8].zero_()
@@ -203,7 +203,7 @@ def test_the_score_error_ranks_by_what_int8_does_to_the_output(llama: Path) -> N
 
 @BOTH
 @pytest.mark.parametrize("score", ["reference", "error"])
-def test_more_than_all_layers_are_all(llama: Path, score: str, numerics: str) -> None:
+def test_fa_amp_above_the_number_of_layers_leaves_all_attention_float(llama: Path, score: str, numerics: str) -> None:
     tensors, result = export(llama, token_ids(9), fa_amp=9, fa_score=score, numerics=numerics)
     assert [layer.fa for layer in result.layers] == [False] * 3
     assert not [name for name in tensors if ".fa_" in name]
@@ -213,7 +213,7 @@ def test_more_than_all_layers_are_all(llama: Path, score: str, numerics: str) ->
 
 
 @BOTH
-def test_one_scale_a_weight(llama: Path, numerics: str) -> None:
+def test_mm_tensor_gives_one_scale_per_weight(llama: Path, numerics: str) -> None:
     tensors, _ = export(llama, token_ids(9), mm_tensor=True, numerics=numerics)
     name = "model.layers.0.mlp.up_proj"
     weight = load(llama).get_submodule(name).weight
@@ -227,7 +227,7 @@ def test_one_scale_a_weight(llama: Path, numerics: str) -> None:
 # ---- half precision
 
 
-def test_a_float16_reference_export_warns_of_scales_that_vanish(tmp_path: Path) -> None:
+def test_a_float16_reference_export_warns_of_scales_that_underflow(tmp_path: Path) -> None:
     folder = write_model(tmp_path / f"half-{tmp_path.name}", dtype=torch.float16)
 
     def shrink(tensors: dict[str, Tensor]) -> None:
@@ -248,7 +248,7 @@ def test_a_float16_reference_export_warns_of_scales_that_vanish(tmp_path: Path) 
 
 
 @BOTH
-def test_norms_that_have_a_bias_keep_it_under_both_names(tmp_path: Path, numerics: str) -> None:
+def test_norms_with_a_bias_store_it_under_both_names(tmp_path: Path, numerics: str) -> None:
     folder = write_model(tmp_path / f"stablelm-{tmp_path.name}", "stablelm")
     tensors, _ = export(folder, token_ids(9, 17), anti_method="m1", numerics=numerics)
     float_norm = load(folder).model.norm

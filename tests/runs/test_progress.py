@@ -18,8 +18,8 @@ def test_ticks_count_samples_and_layers_up_to_the_end() -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_rates_and_time_left_are_of_this_run(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
-    """Layers that an earlier run finished took none of this one's time."""
+def test_rates_and_time_left_count_only_this_run(monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+    """Layers of an earlier run do not count for the time of this run."""
     now, seen = [100.0], []
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     ticks = Ticks(4, 8, seen.append, ranks=ranks)
@@ -37,7 +37,7 @@ def test_rates_and_time_left_are_of_this_run(monkeypatch: pytest.MonkeyPatch, ra
     assert last.tokens_per_second == 10 * ranks and last.read_per_second == 100
 
 
-def test_memory_and_what_is_written_are_this_process(tmp_path) -> None:
+def test_memory_and_written_bytes_are_those_of_this_process(tmp_path) -> None:
     seen: list[Progress] = []
     ticks = Ticks(1, 1, seen.append)
     held = bytearray(64_000_000)
@@ -47,7 +47,7 @@ def test_memory_and_what_is_written_are_this_process(tmp_path) -> None:
     assert seen[0].written_per_second * seen[0].seconds == pytest.approx(len(held), rel=0.1)
 
 
-def test_logs_hear_of_each_layer_and_of_long_silences() -> None:
+def test_logs_report_each_layer_and_progress_after_long_pauses() -> None:
     told: list[Progress] = []
     report = now_and_then(told.append)
     steps = [(0, 1), (1, 20), (1, 30), (1, 51), (1, 60), (1, 82), (2, 83)]

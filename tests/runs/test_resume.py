@@ -42,7 +42,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "windows": ("mistral", {"act_method": 3}),
     "no-norm-before": ("opt", {"recipe": "none"}),
 }
-# What is special about a type: states that go into a linear as they are, attention that sees a few tokens.
+# Special features of a type: states that are passed to a linear directly, attention over few tokens.
 TYPES: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 4},
     "opt": {"word_embed_proj_dim": 32, "ffn_dim": 48, "do_layer_norm_before": False},
@@ -57,16 +57,16 @@ def quantize(model: Path, output: Path, *, resume: str = "auto", **options: Any)
     return api.run(prepare(model, output, **options), resume=resume)
 
 
-def stop_behind(layers: int) -> Callable[[], bool]:
-    """Ask for a stop behind so many layers."""
+def stop_after(layers: int) -> Callable[[], bool]:
+    """Request a stop after this many layers."""
     count = iter(range(layers - 1))
     return lambda: next(count, None) is None
 
 
 def stopped(output: Path, layers: int, model: Path, **options: Any) -> list[str]:
-    """Run until that many more layers are done; return what the journal holds."""
+    """Run until that many more layers are done; return the visits in the journal."""
     with pytest.raises(StoppedError) as raised:
-        api.run(prepare(model, output, **options), stop=stop_behind(layers))
+        api.run(prepare(model, output, **options), stop=stop_after(layers))
     assert raised.value.exit_code == 75 and not output.exists()
     return sorted(file.name for file in output.with_name(f"{output.name}.journal").glob("visits/visit-*"))
 
@@ -86,7 +86,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_stopped_behind_every_layer_the_bytes_are_the_same(place: Path, tmp_path: Path, name: str) -> None:
+def test_a_run_stopped_after_every_layer_gives_the_same_bytes(place: Path, tmp_path: Path, name: str) -> None:
     model_type, options = RUNS[name]
     model = place / f"resumed-{model_type}"
     options = {"calib": place / "calib.jsonl", "fa": model_type != "opt"} | options
@@ -104,8 +104,8 @@ def test_stopped_behind_every_layer_the_bytes_are_the_same(place: Path, tmp_path
     assert not (tmp_path / "out.journal").exists()
 
 
-def test_a_result_says_all_that_an_uninterrupted_runs_does(llama: Path, calib: Path, tmp_path: Path) -> None:
-    """Warnings and scores of layers that the run before did."""
+def test_a_resumed_result_equals_that_of_an_uninterrupted_run(llama: Path, calib: Path, tmp_path: Path) -> None:
+    """Also warnings and scores of layers of the earlier run."""
     options = {"calib": calib, "fa_amp": 1, "numerics": "reference", "dtype": "float16"}
     whole = quantize(llama, output=tmp_path / "whole", **options)
     stopped(tmp_path / "out", 2, llama, **options)
@@ -113,13 +113,13 @@ def test_a_result_says_all_that_an_uninterrupted_runs_does(llama: Path, calib: P
     assert (found.layers, found.warnings, found.files) == (whole.layers, whole.warnings, whole.files)
 
 
-def test_a_stop_behind_the_last_layer_is_none(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_a_stop_after_the_last_layer_is_ignored(llama: Path, calib: Path, tmp_path: Path) -> None:
     job = prepare(llama, calib=calib, output=tmp_path / "out")
-    api.run(job, stop=stop_behind(3))
+    api.run(job, stop=stop_after(3))
     assert (tmp_path / "out").is_dir() and not (tmp_path / "out.journal").exists()
 
 
-def test_progress_goes_on_where_it_was(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_progress_continues_from_the_stopped_layer(llama: Path, calib: Path, tmp_path: Path) -> None:
     stopped(tmp_path / "out", 2, llama, calib=calib)
     seen = []
     api.run(prepare(llama, calib=calib, output=tmp_path / "out"), seen.append)
@@ -128,10 +128,10 @@ def test_progress_goes_on_where_it_was(llama: Path, calib: Path, tmp_path: Path)
     assert seen[0].seconds_left is None
 
 
-# ---- which run goes on
+# ---- which run is resumed
 
 
-def test_required_without_anything_to_resume(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_resume_required_without_a_journal_is_a_conflict(llama: Path, calib: Path, tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     with pytest.raises(ConflictError, match="nothing there to resume"):
         quantize(llama, calib=calib, output=tmp_path / "out", resume="required")
@@ -142,7 +142,7 @@ def test_required_without_anything_to_resume(llama: Path, calib: Path, tmp_path:
     ("options", "words"),
     [({"act_method": 2}, r"settings\.act_method \(1, now 2\)$"), ({"samples": 2}, "calibration$")],
 )
-def test_another_run_is_named_and_its_journal_kept(
+def test_another_run_is_a_conflict_and_the_journal_is_kept(
     llama: Path, calib: Path, tmp_path: Path, options: dict[str, Any], words: str
 ) -> None:
     stopped(tmp_path / "out", 1, llama, calib=calib)
@@ -153,7 +153,7 @@ def test_another_run_is_named_and_its_journal_kept(
     quantize(llama, calib=calib, output=tmp_path / "out", resume="required")
 
 
-def test_never_starts_over(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_resume_never_starts_over(llama: Path, calib: Path, tmp_path: Path) -> None:
     stopped(tmp_path / "out", 2, llama, calib=calib)
     seen = []
     options = {"calib": calib, "act_method": 2}
@@ -174,15 +174,15 @@ def test_a_broken_file_is_a_conflict(llama: Path, calib: Path, tmp_path: Path, b
     quantize(llama, calib=calib, output=tmp_path / "out", resume="never")
 
 
-def test_lost_states_are_a_conflict(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_missing_states_are_a_conflict(llama: Path, calib: Path, tmp_path: Path) -> None:
     stopped(tmp_path / "out", 2, llama, calib=calib)
     (tmp_path / "out.journal" / "visits" / "states-00001.0.safetensors").unlink()
     with pytest.raises(ConflictError, match="some files states-00001"):
         quantize(llama, calib=calib, output=tmp_path / "out")
 
 
-def test_a_journal_beside_its_finished_export_is_swept(llama: Path, calib: Path, tmp_path: Path) -> None:
-    """As a run leaves it that was killed at its last step."""
+def test_a_journal_beside_its_finished_export_is_removed(llama: Path, calib: Path, tmp_path: Path) -> None:
+    """As left by a run that was killed at its last step."""
     options = {"calib": calib, "output": tmp_path / "out"}
     stopped(tmp_path / "out", 1, llama, calib=calib)
     (tmp_path / "out.journal").rename(tmp_path / "kept")
@@ -193,7 +193,7 @@ def test_a_journal_beside_its_finished_export_is_swept(llama: Path, calib: Path,
     assert snapshot(tmp_path / "out") == before and not (tmp_path / "out.journal").exists()
 
 
-def test_a_second_run_is_refused_while_the_first_goes_on(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_a_second_run_is_refused_while_the_first_is_running(llama: Path, calib: Path, tmp_path: Path) -> None:
     job = prepare(llama, calib=calib, output=tmp_path / "out")
     refused: list[int] = []
 
@@ -206,14 +206,14 @@ def test_a_second_run_is_refused_while_the_first_goes_on(llama: Path, calib: Pat
     assert set(refused) == {4} and (tmp_path / "out").is_dir()
 
 
-# ---- a disk that is full
+# ---- a full disk
 
 
 @pytest.mark.parametrize("place", [0, 2, 9, 10, 14, -3, -2, -1])
-def test_a_full_disk_is_named_and_the_run_goes_on(
+def test_a_full_disk_is_reported_and_the_run_can_be_resumed(
     llama: Path, calib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
-    """Whatever is brought to the disk when nothing fits it any more."""
+    """At any write to the disk."""
     options = {"calib": calib, "output": tmp_path / "out"}
     to_disk, calls, full = safetensors_writer._to_disk, 0, -1
 
@@ -237,8 +237,8 @@ def test_a_full_disk_is_named_and_the_run_goes_on(
     assert snapshot(tmp_path / "out") == snapshot(tmp_path / "whole")
 
 
-def test_a_file_that_may_not_grow_ends_a_run_without_a_traceback(llama: Path, calib: Path, tmp_path: Path) -> None:
-    """The system's own refusal, of a write that was buffered."""
+def test_a_file_size_limit_ends_a_run_without_a_traceback(llama: Path, calib: Path, tmp_path: Path) -> None:
+    """The system refuses a buffered write."""
     output = tmp_path / "out"
     quantize(llama, calib=calib, output=tmp_path / "whole")
     most = max(len(data) for data in snapshot(tmp_path / "whole").values()) * 3 // 4
@@ -246,7 +246,7 @@ def test_a_file_that_may_not_grow_ends_a_run_without_a_traceback(llama: Path, ca
     run = subprocess.run(
         [sys.executable, "-m", "fa3cli", "quantize", llama, *options],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as many as here
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as many threads as here
         capture_output=True,
         text=True,
         check=False,
@@ -262,10 +262,10 @@ def test_a_file_that_may_not_grow_ends_a_run_without_a_traceback(llama: Path, ca
 # ---- a model that can't be resumed
 
 
-def test_where_a_layer_gets_earlier_layers_states_a_run_starts_over(
+def test_a_run_of_a_model_that_reuses_earlier_states_starts_over(
     llama: Path, calib: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its arguments would be NaN in place of what the first layer made."""
+    """Its arguments would be NaN instead of the output of the first layer."""
 
     def sharing(*arguments: Any, **options: Any) -> Any:
         job = prepare(*arguments, **options)
@@ -285,7 +285,7 @@ def test_where_a_layer_gets_earlier_layers_states_a_run_starts_over(
     job = sharing(llama, calib=calib, output=tmp_path / "whole")
     api.run(job)
     with pytest.raises(StoppedError):
-        api.run(sharing(llama, calib=calib, output=tmp_path / "out"), stop=stop_behind(2))
+        api.run(sharing(llama, calib=calib, output=tmp_path / "out"), stop=stop_after(2))
     with pytest.raises(NotResumableError, match=r"after model\.layers\.1 needs more than"):
         api.run(sharing(llama, calib=calib, output=tmp_path / "out"), resume="required")
     assert (tmp_path / "out.journal" / "visits" / "visit-00001.safetensors").exists()
@@ -295,11 +295,11 @@ def test_where_a_layer_gets_earlier_layers_states_a_run_starts_over(
 
 
 @pytest.mark.parametrize("gone", ["export/*.part0", "scratch/*.ragged"])
-def test_what_was_written_and_is_gone_is_missed(llama: Path, calib: Path, tmp_path: Path, gone: str) -> None:
-    """A gap in the export would be filled with zeros."""
+def test_missing_written_data_is_a_conflict(llama: Path, calib: Path, tmp_path: Path, gone: str) -> None:
+    """Otherwise a gap in the export would contain zeros."""
     options = {"calib": calib, "output": tmp_path / "out"}
     with pytest.raises(StoppedError):
-        api.run(prepare(llama, **options, dtype="float16"), stop=stop_behind(1))
+        api.run(prepare(llama, **options, dtype="float16"), stop=stop_after(1))
     (file,) = (tmp_path / "out.journal").glob(gone)
     assert file.stat().st_size
     file.unlink()
@@ -309,10 +309,10 @@ def test_what_was_written_and_is_gone_is_missed(llama: Path, calib: Path, tmp_pa
     api.run(prepare(llama, **options, dtype="float16"), resume="never")
 
 
-def test_a_script_does_not_write_over_what_a_stopped_run_left(llama: Path, calib: Path, tmp_path: Path) -> None:
+def test_a_script_does_not_overwrite_a_stopped_run(llama: Path, calib: Path, tmp_path: Path) -> None:
     job = prepare(llama, calib=calib, output=tmp_path / "out")
     with pytest.raises(StoppedError):
-        api.run(job, stop=stop_behind(1))
+        api.run(job, stop=stop_after(1))
     before = snapshot(tmp_path / "out.journal")
     with pytest.raises(ConflictError, match="left by a stopped run of fa3 quantize"):
         export_layers(job, [])

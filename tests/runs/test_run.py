@@ -46,7 +46,7 @@ def quantize(folder: Path, calib: Path, name: str = "out", **options: Any) -> tu
 
 
 def contents(output: Path) -> dict[str, bytes]:
-    """An export's files without the report, which holds the time it took."""
+    """The files of an export without the report, which contains the duration."""
     return {name: data for name, data in snapshot(output).items() if name != REPORT}
 
 
@@ -88,9 +88,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_an_export_holds_what_ordinary_forwards_of_the_native_model_say(
-    make: Callable[[Path], Path], tmp_path: Path
-) -> None:
+def test_an_export_equals_the_results_of_ordinary_forwards(make: Callable[[Path], Path], tmp_path: Path) -> None:
     folder = make(tmp_path / f"model-{tmp_path.name}")
     samples = token_ids(40, 64, 21)
     output, result = quantize(folder, write_lines(tmp_path / "calib.jsonl", samples))
@@ -150,11 +148,11 @@ def test_shards_and_a_single_file_give_the_same_bytes(llama: Path, calib: Path) 
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
-# ---- what is left float
+# ---- modules that stay float
 
 
 @pytest.mark.parametrize("amount", [1, 2, 3, 9])
-def test_fa_amp_leaves_out_exactly_the_lowest(llama: Path, calib: Path, amount: int) -> None:
+def test_fa_amp_skips_exactly_the_lowest_scores(llama: Path, calib: Path, amount: int) -> None:
     whole, _ = quantize(llama, calib, "whole")
     output, result = quantize(llama, calib, fa_amp=amount)
     seen = observe(load(llama), token_ids(9, 17, 5))
@@ -169,7 +167,7 @@ def test_fa_amp_leaves_out_exactly_the_lowest(llama: Path, calib: Path, amount: 
     assert verify_export(output).ok
 
 
-def test_fa_amp_reads_the_first_sample_alone(llama: Path, tmp_path: Path) -> None:
+def test_fa_amp_uses_only_the_first_sample(llama: Path, tmp_path: Path) -> None:
     first, *others = token_ids(9, 17, 5)
     scores = []
     for name, samples in {"a": [first], "b": [first, *others]}.items():
@@ -178,7 +176,7 @@ def test_fa_amp_reads_the_first_sample_alone(llama: Path, tmp_path: Path) -> Non
     assert scores[0] == scores[1]
 
 
-def test_named_modules_stay_float(llama: Path, calib: Path) -> None:
+def test_disabled_modules_stay_float(llama: Path, calib: Path) -> None:
     output, result = quantize(llama, calib, disable_names=("model.layers.1.self_attn", "*.0.mlp.*_proj"))
     description = json.loads((output / "quant_model_description.json").read_text())
     tensors, source = load_file(output / WEIGHT_FILE), checkpoint(llama)
@@ -206,7 +204,7 @@ def test_no_fa_needs_no_patch(tmp_path: Path, calib: Path) -> None:
 
 
 @pytest.mark.parametrize("model_type", ["mistral", "phi3"])
-def test_other_types(tmp_path: Path, calib: Path, model_type: str) -> None:
+def test_other_model_types_are_exported(tmp_path: Path, calib: Path, model_type: str) -> None:
     folder = write_model(tmp_path / f"{model_type}-{tmp_path.name}", model_type)
     output, result = quantize(folder, calib)
     assert all(layer.fa for layer in result.layers)
@@ -216,7 +214,7 @@ def test_other_types(tmp_path: Path, calib: Path, model_type: str) -> None:
 # ---- files
 
 
-def test_numpy_files_hold_the_same_tensors(llama: Path, calib: Path) -> None:
+def test_numpy_files_contain_the_same_tensors(llama: Path, calib: Path) -> None:
     both, _ = quantize(llama, calib, "both", save_types=["safe_tensor", "numpy"])
     alone, _ = quantize(llama, calib, "alone", save_types=["numpy"])
     files = {file.name for file in both.glob("*.npy")}
@@ -236,7 +234,7 @@ def test_numpy_files_hold_the_same_tensors(llama: Path, calib: Path) -> None:
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in found.items())
 
 
-def test_parts_close_before_they_would_pass_the_limit(llama: Path, calib: Path) -> None:
+def test_parts_do_not_exceed_the_size_limit(llama: Path, calib: Path) -> None:
     whole, _ = quantize(llama, calib, "whole")
     output, result = quantize(llama, calib, part_file_size=30_000 / 1e9)
     parts = sorted(output.glob("*.safetensors"))
@@ -255,7 +253,7 @@ def test_parts_close_before_they_would_pass_the_limit(llama: Path, calib: Path) 
     assert {part.name for part in parts} < set(result.files)
 
 
-def test_config_and_companions(qwen2_tiny: Path) -> None:
+def test_config_and_companions_are_copied(qwen2_tiny: Path) -> None:
     original = json.loads((EXAMPLES / "qwen2-tiny" / "config.json").read_text())
     (qwen2_tiny / "tool.py").write_text("")
     output, _ = quantize(qwen2_tiny, EXAMPLES / "qwen2-tiny-calib.jsonl", samples=1, max_length=16)
@@ -273,7 +271,7 @@ def test_config_and_companions(qwen2_tiny: Path) -> None:
     assert {file.stat().st_mode & 0o777 for file in output.iterdir()} == {0o640}
 
 
-def test_the_dtype_of_the_run_is_the_exports(qwen2_tiny: Path) -> None:
+def test_the_export_has_the_dtype_of_the_run(qwen2_tiny: Path) -> None:
     calib = EXAMPLES / "qwen2-tiny-calib.jsonl"
     output, _ = quantize(qwen2_tiny, calib, samples=1, max_length=16, dtype="float32")
     assert json.loads((output / "config.json").read_text())["torch_dtype"] == "float32"
@@ -283,17 +281,17 @@ def test_the_dtype_of_the_run_is_the_exports(qwen2_tiny: Path) -> None:
     assert verify_export(output).ok
 
 
-def test_the_source_is_left_as_it_was(llama: Path, calib: Path) -> None:
+def test_the_source_folder_is_not_changed(llama: Path, calib: Path) -> None:
     before = snapshot(llama)
     quantize(llama, calib)
     assert snapshot(llama) == before
 
 
-# ---- where the result goes
+# ---- the output folder
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_an_output_with_something_else_in_it(llama: Path, calib: Path, kind: str, tmp_path: Path) -> None:
+def test_an_output_with_other_files_is_refused(llama: Path, calib: Path, kind: str, tmp_path: Path) -> None:
     output = tmp_path / "out"
     if kind == "file":
         output.write_text("mine")
@@ -346,7 +344,7 @@ def test_progress_counts_layers_and_samples(llama: Path, calib: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight", "lm_head.weight"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite(llama: Path, calib: Path, tmp_path: Path, name: str, value: float) -> None:
+def test_non_finite_weights_are_refused(llama: Path, calib: Path, tmp_path: Path, name: str, value: float) -> None:
     edit_weights(llama, lambda tensors: tensors[name][1].fill_(value))
     before = snapshot(tmp_path)
     with pytest.raises(InvalidInputError, match=f"model.safetensors: {name} holds NaN or infinite"):
@@ -367,7 +365,9 @@ def test_a_model_that_overflows_is_named_by_module(tmp_path: Path, calib: Path, 
     assert snapshot(tmp_path) == before
 
 
-def test_no_room_on_the_disk(llama: Path, calib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_enough_space_is_refused(
+    llama: Path, calib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     before = snapshot(tmp_path)
@@ -377,7 +377,7 @@ def test_no_room_on_the_disk(llama: Path, calib: Path, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("save_types", [["safe_tensor"], ["numpy"], ["safe_tensor", "numpy"]])
-def test_the_plan_asks_for_no_less_room_than_is_taken(
+def test_the_plan_covers_the_disk_space_that_is_used(
     qwen2_tiny: Path, save_types: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calib, output = EXAMPLES / "qwen2-tiny-calib.jsonl", qwen2_tiny.parent / "out"

@@ -39,7 +39,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, five lines of calibration data, and as many as keep ranks busy for a while."""
+    """A model, five lines of calibration data, and a longer file that keeps ranks busy for a while."""
     place = tmp_path_factory.mktemp("ranks")
     write_model(place / f"shared-{place.name}", num_hidden_layers=5, dtype=torch.bfloat16)
     write_lines(place / "few.jsonl", token_ids(9, 17, 5, 31, 22))
@@ -53,7 +53,7 @@ def model(place: Path) -> Path:
 
 
 def alone(place: Path, calib: str, output: Path, **options: Any) -> dict[str, bytes]:
-    """What a run of one process makes."""
+    """Return the files that a run of one process makes."""
     api.quantize(model(place), calib=place / calib, output=output, recipe="default", **options)
     return snapshot(output)
 
@@ -79,7 +79,7 @@ LAUNCHERS = {"nproc": fa3, "torchrun": torchrun}
 
 @contextmanager
 def started(launcher: str, nproc: int, arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A run of some ranks, one thread each; whatever is left of it is killed."""
+    """Start a run of some ranks, one thread each; kill its remaining processes at the end."""
     before, behind = LAUNCHERS[launcher](nproc)
     run = subprocess.Popen(
         [*before, *arguments, *behind],
@@ -88,7 +88,7 @@ def started(launcher: str, nproc: int, arguments: list[str]) -> Iterator[subproc
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background jobs, such as a CI run, ignore interrupts, and so would what they start.
+        # Background jobs of a shell, such as a CI run, ignore interrupts, and so would their child processes.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     try:
@@ -134,10 +134,10 @@ def wait_for(file: Path, run: subprocess.Popen[str]) -> None:
         pytest.param("torchrun", 3, "smoothed", "two.jsonl", marks=hard),
     ],
 )
-def test_several_make_what_one_makes(
+def test_several_ranks_make_the_same_export_as_one(
     place: Path, tmp_path: Path, launcher: str, nproc: int, name: str, calib: str
 ) -> None:
-    """Where there are fewer samples than ranks too."""
+    """Also with fewer samples than ranks."""
     output = tmp_path / "out"
     code, err = ended(launcher, nproc, command(place, calib, output, *RUNS[name]))
     assert code == 0, err
@@ -153,7 +153,7 @@ def test_several_make_what_one_makes(
         pytest.param(3, 2, 2, "smoothed", marks=hard),
     ],
 )
-def test_a_killed_rank_ends_the_others_and_any_number_goes_on(
+def test_a_killed_rank_ends_the_others_and_any_number_of_ranks_resumes(
     place: Path, tmp_path: Path, nproc: int, killed: int, again: int, name: str
 ) -> None:
     output, journal = tmp_path / "out", tmp_path / "out.journal"
@@ -182,7 +182,7 @@ def test_a_killed_rank_ends_the_others_and_any_number_goes_on(
 
 @hard
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_ctrl_c_ends_all_behind_the_same_layer(place: Path, tmp_path: Path, launcher: str) -> None:
+def test_ctrl_c_stops_all_ranks_after_the_same_layer(place: Path, tmp_path: Path, launcher: str) -> None:
     output, journal = tmp_path / "out", tmp_path / "out.journal"
     with started(launcher, 2, command(place, "many.jsonl", output)) as run:
         wait_for(journal / "visits" / "visit-00000.safetensors", run)
@@ -208,7 +208,7 @@ def test_ctrl_c_ends_all_behind_the_same_layer(place: Path, tmp_path: Path, laun
 def test_an_error_has_its_own_exit_code(
     place: Path, tmp_path: Path, option: tuple[str, ...], code: int, words: str
 ) -> None:
-    """Also one that only the leading rank meets, and the others as the loss of it."""
+    """Also if only the leading rank fails, and the others lose their connection to it."""
     found, err = ended("nproc", 2, command(place, "few.jsonl", tmp_path / "out", *option))
     assert found == code and words in err and "Traceback" not in err, err
     assert list(tmp_path.iterdir()) == []
@@ -228,8 +228,8 @@ def test_ranks_of_a_killed_launcher_end_with_it(place: Path, tmp_path: Path) -> 
 
 
 @hard
-def test_an_early_death_ends_the_one_that_waits(place: Path, tmp_path: Path) -> None:
-    """It waits within torch, where no signal is heard."""
+def test_an_early_death_of_a_rank_ends_the_waiting_rank(place: Path, tmp_path: Path) -> None:
+    """It waits within torch, where signals are not handled."""
     with started("nproc", 2, command(place, "few.jsonl", tmp_path / "out")) as run:
         while len(ranks(run)) < 2:
             time.sleep(0.01)

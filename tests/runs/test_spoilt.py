@@ -33,8 +33,8 @@ INDEX = f"{WEIGHTS}.index.json"
 REPORT = report_of([layer(0), layer(1, fa=False)])
 
 
-def survives(read: Callable[[], Any], seed: int) -> None:
-    """Read something: only an error that a user can be told may come of it."""
+def require_known_error(read: Callable[[], Any], seed: int) -> None:
+    """Read something; only an error of fa3 may be raised."""
     try:
         read()
     except Fa3Error as error:
@@ -51,7 +51,7 @@ def mutated(file: Path, raw: bytes, seed: int) -> bytes:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """An export's folder, as far as its report is concerned."""
+    """A folder with the report of an export and the files that it names."""
     folder = tmp_path / "export"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -59,26 +59,26 @@ def made(tmp_path: Path) -> Path:
     return folder
 
 
-def there_already(folder: Path) -> object:
+def existing_result(folder: Path) -> object:
     job: Any = SimpleNamespace(destination=folder, places={None: Path()})
     return read_result(job, REPORT["identity"])
 
 
-def test_mutated_reports(made: Path) -> None:
-    assert there_already(made)
+def test_mutated_reports_raise_only_errors_of_fa3(made: Path) -> None:
+    assert existing_result(made)
     text = made / "config.json"
     for seed in SEEDS:
         (made / REPORT_FILE).write_bytes(mutated_json(REPORT, seed))
-        survives(lambda: there_already(made), seed)
-        survives(lambda: recorded_sampling(made), seed)
+        require_known_error(lambda: existing_result(made), seed)
+        require_known_error(lambda: recorded_sampling(made), seed)
         keep_comparison(made, FOUND, text)
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-def test_a_report_that_is_no_file(kind: str, made: Path) -> None:
+def test_a_report_that_is_not_a_regular_file_is_not_used(kind: str, made: Path) -> None:
     put(kind, made / REPORT_FILE)
     before = sorted(made.iterdir())
-    assert there_already(made) is None
+    assert existing_result(made) is None
     assert keep_comparison(made, FOUND, made / "config.json")
     with pytest.raises(InvalidInputError, match=REPORT_FILE):
         recorded_sampling(made)
@@ -86,10 +86,10 @@ def test_a_report_that_is_no_file(kind: str, made: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a\0b", "", "a//b", ".."])
-def test_a_report_of_files_elsewhere_is_none(name: str, made: Path) -> None:
+def test_a_report_that_names_files_elsewhere_is_not_used(name: str, made: Path) -> None:
     result = REPORT["result"] | {"files": ["config.json", name]}
     (made / REPORT_FILE).write_text(json.dumps(REPORT | {"result": result}))
-    assert there_already(made) is None
+    assert existing_result(made) is None
 
 
 # ---- weights and their index
@@ -108,19 +108,19 @@ def read_all(folder: Path) -> object:
     return Checkpoint(folder).read(Checkpoint(folder).tensors)
 
 
-def test_mutated_weights(weights: Path) -> None:
+def test_mutated_weights_raise_only_errors_of_fa3(weights: Path) -> None:
     files = sorted(weights.iterdir())
     for seed in SEEDS:
         file = files[seed % len(files)]
         raw = file.read_bytes()
         file.write_bytes(mutated(file, raw, seed))
-        survives(lambda: read_all(weights), seed)
+        require_known_error(lambda: read_all(weights), seed)
         file.write_bytes(raw)
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
 @pytest.mark.parametrize("name", [INDEX, "model-00001-of-00002.safetensors"])
-def test_weights_that_are_no_file(kind: str, name: str, weights: Path) -> None:
+def test_weights_that_are_not_regular_files_are_refused(kind: str, name: str, weights: Path) -> None:
     put(kind, weights / name)
     missing = name == INDEX and kind == "link to itself"
     with pytest.raises(InvalidInputError, match="no weights" if missing else name):
@@ -128,7 +128,7 @@ def test_weights_that_are_no_file(kind: str, name: str, weights: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\0b", "", ".", "..", "a/b", "a\\b", "/etc/passwd", 7, None, [], {"a": "b"}])
-def test_an_index_that_names_no_file_of_the_folder(name: object, weights: Path) -> None:
+def test_an_index_entry_without_a_file_in_the_folder_is_refused(name: object, weights: Path) -> None:
     (weights / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
     with pytest.raises(InvalidInputError, match=INDEX):
         Checkpoint(weights)
@@ -137,14 +137,14 @@ def test_an_index_that_names_no_file_of_the_folder(name: object, weights: Path) 
 @pytest.mark.parametrize(
     "text", ['{"weight_map": {"a": "\\ud800"}}', '{"weight_map": {"a": "b"}, "weight_map": {"a": "c"}}']
 )
-def test_an_index_that_readers_take_differently(text: str, weights: Path) -> None:
+def test_an_ambiguous_index_is_refused(text: str, weights: Path) -> None:
     (weights / INDEX).write_text(text)
     with pytest.raises(InvalidInputError, match="not a safetensors index"):
         Checkpoint(weights)
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E8M0"])
-def test_a_dtype_in_which_nothing_is_computed(dtype: str, tmp_path: Path) -> None:
+def test_unsupported_dtypes_are_refused(dtype: str, tmp_path: Path) -> None:
     header = json.dumps({"a": {"dtype": dtype, "shape": [8], "data_offsets": [0, 8]}}).encode()
     (tmp_path / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
     with pytest.raises(InvalidInputError, match="a is torch.float8"):
@@ -166,19 +166,19 @@ def stopped(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "out")
 
 
-def go_on(folder: RunFolder) -> object:
+def resume_run(folder: RunFolder) -> object:
     open_journal(folder, MADE_OF, "required")
     return Journal(folder).outputs(list(outputs(0)))
 
 
-def test_mutated_journals(stopped: RunFolder) -> None:
+def test_mutated_journals_raise_only_errors_of_fa3(stopped: RunFolder) -> None:
     files = [path for path in sorted(stopped.journal.iterdir()) if "states-00000" not in path.name]
-    assert go_on(stopped) and {path.suffix for path in files} == {".json", ".safetensors"}
+    assert resume_run(stopped) and {path.suffix for path in files} == {".json", ".safetensors"}
     for seed in SEEDS:
         file = files[seed % len(files)]
         raw = file.read_bytes()
         file.write_bytes(mutated_tree(raw, seed) if seed % 2 and file.suffix != ".json" else mutated(file, raw, seed))
-        survives(lambda: go_on(stopped), seed)
+        require_known_error(lambda: resume_run(stopped), seed)
         file.write_bytes(raw)
 
 
@@ -194,10 +194,10 @@ def mutated_tree(raw: bytes, seed: int) -> bytes:
 
 @pytest.mark.parametrize("kind", SPECIAL)
 @pytest.mark.parametrize("name", ["identity.json", "visit-00001.safetensors", "states-00001.0.safetensors"])
-def test_a_journal_of_what_is_no_file(kind: str, name: str, stopped: RunFolder) -> None:
+def test_a_journal_with_a_special_file_is_a_conflict(kind: str, name: str, stopped: RunFolder) -> None:
     put(kind, stopped.journal / name)
     with pytest.raises(ConflictError, match=name.partition(".")[0]):
-        go_on(stopped)
+        resume_run(stopped)
 
 
 # ---- a calibration
@@ -211,7 +211,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "kept"
 
 
-def test_mutated_calibrations(kept: Path) -> None:
+def test_mutated_calibrations_raise_only_errors_of_fa3(kept: Path) -> None:
     assert read_calibration(kept).layers
     report, parameters = kept / REPORT_FILE, kept / PARAMETERS_FILE
     texts = {file: file.read_bytes() for file in (report, parameters)}
@@ -230,7 +230,7 @@ def test_mutated_calibrations(kept: Path) -> None:
             file.write_bytes(text)
 
 
-def test_a_calibration_with_a_setting_that_fa3_does_not_know(kept: Path) -> None:
+def test_a_calibration_with_an_unknown_setting_is_refused(kept: Path) -> None:
     text = (kept / REPORT_FILE).read_text()
     report = json.loads(text)
     report["identity"]["settings"]["unheard_of"] = 1
@@ -242,7 +242,7 @@ def test_a_calibration_with_a_setting_that_fa3_does_not_know(kept: Path) -> None
 
 @pytest.mark.parametrize("kind", SPECIAL)
 @pytest.mark.parametrize("name", [REPORT_FILE, PARAMETERS_FILE])
-def test_a_calibration_of_what_is_no_file(kind: str, name: str, kept: Path) -> None:
+def test_a_calibration_with_a_special_file_is_refused(kind: str, name: str, kept: Path) -> None:
     text = (kept / name).read_bytes()
     put(kind, kept / name)
     with pytest.raises(InvalidInputError, match="kept"):

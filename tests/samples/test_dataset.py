@@ -50,7 +50,7 @@ def tokens(text: str) -> tuple[int, ...]:
         ),
     ],
 )
-def test_a_line_of_text(file: Path, record: dict[str, Any], text: str) -> None:
+def test_a_line_of_text_is_tokenized(file: Path, record: dict[str, Any], text: str) -> None:
     (sample,) = read_samples(write_lines(file, [record]), MODEL)
     assert ids(sample) == tokens(text)
     assert (sample.origin, sample.cut, sample.mask) == (f"{file}, line 1", False, None)
@@ -63,13 +63,13 @@ def with_template(folder: Path) -> Path:
     return folder
 
 
-def test_messages_go_through_the_chat_template(file: Path, tmp_path: Path) -> None:
+def test_messages_use_the_chat_template(file: Path, tmp_path: Path) -> None:
     (sample,) = read_samples(write_lines(file, [{"messages": CHAT}]), with_template(tmp_path / "chat"))
     assert ids(sample) == tokens("<user>Who is there?\n<assistant>")
 
 
 @pytest.mark.parametrize("messages", ["hello", [{"content": "no role"}], [1], None, {}])
-def test_messages_that_are_none(file: Path, tmp_path: Path, messages: Any) -> None:
+def test_invalid_messages_are_refused(file: Path, tmp_path: Path, messages: Any) -> None:
     file = write_lines(file, [[5], {"messages": messages}])
     strict = TEMPLATE.replace("{{ m['role'] }}", "{{ m['role'] or raise_exception('a message has a role') }}")
     folder = with_template(tmp_path / "chat")
@@ -94,7 +94,7 @@ ROWS = "{% for a in range(99999) %}"
         ("{% for", "TemplateSyntaxError"),
     ],
 )
-def test_a_template_that_never_ends_or_fails(
+def test_an_endless_or_failing_template_is_refused(
     file: Path, tmp_path: Path, template: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fa3cli.samples.records._TEMPLATE_SECONDS", 1)
@@ -104,7 +104,7 @@ def test_a_template_that_never_ends_or_fails(
     refused(write_lines(file, [[5], {"messages": CHAT}]), 2, words, folder=folder)
 
 
-def test_messages_without_a_chat_template(file: Path) -> None:
+def test_messages_without_a_chat_template_are_refused(file: Path) -> None:
     refused(write_lines(file, [[5], {"messages": CHAT}]), 2, "template")
 
 
@@ -113,14 +113,14 @@ def test_token_ids_need_no_tokenizer(file: Path, tmp_path: Path) -> None:
     assert ids(sample) == (5, 0, 7)
 
 
-def test_text_without_a_tokenizer(file: Path, tmp_path: Path) -> None:
+def test_text_without_a_tokenizer_is_refused(file: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError) as raised:
         read_samples(write_lines(file, [[5], {"text": "In the beginning"}]), tmp_path)
     assert "no tokenizer" in str(raised.value) and str(tmp_path) in str(raised.value)
     assert "input_ids" in raised.value.hint
 
 
-def test_a_broken_tokenizer(file: Path, tmp_path: Path) -> None:
+def test_a_broken_tokenizer_is_refused(file: Path, tmp_path: Path) -> None:
     folder = copy_model(MODEL, tmp_path / "broken")
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(InvalidInputError, match="no tokenizer for text"):
@@ -128,7 +128,7 @@ def test_a_broken_tokenizer(file: Path, tmp_path: Path) -> None:
 
 
 def refused(file: Path, line: int, *words: str, folder: Path = MODEL, **options: Any) -> InvalidInputError:
-    """Reading is refused with a message that names the file, the line, and holds all words."""
+    """Check that reading is refused with a message that names file and line and contains all words."""
     with pytest.raises(InvalidInputError) as raised:
         read_samples(file, folder, **options)
     assert f"{file}, line {line}:" in str(raised.value)
@@ -179,18 +179,18 @@ def test_a_broken_line_is_named_by_its_number(file: Path, broken: str, words: st
     good = json.dumps({"input_ids": [5, 6]})
     file.write_text(f"{good}\n{good}\n{broken}\n{good}\n")
     refused(file, 3, words, vocab_size=2048)
-    assert len(read_samples(file, MODEL, count=2)) == 2  # a line that is not asked for does no harm
+    assert len(read_samples(file, MODEL, count=2)) == 2  # a line that is not requested is ignored
 
 
 @pytest.mark.parametrize("text", ["", "\n", " \n\n"])
-def test_an_empty_file(file: Path, text: str) -> None:
+def test_an_empty_file_is_refused(file: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(InvalidInputError, match="empty; expected one json object per line") as raised:
         read_samples(file, MODEL)
     assert str(file) in str(raised.value)
 
 
-def test_files_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_refused(file: Path, tmp_path: Path) -> None:
     file.write_bytes(b'{"text": "\xff\xfe"}\n')
     for path in (file, tmp_path, tmp_path / "nowhere.jsonl"):
         with pytest.raises(InvalidInputError, match="cannot be read") as raised:
@@ -198,12 +198,12 @@ def test_files_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
         assert str(path) in str(raised.value)
 
 
-def test_line_ends_and_marks_of_other_systems(file: Path) -> None:
+def test_line_ends_and_byte_order_marks_of_other_systems_are_accepted(file: Path) -> None:
     file.write_bytes(b'\xef\xbb\xbf{"input_ids": [5]}\r\n{"input_ids": [6]}\r\n\r\n')
     assert [ids(sample) for sample in read_samples(file, MODEL)] == [(5,), (6,)]
 
 
-def test_a_separator_within_a_text_ends_no_line(file: Path) -> None:
+def test_a_separator_within_a_text_does_not_end_the_line(file: Path) -> None:
     file.write_text(json.dumps({"text": "one\u2028two\x85three"}, ensure_ascii=False), encoding="utf-8")
     assert len(read_samples(file, MODEL)) == 1
 
@@ -216,19 +216,19 @@ def test_samples_takes_the_first_lines(file: Path, count: int | None, lines: lis
     ]
 
 
-def test_max_length_cuts_and_says_so(file: Path) -> None:
+def test_max_length_cuts_samples_and_marks_them(file: Path) -> None:
     write_lines(file, [[5, 6, 7], [5, 6]])
     found = [(ids(sample), sample.cut) for sample in read_samples(file, MODEL, max_length=2)]
     assert found == [((5, 6), True), ((5, 6), False)]
 
 
-def test_a_sample_longer_than_the_model_takes(file: Path) -> None:
+def test_a_sample_longer_than_the_model_accepts_is_refused(file: Path) -> None:
     write_lines(file, [[5] * 8, [5] * 9])
     refused(file, 2, "9 tokens, but the model accepts at most 8", "--max-length 8", longest=8)
     assert len(read_samples(file, MODEL, longest=8, max_length=8)) == 2
 
 
-def test_a_batch_and_its_mask(file: Path, tmp_path: Path) -> None:
+def test_a_batch_is_read_with_its_mask(file: Path, tmp_path: Path) -> None:
     lines = [
         {"input_ids": [[5, 6, 7], [8, 9, 10]], "attention_mask": [[1, 1, 1], [0, 1, 1]]},
         {"input_ids": [5, 6], "attention_mask": [1, 1]},
@@ -243,12 +243,12 @@ def test_a_batch_and_its_mask(file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [2**31, 10**30])
-def test_a_number_no_vocabulary_reaches(file: Path, number: int) -> None:
+def test_a_number_beyond_32_bits_is_refused(file: Path, number: int) -> None:
     refused(write_lines(file, [[0, 95], [5, number]]), 2, "32 bits", vocab_size=96)
 
 
 @pytest.mark.parametrize("token", [-1, 96])
-def test_a_token_outside_the_vocabulary(file: Path, token: int) -> None:
+def test_a_token_outside_the_vocabulary_is_refused(file: Path, token: int) -> None:
     write_lines(file, [[0, 95], [5, token]])
     refused(file, 2, "vocabulary of 96", vocab_size=96)
 

@@ -41,7 +41,7 @@ def ids(folder: Path, trusted: bool = False) -> list[int]:
         {"init_inputs": ["/etc/passwd"]},
     ],
 )
-def test_leftover_paths_change_nothing(folder: Path, leftover: dict[str, Any]) -> None:
+def test_leftover_paths_in_the_config_are_ignored(folder: Path, leftover: dict[str, Any]) -> None:
     edit(folder, **leftover)
     assert ids(folder) == ids(MODEL)
 
@@ -63,7 +63,7 @@ def test_a_pipe_is_refused(folder: Path, name: str, trusted: bool) -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_code_needs_trust_and_nobody_is_asked(
+def test_code_needs_trust_and_no_question_is_asked(
     folder: Path, tmp_path: Path, known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'CANARY')!r}, 'w').close()\n")
@@ -85,7 +85,7 @@ def edit_model_type(folder: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "mine"}))
 
 
-def test_the_folder_is_named_not_the_copy(tmp_path: Path) -> None:
+def test_errors_do_not_name_the_temporary_copy(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError) as raised:
         ids(tmp_path)
     assert "fa3-checked" not in str(raised.value)

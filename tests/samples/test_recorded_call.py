@@ -13,7 +13,7 @@ from fa3cli.samples.recorded_call import RecordedCall
 
 
 class Scaled(nn.Module):
-    """Multiplies, and may return more than that."""
+    """Multiplies, and may return further outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def test_the_first_call_is_kept_with_all_its_arguments(module: Scaled) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_outputs_are_float64_and_again_takes_no_gradient(module: Scaled, dtype: torch.dtype) -> None:
+def test_outputs_are_float64_and_repeat_records_no_gradient(module: Scaled, dtype: torch.dtype) -> None:
     module.to(dtype)
     with RecordedCall(module) as call:
         module(torch.ones(2, dtype=dtype))
@@ -51,13 +51,13 @@ def test_outputs_are_float64_and_again_takes_no_gradient(module: Scaled, dtype: 
     assert not call.repeat().requires_grad
 
 
-def test_of_several_outputs_it_is_the_first(module: Scaled) -> None:
+def test_the_first_of_several_outputs_is_kept(module: Scaled) -> None:
     with RecordedCall(module) as call:
         module(torch.ones(1), more=True)
     assert call.output.tolist() == call.repeat().tolist() == [2.0]
 
 
-def test_all_float_outputs_are_kept_as_they_are(module: Scaled) -> None:
+def test_all_float_outputs_are_kept_unchanged(module: Scaled) -> None:
     module.to(torch.float16)
     with RecordedCall(module) as call:
         returned, _ = module(torch.ones(1, dtype=torch.float16), more=True)
@@ -75,14 +75,14 @@ def test_calls_outside_the_block_are_not_recorded(module: Scaled) -> None:
     assert call.output.tolist() == [2.0] and not module._forward_hooks
 
 
-def test_the_hook_goes_after_an_error_too(module: Scaled) -> None:
+def test_the_hook_is_removed_after_an_error(module: Scaled) -> None:
     with pytest.raises(ArithmeticError), RecordedCall(module):
         raise ArithmeticError
     assert not module._forward_hooks
 
 
 def test_a_call_that_is_suspended_when_the_block_begins_is_recorded(module: Scaled) -> None:
-    """As the forwards are that stand before a layer."""
+    """Like the forwards that are suspended before a layer."""
     call = RecordedCall(module)
     handle = module.register_forward_pre_hook(lambda *_: call.__enter__() and None)
     module(torch.ones(1), shift=1.0)
@@ -92,7 +92,7 @@ def test_a_call_that_is_suspended_when_the_block_begins_is_recorded(module: Scal
 
 
 class Leaving(nn.Module):
-    """Leaves its values where it is told, and counts who did before it."""
+    """Appends its values to a nested list, and counts the entries that were there before."""
 
     def forward(self, values: Tensor, places: Any) -> Tensor:
         places["in"]["one"].append(values)
@@ -100,7 +100,7 @@ class Leaving(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [dict, OrderedDict, UserDict])
-def test_containers_of_whatever_class_are_left_alone_and_tensors_shared(kind: type) -> None:
+def test_containers_of_any_class_are_not_changed_and_tensors_are_shared(kind: type) -> None:
     values = torch.ones(1)
     places, module = kind({"in": kind({"one": [values]})}), Leaving()
     with RecordedCall(module) as call:
@@ -110,7 +110,7 @@ def test_containers_of_whatever_class_are_left_alone_and_tensors_shared(kind: ty
     assert all(place is values for place in places["in"]["one"])
 
 
-def test_tensors_may_be_handed_on_changed(module: Scaled) -> None:
+def test_repeat_can_change_the_tensors(module: Scaled) -> None:
     with RecordedCall(module) as call:
         module(torch.ones(2), shift=1.0)
     assert call.repeat(lambda tensor: tensor * 3).tolist() == [7.0, 7.0]

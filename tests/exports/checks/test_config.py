@@ -40,16 +40,16 @@ def own_code_missing(export: Export) -> None:
         ("quantization-config", edited(lambda export: export.config.update(quantization_config={"bits": 8}))),
     ],
 )
-def test_found(check: str, mutation: Callable[[Export], None], found_by: Callable) -> None:
+def test_a_mutation_is_found_by_one_check(check: str, mutation: Callable[[Export], None], found_by: Callable) -> None:
     [finding] = found_by(check, mutation)
     assert "config.json" in finding.subject + finding.message
 
 
-def test_a_missing_quantize_is_warned_of(found_by: Callable) -> None:
+def test_a_missing_quantize_gives_a_warning(found_by: Callable) -> None:
     found_by("config-quantize", edited(lambda export: export.config.update(quantize=None)), "warning")
 
 
-def test_code_that_is_there_or_elsewhere_will_do(export: Export) -> None:
+def test_existing_code_and_code_of_other_repositories_are_accepted(export: Export) -> None:
     own_code_missing(export)
     export.config["auto_map"]["AutoModel"] = ["someone/model--modeling_own.OwnModel", None]
     export.save()
@@ -57,13 +57,13 @@ def test_code_that_is_there_or_elsewhere_will_do(export: Export) -> None:
     assert verify_export(export.folder).ok
 
 
-def test_a_whole_quantization_config_will_do(export: Export) -> None:
+def test_a_complete_quantization_config_is_accepted(export: Export) -> None:
     export.config["quantization_config"] = export.description
     export.save()
     assert verify_export(export.folder).ok
 
 
-def test_the_tokenizers_own_code_is_needed_too(found_by: Callable) -> None:
+def test_missing_code_of_the_tokenizer_is_found(found_by: Callable) -> None:
     def mutation(export: Export) -> None:
         text = '{"auto_map": {"AutoTokenizer": ["tokenization_own.OwnTokenizer", null]}}'
         (export.folder / "tokenizer_config.json").write_text(text)
@@ -72,7 +72,7 @@ def test_the_tokenizers_own_code_is_needed_too(found_by: Callable) -> None:
     assert finding.subject == "tokenization_own.py" and "tokenizer_config.json" in finding.message
 
 
-def test_what_the_code_imports_is_needed_too(found_by: Callable) -> None:
+def test_missing_imports_of_the_code_are_found(found_by: Callable) -> None:
     def mutation(export: Export) -> None:
         own_code_missing(export)
         export.save()
@@ -83,14 +83,14 @@ def test_what_the_code_imports_is_needed_too(found_by: Callable) -> None:
     assert finding.subject == "gone.py" and "helpers_own.py imports it" in finding.message
 
 
-def test_code_that_cannot_be_parsed_is_passed_over(export: Export) -> None:
+def test_code_that_cannot_be_parsed_is_ignored(export: Export) -> None:
     own_code_missing(export)
     export.save()
     (export.folder / "configuration_own.py").write_bytes(b"from \x00\xff")
     assert verify_export(export.folder).ok
 
 
-def test_float32_is_warned_of(tmp_path) -> None:
+def test_float32_gives_a_warning(tmp_path) -> None:
     build_for("vllm-ascend", tmp_path, torch.float32)
     found = {finding.check: finding.severity for finding in verify_export(tmp_path).findings}
     assert found["kernel-dtype"] == "warning" and "error" not in found.values()

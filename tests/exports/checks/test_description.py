@@ -84,12 +84,14 @@ def norm_of_another_shape(export: Export) -> None:
         ("norms", edited(norm_of_another_shape), NORM),
     ],
 )
-def test_found(check: str, mutation: Callable[[Export], None], subject: str, found_by: Callable) -> None:
+def test_a_mutation_is_found_by_one_check(
+    check: str, mutation: Callable[[Export], None], subject: str, found_by: Callable
+) -> None:
     [finding] = found_by(check, mutation)
     assert finding.subject == subject
 
 
-def test_an_unsaid_tie_is_warned_of(found_by: Callable) -> None:
+def test_a_missing_tie_word_embeddings_gives_a_warning(found_by: Callable) -> None:
     def silent(export: Export) -> None:
         untied_head_missing(export)
         del export.config["tie_word_embeddings"]
@@ -97,7 +99,7 @@ def test_an_unsaid_tie_is_warned_of(found_by: Callable) -> None:
     found_by("described", edited(silent), "warning")
 
 
-def test_a_biased_linear_keeps_its_bias_float(export: Export) -> None:
+def test_the_bias_of_a_quantized_linear_is_float(export: Export) -> None:
     export.add(f"{Q}.bias", torch.zeros(export.tensors[f"{Q}.weight"].shape[0]), "FLOAT")
     export.save()
     assert verify_export(export.folder).ok
@@ -108,14 +110,14 @@ def test_a_biased_linear_keeps_its_bias_float(export: Export) -> None:
     ]
 
 
-def test_without_fa3_there_is_no_fa_quant_type(export: Export) -> None:
+def test_fa_quant_type_may_be_absent_without_fa3(export: Export) -> None:
     no_fa_tensors(export)
     del export.description["fa_quant_type"]
     export.save()
     assert verify_export(export.folder).ok
 
 
-def test_anti_outlier_norms_are_legal_in_bfloat16(tmp_path) -> None:
+def test_anti_outlier_norms_are_accepted_in_bfloat16(tmp_path) -> None:
     export = build_export(tmp_path, torch.bfloat16)
     for name, described in (("bias", "FLOAT"), ("module.weight", "W8A8"), ("module.bias", "W8A8")):
         export.add(f"{NORM}.{name}", torch.zeros(32), described)

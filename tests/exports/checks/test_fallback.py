@@ -14,7 +14,7 @@ def make_float(export: Export, module: str) -> None:
     export.add(f"{module}.weight", weight, "FLOAT")
 
 
-def test_a_half_float_group_is_warned_of(found_by: Callable) -> None:
+def test_a_partly_float_group_gives_a_warning(found_by: Callable) -> None:
     mutation = edited(lambda export: make_float(export, f"{ATTENTION}.k_proj"))
     [finding] = found_by("fused-groups", mutation, "warning")
     assert finding.subject == ATTENTION and "vLLM-Ascend" in finding.message
@@ -24,7 +24,7 @@ def test_gate_and_up_are_a_group(found_by: Callable) -> None:
     found_by("fused-groups", edited(lambda export: make_float(export, "model.layers.0.mlp.up_proj")), "warning")
 
 
-def test_a_layer_without_fa3_is_warned_of(found_by: Callable) -> None:
+def test_a_layer_without_fa3_gives_a_warning(found_by: Callable) -> None:
     def drop(export: Export) -> None:
         export.drop(*[name for name in export.tensors if name.startswith(f"{ATTENTION}.fa_")])
 
@@ -32,7 +32,7 @@ def test_a_layer_without_fa3_is_warned_of(found_by: Callable) -> None:
     assert finding.subject == ATTENTION and "MindIE" in finding.message
 
 
-def test_a_whole_float_group_is_fine(export: Export) -> None:
+def test_a_completely_float_group_is_accepted(export: Export) -> None:
     for name in ("q_proj", "k_proj", "v_proj"):
         make_float(export, f"{ATTENTION}.{name}")
     export.save()

@@ -126,12 +126,12 @@ def stored_twice(export: Export) -> None:
         ("tensor-once", stored_twice),
     ],
 )
-def test_found(check: str, mutation: Callable[[Export], None], found_by: Callable) -> None:
+def test_a_mutation_is_found_by_one_check(check: str, mutation: Callable[[Export], None], found_by: Callable) -> None:
     found_by(check, mutation)
 
 
 @pytest.mark.parametrize("names", [[NEW_DESCRIPTION], [DESCRIPTION, NEW_DESCRIPTION]])
-def test_either_description_name_will_do(names: list[str], export: Export) -> None:
+def test_either_description_name_is_accepted(names: list[str], export: Export) -> None:
     (export.folder / DESCRIPTION).unlink()
     for name in names:
         export.write_description(name, export.description)

@@ -42,7 +42,7 @@ def mode(name: str, bits: int) -> Callable[[Export], None]:
 
 
 @pytest.mark.parametrize("mutation", [stale_index, float_shard])
-def test_files_of_the_float_model(mutation: Callable[[Export], None], found_by: Callable) -> None:
+def test_files_of_the_float_model_are_errors(mutation: Callable[[Export], None], found_by: Callable) -> None:
     found_by("stale-files", mutation)
 
 
@@ -61,25 +61,25 @@ def test_files_of_the_float_model(mutation: Callable[[Export], None], found_by: 
         ("permissions", mode(WEIGHTS, 0o040)),
     ],
 )
-def test_warned_of(check: str, mutation: Callable[[Export], None], found_by: Callable) -> None:
+def test_a_mutation_gives_a_warning(check: str, mutation: Callable[[Export], None], found_by: Callable) -> None:
     found_by(check, mutation, "warning")
 
 
-def test_model_safetensors_is_vllms_own(tmp_path) -> None:
+def test_a_description_in_a_vllm_export_is_a_stale_file(tmp_path) -> None:
     export = build_for("vllm", tmp_path)
     assert findings_of(tmp_path, "vllm") == []
     (tmp_path / "quant_model_description.json").write_text("{}")
     assert [finding.check for finding in findings_of(export.folder, "vllm")] == ["stale-files"]
 
 
-def test_a_pipe_is_not_waited_for(export: Export) -> None:
+def test_pipes_do_not_block_verification(export: Export) -> None:
     for name in (WEIGHTS, "config.json"):
         (export.folder / name).unlink()
         os.mkfifo(export.folder / name)
     assert {"weights", "config"} <= {finding.check for finding in verify_export(export.folder).findings}
 
 
-def test_a_folder_in_place_of_a_file(export: Export) -> None:
+def test_a_folder_in_place_of_a_file_is_found(export: Export) -> None:
     for name in (WEIGHTS, "config.json"):
         (export.folder / name).unlink()
         (export.folder / name).mkdir()

@@ -16,11 +16,11 @@ from fa3cli.exports.checks.modules import is_attention_tensor, is_norm_extra, ow
         ("model.norm.bias", "model.norm"),
     ],
 )
-def test_owner(name: str, module: str) -> None:
+def test_the_owner_of_a_tensor_is_its_module(name: str, module: str) -> None:
     assert owner(name) == module
 
 
-def test_kinds_of_names() -> None:
+def test_names_of_attention_and_norm_tensors_are_recognised() -> None:
     assert is_attention_tensor("a.fa_k.offset") and is_attention_tensor("a.k_proj.kv_cache_scale")
     assert not is_attention_tensor("a.fa_k.bias") and not is_attention_tensor("a.k_proj.weight_offset")
     assert is_norm_extra("a.module.weight") and not is_norm_extra("a.weight")

@@ -56,7 +56,9 @@ def another_modules_deq_scale(export: Export) -> None:
         ),
     ],
 )
-def test_found(check: str, mutation: Callable[[Export], None], subject: str, found_by: Callable) -> None:
+def test_a_mutation_is_found_by_one_check(
+    check: str, mutation: Callable[[Export], None], subject: str, found_by: Callable
+) -> None:
     [finding] = found_by(check, mutation)
     assert finding.subject == subject
 
@@ -77,7 +79,7 @@ def test_underflow_in_float16_is_a_warning(tmp_path) -> None:
     product_in_float32=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-def test_both_ways_to_multiply_are_right(tmp_path_factory, dtype, product_in_float32, seed) -> None:
+def test_products_in_float32_or_the_model_dtype_are_accepted(tmp_path_factory, dtype, product_in_float32, seed) -> None:
     """The reference multiplies in the model's dtype, improved numerics in float32."""
     export = build_export(tmp_path_factory.mktemp("export"), dtype)
     generator = torch.Generator().manual_seed(seed)

@@ -25,7 +25,7 @@ def test_the_documentation_lists_every_check() -> None:
     ]
 
 
-def test_a_check_may_only_heed_earlier_ones() -> None:
+def test_a_check_may_need_only_earlier_checks() -> None:
     with pytest.raises(ValueError, match="nowhere"):
         check("late", "a reason", needs=("nowhere",))
 

@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
         *(7, True, {"a": 1}, [["beside.Model"]], 0.5),
     ],
 )
-def test_what_names_no_file_beside_is_found_and_not_opened(
+def test_an_invalid_reference_is_found_and_not_opened(
     reference: object, document: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
@@ -53,7 +53,7 @@ def test_what_names_no_file_beside_is_found_and_not_opened(
 
 
 @pytest.mark.parametrize("auto_map", ["beside.Model", 7, "../outside.Model"])
-def test_an_auto_map_that_is_none(auto_map: object, folder: Path) -> None:
+def test_an_invalid_auto_map_is_found(auto_map: object, folder: Path) -> None:
     assert (found(folder, auto_map) == []) == (auto_map == "beside.Model")
 
 
@@ -69,18 +69,18 @@ def test_an_auto_map_that_is_none(auto_map: object, folder: Path) -> None:
         None,
     ],
 )
-def test_what_lies_beside_or_in_another_repository_is_fine(auto_map: object, folder: Path) -> None:
+def test_code_in_the_folder_or_in_another_repository_is_accepted(auto_map: object, folder: Path) -> None:
     assert found(folder, auto_map) == []
 
 
-def test_a_file_that_is_missing_or_imports_one_that_is(folder: Path) -> None:
+def test_missing_files_and_missing_imports_are_found(folder: Path) -> None:
     assert [finding.subject for finding in found(folder, {"AutoModel": "gone.Model"})] == ["gone.py"]
     (folder / "beside.py").write_text("from .lost import a\nfrom .beside import b\n")
     [finding] = found(folder, {"AutoModel": "beside.Model"})
     assert finding.subject == "lost.py" and "beside.py imports it" in finding.message
 
 
-def test_code_that_is_no_file_is_found_at_once(folder: Path) -> None:
+def test_code_that_is_not_a_regular_file_is_found(folder: Path) -> None:
     os.mkfifo(folder / "pipe.py")
     (folder / "zero.py").symlink_to("/dev/zero")
     with (folder / "sparse.py").open("wb") as file:

@@ -69,7 +69,7 @@ def extra_layer(export: Export) -> None:
         ("layer-count", edited(extra_layer)),
     ],
 )
-def test_found(check: str, mutation: Callable[[Export], None], found_by: Callable) -> None:
+def test_a_mutation_is_found_by_one_check(check: str, mutation: Callable[[Export], None], found_by: Callable) -> None:
     found_by(check, mutation)
 
 
@@ -83,7 +83,7 @@ def test_deq_scale_is_packed_for_the_model_dtype(dtype: torch.dtype, tmp_path) -
     assert [(finding.check, finding.subject) for finding in findings_of(tmp_path)] == [("dtypes", name)]
 
 
-def test_a_histogram_leaves_float32_inputs_in_a_float16_model(tmp_path) -> None:
+def test_float32_input_parameters_are_accepted_in_a_float16_model(tmp_path) -> None:
     export = build_export(tmp_path, torch.float16)
     for tensor in ("input_scale", "input_offset"):
         export.tensors[f"{Q}.{tensor}"] = export.tensors[f"{Q}.{tensor}"].float()
@@ -91,18 +91,18 @@ def test_a_histogram_leaves_float32_inputs_in_a_float16_model(tmp_path) -> None:
     assert findings_of(tmp_path) == []
 
 
-def test_a_weight_in_another_float_dtype_is_warned_of(found_by: Callable) -> None:
+def test_a_weight_in_another_float_dtype_gives_a_warning(found_by: Callable) -> None:
     found_by("dtypes", cast("model.layers.0.mlp.down_proj.weight", torch.float16), "warning")
 
 
-def test_extra_layers_config_speaks_of_are_legal(export: Export) -> None:
+def test_extra_layers_named_in_config_are_accepted(export: Export) -> None:
     extra_layer(export)
     export.config["num_nextn_predict_layers"] = 1
     export.save()
     assert verify_export(export.folder).ok
 
 
-def test_text_config_holds_the_sizes_of_a_composite_model(export: Export) -> None:
+def test_sizes_of_a_composite_model_come_from_text_config(export: Export) -> None:
     text = {**export.config, "vocab_size": 100}
     export.config = {"text_config": text, "torch_dtype": "float32", "hidden_size": 7}
     export.save()
@@ -110,5 +110,5 @@ def test_text_config_holds_the_sizes_of_a_composite_model(export: Export) -> Non
     assert subjects == {"model.embed_tokens.weight", "lm_head.weight"}
 
 
-def test_prediction_layers_that_are_not_there_are_warned_of(found_by: Callable) -> None:
+def test_missing_prediction_layers_give_a_warning(found_by: Callable) -> None:
     found_by("mtp-layers", configure(num_nextn_predict_layers=1), "warning")

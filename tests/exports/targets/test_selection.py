@@ -6,7 +6,7 @@ from tests.exports.targets.made import selection, without
 
 
 @pytest.mark.parametrize(("layers", "expected"), [(0, False), (1, True), (2, False)])
-def test_partly_is_neither_all_nor_none(layers: int, expected: bool) -> None:
+def test_partly_fa_means_some_layers_but_not_all(layers: int, expected: bool) -> None:
     assert selection(fa_layers=layers).partly_fa is expected
 
 
@@ -20,7 +20,7 @@ def test_partly_is_neither_all_nor_none(layers: int, expected: bool) -> None:
         (("q_proj", "gate_proj"), 4),
     ],
 )
-def test_half_float_groups_are_counted_and_named(leaves: tuple[str, ...], count: int) -> None:
+def test_partly_float_groups_are_counted_and_named(leaves: tuple[str, ...], count: int) -> None:
     found = list(selection(quantized=without(*leaves)).half_float())
     assert len(found) == bool(count)
     if count:

@@ -16,14 +16,14 @@ from tests.exports.targets.made import LINEARS
 NAMES = [f"{name}.weight" for name in LINEARS]
 
 
-def test_names() -> None:
+def test_targets_are_found_by_name_in_a_fixed_order() -> None:
     assert [target.name for target in targets_named(["vllm", "modelslim", "vllm"])] == ["modelslim", "vllm"]
     assert [target.name for target in targets_named([])] == ["modelslim"]
     with pytest.raises(UsageError, match=r"'vLLM'.*modelslim, mindie, vllm-ascend, vllm"):
         targets_named(["vLLM"])
 
 
-def test_a_pipelines_transformer_has_targets_of_its_own() -> None:
+def test_pipelines_and_language_models_have_different_targets() -> None:
     assert [target.name for target in targets_named([], pipelines=True)] == ["mindie-sd"]
     assert [target.name for target in targets_named(["mindie-sd"], pipelines=True)] == ["mindie-sd"]
     with pytest.raises(UnsupportedError, match="vllm: is for language models, not transformers") as raised:
@@ -45,7 +45,7 @@ def made_linear(dtype: torch.dtype, low: float, high: float) -> dict[str, torch.
     high=st.floats(0.1, 50),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
 )
-def test_vllm_computes_with_the_same_linear(low: float, high: float, dtype: torch.dtype) -> None:
+def test_parameters_for_vllm_describe_the_same_linear(low: float, high: float, dtype: torch.dtype) -> None:
     """`scale * (q - zero_point)` is the input that `deq_scale * (q @ weight + quant_bias)` stands for."""
     tensors = made_linear(dtype, low, high)
     stored = TARGETS["vllm"].linear(tensors)
@@ -69,7 +69,7 @@ def made_heads(dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
     return made
 
 
-def test_vllm_keeps_a_scale_a_head() -> None:
+def test_vllm_stores_one_scale_per_head() -> None:
     heads = made_heads()
     stored = TARGETS["vllm"].attention(heads, 16)
     assert {name: tuple(scale.shape) for name, scale in stored.items()} == {
@@ -82,7 +82,7 @@ def test_vllm_keeps_a_scale_a_head() -> None:
     assert stored["k_scale"].dtype == heads["fa_k.scale"].dtype
 
 
-def test_vllm_ascend_repeats_a_heads_scale_over_its_channels() -> None:
+def test_vllm_ascend_repeats_the_scale_of_a_head_per_channel() -> None:
     heads = made_heads()
     stored = TARGETS["vllm-ascend"].attention(heads, 16)
     assert stored.keys() == set(TARGETS["vllm-ascend"].attention_tensors)
@@ -95,7 +95,7 @@ def test_vllm_ascend_repeats_a_heads_scale_over_its_channels() -> None:
 
 @pytest.mark.parametrize("bias", [None, torch.ones(3)])
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_smoothed_norm_is_stored_as_the_engine_knows_it(name: str, bias: torch.Tensor | None) -> None:
+def test_a_smoothed_norm_has_the_tensors_of_the_target(name: str, bias: torch.Tensor | None) -> None:
     stored = TARGETS[name].norm(torch.full((3,), 2.0), bias)
     assert set(stored) <= set(TARGETS[name].norm_tensors)
     assert torch.equal(stored["weight"], torch.full((3,), 2.0))
@@ -106,7 +106,7 @@ def test_a_smoothed_norm_is_stored_as_the_engine_knows_it(name: str, bias: torch
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_tensors_without_values_have_the_same_form(name: str) -> None:
+def test_meta_tensors_give_the_same_shapes_and_dtypes(name: str) -> None:
     """They become gaps that another rank fills: every target must know their sizes."""
     target, tensors, heads = TARGETS[name], made_linear(torch.bfloat16, -1, 1), made_heads()
     for form, made in ((target.linear, (tensors,)), (target.attention, (heads, 16))):

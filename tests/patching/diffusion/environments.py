@@ -28,8 +28,8 @@ def python(version: str | None) -> Path | None:
 def cases(names: Iterable[str], since: Mapping[str, str], sample: Collection[tuple[str | None, str]]) -> list[Any]:
     """Parameters: each name under the installed diffusers (None) and under the older versions that have it.
 
-    The sample's are in the default suite and in `versions`; the rest of the installed one's in `versions`, and of the
-    older ones' in `sweeps`.
+    The sample is in the default suite and in `versions`; the rest is in `versions` for the installed diffusers, and in
+    `sweeps` for older versions.
     """
     marks = {None: ((), pytest.mark.versions)}
     marks |= dict.fromkeys(VERSIONS, (pytest.mark.versions, pytest.mark.sweeps))

@@ -21,7 +21,7 @@ from fa3cli import patching
 from tests.patching.diffusion.tiny_pipelines import INPUTS, PIPELINES, make
 from tests.patching.matrix.factors import factors
 
-# Attention that is to be quantized, by the names of the modules it is in; a text refiner isn't.
+# Names of modules whose attention is to be quantized; a text refiner is not among them.
 _QUANTIZED = ("transformer_blocks.", "single_transformer_blocks.", "blocks.")
 
 
@@ -102,7 +102,7 @@ def run(class_name: str, folder: Path) -> dict[str, Any]:
 
 
 def _fused(model: nn.Module, inputs: dict[str, Any], modules: dict[str, nn.Module]) -> bool:
-    """Whether one projection in place of three, which may take other processors, leaves the quantizers in use."""
+    """Whether the quantizers are still used with fused projections, which may select other processors."""
     model.fuse_qkv_projections()
     calls: Counter = Counter()
     for name, module in modules.items():

@@ -9,7 +9,7 @@ from fa3cli.patching.diffusion.library import Diffusers
 
 __all__ = ["MINDIE", "TENCENT", "library", "pipeline"]
 
-# Up to 0.34: the processors lie in another file, whose modules are made with them.
+# Up to 0.34: the processors are in another file, and modules are created with them.
 OLD_FLUX = """
 import torch
 import torch.nn as nn
@@ -99,7 +99,7 @@ class FluxAttnProcessor2_0_NPU:
         return processor
 """
 
-# From 0.35: a module's class and its processor lie beside the model; on an NPU an old name is imported on the way.
+# From 0.35: module class and processor are in the model's file; on an NPU an old name is imported.
 NEW_FLUX = """
 import torch.nn as nn
 
@@ -202,7 +202,7 @@ class DefaultTransformer2DModel(nn.Module):
         self.attn2 = Attention(query_dim=size, heads=heads)
 """
 
-# Of Tencent's HunyuanVideo: blocks that compute attention themselves, by one of two functions.
+# Like Tencent's HunyuanVideo: blocks that compute attention themselves, by one of two functions.
 TENCENT = """
 import torch
 import torch.nn as nn
@@ -254,7 +254,7 @@ class MMSingleStreamBlock(nn.Module):
         return self.out(attn)
 """
 
-# Of MindIE's FLUX.1-dev: a module of its own with a method that picks the kernel, processors with two ways through.
+# Like MindIE's FLUX.1-dev: its own module with a method that selects the kernel, and processors with two paths.
 MINDIE = """
 import torch
 import torch_npu

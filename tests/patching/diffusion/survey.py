@@ -1,7 +1,7 @@
 """Patches every transformer of the installed diffusers: `python -m … FOLDER` prints the outcomes as json.
 
-Those that tiny_pipelines can make are run, by `run_transformer`; the others are patched and built without weights, to
-count the attention modules and the quantizers on them.
+Transformers that tiny_pipelines can make are run by `run_transformer`; the others are patched and built without
+weights, to count attention modules and quantizers.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def test_several_transformers_are_all_patched(tmp_path, library) -> None:
     assert snapshot(folder) == before
 
 
-def test_a_class_of_another_file_is_listed_with_its_place_there(flux, library) -> None:
+def test_a_class_from_another_file_is_listed_with_its_line_there(flux, library) -> None:
     lines = samples.PROCESSORS.lstrip("\n").splitlines()
     for found in attention_of(flux):
         assert found.file == str(library.folder / "models" / "attention_processor.py")
@@ -72,7 +72,7 @@ def test_a_class_of_another_file_is_listed_with_its_place_there(flux, library) -
     assert lines[fused.place - 1].strip().startswith("query, key, value = attn.to_qkv")
 
 
-def test_the_new_shape(tmp_path, library) -> None:
+def test_modules_and_processors_beside_the_model_are_patched(tmp_path, library) -> None:
     folder = samples.pipeline(tmp_path / "new", transformer="NewTransformer2DModel")
     result = patch(folder)
     assert result.warnings == ("FluxIPAdapterAttnProcessor is not patched: the model itself does not use it",)
@@ -83,7 +83,7 @@ def test_the_new_shape(tmp_path, library) -> None:
     assert text.index("class FluxAttnProcessor2_0_NPU") > text.index("class NewTransformer2DModel")
 
 
-def test_msmodelslims_quantizer_is_given_the_layout_it_knows(tmp_path, library) -> None:
+def test_the_quantizer_of_msmodelslim_gets_states_in_bhsd(tmp_path, library) -> None:
     folder = samples.pipeline(tmp_path / "new", transformer="NewTransformer2DModel")
     patch(folder, quantizer="msmodelslim")
     (text,) = modules(folder).values()
@@ -91,7 +91,7 @@ def test_msmodelslims_quantizer_is_given_the_layout_it_knows(tmp_path, library) 
     assert 'attn.fa_quantizer.quant(query.transpose(1, 2), qkv="q").transpose(1, 2)' in text
 
 
-def test_what_npus_need_is_imported_where_it_is(flux) -> None:
+def test_imports_for_npus_come_from_their_original_file(flux) -> None:
     patch(flux)
     (text,) = modules(flux).values()
     assert "from diffusers.models.attention_processor import math\n" in text
@@ -113,7 +113,7 @@ def test_what_npus_need_is_imported_where_it_is(flux) -> None:
         ),
     ],
 )
-def test_attention_that_would_stay_as_it_is_is_refused(tmp_path, library, class_name, reason) -> None:
+def test_attention_that_cannot_be_patched_is_refused(tmp_path, library, class_name, reason) -> None:
     folder = samples.pipeline(tmp_path / "other", transformer=class_name)
     before = snapshot(folder)
     with pytest.raises(UnsupportedError, match=reason):
@@ -127,7 +127,7 @@ def test_a_pipeline_without_transformers_is_refused(tmp_path, library) -> None:
         patch(folder)
 
 
-def test_a_missing_part_is_named(flux) -> None:
+def test_a_missing_component_is_named(flux) -> None:
     for path in sorted((flux / "transformer").iterdir()):
         path.unlink()
     (flux / "transformer").rmdir()
@@ -135,7 +135,7 @@ def test_a_missing_part_is_named(flux) -> None:
         patch(flux)
 
 
-def test_code_that_came_with_the_pipeline_is_refused(flux) -> None:
+def test_code_in_the_pipeline_folder_is_refused(flux) -> None:
     index = flux / "model_index.json"
     index.write_bytes(index.read_bytes().replace(b'"diffusers",\r\n    "Flux', b'"own",\r\n    "Flux'))
     (flux / "transformer" / "own.py").write_text("import torch\n")
@@ -146,7 +146,7 @@ def test_code_that_came_with_the_pipeline_is_refused(flux) -> None:
         patch(flux)
 
 
-def test_a_file_that_was_changed_by_hand_is_only_given_up_with_force(flux) -> None:
+def test_a_file_edited_by_hand_is_overwritten_only_with_force(flux) -> None:
     before = snapshot(flux)
     patch(flux)
     path = flux / next(iter(modules(flux)))
@@ -179,7 +179,7 @@ def test_a_stale_patch_names_its_reason_and_is_replaced(flux, library, monkeypat
 
 
 @pytest.mark.parametrize("patched", [True, False])
-def test_a_part_that_is_a_link_is_not_changed_through(flux, tmp_path, patched: bool) -> None:
+def test_a_linked_component_is_not_changed(flux, tmp_path, patched: bool) -> None:
     if patched:
         patch(flux)
     elsewhere = (flux / "transformer").rename(tmp_path / "elsewhere")
@@ -197,7 +197,7 @@ def test_a_part_that_is_a_link_is_not_changed_through(flux, tmp_path, patched: b
         assert undo(flux).removed == ()
 
 
-def test_a_folder_in_a_patched_files_place_is_a_conflict(flux) -> None:
+def test_a_folder_in_place_of_a_patched_file_is_a_conflict(flux) -> None:
     name = plan(flux).receipt.files[0].module
     (flux / name).mkdir()
     with pytest.raises(ConflictError, match="exists, and there is no"):
@@ -221,7 +221,7 @@ def test_a_folder_in_a_patched_files_place_is_a_conflict(flux) -> None:
         *({"_class_name": value} for value in (7, {}, [7, "A"])),
     ],
 )
-def test_an_index_of_wrong_types_is_invalid(flux, fields: dict) -> None:
+def test_an_index_with_wrong_types_is_invalid(flux, fields: dict) -> None:
     index = flux / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_bytes()) | fields))
     before = snapshot(flux)
@@ -233,7 +233,7 @@ def test_an_index_of_wrong_types_is_invalid(flux, fields: dict) -> None:
 
 @pytest.mark.parametrize("name", ["model_index.json", "transformer/config.json"])
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_what_is_no_file_is_an_error(flux, name: str, make) -> None:
+def test_a_special_file_is_an_error(flux, name: str, make) -> None:
     (flux / name).unlink()
     make(flux / name)
     with pytest.raises(InvalidInputError, match=name):
@@ -253,7 +253,7 @@ def test_what_is_no_file_is_an_error(flux, name: str, make) -> None:
         {"library": None},
     ],
 )
-def test_a_receipt_of_wrong_types_is_a_conflict(flux, change: dict) -> None:
+def test_a_receipt_with_wrong_types_is_a_conflict(flux, change: dict) -> None:
     patch(flux)
     receipt = flux / ".fa3" / "patch.json"
     receipt.write_text(json.dumps(json.loads(receipt.read_text()) | change))
@@ -275,7 +275,7 @@ def test_a_receipt_of_wrong_types_is_a_conflict(flux, change: dict) -> None:
         ("a/b", "a/b/a_fa3_0123456789ab.py"),
     ],
 )
-def test_a_receipt_names_only_files_that_fa3_would_write(flux, component, module) -> None:
+def test_a_receipt_may_name_only_files_that_fa3_would_write(flux, component, module) -> None:
     patch(flux)
     receipt = flux / ".fa3" / "patch.json"
     data = json.loads(receipt.read_text())
@@ -285,10 +285,10 @@ def test_a_receipt_names_only_files_that_fa3_would_write(flux, component, module
         undo(flux, force=True)
 
 
-def test_no_path_that_a_receipt_names_is_opened(flux, tmp_path) -> None:
+def test_paths_named_in_a_receipt_are_not_opened(flux, tmp_path) -> None:
     patch(flux)
     assert status(flux).code == modules(flux)
-    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    os.mkfifo(tmp_path / "pipe")  # opening the pipe would block
     path, receipt = str(tmp_path / "pipe"), flux / ".fa3" / "patch.json"
     data = json.loads(receipt.read_text())
     for key in ("modeling", "rules"):
@@ -300,7 +300,7 @@ def test_no_path_that_a_receipt_names_is_opened(flux, tmp_path) -> None:
     assert not (flux / "model_index.json").is_symlink()
 
 
-def test_output_leaves_the_folder_alone(flux, tmp_path) -> None:
+def test_output_does_not_change_the_folder(flux, tmp_path) -> None:
     before = snapshot(flux)
     output = tmp_path / "out" / "flux"
     patch(flux, output=output)
@@ -326,7 +326,7 @@ def test_a_link_stays_a_link_after_undo(flux) -> None:
     assert os.readlink(flux / "model_index.json") == "blob"
 
 
-def test_a_receipt_that_names_a_file_outside_is_no_receipt(flux) -> None:
+def test_a_receipt_that_names_a_file_outside_is_refused(flux) -> None:
     patch(flux)
     receipt = flux / ".fa3" / "patch.json"
     receipt.write_text(receipt.read_text().replace('"transformer/', '"transformer/../../'))
@@ -334,14 +334,14 @@ def test_a_receipt_that_names_a_file_outside_is_no_receipt(flux) -> None:
         undo(flux)
 
 
-def test_a_file_that_is_there_already_is_not_written_over(flux) -> None:
+def test_an_existing_file_is_not_overwritten(flux) -> None:
     name = plan(flux).receipt.files[0].module
     (flux / name).write_text("")
     with pytest.raises(ConflictError, match="exists, and there is no"):
         patch(flux)
 
 
-def test_without_diffusers_it_says_what_is_missing(flux, monkeypatch) -> None:
+def test_a_missing_diffusers_is_a_missing_capability(flux, monkeypatch) -> None:
     monkeypatch.setattr(pipeline, "installed_diffusers", installed.installed_diffusers)
     monkeypatch.setattr(installed.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingCapabilityError, match="diffusers is not installed"):

@@ -27,7 +27,7 @@ def patched(folder: Path) -> str:
     return path.read_text()
 
 
-def test_tencents_blocks(tmp_path, library) -> None:
+def test_blocks_of_tencent_are_patched(tmp_path, library) -> None:
     modeling = repository(tmp_path / "repo", "hyvideo/modules/models.py", samples.TENCENT)
     folder = tmp_path / "weights"
     folder.mkdir()
@@ -54,7 +54,7 @@ def test_tencents_blocks(tmp_path, library) -> None:
     assert snapshot(folder) == before
 
 
-def test_mindies_processors_with_both_ways_through(flux, tmp_path, library) -> None:
+def test_processors_of_mindie_are_patched_on_both_paths(flux, tmp_path, library) -> None:
     modeling = repository(tmp_path / "repo", "FLUX1dev/layers/attention_processor.py", samples.MINDIE)
     before = snapshot(flux)
     patch(flux, modeling=modeling)
@@ -71,7 +71,7 @@ def test_mindies_processors_with_both_ways_through(flux, tmp_path, library) -> N
     assert snapshot(flux) == before
 
 
-def test_a_file_out_of_its_package_is_refused(tmp_path, library) -> None:
+def test_a_file_outside_its_package_is_refused(tmp_path, library) -> None:
     modeling = tmp_path / "models.py"
     modeling.write_text(samples.TENCENT.lstrip("\n"))
     (tmp_path / "weights").mkdir()
@@ -88,14 +88,14 @@ def test_attention_by_an_unknown_object_is_refused(tmp_path, library) -> None:
         patch(tmp_path / "weights", modeling=modeling)
 
 
-def test_a_given_file_of_a_transformer_is_loaded_as_that(flux, library) -> None:
+def test_a_given_transformer_file_is_loaded_as_the_transformer(flux, library) -> None:
     modeling = library.folder / "models" / "transformers" / "transformer_flux.py"
     result = patch(flux, modeling=modeling)
     assert (result.files[0].component, result.files[0].origin) == ("transformer", "given")
     assert not status(flux).reproducible
 
 
-def test_a_folder_without_an_index_asks_for_the_file_that_was_given(tmp_path, library) -> None:
+def test_a_folder_without_an_index_needs_the_option_modeling(tmp_path, library) -> None:
     modeling = repository(tmp_path / "repo", "hyvideo/modules/models.py", samples.TENCENT)
     folder = tmp_path / "weights"
     folder.mkdir()

@@ -1,7 +1,7 @@
 from tests.patching.diffusion.table import render
 
 
-def test_the_table_says_what_was_found() -> None:
+def test_the_table_contains_the_results() -> None:
     page = render(
         {
             "0.31.0": {"Flux": {"modules": 57, "quantizers": 57, "right": True}, "SD3": {"refused": "why"}},

@@ -14,7 +14,7 @@ from tests.patching.matrix.environments import ROOT, variables
 
 FLUX, HUNYUAN = "FluxTransformer2DModel", "HunyuanVideoTransformer3DModel"
 OTHERS = ("QwenImageTransformer2DModel", "CogVideoXTransformer3DModel", "WanTransformer3DModel")
-# The versions that have one, and where its quantizers are told another layout than [B, H, S, D].
+# The versions that have a class, and those in which its quantizers get another layout than [B, H, S, D].
 SINCE = {
     "HunyuanVideoTransformer3DModel": "0.33.1",
     "QwenImageTransformer2DModel": "0.35.2",

@@ -51,7 +51,7 @@ def edited(text: str) -> str:
             '{"auto_map": {"AutoModelForCausalLM": null, "AutoTokenizer": ["t.T", null]}, "model_type": "x"}',
             '{"auto_map": {"AutoModelForCausalLM": "m.C", "AutoTokenizer": ["t.T", null]}, "model_type": "x"}',
         ),
-        # Of a key that is there twice the last one counts.
+        # Of a repeated key the last one counts.
         (
             '{"auto_map": {"A": "a.A"}, "model_type": "x", "auto_map": {"B": "b.B", "B": "c.C"}}',
             '{"auto_map": {"A": "a.A"}, "model_type": "x", "auto_map": {"B": "b.B", "AutoModelForCausalLM": "m.C", "B": "c.C"}}',
@@ -66,7 +66,7 @@ def edited(text: str) -> str:
         ),
     ],
 )
-def test_only_the_entry_is_added(before: str, after: str) -> None:
+def test_only_the_auto_map_entry_is_added(before: str, after: str) -> None:
     assert edited(before) == after
     assert edited(after) == after
 
@@ -86,7 +86,7 @@ values = st.recursive(
     indent=st.sampled_from([None, 0, 1, 4]),
     ascii_only=st.booleans(),
 )
-def test_any_config_keeps_what_it_says_and_comes_back(data, auto_map, indent, ascii_only) -> None:
+def test_any_config_keeps_its_values_and_can_be_restored(data, auto_map, indent, ascii_only) -> None:
     data = {**data, "model_type": "x"} | ({"auto_map": auto_map} if auto_map is not None else {})
     text = json.dumps(data, indent=indent, ensure_ascii=ascii_only)
     edits = set_auto_map(read_config(PATH, text), "m.C")
@@ -134,17 +134,17 @@ def test_an_entry_names_repository_file_and_class(entry: str, found: tuple) -> N
         ('{"model_type": "x", "auto_map": "A"}', "auto_map"),
     ],
 )
-def test_a_field_of_the_wrong_kind_is_invalid(text: str, field: str) -> None:
+def test_a_field_of_the_wrong_type_is_invalid(text: str, field: str) -> None:
     with pytest.raises(InvalidInputError, match=field):
         getattr(read_config(PATH, text), field)
 
 
-def test_no_architectures_is_none() -> None:
+def test_missing_architectures_give_none() -> None:
     assert read_config(PATH, '{"model_type": "x"}').architecture is None
     assert read_config(PATH, '{"architectures": []}').architecture is None
 
 
-def test_a_part_of_a_pipeline_is_told_from_a_model(tmp_path) -> None:
+def test_a_component_of_a_pipeline_is_not_a_model(tmp_path) -> None:
     config = read_config(tmp_path / "config.json", '{"_class_name": "FluxTransformer2DModel"}')
     with pytest.raises(InvalidInputError, match="component of a diffusers pipeline"):
         _ = config.model_type

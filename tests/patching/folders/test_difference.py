@@ -24,10 +24,10 @@ OLD = Receipt("0.1", 3, "transformers", "4.57.6", Options(), (FILE,), CHANGE, ru
         ({"files": (replace(FILE, modeling=replace(CHANGE, before="c")),)}, "its source /s.py has changed"),
     ],
 )
-def test_the_first_thing_that_differs_is_named(changes: dict[str, Any], words: str) -> None:
+def test_the_first_difference_is_named(changes: dict[str, Any], words: str) -> None:
     assert words in difference(OLD, replace(OLD, **changes))
 
 
-def test_classes_that_a_transformer_borrows_may_be_what_changed() -> None:
+def test_a_changed_file_of_copied_classes_is_mentioned() -> None:
     old = replace(OLD, library="diffusers")
     assert "a file from which it copies classes has changed" in difference(old, old)

@@ -17,7 +17,7 @@ from fa3cli.patching.folders.entries import (
 LEFT = ".fa3-0123456789abcdef.tmp"
 
 
-def test_an_entry_is_put_as_it_was_found(tmp_path: Path) -> None:
+def test_an_entry_is_written_and_read_back(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for entry in (b"old", Link("elsewhere"), b"new", None, None):
         write_entry(path, entry)
@@ -25,7 +25,7 @@ def test_an_entry_is_put_as_it_was_found(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
-def test_the_receipts_folder_comes_and_goes_with_what_lies_in_it(tmp_path: Path) -> None:
+def test_the_receipt_folder_exists_only_while_it_has_files(tmp_path: Path) -> None:
     first, second = tmp_path / ".fa3" / "a", tmp_path / ".fa3" / "b"
     write_entry(first, b"")
     write_entry(second, b"")
@@ -35,7 +35,7 @@ def test_the_receipts_folder_comes_and_goes_with_what_lies_in_it(tmp_path: Path)
     assert not (tmp_path / ".fa3").exists()
 
 
-def test_a_folder_is_tidied_but_not_through_links(tmp_path: Path) -> None:
+def test_leftovers_are_removed_but_links_are_not_followed(tmp_path: Path) -> None:
     folder, outside = tmp_path / "folder", tmp_path / "outside"
     for place in (folder, folder / ".fa3", folder / "part", outside):
         place.mkdir()
@@ -58,16 +58,16 @@ def test_a_folder_is_tidied_but_not_through_links(tmp_path: Path) -> None:
         (errno.EROFS, ConflictError),
     ],
 )
-def test_what_the_system_says_gets_a_hint(tmp_path, number: int, kind: type) -> None:
+def test_system_errors_get_a_hint(tmp_path, number: int, kind: type) -> None:
     with pytest.raises(kind) as caught, explain_write_errors(tmp_path):
         raise OSError(number, os.strerror(number), "file")
     assert "--output" in caught.value.hint
 
 
-def test_a_link_is_made_again_where_its_target_looks_the_same(tmp_path: Path) -> None:
+def test_a_link_is_restored_if_its_target_has_the_same_size(tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(b"12")
     path = tmp_path / "config.json"
-    assert original_link(path, "blob", b"34") == Link("blob")  # what it holds is not read
+    assert original_link(path, "blob", b"34") == Link("blob")  # its content is not read
     os.mkfifo(tmp_path / "pipe")
     for target in ("pipe", "gone", "a\0b", "/dev/zero", ".", None):
         assert original_link(path, target, b"") == b""

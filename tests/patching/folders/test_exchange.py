@@ -114,7 +114,7 @@ def without_output(entries: dict[str, object]) -> dict[str, object]:
     return {name: content for name, content in entries.items() if not name.startswith("deep")}
 
 
-def shown(folder: Path) -> dict[str, object]:
+def entries_of(folder: Path) -> dict[str, object]:
     """Everything in and beside a folder; links as paths relative to the parent folder."""
     place = str(folder.parent)
     return {
@@ -125,13 +125,13 @@ def shown(folder: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("folder", ["linked", "pipeline"], indirect=True)
-def test_killed_anywhere_the_same_command_completes_and_undo_restores(folder: Path, case: str) -> None:
+def test_after_a_kill_the_same_command_completes_and_undo_restores(folder: Path, case: str) -> None:
     prepare, act = CASES[case]
     prepare(folder)
     whole, bare = copied(folder, "whole"), copied(folder, "bare")
     act(whole)
     undo(bare, force=True)
-    complete, original = shown(whole), shown(bare)
+    complete, original = entries_of(whole), entries_of(bare)
     for at in range(100):
         work = copied(folder, "work")
         ended = killed(functools.partial(act, work), at)
@@ -140,22 +140,20 @@ def test_killed_anywhere_the_same_command_completes_and_undo_restores(folder: Pa
         assert ended == KILLED
         again, back = copied(work, "again"), copied(work, "back")
         act(again)
-        assert shown(again) == complete, at
+        assert entries_of(again) == complete, at
         undo(back, force=case.endswith("force") or "force" in case)
-        assert without_output(shown(back)) == without_output(original), at
+        assert without_output(entries_of(back)) == without_output(original), at
     assert at > 5
 
 
 @pytest.mark.parametrize(("case", "ever_after"), [*((case, False) for case in CASES), ("replace", True)])
 @pytest.mark.parametrize("folder", ["linked"], indirect=True)
-def test_a_call_that_fails_anywhere_leaves_the_folder_as_it_was_or_whole(
-    folder: Path, case: str, ever_after: bool
-) -> None:
+def test_a_failed_call_leaves_the_folder_unchanged_or_complete(folder: Path, case: str, ever_after: bool) -> None:
     prepare, act = CASES[case]
     prepare(folder)
     whole = copied(folder, "whole")
     act(whole)
-    complete, before = shown(whole), shown(folder)
+    complete, before = entries_of(whole), entries_of(folder)
     before_and_place = {"deep": False, **before} if "output" in case else before
     for at in range(100):
         work = copied(folder, "work")
@@ -163,26 +161,26 @@ def test_a_call_that_fails_anywhere_leaves_the_folder_as_it_was_or_whole(
         if ended == PAST:
             break
         assert ended in (DONE, FAILED), at
-        if ever_after:  # what can't be taken back is explained: the same command goes on
+        if ever_after:  # nothing can be undone: the same command completes it
             act(work)
-            assert shown(work) == complete, at
+            assert entries_of(work) == complete, at
         else:
-            assert shown(work) in (before, before_and_place, complete), at
+            assert entries_of(work) in (before, before_and_place, complete), at
     assert at > 5
 
 
 @pytest.mark.parametrize("folder", ["linked"], indirect=True)
 @pytest.mark.parametrize("act", [patch, replace_patch, undo])
-def test_several_processes_at_once_do_no_harm(folder: Path, act: Action) -> None:
-    bare = shown(folder)
+def test_concurrent_processes_leave_a_valid_folder(folder: Path, act: Action) -> None:
+    bare = entries_of(folder)
     if act is not patch:
         patch(folder)
     whole = copied(folder, "whole")
     act(whole)
     ended = together([functools.partial(act, folder)] * 8)
     assert set(ended) <= {DONE, PAST}
-    assert shown(folder) == shown(whole)
+    assert entries_of(folder) == entries_of(whole)
     others = [functools.partial(other, folder) for other in (patch, replace_patch, undo)] * 3
     assert set(together(others)) <= {DONE, PAST}
     undo(folder)
-    assert shown(folder) == bare
+    assert entries_of(folder) == bare

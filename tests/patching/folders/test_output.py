@@ -9,7 +9,7 @@ from fa3cli.patching.folders.output import make_output
 from tests.patching.conftest import snapshot
 
 
-def test_output_that_holds_something_else_is_refused(weights) -> None:
+def test_an_output_with_other_files_is_refused(weights) -> None:
     output = weights.parent / "out"
     output.mkdir()
     (output / "notes.txt").write_text("mine")
@@ -24,14 +24,14 @@ def test_output_that_holds_something_else_is_refused(weights) -> None:
         patch(weights, output=weights.parent / "other")
 
 
-def test_the_folder_above_is_no_output(weights) -> None:
+def test_the_parent_folder_is_refused_as_output(weights) -> None:
     before = snapshot(weights.parent)
     with pytest.raises(ConflictError, match="something else") as caught:
         patch(weights, output=weights.parent)
     assert "remove" not in caught.value.hint and snapshot(weights.parent) == before
 
 
-def test_an_output_may_lie_in_the_folder(weights) -> None:
+def test_an_output_may_be_inside_the_weights_folder(weights) -> None:
     before = snapshot(weights)
     patch(weights, output=weights / "out")
     assert sorted(path.name for path in (weights / "out").iterdir()) == [
@@ -45,7 +45,7 @@ def test_an_output_may_lie_in_the_folder(weights) -> None:
 
 
 @pytest.mark.parametrize("same_names", [True, False])
-def test_another_patched_model_is_never_written_over(weights, same_names: bool) -> None:
+def test_another_patched_model_is_never_overwritten(weights, same_names: bool) -> None:
     other = weights.parent / "other"
     other.mkdir()
     config = json.loads((weights / "config.json").read_bytes())
@@ -67,7 +67,7 @@ def test_an_output_follows_the_config_it_was_made_from(weights) -> None:
     assert snapshot(output) == snapshot(weights)
 
 
-def test_a_folder_of_links_has_files_of_its_own_at_any_depth(tmp_path: Path) -> None:
+def test_an_output_of_links_may_have_new_files_at_any_depth(tmp_path: Path) -> None:
     source, output = tmp_path / "source", tmp_path / "out"
     (source / "part").mkdir(parents=True)
     for name in ("weights", "index", "part/weights"):

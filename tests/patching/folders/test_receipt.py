@@ -43,13 +43,13 @@ def test_a_receipt_reads_back_as_written(tmp_path, receipt: Receipt) -> None:
 
 
 @pytest.mark.parametrize("receipt", [SAMPLE, PIPELINE])
-def test_a_receipt_of_the_former_form_is_read(tmp_path, receipt: Receipt) -> None:
+def test_a_receipt_in_the_earlier_format_is_read(tmp_path, receipt: Receipt) -> None:
     write(tmp_path, json.dumps(former(receipt)))
     assert read_receipt(tmp_path) == receipt
 
 
 @pytest.mark.parametrize("gone", sorted(former(SAMPLE).keys() - {"rule_files", "link", "auto_map_before"}))
-def test_a_broken_receipt_of_the_former_form_is_a_conflict(tmp_path, gone: str) -> None:
+def test_a_broken_receipt_in_the_earlier_format_is_a_conflict(tmp_path, gone: str) -> None:
     for value in ({}, {gone: []}, {gone: None}):
         data = {key: kept for key, kept in former(SAMPLE).items() if key != gone} | value
         (tmp_path / RECEIPT).parent.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ def test_a_language_model_has_one_file(tmp_path, files: tuple[FileChange, ...]) 
             read_receipt(tmp_path)
 
 
-def test_no_receipt_is_none(tmp_path) -> None:
+def test_a_missing_receipt_is_none(tmp_path) -> None:
     assert read_receipt(tmp_path) is None
 
 
@@ -124,7 +124,7 @@ def test_a_value_of_the_wrong_type_is_a_conflict(tmp_path, path: list, value) ->
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "NaN", '{"rules": ' + "9" * 5000 + "}", "\ud800", "\0"])
-def test_text_that_is_no_document_is_a_conflict(tmp_path, text: str) -> None:
+def test_text_that_is_not_valid_json_is_a_conflict(tmp_path, text: str) -> None:
     write(tmp_path, text.encode("utf-8", "surrogatepass").decode("latin-1"))
     with pytest.raises(ConflictError, match="not a receipt fa3 can read"):
         read_receipt(tmp_path)
@@ -132,7 +132,7 @@ def test_text_that_is_no_document_is_a_conflict(tmp_path, text: str) -> None:
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
 @pytest.mark.parametrize("name", [".fa3", ".fa3/patch.json"])
-def test_what_fa3_would_not_make_is_neither_read_nor_followed(tmp_path, name: str, make) -> None:
+def test_special_files_and_links_are_neither_read_nor_followed(tmp_path, name: str, make) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     make(path)
@@ -150,19 +150,19 @@ def test_what_fa3_would_not_make_is_neither_read_nor_followed(tmp_path, name: st
         *("a/modeling_x_fa3.py", "../modeling_x_fa3.py", "modeling_x_fa3.py\n", "modeling_a\0_fa3.py"),
     ],
 )
-def test_a_receipt_cannot_point_out_of_its_folder(tmp_path, module: str) -> None:
+def test_a_receipt_cannot_name_files_outside_its_folder(tmp_path, module: str) -> None:
     write(tmp_path, replace(SAMPLE, files=(replace(FILE, module=module),)).to_json())
     with pytest.raises(ConflictError, match="outside"):
         read_receipt(tmp_path)
 
 
-def test_a_receipt_with_other_edits_between_the_same_texts_is_read_checked_and_undone(weights) -> None:
+def test_a_receipt_with_equivalent_edits_is_accepted_and_undone(weights) -> None:
     before = snapshot(weights)
     made = plan(weights)
     patch(weights)
     path = weights / RECEIPT
     data = json.loads(path.read_text())
-    # As fa3 cut them when it edited text: more than what differs.
+    # As older fa3 versions wrote edits: longer than the difference.
     [(text, patched_text)] = made.texts
     former = [Edit(edit.offset - 1, text[edit.offset - 1] + edit.removed, text[edit.offset - 1] + edit.inserted)
               for edit in made.receipt.files[0].modeling.edits]  # fmt: skip
@@ -176,7 +176,7 @@ def test_a_receipt_with_other_edits_between_the_same_texts_is_read_checked_and_u
 
 
 @pytest.mark.parametrize("folder", ["weights", "flux"])
-def test_a_patch_with_a_receipt_of_the_former_form_is_checked_and_undone(folder: str, request) -> None:
+def test_a_patch_with_an_earlier_receipt_format_is_accepted_and_undone(folder: str, request) -> None:
     folder = request.getfixturevalue(folder)
     before = snapshot(folder)
     patch(folder)

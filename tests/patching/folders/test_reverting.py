@@ -11,7 +11,7 @@ from fa3cli.patching.folders.reverting import remove_edits, unpatched
 PATH = Path("config.json")
 
 
-def test_what_was_changed_by_hand_stays_when_the_entry_is_taken_out() -> None:
+def test_edits_by_hand_stay_when_the_entry_is_removed() -> None:
     text = '{\n  "model_type": "x"\n}\n'
     edits = set_auto_map(read_config(PATH, text), "m.C")
     by_hand = apply(text, edits).replace('"x"', '"y"')
@@ -20,7 +20,7 @@ def test_what_was_changed_by_hand_stays_when_the_entry_is_taken_out() -> None:
         remove_edits(read_config(PATH, '{"auto_map": {"AutoModelForCausalLM":"m.C"}}'), edits)
 
 
-def test_equal_insertions_are_taken_out_in_their_order() -> None:
+def test_equal_insertions_are_removed_in_order() -> None:
     text = '{"a": 1, "b": 2}'
     edits = [Edit(text.index("1"), "1", "9"), Edit(text.index("2"), "2", "9")]
     changed = apply(text, edits)
@@ -39,7 +39,7 @@ def test_equal_insertions_are_taken_out_in_their_order() -> None:
     ],
 )
 @pytest.mark.parametrize("known", [True, False])
-def test_edits_that_lead_nowhere_are_a_conflict(edits: tuple, known: bool) -> None:
+def test_edits_that_do_not_fit_the_text_are_a_conflict(edits: tuple, known: bool) -> None:
     text = '{"a": 1}'
     after = sha256(text.encode()) if known else "another"
     with pytest.raises(ConflictError):

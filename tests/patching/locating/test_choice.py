@@ -30,7 +30,7 @@ def test_siblings_are_patched_and_share_one_quantizer() -> None:
         assert patched.text.count("self.fa_quantizer.quant(") == 6
 
 
-def test_a_flash_sibling_that_cannot_be_patched_is_left_out_with_a_warning_unless_asked_for() -> None:
+def test_an_unsupported_flash_sibling_is_skipped_unless_requested() -> None:
     text = marked(INTERFACE)[0] + textwrap.dedent("""
         class FlashAttention(Attention):
             def forward(self, x, past):
@@ -53,13 +53,13 @@ def patched_of(inner: str, *asked: str) -> list[str]:
     return [attention.name for attention in patch_source(text, architecture="Model", attention=asked).attention]
 
 
-def test_every_kind_of_attention_a_model_is_built_of_is_patched() -> None:
+def test_every_attention_class_that_the_model_uses_is_patched() -> None:
     assert patched_of("Attention(config), Other(config)") == ["Attention", "Other"]
     assert patched_of("Attention(config)") == ["Attention"]
     assert patched_of("Attention(config), Other(config), Broken(config)", "Other") == ["Other"]
 
 
-def test_what_sees_and_hears_is_left_alone_unless_asked_for() -> None:
+def test_vision_and_audio_parts_are_skipped_unless_requested() -> None:
     inner = "Attention(config), Other(config.vision_config), Broken._from_config(config=self.audio_config)"
     assert patched_of(inner) == ["Attention"]
     assert patched_of(inner, "Attention", "Other") == ["Attention", "Other"]
@@ -67,7 +67,7 @@ def test_what_sees_and_hears_is_left_alone_unless_asked_for() -> None:
         patched_of("Other(config.vision_config)")
 
 
-def test_parts_with_a_model_type_of_their_own_must_be_built_by_the_file() -> None:
+def test_parts_with_their_own_model_type_must_be_built_by_the_file() -> None:
     text = marked(INTERFACE)[0] + MODEL.format("Attention(config.eye_config)")
     patch_source(text, architecture="Model", config={"eye_config": {"model_type": "eye"}, "rope": {"base": 1}})
     patch_source(text, architecture="Model", config={"vision_config": {"model_type": "eye"}})
@@ -85,13 +85,13 @@ def test_parts_with_a_model_type_of_their_own_must_be_built_by_the_file() -> Non
         ("None", ["Attention"], "no attention class Attention", "none"),
     ],
 )
-def test_a_choice_that_is_not_clear_is_refused(inner: str, asked: list[str], message: str, hint: str | None) -> None:
+def test_an_unclear_choice_is_refused(inner: str, asked: list[str], message: str, hint: str | None) -> None:
     text = marked(INTERFACE)[0] + OTHER + BROKEN + MODEL.format(f"({inner})")
     with pytest.raises(UnsupportedError, match=message) as caught:
         patch_source(text, architecture="Model", attention=asked)
     assert hint is None or re.search(hint, caught.value.hint)
 
 
-def test_an_architecture_the_file_has_not_is_refused() -> None:
+def test_an_architecture_missing_from_the_file_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="no class Missing"):
         patch_source(marked(INTERFACE)[0], architecture="Missing")

@@ -25,19 +25,19 @@ TEXT = textwrap.dedent("""
 """)
 
 
-def test_a_family_is_bound_by_inheritance_and_choice() -> None:
+def test_a_family_contains_subclasses_and_alternative_classes() -> None:
     graph = ClassGraph(parse(TEXT, "m.py"))
     assert graph.family("ASdpa") == {"A", "ASdpa", "AOther"}
     assert graph.family("Vision") == {"Vision"}
 
 
-def test_what_a_base_class_mentions_is_not_built() -> None:
+def test_classes_mentioned_in_a_base_class_are_not_reachable() -> None:
     reachable = ClassGraph(parse(TEXT, "m.py")).reachable("Model")
     assert {"Base", "Layer", "A", "AOther"} <= reachable
     assert "Vision" not in reachable
 
 
-def test_attention_that_cannot_be_followed_is_listed_with_its_line() -> None:
+def test_attention_that_cannot_be_analysed_is_listed_with_its_line() -> None:
     text = modeling(INTERFACE) + textwrap.dedent("""
         class HashAttention(nn.Module):
             def forward(self, x):

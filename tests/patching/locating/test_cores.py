@@ -25,15 +25,15 @@ def cores(body: str) -> list[dict[str, str]]:
         "s = torch.baddbmm(x, a, b)\nreturn torch.bmm(nn.Softmax(-1)(s), c)",
     ],
 )
-def test_the_operands_are_the_states(body: str) -> None:
+def test_the_operands_of_a_core_are_the_states(body: str) -> None:
     assert cores(body) == [{"q": "a", "k": "b", "v": "c"}]
 
 
 @pytest.mark.parametrize("body", ["return F.softmax(self.gate(x), -1) @ y", "f = eager_attention_forward\nreturn f"])
-def test_no_attention_no_core(body: str) -> None:
+def test_code_without_attention_has_no_core(body: str) -> None:
     assert cores(body) == []
 
 
-def test_scores_that_meet_no_values_are_refused() -> None:
+def test_scores_without_values_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="m.py:2: .*with the values"):
         cores("return softmax(a @ b)")

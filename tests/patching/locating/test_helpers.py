@@ -29,7 +29,7 @@ def cores(text: str):
     )
 
 
-def test_a_call_of_a_helper_is_a_core_by_its_arguments() -> None:
+def test_a_helper_call_is_a_core_with_its_arguments_as_operands() -> None:
     (core,) = cores(CLASS)
     assert {role: ast.unparse(operand) for role, operand in core.operands.items()} == {
         "q": "a",
@@ -47,6 +47,6 @@ def test_a_call_of_a_helper_is_a_core_by_its_arguments() -> None:
         (", query=a", "", "does not get query from its arguments"),
     ],
 )
-def test_a_helper_that_does_more_is_refused(before: str, after: str, reason: str) -> None:
+def test_a_helper_that_does_more_than_attention_is_refused(before: str, after: str, reason: str) -> None:
     with pytest.raises(UnsupportedError, match=reason):
         cores(CLASS.replace(before, after))

@@ -91,13 +91,13 @@ def test_the_states_are_wrapped_where_only_attention_sees_them(family: str) -> N
 
 
 @pytest.mark.parametrize("family", WRONG)
-def test_what_is_not_certain_is_refused_with_line_and_reason(family: str) -> None:
+def test_uncertain_code_is_refused_with_line_and_reason(family: str) -> None:
     body, reason = WRONG[family]
     with pytest.raises(UnsupportedError, match=rf"^m\.py:\d+: .*{reason}"):
         inside(body)
 
 
-def test_the_names_wrapped_are_those_above_the_repeated_heads() -> None:
+def test_names_are_wrapped_before_heads_are_repeated() -> None:
     body = "\n".join(marked(INLINE)[0].split("\n")[12:])
     source = parse(modeling(body), "m.py")
     forward = source.tree.body[-1].body[1]

@@ -19,12 +19,12 @@ CORE = "out, _ = eager_attention_forward(self, a, b, c, mask)\nreturn out"
         "out = npu_fusion_attention(a, b, c) if self.fast else None",
     ],
 )
-def test_a_kernel_beside_the_core_is_refused(line: str) -> None:
+def test_an_unknown_kernel_beside_the_core_is_refused(line: str) -> None:
     with pytest.raises(UnsupportedError, match=r"m\.py:\d+: "):
         patch_source(modeling(CACHE + line + "\n" + CORE), name="m.py")
 
 
-def test_another_class_with_an_unknown_kernel_makes_the_model_partial() -> None:
+def test_an_unknown_kernel_in_another_class_is_refused() -> None:
     text = marked(INTERFACE)[0] + (
         "\n\nclass Local(nn.Module):\n    def forward(self, x):\n        return flex_attention(x, x, x)\n"
         "\n\nclass Model:\n    def __init__(self, config):\n        self.a, self.b = Attention(config), Local(config)\n"
@@ -46,7 +46,7 @@ def test_another_class_with_an_unknown_kernel_makes_the_model_partial() -> None:
         "attention(x)",
     ],
 )
-def test_masks_questions_and_other_modules_are_no_kernels(line: str) -> None:
+def test_masks_checks_and_other_modules_are_not_kernels(line: str) -> None:
     (node,) = ast.parse(f"class A:\n    def forward(self):\n        {line}").body
     assert unknown_kernel(node, [], {"own_attention"}) is None
 
@@ -59,6 +59,6 @@ def test_masks_questions_and_other_modules_are_no_kernels(line: str) -> None:
         "out = [F.scaled_dot_product_attention(a[:, :, i : i + 1], b, c) for i in range(length)]",
     ],
 )
-def test_attention_in_a_scope_of_its_own_is_refused(core: str) -> None:
+def test_attention_in_a_nested_scope_is_refused(core: str) -> None:
     with pytest.raises(UnsupportedError, match="within the function, or in a comprehension"):
         patch_source(modeling(CACHE + core + "\nreturn out"))

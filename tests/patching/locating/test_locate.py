@@ -14,7 +14,7 @@ def site(text: str):
 
 
 @pytest.mark.parametrize("family", RIGHT)
-def test_the_states_are_taken_as_they_enter_attention(family: str) -> None:
+def test_states_are_taken_where_they_enter_attention(family: str) -> None:
     text, names, line = marked(RIGHT[family])
     found = site(text)
     assert found.states == names
@@ -22,13 +22,13 @@ def test_the_states_are_taken_as_they_enter_attention(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", REFUSED)
-def test_what_is_not_certain_is_refused_with_line_and_reason(family: str) -> None:
+def test_uncertain_code_is_refused_with_line_and_reason(family: str) -> None:
     body, reason = REFUSED[family]
     with pytest.raises(UnsupportedError, match=rf"^m\.py:\d+: .*{reason}"):
         site(modeling(body))
 
 
-def test_only_states_laid_out_otherwise_have_a_way() -> None:
+def test_only_states_with_another_layout_have_a_layout_change() -> None:
     layout_changes = {family: set(site(marked(RIGHT[family])[0]).layout_changes) for family in RIGHT}
     assert {family: roles for family, roles in layout_changes.items() if roles} == {
         "flat_cache": {"q", "k", "v"},

@@ -24,7 +24,7 @@ def parts(text: str) -> set[str]:
     return language_model(source, graph, "Model") & set(graph.classes)
 
 
-def test_only_what_is_built_from_a_vision_configuration_is_left_out() -> None:
+def test_only_classes_built_from_a_vision_config_are_excluded() -> None:
     assert parts(MODEL) == {"Model", "Embedding", "Shared"}
     assert parts(MODEL.replace("vision_config", "other_config")) == {
         "Model",

@@ -39,12 +39,12 @@ def attention(after_cache: str, k: str = "b", v: str = "c") -> str:
         ("f()", None),
     ],
 )
-def test_what_repeats_a_state(expression: str, state: str | None) -> None:
+def test_expressions_that_repeat_a_state_are_recognised(expression: str, state: str | None) -> None:
     found = repeated_state(ast.parse(expression, mode="eval").body)
     assert (found and ast.unparse(found)) == state
 
 
-def test_calls_of_functions_that_repeat_are_marked_and_those_from_elsewhere() -> None:
+def test_calls_of_repeating_and_foreign_functions_are_marked() -> None:
     tree = ast.parse("def own(x): ...\nown(a)\nother(b)\nself.own(c)\nself.k_norm(d)\nlen(e)\nx.view(f)")
     mark_calls(tree, lambda function: function.name == "own")
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
@@ -63,7 +63,7 @@ def test_calls_of_functions_that_repeat_are_marked_and_those_from_elsewhere() ->
         ("b = torch.index_select(b, 1, self.index)\nc = torch.index_select(c, 1, self.index)", "bc"),
     ],
 )
-def test_the_states_are_taken_above_repeated_heads(line: str, names: str) -> None:
+def test_states_are_taken_before_heads_are_repeated(line: str, names: str) -> None:
     text = attention(line, *names)
     (found,) = patch_source(text, architecture="Attention").attention
     assert found.states == ("a", "b", "c")
@@ -79,13 +79,13 @@ def test_the_states_are_taken_above_repeated_heads(line: str, names: str) -> Non
         "b = torch.stack([b, b], dim=2).flatten(1, 2)\nc = torch.stack([c, c], dim=2).flatten(1, 2)",
     ],
 )
-def test_what_may_repeat_heads_unseen_is_refused(line: str) -> None:
+def test_code_that_may_repeat_heads_is_refused(line: str) -> None:
     with pytest.raises(UnsupportedError, match=r"m\.py:\d+: .*are, or may be, repeated"):
         patch_source(attention(line), architecture="Attention", name="m.py")
 
 
 @pytest.mark.parametrize("line", ["b = turn(b, self.angle)", "b = self.k_norm(b)", "b = b[:, :, -self.window :]"])
-def test_other_changes_below_the_cache_are_no_repetition(line: str) -> None:
+def test_other_changes_after_the_cache_are_not_repetitions(line: str) -> None:
     text = attention(line)
     (found,) = patch_source(text, architecture="Attention").attention
     assert text.split("\n")[found.place - 1].strip() == line

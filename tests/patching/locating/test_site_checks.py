@@ -14,7 +14,7 @@ def check(body: str, axes: str | None = "BHSD", names: str = "abc") -> None:
     check_states(states, source.tree.body, source.refuse)
 
 
-def test_three_states_with_heads_are_fine() -> None:
+def test_three_states_with_heads_are_accepted() -> None:
     check(
         "a, b, c = split(x)\nb = repeat_kv(b, 2)\nb, c = cache.update(b, c)\na = self.q_proj(x.view(shape))",
         "BHSD",
@@ -22,7 +22,7 @@ def test_three_states_with_heads_are_fine() -> None:
 
 
 @pytest.mark.parametrize("line", ["b: Tensor", "assert (b := b.clone()) is not None"])
-def test_a_name_may_be_assigned_where_no_value_is(line: str) -> None:
+def test_an_annotation_or_a_walrus_assignment_is_accepted(line: str) -> None:
     check(f"a, b, c = split(x)\n{line}")
 
 
@@ -44,6 +44,6 @@ def test_a_name_may_be_assigned_where_no_value_is(line: str) -> None:
         ("a = self.q_proj(x) * scale", "BHSD", "abc", "a has no axis of heads"),
     ],
 )
-def test_a_doubt_is_a_refusal(body: str, axes: str | None, names: str, reason: str) -> None:
+def test_an_uncertain_site_is_refused(body: str, axes: str | None, names: str, reason: str) -> None:
     with pytest.raises(UnsupportedError, match=rf"m\.py:1: .*{reason}"):
         check(body, axes, names)

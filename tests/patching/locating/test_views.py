@@ -23,7 +23,7 @@ from fa3cli.patching.locating.views import view_of
         ("x.transpose(dim, 2)", "BHSD", None, False),
     ],
 )
-def test_views_lead_to_the_tensor_and_its_axes(expression: str, axes: str, above: str, expanded: bool) -> None:
+def test_a_view_gives_the_tensor_and_its_axes(expression: str, axes: str, above: str, expanded: bool) -> None:
     view = view_of(ast.parse(expression, mode="eval").body, axes)
     assert (view.name.id, view.axes, view.expanded) == ("x", above, expanded)
 
@@ -32,5 +32,5 @@ def test_views_lead_to_the_tensor_and_its_axes(expression: str, axes: str, above
     "expression",
     ["x * 2", "x[:, :4]", "f(x)", "torch.cat([x, y])", "self.x", "x.softmax(-1)", "x + y", "-x", "3"],
 )
-def test_anything_else_is_no_view(expression: str) -> None:
+def test_other_expressions_are_not_views(expression: str) -> None:
     assert view_of(ast.parse(expression, mode="eval").body, "BHSD") is None

@@ -1,4 +1,4 @@
-"""Starts processes with another transformers version, and goes on with the next type after a crash or a hang."""
+"""Starts processes with another transformers version, and continues with the next type after a crash or a hang."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def command(version: str, module: str, *arguments: object) -> list[str]:
 def variables(modules: Path | None = None) -> dict[str, str]:
     """The environment variables of such a process.
 
-    transformers copies model code to `modules` and tells the copies apart by a folder's name: one `modules` a run.
+    transformers copies model code to `modules`, in folders named like the model's: use one `modules` per run.
     """
     ours = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     return {**os.environ, **ours, **({"HF_MODULES_CACHE": str(modules)} if modules else {})}

@@ -1,4 +1,4 @@
-"""The native side: make a tiny model, find its attention cores, keep what it answers as it is and scaled."""
+"""The native side: make a tiny model, find its attention cores, keep its plain and its scaled results."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _answers(model: nn.Module, repeated_early: bool) -> tuple[dict[str, Any], di
 
 
 def _doubts(cores: Cores, plain: dict[str, Answer], scaled: dict[str, Answer]) -> list[str]:
-    """Why a comparison with these answers would prove less than it seems to."""
+    """Return why a comparison with these answers would not be a proof."""
     found = []
     if cores.cores != cores.softmaxes:
         found.append(f"{cores.softmaxes} softmaxes over keys, but {cores.cores} attention cores")
@@ -106,7 +106,7 @@ def _doubts(cores: Cores, plain: dict[str, Answer], scaled: dict[str, Answer]) -
 
 
 def _check_buffers(made: nn.Module, loaded: nn.Module) -> None:
-    """Some versions load some models with buffers that nobody fills, and random answers."""
+    """Check for buffers that some versions leave uninitialised, which give random answers."""
     expected = dict(made.named_buffers())
     lost = [name for name, buffer in loaded.named_buffers() if not torch.equal(buffer.float(), expected[name].float())]
     if lost:
@@ -114,6 +114,6 @@ def _check_buffers(made: nn.Module, loaded: nn.Module) -> None:
 
 
 def _digest(model_type: str) -> str:
-    """What `run` depends on, but for the transformers version."""
+    """A digest of what `run` depends on, without the transformers version."""
     sources = [inspect.getsource(part) for part in (factors, forwards, scaled_core, run, load, _answers)]
     return hashlib.sha256(repr((tiny_models.recipe(model_type), sources)).encode()).hexdigest()[:16]

@@ -15,7 +15,7 @@ __all__ = ["Outcome", "Version", "outcome", "read", "write"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one type.
+    """The outcome of one type.
 
     `kind` is equal (patched, and all `checks` say so), refused, wrong (patched, some check fails), unproven (the
     comparison wouldn't have found everything), unmade (transformers itself can't make or run the tiny model).
@@ -31,7 +31,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Version:
-    """What came of a transformers version: of its types, and of the patches of all its modeling files."""
+    """The outcomes of a transformers version: those of its types, and of the patches of all its modeling files."""
 
     types: dict[str, Outcome]
     files: Files | None = None
@@ -93,7 +93,7 @@ def _number(version: str) -> tuple[int, ...]:
 
 
 def _short_error(reason: str) -> str:
-    """An error without its place and its hint, which differ between versions."""
+    """An error without its file, line and hint, which differ between versions."""
     reason = re.sub(r" \(\w+\.py:\d+\)$", "", reason)
     return re.sub(r"(?<=was not found in your environment)\..*", "", reason)
 

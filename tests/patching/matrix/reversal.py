@@ -38,7 +38,7 @@ def check_files(files: Sequence[Path]) -> Files:
         data, name = path.read_bytes(), path.name
         try:
             whole = patch_source(data, name=name, package=package)
-            # Where the file's own imports stay, most patches are lines that were inserted, and nothing else.
+            # If the file keeps its own imports, most patches consist of inserted lines only.
             own = patch_source(data, name=name, package=None)
         except Fa3Error as error:
             wrong += [] if str(error).startswith(name) else [f"{name}: refused without a place: {error}"]

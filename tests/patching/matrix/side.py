@@ -4,8 +4,8 @@
     python -m tests.patching.matrix.side native|patched FOLDER TYPE...
     python -m tests.patching.matrix.side compare FOLDER/answers/TYPE.pt PATCHED...
 
-A type's name on stdout says that it begins, FOLDER/<side>/<type>.json that it ended. What was run before in the
-same way is not run again. A type that hangs ends the process: whoever called it goes on behind that type.
+Prints the name of a type when it begins, and writes FOLDER/<side>/<type>.json when it ends. A type with unchanged
+inputs is not run again. A type that hangs ends the process: the caller continues with the next type.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tiny random models of every type: small sizes for whatever a type's config, and each part of it, calls them."""
+"""Makes tiny random models of every type: sets the sizes in a type's config and in its parts, under any name."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _LATENT = ("axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 dots3_note_text glm4_
            "longcat_flash minicpm3 youtu")  # fmt: skip
 _MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
-# A type with other than its default settings, beside the type itself.
+# Types with settings other than their defaults, in addition to the types themselves.
 VARIANTS = {"big_bird+original_full": {"attention_type": "original_full"}}
-# Types that can't be run by themselves.
+# Types that cannot be run alone.
 _WHOLE = "AutoModelForCausalLM gives its decoder's class the config of the whole model, which that can't take"
 _DRAFT = "drafts for another model, whose keys and values it has to be given"
 IMPOSSIBLE = {
@@ -50,7 +50,7 @@ IMPOSSIBLE = {
     "gemma4_assistant": _DRAFT,
     "gemma4_unified_assistant": _DRAFT,
 }
-# What a type needs besides, or instead; None leaves a size as it is by default.
+# Additional or other values that a type needs; None keeps the default of a size.
 SPECIAL: dict[str, dict[str, Any]] = {
     **{name: {"num_key_value_heads": 4} for name in (*_LATENT.split(), "bailing_hybrid", "gpt_neox", "persimmon")},
     "bamba": {"attn_layer_indices": [1], "layer_types": None, **_MAMBA},
@@ -96,7 +96,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 
 def recipe(model_type: str) -> str:
-    """What a tiny model of this type depends on: this file but for the special sizes of others."""
+    """The text that a tiny model of this type depends on: this file without the special sizes of other types."""
     base = model_type.split("+")[0]
     special = {name: sizes for name, sizes in SPECIAL.items() if name.startswith(base)}
     return repr((SMALL, VARIANTS.get(model_type), special, [inspect.getsource(part) for part in (make, _small)]))

@@ -15,7 +15,7 @@ def remote(tmp_path):
     return remote_samples.write(tmp_path / "remote", "helpers")
 
 
-def test_a_modeling_file_of_another_version_is_refused_by_the_names_it_misses(weights) -> None:
+def test_a_file_of_another_version_is_refused_with_its_missing_names(weights) -> None:
     source = plan(weights).texts[0][0]
     path = weights.parent / "modeling_other.py"
     path.write_text(source.replace("import ACT2FN", "import ACT2FN, NEVER_THERE"))
@@ -31,7 +31,7 @@ def test_a_modeling_file_of_another_version_is_refused_by_the_names_it_misses(we
         patch(weights, modeling=weights / "none.py")
 
 
-def test_the_folders_own_file_is_patched_and_its_imports_stay(remote) -> None:
+def test_the_file_in_the_folder_is_patched_and_keeps_its_imports(remote) -> None:
     before = snapshot(remote)
     [made] = patch(remote).files
     assert (made.origin, made.source, made.class_name) == (
@@ -55,7 +55,7 @@ def test_the_folders_own_file_is_patched_and_its_imports_stay(remote) -> None:
     assert [attention.name for attention in attention_of(remote)] == ["TinyAttention"]
 
 
-def test_a_file_given_instead_takes_the_folders_place(remote) -> None:
+def test_a_given_file_replaces_the_file_of_the_folder(remote) -> None:
     path = remote.parent / "given.py"
     path.write_bytes((remote / "modeling_tiny.py").read_bytes())
     (remote / "modeling_tiny.py").unlink()
@@ -91,7 +91,7 @@ def test_attention_in_another_file_is_refused_by_name(remote) -> None:
     assert "not in this file" in made.result.warnings[-1]
 
 
-def test_a_package_the_file_cannot_do_without_is_named(remote) -> None:
+def test_a_missing_required_package_is_named(remote) -> None:
     path = remote / "modeling_tiny.py"
     path.write_text(path.read_text().replace("import math", "import math\nimport surely_not_installed", 1))
     with pytest.raises(UnsupportedError, match=r"modeling_tiny.py:3: imports surely_not_installed"):
@@ -100,7 +100,7 @@ def test_a_package_the_file_cannot_do_without_is_named(remote) -> None:
     assert "try: import surely_not_installed" in plan(remote).texts[0][1]
 
 
-def test_a_file_someone_patched_by_hand_is_left_alone(remote) -> None:
+def test_a_file_patched_by_hand_is_refused(remote) -> None:
     path = remote / "modeling_tiny.py"
     path.write_text(path.read_text() + "# self.fa_quantizer\n")
     with pytest.raises(ConflictError, match="already has a fa_quantizer"):

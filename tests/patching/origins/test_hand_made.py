@@ -62,7 +62,7 @@ def qwen2() -> str:
 
 
 @pytest.mark.parametrize("model_type", ["qwen2", "llama", "mistral", "qwen3"])
-def test_the_guides_lines_are_right(model_type: str) -> None:
+def test_the_lines_of_the_guide_are_accepted(model_type: str) -> None:
     installed = installed_transformers()
     owner = re.search(r"class (\w+Attention)\(", text := text_of(installed, model_type))[1]
     check(installed, model_type, by_hand(text, owner))
@@ -71,7 +71,7 @@ def test_the_guides_lines_are_right(model_type: str) -> None:
 @pytest.mark.skipif(not OLD, reason="transformers 4.43.1 is not set up (make environments)")
 @pytest.mark.parametrize("model_type", ["Llama", "Qwen2"])
 @pytest.mark.parametrize("kinds", [["Attention"], ["SdpaAttention"], ["Attention", "SdpaAttention"]])
-def test_one_of_the_three_classes_of_former_versions_may_have_the_lines(model_type: str, kinds: list[str]) -> None:
+def test_in_old_versions_any_attention_class_may_have_the_lines(model_type: str, kinds: list[str]) -> None:
     installed = Installed(OLD[0], "4.43.1")
     text = text_of(installed, model_type.lower())
     owners = [f"{model_type}{kind}" for kind in kinds]
@@ -82,7 +82,7 @@ def test_one_of_the_three_classes_of_former_versions_may_have_the_lines(model_ty
 
 
 @pytest.mark.parametrize("step", [40, pytest.param(1, marks=pytest.mark.sweeps)])
-def test_what_fa3_writes_for_the_guides_quantizer_is_right(step: int) -> None:
+def test_files_that_fa3_writes_for_msmodelslim_are_accepted(step: int) -> None:
     """The guide has no calls around expressions: a file with only such calls is refused."""
     installed, checked = installed_transformers(), 0
     for model_type in sorted(installed.causal_lms)[::step]:
@@ -113,12 +113,12 @@ def test_what_fa3_writes_for_the_guides_quantizer_is_right(step: int) -> None:
         lambda text: text.replace("".join(CALLS), "".join(reversed(CALLS))),
     ],
 )
-def test_what_has_no_effect_is_not_compared(qwen2: str, change) -> None:
+def test_changes_without_effect_are_ignored(qwen2: str, change) -> None:
     check(installed_transformers(), "qwen2", change(by_hand(qwen2, "Qwen2Attention")))
 
 
 @pytest.mark.parametrize("gone", [MAKES, *CALLS])
-def test_a_line_that_is_missing_is_named(qwen2: str, gone: str) -> None:
+def test_a_missing_line_is_named(qwen2: str, gone: str) -> None:
     text = by_hand(qwen2, "Qwen2Attention")
     expected = re.escape(gone.strip().replace('"', "'"))
     with pytest.raises(ConflictError, match=rf"^hand\.py:\d+: found .*, expected .{expected}") as caught:
@@ -134,7 +134,7 @@ def test_a_line_that_is_missing_is_named(qwen2: str, gone: str) -> None:
         (r"self\.o_proj\(.*\n", "return attn_output"),
     ],
 )
-def test_calls_at_another_place_are_named(qwen2: str, place: str, line: str) -> None:
+def test_misplaced_calls_are_named(qwen2: str, place: str, line: str) -> None:
     text = IMPORTS + below(
         below(qwen2, "Qwen2Attention", r"self\.config = config\n", MAKES), "Qwen2Attention", place, *CALLS
     )
@@ -175,7 +175,7 @@ def test_any_other_change_is_named_with_its_line(qwen2: str, old: str, new: str)
 
 @pytest.fixture(params=["modeling_qwen2", "modeling_qwen2_fa3"])
 def hand_made(weights: Path, qwen2: str, request: pytest.FixtureRequest) -> Path:
-    """A folder patched by hand after the guide, which names the file as fa3 does."""
+    """A folder patched by hand after the guide; the parameter is the name of its file."""
     (weights / f"{request.param}.py").write_text(
         by_hand(qwen2, "Qwen2Attention").replace("from ...", "from transformers.")
     )
@@ -185,7 +185,7 @@ def hand_made(weights: Path, qwen2: str, request: pytest.FixtureRequest) -> Path
     return weights
 
 
-def test_a_folder_patched_by_hand_is_taken_over_and_given_back(hand_made: Path) -> None:
+def test_a_folder_patched_by_hand_is_patched_and_restored_by_undo(hand_made: Path) -> None:
     before = snapshot(hand_made)
     assert plan(hand_made).result.state == "would-patch"
     result = patch(hand_made)
@@ -202,7 +202,7 @@ def test_a_folder_patched_by_hand_is_taken_over_and_given_back(hand_made: Path) 
 
 
 @pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("changed = True\n")])
-def test_a_folder_that_was_taken_over_needs_the_hand_made_file_no_more(hand_made: Path, change) -> None:
+def test_a_patched_folder_no_longer_needs_the_hand_made_file(hand_made: Path, change) -> None:
     own = next(hand_made.glob("modeling_*.py"))
     patch(hand_made)
     change(own)
@@ -212,14 +212,14 @@ def test_a_folder_that_was_taken_over_needs_the_hand_made_file_no_more(hand_made
     assert not list(hand_made.glob("*by_fa3.py")) and not (hand_made / ".fa3").exists()
 
 
-def test_an_output_leaves_the_hand_made_folder_as_it_is(hand_made: Path, tmp_path: Path) -> None:
+def test_an_output_does_not_change_the_hand_made_folder(hand_made: Path, tmp_path: Path) -> None:
     before = snapshot(hand_made)
     patch(hand_made, output=tmp_path / "out")
     assert snapshot(hand_made) == before
     assert status(tmp_path / "out").reproducible
 
 
-def test_quantize_says_that_fa3_patch_takes_it_over(hand_made: Path) -> None:
+def test_quantize_of_a_hand_made_folder_suggests_fa3_patch(hand_made: Path) -> None:
     found = status(hand_made)
     assert found.state == "hand-patched"
     with pytest.raises(ConflictError, match="patched by hand") as caught:
@@ -227,7 +227,7 @@ def test_quantize_says_that_fa3_patch_takes_it_over(hand_made: Path) -> None:
     assert "run fa3 patch" in caught.value.hint and "trust" not in caught.value.hint
 
 
-def test_a_folder_whose_hand_made_file_is_wrong_stays_as_it_is(hand_made: Path) -> None:
+def test_a_folder_with_a_wrong_hand_made_file_is_not_changed(hand_made: Path) -> None:
     path = next(hand_made.glob("modeling_*.py"))
     path.write_text(path.read_text().replace(CALLS[1], ""))
     before = snapshot(hand_made)

@@ -57,7 +57,9 @@ def installed(tmp_path) -> Installed:
         ("twin", "models/plain/modeling_plain.py", "models.plain", "PlainForCausalLM"),
     ],
 )
-def test_a_model_type_leads_to_its_file(installed, model_type: str, path: str, package: str, causal_lm: str) -> None:
+def test_a_model_type_has_its_modeling_file(
+    installed, model_type: str, path: str, package: str, causal_lm: str
+) -> None:
     found = installed.modeling_file(model_type)
     assert (found.path, found.package, found.causal_lm) == (
         installed.folder / path,
@@ -66,7 +68,7 @@ def test_a_model_type_leads_to_its_file(installed, model_type: str, path: str, p
     )
 
 
-def test_an_unknown_type_names_the_nearest(installed) -> None:
+def test_an_unknown_type_is_refused_with_the_nearest_one(installed) -> None:
     with pytest.raises(UnsupportedError, match="'plian'") as caught:
         installed.modeling_file("plian")
     assert "plain" in caught.value.hint
@@ -88,7 +90,7 @@ def test_a_transformers_that_is_too_old_is_refused(monkeypatch, version: str, wo
         installed_transformers()
 
 
-def test_causal_lms_are_read_off(installed) -> None:
+def test_causal_lms_are_read_from_the_installed_files(installed) -> None:
     assert installed.causal_lms["twin"] == "PlainForCausalLM"
     assert installed.knows("old")
     assert not installed.knows("other")
@@ -96,13 +98,13 @@ def test_causal_lms_are_read_off(installed) -> None:
     assert installed.config_class("plain_text") is None
 
 
-def test_what_a_version_does_with_custom_code(installed) -> None:
+def test_some_versions_know_custom_code(installed) -> None:
     assert not installed.knows_custom_code
     (installed.folder / "modeling_utils.py").write_text("    def is_custom_code(cls): ...\n")
     assert installed.knows_custom_code
 
 
-def test_the_transformers_of_this_environment_is_found_without_importing_it() -> None:
+def test_transformers_is_found_without_importing_it() -> None:
     try:
         found = installed_transformers()
     except MissingCapabilityError:

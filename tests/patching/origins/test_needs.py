@@ -41,7 +41,7 @@ def installed(tmp_path) -> Installed:
         "from transformers.activations import ACT\nACT.gone",
     ],
 )
-def test_what_is_there_or_can_be_done_without(installed, text: str) -> None:
+def test_existing_and_optional_names_are_not_missing(installed, text: str) -> None:
     assert missing_names(installed, parse(text, "m.py")) == []
 
 
@@ -56,11 +56,11 @@ def test_what_is_there_or_can_be_done_without(installed, text: str) -> None:
         ("def f():\n    from transformers.utils import missing", ["missing of transformers.utils"]),
     ],
 )  # fmt: skip
-def test_what_is_not_there_is_named_once_and_whole(installed, text: str, names: list[str]) -> None:
+def test_each_missing_name_is_listed_once_in_full(installed, text: str, names: list[str]) -> None:
     assert missing_names(installed, parse(f"{text}\n{text}", "m.py")) == names
 
 
-def test_no_file_of_a_version_lacks_anything_under_it() -> None:
+def test_modeling_files_miss_nothing_in_their_own_version() -> None:
     installed = installed_transformers()
     paths = sorted(installed.folder.glob("models/*/modeling_*.py"))[::20]
     for path in paths:
@@ -70,7 +70,7 @@ def test_no_file_of_a_version_lacks_anything_under_it() -> None:
     assert len(paths) > 10
 
 
-def test_a_file_of_the_future_is_told_all_it_misses() -> None:
+def test_all_missing_names_of_a_newer_file_are_listed() -> None:
     installed = installed_transformers()
     text = installed.modeling_file("qwen2").path.read_text()
     names = [alias.name for node in ast.parse(text).body if isinstance(node, ast.ImportFrom) for alias in node.names]

@@ -22,7 +22,7 @@ def origin(weights):
     return find
 
 
-def test_without_code_of_its_own_a_model_is_transformers(origin) -> None:
+def test_a_model_without_its_own_code_uses_the_installed_file(origin) -> None:
     for auto_map in (
         None,
         {},
@@ -35,7 +35,7 @@ def test_without_code_of_its_own_a_model_is_transformers(origin) -> None:
 
 
 @pytest.mark.parametrize("model_type", ["qwen2", "own"])
-def test_the_folders_own_code_comes_first_and_names_the_class(origin, weights, model_type: str) -> None:
+def test_code_in_the_folder_has_priority_and_names_the_class(origin, weights, model_type: str) -> None:
     (weights / "modeling_own.py").write_text("")
     found = origin(auto_map=OWN, model_type=model_type, architectures=["Else"])
     assert (found.kind, found.path) == ("folder", weights / "modeling_own.py")
@@ -51,7 +51,7 @@ def test_code_that_is_missing_or_a_broken_link_is_named(origin, weights) -> None
 
 
 @pytest.mark.parametrize(("model_type", "native"), [("qwen2", True), ("own", False)])
-def test_code_of_another_repository_is_refused_with_what_to_do(origin, model_type: str, native: bool) -> None:
+def test_code_of_another_repository_is_refused_with_a_hint(origin, model_type: str, native: bool) -> None:
     with pytest.raises(UnsupportedError, match="own/repo") as caught:
         origin(auto_map={"AutoModelForCausalLM": "own/repo--modeling_own.Own"}, model_type=model_type)
     assert "download that file" in caught.value.hint
@@ -64,12 +64,12 @@ def test_an_entry_that_names_no_file_of_the_folder_is_invalid(origin, entry) -> 
         origin(auto_map={"AutoModelForCausalLM": entry})
 
 
-def test_a_configuration_class_of_another_name_cannot_be_given_to_transformers_own_model(origin) -> None:
+def test_a_foreign_config_class_for_a_native_model_is_refused(origin) -> None:
     with pytest.raises(UnsupportedError, match="needs a Qwen2Config"):
         origin(auto_map={"AutoConfig": "configuration_own.OwnConfig"})
 
 
-def test_a_given_file_that_reaches_up_is_one_of_transformers(origin, tmp_path) -> None:
+def test_a_given_file_with_parent_imports_belongs_to_transformers(origin, tmp_path) -> None:
     path = tmp_path / "given.py"
     path.write_text("from ...utils import logging\n")
     found = origin(path)
@@ -80,7 +80,7 @@ def test_a_given_file_that_reaches_up_is_one_of_transformers(origin, tmp_path) -
     assert origin(inside, auto_map=OWN).package == "transformers.models.qwen2"
 
 
-def test_a_given_file_that_does_not_belongs_to_the_folder(origin, tmp_path) -> None:
+def test_a_given_file_without_parent_imports_belongs_to_the_folder(origin, tmp_path) -> None:
     path = tmp_path / "given.py"
     path.write_text("from .configuration_own import OwnConfig\n")
     found = origin(path, auto_map={"AutoModelForCausalLM": "own/repo--modeling_own.Own"}, model_type="own")

@@ -10,7 +10,7 @@ ATTENTION = modeling(INTERFACE)
 
 
 @pytest.fixture
-def lay(tmp_path):
+def write_files(tmp_path):
     """Write files; the first is the source."""
 
     def write(**files: str):
@@ -22,16 +22,16 @@ def lay(tmp_path):
     return write
 
 
-def test_files_beside_each_other_are_fine(lay) -> None:
+def test_imports_of_files_in_the_folder_are_accepted(write_files) -> None:
     check_siblings(
-        *lay(m="from .a import x\nfrom . import b\ndef f():\n    from .b import y", a="from .b import z", b="")
+        *write_files(m="from .a import x\nfrom . import b\ndef f():\n    from .b import y", a="from .b import z", b="")
     )
 
 
 @pytest.mark.parametrize("text", ["from .a import x", "from . import a", "try:\n    from .a import x\nexcept E: pass"])
-def test_a_missing_file_is_named(lay, text: str) -> None:
+def test_a_missing_file_is_named(write_files, text: str) -> None:
     with pytest.raises(InvalidInputError, match=r"b\.py:1: imports \.a, but .*a\.py does not exist"):
-        check_siblings(*lay(m="from .b import x", b=text.replace("try:\n    ", "try: ")))
+        check_siblings(*write_files(m="from .b import x", b=text.replace("try:\n    ", "try: ")))
 
 
 @pytest.mark.parametrize(
@@ -42,9 +42,9 @@ def test_a_missing_file_is_named(lay, text: str) -> None:
         ("from .b import x", r"b\.py:1: imports m\.py itself"),
     ],
 )
-def test_what_transformers_cannot_load_is_refused(lay, text: str, words: str) -> None:
+def test_imports_that_transformers_cannot_load_are_refused(write_files, text: str, words: str) -> None:
     with pytest.raises(UnsupportedError, match=words):
-        check_siblings(*lay(m=text, b="from .m import y"))
+        check_siblings(*write_files(m=text, b="from .m import y"))
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_what_transformers_cannot_load_is_refused(lay, text: str, words: str) ->
         "from . import a\nclass M:\n    x = a.Attention\n",
     ],
 )
-def test_attention_in_another_file_is_found(lay, text: str) -> None:
-    source, folder = lay(
+def test_attention_in_another_file_is_found(write_files, text: str) -> None:
+    source, folder = write_files(
         m=text,
         a=ATTENTION,
         b="from .a import Attention\nclass Layer:\n    def f(self):\n        return Attention()\n",
@@ -78,13 +78,13 @@ def test_attention_in_another_file_is_found(lay, text: str) -> None:
         ),
     ],
 )
-def test_attention_that_the_language_model_is_not_built_of_does_not_count(lay, text: str) -> None:
-    source, folder = lay(m=text, a=f"{ATTENTION}\n\ndef help(): pass\n")
+def test_attention_outside_the_language_model_is_ignored(write_files, text: str) -> None:
+    source, folder = write_files(m=text, a=f"{ATTENTION}\n\ndef help(): pass\n")
     assert attention_elsewhere(installed_transformers(), source, folder, "M") == []
 
 
-def test_layers_borrowed_from_transformers_are_found(lay) -> None:
-    source, folder = lay(
+def test_layers_imported_from_transformers_are_found(write_files) -> None:
+    source, folder = write_files(
         m="from transformers import LlamaModel as L, PreTrainedModel\nfrom transformers.models.x import XDecoderLayer\n"
         "class M(PreTrainedModel):\n    x = L, XDecoderLayer\n    def forward(self): ...\n"
     )

@@ -44,7 +44,7 @@ def check(folder, text: str) -> None:
     check_examples(read_rule(folder / "mine.toml"))
 
 
-def test_an_example_that_comes_out_as_written_passes(tmp_path) -> None:
+def test_an_example_with_the_expected_result_passes(tmp_path) -> None:
     check(tmp_path, RULE)
     assert len(checked_rules(str(tmp_path)).own) == 1
 
@@ -59,7 +59,7 @@ def test_an_example_that_comes_out_as_written_passes(tmp_path) -> None:
         ('match = "Attention"', 'match = "Other"', "example 1 was refused: .*no config"),
     ],
 )  # fmt: skip
-def test_an_example_that_does_not_is_an_error_that_says_how(tmp_path, before: str, after: str, message: str) -> None:
+def test_an_example_with_another_result_is_an_error(tmp_path, before: str, after: str, message: str) -> None:
     assert before in RULE
     with pytest.raises(InvalidInputError, match=rf"mine\.toml: {message}"):
         check(tmp_path, RULE.replace(before, after))

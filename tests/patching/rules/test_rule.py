@@ -12,14 +12,14 @@ def node(text: str) -> ast.ClassDef:
     return ast.parse(text).body[0]
 
 
-def test_a_rule_matches_by_name_and_by_what_the_class_contains_however_it_is_written(tmp_path) -> None:
+def test_a_rule_matches_a_class_name_and_code_in_any_format(tmp_path) -> None:
     found = rule(tmp_path, REFUSE + "contains = ['''x = f(a, \n  b)''', 'y = 1']\n")
     assert found.matches(node("class Attention:\n def g(self):\n  if a:\n   x = f( a,b )\n  y = 1"))
     assert not found.matches(node("class Attention:\n def g(self):\n  x = f(a, b)"))
     assert not found.matches(node("class Other:\n x = f(a, b)\n y = 1"))
 
 
-def test_a_users_rule_beats_a_shipped_one_and_two_of_a_kind_are_an_error(tmp_path) -> None:
+def test_user_rules_have_priority_and_two_equal_matches_are_an_error(tmp_path) -> None:
     mine, theirs = rule(tmp_path, REFUSE), rule(tmp_path, REFUSE, "theirs.toml")
     attention = node("class Attention: ...")
     assert Rules(shipped=(theirs,), own=(mine,)).of(attention) is mine
@@ -30,7 +30,7 @@ def test_a_users_rule_beats_a_shipped_one_and_two_of_a_kind_are_an_error(tmp_pat
             both.of(attention)
 
 
-def test_unless_takes_all_its_values_from_config(tmp_path) -> None:
+def test_unless_requires_all_its_values_in_config(tmp_path) -> None:
     found = rule(tmp_path, REFUSE + "unless = { kind = 'full', layers = 2 }\n")
     assert found.never_built({"kind": "full", "layers": 2, "more": 1})
     assert not found.never_built({"kind": "full"})

@@ -8,7 +8,7 @@ from fa3cli.patching.rules.rule_files import load_rules, read_rule, shipped_rule
 from tests.patching.rule_samples import ATTACH, EXAMPLE, IDLE, REFUSE, SITE, rule
 
 
-def test_code_is_compared_without_its_format(tmp_path) -> None:
+def test_code_is_normalised(tmp_path) -> None:
     site = rule(tmp_path, 'match = "A"\n[site]\nafter = "x = f( 1,\\n \'b\' )"\nq = "a"\nk = "b"\nv = "c"\n').site
     assert site.after == "x = f(1, 'b')"
 
@@ -93,7 +93,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
         read_rule(tmp_path / "latin.toml")
 
 
-def test_a_users_folder_comes_before_the_shipped_rules(tmp_path) -> None:
+def test_user_rules_are_loaded_beside_the_shipped_rules(tmp_path) -> None:
     rule(tmp_path, REFUSE, "b.toml")
     rule(tmp_path, IDLE, "a.toml")
     (tmp_path / "notes.md").write_text("not a rule")
@@ -147,7 +147,7 @@ def test_an_example_that_breaks_parsers_is_invalid(tmp_path, before: str, said: 
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_what_is_no_file_is_invalid(tmp_path, make) -> None:
+def test_a_special_file_is_invalid(tmp_path, make) -> None:
     make(tmp_path / "mine.toml")
     with pytest.raises(InvalidInputError, match=r"mine\.toml"):
         load_rules(tmp_path)

@@ -29,7 +29,7 @@ def test_a_refusal_is_listed_and_raised_with_line_reason_and_rule(tmp_path) -> N
         patch_source(TEXT, rules=used)
 
 
-def test_config_takes_a_refusal_back_and_leaves_the_class_alone(tmp_path) -> None:
+def test_unless_cancels_a_refusal_and_the_class_is_not_patched(tmp_path) -> None:
     used = rules(tmp_path, REFUSE.replace('"Attention"', '"Other"') + "unless = { kind = 'full' }\n")
     with pytest.raises(UnsupportedError, match="too strange"):
         patch_source(TEXT + OTHER, rules=used, config={"kind": "sparse"})
@@ -58,7 +58,7 @@ def test_a_rule_for_other_classes_changes_nothing(tmp_path) -> None:
     assert classes(TEXT, used) == classes(TEXT, NONE)
 
 
-def test_an_attachment_makes_the_config_and_imports_what_it_is_made_of(tmp_path) -> None:
+def test_an_attachment_creates_the_config_and_imports_its_class(tmp_path) -> None:
     text = TEXT.replace("self, config, layer_idx", "self, layer_idx").replace("self.config = config", "self.width = 1")
     with pytest.raises(UnsupportedError, match="no config") as caught:
         patch_source(text, rules=NONE)
@@ -74,7 +74,7 @@ def test_an_attachment_makes_the_config_and_imports_what_it_is_made_of(tmp_path)
     assert patched.attention[0].rule == "mine.toml"
 
 
-def test_an_attachment_of_what_init_has_not_is_refused(tmp_path) -> None:
+def test_an_attachment_with_unknown_names_is_refused(tmp_path) -> None:
     used = rules(tmp_path, ATTACH.replace("self.width * 2", "width"))
     with pytest.raises(
         UnsupportedError, match=r"modeling\.py:7: .*mine\.toml: attach\.hidden_size needs width"
@@ -83,7 +83,7 @@ def test_an_attachment_of_what_init_has_not_is_refused(tmp_path) -> None:
     assert caught.value.hint == "its names: config, layer_idx, self"
 
 
-def test_a_site_says_where_the_calls_go(tmp_path) -> None:
+def test_a_site_determines_where_the_calls_are_inserted(tmp_path) -> None:
     cache = "if past is not None:\n    b, c = past.update(b, c, self.layer_idx)"
     patched = patch_source(UNKNOWN, rules=rules(tmp_path, SITE.replace(AFTER, cache)))
     usual = patch_source(TEXT, rules=NONE).text
@@ -99,7 +99,7 @@ def test_a_site_may_be_three_expressions(tmp_path) -> None:
     assert 'mystery(self, self.fa_quantizer.quant(a.half(), qkv="q"), self.fa_quantizer.quant(b.half()' in patched.text
 
 
-def test_a_site_is_where_an_expression_is_read_not_where_it_is_assigned(tmp_path) -> None:
+def test_a_site_is_a_use_of_an_expression_and_not_an_assignment(tmp_path) -> None:
     text = UNKNOWN.replace("mystery(self, a, b, c,", "mystery(self, self.a, b.half(), c.half(),")
     expressions = 'match = "Attention"\n[site]\nq = "self.a"\nk = "b.half()"\nv = "c.half()"\n'
     text = text.replace("        out, weights", "        self.a = a\n        out, weights")
@@ -121,9 +121,7 @@ def test_a_site_is_where_an_expression_is_read_not_where_it_is_assigned(tmp_path
         ),
     ],
 )
-def test_a_site_that_is_not_there_once_is_listed_and_refused_with_the_rule(
-    tmp_path, before: str, after: str, reason: str
-) -> None:
+def test_a_site_not_found_exactly_once_is_listed_and_refused(tmp_path, before: str, after: str, reason: str) -> None:
     assert before in SITE
     used = rules(tmp_path, SITE.replace(before, after))
     assert classes(TEXT, used)["Attention"].states is None
@@ -131,7 +129,7 @@ def test_a_site_that_is_not_there_once_is_listed_and_refused_with_the_rule(
         patch_source(TEXT, rules=used)
 
 
-def test_what_a_rule_refuses_is_said_before_what_was_not_understood(tmp_path) -> None:
+def test_refusals_of_rules_are_reported_before_unsupported_code(tmp_path) -> None:
     strange = OTHER.replace("return x", "return F.scaled_dot_product_attention(x, x, x)")
     used = rules(tmp_path, REFUSE)
     with pytest.raises(UnsupportedError, match="too strange"):
@@ -140,7 +138,7 @@ def test_what_a_rule_refuses_is_said_before_what_was_not_understood(tmp_path) ->
         patch_source(strange + TEXT, rules=NONE)
 
 
-def test_a_rule_may_name_what_a_family_shares(tmp_path) -> None:
+def test_a_rule_for_a_base_class_applies_to_its_subclasses(tmp_path) -> None:
     sibling = textwrap.dedent("""
 
         class FastAttention(Attention):

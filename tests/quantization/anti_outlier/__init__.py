@@ -19,7 +19,7 @@ def group_of(
     heads: int = 1,
     repeats: int = 1,
 ) -> GroupData:
-    """The data of a group whose inputs are `samples`, all of them kept."""
+    """The data of a group with these inputs; all samples are kept."""
     inputs = ChannelStatistics(keep=sys.maxsize)
     for sample in samples:
         inputs = inputs.updated(sample)
@@ -37,7 +37,7 @@ def random_group(
     spread: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> GroupData:
-    """Two samples and a weight for each of `rows`, of channels whose sizes differ by powers of two of `spread`."""
+    """Two samples, and a weight for each of `rows`; channels are scaled by random powers of two with this `spread`."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> Tensor:

@@ -21,7 +21,7 @@ def candidate(values: Tensor, ratio: float) -> Tensor:
 
 
 def error(group: GroupData, scale: Tensor) -> float:
-    """In float64, row by row; the bias is the same on both sides."""
+    """The output error in float64, row by row; the bias cancels."""
     values, total = group.inputs.samples[0].double(), 0.0
     for weight in group.weights:
         squares = []
@@ -35,7 +35,7 @@ def error(group: GroupData, scale: Tensor) -> float:
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), biased=st.booleans(), spread=st.sampled_from([0.2, 1.0, 3.0]))
-def test_no_power_changes_the_outputs_less(seed: int, biased: bool, spread: float) -> None:
+def test_no_power_has_a_lower_output_error(seed: int, biased: bool, spread: float) -> None:
     group = random_group(seed, biased=biased, spread=spread)
     candidates = [candidate(group.inputs.samples[0], ratio) for ratio in RATIOS]
     found = searched_scale(group)
@@ -47,7 +47,7 @@ def test_no_power_changes_the_outputs_less(seed: int, biased: bool, spread: floa
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("ratio", RATIOS)
-def test_finds_the_power_that_leaves_nothing_to_round(ratio: float, dtype: torch.dtype) -> None:
+def test_the_power_without_rounding_error_is_found(ratio: float, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(16, 6, generator=generator) * torch.tensor([0.01, 0.1, 1.0, 2.0, 7.0, 50.0])
     values, expected = values.to(dtype), candidate(values, ratio)
@@ -56,7 +56,7 @@ def test_finds_the_power_that_leaves_nothing_to_round(ratio: float, dtype: torch
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
 
 
-def test_the_first_of_equals_wins() -> None:
+def test_the_first_of_equal_powers_is_chosen() -> None:
     """Zeros are rounded without error by every power; the first is 0 and smooths nothing."""
     values = torch.randn(4, 3) * torch.tensor([1.0, 10.0, 100.0])
     assert searched_scale(group_of([values], [torch.zeros(2, 3)])).tolist() == [1, 1, 1]
@@ -69,7 +69,7 @@ def test_only_the_first_sample_counts() -> None:
 
 
 def test_every_linear_of_the_group_counts() -> None:
-    """Two linears that want opposite ends of the search: the one with the larger error has its way, in either place."""
+    """The best powers of two linears are opposite: the one with the larger error decides, in either position."""
     values = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1.0, 5.0, 60.0])
     signs = torch.tensor([[1.0, -1.0, 1.0, 1.0], [1.0, 1.0, -1.0, 1.0]])
     plain, scaled = 1000 * signs / candidate(values, 0), signs / candidate(values, 0.95)
@@ -78,8 +78,8 @@ def test_every_linear_of_the_group_counts() -> None:
         assert (searched_scale(group_of([values], weights)) - 1).abs().max() < 1e-6
 
 
-def test_a_power_that_overflows_is_not_taken() -> None:
-    """The largest times the smallest scale goes beyond float16 for the last powers: their outputs are NaN."""
+def test_a_power_that_overflows_is_not_chosen() -> None:
+    """For the last powers, the largest times the smallest scale exceeds float16: the outputs are NaN."""
     values = torch.tensor([[60000.0, 3.0], [60000.0, -3.0]], dtype=torch.float16)
     weights = torch.tensor([[1e-4, 0.7], [3e-4, -0.2]], dtype=torch.float16)
     found = searched_scale(group_of([values], [weights]))
@@ -87,6 +87,6 @@ def test_a_power_that_overflows_is_not_taken() -> None:
     assert found[0] > found[1]
 
 
-def test_no_error_that_is_a_number_smooths_nothing() -> None:
+def test_errors_that_are_all_nan_disable_smoothing() -> None:
     values = torch.tensor([[float("nan"), 1.0]])
     assert searched_scale(group_of([values], [torch.ones(2, 2)])).tolist() == [1, 1]

@@ -20,7 +20,7 @@ from tests.quantization.anti_outlier.test_outlier_suppression import Search, noi
 # Of 8 channels: less than a row, one row, five rows, all.
 BLOCKS = st.sampled_from([1, 8, 40, 10_000])
 ROWS = st.lists(st.integers(1, 23), min_size=1, max_size=3)
-# Where sums that are rounded in another order choose otherwise, it is between powers that nearly tie.
+# Sums in another order may choose another power, but only one with nearly the same error.
 TIE = 1.02
 
 
@@ -37,7 +37,7 @@ def test_every_row_of_every_linear_is_in_one_block(seed: int, rows: list[int], b
 
 @settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), rows=ROWS, block=BLOCKS)
-def test_the_largest_weights_are_the_same(seed: int, rows: list[int], block: int) -> None:
+def test_the_largest_weights_do_not_depend_on_blocks(seed: int, rows: list[int], block: int) -> None:
     whole = random_group(seed, rows=rows)
     group = replace(whole, block=block)
     for rule in (largest_weights, balanced_scale, migrated_scale):
@@ -46,7 +46,7 @@ def test_the_largest_weights_are_the_same(seed: int, rows: list[int], block: int
 
 @settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), rows=ROWS, block=BLOCKS, biased=st.booleans())
-def test_outputs_are_the_same(seed: int, rows: list[int], block: int, biased: bool) -> None:
+def test_outputs_do_not_depend_on_blocks(seed: int, rows: list[int], block: int, biased: bool) -> None:
     whole = random_group(seed, rows=rows, biased=biased)
     group, values = replace(whole, block=block), whole.inputs.samples[0]
     for weight, bias in zip(group.weights, group.biases):
@@ -61,7 +61,9 @@ def test_outputs_are_the_same(seed: int, rows: list[int], block: int, biased: bo
     biased=st.booleans(),
     spread=st.sampled_from([0.5, 2.0]),
 )
-def test_m3_chooses_the_same_power(seed: int, rows: list[int], block: int, biased: bool, spread: float) -> None:
+def test_m3_chooses_the_same_power_with_blocks(
+    seed: int, rows: list[int], block: int, biased: bool, spread: float
+) -> None:
     whole = random_group(seed, rows=rows, biased=biased, spread=spread)
     found, expected = searched_scale(replace(whole, block=block)), searched_scale(whole)
     if not torch.allclose(found, expected):
@@ -77,7 +79,7 @@ def test_m3_chooses_the_same_power(seed: int, rows: list[int], block: int, biase
     block=st.sampled_from([1, 12, 40]),
     biased=st.booleans(),
 )
-def test_m2_chooses_the_same_threshold(
+def test_m2_chooses_the_same_threshold_with_blocks(
     seed: int, rows: tuple[int, ...], outliers: tuple[float, ...], block: int, biased: bool
 ) -> None:
     options = {"rows": rows, "outliers": outliers, "biased": biased}
@@ -92,14 +94,16 @@ def test_m2_chooses_the_same_threshold(
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("block", [1, 40])
 @pytest.mark.parametrize(("rows", "heads", "repeats"), [((23, 11, 4), 1, 1), ((17,), 2, 2)])
-def test_m6_chooses_the_same_powers(seed: int, block: int, rows: tuple[int, ...], heads: int, repeats: int) -> None:
-    """Seeds, none of which nearly ties: of two searches the second goes on from what the first found."""
+def test_m6_chooses_the_same_powers_with_blocks(
+    seed: int, block: int, rows: tuple[int, ...], heads: int, repeats: int
+) -> None:
+    """Uses seeds without near ties: the second search continues with the result of the first."""
     whole = random_group(seed, rows=rows, heads=heads, repeats=repeats, spread=1.5)
     torch.testing.assert_close(flexible_scale(replace(whole, block=block)), flexible_scale(whole))
 
 
-def test_a_last_linear_in_a_block_of_its_own_counts() -> None:
-    """Of two linears that want opposite powers the later one wins, and of its rows the last."""
+def test_a_last_linear_in_its_own_block_counts() -> None:
+    """The last row of the last linear decides the power."""
     values = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1, 5, 60])
     scales = [searched_scale(group_of([values], [torch.ones(3, 4)]))]
     awkward = torch.cat([torch.ones(3, 4), 1e4 * torch.tensor([[300.0, 0.7, 0.3, 0.002]])])

@@ -31,7 +31,7 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def factors_by_hand(extremes: list[float]) -> list[float]:
-    """Of the upper ends: the threshold, its refinement with several outliers, and the power."""
+    """For the upper ends: the threshold, its refinement with several outliers, and the power."""
     upper, lower = quantile(extremes, 0.8), quantile(extremes, 0.2)
     threshold = upper + 1.5 * (upper - lower)
     beyond = sorted((extreme for extreme in extremes if extreme > threshold), reverse=True)
@@ -48,7 +48,7 @@ def factors_by_hand(extremes: list[float]) -> list[float]:
 
 @pytest.mark.parametrize("place", [0, 4, 9])
 @pytest.mark.parametrize("outlier", [4.0, 50.0, 1e6])
-def test_a_lone_outlier_comes_down_to_the_largest_of_the_others(place: int, outlier: float) -> None:
+def test_a_single_outlier_is_scaled_by_its_ratio_to_the_largest_other(place: int, outlier: float) -> None:
     high = [*ORDINARY[:place], outlier, *ORDINARY[place:]]
     expected = torch.ones(11)
     expected[place] = (outlier / 2.0) ** 0.7
@@ -61,12 +61,12 @@ def test_without_an_outlier_nothing_is_scaled() -> None:
 
 
 @pytest.mark.parametrize("beyond", [[10.0, 11.0, 100.0], [10.0, 98.0, 100.0], [90.0, 100.0], [9.0, 9.0, 9.5, 30.0]])
-def test_several_outliers_are_cut_at_their_widest_gap(beyond: list[float]) -> None:
+def test_several_outliers_are_divided_at_their_widest_gap(beyond: list[float]) -> None:
     high = ORDINARY * 2 + beyond
     torch.testing.assert_close(scale(high), torch.tensor(factors_by_hand(high)), rtol=1e-5, atol=0)
 
 
-def test_what_lies_behind_the_widest_gap_is_ordinary() -> None:
+def test_values_below_the_widest_gap_are_not_outliers() -> None:
     high = [*(ORDINARY * 2), 10.0, 10.5, 100.0]
     found = scale(high)
     assert found[:-1].tolist() == [1.0] * 22
@@ -74,10 +74,10 @@ def test_what_lies_behind_the_widest_gap_is_ordinary() -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_is_the_larger_factor_of_both_ends(seed: int) -> None:
-    """An end without a spread has no outlier: the factor is the other's.
+def test_the_scale_is_the_larger_factor_of_both_ends(seed: int) -> None:
+    """An end without a spread has no outlier: the other end gives the factor.
 
-    Fixed seeds: an extreme that lies on the threshold itself falls to either side by rounding.
+    Fixed seeds: rounding decides about an extreme that equals the threshold.
     """
     drawn = random.Random(seed)
     extremes = [drawn.randint(1, 4000) / 16 for _ in range(drawn.randint(2, 24))]
@@ -92,13 +92,13 @@ def test_is_the_larger_factor_of_both_ends(seed: int) -> None:
     torch.testing.assert_close(found, both, rtol=1e-4, atol=0)
 
 
-# Ordinary values of no channel are so small that a factor would be no float16.
+# No values are so small that a factor would exceed float16.
 numbers = st.just(0.0) | st.floats(0.25, 60000, width=16) | st.floats(-60000, -0.25, width=16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @given(ends=st.lists(st.tuples(numbers, numbers), min_size=1, max_size=16))
-def test_is_finite_and_positive_for_whatever_channels(dtype: torch.dtype, ends: list[tuple[float, float]]) -> None:
+def test_the_scale_is_finite_and_positive_for_any_channels(dtype: torch.dtype, ends: list[tuple[float, float]]) -> None:
     high, low = [max(channel) for channel in ends], [min(channel) for channel in ends]
     found = scale(high, low, dtype)
     assert found.dtype == dtype and found.shape == (len(ends),)
@@ -106,16 +106,16 @@ def test_is_finite_and_positive_for_whatever_channels(dtype: torch.dtype, ends: 
 
 
 @given(ends=st.lists(st.tuples(numbers, numbers), min_size=1, max_size=16))
-def test_minima_count_as_maxima_do(ends: list[tuple[float, float]]) -> None:
+def test_minima_are_treated_like_maxima(ends: list[tuple[float, float]]) -> None:
     high, low = [max(channel) for channel in ends], [min(channel) for channel in ends]
     assert torch.equal(scale(high, low), scale([-value for value in low], [-value for value in high]))
 
 
-def test_dead_channels_beside_one_that_is_not_smooth_nothing() -> None:
+def test_one_active_channel_among_dead_channels_is_not_scaled() -> None:
     assert scale([0.0] * 9 + [5.0]).tolist() == [1.0] * 10
 
 
-def test_weights_play_no_part() -> None:
+def test_weights_do_not_change_the_scale() -> None:
     values = torch.tensor([[*ORDINARY, 50.0]])
     found = [outlier_scale(group_of([values], [weight])) for weight in (torch.zeros(1, 11), torch.ones(3, 11))]
     assert torch.equal(*found) and found[0][-1] > 1
@@ -123,11 +123,11 @@ def test_weights_play_no_part() -> None:
 
 @pytest.mark.parametrize(("largest", "outlying"), [(16.9, False), (17.1, True)])
 def test_the_threshold_is_one_and_a_half_spreads_above_the_upper_quantile(largest: float, outlying: bool) -> None:
-    """Of 0..9 and the largest, 8 and 2 are the quantiles."""
+    """For 0..9 and the largest value, the quantiles are 8 and 2."""
     found = scale([*map(float, range(10)), largest], [-1.0] * 11)
     assert (found[-1] > 1).item() == outlying and found[:-1].tolist() == [1.0] * 10
 
 
-def test_an_outlier_above_zero_where_all_others_are_below_is_left() -> None:
-    """Its ratio has no power."""
+def test_a_positive_outlier_among_negative_values_is_not_scaled() -> None:
+    """Its ratio is negative, so it has no power."""
     assert scale([-5.0] * 9 + [3.0], [-6.0] * 10).tolist() == [1.0] * 10

@@ -31,7 +31,7 @@ def error(values: np.ndarray, weight: np.ndarray, alpha: float, beta: float) -> 
 
 
 def scale_with(group: GroupData, alpha: float, beta: float) -> torch.Tensor:
-    """Of heads that share a source the largest activation and the largest weight."""
+    """Heads that share a source use their largest activation and their largest weight."""
     largest = torch.cat(group.inputs.samples).abs().amax(0), torch.cat(list(group.weights)).abs().amax(0)
     shape = (group.heads, group.repeats, -1)
     activations, weights = (
@@ -41,7 +41,7 @@ def scale_with(group: GroupData, alpha: float, beta: float) -> torch.Tensor:
 
 
 def assert_none_better(group: GroupData) -> None:
-    """No alpha with beta = 1 - alpha, and no beta with the alpha that was found."""
+    """Check that no alpha with beta = 1 - alpha, and then no beta, has a lower error."""
     found = flexible_scale(group).double()
     distances = {
         (alpha, beta): (scale_with(group, alpha, beta) / found - 1).abs().max().item()
@@ -50,7 +50,7 @@ def assert_none_better(group: GroupData) -> None:
     }
     alpha, beta = min(distances, key=distances.get)
     assert distances[alpha, beta] < 1e-5
-    # In float32 as the search: rounding to one of two equally near levels decides between powers that nearly tie.
+    # In float32 like the search: rounding of halves decides between powers with nearly the same error.
     values = torch.cat(group.inputs.samples).float().numpy()
     weight = torch.cat(list(group.weights)).float().numpy()
     least = min(error(values, weight, power, 1 - power) for power in POWERS)
@@ -66,7 +66,7 @@ def test_the_powers_are_those_with_the_least_error(seed: int, spread: float) -> 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("heads", "repeats"), [(1, 2), (2, 3), (3, 2)])
-def test_query_heads_that_share_a_value_head_get_the_largest_of_both(seed: int, heads: int, repeats: int) -> None:
+def test_query_heads_that_share_a_value_head_have_one_scale(seed: int, heads: int, repeats: int) -> None:
     group = random_group(seed, rows=(6,), channels=heads * repeats * 2, heads=heads, repeats=repeats)
     assert_none_better(group)
     by_head = flexible_scale(group).view(heads, repeats, 2)
@@ -75,8 +75,8 @@ def test_query_heads_that_share_a_value_head_get_the_largest_of_both(seed: int, 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("heads", [1, 2])
-def test_a_dead_weight_row_smooths_nothing(dtype: torch.dtype, heads: int) -> None:
-    """The search's error is NaN with it; so does the reference."""
+def test_a_dead_weight_row_disables_smoothing(dtype: torch.dtype, heads: int) -> None:
+    """Its error is NaN; the reference does the same."""
     group = random_group(1, rows=(6,), heads=heads, repeats=heads, dtype=dtype)
     assert not torch.equal(flexible_scale(group), torch.ones(8, dtype=dtype))
     group.weights[0][3] = 0
@@ -84,7 +84,7 @@ def test_a_dead_weight_row_smooths_nothing(dtype: torch.dtype, heads: int) -> No
     assert found.dtype == dtype and torch.equal(found, torch.ones(8, dtype=dtype))
 
 
-def test_a_dead_weight_column_smooths_nothing() -> None:
+def test_a_dead_weight_column_disables_smoothing() -> None:
     group = random_group(1)
     for weight in group.weights:
         weight[:, 2] = 0
@@ -105,22 +105,22 @@ def test_a_dead_activation_channel_leaves_alpha_at_zero() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @settings(max_examples=8)
 @given(seed=st.integers(0, 2**32))
-def test_is_finite_and_positive(dtype: torch.dtype, seed: int) -> None:
+def test_the_scale_is_finite_and_positive(dtype: torch.dtype, seed: int) -> None:
     found = flexible_scale(random_group(seed, spread=2.0, dtype=dtype))
     assert found.dtype == dtype and found.isfinite().all() and (found > 0).all()
 
 
 @pytest.mark.parametrize("seed", [2, 3, 8])
-def test_inputs_that_never_are_zero_are_rounded_in_their_own_range(seed: int) -> None:
-    """Without 0 in the range the steps are finer, and the search ends elsewhere."""
+def test_inputs_without_zero_are_rounded_in_their_own_range(seed: int) -> None:
+    """Without 0 in the range the steps are finer, and the search gives another result."""
     generator = torch.Generator().manual_seed(seed)
     sizes = 2 ** torch.randn(8, generator=generator)
     values = (5 + torch.rand(20, 8, generator=generator)) * sizes
     assert_none_better(group_of([values], [torch.randn(6, 8, generator=generator)]))
 
 
-def test_a_power_of_one_is_found_where_it_leaves_nothing_to_round() -> None:
-    """alpha alone: smoothed inputs are 0 and 1, weights whole numbers up to 127; then beta, the other way around."""
+def test_a_power_of_one_without_rounding_error_is_found() -> None:
+    """First alpha: smoothed inputs are 0 and 1, weights integers up to 127; then beta, with both exchanged."""
     bits = torch.tensor([[0, 1, 0, 1, 1], [1, 0, 1, 0, 1], [1, 1, 0, 0, 0]]).float()
     sizes = torch.tensor([127.0, 64.0, 9.0, 2.0, 1.0])
     signs = torch.tensor([[1, -1, 1, 1, -1], [-1, -1, 1, -1, 1]]).float()

@@ -15,7 +15,7 @@ LINEARS = {"self_attn.v_proj": ("self_attn.o_proj",), "mlp.up_proj": ("mlp.down_
 
 
 @pytest.mark.parametrize("name", ["m1", "m2", "m3", "m4", "m5", "m6"])
-def test_groups_are_norms_and_for_m4_and_m6_linears_behind_them(name: str) -> None:
+def test_groups_are_norms_and_for_m4_and_m6_also_linears(name: str) -> None:
     groups = METHODS[name].groups
     assert {group.source: group.linears for group in groups} == (
         {**NORMS, **LINEARS} if name in ("m4", "m6") else NORMS
@@ -28,7 +28,7 @@ def test_all_but_m6_wrap_the_norms() -> None:
     assert {name for name, method in METHODS.items() if not method.wraps_norms} == {"m6"}
 
 
-def test_m3_looks_at_the_first_sample_the_others_at_all() -> None:
+def test_m3_uses_the_first_sample_and_other_methods_use_all() -> None:
     needed = {name: [method.samples(count) for count in (0, 1, 50)] for name, method in METHODS.items()}
     assert needed.pop("m3") == [0, 1, 1]
     assert all(counts == [0, 1, 50] for counts in needed.values())
@@ -39,7 +39,7 @@ def test_only_searches_keep_samples() -> None:
     assert kept == {"m1": 0, "m2": 1000, "m3": 1, "m4": 0, "m5": 0, "m6": 1000}
 
 
-def test_every_method_has_its_own_rule_and_can_be_asked_for() -> None:
+def test_every_method_has_its_own_rule_and_can_be_requested() -> None:
     assert len({method.rule for method in METHODS.values()}) == len(METHODS) == 6
     for name in METHODS:
         assert resolve_settings({}, {"anti_method": name}).values.anti_method == name

@@ -27,7 +27,7 @@ def noisy_group(
     biased: bool = False,
     dtype: torch.dtype = torch.float64,
 ) -> GroupData:
-    """Even noise within -1..1 in 12 channels, but for the outliers of the first ones, on both sides of zero."""
+    """Uniform noise within -1..1 in 12 channels; the first ones have outliers of both signs."""
     generator = torch.Generator().manual_seed(seed)
     samples = [torch.rand(tokens, 12, generator=generator) * 2 - 1 for tokens in (40, 30)]
     for channel, outlier in enumerate(outliers):
@@ -39,7 +39,7 @@ def noisy_group(
 
 
 class Search:
-    """The candidates and their errors, in float64 and with a loop wherever one is possible."""
+    """The candidates and their errors, in float64 and with loops."""
 
     def __init__(self, group: GroupData) -> None:
         self.group = group
@@ -72,7 +72,7 @@ class Search:
         return found
 
     def output(self, values: Tensor, shift: Tensor) -> Tensor:
-        """Of a sample less `shift`, which the biases bring back."""
+        """The output for a sample minus `shift`, which the biases add again."""
         zero = torch.zeros((), dtype=torch.double)
         outputs = [
             (values + shift) @ weight.T + (zero if bias is None else bias)
@@ -106,7 +106,7 @@ class Search:
     outliers=st.sampled_from([(60.0,), (60.0, 9.0), (5.0, 40.0, 20.0, -30.0)]),
     biased=st.booleans(),
 )
-def test_no_threshold_changes_the_output_less(
+def test_no_threshold_has_a_lower_output_error(
     seed: int, rows: tuple[int, ...], outliers: tuple[float, ...], biased: bool
 ) -> None:
     group = noisy_group(seed, rows=rows, outliers=outliers, biased=biased)
@@ -120,7 +120,7 @@ def test_no_threshold_changes_the_output_less(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [(8, 4, 4), (5, 3)])
-def test_without_an_outlier_it_is_m1(dtype: torch.dtype, rows: tuple[int, ...]) -> None:
+def test_without_an_outlier_the_scale_equals_that_of_m1(dtype: torch.dtype, rows: tuple[int, ...]) -> None:
     group = noisy_group(0, rows=rows, outliers=(), dtype=dtype)
     found = suppressed_scale(group)
     assert found.dtype == dtype and torch.equal(found, balanced_scale(group))
@@ -128,7 +128,7 @@ def test_without_an_outlier_it_is_m1(dtype: torch.dtype, rows: tuple[int, ...]) 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [(8, 4, 4), (5, 3)])
-def test_an_outlier_channel_comes_down_alone(dtype: torch.dtype, rows: tuple[int, ...]) -> None:
+def test_only_the_outlier_channel_is_scaled(dtype: torch.dtype, rows: tuple[int, ...]) -> None:
     group = noisy_group(0, rows=rows, dtype=dtype)
     found, search = suppressed_scale(group), Search(group)
     assert found.dtype == dtype
@@ -138,7 +138,7 @@ def test_an_outlier_channel_comes_down_alone(dtype: torch.dtype, rows: tuple[int
 
 
 def test_the_limit_is_three_deviations() -> None:
-    """Of one channel of -1 and 1 and, n in all, one pair that reaches further: above sqrt(n / 18) or not."""
+    """A channel of -1 and 1, n values in all, has one larger pair: above sqrt(n / 18) or not."""
     for reach, outlying in ((3.3, False), (3.6, True)):
         values = torch.ones(40, 2)
         values[::2] = -1.0
@@ -149,8 +149,8 @@ def test_the_limit_is_three_deviations() -> None:
         assert torch.equal(suppressed_scale(group), balanced_scale(group)) != outlying
 
 
-def test_of_gate_and_up_the_first_alone_is_compared() -> None:
-    """What up computes changes nothing, as long as the largest weights stay."""
+def test_only_the_first_of_gate_and_up_is_compared() -> None:
+    """The output of up does not matter if the largest weights stay the same."""
     group = noisy_group(5, rows=(5, 3), outliers=(5.0, 40.0, 20.0, -30.0))
     gate, up = group.weights
     longer = replace(group, weights=(gate, torch.cat([up, up * 0.5])), biases=(None, torch.ones(6).double()))
@@ -158,7 +158,7 @@ def test_of_gate_and_up_the_first_alone_is_compared() -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 5])
-def test_gate_and_up_would_choose_otherwise(seed: int) -> None:
+def test_the_first_linear_decides_in_either_order(seed: int) -> None:
     """The first of two linears decides, in either order."""
     group = noisy_group(seed, rows=(5, 5), outliers=(60.0, 25.0, 12.0, 40.0))
     gate, up = (weight.clone() for weight in group.weights)
@@ -172,8 +172,8 @@ def test_gate_and_up_would_choose_otherwise(seed: int) -> None:
     assert not torch.allclose(*scales)
 
 
-def test_a_channel_far_below_its_middle_is_no_outlier() -> None:
-    """How far a channel reaches is signed: what counts is above the middle."""
+def test_a_channel_far_below_its_middle_is_not_an_outlier() -> None:
+    """The extent of a channel is signed: only values above the middle count."""
     samples = [sample.clone() for sample in noisy_group(4).inputs.samples]
     samples[1][:, 5] = -30.0
     group = group_of(samples, noisy_group(4).weights)
@@ -182,13 +182,13 @@ def test_a_channel_far_below_its_middle_is_no_outlier() -> None:
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_the_deviation_is_the_widest_samples(order: int) -> None:
+def test_the_deviation_is_that_of_the_widest_sample(order: int) -> None:
     values = torch.ones(40, 2)
     values[::2] = -1.0
     outlying, wide = values.clone(), values * 1.3
     outlying[0, 0], outlying[1, 0] = 3.6, -3.6
     assert 3 * outlying.std() < 3.6 < 3 * wide.std()
-    aside = torch.tensor([0.0, 0.5])  # which the shift takes off again, and m1 does not
+    aside = torch.tensor([0.0, 0.5])  # the shift removes this, but m1 does not
     group = group_of([outlying + aside, wide + aside][::order], [torch.full((1, 2), 0.5)])
     assert torch.equal(suppressed_scale(group), balanced_scale(group))
 
@@ -196,6 +196,6 @@ def test_the_deviation_is_the_widest_samples(order: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(seed=st.integers(0, 2**32), reach=st.floats(1, 1000))
 @settings(max_examples=8)
-def test_is_finite_and_positive(dtype: torch.dtype, seed: int, reach: float) -> None:
+def test_the_scale_is_finite_and_positive(dtype: torch.dtype, seed: int, reach: float) -> None:
     found = suppressed_scale(noisy_group(seed, outliers=(reach, -reach), dtype=dtype))
     assert found.dtype == dtype and found.isfinite().all() and (found > 0).all()

@@ -45,7 +45,9 @@ def test_m4_moves_nine_tenths_of_the_activation(dtype: torch.dtype, seed: int) -
 
 
 @given(seed=st.integers(0, 2**32), heads=st.integers(1, 3), repeats=st.integers(2, 4), size=st.integers(1, 3))
-def test_query_heads_that_share_a_value_head_get_their_mean(seed: int, heads: int, repeats: int, size: int) -> None:
+def test_query_heads_that_share_a_value_head_get_their_mean_scale(
+    seed: int, heads: int, repeats: int, size: int
+) -> None:
     group = random_group(seed, rows=(6,), channels=heads * repeats * size, heads=heads, repeats=repeats)
     single, expected = by_hand(group, 0.9, 0.1), []
     for head in range(heads):
@@ -56,8 +58,8 @@ def test_query_heads_that_share_a_value_head_get_their_mean(seed: int, heads: in
 
 
 @pytest.mark.parametrize("place", range(3))
-def test_a_channels_largest_value_counts_wherever_it_is(place: int) -> None:
-    """Below zero, above it, in the first sample or the last, in the first linear or the last."""
+def test_the_largest_value_of_a_channel_counts_in_any_position(place: int) -> None:
+    """Positive or negative, in the first or the last sample, in the first or the last linear."""
     for sign in (-1, 1):
         samples = [torch.ones(2, 1) for _ in range(3)]
         samples[place][1, 0] = 16 * sign
