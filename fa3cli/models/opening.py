@@ -78,8 +78,8 @@ def open_model(
         trusted=trust_remote_code,
         tensors=len(checkpoint.tensors) if checkpoint else None,
     )
-    published = published_names(skeleton, checkpoint.tensors) if checkpoint else None
-    weights = checkpoint or ConfigWeights(folder, skeleton, stored_dtype)
+    published = published_names(skeleton, checkpoint.tensors if checkpoint else None)
+    weights = checkpoint or ConfigWeights(folder, skeleton, stored_dtype, published)
     model = StreamedModel(skeleton, weights, model_dtype, place, published=published)
     if fa and not model.attentions():
         raise UnsupportedError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,16 @@ def test_experts_are_dynamic_and_routers_float_under_published_names(
         elif "self_attn" in name and name.endswith("_proj.weight"):
             assert values[name] == "W8A8"
     assert verify_export(output).ok
+
+
+def test_two_ranks_make_the_same_export(mixtral: Path, tmp_path: Path, calib: Path) -> None:
+    whole = api.quantize(mixtral, tmp_path / "whole", calib=calib).output
+    command = [sys.executable, "-m", "fa3cli", "quantize", mixtral, "--calib", calib, "--nproc", "2", "--output"]
+    done = subprocess.run([*command, tmp_path / "shared"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    one, other = snapshot(whole), snapshot(tmp_path / "shared")
+    del one["fa3_report.json"], other["fa3_report.json"]
+    assert one == other
 
 
 def test_an_expert_computes_int8_arithmetic(mixtral: Path, tmp_path: Path, calib: Path) -> None:
@@ -137,6 +148,20 @@ def test_unknown_tensors_are_copied_and_named(tmp_path: Path, calib: Path) -> No
     assert api.verify(result.output).ok
     [job] = api.jobs_of(RunOptions(folder, calib=calib))
     assert any("model.layers.3." in line and "and 1 other tensors" in line for line in api.plan(job).warnings)
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe"])
+def test_a_plan_without_weights_counts_the_experts(model_type: str, tmp_path: Path, calib: Path) -> None:
+    folder = write_model(tmp_path / model_type, model_type, **TYPES[model_type])
+    [job] = api.jobs_of(RunOptions(folder, calib=calib, only_plan=True))
+    whole = api.plan(job)
+    (folder / WEIGHTS).unlink()
+    [job] = api.jobs_of(RunOptions(folder, calib=calib, only_plan=True))
+    planned = api.full_plan(job)
+    assert planned.quantized_linears == whole.quantized_linears
+    # The header of the weight file is shorter or longer with other names.
+    assert abs(planned.bytes_written - whole.bytes_written) < 0.01 * whole.bytes_written
+    assert planned.peak_memory == whole.peak_memory and planned.seconds is not None
 
 
 def test_fused_experts_stay_float(tmp_path: Path, calib: Path) -> None:

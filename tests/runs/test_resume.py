@@ -41,10 +41,12 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "targets": ("qwen2", {"target": ["modelslim", "vllm-ascend", "vllm"], "part_file_size": 30_000 / 1e9}),
     "windows": ("mistral", {"act_method": 3}),
     "no-norm-before": ("opt", {"recipe": "none"}),
+    "experts": ("mixtral", {"recipe": "none", "anti_method": "m2"}),
 }
 # Special features of a type: states that are passed to a linear directly, attention over few tokens.
 TYPES: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 4},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "opt": {"word_embed_proj_dim": 32, "ffn_dim": 48, "do_layer_norm_before": False},
 }
 
@@ -75,7 +77,7 @@ def stopped(output: Path, layers: int, model: Path, **options: Any) -> list[str]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with models and calibration lines, one of them padded."""
     place = tmp_path_factory.mktemp("resume")
-    for model_type in ("llama", "qwen2", "mistral", "opt"):
+    for model_type in ("llama", "qwen2", "mistral", "opt", "mixtral"):
         dtype = torch.float16 if model_type == "qwen2" else torch.float32
         patched = model_type != "opt"
         options = TYPES.get(model_type, {})
