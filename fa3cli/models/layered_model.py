@@ -174,11 +174,10 @@ class LayeredModel(ABC):
         Subclasses of torch's linear may compute something else, and a weight that is published under another name than
         its module, or as a part of another tensor, has no place for scales: these are no linears here.
         """
-        own = self._paths.keys() - self.copied_for.keys()
         return {
             name: module
             for name, module in self._modules(part)
-            if type(module) is nn.Linear and f"{name}.weight" in own
+            if type(module) is nn.Linear and f"{name}.weight" in self._paths and f"{name}.weight" not in self.copied_for
         }
 
     def _modules(self, part: str) -> Iterator[tuple[str, nn.Module]]:

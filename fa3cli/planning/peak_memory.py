@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from fa3cli.quantization.anti_outlier.methods import METHODS
+from fa3cli.quantization.schemes import is_expert
 from fa3cli.runs.job import Job
 from fa3cli.runs.streams.layer_bytes import FLOAT32, cast_bytes, matrix_shapes, smoothed_groups, weight_count
 from fa3cli.runs.streams.stream import Stream
@@ -15,6 +16,8 @@ __all__ = ["peak_memory"]
 _ALWAYS = 32 << 20  # buffers of the math libraries, later imports, blocks of rows
 # FreedMemory tolerates a sixteenth of a layer. Within a visit, glibc keeps holes of the size of tensors that came from
 # its heap; after large frees it puts tensors of up to 32 MB there.
+# oneDNN keeps a compiled kernel for each number of tokens that an expert got, up to 1,024 (measured: 0.5 GB).
+_EXPERT_KERNELS = 640 << 20
 _KEPT_SHARE, _KEPT_TENSORS, _KEPT_MOST = 16, 4, 96 << 20
 
 
@@ -29,7 +32,8 @@ def peak_memory(job: Job, todo: Sequence[Sequence[Stream]]) -> int:
     phases = [stream.peak_bytes(part) for part in (layer, *job.quantized_head) for stream in streams]
     outside = [cast_bytes(job, [name]) for name in model.outside]
     waiting = max(sum(stream.waiting_bytes for stream in streams) for streams in todo)
-    return _ALWAYS + max(*phases, *outside) + waiting + _freed_bytes(job, layer)
+    kernels = _EXPERT_KERNELS if any(map(is_expert, model.linears())) else 0
+    return _ALWAYS + kernels + max(*phases, *outside) + waiting + _freed_bytes(job, layer)
 
 
 def _freed_bytes(job: Job, layer: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -63,12 +63,14 @@ def routers(linears: Collection[str]) -> list[str]:
     They are beside the experts, and are called gate or router.
     """
     mixtures = {name.partition(".experts.")[0] for name in linears if is_expert(name)}
-    inside = {name: next((part for part in mixtures if name.startswith(f"{part}.")), None) for name in linears}
-    return [
-        name
-        for name, mixture in inside.items()
-        if mixture and _ROUTER.match(name.removeprefix(f"{mixture}.").partition(".")[0])
-    ]
+    return [name for name in linears for parent, child in _parents(name) if parent in mixtures and _ROUTER.match(child)]
+
+
+def _parents(name: str) -> Iterator[tuple[str, str]]:
+    """Yield each module around a name, and its child on the way to the name."""
+    parts = name.split(".")
+    for count in range(1, len(parts)):
+        yield ".".join(parts[:count]), parts[count]
 
 
 def is_expert(linear: str) -> bool:
