@@ -37,7 +37,7 @@ def published_names(model: Any, held: Collection[str] | None) -> PublishedNames:
     expected = set(model.state_dict())
     if held is not None and expected <= set(held):
         return PublishedNames()
-    conversions = _Conversions.of(model)
+    conversions = _Conversions.of(model, expected)
     if held is None:
         for path, module in [(path, module) for path, module in model.named_modules() if can_be_linears(module)]:
             stacked = {name: conversions.experts(path, name, len(tensor)) for name, tensor in module.named_parameters()}
@@ -46,9 +46,8 @@ def published_names(model: Any, held: Collection[str] | None) -> PublishedNames:
         return PublishedNames()
     sources: dict[str, list[_Source]] = defaultdict(list)
     for name in sorted(held, key=_natural):
-        target, pattern = conversions.target(name, expected)
-        # A name that the model has is its own, also if a conversion for another model of this type would change it.
-        sources[target if target in expected else name].append(_Source(name, pattern if target in expected else None))
+        target, source = conversions.target(name)
+        sources[target].append(source)
     tensors, others = {}, []
     experts: dict[str, dict[str, list[_Source]]] = defaultdict(dict)
     for target, found in sources.items():
@@ -66,33 +65,37 @@ def published_names(model: Any, held: Collection[str] | None) -> PublishedNames:
 class _Conversions:
     """The renamings and converters of transformers 5 for a model, or the renamings of transformers 4."""
 
-    def __init__(self, model: Any, renamings: list[Any], converters: list[Any], rename: Any) -> None:
+    def __init__(
+        self, model: Any, expected: set[str], renamings: list[Any], converters: list[Any], rename: Any
+    ) -> None:
         self._prefix, self._rename = model.base_model_prefix, rename
+        # The library looks names up in a state dict, and needs only the keys.
+        self._expected: dict[str, object] = dict.fromkeys(expected, True)
         self._renamings, self._converters = renamings, converters
         self._by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
 
     @classmethod
-    def of(cls, model: Any) -> _Conversions:
+    def of(cls, model: Any, expected: set[str]) -> _Conversions:
         from transformers import PreTrainedModel
 
         try:
             from transformers.conversion_mapping import get_model_conversion_mapping
             from transformers.core_model_loading import WeightConverter, rename_source_key
         except ImportError:  # transformers 4
-            return cls(model, list(getattr(model, "_checkpoint_conversion_mapping", {}).items()), [], _rename_by_regex)
+            renamings = list(getattr(model, "_checkpoint_conversion_mapping", {}).items())
+            return cls(model, expected, renamings, [], _rename_by_regex)
         # A patched class is not of the library, but its tensors are those of the class that it was made from.
         with temporarily(PreTrainedModel, "is_custom_code", lambda *_: False):
             found = get_model_conversion_mapping(model)
         converters = [transform for transform in found if isinstance(transform, WeightConverter)]
         renamings = [transform for transform in found if not isinstance(transform, WeightConverter)]
-        return cls(model, renamings, converters, rename_source_key)
+        return cls(model, expected, renamings, converters, rename_source_key)
 
-    def target(self, name: str, expected: set[str]) -> tuple[str, str | None]:
-        """Return the model's tensor that a published tensor becomes or becomes part of, and the converter's pattern."""
-        # The library looks names up in a state dict, and needs only the keys.
-        state: dict[str, object] = dict.fromkeys(expected, True)
-        target, pattern = self._rename(name, self._renamings, self._converters, self._prefix, state)
-        return target, pattern
+    def target(self, name: str) -> tuple[str, _Source]:
+        """Return the model's tensor that a published tensor becomes or becomes part of, and the published one."""
+        target, pattern = self._rename(name, self._renamings, self._converters, self._prefix, self._expected)
+        # If the model has no such tensor, the name is its own: the conversion is for another model of this type.
+        return (target, _Source(name, pattern)) if target in self._expected else (name, _Source(name, None))
 
     def stacks_experts(self, pattern: str) -> bool:
         """Tell whether a converter only stacks matrices of experts and joins gate and up."""
