@@ -40,7 +40,8 @@ def layer_error(
     chooses later). x is the argument of y's shape, or 0 if there is none: it is subtracted because the residual x in y
     is large and would hide the error. The comparison covers the first output, and each other output with the shape of
     an argument (one argument per output): diffusion blocks return text and image; language layers also return caches
-    and attention weights. `module` returns a module by its name in `found`. Improved numerics omit padding by `mask [B, S]`. The layer is always restored.
+    and attention weights. `module` returns a module by its name in `found`. Improved numerics omit padding by
+    `mask [B, S]`. The layer is always restored.
     """
     if not call.made:
         return None

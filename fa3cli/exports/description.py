@@ -22,9 +22,10 @@ def describe(
 ) -> dict[str, str]:
     """Return the description, name -> value: first the keys for the whole model, then all tensors in module order.
 
-    `names` are all tensors of the float model in module order, with tied names; `quantized` are the values of the
-    quantized linears, of which `tensors_of` returns the stored tensors, and `model_value` is the model's; `attentions` the modules with `attention_tensors` (name -> value), `norms` the norms to which
-    AntiOutlier adds tensors.
+    `names` are all tensors of the float model in module order, with tied names. `quantized` maps each quantized linear
+    to its value, for which `tensors_of` returns the stored tensors; `model_value` is the value of the whole model.
+    `attentions` are the modules with `attention_tensors` (name -> value), `norms` the norms to which AntiOutlier adds
+    tensors.
     """
     # Without attentions the keys are absent, not null: engines read null in opposite ways.
     description = {"model_quant_type": model_value, **(attention_settings if attentions else {})}

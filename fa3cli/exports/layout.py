@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fa3cli.quantization.schemes import DYNAMIC, MIX, STATIC
+
 __all__ = [
     "C8",
     "DESCRIPTION_FILE",
@@ -26,8 +28,8 @@ __all__ = [
 DESCRIPTION_FILE = "quant_model_description.json"
 
 # Values of the description, one per tensor. Only fa3 uses FP8, for the scales of a target without a description.
-FLOAT, W8A8, FA_QUANT, C8, FP8 = "FLOAT", "W8A8", "FAQuant", "C8", "FP8"
-W8A8_DYNAMIC, W8A8_MIX = "W8A8_DYNAMIC", "W8A8_MIX"
+FLOAT, FA_QUANT, C8, FP8 = "FLOAT", "FAQuant", "C8", "FP8"
+W8A8, W8A8_DYNAMIC, W8A8_MIX = STATIC.value, DYNAMIC.value, MIX.value
 
 # Tensors of a quantized linear, in the order of the description. The bias of the float linear, if any, comes second.
 W8A8_TENSORS = ("weight", "weight_scale", "weight_offset", "input_scale", "input_offset", "quant_bias", "deq_scale")

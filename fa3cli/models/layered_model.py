@@ -23,10 +23,10 @@ class LayeredModel(ABC):
 
     By default, `layers` are the members of the largest ModuleList; for a diffusion transformer they are its blocks.
 
-    All names are those that the checkpoint publishes. `names` are the tensors of the state dict, in module order; `stored` omits names tied to an earlier name (`tied`)
-    unless a checkpoint holds them. `of_layer` are the stored tensors of each layer and of the `head`, the linear after
-    the layers; `outside` are the stored tensors outside the layers, and `before_layers` those among them that the
-    forwards need before the first layer.
+    All names are those that the checkpoint publishes. `names` are the tensors of the state dict, in module order;
+    `stored` omits names tied to an earlier name (`tied`) unless a checkpoint holds them. `of_layer` are the stored
+    tensors of each layer and of the `head`, the linear after the layers; `outside` are the stored tensors outside the
+    layers, and `before_layers` those among them that the forwards need before the first layer.
     """
 
     resident = False

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 __all__ = [
     "DYNAMIC",
     "LATENT_ATTENTION",
+    "MIX",
     "SCHEMES",
     "STATIC",
     "Scheme",

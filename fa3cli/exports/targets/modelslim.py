@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,16 +59,9 @@ class ModelSlim(Target):
     def stored_in(self, folder: Path) -> Target:
         """Return this target for the value in the names of the weights or, without any, of the description."""
         variants = [self.storing(value) for value in LINEAR_VALUES]
-        files = [[target.weight_file, target.index_file] for target in variants]
-        files += [[target.description_files[-1]] for target in variants]
-        return next(
-            (
-                target
-                for target, names in zip(variants * 2, files)
-                if any(map(os.path.lexists, map(folder.joinpath, names)))
-            ),
-            self,
-        )
+        weights = (target for target in variants if _has_any(folder, target.weight_file, target.index_file))
+        descriptions = (target for target in variants if _has_any(folder, target.description_files[-1]))
+        return next(chain(weights, descriptions), self)
 
     def norm(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         """Return the tensors of the reference's norm module; a norm without bias gets zeros in float32."""
@@ -92,3 +86,7 @@ class ModelSlim(Target):
             attention_tensors=dict.fromkeys(self.attention_tensors, self.attention_value),
         )
         return dict.fromkeys(self.description_files, description)
+
+
+def _has_any(folder: Path, *names: str) -> bool:
+    return any(os.path.lexists(folder / name) for name in names)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fa3cli.errors import InvalidInputError
 from fa3cli.models.checkpoint import Checkpoint, is_finite
+from fa3cli.numerics.row_blocks import row_blocks
 
 __all__ = ["Fp8Checkpoint"]
 
@@ -75,25 +76,28 @@ class Fp8Checkpoint:
         )
 
     def _dequantize(self, name: str, weight: Tensor, scale: Tensor) -> Tensor:
-        rows, columns = self._block if self._scales[name].endswith("_inv") else (1, weight.shape[-1])
-        blocks = (-(-weight.shape[0] // rows), -(-weight.shape[-1] // columns)) if weight.dim() == 2 else None
-        if scale.numel() != 1 and (blocks is None or tuple(scale.shape) not in (blocks, blocks[:1])):
+        """Return `weight [out, in]` times the scale of each value's block, row or tensor, as bfloat16."""
+        matrix = weight.reshape(len(weight), -1)
+        (height, width), (rows, columns) = matrix.shape, self._block
+        if scale.numel() == 1:
+            rows, columns = height, width
+        elif not self._scales[name].endswith("_inv"):
+            rows, columns = 1, width
+        grid = -(-height // rows), -(-width // columns)
+        if scale.numel() != 1 and (weight.dim() != 2 or tuple(scale.shape) not in (grid, grid[:1])):
             raise InvalidInputError(
                 f"{self._stored.path(name)}: {self._scales[name]} has shape {list(scale.shape)}, but the weight "
                 f"{list(weight.shape)} needs one scale per {rows} x {columns} values",
                 hint="fetch the model in bfloat16",
             )
-        made = torch.empty(weight.shape, dtype=torch.bfloat16)
-        for start in range(0, weight.shape[0], rows if scale.numel() > 1 else 128):
-            part = slice(start, start + (rows if scale.numel() > 1 else 128))
-            factor = (
-                scale.float().reshape(-1) if scale.numel() == 1 else scale.float().view(blocks or (1, 1))[start // rows]
-            )
-            factor = factor.repeat_interleave(columns)[: weight.shape[-1]] if factor.numel() > 1 else factor
-            made[part] = weight[part].float() * factor
+        scales, made = scale.float().reshape(grid), torch.empty(matrix.shape, dtype=torch.bfloat16)
+        numbers = torch.arange(height) // rows  # of the row of scales for each row of the weight
+        for part in row_blocks(matrix):
+            factors = scales[numbers[part]].repeat_interleave(columns, dim=1)[:, :width]
+            made[part] = matrix[part].float() * factors
         if not is_finite(made):
             raise InvalidInputError(
                 f"{self._stored.path(name)}: {name} holds NaN or infinite values",
                 hint="fetch the file again, or repair the checkpoint",
             )
-        return made
+        return made.view(weight.shape)

@@ -12,7 +12,10 @@ __all__ = ["Conversion", "PublishedNames"]
 
 @dataclass(frozen=True)
 class Conversion:
-    """Tensors of a model, `targets`, by their names in it, that transformers makes from published tensors of another layout, `sources`."""
+    """Tensors that transformers makes for a model, `targets`, from published tensors of another layout, `sources`.
+
+    Targets have the model's own names, sources the published ones. `make` takes the sources and returns the targets.
+    """
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
