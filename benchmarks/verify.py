@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fa3cli.exports.layout import FA_TENSORS
+from fa3cli.exports.checksums import bytes_of, checksum
+from fa3cli.exports.layout import FA_TENSORS, REPORT_FILE, W8A8
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Target, Written
 
@@ -37,6 +38,7 @@ _LINEARS = {
 }
 _CONFIG = {
     "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
     "hidden_size": _HIDDEN,
     "intermediate_size": _MIDDLE,
     "num_attention_heads": _HEADS,
@@ -47,11 +49,15 @@ _CONFIG = {
     "torch_dtype": "bfloat16",
 }
 _HASH = "import hashlib, sys\nfor name in sys.argv[1:]: hashlib.file_digest(open(name, 'rb'), 'sha256')"
-_IMPORTS = "import fa3cli.cli.app, fa3cli.exports.verification, torch, numpy, rich.console, rich.table"
+_IMPORTS = (
+    "import fa3cli.cli.app, fa3cli.exports.verification, torch, numpy, rich.console, rich.table, transformers; "
+    "from transformers import LlamaForCausalLM"
+)
 _PEAK = """
 import sys, threading, time
 from fa3cli import api
 import numpy, torch
+from transformers import LlamaForCausalLM
 
 def anonymous():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
@@ -80,22 +86,25 @@ def write_export(target: Target, folder: Path, layers: int) -> None:
     ]
     shards = [names[start : start + _LAYERS_PER_SHARD] for start in range(0, len(names), _LAYERS_PER_SHARD)]
     weight_map: dict[str, str] = {}
+    checksums: dict[str, str] = {}
     for number, modules in enumerate(shards, 1):
         tensors = {name: tensor for module in modules for name, tensor in _tensors(target, module).items()}
         file = target.weight_file.replace(".safetensors", f"-{number:05d}-of-{len(shards):05d}.safetensors")
         save_file(tensors, folder / file, dict(target.metadata))
         weight_map |= dict.fromkeys(tensors, file)
+        checksums |= {name: checksum([bytes_of(tensor)]) for name, tensor in tensors.items()}
     linears = [f"{name}.{linear}" for name in names if ".layers." in name for linear in _LINEARS]
     attentions = [f"{name}.self_attn" for name in names if ".layers." in name]
     floats = [name for name in weight_map if name.removesuffix(".weight") not in linears and "norm" in name]
     kept = [f"{linear}.weight" for linear in linears] + floats + ["model.embed_tokens.weight", "lm_head.weight"]
-    written = Written(kept, linears, ["lm_head"], attentions, [])
+    written = Written(kept, dict.fromkeys(linears, W8A8), ["lm_head"], attentions, [])
     config = target.config(_CONFIG | {"num_hidden_layers": layers}, written)
     documents = {
         **target.documents(written),
         target.index_file: {"metadata": {}, "weight_map": weight_map},
         "config.json": config,
         "tokenizer.json": {},
+        REPORT_FILE: {"target": target.name, "checksums": checksums},
     }
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document))

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from fa3cli.comparing.images import ImageComparison
 from fa3cli.comparing.text import Comparison
+from fa3cli.exports.layout import REPORT_FILE
 from fa3cli.files.documents import parse_json
 from fa3cli.files.reading import LARGE, read_bytes
 from fa3cli.files.writing import write_file
-from fa3cli.runs.result import REPORT_FILE, file_sha256
+from fa3cli.runs.result import file_sha256
 
 __all__ = ["keep_comparison"]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fa3cli.errors import InvalidInputError
+from fa3cli.exports.layout import REPORT_FILE
 from fa3cli.pipelines.sampling import Sampling
-from fa3cli.runs.result import REPORT_FILE, read_report
+from fa3cli.runs.result import read_report
 
 __all__ = ["recorded_sampling"]
 

@@ -13,7 +13,7 @@ from fa3cli.errors import InvalidInputError
 from fa3cli.exports.float_model import FloatModel
 from fa3cli.exports.geometry import Geometry, read_geometry
 from fa3cli.exports.json_documents import Document, is_file, read_document
-from fa3cli.exports.layout import FLOAT, FP8, W8A8, W8A8_DYNAMIC
+from fa3cli.exports.layout import FLOAT, FP8, REPORT_FILE, W8A8, W8A8_DYNAMIC
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Target
 from fa3cli.files.reading import LARGE, is_file_name
@@ -99,6 +99,14 @@ class Contents:
     def geometry(self) -> Geometry:
         """Sizes and dtype of the model; valid only if the check `config` passed."""
         return read_geometry(self.config_data)
+
+    @cached_property
+    def checksums(self) -> dict[str, str]:
+        """The checksums of the tensors as fa3 wrote them; empty if another tool wrote the export, or an older fa3."""
+        found = (read_document(self.folder, REPORT_FILE, LARGE).data or {}).get("checksums")
+        if not isinstance(found, dict):
+            return {}
+        return {name: value for name, value in found.items() if isinstance(value, str)}
 
     @property
     def model_dtype(self) -> str:

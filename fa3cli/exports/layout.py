@@ -16,6 +16,7 @@ __all__ = [
     "LINEAR_TENSORS",
     "LINEAR_VALUES",
     "NORM_TENSORS",
+    "REPORT_FILE",
     "W8A8",
     "W8A8_DYNAMIC",
     "W8A8_DYNAMIC_TENSORS",
@@ -26,6 +27,8 @@ __all__ = [
 
 # Older engine versions read a name that ends with the value of the model, newer ones this one; both have the same text.
 DESCRIPTION_FILE = "quant_model_description.json"
+# Written by fa3 beside the weights of each target.
+REPORT_FILE = "fa3_report.json"
 
 # Values of the description, one per tensor. Only fa3 uses FP8, for the scales of a target without a description.
 FLOAT, FA_QUANT, C8, FP8 = "FLOAT", "FAQuant", "C8", "FP8"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fa3cli.exports.json_documents import is_file, read_document
+from fa3cli.exports.layout import REPORT_FILE
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Target
 from fa3cli.files.reading import LARGE
@@ -14,7 +15,7 @@ __all__ = ["recognize_target"]
 
 def recognize_target(folder: Path) -> Target:
     """Return the target named in fa3_report.json, else the one that the files indicate, else modelslim."""
-    named = _read(folder, "fa3_report.json").get("target")
+    named = _read(folder, REPORT_FILE).get("target")
     if isinstance(named, str) and named in TARGETS:
         return TARGETS[named]
     config = _read(folder, "config.json")

@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fa3cli.errors import ConflictError
+from fa3cli.exports.checksums import bytes_of, checksum
 from fa3cli.files.writing import sync
 
 __all__ = ["SafetensorsWriter"]
@@ -32,6 +33,7 @@ _DTYPES = {
     torch.bool: "BOOL",
 }
 _ALIGNMENT = 8
+_BLOCK = 1 << 24  # bytes read at a time
 
 
 class SafetensorsWriter:
@@ -51,6 +53,8 @@ class SafetensorsWriter:
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.total_bytes = 0
+        self.checksums: dict[str, str] = {}
+        """The checksum of every tensor, after `close`."""
         self._path, self._part_bytes, self._scratch = path, part_bytes, scratch
         self._metadata = dict(metadata or {})
         self._header_room = _header_room(names, self._metadata)
@@ -91,6 +95,8 @@ class SafetensorsWriter:
         """Finish the shards, write the index of several, and rename them to their final names; return the files."""
         self.sync()
         self.require_filled()
+        for data in (data for shard in self._shards for data in shard.data):
+            self.checksums.update(data.checksums())
         # All headers and the index come before the first final name: a file with that name is complete.
         for shard in self._shards:
             shard.finish(self._metadata)
@@ -159,13 +165,13 @@ class _Shard:
     def finish(self, metadata: dict[str, str]) -> None:
         self.suspend()
         header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
-        header |= {name: _entry(tensor, place - self._begin) for name, tensor, place in self._aligned.entries}
+        header |= {part.name: _entry(part.tensor, part.place - self._begin) for part in self._aligned.entries}
         with self.path.open("r+b") as file, self.ragged.open("rb") as ragged:
             file.seek(self._aligned.end)
-            for name, tensor, place in sorted(self._ragged.entries, key=lambda item: -item[1].element_size()):
-                header[name] = _entry(tensor, file.tell() - self._begin)
-                ragged.seek(place)
-                file.write(ragged.read(tensor.nbytes))
+            for part in sorted(self._ragged.entries, key=lambda part: -part.tensor.element_size()):
+                header[part.name] = _entry(part.tensor, file.tell() - self._begin)
+                ragged.seek(part.place)
+                file.write(ragged.read(part.tensor.nbytes))
             file.truncate()  # a killed run may have written more
             file.seek(0)
             # The format: the header's length as 8 bytes, then json, which may end in spaces.
@@ -174,23 +180,39 @@ class _Shard:
             _to_disk(file)
 
 
+class _Added(NamedTuple):
+    """A tensor of a file: its dtype and shape, its offset, and its checksum, or None for a gap."""
+
+    name: str
+    tensor: Tensor
+    place: int
+    checksum: str | None
+
+
 class _TensorFile:
     """A file of consecutive tensors and gaps, and the offset of every tensor."""
 
     def __init__(self, path: Path, begin: int) -> None:
         self.path, self.begin, self.end = path, begin, begin
-        self.entries: list[tuple[str, Tensor, int]] = []
+        self.entries: list[_Added] = []
         # Not truncated: a resumed run keeps the tensors of the stopped run.
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o640), "r+b")
 
     def add(self, name: str, tensor: Tensor) -> None:
-        # Only dtype and shape stay in memory; the values are in the file.
-        self.entries.append((name, torch.empty_like(tensor, device="meta"), self.end))
+        found = None
         if not tensor.is_meta:
+            data = bytes_of(tensor)
+            found = checksum([data])
             self._file.seek(self.end)  # beyond the end after a gap: the system fills it with zeros
-            # Written as bytes: numpy has no bfloat16.
-            self._file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            self._file.write(data)
+        # Only dtype and shape stay in memory; the values are in the file.
+        self.entries.append(_Added(name, torch.empty_like(tensor, device="meta"), self.end, found))
         self.end += tensor.nbytes
+
+    def checksums(self) -> dict[str, str]:
+        """Return the checksum of every tensor; gaps, which hold tensors by now, are read."""
+        with self.path.open("rb") as file:
+            return {part.name: part.checksum or checksum(_blocks(file, part)) for part in self.entries}
 
     def sync(self) -> None:
         if not self._file.closed:
@@ -200,6 +222,14 @@ class _TensorFile:
         if not self._file.closed:
             self.sync()
             self._file.close()
+
+
+def _blocks(file: BinaryIO, part: _Added) -> Iterator[bytes]:
+    file.seek(part.place)
+    left = part.tensor.nbytes
+    while left:
+        yield file.read(min(left, _BLOCK))
+        left -= min(left, _BLOCK)
 
 
 def _to_disk(file: BinaryIO) -> None:

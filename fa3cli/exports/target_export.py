@@ -108,6 +108,11 @@ class TargetExport:
             (self.folder / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         return files
 
+    @property
+    def checksums(self) -> dict[str, str]:
+        """The checksum of every tensor, after `close`."""
+        return self._writer.checksums
+
     def _add_module(self, module: str, tensors: Mapping[str, Tensor]) -> None:
         for leaf, tensor in tensors.items():
             self._writer.add(f"{module}.{leaf}", tensor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fa3cli.exports.layout import REPORT_FILE
 from fa3cli.exports.recognition import recognize_target
 from fa3cli.report.facts import NOT_LINEAR, OUTSIDE_BLOCKS, Facts, FloatModule
 from fa3cli.report.head_scales import largest_code, read_head_scales
@@ -11,7 +12,6 @@ from fa3cli.report.layers import gather_layers
 from fa3cli.report.names import layer_of
 from fa3cli.report.recorded import Recorded, read_recorded
 from fa3cli.report.stored import Matrices, Stored, open_stored, read_matrices
-from fa3cli.runs.result import REPORT_FILE
 
 __all__ = ["gather"]
 

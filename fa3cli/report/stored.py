@@ -8,10 +8,10 @@ from pathlib import Path
 from fa3cli.errors import InvalidInputError
 from fa3cli.exports.contents import Contents, read_shard, require_readable
 from fa3cli.exports.json_documents import Document, is_file, read_document
-from fa3cli.exports.layout import DESCRIPTION_FILE, LINEAR_VALUES
+from fa3cli.exports.layout import DESCRIPTION_FILE, LINEAR_VALUES, REPORT_FILE
 from fa3cli.exports.targets import TARGETS
 from fa3cli.files.reading import LARGE
-from fa3cli.runs.result import PARAMETERS_FILE, REPORT_FILE
+from fa3cli.runs.result import PARAMETERS_FILE
 
 __all__ = ["Matrices", "Stored", "open_stored", "read_matrices"]
 

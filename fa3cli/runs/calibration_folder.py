@@ -14,12 +14,13 @@ from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.errors import Fa3Error, InvalidInputError
 from fa3cli.exports.folder import RunFolder
 from fa3cli.exports.json_documents import is_file
+from fa3cli.exports.layout import REPORT_FILE
 from fa3cli.files.documents import typed
 from fa3cli.models.tree_file import read_tree, write_tree
 from fa3cli.quantization.schemes import Scheme
 from fa3cli.quantization.settings import QuantSettings, pairs, resolve_settings
 from fa3cli.runs.job import Job
-from fa3cli.runs.result import PARAMETERS_FILE, REPORT_FILE, file_sha256, read_report
+from fa3cli.runs.result import PARAMETERS_FILE, file_sha256, read_report
 
 __all__ = ["Calibration", "CalibrationWriter", "read_calibration", "require_complete"]
 
@@ -77,11 +78,12 @@ class CalibrationWriter:
         """Do nothing, and return no warnings."""
         return {}
 
-    def close(self, layers: Sequence[LayerParameters], float_attentions: Collection[str]) -> None:
-        """Write all layers."""
+    def close(self, layers: Sequence[LayerParameters], float_attentions: Collection[str]) -> dict[str, dict[str, str]]:
+        """Write all layers, and return no checksums."""
         if self._ranks.leads:
             tree = [{field.name: getattr(layer, field.name) for field in fields(layer)} for layer in layers]
             write_tree(self._folder.export / PARAMETERS_FILE, tree)
+        return {}
 
 
 def read_calibration(folder: Path) -> Calibration:

@@ -35,13 +35,13 @@ def finish(
     # Chosen after the last layer: fa_amp ranks the scores of all layers.
     float_attentions = fall_back_attentions(scores, job.settings.fa_amp)
     # Called on every rank: LayerWriter.close waits for the other ranks.
-    writer.close(layers, float_attentions)
+    checksums = writer.close(layers, float_attentions)
     results = []
     if ranks.leads:
         warnings = [text for layer in layers for text in layer.warnings]
         made = list(_layer_results(job, layers, float_attentions))
         results.append(make_result(job, folder.export, time.monotonic() - begin, made, warnings))
-        write_reports(job, folder.export, run_identity, results[0])
+        write_reports(job, folder.export, run_identity, results[0], checksums)
     return ranks.first(results)[0]
 
 

@@ -82,10 +82,11 @@ class LayerWriter:
                 export.require_filled()
         return warnings
 
-    def close(self, layers: Sequence[LayerParameters], float_attentions: Collection[str]) -> None:
+    def close(self, layers: Sequence[LayerParameters], float_attentions: Collection[str]) -> dict[str, dict[str, str]]:
         """Write the FA3 parameters of all attention modules but `float_attentions`, and all files beside the weights.
 
-        The leading rank does this after the other ranks have closed the files.
+        The leading rank does this after the other ranks have closed the files. It returns the checksums of the
+        tensors, by target; the other ranks return none.
         """
         if not self._ranks.leads:
             for export in self._exports:
@@ -93,7 +94,7 @@ class LayerWriter:
         # A barrier: the leading rank finishes the files only after all others have closed them.
         self._ranks.gather(None)
         if not self._ranks.leads:
-            return
+            return {}
         for layer in layers:
             for name, ranges in layer.attentions.items():
                 if name not in float_attentions:
@@ -107,6 +108,7 @@ class LayerWriter:
                 shutil.copyfile(file, export.folder / file.name)
             if "numpy" in self._job.save_types:
                 write_numpy(export.folder, files)
+        return {export.target.name: export.checksums for export in self._exports}
 
     def _sync(self) -> None:
         for export in self._exports:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fa3cli.errors import ConflictError
 from fa3cli.exports.json_documents import is_file
+from fa3cli.exports.layout import REPORT_FILE
 from fa3cli.files.documents import parse_json, typed
 from fa3cli.files.reading import LARGE, is_file_name, read_bytes
 from fa3cli.runs.identity import differing
@@ -18,7 +19,6 @@ from fa3cli.runs.job import Job
 
 __all__ = [
     "PARAMETERS_FILE",
-    "REPORT_FILE",
     "LayerResult",
     "Result",
     "file_sha256",
@@ -28,7 +28,6 @@ __all__ = [
     "write_reports",
 ]
 
-REPORT_FILE = "fa3_report.json"
 PARAMETERS_FILE = "fa3_parameters.safetensors"
 # Reports omit these fields, so that a repeated run writes the same bytes.
 _NOT_REPRODUCIBLE = ("output", "seconds", "already_there")
@@ -111,14 +110,25 @@ def make_result(
     )
 
 
-def write_reports(job: Job, export: Path, identity: dict[str, Any] | None, result: Result) -> None:
-    """Write a report beside the weights of each target; it holds nothing that differs when the run is repeated."""
+def write_reports(
+    job: Job,
+    export: Path,
+    identity: dict[str, Any] | None,
+    result: Result,
+    checksums: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Write a report beside the weights of each target; it holds nothing that differs when the run is repeated.
+
+    `checksums` has the checksum of every tensor, by target; none for a run without exports.
+    """
     for target, place in job.places.items():
         folder = export / place
         files = {name: (folder / name).stat().st_size for name in _files_in(place, result.files)}
         made = {name: value for name, value in asdict(result).items() if name not in _NOT_REPRODUCIBLE}
         made |= {"files": list(files), "bytes_written": sum(files.values())}
-        report = {"identity": identity, "recipe": job.recipe, "target": target, "result": made}
+        report: dict[str, Any] = {"identity": identity, "recipe": job.recipe, "target": target, "result": made}
+        if target is not None:
+            report["checksums"] = checksums[target]
         if (folder / PARAMETERS_FILE).is_file():
             report["parameters_sha256"] = file_sha256(folder / PARAMETERS_FILE)
         (folder / REPORT_FILE).write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")

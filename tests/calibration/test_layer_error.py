@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from fa3cli import api
 from fa3cli.calibration.layer_error import layer_error
 from fa3cli.calibration.parameters import LayerParameters
+from fa3cli.exports.layout import REPORT_FILE
 from fa3cli.fa_quantizer import FAQuantizer
 from fa3cli.models.memory_model import MemoryModel
 from fa3cli.quantization.fake_linear import fake_dynamic_linear
 from fa3cli.quantization.settings import QuantSettings, resolve_settings
 from fa3cli.runs.job import make_job
 from fa3cli.runs.passes import calibrate
-from fa3cli.runs.result import REPORT_FILE
 from fa3cli.samples.recorded_call import RecordedCall
 from tests.comparing.test_text import load_patched, simulate_by_hand
 from tests.export_files import WEIGHT_FILE

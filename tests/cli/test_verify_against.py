@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fa3cli import api, patching
-from fa3cli.runs.result import REPORT_FILE
+from fa3cli.exports.layout import REPORT_FILE
 from tests.sample_models import snapshot, token_ids, write_lines, write_model
 
 Fa3 = Callable[..., tuple[int, str, str]]

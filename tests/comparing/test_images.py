@@ -13,10 +13,10 @@ from fa3cli import patching
 from fa3cli.comparing import images as comparison
 from fa3cli.comparing.images import ImageComparison, compare_images
 from fa3cli.errors import InvalidInputError
+from fa3cli.exports.layout import REPORT_FILE
 from fa3cli.exports.targets import TARGETS
 from fa3cli.pipelines.opening import OpenedPipeline, open_pipeline
 from fa3cli.runs.progress import Progress
-from fa3cli.runs.result import REPORT_FILE
 from tests.patching.diffusion.tiny_pipelines import make
 from tests.pipelines.exports import SAMPLING, Heads, block_linears, head_parameters, write_export
 

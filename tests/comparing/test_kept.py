@@ -13,7 +13,7 @@ import pytest
 
 from fa3cli.comparing.kept import keep_comparison
 from fa3cli.comparing.text import Comparison
-from fa3cli.runs.result import REPORT_FILE
+from fa3cli.exports.layout import REPORT_FILE
 from tests.sample_models import snapshot
 
 FOUND = Comparison(2, 1, 30, 8.0, 8.1, 1e-3, 0.98, (0.01, 0.02))

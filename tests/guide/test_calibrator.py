@@ -16,8 +16,7 @@ from torch import Tensor, nn
 import fa3cli
 from fa3cli import Calibrator, FAQuantizer, QuantConfig
 from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError, UsageError
-from fa3cli.exports.layout import FA_TENSORS
-from fa3cli.runs.result import REPORT_FILE
+from fa3cli.exports.layout import FA_TENSORS, REPORT_FILE
 from tests.guide import LENGTHS, differing, export, load, quantized, script_data, tensors
 from tests.sample_models import random_model, token_ids, write_model
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fa3cli.exports.companions import exported_config
+from fa3cli.exports.layout import REPORT_FILE
 from fa3cli.exports.target_export import TargetExport
 from fa3cli.exports.targets import TARGETS
 from fa3cli.pipelines.opening import OpenedPipeline, load_pipeline
@@ -18,7 +19,6 @@ from fa3cli.pipelines.sampling import Sampling, sample
 from fa3cli.pipelines.streamed_blocks import blocks_streamed
 from fa3cli.quantization.attention import quantize_heads
 from fa3cli.quantization.dynamic_linear import quantize_dynamic_linear
-from fa3cli.runs.result import REPORT_FILE
 from tests.patching.diffusion.tiny_pipelines import SIZE
 
 __all__ = ["SAMPLING", "Heads", "block_linears", "head_parameters", "write_export"]

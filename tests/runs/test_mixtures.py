@@ -243,6 +243,14 @@ def describe_float(tensors: dict[str, Tensor], values: dict[str, str]) -> None:
     values[f"{EXPERT}.w1.weight"] = "FLOAT"
 
 
+def exchange(tensors: dict[str, Tensor], values: dict[str, str]) -> None:
+    """Exchange two experts: all tensors of both are valid."""
+    other = EXPERT.replace("experts.3", "experts.5")
+    for name in [name for name in tensors if name.startswith(EXPERT)]:
+        swapped = name.replace(EXPERT, other)
+        tensors[name], tensors[swapped] = tensors[swapped], tensors[name]
+
+
 def set_tensor(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tensor], dict[str, str]], None]:
     def mutate(tensors: dict[str, Tensor], values: dict[str, str]) -> None:
         tensors[name] = change(tensors[name]).contiguous()
@@ -270,6 +278,10 @@ MUTATIONS = {
     "scales-negative": set_tensor(f"{EXPERT}.w1.weight_scale", Tensor.neg),
     "offsets": set_tensor(f"{EXPERT}.w1.weight_offset", torch.ones_like),
     "weight-range": set_tensor(f"{EXPERT}.w1.weight", lambda tensor: torch.full_like(tensor, -128)),
+    "checksums": exchange,
+    "checksums-rows": set_tensor(f"{EXPERT}.w1.weight_scale", lambda tensor: tensor.roll(1, 0)),
+    "checksums-weight": set_tensor(f"{EXPERT}.w1.weight", lambda tensor: tensor.flip(0)),
+    "checksums-router": set_tensor(f"{ROUTER}.weight", lambda tensor: tensor.flip(0)),
     "finite": set_tensor(f"{ROUTER}.weight", lambda tensor: tensor * torch.nan),
 }
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fa3cli import api
-from fa3cli.runs.result import REPORT_FILE
+from fa3cli.exports.layout import REPORT_FILE
 from tests.device_backend.build import reason_to_skip
 from tests.device_backend.process import Call, call_apart
 from tests.guide import differing, quantized, tensors

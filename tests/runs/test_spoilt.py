@@ -18,10 +18,11 @@ from fa3cli.comparing.kept import keep_comparison
 from fa3cli.comparing.recorded_sampling import recorded_sampling
 from fa3cli.errors import ConflictError, Fa3Error, InvalidInputError, StoppedError
 from fa3cli.exports.folder import RunFolder
+from fa3cli.exports.layout import REPORT_FILE
 from fa3cli.models.checkpoint import Checkpoint
 from fa3cli.runs.calibration_folder import read_calibration
 from fa3cli.runs.journal import Journal, open_journal
-from fa3cli.runs.result import PARAMETERS_FILE, REPORT_FILE, file_sha256, read_result
+from fa3cli.runs.result import PARAMETERS_FILE, file_sha256, read_result
 from tests.comparing.test_kept import FOUND
 from tests.mutated import SEEDS, mutated_json, mutated_tensors
 from tests.report.exports import layer, report_of

@@ -10,7 +10,7 @@ __all__ = ["CHECKS"]
 _MODULES = (
     *("files", "folder", "config", "remote_code", "description", "whole_modules"),
     *("quantization_config", "compressed_tensors", "attention_shapes", "shapes", "config_sizes"),
-    *("numbers", "engine_numbers", "rows", "fallback", "tensor_parallel"),
+    *("numbers", "engine_numbers", "rows", "fallback", "tensor_parallel", "as_written"),
 )
 for _name in _MODULES:
     import_module(f"{__name__}.{_name}")
