@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.models.layered_model import LayeredModel
+from fa3cli.models.published.conversions import published_names
+from fa3cli.models.published.saving import saved_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,6 +23,7 @@ __all__ = ["MemoryModel"]
 class MemoryModel(LayeredModel):
     """A causal LM with its parameters on one device; nothing is loaded or freed.
 
+    The fused experts of transformers 5 become linears in the model, which are views of the same memory.
     Raises UnsupportedError if its parameters are on several devices, on the meta device, or of several dtypes.
     """
 
@@ -39,8 +43,9 @@ class MemoryModel(LayeredModel):
                     f"{name} is {_name(parameter.dtype)}, other parameters are {_name(model.dtype)}",
                     hint=f"convert the model to one dtype, for example with model.to(torch.{_name(model.dtype)})",
                 )
-        super().__init__(model, model.dtype, devices.pop())
+        super().__init__(model, model.dtype, devices.pop(), published=published_names(model, None))
         self._sort_names([name for name in self.names if name not in self.tied])
+        self.copied_for = self.published.copied_for
 
     @contextmanager
     def loaded(self, names: list[str], device: torch.device | None = None) -> Iterator[None]:
@@ -50,6 +55,12 @@ class MemoryModel(LayeredModel):
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor."""
         return tuple(self.tensor(name).shape)
+
+    def published_tensor(self, name: str) -> Tensor:
+        """Return a published tensor as transformers would save it."""
+        conversion = next(found for found in self.published.conversions if name in found.sources)
+        made = {path: self.tensor(path).detach() for path in conversion.targets}
+        return saved_tensors(self.model, made)[name]
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -156,12 +156,7 @@ class StreamedModel(LayeredModel):
         """Find the published tensors that exports copy: those that no tensor of the model is, or is stored as."""
         conversions = self.published.conversions
         converted = {source for conversion in conversions for source in conversion.sources}
-        # One target of a conversion stands for all its sources.
-        self.copied_for = {
-            self.published.tensor(target): conversion.sources if target == conversion.targets[0] else ()
-            for conversion in conversions
-            for target in conversion.targets
-        }
+        self.copied_for = self.published.copied_for
         self.unknown = [
             name
             for name in self.checkpoint.tensors

@@ -6,7 +6,7 @@ import copy
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fa3cli.models.published.experts import ExpertLinears, can_be_linears
 from fa3cli.models.published.names import Conversion, PublishedNames
+from fa3cli.models.published.saving import saved_names
 from fa3cli.models.temporarily import temporarily
 
 __all__ = ["published_names"]
@@ -31,19 +32,13 @@ def published_names(model: Any, held: Collection[str] | None) -> PublishedNames:
     """Return the names under which a checkpoint that holds the tensors `held` publishes those of `model`.
 
     Fused experts that the checkpoint publishes one by one are replaced by linears in the model. A model whose own names
-    are all held is published under these. Without a checkpoint (None), experts are replaced too, and all names are the
-    model's own.
+    are all held is published under these. Without a checkpoint (None), the names are those that transformers saves.
     """
     expected = set(model.state_dict())
-    if held is not None and expected <= set(held):
+    held = saved_names(model) if held is None else held
+    if expected <= set(held):
         return PublishedNames()
     conversions = _Conversions.of(model, expected)
-    if held is None:
-        for path, module in [(path, module) for path, module in model.named_modules() if can_be_linears(module)]:
-            stacked = {name: conversions.experts(path, name, len(tensor)) for name, tensor in module.named_parameters()}
-            if all(stacked.values()):
-                _replace_experts(model, path, stacked)
-        return PublishedNames()
     sources: dict[str, list[_Source]] = defaultdict(list)
     for name in sorted(held, key=_natural):
         target, source = conversions.target(name)
@@ -101,20 +96,6 @@ class _Conversions:
         """Tell whether a converter only stacks matrices of experts and joins gate and up."""
         steps = [type(step).__name__ for step in self._by_pattern[pattern].operations]
         return steps[:1] == ["MergeModulelist"] and set(steps[1:]) <= {"Concatenate"}
-
-    def experts(self, path: str, parameter: str, count: int) -> list[_Source]:
-        """Return the tensors of `count` experts that are stacked to a parameter, under names of the model; none if none."""
-        target = f"{path}.{parameter}"
-        for converter in self._converters:
-            ends = [pattern.replace("\\", "").lstrip(".") for pattern in converter.target_patterns]
-            if self.stacks_experts(converter.source_patterns[0]) and target.endswith(tuple(ends)):
-                sources = [_Source("", pattern) for pattern in converter.source_patterns]
-                return [
-                    replace(source, name=f"{path}.{expert}.{_linear(source)}.weight")
-                    for source in sources
-                    for expert in range(count)
-                ]
-        return []
 
     def conversion(self, target: str, sources: Iterable[_Source], model: Any) -> Conversion:
         """Return the conversion of a group of published tensors."""

@@ -14,19 +14,20 @@ class ExpertLinears(nn.Module):
     """The experts of a layer, each with linears of its own; computes what the fused module `fused` computes.
 
     `gate`, `up` and `down` are the published names of an expert's linears. The fused parameters `gate_up_proj [E, 2 * I, C]`
-    (without a gate `up_proj [E, I, C]`) and `down_proj [E, C, I]` are released.
+    (without a gate `up_proj [E, I, C]`) and `down_proj [E, C, I]` become views, one per linear, and are released.
     """
 
     def __init__(self, fused: Any, gate: str | None, up: str, down: str) -> None:
         super().__init__()
         self._gate, self._up, self._down = gate, up, down
-        width, inner = fused.down_proj.shape[1:]
-        options = {"bias": False, "device": fused.down_proj.device, "dtype": fused.down_proj.dtype}
-        for expert in range(fused.down_proj.shape[0]):
+        for expert, down_weight in enumerate(fused.down_proj):
             linears = nn.Module()
-            for name in filter(None, (gate, up)):
-                linears.add_module(name, nn.Linear(width, inner, **options))
-            linears.add_module(down, nn.Linear(inner, width, **options))
+            if gate is None:
+                linears.add_module(up, _linear(fused.up_proj[expert]))
+            else:
+                for name, weight in zip((gate, up), fused.gate_up_proj[expert].chunk(2)):
+                    linears.add_module(name, _linear(weight))
+            linears.add_module(down, _linear(down_weight))
             self.add_module(str(expert), linears)
         for name in list(fused._parameters):
             del fused._parameters[name]
@@ -53,6 +54,13 @@ class ExpertLinears(nn.Module):
             inner = fused._apply_gate(torch.cat([linears.get_submodule(self._gate)(states), up], dim=-1))
         output: Tensor = linears.get_submodule(self._down)(inner)
         return output
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    rows, columns = weight.shape
+    linear = nn.Linear(columns, rows, bias=False, device="meta", dtype=weight.dtype)
+    linear.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    return linear
 
 
 def can_be_linears(module: nn.Module) -> bool:

@@ -35,6 +35,15 @@ class PublishedNames:
         self._modules = _module_names(self._tensors)
         self._tensors |= {target: target for conversion in conversions for target in conversion.targets}
 
+    @property
+    def copied_for(self) -> dict[str, tuple[str, ...]]:
+        """The published tensors that exports copy in place of each target of a conversion: all for the first target."""
+        return {
+            target: conversion.sources if target == conversion.targets[0] else ()
+            for conversion in self.conversions
+            for target in conversion.targets
+        }
+
     def tensor(self, name: str) -> str:
         """Return the published name of a tensor."""
         if name in self._tensors:
