@@ -116,19 +116,37 @@ def calib(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_lines(tmp_path_factory.mktemp("calib") / "calib.jsonl", token_ids(16, 12, 20))
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The recipe, the AntiOutlier method, and the scheme of each linear."""
+
+    recipe: str
+    anti_method: str
+    schemes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A tiny model, and what fa3 chooses for it without a named recipe."""
+
+    model_type: str
+    folder: Path
+    chosen: Chosen
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, calib: Path) -> Model:
     if request.param not in CONFIG_MAPPING:
         pytest.skip(f"this transformers has no {request.param}")
     folder = tmp_path_factory.mktemp("family") / request.param
-    return request.param, write_model(folder, request.param, **FAMILIES[request.param].sizes)
+    write_model(folder, request.param, **FAMILIES[request.param].sizes)
+    return Model(request.param, folder, choices(folder, calib))
 
 
-def chosen(folder: Path, calib: Path, **options: Any) -> tuple[str, str, dict[str, str]]:
-    """The recipe, the AntiOutlier method, and the scheme of each linear."""
+def choices(folder: Path, calib: Path, **options: Any) -> Chosen:
     [job] = api.jobs_of(RunOptions(folder, calib=calib, **options))
     schemes = {name: job.schemes[name].value if name in job.schemes else FLOAT for name in job.model.linears()}
-    return job.recipe, job.settings.anti_method, schemes
+    return Chosen(job.recipe, job.settings.anti_method, schemes)
 
 
 def dead_patterns(recipe: str, linears: list[str]) -> list[str]:
@@ -139,13 +157,11 @@ def dead_patterns(recipe: str, linears: list[str]) -> list[str]:
     return [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in linears)]
 
 
-def test_the_model_type_chooses_the_recipe_and_its_linears(model: tuple[str, Path], calib: Path) -> None:
-    model_type, folder = model
-    family = FAMILIES[model_type]
-    recipe, anti_method, schemes = chosen(folder, calib)
-    assert (recipe, anti_method) == (family.recipe, family.anti_method)
+def test_the_model_type_chooses_the_recipe_and_its_linears(model: Model) -> None:
+    family, chosen = FAMILIES[model.model_type], model.chosen
+    assert (chosen.recipe, chosen.anti_method) == (family.recipe, family.anti_method)
     unused = set(family.expected)
-    for name, scheme in schemes.items():
+    for name, scheme in chosen.schemes.items():
         within = re.sub(r"^model\.layers\.\d+\.", "", name)
         if NO_LINEAR.fullmatch(within):
             assert scheme == FLOAT
@@ -156,33 +172,30 @@ def test_the_model_type_chooses_the_recipe_and_its_linears(model: tuple[str, Pat
     assert not unused
 
 
-def test_no_pattern_is_dead(model: tuple[str, Path], calib: Path) -> None:
-    model_type, folder = model
-    linears = list(chosen(folder, calib)[2])
+def test_no_pattern_is_dead(model: Model) -> None:
     # Only Qwen3-Next has in_proj_qkvz; Qwen3.5 shares its recipe.
-    other = ["*.linear_attn.in_proj_qkvz"] if model_type == "qwen3_5_moe_text" else []
-    assert dead_patterns(FAMILIES[model_type].recipe, linears) == other
+    other = ["*.linear_attn.in_proj_qkvz"] if model.model_type == "qwen3_5_moe_text" else []
+    assert dead_patterns(FAMILIES[model.model_type].recipe, list(model.chosen.schemes)) == other
 
 
-def test_the_recipe_by_name_makes_the_same_choices(model: tuple[str, Path], calib: Path) -> None:
-    model_type, folder = model
-    assert chosen(folder, calib, recipe=FAMILIES[model_type].recipe) == chosen(folder, calib)
+def test_the_recipe_by_name_makes_the_same_choices(model: Model, calib: Path) -> None:
+    assert choices(model.folder, calib, recipe=model.chosen.recipe) == model.chosen
 
 
-def test_the_export_is_right(model: tuple[str, Path], tmp_path: Path, calib: Path) -> None:
+def test_the_export_is_right(model: Model, tmp_path: Path, calib: Path) -> None:
     """The recipe's AntiOutlier method also fits the model."""
-    output = api.quantize(model[1], tmp_path / "out", calib=calib).output
+    output = api.quantize(model.folder, tmp_path / "out", calib=calib).output
     assert api.verify(output).ok
-    assert api.compare(output, model[1], calib).kl_divergence < 0.1
+    assert api.compare(output, model.folder, calib).kl_divergence < 0.1
 
 
 def test_kimi_k2_is_treated_as_deepseek_v3(tmp_path: Path, calib: Path) -> None:
     """No transformers has a class for kimi_k2: its folder brings the code of DeepSeek-V3, with the same names."""
     folder = write_model(tmp_path / "model", "deepseek_v3", **DEEPSEEK)
-    recipe, _, schemes = chosen(folder, calib, recipe="kimi-k2")
-    assert recipe == "kimi-k2" and schemes == chosen(folder, calib)[2]
-    assert not dead_patterns("kimi-k2", list(schemes))
-    assert choose_recipe(None, "kimi_k2", list(schemes)).name == "kimi-k2"
+    kimi = choices(folder, calib, recipe="kimi-k2")
+    assert kimi.recipe == "kimi-k2" and kimi.schemes == choices(folder, calib).schemes
+    assert not dead_patterns("kimi-k2", list(kimi.schemes))
+    assert choose_recipe(None, "kimi_k2", list(kimi.schemes)).name == "kimi-k2"
     assert shipped_recipes()["kimi-k2"].settings == shipped_recipes()["deepseek-v3"].settings
 
 
