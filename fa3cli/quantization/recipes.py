@@ -17,6 +17,7 @@ from fa3cli.quantization.settings import QuantSettings, pairs, require_valid
 __all__ = ["Recipe", "choose_recipe", "shipped_recipes"]
 
 _FOLDER = Path(__file__).parents[1] / "data" / "recipes"
+_CHOICES = {"include_names", "scheme", "schemes"}
 _SETTINGS = [field.name for field in fields(QuantSettings)]
 
 
@@ -42,16 +43,17 @@ def choose_recipe(name: str | None, model_type: str, linears: Sequence[str], *, 
     """Return the recipe of that name or file; without a name the model type's recipe, else the `default` one.
 
     A recipe chosen without a name drops disable_names that select no linear. If all of them are dropped (a model without
-    any down_proj), the recipe "none" is used instead.
+    any down_proj), the recipe "none" is used instead, unless the recipe chooses linears or schemes by other settings.
     """
     shipped = shipped_recipes()
     if name is None:
         fitting = (recipe for recipe in shipped.values() if model_type in recipe.model_types)
         found = next(fitting, shipped[default])
-        names = tuple(
-            pattern for pattern in found.settings["disable_names"] if fnmatch.filter(linears, pattern.removeprefix("!"))
-        )
-        if not names and "include_names" not in found.settings:
+        patterns = found.settings.get("disable_names", ())
+        names = tuple(pattern for pattern in patterns if fnmatch.filter(linears, pattern.removeprefix("!")))
+        if names == patterns:
+            return found
+        if not names and found.settings.keys().isdisjoint(_CHOICES):
             return NONE
         return replace(found, settings={**found.settings, "disable_names": names})
     if name in shipped:

@@ -53,7 +53,7 @@ def test_experts_are_dynamic_and_routers_float_under_published_names(
     model_type: str, tmp_path: Path, calib: Path
 ) -> None:
     folder = write_model(tmp_path / model_type, model_type, **TYPES[model_type])
-    output = api.quantize(folder, tmp_path / "out", calib=calib).output
+    output = api.quantize(folder, tmp_path / "out", calib=calib, recipe="default").output
     values, tensors, source = described(output), load_file(output / FILE), load_file(folder / WEIGHTS)
     assert values["model_quant_type"] == "W8A8_DYNAMIC"
     assert {name for name in source if name not in tensors} == set()
