@@ -106,6 +106,8 @@ _GROUPS = {
     "vllm-ascend": refuses(_FUSED, _WHOLE),
     "vllm": refuses(_FUSED, _WHOLE),
 }
+_MIXED = refuses("the engine fuses them into one linear, which has one scheme", "name all of them in schemes")
+_SPLIT = refuses("the engine has one scheme for all experts of a layer", "name all or none of them in disable_names")
 _DYNAMIC_EXPERTS = "leave experts out of schemes: they are w8a8-dynamic by default"
 _PER_ROW = refuses("the engine reads one scale per row", "leave mm_tensor off")
 _TURBO = warns(f"mindie-turbo supports FA3 for head_dim {_TURBO_HEAD_DIM} only")
@@ -123,6 +125,22 @@ LIMITS: dict[str, Limit] = {
         },
     ),
     "half-float": Limit("part of q, k, v or of gate, up left float", Selection.half_float, _GROUPS),
+    "mixed-groups": Limit(
+        "several schemes in q, k, v or in gate, up (`schemes`)",
+        Selection.mixed_groups,
+        {
+            "modelslim": warns("vLLM-Ascend and the new MindIE runtime refuse such a group"),
+            **dict.fromkeys(("mindie", "vllm-ascend", "vllm"), _MIXED),
+        },
+    ),
+    "split-experts": Limit(
+        "some experts of a layer float (`--disable-names`)",
+        Selection.split_experts,
+        {
+            "modelslim": warns("vLLM-Ascend has one scheme for all experts of a layer"),
+            **dict.fromkeys(("vllm", "vllm-ascend"), _SPLIT),
+        },
+    ),
     "may-split": Limit(
         "`--numerics reference --disable-level Ln`",
         _when(

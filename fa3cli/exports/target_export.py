@@ -82,7 +82,7 @@ class TargetExport:
 
     def close(
         self,
-        linears: Sequence[str],
+        matrices: Sequence[str],
         config: Mapping[str, Any],
         *,
         attention_classes: Collection[str] = (),
@@ -90,13 +90,13 @@ class TargetExport:
     ) -> list[Path]:
         """Finish the weight files, write config.json and the target's documents; return the weight files.
 
-        `linears` are all linears of the model, `config` is the float model's config.json.
+        `matrices` are all linears of the model and other modules with a matrix, `config` is the float model's config.json.
         """
         files = self._writer.close()
         written = Written(
             names=self._names,
             linears=self._linears,
-            float_linears=_without(linears, self._linears),
+            float_linears=_without(matrices, self._linears),
             attentions=self._attentions,
             norms=self._norms,
             attention_classes=attention_classes,

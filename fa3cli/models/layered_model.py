@@ -180,6 +180,17 @@ class LayeredModel(ABC):
             if type(module) is nn.Linear and f"{name}.weight" in self._paths and f"{name}.weight" not in self.copied_for
         }
 
+    def matrices(self, part: str = "") -> list[str]:
+        """Return the modules whose weight has two dimensions, without embeddings: linears, and routers of transformers 5."""
+        return [
+            name
+            for name, module in self._modules(part)
+            if isinstance(weight := module._parameters.get("weight"), Tensor)
+            and weight.dim() == 2
+            and not isinstance(module, nn.Embedding)
+            and f"{name}.weight" in self._paths
+        ]
+
     def _modules(self, part: str) -> Iterator[tuple[str, nn.Module]]:
         path = self._module_paths[part]
         for inner, module in self.model.get_submodule(path).named_modules(prefix=path):

@@ -10,8 +10,9 @@ from fa3cli.errors import InvalidInputError
 
 __all__ = ["FUSED_GROUPS", "fall_back_attentions", "fall_back_linears", "fused_groups", "matching", "whole_groups"]
 
-# Linears of one parent module that vLLM-Ascend and the new MindIE runtime fuse into one linear.
-FUSED_GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+# Linears of one parent module that vLLM, vLLM-Ascend and the new MindIE runtime fuse into one linear; the last group is
+# of latent attention.
+FUSED_GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("q_a_proj", "kv_a_proj_with_mqa"))
 
 
 _NONE = {

@@ -15,6 +15,7 @@ __all__ = [
     "STATIC",
     "Scheme",
     "is_expert",
+    "mixture_of",
     "never_quantized",
     "routers",
     "schemes_of",
@@ -63,7 +64,7 @@ def routers(linears: Collection[str]) -> list[str]:
 
     They are beside the experts, and are called gate or router.
     """
-    mixtures = {name.partition(".experts.")[0] for name in linears if is_expert(name)}
+    mixtures = {mixture_of(name) for name in linears if is_expert(name)}
     return [name for name in linears for parent, child in _parents(name) if parent in mixtures and _ROUTER.match(child)]
 
 
@@ -77,3 +78,8 @@ def _parents(name: str) -> Iterator[tuple[str, str]]:
 def is_expert(linear: str) -> bool:
     """Tell whether a linear is one of a mixture's experts; shared experts, which see all tokens, are not."""
     return ".experts." in linear
+
+
+def mixture_of(expert: str) -> str:
+    """Return the module that holds the experts of a layer and their router: `mlp` of `mlp.experts.3.up_proj`."""
+    return expert.partition(".experts.")[0]

@@ -47,13 +47,14 @@ def finish(
 
 def _layer_results(job: Job, layers: Sequence[LayerParameters], float_names: Collection[str]) -> Iterator[LayerResult]:
     for layer in layers:
-        linears, attentions = job.model.linears(layer.name), job.model.attentions(layer.name)
+        attentions = job.model.attentions(layer.name)
+        matrices = [*job.model.linears(layer.name), *job.model.matrices(layer.name)]
         kept = layer.attentions.keys() - float_names
         yield LayerResult(
             name=layer.name,
             quantized=len(layer.linears),
             float_linears=_joined_experts(job, layer)
-            | {name: _linear_reason(job, layer, name) for name in linears if name not in layer.linears},
+            | {name: _linear_reason(job, layer, name) for name in matrices if name not in layer.linears},
             fa=bool(kept) if attentions else None,
             fa_reason=_attention_reason(job, attentions, float_names) if attentions and not kept else None,
             fa_score=min(layer.scores.values(), default=None),

@@ -147,7 +147,9 @@ def make_job(
             f"--fa: {latent[0]} is latent attention (MLA), whose q, k and v fa3 does not quantize yet", hint="omit --fa"
         )
     disabled |= dict.fromkeys(latent, LATENT_ATTENTION)
-    disabled = never_quantized(candidates) | disabled
+    # Routers of transformers 5, GPT-2's Conv1D and others.
+    others = [name for layer in model.layers for name in model.matrices(layer) if name not in candidates]
+    disabled = dict.fromkeys(others, "not of torch's class Linear") | never_quantized([*candidates, *others]) | disabled
     if settings.disable_last_linear:
         disabled.setdefault(linears[-1], "disable_last_linear")
     elif model.head in model.tied_modules:

@@ -99,16 +99,22 @@ class LayerWriter:
             for name, ranges in layer.attentions.items():
                 if name not in float_attentions:
                     self._add_attention(name, ranges)
-        linears = list(self._model.linears())
         config = exported_config(self._job.config, self._model.dtype)
         classes = {type(module).__name__ for module in self._model.attentions().values()}
         for export in self._exports:
-            files = export.close(linears, config, attention_classes=classes, mm_tensor=self._job.settings.mm_tensor)
+            files = export.close(
+                self._matrices(), config, attention_classes=classes, mm_tensor=self._job.settings.mm_tensor
+            )
             for file in companions(self._job.folder) if self._job.folder else ():
                 shutil.copyfile(file, export.folder / file.name)
             if "numpy" in self._job.save_types:
                 write_numpy(export.folder, files)
         return {export.target.name: export.checksums for export in self._exports}
+
+    def _matrices(self) -> list[str]:
+        """Return the modules with a matrix, and those of the copied tensors: an engine may build a linear for each."""
+        copied = [_module(name) for name in self._model.unknown if _module(name) and name.endswith(".weight")]
+        return [*self._model.matrices(), *(name for name in copied if len(self._model.shape(f"{name}.weight")) == 2)]
 
     def _sync(self) -> None:
         for export in self._exports:

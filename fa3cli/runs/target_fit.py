@@ -50,8 +50,7 @@ def _selection(job: Job) -> Selection:
         dtype=str(job.model.dtype).removeprefix("torch."),
         names=frozenset(job.model.names),
         linears=list(job.model.linears()),
-        quantized=job.quantized,
-        static=job.static,
+        quantized={name: scheme.value for name, scheme in job.schemes.items()},
         attentions=list(job.model.attentions()),
         fa_layers=max(0, len(job.attentions) - settings.fa_amp),
         head=job.model.head,
@@ -68,7 +67,7 @@ def _exact_selection(job: Job, found: Sequence[LayerParameters]) -> Selection:
     seen = sum(len(layer.attentions) for layer in found)
     return replace(
         _selection(job),
-        quantized=frozenset(name for layer in found for name in layer.linears),
+        quantized={name: job.schemes[name].value for layer in found for name in layer.linears},
         fa_layers=max(0, seen - job.settings.fa_amp),
         # `quantized` now says which groups were split.
         may_split=False,

@@ -13,6 +13,8 @@ from tests.exports.limits_table import DOCUMENT, with_table
 from tests.exports.targets.made import CONFIG, LINEARS, selection, without
 
 NAMES = [f"{name}.weight" for name in LINEARS]
+ALL = dict.fromkeys(LINEARS, "W8A8")
+EXPERTS = [f"model.layers.0.mlp.experts.{expert}.down_proj" for expert in range(2)]
 
 
 def test_target_names_have_one_order() -> None:
@@ -42,9 +44,12 @@ def test_the_table_in_the_docs_is_made_from_the_limits() -> None:
         ({"mm_tensor": True}, {"mindie", "vllm-ascend", "mindie-sd"}),
         ({"names": ["model.layers.0.self_attn.qkv.weight"]}, {"vllm-ascend"}),
         ({"names": ["model.layers.0.self_attn.qkv.weight"], "fa_layers": 0}, set()),
-        ({"quantized": frozenset()}, {"vllm"}),
-        ({"quantized": frozenset(), "fa_layers": 0}, {"vllm", "mindie-sd"}),
-        ({"static": ["model.layers.0.mlp.experts.0.up_proj"]}, {"vllm", "vllm-ascend"}),
+        ({"quantized": {}}, {"vllm"}),
+        ({"quantized": {}, "fa_layers": 0}, {"vllm", "mindie-sd"}),
+        ({"quantized": {"model.layers.0.mlp.experts.0.up_proj": "W8A8"}}, {"vllm", "vllm-ascend"}),
+        ({"quantized": ALL | {LINEARS[0]: "W8A8_DYNAMIC"}}, {"mindie", "vllm-ascend", "vllm"}),
+        ({"linears": EXPERTS, "quantized": dict.fromkeys(EXPERTS, "W8A8_DYNAMIC")}, set()),
+        ({"linears": EXPERTS, "quantized": {EXPERTS[0]: "W8A8_DYNAMIC"}}, {"vllm", "vllm-ascend"}),
         ({"head": LINEARS[-1]}, {"vllm"}),
         ({"head": "lm_head"}, set()),
     ],

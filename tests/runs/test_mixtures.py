@@ -53,7 +53,7 @@ def test_experts_are_dynamic_and_routers_float_under_published_names(
     model_type: str, tmp_path: Path, calib: Path
 ) -> None:
     folder = write_model(tmp_path / model_type, model_type, **TYPES[model_type])
-    output = api.quantize(folder, tmp_path / "out", calib=calib, recipe="default").output
+    output = api.quantize(folder, tmp_path / "out", calib=calib, recipe="none").output
     values, tensors, source = described(output), load_file(output / FILE), load_file(folder / WEIGHTS)
     assert values["model_quant_type"] == "W8A8_DYNAMIC"
     assert {name for name in source if name not in tensors} == set()
@@ -226,6 +226,31 @@ def test_latent_attention_stays_without_fa3(tmp_path: Path, calib: Path) -> None
     assert not job.attentions and any("latent attention (MLA)" in line for line in api.plan(job).warnings)
     with pytest.raises(UnsupportedError, match="--fa: .* is latent attention"):
         api.jobs_of(RunOptions(folder, calib=calib, fa=True))
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "gpt_oss"])
+def test_routers_are_named_as_float(model_type: str, tmp_path: Path, calib: Path) -> None:
+    """vLLM reads a router that `ignore` omits as int8."""
+    folder = write_model(tmp_path / model_type, model_type, patched=False, **TYPES[model_type])
+    edit_weights(folder, lambda tensors: tensors.update({"model.layers.3.eh_proj.weight": torch.ones(2, 3)}))
+    result = api.quantize(folder, tmp_path / "out", calib=calib, fa=False, target="vllm")
+    router = "model.layers.1.mlp." + ("gate" if model_type == "qwen3_moe" else "router")
+    ignored = json.loads((result.output / "config.json").read_text())["quantization_config"]["ignore"]
+    assert {router, "model.layers.3.eh_proj", "lm_head"} <= set(ignored)
+    assert router in result.layers[1].float_linears
+    assert [finding for finding in verify_export(result.output).findings if finding.check == "ignore"] == []
+
+
+def test_a_layer_with_some_float_experts_is_refused_for_engines_that_fuse_them(
+    mixtral: Path, tmp_path: Path, calib: Path
+) -> None:
+    options = {"calib": calib, "disable_names": ["*.experts.0.*"]}
+    with pytest.raises(UnsupportedError, match="another scheme than other experts"):
+        api.quantize(mixtral, tmp_path / "out", target="vllm-ascend", **options)
+    output = api.quantize(mixtral, tmp_path / "out", **options).output
+    found = {finding.check: finding.severity for finding in verify_export(output, ["vllm-ascend"]).findings}
+    assert found["experts"] == "error"
+    assert {finding.severity for finding in verify_export(output).findings if finding.check == "experts"} == {"warning"}
 
 
 def test_static_experts_are_refused_for_engines_without_them(mixtral: Path, tmp_path: Path, calib: Path) -> None:

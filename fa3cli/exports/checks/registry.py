@@ -103,8 +103,9 @@ def error_for(targets: tuple[str, ...], contents: Contents, subject: str, messag
     return Remark("error" if contents.target.name in targets else "warning", subject, message)
 
 
-def limited(name: str, contents: Contents, subject: str, found: str) -> Remark:
-    """Report a limit of the target's engine: an error if the engine refuses the export, else a warning."""
-    verdict = LIMITS[name].says[contents.target.name]
+def limited(name: str, contents: Contents, subject: str, found: str) -> Iterator[Remark]:
+    """Report a limit of the target's engine, if it has it: an error if the engine refuses the export, else a warning."""
+    if (verdict := LIMITS[name].says.get(contents.target.name)) is None:
+        return
     message = f"{found}: {verdict.why}" + (f"; {verdict.hint}" if verdict.refuses else "")
-    return Remark("error" if verdict.refuses else "warning", subject, message)
+    yield Remark("error" if verdict.refuses else "warning", subject, message)

@@ -97,4 +97,4 @@ def scale_a_row(contents: Contents) -> Iterator[Remark]:
     names = [f"{module}.weight_scale" for module in linears(contents)]
     if per_linear := [name for name in names if contents.tensors[name].shape == (1,)]:
         others = f", and so are {len(per_linear) - 1} others" if len(per_linear) > 1 else ""
-        yield limited("mm-tensor", contents, per_linear[0], f"is one scale for all rows{others}")
+        yield from limited("mm-tensor", contents, per_linear[0], f"is one scale for all rows{others}")

@@ -48,7 +48,7 @@ def mindie_turbo(contents: Contents) -> Iterator[Remark]:
 def _limits(contents: Contents, *names: str) -> Iterator[Remark]:
     """Yield the limits that depend on the sizes and the dtype in config.json."""
     found = attentions(contents)
-    selection = Selection(contents.config_data, contents.model_dtype, contents.names, (), (), found, len(found))
+    selection = Selection(contents.config_data, contents.model_dtype, contents.names, (), {}, found, len(found))
     for name in names:
         for message in LIMITS[name].messages(contents.target.name, selection):
             yield warning(_FILE, message)

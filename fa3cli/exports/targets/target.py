@@ -23,6 +23,7 @@ class Written:
     linears: Mapping[str, str]
     """The value of each quantized linear."""
     float_linears: Sequence[str]
+    """The linears, and other modules with a matrix, that stay float."""
     attentions: Sequence[str]
     norms: Sequence[str]
     attention_classes: Collection[str] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,11 +11,12 @@ from torch import Tensor
 
 from fa3cli.exports.layout import W8A8_DYNAMIC
 from fa3cli.exports.targets.target import Target, Written
-from fa3cli.quantization.schemes import is_expert
+from fa3cli.quantization.schemes import is_expert, mixture_of
 
 __all__ = ["Vllm"]
 
-# Experts have too many names to list.
+# Experts have too many names to list, and vLLM looks for `gate_proj`, `up_proj` and `down_proj` of expert 0, also if they
+# are published under other names.
 _EXPERTS = r"re:.*\.experts\.\d+\..*"
 _TOKEN_INPUTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
 _INT8_MAX, _FP8_MAX = 127.0, 448.0
@@ -67,13 +69,26 @@ def _round_for_cutlass(scale: Tensor) -> Tensor:
 
 
 def _targets(written: Written, dynamic: bool) -> list[str]:
-    """Return the targets of a group: all linears, or those of the rarer scheme by name, which has precedence."""
+    """Return the targets of a group: all linears, or the dynamic ones by name, which has precedence."""
     mixed = len({value == W8A8_DYNAMIC for value in written.linears.values()}) > 1
     if not mixed or not dynamic:
         return ["Linear"]
     names = [name for name, value in written.linears.items() if value == W8A8_DYNAMIC]
-    experts = [name for name in written.linears if is_expert(name)]
-    return [_EXPERTS] if names == experts else names
+    experts = [_EXPERTS] if any(map(is_expert, names)) else []
+    return [*experts, *(name for name in names if not is_expert(name))]
+
+
+def _ignore(written: Written) -> list[str]:
+    """Return the linears that stay float, by name; the experts of a layer by one pattern."""
+    quantized = {mixture_of(name) for name in written.linears if is_expert(name)}
+    mixtures = dict.fromkeys(mixture_of(name) for name in written.names if is_expert(name))
+    left = [module for module in mixtures if module not in quantized]
+    experts = [_EXPERTS] if left and not quantized else [_experts_of(module) for module in left]
+    return [*experts, *(name for name in written.float_linears if not is_expert(name))]
+
+
+def _experts_of(module: str) -> str:
+    return rf"re:{re.escape(module)}\.experts\.\d+\..*"
 
 
 def _quantization_config(written: Written) -> dict[str, Any]:
@@ -102,6 +117,6 @@ def _quantization_config(written: Written) -> dict[str, Any]:
         "format": "int-quantized",
         "quantization_status": "compressed",
         "config_groups": groups,
-        "ignore": list(written.float_linears),
+        "ignore": _ignore(written),
         "kv_cache_scheme": heads if written.attentions else None,
     }

@@ -25,13 +25,13 @@ def selection(**changes: Any) -> Selection:
         "dtype": "bfloat16",
         "names": [f"{name}.weight" for name in LINEARS],
         "linears": LINEARS,
-        "quantized": frozenset(LINEARS),
+        "quantized": dict.fromkeys(LINEARS, "W8A8"),
         "attentions": [f"{layer}.self_attn" for layer in LAYERS],
         "fa_layers": 2,
     }
     return Selection(**complete | changes)
 
 
-def without(*leaves: str) -> frozenset[str]:
+def without(*leaves: str) -> dict[str, str]:
     """Return the quantized linears when those with these leaf names stay float."""
-    return frozenset(name for name in LINEARS if name.rpartition(".")[2] not in leaves)
+    return {name: "W8A8" for name in LINEARS if name.rpartition(".")[2] not in leaves}
