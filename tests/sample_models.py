@@ -29,7 +29,7 @@ SIZES = {
 
 
 def random_model(model_type: str, **options: Any) -> nn.Module:
-    """A model with noise in all parameters, also in norms and biases, so that each of them matters."""
+    """A model with noise in all parameters, also in norms and biases of routers, so that each of them matters."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -39,6 +39,9 @@ def random_model(model_type: str, **options: Any) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
+        for name, buffer in model.named_buffers():
+            if name.endswith("correction_bias"):
+                buffer.add_(torch.randn_like(buffer) * 0.2)
     return model.eval()
 
 

@@ -20,7 +20,7 @@ from fa3cli.errors import ConflictError
 from fa3cli.exports.checksums import bytes_of, checksum
 from fa3cli.files.writing import sync
 
-__all__ = ["SafetensorsWriter"]
+__all__ = ["SafetensorsWriter", "header_room"]
 
 _DTYPES = {
     torch.float64: "F64",
@@ -57,7 +57,7 @@ class SafetensorsWriter:
         """The checksum of every tensor, after `close`."""
         self._path, self._part_bytes, self._scratch = path, part_bytes, scratch
         self._metadata = dict(metadata or {})
-        self._header_room = _header_room(names, self._metadata)
+        self._header_room = header_room(names, self._metadata)
         self._shards = [self._new_shard(0)]
         self._weight_map: dict[str, int] = {}
 
@@ -241,9 +241,9 @@ def _entry(tensor: Tensor, begin: int) -> dict[str, object]:
     return {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, begin + tensor.nbytes]}
 
 
-def _header_room(names: Sequence[str], metadata: dict[str, str]) -> int:
+def header_room(names: Sequence[str], metadata: Mapping[str, str]) -> int:
     """Return enough bytes for the header entries of `names`; spaces fill the rest."""
     # The longest dtype, and six numbers of up to 2**48: four dimensions and two offsets.
     entry = len('"":{"dtype":"BF16","shape":[,,,],"data_offsets":[,]},') + 6 * len(str(2**48))
-    room = sum(len(json.dumps(name)) + entry for name in names) + len(json.dumps(metadata)) + 64
+    room = sum(len(json.dumps(name)) + entry for name in names) + len(json.dumps(dict(metadata))) + 64
     return -(-room // _ALIGNMENT) * _ALIGNMENT

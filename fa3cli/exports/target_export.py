@@ -19,8 +19,8 @@ class TargetExport:
     """Writes the model's tensors into `folder` in the form of `target`, in the order they become final.
 
     `names` are the float model's tensors in module order; `room_for` are the linears, attention modules and norms that
-    can be quantized. `weights` is the folder of the weight files, by default `folder`. See SafetensorsWriter for
-    `scratch` and for tensors on the meta device.
+    can be quantized, `dynamic` the linears among them without scales of inputs. `weights` is the folder of the weight
+    files, by default `folder`. See SafetensorsWriter for `scratch` and for tensors on the meta device.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class TargetExport:
         *,
         weights: Path | None = None,
         scratch: Path | None = None,
+        dynamic: Collection[str] = (),
     ) -> None:
         self.target, self.folder, self._names = target, folder, names
         for place in (folder, weights, scratch):
@@ -40,7 +41,7 @@ class TargetExport:
                 place.mkdir(exist_ok=True)
         self._writer = SafetensorsWriter(
             (weights or folder) / target.weight_file,
-            target.exported_names(names, *room_for),
+            target.exported_names(names, *room_for, dynamic),
             part_bytes,
             scratch=scratch,
             metadata=target.metadata,

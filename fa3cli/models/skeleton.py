@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -88,8 +89,19 @@ def build_skeleton(
             f"as a causal LM from this config.json ({brief(error)})"
         ) from error
     model.tie_weights()  # init_empty_weights replaced the parameters, which untied them
+    _keep_float32(model)
     model.eval()  # type: ignore[no-untyped-call]  # transformers' eval has no types
     return model
+
+
+def _keep_float32(model: PreTrainedModel) -> None:
+    """Change tensors to float32 that `from_pretrained` keeps in float32 in a 16-bit model, such as biases of routers."""
+    # Absent in older versions, which have no such models.
+    kept = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
+    patterns = [re.compile(rf"(^|\.){part}($|\.)") for part in kept]
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if tensor.is_floating_point() and any(pattern.search(name) for pattern in patterns):
+            tensor.data = tensor.data.float()
 
 
 def _require_sizes(config: Any, file: Path) -> None:

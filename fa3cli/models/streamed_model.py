@@ -49,6 +49,8 @@ class StreamedModel(LayeredModel):
         self._dtypes = {name: tensor.dtype for name, tensor in self._expected.items()}
         self._check_names()
         self._sort_names([name for name in self.names if name in self.checkpoint.tensors])
+        # Also buffers, such as biases of routers: a resumed run would write their first values over the stored ones.
+        self._assign({name: self.tensor(name).to("meta") for name in self.stored if not self.tensor(name).is_meta})
         self._find_copies()
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fa3cli.calibration.smoothing import wrapped_norms
+from fa3cli.exports.safetensors_writer import header_room
 from fa3cli.exports.targets import TARGETS
 from fa3cli.quantization.dynamic_linear import dynamic_linear_layout
 from fa3cli.quantization.fallback import fused_groups
@@ -14,7 +15,8 @@ from fa3cli.runs.streams.stream import Stream
 
 __all__ = ["bytes_written", "export_bytes", "journal_bytes"]
 
-_TENSOR = 160  # bytes per tensor in the header and the description file
+_TENSOR = 160  # bytes per tensor in the header of a calibration
+_LINE = len('  "": "W8A8_DYNAMIC",\n')  # bytes per tensor in a description, without the name
 _PICKLED = 2048  # bytes per tensor in a numpy file, without the values
 _ENTRY = 1 << 15  # bytes per entry of the journal, without the states
 
@@ -39,7 +41,19 @@ def export_bytes(job: Job) -> int:
     # A target may store a scale and an offset for each channel of K and V.
     channels = [f"{name}.{leaf}.weight" for name in job.attentions for leaf in ("k_proj", "v_proj")]
     weights += sum(2 * model.dtype.itemsize * model.shape(name)[0] for name in channels if name in model.stored)
-    return weights + _fallback_bytes(job) + _TENSOR * len(_names(job))
+    return weights + _fallback_bytes(job) + _header_bytes(job, weights) + _description_bytes(job)
+
+
+def _header_bytes(job: Job, weights: int) -> int:
+    """Return the bytes of the headers of all shards, each of which has room for all tensors."""
+    names = _names(job)
+    shards = min(1 + weights // job.part_bytes, len(names)) if job.part_bytes else 1
+    return shards * header_room(names, {})
+
+
+def _description_bytes(job: Job) -> int:
+    """Return the bytes of the description, which is stored under two names."""
+    return 2 * sum(len(name) + _LINE for name in set(_names(job)))
 
 
 def journal_bytes(job: Job, todo: Sequence[Sequence[Stream]]) -> int:
@@ -53,7 +67,7 @@ def _names(job: Job) -> list[str]:
     """Return the names of every tensor that the largest export can hold."""
     norms = wrapped_norms(job.model, job.settings.anti_method)
     modelslim = TARGETS["modelslim"]
-    return modelslim.exported_names(job.model.exported_names, job.quantized, job.attentions, norms)
+    return modelslim.exported_names(job.model.exported_names, job.quantized, job.attentions, norms, job.dynamic)
 
 
 def _fallback_bytes(job: Job) -> int:

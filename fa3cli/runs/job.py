@@ -68,6 +68,11 @@ class Job:
         """Names of the linears whose inputs need a range, before disable_level."""
         return frozenset(name for name, scheme in self.schemes.items() if not scheme.dynamic)
 
+    @cached_property
+    def dynamic(self) -> frozenset[str]:
+        """Names of the linears whose inputs are quantized at run time, before disable_level."""
+        return self.quantized - self.static
+
     @property
     def source(self) -> Path:
         """The weights folder; ValueError for a model that a script has loaded without one."""

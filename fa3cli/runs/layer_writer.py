@@ -64,6 +64,7 @@ class LayerWriter:
             # For numpy alone, safetensors are intermediate and are removed with the run's folder.
             weights=place if "safe_tensor" in job.save_types else scratch,
             scratch=scratch,
+            dynamic=job.dynamic,
         )
 
     def add(self, layer: LayerParameters) -> dict[str, str]:

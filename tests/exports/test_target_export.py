@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from fa3cli.exports.companions import exported_config
+from fa3cli.exports.safetensors_writer import header_room
 from fa3cli.exports.target_export import TargetExport
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.verification import verify_export
@@ -203,6 +204,14 @@ def test_the_description_does_not_mention_fa_without_fa3(tmp_path: Path) -> None
     write_export(tmp_path, torch.float32, attentions=())
     for file in tmp_path.glob("*description*"):
         assert "fa_" not in file.read_text().replace("_fa_", "")
+
+
+def test_the_header_of_a_model_with_many_experts_can_be_read() -> None:
+    """safetensors refuses headers of more than 100 MB; 384 experts in each of 60 layers are 69,120 linears."""
+    experts = [f"model.layers.{layer}.mlp.experts.{expert}" for layer in range(1, 61) for expert in range(384)]
+    linears = {f"{name}.{leaf}_proj" for name in experts for leaf in ("gate", "up", "down")}
+    names = MODELSLIM.exported_names([f"{name}.weight" for name in linears], linears, (), (), linears)
+    assert header_room(names, {}) < 100_000_000 < header_room(MODELSLIM.exported_names(names, linears, (), ()), {})
 
 
 def test_the_exported_names_are_the_stored_names(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
 from fa3cli.models.opening import open_model
 from fa3cli.models.skeleton import _require_rope, build_skeleton, read_config
 from tests.conftest import EXAMPLES, ROOT
+from tests.models.published.test_conversions import TYPES
 from tests.runs.same_configs import differing
 from tests.sample_models import edit_config, write_model
 
@@ -53,6 +54,19 @@ def test_a_known_class_is_built_as_transformers_builds_it(implementation: str | 
         name: (t.shape, t.dtype, t.device.type) for name, t in expected.state_dict().items()
     }
     assert not found.training
+
+
+@pytest.mark.parametrize("model_type", ["deepseek_v3", "glm4_moe", "ernie4_5_moe", "hunyuan_v1_moe"])
+def test_a_model_has_the_dtypes_that_transformers_loads(model_type: str, tmp_path: Path) -> None:
+    """Routers, or their biases, are float32 in a bfloat16 model."""
+    from transformers import AutoModelForCausalLM
+
+    folder = write_model(tmp_path, model_type, patched=False, dtype=torch.bfloat16, **TYPES[model_type])
+    expected = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    found = build_skeleton(read_config(folder, trusted=False), torch.bfloat16, None).state_dict()
+    dtypes = {name: tensor.dtype for name, tensor in expected.items()}
+    assert {name: tensor.dtype for name, tensor in found.items()} == dtypes
+    assert torch.float32 in dtypes.values()
 
 
 def test_a_missing_config_is_an_error(tmp_path: Path) -> None:

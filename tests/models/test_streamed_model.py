@@ -11,6 +11,7 @@ from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
 from fa3cli.models.layered_model import _decoder_layers
 from fa3cli.models.opening import open_model
 from fa3cli.models.streamed_model import StreamedModel
+from tests.models.published.test_conversions import TYPES
 from tests.sample_models import WEIGHTS, edit_weights, write_model
 
 LAYER = "model.layers.1"
@@ -118,6 +119,13 @@ def test_tensors_that_are_not_of_the_model_are_listed(tmp_path: Path) -> None:
     model = open_model(folder, fa=False)
     assert model.unknown == ["model.layers.3.mlp.odd"]
     assert model.exported_names == [*model.names, "model.layers.3.mlp.odd"]
+
+
+def test_stored_buffers_have_no_values_before_they_are_loaded(tmp_path: Path) -> None:
+    """A resumed run leaves a gap in the export for each tensor without values, and writes all others again."""
+    model = open_model(write_model(tmp_path, "glm4_moe", patched=False, **TYPES["glm4_moe"]), fa=False)
+    assert any(name.endswith("e_score_correction_bias") for name in model.stored)
+    assert all(model.tensor(name).is_meta for name in model.stored)
 
 
 def test_misshapen_tensors_are_named(tmp_path: Path) -> None:

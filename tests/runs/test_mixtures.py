@@ -26,7 +26,17 @@ from tests.conftest import ROOT
 from tests.models.published.test_conversions import TYPES, published
 from tests.sample_models import WEIGHTS, edit_config, edit_weights, snapshot, token_ids, write_lines, write_model
 
-MIXTURES = ["mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "glm4_moe"]
+MIXTURES = [
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "deepseek_v2",
+    "deepseek_v3",
+    "glm4_moe",
+    "minimax_m2",
+    "ernie4_5_moe",
+    "hunyuan_v1_moe",
+]
 FILE, DESCRIPTION = "quant_model_weight_w8a8_dynamic.safetensors", "quant_model_description.json"
 
 
@@ -62,7 +72,7 @@ def test_experts_are_dynamic_and_routers_float_under_published_names(
         if ".experts." in name:
             assert values[name] == "W8A8_DYNAMIC"
             torch.testing.assert_close(dequantized(tensors, name), weight, rtol=0, atol=0.02)
-        elif name.endswith((".gate.weight", "_gate.weight", "kv_b_proj.weight")):
+        elif name.endswith((".gate.weight", ".gate.wg.weight", "_gate.weight", "kv_b_proj.weight", "_bias")):
             assert values[name] == "FLOAT" and torch.equal(tensors[name], weight)
         elif "self_attn" in name and name.endswith("_proj.weight"):
             assert values[name] == "W8A8"
@@ -79,14 +89,22 @@ def test_two_ranks_make_the_same_export(mixtral: Path, tmp_path: Path, calib: Pa
     assert one == other
 
 
-def test_an_expert_computes_int8_arithmetic(mixtral: Path, tmp_path: Path, calib: Path) -> None:
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [
+        ("mixtral", "model.layers.1.block_sparse_moe.experts.3.w1"),
+        ("qwen3_moe", "model.layers.0.mlp.experts.10.gate_proj"),
+        ("ernie4_5_moe", "model.layers.2.mlp.experts.7.up_proj"),
+    ],
+)
+def test_an_expert_computes_int8_arithmetic(model_type: str, name: str, tmp_path: Path, calib: Path) -> None:
     """The simulated expert equals npu_dynamic_quant and npu_quant_matmul, written out here."""
     from fa3cli.models.opening import open_model
     from fa3cli.quantization.simulation import simulate
 
-    output = api.quantize(mixtral, tmp_path / "out", calib=calib).output
-    tensors, name = load_file(output / FILE), "model.layers.1.block_sparse_moe.experts.3.w1"
-    model = open_model(mixtral, fa=True)
+    folder = write_model(tmp_path / model_type, model_type, **TYPES[model_type])
+    output = api.quantize(folder, tmp_path / "out", calib=calib).output
+    tensors, model = load_file(output / FILE), open_model(folder, fa=True)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     simulate(model.model, shapes, torch.int64, model.published.module)
     linear = model.module(name)

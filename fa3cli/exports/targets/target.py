@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fa3cli.exports.layout import LINEAR_TENSORS, LINEAR_VALUES, W8A8
+from fa3cli.exports.layout import LINEAR_TENSORS, LINEAR_VALUES, W8A8, W8A8_DYNAMIC
 
 __all__ = ["Target", "Written"]
 
@@ -97,12 +97,19 @@ class Target(ABC):
         return {"weight": weight} | ({} if bias is None else {"bias": bias})
 
     def exported_names(
-        self, names: Iterable[str], linears: Iterable[str], attentions: Iterable[str], norms: Iterable[str]
+        self,
+        names: Iterable[str],
+        linears: Iterable[str],
+        attentions: Iterable[str],
+        norms: Iterable[str],
+        dynamic: Collection[str] = (),
     ) -> list[str]:
-        """Return the names of all tensors that an export of these modules can hold."""
+        """Return the names of all tensors that an export of these modules can hold; `dynamic` are some of the linears."""
+        # Experts are too many to list tensors that they never have: safetensors refuses headers of more than 100 MB.
+        leaves = {True: self.tensors_of(W8A8_DYNAMIC), False: self.linear_tensors}
         return [
             *names,
-            *(f"{module}.{leaf}" for module in linears for leaf in self.linear_tensors),
+            *(f"{module}.{leaf}" for module in linears for leaf in leaves[module in dynamic]),
             *(f"{module}.{leaf}" for module in attentions for leaf in self.attention_tensors),
             *(f"{module}.{leaf}" for module in norms for leaf in self.norm_tensors),
         ]
