@@ -21,8 +21,8 @@ from tests.sample_models import (
 )
 
 
-def streams(smoothing: int = 0, features: int = 0, calibration: int = 0) -> dict[str, int]:
-    return {"smoothing": smoothing, "features": features, "calibration": calibration}
+def streams(smoothing: int = 0, range_param: int = 0, calibration: int = 0) -> dict[str, int]:
+    return {"smoothing": smoothing, "range_param": range_param, "calibration": calibration}
 
 
 @pytest.fixture
@@ -87,12 +87,12 @@ def test_a_plan_warns_of_exports_that_some_engines_cannot_load(
     ("options", "passes"),
     [
         ({"act_method": 2}, (streams(calibration=7),)),
-        ({"act_method": 3}, (streams(features=5, calibration=7),)),
+        ({"act_method": 3}, (streams(range_param=5, calibration=7),)),
         ({"anti_method": "m3"}, (streams(smoothing=1, calibration=7),)),
-        ({"disable_level": "L1"}, (streams(features=5), streams(calibration=7))),
+        ({"disable_level": "L1"}, (streams(range_param=5), streams(calibration=7))),
         (
             {"act_method": 3, "anti_method": "m3", "disable_level": "L1"},
-            (streams(smoothing=1, features=5), streams(calibration=7)),
+            (streams(smoothing=1, range_param=5), streams(calibration=7)),
         ),
     ],
 )

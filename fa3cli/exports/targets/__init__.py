@@ -12,7 +12,7 @@ from fa3cli.exports.targets.target import Target
 from fa3cli.exports.targets.vllm import Vllm
 from fa3cli.exports.targets.vllm_ascend import VllmAscend
 
-__all__ = ["TARGETS", "known_targets", "targets_named"]
+__all__ = ["TARGETS", "for_pipelines", "known_targets", "targets_named"]
 
 TARGETS: dict[str, Target] = {
     target.name: target for target in (ModelSlim(), MindIE(), VllmAscend(), Vllm(), MindIESD())
@@ -25,6 +25,11 @@ def known_targets(names: Sequence[str]) -> tuple[Target, ...]:
     if unknown := [name for name in names if name not in TARGETS]:
         raise UsageError(f"target (--target) {unknown[0]!r}: expected one of {', '.join(TARGETS)}")
     return tuple(target for name, target in TARGETS.items() if name in names)
+
+
+def for_pipelines(name: str | None) -> bool:
+    """Tell whether a target, if it is known, is for transformers of diffusion pipelines."""
+    return name in TARGETS and TARGETS[name].pipelines
 
 
 def targets_named(names: Sequence[str], *, pipelines: bool = False) -> tuple[Target, ...]:
