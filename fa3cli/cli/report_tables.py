@@ -25,7 +25,7 @@ def print_facts(facts: Facts) -> None:
     console = Console(markup=False, emoji=False, highlight=False)
     tables = [_summary(facts), _layers(facts), *map_tables(facts, console.width), _timesteps(facts)]
     tables.append(_fallbacks(facts))
-    tables.append(accuracy_table(facts.accuracy) if facts.accuracy else None)
+    tables.append(_accuracy(facts.accuracy) if facts.accuracy else None)
     tables.append(_pairs("images compared with the float pipeline", words.image_rows(facts.images)))
     if facts.origin:
         origin = facts.origin
@@ -114,9 +114,15 @@ def _fallbacks(facts: Facts) -> Table:
 
 def accuracy_table(accuracy: Accuracy) -> Table:
     """Return the comparison on text; `fa3 verify` prints the same table."""
-    table = Table("on the text", "float", "quantized", caption=words.measured_on(accuracy))
+    table = Table("on the text", "float", "quantized")
     for row in words.accuracy_rows(accuracy):
         table.add_row(*row)
+    return table
+
+
+def _accuracy(accuracy: Accuracy) -> Table:
+    table = accuracy_table(accuracy)
+    table.caption = words.measured_on(accuracy)
     return table
 
 

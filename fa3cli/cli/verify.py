@@ -121,6 +121,7 @@ def _show_comparison(comparison: Comparison | ImageComparison) -> None:
     from fa3cli.cli.report_tables import accuracy_table
     from fa3cli.comparing.images import ImageComparison
     from fa3cli.report.recorded import read_recorded
+    from fa3cli.report.wording import measured_on
 
     if isinstance(comparison, ImageComparison):
         return _show_images(comparison)
@@ -128,6 +129,7 @@ def _show_comparison(comparison: Comparison | ImageComparison) -> None:
     accuracy = read_recorded({"comparison": asdict(comparison)}).accuracy
     if accuracy:
         Console().print(accuracy_table(accuracy))
+        note(measured_on(accuracy))
 
 
 def _show_images(comparison: ImageComparison) -> None:

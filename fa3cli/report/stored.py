@@ -12,7 +12,6 @@ from fa3cli.exports.layout import DESCRIPTION_FILE, LINEAR_VALUES, REPORT_FILE
 from fa3cli.exports.targets import TARGETS
 from fa3cli.files.reading import LARGE
 from fa3cli.quantization.schemes import routers
-from fa3cli.runs.result import PARAMETERS_FILE
 
 __all__ = ["Matrices", "Stored", "open_stored", "read_matrices"]
 
@@ -49,10 +48,6 @@ def open_stored(folder: Path) -> Stored:
     Raises InvalidInputError if there is no report, no description and no readable weight file of a quantized model.
     """
     require_readable(folder)
-    if is_file(folder / PARAMETERS_FILE):
-        raise InvalidInputError(
-            f"{folder}: holds a calibration, not an export", hint="fa3 export makes exports from it"
-        )
     described = (read_document(folder, name, LARGE) for name in _DESCRIPTIONS)
     descriptions = tuple(document for document in described if document.raw is not None)
     shards = tuple(read_shard(folder, path.name) for path in sorted(folder.glob("*.safetensors")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fa3cli.errors import UnsupportedError, UsageError
+from fa3cli.exports.target_names import DEFAULT_TARGETS
 from fa3cli.exports.targets.mindie import MindIE
 from fa3cli.exports.targets.mindie_sd import MindIESD
 from fa3cli.exports.targets.modelslim import ModelSlim
@@ -38,7 +39,7 @@ def targets_named(names: Sequence[str], *, pipelines: bool = False) -> tuple[Tar
     Without names this is modelslim for a language model, mindie-sd for a transformer. Raises UsageError for an unknown
     name, UnsupportedError for a target that is for the other kind of model.
     """
-    chosen = known_targets(names or ("mindie-sd" if pipelines else "modelslim",))
+    chosen = known_targets(names or (DEFAULT_TARGETS[pipelines],))
     for target in chosen:
         if target.pipelines != pipelines:
             suitable = [name for name, other in TARGETS.items() if other.pipelines == pipelines]
