@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 
 from fa3cli.errors import InvalidInputError, MissingCapabilityError, UsageError, brief
-from fa3cli.models.option_values import DTYPES
+from fa3cli.models import DTYPES
 
 __all__ = ["computes_bfloat16", "device_kind", "device_of", "free_memory", "run_dtype"]
 

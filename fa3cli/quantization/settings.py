@@ -168,7 +168,7 @@ def require_valid(settings: QuantSettings) -> None:
             raise UsageError(f"schemes holds {pair!r:.60}; expected a glob and one of {', '.join(SCHEMES)}")
     for name in _WORDS:
         if (value := getattr(settings, name)) not in (known := LANGUAGE_SETTINGS.supported[name]):
-            raise UsageError(f"{name} is {value!r:.60}; expected one of {', '.join(map(str, known))}")
+            raise UsageError(f"{name}={value!s:.60} is unknown", hint=f"supported: {', '.join(map(str, known))}")
     if not _LEVEL.fullmatch(settings.disable_level):
         raise UsageError(
             f"disable_level is {settings.disable_level!r:.60}; expected L and a number of linears, without leading zeros",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fa3cli.exports.target_names import DEFAULT_TARGETS, TARGET_NAMES
-from fa3cli.models.option_values import ATTENTION_IMPLEMENTATIONS, DTYPES
+from fa3cli.models import ATTENTION_IMPLEMENTATIONS, DTYPES
 from fa3cli.options import Count, File, Option, Texts, TrustRemoteCode, declared, entries
 from fa3cli.quantization.schemes import SCHEMES, STATIC
 from fa3cli.quantization.settings import LANGUAGE_SETTINGS, QuantSettings, pairs

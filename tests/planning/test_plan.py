@@ -10,6 +10,7 @@ import torch
 
 from fa3cli.errors import InvalidInputError
 from fa3cli.planning.plan import Plan, plan
+from tests.models.published.test_conversions import TYPES
 from tests.sample_models import (
     WEIGHTS,
     edit_weights,
@@ -168,3 +169,12 @@ def test_a_model_larger_than_memory_can_be_planned(tmp_path: Path) -> None:
     assert 90e9 < found.bytes_written < 93e9  # down_proj, embedding and head in bfloat16
     layer = 1_711_309_824
     assert found.peak_memory < 1.6 * layer
+
+
+def test_a_plan_lists_routers_and_counts_schemes(tmp_path: Path) -> None:
+    """In transformers 5 routers are no linears; they are listed all the same."""
+    folder = write_config(tmp_path / "mixtral", "mixtral", **TYPES["mixtral"])
+    found = planned(folder, only_plan=True)
+    routers = [name for name in found.float_linears if name.endswith(".gate")]
+    assert len(routers) == found.layers and found.schemes["W8A8_DYNAMIC"] == found.layers * 12 * 3
+    assert sum(found.schemes.values()) == found.quantized_linears
