@@ -173,8 +173,8 @@ def test_a_model_larger_than_memory_can_be_planned(tmp_path: Path) -> None:
 
 def test_a_plan_lists_routers_and_counts_schemes(tmp_path: Path) -> None:
     """In transformers 5 routers are no linears; they are listed all the same."""
-    folder = write_config(tmp_path / "mixtral", "mixtral", **TYPES["mixtral"])
-    found = planned(folder, only_plan=True)
+    folder = write_model(tmp_path / "mixtral", "mixtral", **TYPES["mixtral"])
+    found = planned(folder, recipe="none")
     routers = [name for name in found.float_linears if name.endswith(".gate")]
     assert len(routers) == found.layers and found.schemes["W8A8_DYNAMIC"] == found.layers * 12 * 3
     assert sum(found.schemes.values()) == found.quantized_linears
