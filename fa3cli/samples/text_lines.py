@@ -37,7 +37,9 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
                 yield number, _text(line, f"{file}, line {number}").rstrip("\r\n")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InvalidInputError(f"{file}: cannot be read ({reason})", hint="give a text file that exists") from error
+        raise InvalidInputError(
+            f"{file}: cannot be read ({reason})", hint="give a file of text that can be read"
+        ) from error
 
 
 def _text(line: bytes, origin: str) -> str:
