@@ -17,7 +17,7 @@ _REASONS = {
     "disable_level": "among the hardest to quantize, by disable_level",
     "disable_last_linear": "the last linear, by disable_last_linear",
     "fa_amp": "among the lowest scores, by fa_amp",
-    ROUTER: "chooses the experts of a token; engines read it as float",
+    ROUTER: "a router of the experts, which engines read as float",
     LATENT_ATTENTION: "belongs to latent attention (MLA)",
     "experts joined in one tensor": "the checkpoint joins the experts of a layer in one tensor",
     "fused with one that is disabled": "engines fuse it with a linear that stays float",
