@@ -33,22 +33,17 @@ _MINIMUM = {
     "typer": "0.12",
 }
 _UNTESTED_FROM = {"transformers": "6"}
+# Builds a model: verify compares an export with the model that transformers builds.
+_MODEL = ("torch", "transformers", "safetensors", "accelerate", "greenlet", "msgspec", "numpy", "packaging", "psutil")
 _NEEDS = {
     "fa3 patch": ("transformers", "libcst", "msgspec"),
-    "fa3 quantize": (
-        "torch",
-        "transformers",
-        "libcst",
-        "safetensors",
-        "accelerate",
-        "greenlet",
-        "msgspec",
-        "numpy",
-        "psutil",
-    ),
-    "fa3 verify": ("torch", "safetensors"),
-    "fa3 report": ("torch", "safetensors", "jinja2"),
+    "fa3 quantize": (*_MODEL, "libcst"),
+    "fa3 calibrate": (*_MODEL, "libcst"),
+    "fa3 export": (*_MODEL, "libcst"),
+    "fa3 verify": _MODEL,
+    "fa3 report": ("torch", "safetensors", "jinja2", "numpy"),
 }
+_ON_DEVICES = ("fa3 quantize", "fa3 calibrate")
 # CPU features that change the last bits of results (docs/numerics.md), and the speed.
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "asimd", "sve", "bf16")
 _CANN_HOMES = ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH")
@@ -144,7 +139,7 @@ def _command(name: str, needs: tuple[str, ...], packages: tuple[Package, ...], d
     ]
     if problems:
         return Command(name, False, "; ".join(problems))
-    if name != "fa3 quantize":
+    if name not in _ON_DEVICES:
         return Command(name, True, "needs no device")
     usable = [f"{device.kind} ({len(device.names)})" for device in devices if device.names]
     return Command(name, True, f"on {', '.join(usable)}")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints
 
 from fa3cli.errors import UsageError
 
-__all__ = ["Count", "File", "Option", "Texts", "TrustRemoteCode", "declared", "entries", "takes"]
+__all__ = ["TRUST_REMOTE_CODE", "Count", "File", "Option", "Texts", "TrustRemoteCode", "declared", "entries", "takes"]
 
 P = ParamSpec("P")
 Options = TypeVar("Options")
@@ -21,13 +21,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Option:
-    """The form of a field on the command line: its help, and all that name, type and default do not say."""
+    """How a field appears on the command line: help text, flags, limits, choices."""
 
     help: str
     flags: str = ""
     metavar: str | None = None
     minimum: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: Sequence[object] = ()
     group: str = ""
     argument: bool = False
 
@@ -35,7 +35,8 @@ class Option:
 Count = int | None
 File = str | Path | None
 Texts = Sequence[str] | None
-TrustRemoteCode = Annotated[bool, Option("Run Python code of the weights folder.", "--trust-remote-code")]
+TRUST_REMOTE_CODE = Option("Run Python code of the weights folder.", "--trust-remote-code")
+TrustRemoteCode = Annotated[bool, TRUST_REMOTE_CODE]
 
 
 @cache

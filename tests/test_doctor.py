@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,12 +28,31 @@ def test_the_required_versions_equal_those_in_pyproject() -> None:
     assert dict(re.findall(r'"(\w+)>=([\d.]+)"', declared)) == doctor._MINIMUM
 
 
+MODULES = {
+    "fa3 patch": "patch, fa3cli.patching.rewriting",
+    "fa3 quantize": "quantize, fa3cli.api",
+    "fa3 calibrate": "calibrate, fa3cli.api",
+    "fa3 export": "export, fa3cli.api",
+    "fa3 verify": "verify, fa3cli.api",
+    "fa3 report": "report, fa3cli.report.data, fa3cli.report.page",
+}
+
+
+@pytest.mark.parametrize("command", doctor._NEEDS)
+def test_a_command_needs_the_packages_that_its_modules_import(command: str) -> None:
+    code = f"import sys, fa3cli.cli.{MODULES[command]}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split()) & doctor._MINIMUM.keys()
+    # Every command needs typer, and rich for tables.
+    assert imported - {"typer", "rich"} <= set(doctor._NEEDS[command])
+
+
 @pytest.mark.parametrize(("version", "works"), [("4.42.9", False), ("4.43.0", True), ("5.0.0rc1", True)])
 def test_an_old_transformers_stops_patch_and_quantize(version: str, works: bool, tmp_path, monkeypatch) -> None:
     install(tmp_path, monkeypatch, "transformers", version)
     commands = {command.name: command for command in diagnose().commands}
     assert commands["fa3 patch"].works is commands["fa3 quantize"].works is works
-    assert commands["fa3 verify"].works
+    assert commands["fa3 report"].works and commands["fa3 verify"].works is works
     assert works or "transformers is too old, needs >=4.43" in commands["fa3 quantize"].reason
 
 

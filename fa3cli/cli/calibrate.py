@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fa3cli.cli.options import Json, Nproc, with_options
+from fa3cli.cli.options import JsonLines, Nproc, with_options
 from fa3cli.cli.running import run_command
 from fa3cli.runs.options import EXPORTS, PIPELINES, RunOptions
 
@@ -23,7 +23,7 @@ def calibrate(
         Path, typer.Option(metavar="CALIBRATION", help="Folder for the parameters: small, without weights.")
     ],
     nproc: Nproc = 1,
-    json: Json = False,
+    json: JsonLines = False,
 ) -> None:
     """Find all quantization parameters of a patched model and save them for fa3 export."""
     run_command("calibrate", replace(options, output=output), only_calibrate=True, nproc=nproc, as_json=json)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from fa3cli.cli.console import print_json
+from fa3cli.cli.options import Json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["doctor"]
 
 
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print the facts as json.")] = False) -> None:
+def doctor(json: Json = False) -> None:
     """Show what this machine has and which commands work here; exit 6 if quantize does not."""
     from fa3cli.doctor import diagnose
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fa3cli.cli.console import note, warn
-from fa3cli.cli.options import Json, with_options
+from fa3cli.cli.options import JsonLines, with_options
 from fa3cli.cli.running import show_result
 from fa3cli.runs.options import ExportOptions
 
@@ -11,7 +11,7 @@ __all__ = ["export"]
 
 
 @with_options(ExportOptions)
-def export(options: ExportOptions, *, json: Json = False) -> None:
+def export(options: ExportOptions, *, json: JsonLines = False) -> None:
     """Export a calibrated model for one or several engines; reads the weights once, runs no samples."""
     from fa3cli import api
     from fa3cli.cli.progress_bar import show_progress

@@ -12,14 +12,17 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 
 import typer
 
-from fa3cli.options import Option, declared
+from fa3cli.options import TRUST_REMOTE_CODE, Option, declared
 from fa3cli.runs.options import PIPELINES
 
-__all__ = ["Json", "Nproc", "choices", "with_options"]
+__all__ = ["ExportDir", "Json", "JsonLines", "Nproc", "TrustRemoteCode", "choices", "with_options"]
 
 Options = TypeVar("Options")
 Nproc = Annotated[int, typer.Option(min=1, metavar="N", help="Run as N processes, as torchrun does.")]
-Json = Annotated[bool, typer.Option("--json", help="Print progress and result as JSON, one object per line.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as json.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print progress and result as json, one object per line.")]
+ExportDir = Annotated[Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize or fa3 export wrote.")]
+TrustRemoteCode = Annotated[bool, typer.Option(TRUST_REMOTE_CODE.flags, help=TRUST_REMOTE_CODE.help)]
 
 
 def with_options(
@@ -41,7 +44,7 @@ def with_options(
 
         @wraps(function)
         def command(**given: Any) -> None:
-            options = kind(**{name: _value(given[name]) for name in offered})
+            options = kind(**{name: _value(given[name], declared(kind)[name].choices) for name in offered})
             function(options, **{name: given[name] for name in taken})
 
         vars(command)["__signature__"] = inspect.Signature(parameters)
@@ -51,17 +54,17 @@ def with_options(
     return decorate
 
 
-def choices(name: str, values: Iterable[str]) -> type[Enum]:
-    """Return a type whose values typer offers as choices."""
+def choices(name: str, values: Iterable[object]) -> type[Enum]:
+    """Return a type whose values typer offers as choices; typer reads texts only."""
     make: EnumMeta = Enum  # typed as EnumMeta: a call with names makes a class, not a member
-    return make(name, {value.replace("-", "_"): value for value in values}, type=str)
+    return make(name, {f"{value}".replace("-", "_"): f"{value}" for value in values}, type=str)
 
 
-def _value(given: Any) -> Any:
-    """Convert a value from typer for the dataclass: choices to texts, an empty list to None."""
+def _value(given: Any, values: Sequence[object]) -> Any:
+    """Convert a value from typer for the dataclass: a choice to the one of `values`, an empty list to None."""
     if isinstance(given, list):
-        return list(map(_value, given)) or None
-    return given.value if isinstance(given, Enum) else given
+        return [_value(one, values) for one in given] or None
+    return next(value for value in values if str(value) == given.value) if isinstance(given, Enum) else given
 
 
 def _parameters(kind: Callable[..., Any], names: Iterable[str]) -> list[inspect.Parameter]:
@@ -72,11 +75,9 @@ def _parameters(kind: Callable[..., Any], names: Iterable[str]) -> list[inspect.
 
 def _parameter(name: str, option: Option, hint: Any, default: Any) -> inspect.Parameter:
     help = f"Pipelines: {option.help}" if option.group == PIPELINES else option.help
-    required = default is inspect.Parameter.empty
     offer: Any
     if option.argument:
-        metavar = name.upper() if required else f"[{name.upper()}]"
-        offer = typer.Argument(metavar=metavar, help=help)
+        offer = typer.Argument(metavar=name.upper(), help=help)
     else:
         flags = [option.flags] if option.flags else []
         offer = typer.Option(*flags, help=help, metavar=option.metavar, min=option.minimum)
@@ -84,7 +85,7 @@ def _parameter(name: str, option: Option, hint: Any, default: Any) -> inspect.Pa
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[one, offer])
 
 
-def _type_for_typer(name: str, hint: Any, values: Sequence[str]) -> Any:
+def _type_for_typer(name: str, hint: Any, values: Sequence[object]) -> Any:
     """Return the type of a field as typer reads it: one type, or a list of one, or None."""
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     one = choices(name, values) if values else Path if Path in parts else str if str in parts else parts[0]

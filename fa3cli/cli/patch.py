@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fa3cli.cli.console import note, print_error, print_json, warn
-from fa3cli.cli.options import with_options
+from fa3cli.cli.options import Json, with_options
 from fa3cli.errors import ConflictError, UsageError
 from fa3cli.patch_options import PatchOptions
 
@@ -29,7 +29,7 @@ def patch(
     check: Annotated[bool, typer.Option("--check", help="Exit 0 if patched and up to date, else 1.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Print what would change.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Undo the patch.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as json.")] = False,
+    json: Json = False,
 ) -> None:
     """Patch a model's modeling file, beside its weights, so that q, k and v can be quantized."""
     from fa3cli.patching import folder_patch

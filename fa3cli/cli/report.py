@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from fa3cli.cli.console import note, print_json, warn
+from fa3cli.cli.options import ExportDir, Json
 
 __all__ = ["report"]
 
 
 def report(
-    export: Annotated[Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize or fa3 export wrote.")],
+    export: ExportDir,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -22,7 +23,7 @@ def report(
             help="Write one html page without other files; an older page is replaced, other files are not.",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the facts as json.")] = False,
+    json: Json = False,
 ) -> None:
     """Show what an export holds: what is quantized and why not, scales per head, errors, settings, hashes."""
     from fa3cli.report.data import gather

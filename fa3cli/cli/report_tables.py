@@ -17,7 +17,7 @@ from fa3cli.report.timesteps import spread_of
 if TYPE_CHECKING:
     from fa3cli.report.facts import Accuracy, Facts, LayerFacts
 
-__all__ = ["print_facts"]
+__all__ = ["accuracy_table", "print_facts"]
 
 
 def print_facts(facts: Facts) -> None:
@@ -49,7 +49,8 @@ def _summary(facts: Facts) -> Table:
         (facts.name, ", ".join(kind)),
         ("target", facts.target or "unknown"),
         ("size", f"{words.size(facts.size)} in {words.count(facts.files, 'file')}"),
-        ("W8A8 linears", f"{facts.quantized}, {facts.left_float} in the {facts.part}s left float"),
+        ("int8 linears", f"{words.int8_linears(facts.quantized, facts.schemes)}"),
+        ("float linears", f"{facts.left_float:,} in the {facts.part}s"),
         (f"{facts.part}s with int8 attention", words.fraction(facts.with_fa, facts.attentions)),
     ]
     if facts.worst:
@@ -67,7 +68,7 @@ def _layers(facts: Facts) -> Table:
     names = words.labels(facts.layers)
     columns = {
         facts.part: [names[layer.name] for layer in facts.layers],
-        "W8A8": [str(layer.quantized) for layer in facts.layers],
+        "int8 linears": [str(layer.quantized) for layer in facts.layers],
         "float linears": [linears_by_reason(layer) for layer in facts.layers],
         "FA3": [_attention(layer) for layer in facts.layers],
         "error": [words.percent(layer.error) for layer in facts.layers],
@@ -111,13 +112,17 @@ def _fallbacks(facts: Facts) -> Table:
     return table
 
 
+def accuracy_table(accuracy: Accuracy) -> Table:
+    """Return the comparison on text; `fa3 verify` prints the same table."""
+    table = Table("on the text", "float", "quantized")
+    for row in words.accuracy_rows(accuracy):
+        table.add_row(*row)
+    return table
+
+
 def _accuracy(accuracy: Accuracy) -> Table:
-    table = Table("on the text", "float", "quantized", caption=words.measured_on(accuracy))
-    change = words.change(accuracy.perplexity_float, accuracy.perplexity_quantized)
-    quantized = f"{words.exact(accuracy.perplexity_quantized)} ({change})"
-    table.add_row("perplexity", words.exact(accuracy.perplexity_float), quantized)
-    table.add_row("KL divergence from float, nats per token", "", words.significant(accuracy.kl_divergence))
-    table.add_row("same most likely token", "", words.percent(accuracy.top1_agreement))
+    table = accuracy_table(accuracy)
+    table.caption = words.measured_on(accuracy)
     return table
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fa3cli.cli.console import note, print_json
-from fa3cli.cli.options import choices
+from fa3cli.cli.options import ExportDir, Json, TrustRemoteCode, choices
 from fa3cli.errors import UnsupportedError, UsageError
 from fa3cli.exports.target_names import TARGET_NAMES
 
@@ -28,7 +28,7 @@ __all__ = ["verify"]
 
 
 def verify(
-    export: Annotated[Path, typer.Argument(metavar="EXPORT_DIR", help="Folder that fa3 quantize or fa3 export wrote.")],
+    export: ExportDir,
     target: Annotated[
         list[_Target] | None,
         typer.Option(help="Engine that should load the export [the engine it was written for]; may be repeated."),
@@ -45,23 +45,22 @@ def verify(
         ),
     ] = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Cut lines of --eval to N tokens.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code of the weights folder.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the report as json.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+    json: Json = False,
 ) -> None:
     """Check whether inference engines can load an export; exit 1 if one cannot."""
     from fa3cli import api
+    from fa3cli.comparing.targets import compared_on
 
     if (against is None) != (text is None):
         raise UsageError("--against and --eval need each other")
     report = api.verify(export, targets=[engine.value for engine in target or ()])
-    targets = {check.target for check in report.checks}
-    images = targets == {"mindie-sd"}
+    data = compared_on(*{check.target for check in report.checks})
+    images = data == "images"
     if images and max_length is not None:
         raise UsageError("--max-length is for text, but a pipeline is compared on prompts")
-    compares, comparison = images or targets <= {"modelslim", "mindie"}, None
-    if report.ok and against is not None and text is not None and compares:
+    comparison = None
+    if report.ok and against is not None and text is not None and data:
         options = {"trust_remote_code": trust_remote_code} | ({} if images else {"max_length": max_length})
         comparison = _compare(export, against, text, images=images, **options)
     if json:
@@ -70,7 +69,7 @@ def verify(
         _show(report)
         if comparison:
             _show_comparison(comparison)
-    if against is not None and not compares:
+    if against is not None and data is None:
         raise UnsupportedError(
             f"--against supports exports for modelslim, mindie or mindie-sd, not for {report.target}",
             hint="export the same calibration for one of these targets, too",
@@ -85,18 +84,22 @@ def _show(report: VerificationReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from fa3cli.report.wording import count
+
     found = Counter((finding.target, finding.check) for finding in report.findings)
     for target in dict.fromkeys(check.target for check in report.checks):
         table = Table(f"check for {target}", "result", "why it matters")
         for check in (check for check in report.checks if check.target == target):
-            count = found[target, check.name]
-            table.add_row(check.name, _result(check, count), check.reason if count else "")
+            number = found[target, check.name]
+            table.add_row(check.name, _result(check, number), check.reason if number else "")
         Console().print(table)
     # Plain lines: a rich table would cut the names, and people search logs for them.
     for finding in report.findings:
         print(f"{finding.severity}: {finding.subject} {finding.message} [{finding.target}: {finding.check}]")
     errors = sum(finding.severity == "error" for finding in report.findings)
-    note(f"{report.folder}: {errors} errors, {len(report.findings) - errors} warnings for target {report.target}")
+    note(
+        f"{report.folder}: {count(errors, 'error')}, {count(len(report.findings) - errors, 'warning')} for target {report.target}"
+    )
 
 
 def _compare(export: Path, against: Path, text: Path, *, images: bool, **options: Any) -> Comparison | ImageComparison:
@@ -114,24 +117,19 @@ def _compare(export: Path, against: Path, text: Path, *, images: bool, **options
 
 def _show_comparison(comparison: Comparison | ImageComparison) -> None:
     from rich.console import Console
-    from rich.table import Table
 
+    from fa3cli.cli.report_tables import accuracy_table
     from fa3cli.comparing.images import ImageComparison
+    from fa3cli.report.recorded import read_recorded
+    from fa3cli.report.wording import measured_on
 
     if isinstance(comparison, ImageComparison):
         return _show_images(comparison)
-    change = comparison.perplexity_quantized / comparison.perplexity_float - 1
-    table = Table("on the text", "float", "quantized")
-    table.add_row(
-        "perplexity", f"{comparison.perplexity_float:.3f}", f"{comparison.perplexity_quantized:.3f} ({change:+.2%})"
-    )
-    table.add_row("KL divergence from float, nats per token", "", f"{comparison.kl_divergence:.2e}")
-    table.add_row("same most likely token", "", f"{comparison.top1_agreement:.2%}")
-    Console().print(table)
-    note(
-        f"{comparison.tokens} predicted tokens in {comparison.samples} samples, "
-        f"{comparison.samples_cut} of them cut to the model's longest input"
-    )
+    # Read as a report reads it from the export, so that both print the same.
+    accuracy = read_recorded({"comparison": asdict(comparison)}).accuracy
+    if accuracy:
+        Console().print(accuracy_table(accuracy))
+        note(measured_on(accuracy))
 
 
 def _show_images(comparison: ImageComparison) -> None:

@@ -13,7 +13,7 @@ from fa3cli.errors import InvalidInputError
 from fa3cli.exports.float_model import FloatModel
 from fa3cli.exports.geometry import Geometry, read_geometry
 from fa3cli.exports.json_documents import Document, is_file, read_document
-from fa3cli.exports.layout import FLOAT, FP8, REPORT_FILE, W8A8, W8A8_DYNAMIC
+from fa3cli.exports.layout import FLOAT, FP8, PARAMETERS_FILE, REPORT_FILE, W8A8, W8A8_DYNAMIC
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Target
 from fa3cli.files.reading import LARGE, is_file_name
@@ -172,13 +172,17 @@ def open_contents(folder: Path, target: Target = TARGETS["modelslim"]) -> Conten
 
 
 def require_readable(folder: Path) -> None:
-    """Raise InvalidInputError if the folder is missing, or its files cannot be listed."""
+    """Raise InvalidInputError if the folder is missing, its files cannot be listed, or it holds a calibration."""
     try:
         if not folder.is_dir():
             raise InvalidInputError(f"{folder}: no such folder", hint="give the folder that fa3 quantize wrote")
         next(folder.iterdir(), None)
     except OSError as error:
         raise InvalidInputError(f"{folder}: cannot be read ({error.strerror})") from error
+    if is_file(folder / PARAMETERS_FILE):
+        raise InvalidInputError(
+            f"{folder}: holds a calibration, not an export", hint="fa3 export makes exports from it"
+        )
 
 
 def _no_export(folder: Path, target: Target) -> InvalidInputError:

@@ -16,6 +16,7 @@ __all__ = [
     "LINEAR_TENSORS",
     "LINEAR_VALUES",
     "NORM_TENSORS",
+    "PARAMETERS_FILE",
     "REPORT_FILE",
     "W8A8",
     "W8A8_DYNAMIC",
@@ -29,6 +30,8 @@ __all__ = [
 DESCRIPTION_FILE = "quant_model_description.json"
 # Written by fa3 beside the weights of each target.
 REPORT_FILE = "fa3_report.json"
+# The parameters that fa3 calibrate writes instead of weights.
+PARAMETERS_FILE = "fa3_parameters.safetensors"
 
 # Values of the description, one per tensor. Only fa3 uses FP8, for the scales of a target without a description.
 FLOAT, FA_QUANT, C8, FP8 = "FLOAT", "FAQuant", "C8", "FP8"

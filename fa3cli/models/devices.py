@@ -11,11 +11,12 @@ from types import ModuleType
 
 import torch
 
-from fa3cli.errors import InvalidInputError, MissingCapabilityError, UnsupportedError, UsageError, brief
+from fa3cli.errors import InvalidInputError, MissingCapabilityError, UsageError, brief
+from fa3cli.models import DTYPES
 
 __all__ = ["computes_bfloat16", "device_kind", "device_of", "free_memory", "run_dtype"]
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 _NAME = re.compile(r"(auto|cpu|(?:npu|cuda)(?::(\d+))?)")
 
 
@@ -99,10 +100,10 @@ def _npu(name: str) -> ModuleType:
 def run_dtype(dtype: str, found: str, device: torch.device, source: Path) -> torch.dtype:
     """Return the dtype of that name; for `auto` the one `found` in `source`, or float16 if the device lacks bfloat16.
 
-    Raises UnsupportedError for an unknown name, InvalidInputError if the name `found` is unknown.
+    Raises UsageError for an unknown name, InvalidInputError if the name `found` is unknown.
     """
     if dtype not in ("auto", *_DTYPES):
-        raise UnsupportedError(f"--dtype {dtype}: expected auto, {', '.join(_DTYPES)}")
+        raise UsageError(f"--dtype {dtype}: expected auto, {', '.join(_DTYPES)}")
     if dtype != "auto":
         return _DTYPES[dtype]
     if found == "bfloat16" and not computes_bfloat16(device):

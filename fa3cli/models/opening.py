@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from fa3cli import patching
-from fa3cli.errors import ConflictError, UnsupportedError
+from fa3cli.errors import ConflictError, UnsupportedError, UsageError
+from fa3cli.models import ATTENTION_IMPLEMENTATIONS
 from fa3cli.models.checked_folder import require_regular_files
 from fa3cli.models.checkpoint import Checkpoint
 from fa3cli.models.config_weights import ConfigWeights, has_weights
 from fa3cli.models.devices import device_of, run_dtype
 from fa3cli.models.module_file import code_of, module_of
 from fa3cli.models.published.conversions import published_names
-from fa3cli.models.quantized_checkpoints import float_weights, require_a_model
+from fa3cli.models.quantized_checkpoints import float_weights
 from fa3cli.models.skeleton import build_skeleton, read_config
 from fa3cli.models.streamed_model import StreamedModel
 from fa3cli.models.trust import require_known_code
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = ["check_loaded_code", "open_model"]
-
-_ATTENTION = ("auto", "eager", "sdpa")
 
 
 def open_model(
@@ -40,13 +39,15 @@ def open_model(
     attn_implementation: str = "auto",
     trust_remote_code: bool = False,
     only_plan: bool = False,
+    without_fa: str = "",
 ) -> StreamedModel:
     """Build the model of a weights folder without reading weights; with `fa` it must be a patched one.
 
-    With `only_plan`, the folder may hold no weights.
+    With `only_plan`, the folder may hold no weights. `without_fa` says in hints how to do without a patch.
     """
-    if attn_implementation not in _ATTENTION:
-        raise UnsupportedError(f"--attn-implementation {attn_implementation}: expected one of {', '.join(_ATTENTION)}")
+    if attn_implementation not in ATTENTION_IMPLEMENTATIONS:
+        expected = ", ".join(ATTENTION_IMPLEMENTATIONS)
+        raise UsageError(f"--attn-implementation {attn_implementation}: expected one of {expected}")
     if patching.is_pipeline(folder):
         raise UnsupportedError(
             f"{folder}: a pipeline of diffusers, expected the folder of a causal language model",
@@ -54,9 +55,9 @@ def open_model(
         )
     # Checked before a library reads the folder: it would wait forever at a pipe.
     require_regular_files(folder)
-    require_a_model(folder)
+    patching.require_a_model(folder)
     status = patching.status(folder)
-    require_known_code(folder, status, fa=fa, trusted=trust_remote_code)
+    require_known_code(folder, status, fa=fa, trusted=trust_remote_code, without_fa=without_fa)
     # If the patch is reproducible, the class is made from the checked text; transformers loads any other code.
     module = status.module if fa else None
     known_class = (

@@ -10,10 +10,10 @@ from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.models.checkpoint import Checkpoint
 from fa3cli.models.published.converted_checkpoint import Weights
 from fa3cli.models.published.fp8 import Fp8Checkpoint
+from fa3cli.patching.folders.model_folder import GIVE_FLOAT_MODEL
 
-__all__ = ["float_weights", "require_a_model"]
+__all__ = ["float_weights"]
 
-_FLOAT = "give the folder of the float model that it was made from"
 # quant_method in config.json -> what such a checkpoint is.
 _METHODS = {
     "awq": "an AWQ checkpoint (int4 weights)",
@@ -23,19 +23,6 @@ _METHODS = {
     "mxfp4": "an MXFP4 checkpoint (float4 weights)",
     "compressed-tensors": "a compressed-tensors checkpoint",
 }
-
-
-def require_a_model(folder: Path) -> None:
-    """Raise UnsupportedError for a folder that holds something else than a model: an export, or a LoRA adapter."""
-    if exported := next(folder.glob("quant_model_description*.json"), None):
-        raise UnsupportedError(f"{folder}: an export of fa3 or msModelSlim ({exported.name})", hint=_FLOAT)
-    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
-        raise UnsupportedError(
-            f"{folder}: a LoRA adapter, which holds no model (adapter_config.json)",
-            hint="merge it into its base model (peft: merge_and_unload, save_pretrained), and give the merged folder",
-        )
-    if not (folder / "config.json").exists() and (file := next(folder.glob("*.gguf"), None)):
-        raise UnsupportedError(f"{folder}: a GGUF checkpoint ({file.name})", hint=_FLOAT)
 
 
 def float_weights(checkpoint: Checkpoint, config: Any) -> Weights:
@@ -54,7 +41,7 @@ def float_weights(checkpoint: Checkpoint, config: Any) -> Weights:
         return Fp8Checkpoint(checkpoint, _block(given, checkpoint.folder))
     what = _METHODS.get(str(method), f"quantized by {method!r}")
     raise UnsupportedError(
-        f"{checkpoint.folder / 'config.json'}: quantization_config says that this is {what}", hint=_FLOAT
+        f"{checkpoint.folder / 'config.json'}: quantization_config says that this is {what}", hint=GIVE_FLOAT_MODEL
     )
 
 

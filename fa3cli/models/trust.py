@@ -14,11 +14,14 @@ __all__ = ["require_known_code", "trust_hint", "without_trust_prompt"]
 _TRUST = "pass --trust-remote-code if you trust the code in the folder"
 
 
-def require_known_code(folder: Path, status: patching.PatchStatus, *, fa: bool, trusted: bool) -> None:
+def require_known_code(
+    folder: Path, status: patching.PatchStatus, *, fa: bool, trusted: bool, without_fa: str = ""
+) -> None:
     """Raise if the patched code of a weights folder or pipeline is needed, but neither known nor trusted.
 
     Code is known if patching the installed library produces it again. Raises InvalidInputError if
-    `fa` needs a patch and there is none, ConflictError if the patch is not reproducible.
+    `fa` needs a patch and there is none, ConflictError if the patch is not reproducible. `without_fa` says in the hint how to
+    do without a patch, if the caller can.
     """
     if not fa:
         return
@@ -26,7 +29,7 @@ def require_known_code(folder: Path, status: patching.PatchStatus, *, fa: bool, 
         patching.attention_of(folder)  # raises if fa3 patch could not patch this folder
         raise InvalidInputError(
             f"{folder}: not patched, so q, k and v cannot be observed",
-            hint=f"run fa3 patch {folder} (or fa3 quantize --no-fa, which leaves q, k and v float)",
+            hint=f"run fa3 patch {folder}" + (f" (or {without_fa})" if without_fa else ""),
         )
     if status.module and not status.module.is_file():
         raise ConflictError(f"{status.module}: missing, though config.json names it", hint="run fa3 patch again")

@@ -20,7 +20,8 @@ def jobs_of(options: RunOptions, *, only_calibrate: bool = False) -> list[Job]:
     """
     folder = Path(options.weights_dir)
     if not folder.is_dir():
-        raise InvalidInputError(f"{folder}: no such folder", hint="give the folder of the weights or the pipeline")
+        found = "is a file" if folder.is_file() else "no such folder"
+        raise InvalidInputError(f"{folder}: {found}", hint="give the folder of the weights or the pipeline")
     pipeline = patching.is_pipeline(folder)
     kinds = (
         ("a pipeline of diffusers", "language models") if pipeline else ("a language model", "pipelines of diffusers")

@@ -66,18 +66,24 @@ class OpenedPipeline:
 
 
 def open_pipeline(
-    folder: Path, *, fa: bool, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+    folder: Path,
+    *,
+    fa: bool,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    without_fa: str = "",
 ) -> OpenedPipeline:
     """Build the transformers of a pipeline's folder without reading weights; with `fa` it must be a patched one.
 
-    Code of the folder runs only if patching the installed diffusers produces it again, or if it is trusted.
+    `without_fa` says in hints how to do without a patch. Code of the folder runs only if patching the installed diffusers produces it again, or if it is trusted.
     """
     if not (folder / INDEX).is_file():
         raise _no_index(folder)
     for part in (folder, *filter(Path.is_dir, folder.iterdir())):
         require_regular_files(part)
     status = patching.status(folder)
-    require_known_code(folder, status, fa=fa, trusted=trust_remote_code)
+    require_known_code(folder, status, fa=fa, trusted=trust_remote_code, without_fa=without_fa)
     disk = look(Pipeline(), folder)
     index = _index_of(disk, folder)
     receipt = disk.receipt if fa else None

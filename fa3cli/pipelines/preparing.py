@@ -14,7 +14,7 @@ from fa3cli.quantization.recipes import choose_recipe
 from fa3cli.quantization.settings import PIPELINE_SETTINGS, resolve_settings
 from fa3cli.runs.destination import default_output, where_to_save
 from fa3cli.runs.job import make_job
-from fa3cli.runs.options import RunOptions
+from fa3cli.runs.options import WITHOUT_FA, RunOptions
 from fa3cli.runs.target_fit import require_loadable
 
 __all__ = ["prepare_pipeline"]
@@ -46,6 +46,7 @@ def prepare_pipeline(options: RunOptions, *, only_calibrate: bool = False) -> li
         device=options.device,
         dtype=options.dtype,
         trust_remote_code=options.trust_remote_code,
+        without_fa=WITHOUT_FA,
     )
     # `record` checks both again; here, errors come before any work.
     require_accepted(pipeline.pipeline_class, sampling)

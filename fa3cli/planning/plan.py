@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,15 +11,20 @@ from typing import Any
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.models.streamed_model import StreamedModel
 from fa3cli.planning.peak_memory import peak_memory
-from fa3cli.quantization.schemes import LATENT_ATTENTION
+from fa3cli.quantization.schemes import LATENT_ATTENTION, routers
 from fa3cli.runs.disk_space import bytes_written, export_bytes, journal_bytes
 from fa3cli.runs.job import Job
+from fa3cli.runs.streams.calibration_stream import CalibrationStream
+from fa3cli.runs.streams.range_param_stream import RangeParamStream
 from fa3cli.runs.streams.schedule import passes
+from fa3cli.runs.streams.smoothing_stream import SmoothingStream
 from fa3cli.runs.streams.stream import Stream
 from fa3cli.runs.target_fit import target_warnings
 from fa3cli.samples.dataset import Sample
 
 __all__ = ["Plan", "plan", "plan_warnings"]
+
+_STREAMS = (SmoothingStream.name, RangeParamStream.name, CalibrationStream.name)
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,11 @@ class Plan:
     dtype: str
     layers: int
     quantized_linears: int
-    """Linears that become W8A8; disable_level reduces this number later."""
+    """Linears that become int8; disable_level reduces this number later."""
+    schemes: Mapping[str, int]
+    """The number of them by the value that the description will give them."""
     float_linears: tuple[str, ...]
+    """Linears and routers that stay float."""
     attentions: int
     samples: int
     tokens: int
@@ -66,7 +75,8 @@ def plan(job: Job) -> Plan:
         dtype=str(model.dtype).removeprefix("torch."),
         layers=len(model.layers),
         quantized_linears=len(job.quantized),
-        float_linears=tuple(name for name in linears if name not in job.quantized),
+        schemes=dict(Counter(scheme.value for scheme in job.schemes.values())),
+        float_linears=(*(name for name in linears if name not in job.quantized), *_other_routers(job)),
         attentions=len(job.attentions),
         samples=job.sample_count,
         tokens=job.token_count,
@@ -79,9 +89,17 @@ def plan(job: Job) -> Plan:
     )
 
 
+def _other_routers(job: Job) -> list[str]:
+    """Return the routers that are no linears of torch: in transformers 5 they have a class of their own."""
+    model, linears = job.model, job.model.linears()
+    weights = {name.removesuffix(".weight"): name for layer in model.layers for name in model.of_layer[layer]}
+    found = (name for name in routers(weights) if weights[name] != name and name not in linears)
+    return [name for name in found if len(model.shape(weights[name])) == 2]
+
+
 def _counts(streams: Sequence[Stream]) -> dict[str, int]:
     """Return the number of forwards of each stream, 0 for streams that a pass lacks."""
-    return {"smoothing": 0, "features": 0, "calibration": 0} | {stream.name: stream.count for stream in streams}
+    return dict.fromkeys(_STREAMS, 0) | {stream.name: stream.count for stream in streams}
 
 
 def _peak_memory(job: Job, todo: Sequence[Sequence[Stream]]) -> int:
@@ -111,14 +129,20 @@ def plan_warnings(job: Job, found: Sequence[LayerParameters] | None = None) -> I
         yield f"disable_level={settings.disable_level}: {len(job.quantized)} linears are quantized; all fall back"
     if latent := [name for name in job.model.attentions() if job.disabled.get(name) == LATENT_ATTENTION]:
         yield (
-            f"{latent[0]} and {len(latent) - 1} others are latent attention (MLA): they stay without FA3, "
+            f"{_first_of(latent)} latent attention (MLA), and FA3 is not applied there, "
             "since engines want the scales of the absorbed q and of the latent state"
         )
     if unknown := job.model.unknown:
-        yield (
-            f"{unknown[0]} and {len(unknown) - 1} other tensors are not of the model that transformers builds: "
-            "they are copied as they are"
-        )
+        yield f"{_first_of(unknown, 'tensor')} not of the model that transformers builds, and copied unchanged"
     if cast := job.model.cast_names():
         dtype = str(job.model.dtype).removeprefix("torch.")
-        yield f"{cast[0]} and {len(cast) - 1} other tensors are stored in another dtype and cast to {dtype}"
+        yield f"{_first_of(cast, 'tensor')} stored in another dtype and cast to {dtype}"
+
+
+def _first_of(names: Sequence[str], noun: str = "") -> str:
+    """Return the first name and the number of the others, as the subject of a sentence: `a is`, `a and 2 others are`."""
+    others = len(names) - 1
+    if not others:
+        return f"{names[0]} is"
+    kind = f"other {noun}{'s' * (others > 1)}" if noun else f"other{'s' * (others > 1)}"
+    return f"{names[0]} and {others} {kind} are"

@@ -11,6 +11,7 @@ __all__ = [
     "DYNAMIC",
     "LATENT_ATTENTION",
     "MIX",
+    "ROUTER",
     "SCHEMES",
     "STATIC",
     "Scheme",
@@ -32,7 +33,7 @@ class Scheme:
     """Whether inputs are quantized at run time, per token; else the export holds the input's scale."""
 
 
-LATENT_ATTENTION = "latent attention"
+LATENT_ATTENTION, ROUTER = "latent attention", "router"
 _ROUTER = re.compile(r"(\w+_)?gate$|router")
 STATIC = Scheme("w8a8", "W8A8")
 DYNAMIC = Scheme("w8a8-dynamic", "W8A8_DYNAMIC", dynamic=True)
@@ -56,7 +57,7 @@ def never_quantized(linears: Collection[str]) -> dict[str, str]:
     """Return the linears that engines read only as float, with the reason."""
     # Attention absorbs kv_b_proj, which expands the latent state to k and v of all heads, into q and the output.
     latent = dict.fromkeys((name for name in linears if name.endswith(".kv_b_proj")), LATENT_ATTENTION)
-    return dict.fromkeys(routers(linears), "router") | latent
+    return dict.fromkeys(routers(linears), ROUTER) | latent
 
 
 def routers(linears: Collection[str]) -> list[str]:

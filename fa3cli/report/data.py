@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from fa3cli.exports.layout import REPORT_FILE
 from fa3cli.exports.recognition import recognize_target
+from fa3cli.exports.targets import for_pipelines
 from fa3cli.report.facts import NOT_LINEAR, OUTSIDE_BLOCKS, Facts, FloatModule
 from fa3cli.report.head_scales import largest_code, read_head_scales
 from fa3cli.report.layers import gather_layers
@@ -37,6 +39,7 @@ def gather(folder: str | Path) -> Facts:
         files=stored.files,
         size=stored.size,
         layers=gather_layers(recorded, matrices, scales, has_tensors=bool(contents.tensors)),
+        schemes=dict(Counter(value for value in matrices.quantized.values() if value)),
         quantized_elsewhere=tuple(name for name in matrices.quantized if not _in_layer(recorded, name)),
         float_elsewhere=_float_elsewhere(recorded, matrices),
         scales=tuple(scales),
@@ -53,7 +56,7 @@ def _float_elsewhere(recorded: Recorded, matrices: Matrices) -> tuple[FloatModul
     """Return the float matrices outside the layers, and the setting that kept them float if it is known."""
     settings = recorded.origin.settings if recorded.origin else {}
     reason = "disable_last_linear" if settings.get("disable_last_linear") is True else None
-    if recorded.target == "mindie-sd":  # a transformer has no head
+    if for_pipelines(recorded.target):  # a transformer has no head
         reason = OUTSIDE_BLOCKS
     return tuple(
         FloatModule(name, NOT_LINEAR if _is_embedding(name) else reason)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fa3cli.exports.targets import for_pipelines
+
 __all__ = [
     "NOT_LINEAR",
     "OUTSIDE_BLOCKS",
@@ -59,7 +61,7 @@ class LayerFacts:
 
     name: str
     quantized: int
-    """Number of W8A8 linears."""
+    """Number of int8 linears."""
     float_linears: tuple[FloatModule, ...]
     fa: bool | None
     """Whether the attention is int8; None if the layer has no attention that could be."""
@@ -134,8 +136,10 @@ class Facts:
     size: int
     """Bytes of all files."""
     layers: tuple[LayerFacts, ...]
+    schemes: dict[str, int]
+    """Number of int8 linears by the value that the description gives them; empty without a description."""
     quantized_elsewhere: tuple[str, ...]
-    """W8A8 linears outside the decoder layers, such as a quantized head."""
+    """Int8 linears outside the decoder layers, such as a quantized head."""
     float_elsewhere: tuple[FloatModule, ...]
     """Matrices outside the decoder layers that stayed float: embeddings, heads."""
     scales: tuple[HeadScales, ...]
@@ -152,11 +156,11 @@ class Facts:
     @property
     def part(self) -> str:
         """The word for a layer: `block` in a diffusion transformer."""
-        return "block" if self.target == "mindie-sd" else "layer"
+        return "block" if for_pipelines(self.target) else "layer"
 
     @property
     def quantized(self) -> int:
-        """Number of W8A8 linears."""
+        """Number of int8 linears."""
         return sum(layer.quantized for layer in self.layers) + len(self.quantized_elsewhere)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
+from fa3cli.quantization.schemes import LATENT_ATTENTION, ROUTER
 from fa3cli.report.facts import NOT_LINEAR, Facts, LayerFacts
 from fa3cli.report.names import layer_number, number_ranges, relative_name, starred_numbers
 
@@ -16,6 +17,11 @@ _REASONS = {
     "disable_level": "among the hardest to quantize, by disable_level",
     "disable_last_linear": "the last linear, by disable_last_linear",
     "fa_amp": "among the lowest scores, by fa_amp",
+    ROUTER: "a router of the experts, which engines read as float",
+    LATENT_ATTENTION: "belongs to latent attention (MLA)",
+    "experts joined in one tensor": "the checkpoint joins the experts of a layer in one tensor",
+    "fused with one that is disabled": "engines fuse it with a linear that stays float",
+    "fa is off": "q, k and v are not quantized, by --no-fa",
     NOT_LINEAR: "not a linear",
     None: "not recorded",
 }

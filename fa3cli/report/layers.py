@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 
+from fa3cli.quantization.schemes import ROUTER
 from fa3cli.report.facts import FloatModule, HeadScales, LayerFacts
 from fa3cli.report.names import layer_of, module_order
 from fa3cli.report.recorded import Recorded, RecordedLayer
@@ -31,10 +32,15 @@ def gather_layers(
     layers = []
     for name, accumulated in zip(names, errors, strict=True):
         # Without a report, a layer's attention counts as float if the attention of another layer has scales.
-        unexplained = tuple(FloatModule(linear, None) for linear in left_float.get(name, ()))
+        unexplained = tuple(
+            FloatModule(linear, ROUTER if linear in matrices.routers else None) for linear in left_float.get(name, ())
+        )
         fa = False if roles else None
         unrecorded = RecordedLayer(name, 0, unexplained, fa, None, None, None, ())
         record = recorded.layers.get(name, unrecorded)
+        # Routers of transformers 5 are no linears, so the run did not record them.
+        known = {linear.name for linear in record.float_linears}
+        unlisted = tuple(router for router in unexplained if router.reason == ROUTER and router.name not in known)
         scaled = tuple(role for role in "qkv" if role in roles.get(name, ()))
         if not has_tensors and record.fa:
             scaled = tuple("qkv")
@@ -42,7 +48,7 @@ def gather_layers(
             LayerFacts(
                 name=name,
                 quantized=len(quantized.get(name, ())) if has_tensors else record.quantized,
-                float_linears=record.float_linears,
+                float_linears=record.float_linears + unlisted,
                 fa=bool(scaled) if scaled or record.fa is not None else None,
                 fa_roles=scaled,
                 fa_reason=record.fa_reason,

@@ -11,7 +11,7 @@ from fa3cli.exports.json_documents import Document, is_file, read_document
 from fa3cli.exports.layout import DESCRIPTION_FILE, LINEAR_VALUES, REPORT_FILE
 from fa3cli.exports.targets import TARGETS
 from fa3cli.files.reading import LARGE
-from fa3cli.runs.result import PARAMETERS_FILE
+from fa3cli.quantization.schemes import routers
 
 __all__ = ["Matrices", "Stored", "open_stored", "read_matrices"]
 
@@ -35,8 +35,11 @@ class Stored:
 class Matrices:
     """Names of the modules with a two-dimensional weight, grouped by how it is stored."""
 
-    quantized: tuple[str, ...]
+    quantized: dict[str, str | None]
+    """The description's value for each quantized matrix; None if it has none."""
     left_float: tuple[str, ...]
+    routers: frozenset[str]
+    """Those of `left_float` that choose the experts of a token."""
 
 
 def open_stored(folder: Path) -> Stored:
@@ -45,10 +48,6 @@ def open_stored(folder: Path) -> Stored:
     Raises InvalidInputError if there is no report, no description and no readable weight file of a quantized model.
     """
     require_readable(folder)
-    if is_file(folder / PARAMETERS_FILE):
-        raise InvalidInputError(
-            f"{folder}: holds a calibration, not an export", hint="fa3 export makes exports from it"
-        )
     described = (read_document(folder, name, LARGE) for name in _DESCRIPTIONS)
     descriptions = tuple(document for document in described if document.raw is not None)
     shards = tuple(read_shard(folder, path.name) for path in sorted(folder.glob("*.safetensors")))
@@ -71,7 +70,8 @@ def open_stored(folder: Path) -> Stored:
 
 def read_matrices(contents: Contents) -> Matrices:
     """Return the quantized and the float matrices, by the description or, for names it lacks, by the dtype."""
-    quantized, left_float = [], []
+    quantized: dict[str, str | None] = {}
+    left_float = []
     # A description has the order of the modules; the tensors of a file are sorted by name.
     for name in dict.fromkeys([*contents.description, *contents.tensors]):
         module, _, leaf = name.rpartition(".")
@@ -80,10 +80,11 @@ def read_matrices(contents: Contents) -> Matrices:
             continue
         value = contents.description.get(name)
         if value in LINEAR_VALUES or (value is None and header and header.dtype == "int8"):
-            quantized.append(module)
+            quantized[module] = value
         elif header:
             left_float.append(module)
-    return Matrices(tuple(quantized), tuple(left_float))
+    found = routers([name.removesuffix(".weight") for name in contents.tensors])
+    return Matrices(quantized, tuple(left_float), frozenset(found) & frozenset(left_float))
 
 
 def _no_export(folder: Path, contents: Contents) -> InvalidInputError:

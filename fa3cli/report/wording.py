@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fa3cli.comparing.targets import COMPARED_ON_TEXT, compared_on
 from fa3cli.report.facts import Accuracy, Facts, ImageAccuracy, LayerFacts, Origin
 from fa3cli.report.names import layer_number
 
 __all__ = [
+    "accuracy_rows",
     "calibrated_on",
     "change",
     "count",
@@ -17,6 +19,7 @@ __all__ = [
     "fraction",
     "how_to_measure",
     "image_rows",
+    "int8_linears",
     "labels",
     "measured_on",
     "percent",
@@ -76,14 +79,38 @@ def size(nbytes: int) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return a setting's value as text."""
+    """Return a setting's value as text; an entry of a list that is a pair becomes `glob=scheme`."""
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(value_text, value)) or "–"
+        return ", ".join(map(_entry_text, value)) or "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
         return ", ".join(f"{name} {value_text(item)}" for name, item in value.items() if item is not None)
     return "–" if value is None else str(value)
+
+
+def _entry_text(value: Any) -> str:
+    return "=".join(map(value_text, value)) if isinstance(value, (list, tuple)) else value_text(value)
+
+
+def int8_linears(number: int, schemes: Mapping[str, int]) -> str:
+    """Return the number of int8 linears, and of each scheme by its value in the description, as far as known."""
+    if len(schemes) > 1:
+        return f"{number:,}: {', '.join(f'{part:,} {value}' for value, part in schemes.items())}"
+    return " ".join((f"{number:,}", *schemes))
+
+
+def accuracy_rows(accuracy: Accuracy) -> list[tuple[str, str, str]]:
+    """Return the names of the measurements on text, and their values for the float and for the quantized model."""
+    agreement = accuracy.top1_agreement
+    changed = change(accuracy.perplexity_float, accuracy.perplexity_quantized)
+    quantized = f"{exact(accuracy.perplexity_quantized)} ({changed})"
+    return [
+        ("perplexity", exact(accuracy.perplexity_float), quantized),
+        ("KL divergence from float, nats per token", "", significant(accuracy.kl_divergence)),
+        # Two decimals: three digits would round 99.97 % to 100 %.
+        ("same most likely token", "", "–" if agreement is None else f"{100 * agreement:.2f}\N{NO-BREAK SPACE}%"),
+    ]
 
 
 def image_rows(images: ImageAccuracy | None) -> list[tuple[str, str]]:
@@ -114,11 +141,13 @@ def calibrated_on(origin: Origin) -> str:
 
 def how_to_measure(facts: Facts) -> str:
     """Return the command that compares an export with the float model, or which targets it supports."""
-    if facts.target == "mindie-sd":
+    data = compared_on(facts.target)
+    if data == "images":
         return f"fa3 verify {facts.folder} --against PIPELINE_DIR --eval PROMPTS"
-    if facts.target not in ("modelslim", "mindie"):
-        return "only exports for modelslim and mindie can be compared: make such an export from the same calibration"
-    return f"fa3 verify {facts.folder} --against WEIGHTS_DIR --eval TEXT.jsonl"
+    if data == "text":
+        return f"fa3 verify {facts.folder} --against WEIGHTS_DIR --eval TEXT.jsonl"
+    comparable = " and ".join(COMPARED_ON_TEXT)
+    return f"only exports for {comparable} can be compared: make such an export from the same calibration"
 
 
 def _known(number: int | None, noun: str) -> str:

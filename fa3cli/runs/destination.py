@@ -9,11 +9,9 @@ from typing import Any
 from fa3cli.errors import ConflictError, UnsupportedError, UsageError
 from fa3cli.exports.targets import targets_named
 from fa3cli.options import entries
-from fa3cli.runs.options import ExportOptions, RunOptions
+from fa3cli.runs.options import OUTPUT_SUFFIX, SAVE_TYPES, ExportOptions, RunOptions
 
 __all__ = ["default_output", "where_to_save"]
-
-_SAVE_TYPES = ("safe_tensor", "numpy")
 
 
 def default_output(folder: Path, output: str | Path | None) -> Path:
@@ -21,7 +19,7 @@ def default_output(folder: Path, output: str | Path | None) -> Path:
 
     Raises ConflictError if it is the weights folder, or a folder among the files inside the weights folder.
     """
-    place = Path(os.path.abspath(output or folder.with_name(f"{folder.name}-w8a8-fa3")))
+    place = Path(os.path.abspath(output or folder.with_name(f"{folder.name}{OUTPUT_SUFFIX}")))
     # Resolved only to compare: a link may lead from one folder into the other.
     weights, real = Path(os.path.realpath(folder)), Path(os.path.realpath(place))
     if real == weights:
@@ -51,8 +49,8 @@ def where_to_save(options: RunOptions | ExportOptions, *, pipelines: bool = Fals
     """
     chosen = targets_named(entries(options.target), pipelines=pipelines)
     save_types, part_file_size = entries(options.save_types), options.part_file_size
-    if unknown := [name for name in save_types if name not in _SAVE_TYPES]:
-        raise UsageError(f"save_type (--save-type) {unknown[0]!r}: expected {' or '.join(_SAVE_TYPES)}")
+    if unknown := [name for name in save_types if name not in SAVE_TYPES]:
+        raise UsageError(f"save_type (--save-type) {unknown[0]!r}: expected {' or '.join(SAVE_TYPES)}")
     for target in chosen:
         if other := set(save_types) - set(target.save_types):
             raise UnsupportedError(

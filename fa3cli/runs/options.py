@@ -7,30 +7,53 @@ from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from fa3cli.exports.target_names import TARGET_NAMES
+from fa3cli.exports.target_names import DEFAULT_TARGETS, TARGET_NAMES
+from fa3cli.models import ATTENTION_IMPLEMENTATIONS, DTYPES
 from fa3cli.options import Count, File, Option, Texts, TrustRemoteCode, declared, entries
 from fa3cli.quantization.schemes import SCHEMES, STATIC
-from fa3cli.quantization.settings import QuantSettings, pairs
+from fa3cli.quantization.settings import LANGUAGE_SETTINGS, QuantSettings, pairs
 from fa3cli.runs.progress import Progress, silent
 
-__all__ = ["EXPORTS", "PIPELINES", "TEXT", "ExportOptions", "RunOptions", "named"]
+__all__ = [
+    "EXPORTS",
+    "OUTPUT_SUFFIX",
+    "PIPELINES",
+    "RESUME",
+    "SAVE_TYPES",
+    "TEXT",
+    "WITHOUT_FA",
+    "ExportOptions",
+    "RunOptions",
+    "named",
+]
 
 # Groups of options: for exports (not for a calibration), for pipelines only, for language models only.
 EXPORTS, PIPELINES, TEXT = "exports", "pipelines", "text"
 
-SaveTypes = Annotated[
-    Texts, Option("File formats [safe_tensor].", "--save-type", choices=("safe_tensor", "numpy"), group=EXPORTS)
-]
+SAVE_TYPES = ("safe_tensor", "numpy")
+RESUME = ("auto", "required", "never")
+OUTPUT_SUFFIX = "-w8a8-fa3"
+# Part of hints: how to quantize a model whose attention is not patched.
+WITHOUT_FA = "fa3 quantize --no-fa, which leaves q, k and v float"
+_VALUES = LANGUAGE_SETTINGS.supported
+
+
+def _listed(setting: str) -> str:
+    """Return the values of a setting, for its help."""
+    return " or ".join(map(str, _VALUES[setting]))
+
+
+SaveTypes = Annotated[Texts, Option("File formats [safe_tensor].", "--save-type", choices=SAVE_TYPES, group=EXPORTS)]
 Targets = Annotated[
     Texts,
     Option(
-        "Engine to write for [modelslim; for pipelines mindie-sd]; may be repeated.",
+        f"Engine to write for [{DEFAULT_TARGETS[False]}; for pipelines {DEFAULT_TARGETS[True]}]; may be repeated.",
         choices=TARGET_NAMES,
         group=EXPORTS,
     ),
 ]
-PartFileSize = Annotated[float | None, Option("Shard size.", metavar="GB", minimum=0.001, group=EXPORTS)]
-Output = Annotated[File, Option("Folder of the result [<WEIGHTS_DIR>-w8a8-fa3].")]
+PartFileSize = Annotated[float | None, Option("Shard size.", metavar="GB", group=EXPORTS)]
+Output = Annotated[File, Option(f"Folder of the result [<WEIGHTS_DIR>{OUTPUT_SUFFIX}].")]
 
 
 @dataclass(frozen=True)
@@ -59,16 +82,28 @@ class RunOptions:
     recipe: Annotated[
         str | None, Option("Name of a recipe, or a TOML file with your settings.", metavar="NAME|FILE|none")
     ] = None
-    numerics: Annotated[str | None, Option("improved or reference.")] = None
-    w_bit: Annotated[Count, Option("Bits of a weight: 8.")] = None
-    a_bit: Annotated[Count, Option("Bits of an activation: 8.")] = None
-    act_method: Annotated[
-        Count, Option("Range of a linear's input: 1 min and max, 2 histogram, 3 the better one per linear.")
+    numerics: Annotated[
+        str | None, Option("Arithmetic of the calibration (docs/numerics.md) [improved].", choices=_VALUES["numerics"])
     ] = None
-    anti_method: Annotated[str | None, Option("AntiOutlier: none, or m1 to m6.")] = None
+    w_bit: Annotated[Count, Option(f"Bits of a weight: {_listed('w_bit')}.")] = None
+    a_bit: Annotated[Count, Option(f"Bits of an activation: {_listed('a_bit')}.")] = None
+    act_method: Annotated[
+        Count,
+        Option(
+            "Range of a linear's input: 1 min and max, 2 histogram, 3 the better one per linear.",
+            choices=_VALUES["act_method"],
+        ),
+    ] = None
+    anti_method: Annotated[
+        str | None, Option("AntiOutlier: how outliers are smoothed.", choices=_VALUES["anti_method"])
+    ] = None
     include_names: Annotated[Texts, Option("Quantize only these linears; may be repeated.", metavar="GLOB")] = None
     disable_names: Annotated[
-        Texts, Option("Leave these linears or attention modules float; may be repeated.", metavar="GLOB")
+        Texts,
+        Option(
+            "Leave these linears or attention modules float; !GLOB takes names out of the list again; may be repeated.",
+            metavar="GLOB",
+        ),
     ] = None
     disable_level: Annotated[
         str | None, Option("Leave the n linears float whose inputs are hardest to quantize.", metavar="Ln")
@@ -81,8 +116,14 @@ class RunOptions:
     ] = None
     fa: Annotated[bool | None, Option("Quantize q, k and v.", flags="--fa/--no-fa")] = None
     fa_amp: Annotated[Count, Option("Leave N attention layers without FA3.", metavar="N")] = None
-    fa_score: Annotated[str | None, Option("How fa_amp chooses the layers: reference or error.")] = None
-    scheme: Annotated[str | None, Option(f"How linears are quantized: {', '.join(SCHEMES)} [{STATIC.name}].")] = None
+    fa_score: Annotated[str | None, Option("How fa_amp chooses the layers.", choices=_VALUES["fa_score"])] = None
+    scheme: Annotated[
+        str | None,
+        Option(
+            f"How linears are quantized; a recipe can also choose by name, in its table schemes [{STATIC.name}].",
+            choices=tuple(SCHEMES),
+        ),
+    ] = None
     # In recipes and the guide's Python API, but without a flag: a table of globs; only one value of the others is supported.
     schemes: Mapping[str, str] | Sequence[tuple[str, str]] | None = None
     pr: float | None = None
@@ -93,10 +134,12 @@ class RunOptions:
     part_file_size: PartFileSize = None
 
     device: Annotated[str, Option("auto, cpu, npu[:N] or cuda[:N].")] = "auto"
-    dtype: Annotated[str, Option("auto, float32, bfloat16 or float16.")] = "auto"
-    attn_implementation: Annotated[str, Option("auto, eager or sdpa.", group=TEXT)] = "auto"
+    dtype: Annotated[str, Option("Dtype to compute and export in.", choices=("auto", *DTYPES))] = "auto"
+    attn_implementation: Annotated[
+        str, Option("Attention of transformers.", choices=ATTENTION_IMPLEMENTATIONS, group=TEXT)
+    ] = "auto"
     trust_remote_code: TrustRemoteCode = False
-    resume: Annotated[str, Option("Resume a stopped run: auto, required or never.")] = "auto"
+    resume: Annotated[str, Option("Resume a stopped run.", choices=RESUME)] = "auto"
     only_plan: Annotated[bool, Option("Print the steps and the needed resources, then stop.", "--plan")] = False
 
     # For scripts: called with the progress of the run.

@@ -11,7 +11,7 @@ from fa3cli.quantization.recipes import choose_recipe
 from fa3cli.quantization.settings import resolve_settings
 from fa3cli.runs.destination import default_output, where_to_save
 from fa3cli.runs.job import Job, make_job
-from fa3cli.runs.options import RunOptions
+from fa3cli.runs.options import WITHOUT_FA, RunOptions
 from fa3cli.runs.target_fit import require_loadable
 from fa3cli.samples.dataset import DEFAULT_CALIBRATION, read_samples
 
@@ -41,6 +41,7 @@ def prepare(options: RunOptions, *, only_calibrate: bool = False) -> Job:
         attn_implementation=attn_implementation,
         trust_remote_code=options.trust_remote_code,
         only_plan=options.only_plan,
+        without_fa=WITHOUT_FA,
     )
     # A composite model nests the config of its text part.
     text_config = getattr(model.config, "get_text_config", lambda: model.config)()

@@ -11,7 +11,7 @@ from typing import Any
 
 from fa3cli.errors import ConflictError
 from fa3cli.exports.json_documents import is_file
-from fa3cli.exports.layout import REPORT_FILE
+from fa3cli.exports.layout import PARAMETERS_FILE, REPORT_FILE
 from fa3cli.files.documents import parse_json, typed
 from fa3cli.files.reading import LARGE, is_file_name, read_bytes
 from fa3cli.runs.identity import differing
@@ -28,7 +28,6 @@ __all__ = [
     "write_reports",
 ]
 
-PARAMETERS_FILE = "fa3_parameters.safetensors"
 # Reports omit these fields, so that a repeated run writes the same bytes.
 _NOT_REPRODUCIBLE = ("output", "seconds", "already_there")
 

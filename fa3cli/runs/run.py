@@ -20,14 +20,13 @@ from fa3cli.runs.identity import differing, identity
 from fa3cli.runs.job import Job
 from fa3cli.runs.journal import Journal, NotResumableError, open_journal
 from fa3cli.runs.layer_writer import LayerWriter
+from fa3cli.runs.options import RESUME
 from fa3cli.runs.passes import calibrate
 from fa3cli.runs.progress import Progress
 from fa3cli.runs.result import Result, read_result
 from fa3cli.runs.streams.schedule import passes
 
-__all__ = ["RESUME", "run"]
-
-RESUME = ("auto", "required", "never")
+__all__ = ["run"]
 
 
 def run(

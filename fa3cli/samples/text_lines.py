@@ -36,7 +36,10 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
                 blank = 0
                 yield number, _text(line, f"{file}, line {number}").rstrip("\r\n")
     except (OSError, ValueError) as error:
-        raise InvalidInputError(f"{file}: cannot be read ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidInputError(
+            f"{file}: cannot be read ({reason})", hint="give a file of text that can be read"
+        ) from error
 
 
 def _text(line: bytes, origin: str) -> str:

@@ -56,7 +56,8 @@ def _kind(entry: Parameter) -> Any:
 
 
 def _metavar(entry: Parameter) -> str:
-    return _offer(entry).metavar or entry.name.upper()
+    name = _offer(entry).metavar or entry.name.upper()
+    return name if entry.default is Parameter.empty else f"[{name}]"
 
 
 def _spelling(entry: Parameter) -> str:

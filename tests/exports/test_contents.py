@@ -46,3 +46,9 @@ def test_an_error_names_the_exports_of_pipeline_transformers(tmp_path) -> None:
     with pytest.raises(InvalidInputError, match="for each of transformer, transformer_2$") as raised:
         open_contents(tmp_path)
     assert raised.value.hint == f"verify one of them: fa3 verify {tmp_path / 'transformer'}"
+
+
+def test_a_calibration_is_named(tmp_path) -> None:
+    (tmp_path / "fa3_parameters.safetensors").touch()
+    with pytest.raises(InvalidInputError, match="holds a calibration, not an export"):
+        open_contents(tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from fa3cli import api
 from fa3cli.errors import UnsupportedError
 from fa3cli.models.opening import open_model
-from fa3cli.models.quantized_checkpoints import require_a_model
 from tests.sample_models import edit_config, token_ids, write_lines, write_model
 
 
@@ -39,11 +37,3 @@ def test_an_export_is_named(tmp_path: Path) -> None:
     output = api.quantize(folder, tmp_path / "out", calib=calib).output
     with pytest.raises(UnsupportedError, match="an export of fa3 or msModelSlim"):
         open_model(output, fa=False)
-
-
-@pytest.mark.parametrize(("file", "what"), [("adapter_config.json", "a LoRA adapter"), ("model.gguf", "a GGUF")])
-def test_a_folder_without_a_model_is_named(file: str, what: str, tmp_path: Path) -> None:
-    (tmp_path / file).write_text(json.dumps({}))
-    with pytest.raises(UnsupportedError, match=what) as raised:
-        require_a_model(tmp_path)
-    assert raised.value.hint

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fa3cli.planning.plan import plan
-from tests.sample_models import prepare, token_ids, write_config, write_lines
+from tests.sample_models import prepare, token_ids, write_config, write_lines, write_model
 
 WIDE = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "head_dim": 64}
 MORE = {"num_key_value_heads": 4, "max_position_embeddings": 2048, "dtype": "float32"}
@@ -81,3 +81,10 @@ def test_methods_that_keep_samples_need_memory_for_them(folder: Path) -> None:
 def test_numpy_files_need_memory_for_all_weights(folder: Path) -> None:
     deep = write_config(folder.with_name("deep"), **WIDE, **MORE, num_hidden_layers=40)
     assert peak(deep, save_types=["numpy"]) > 40 * (ATTENTION + MLP)
+
+
+def test_kernels_of_experts_are_counted_by_the_tokens_of_a_sample(tmp_path: Path) -> None:
+    mixture = write_model(tmp_path / "mixture", "mixtral", num_local_experts=4, max_position_embeddings=4096)
+    few, more, most = (peak(mixture, length) for length in (20, 40, 2000))
+    assert few < 80 << 20 and 2 * 20 * (512 << 10) < more - few < 2 * 20 * (1 << 20)
+    assert most > 700 << 20

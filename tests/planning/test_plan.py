@@ -10,6 +10,7 @@ import torch
 
 from fa3cli.errors import InvalidInputError
 from fa3cli.planning.plan import Plan, plan
+from tests.models.published.test_conversions import TYPES
 from tests.sample_models import (
     WEIGHTS,
     edit_weights,
@@ -21,8 +22,8 @@ from tests.sample_models import (
 )
 
 
-def streams(smoothing: int = 0, features: int = 0, calibration: int = 0) -> dict[str, int]:
-    return {"smoothing": smoothing, "features": features, "calibration": calibration}
+def streams(smoothing: int = 0, range_param: int = 0, calibration: int = 0) -> dict[str, int]:
+    return {"smoothing": smoothing, "range_param": range_param, "calibration": calibration}
 
 
 @pytest.fixture
@@ -87,12 +88,12 @@ def test_a_plan_warns_of_exports_that_some_engines_cannot_load(
     ("options", "passes"),
     [
         ({"act_method": 2}, (streams(calibration=7),)),
-        ({"act_method": 3}, (streams(features=5, calibration=7),)),
+        ({"act_method": 3}, (streams(range_param=5, calibration=7),)),
         ({"anti_method": "m3"}, (streams(smoothing=1, calibration=7),)),
-        ({"disable_level": "L1"}, (streams(features=5), streams(calibration=7))),
+        ({"disable_level": "L1"}, (streams(range_param=5), streams(calibration=7))),
         (
             {"act_method": 3, "anti_method": "m3", "disable_level": "L1"},
-            (streams(smoothing=1, features=5), streams(calibration=7)),
+            (streams(smoothing=1, range_param=5), streams(calibration=7)),
         ),
     ],
 )
@@ -168,3 +169,12 @@ def test_a_model_larger_than_memory_can_be_planned(tmp_path: Path) -> None:
     assert 90e9 < found.bytes_written < 93e9  # down_proj, embedding and head in bfloat16
     layer = 1_711_309_824
     assert found.peak_memory < 1.6 * layer
+
+
+def test_a_plan_lists_routers_and_counts_schemes(tmp_path: Path) -> None:
+    """In transformers 5 routers are no linears; they are listed all the same."""
+    folder = write_model(tmp_path / "mixtral", "mixtral", **TYPES["mixtral"])
+    found = planned(folder, recipe="none")
+    routers = [name for name in found.float_linears if name.endswith(".gate")]
+    assert len(routers) == found.layers and found.schemes["W8A8_DYNAMIC"] == found.layers * 12 * 3
+    assert sum(found.schemes.values()) == found.quantized_linears

@@ -12,6 +12,7 @@ from fa3cli.report.wording import (
     decibels,
     fraction,
     image_rows,
+    int8_linears,
     percent,
     significant,
     size,
@@ -37,6 +38,9 @@ def test_numbers_have_three_significant_digits(number: float | None, text: str) 
 def test_other_values_are_formatted() -> None:
     assert percent(0.0213) == "2.13\N{NO-BREAK SPACE}%" and percent(None) == "–"
     assert change(29.471, 29.484) == "+0.04\N{NO-BREAK SPACE}%" and change(None, 1.0) == change(0.0, 1.0) == "–"
+    assert value_text([["*.mlp.*", "w8a8-mix"], ("lm_head", "w8a8")]) == "*.mlp.*=w8a8-mix, lm_head=w8a8"
+    assert (int8_linears(28, {}), int8_linears(1028, {"W8A8": 1028})) == ("28", "1,028 W8A8")
+    assert int8_linears(28, {"W8A8": 4, "W8A8_DYNAMIC": 24}) == "28: 4 W8A8, 24 W8A8_DYNAMIC"
     assert value_text({"steps": 4, "frames": None, "fa": True}) == "steps 4, fa yes"
     assert (count(1, "linear"), count(1200, "linear")) == ("1 linear", "1,200 linears")
     assert (fraction(3, 3), fraction(2, 3), fraction(0, 3)) == ("all 3", "2 of 3", "none")

@@ -57,7 +57,7 @@ def assert_same(found: Any, expected: Any) -> None:
 
 
 def outputs(number: int) -> dict[str, Any]:
-    return {"calibration.0": torch.full((2, 3), number), "features.0": (torch.ones(number + 1), None)}
+    return {"calibration.0": torch.full((2, 3), number), "range_param.0": (torch.ones(number + 1), None)}
 
 
 @pytest.fixture

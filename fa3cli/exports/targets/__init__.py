@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fa3cli.errors import UnsupportedError, UsageError
+from fa3cli.exports.target_names import DEFAULT_TARGETS
 from fa3cli.exports.targets.mindie import MindIE
 from fa3cli.exports.targets.mindie_sd import MindIESD
 from fa3cli.exports.targets.modelslim import ModelSlim
@@ -12,7 +13,7 @@ from fa3cli.exports.targets.target import Target
 from fa3cli.exports.targets.vllm import Vllm
 from fa3cli.exports.targets.vllm_ascend import VllmAscend
 
-__all__ = ["TARGETS", "known_targets", "targets_named"]
+__all__ = ["TARGETS", "for_pipelines", "known_targets", "targets_named"]
 
 TARGETS: dict[str, Target] = {
     target.name: target for target in (ModelSlim(), MindIE(), VllmAscend(), Vllm(), MindIESD())
@@ -27,13 +28,18 @@ def known_targets(names: Sequence[str]) -> tuple[Target, ...]:
     return tuple(target for name, target in TARGETS.items() if name in names)
 
 
+def for_pipelines(name: str | None) -> bool:
+    """Tell whether a target, if it is known, is for transformers of diffusion pipelines."""
+    return name in TARGETS and TARGETS[name].pipelines
+
+
 def targets_named(names: Sequence[str], *, pipelines: bool = False) -> tuple[Target, ...]:
     """Return the targets to write for a language model, or for the transformer of a diffusion pipeline.
 
     Without names this is modelslim for a language model, mindie-sd for a transformer. Raises UsageError for an unknown
     name, UnsupportedError for a target that is for the other kind of model.
     """
-    chosen = known_targets(names or ("mindie-sd" if pipelines else "modelslim",))
+    chosen = known_targets(names or (DEFAULT_TARGETS[pipelines],))
     for target in chosen:
         if target.pipelines != pipelines:
             suitable = [name for name, other in TARGETS.items() if other.pipelines == pipelines]

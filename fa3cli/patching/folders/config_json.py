@@ -102,6 +102,8 @@ def read_config(path: Path, text: str | None = None) -> Config:
                 f"{path} is a broken link to {path.readlink()}", hint="download the model again"
             ) from None
         raise InvalidInputError(f"{path} not found", hint="give the folder that holds the model's weights") from None
+    except NotADirectoryError:
+        raise InvalidInputError(f"{path.parent}: is a file", hint="give the folder of the weights") from None
     except OSError as error:
         raise InvalidInputError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

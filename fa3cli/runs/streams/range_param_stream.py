@@ -15,7 +15,7 @@ __all__ = ["RangeParamStream"]
 class RangeParamStream(Stream):
     """The first samples, for settings that need range_param: disable_level and act_method 3."""
 
-    name = "features"
+    name = "range_param"
 
     def visit(self, visit: Visit, found: LayerParameters) -> LayerParameters:
         linears, observer = (
