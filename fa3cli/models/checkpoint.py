@@ -18,11 +18,11 @@ from fa3cli.errors import InvalidInputError
 from fa3cli.files import tensors as tensor_files
 from fa3cli.files.documents import parse_json, typed
 from fa3cli.files.reading import LARGE, is_file_name, read_bytes, require_regular
+from fa3cli.models.devices import RUN_DTYPES
 
 __all__ = ["Checkpoint", "TensorInfo", "is_finite", "no_weights", "read_header"]
 
 _FILE = "model.safetensors"
-_FLOAT_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _LFS = b"version https://git-lfs"
 
 
@@ -89,8 +89,8 @@ class Checkpoint:
         """The name of the dtype in which most bytes are stored, of those in which models compute."""
         sizes: dict[str, int] = defaultdict(int)
         for info in self.tensors.values():
-            if info.dtype in _FLOAT_DTYPES:
-                sizes[_FLOAT_DTYPES[info.dtype]] += info.nbytes
+            if (dtype := tensor_files.DTYPES.get(info.dtype, "")) in RUN_DTYPES:
+                sizes[dtype] += info.nbytes
         return max(sizes, key=sizes.__getitem__, default=None)
 
     def path(self, name: str) -> Path:

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fa3cli.files.tensors import stored_dtype
 from fa3cli.models.checkpoint import TensorInfo, no_weights
 from fa3cli.models.published.names import PublishedNames
 
 __all__ = ["ConfigWeights", "has_weights"]
 
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*")
-_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 class ConfigWeights:
@@ -55,4 +55,4 @@ def has_weights(folder: Path) -> bool:
 
 def _info(tensor: Tensor, dtype: torch.dtype) -> TensorInfo:
     stored = dtype if tensor.is_floating_point() else tensor.dtype
-    return TensorInfo("", _NAMES.get(stored, "I64"), tuple(tensor.shape), tensor.numel() * stored.itemsize)
+    return TensorInfo("", stored_dtype(stored) or "I64", tuple(tensor.shape), tensor.numel() * stored.itemsize)

@@ -13,9 +13,9 @@ import torch
 
 from fa3cli.errors import InvalidInputError, MissingCapabilityError, UnsupportedError, UsageError, brief
 
-__all__ = ["computes_bfloat16", "device_kind", "device_of", "free_memory", "run_dtype"]
+__all__ = ["RUN_DTYPES", "computes_bfloat16", "device_kind", "device_of", "free_memory", "run_dtype"]
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+RUN_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _NAME = re.compile(r"(auto|cpu|(?:npu|cuda)(?::(\d+))?)")
 
 
@@ -101,12 +101,12 @@ def run_dtype(dtype: str, found: str, device: torch.device, source: Path) -> tor
 
     Raises UnsupportedError for an unknown name, InvalidInputError if the name `found` is unknown.
     """
-    if dtype not in ("auto", *_DTYPES):
-        raise UnsupportedError(f"--dtype {dtype}: expected auto, {', '.join(_DTYPES)}")
+    if dtype not in ("auto", *RUN_DTYPES):
+        raise UnsupportedError(f"--dtype {dtype}: expected auto, {', '.join(RUN_DTYPES)}")
     if dtype != "auto":
-        return _DTYPES[dtype]
+        return RUN_DTYPES[dtype]
     if found == "bfloat16" and not computes_bfloat16(device):
         found = "float16"
-    if found not in _DTYPES:
-        raise InvalidInputError(f"{source}: dtype {found}; expected one of {', '.join(_DTYPES)}")
-    return _DTYPES[found]
+    if found not in RUN_DTYPES:
+        raise InvalidInputError(f"{source}: dtype {found}; expected one of {', '.join(RUN_DTYPES)}")
+    return RUN_DTYPES[found]

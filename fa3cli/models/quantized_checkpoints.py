@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.files.tensors import FP8
 from fa3cli.models.checkpoint import Checkpoint
 from fa3cli.models.published.converted_checkpoint import Weights
 from fa3cli.models.published.fp8 import Fp8Checkpoint
@@ -49,7 +50,7 @@ def float_weights(checkpoint: Checkpoint, config: Any) -> Weights:
     if not isinstance(given, Mapping):
         given = given.to_dict()
     method = given.get("quant_method")
-    fp8 = any(info.dtype == "F8_E4M3" for info in checkpoint.tensors.values())
+    fp8 = any(info.dtype == FP8 for info in checkpoint.tensors.values())
     if method == "fp8" or (method == "compressed-tensors" and fp8):
         return Fp8Checkpoint(checkpoint, _block(given, checkpoint.folder))
     what = _METHODS.get(str(method), f"quantized by {method!r}")

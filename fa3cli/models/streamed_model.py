@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fa3cli.errors import InvalidInputError
+from fa3cli.files.tensors import FLOATS, stored_dtype
 from fa3cli.models.checkpoint import is_finite
 from fa3cli.models.layered_model import LayeredModel
 from fa3cli.models.published.converted_checkpoint import ConvertedCheckpoint, Weights
@@ -19,7 +20,6 @@ __all__ = ["StreamedModel"]
 
 # Old transformers versions wrote these buffers, all versions compute them: they are not unexpected keys.
 _COMPUTED = (r"rotary_emb\.inv_freq",)
-_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class StreamedModel(LayeredModel):
@@ -109,7 +109,7 @@ class StreamedModel(LayeredModel):
             name
             for name in self.stored
             if self._dtypes[name].is_floating_point
-            and _FLOATS[self.checkpoint.tensors[name].dtype] != self._dtypes[name]
+            and self.checkpoint.tensors[name].dtype != stored_dtype(self._dtypes[name])
         ]
 
     def _cast(self, name: str, tensor: Tensor, device: torch.device) -> Tensor:
@@ -145,7 +145,7 @@ class StreamedModel(LayeredModel):
                     f"{self.checkpoint.path(name)}: {name} has shape {list(held[name].shape)}, "
                     f"but config.json asks for {list(expected[name].shape)}"
                 )
-            if (held[name].dtype in _FLOATS) != expected[name].is_floating_point():
+            if (held[name].dtype in FLOATS) != expected[name].is_floating_point():
                 raise InvalidInputError(
                     f"{self.checkpoint.path(name)}: {name} has dtype {held[name].dtype}, but the model "
                     f"computes with {str(expected[name].dtype).removeprefix('torch.')}",

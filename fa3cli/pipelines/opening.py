@@ -14,6 +14,7 @@ from torch import nn
 
 from fa3cli import patching
 from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.files.tensors import DTYPES
 from fa3cli.models.checked_folder import checked_file, require_regular_files
 from fa3cli.models.checkpoint import Checkpoint
 from fa3cli.models.devices import device_of, run_dtype
@@ -34,7 +35,6 @@ __all__ = ["OpenedPipeline", "load_pipeline", "open_pipeline"]
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _PICKLED = {".bin", ".ckpt", ".pt", ".pth"}
-_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -170,4 +170,4 @@ def _stored_dtype(checkpoints: Mapping[str, Checkpoint]) -> str:
         folders = ", ".join(str(checkpoint.folder) for checkpoint in checkpoints.values())
         raise InvalidInputError(f"{folders}: the weights hold no float tensors", hint="fetch the folder again")
     [(most, _)] = values.most_common(1)
-    return _NAMES.get(most, most)
+    return DTYPES.get(most, most)

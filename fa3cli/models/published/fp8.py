@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from fa3cli.errors import InvalidInputError
+from fa3cli.files.tensors import FP8
 from fa3cli.models.checkpoint import Checkpoint, is_finite
 from fa3cli.numerics.row_blocks import row_blocks
 
 __all__ = ["Fp8Checkpoint"]
 
 _BLOCK = (128, 128)
-_FP8 = "F8_E4M3"
 # Names of the scales beside `weight`, and of those that only a quantized KV cache or static inputs need.
 _SCALES = ("weight_scale_inv", "weight_scale")
 _OTHERS = (".input_scale", ".activation_scale", ".k_scale", ".v_scale", ".q_scale")
@@ -32,7 +32,7 @@ class Fp8Checkpoint:
 
     def __init__(self, stored: Checkpoint, block: tuple[int, int] = _BLOCK) -> None:
         self._stored, self._block, self.folder = stored, block, stored.folder
-        weights = [name for name, info in stored.tensors.items() if info.dtype == _FP8]
+        weights = [name for name, info in stored.tensors.items() if info.dtype == FP8]
         self._scales = {name: self._scale_of(name) for name in weights}
         hidden = {*self._scales.values(), *(name for name in stored.tensors if name.endswith(_OTHERS))}
         self.tensors = {
