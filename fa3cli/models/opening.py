@@ -12,16 +12,16 @@ from torch import nn
 
 from fa3cli import patching
 from fa3cli.errors import ConflictError, UnsupportedError
-from fa3cli.models.checked_folder import require_regular_files
 from fa3cli.models.checkpoint import Checkpoint
 from fa3cli.models.config_weights import ConfigWeights, has_weights
 from fa3cli.models.devices import device_of, run_dtype
-from fa3cli.models.module_file import code_of, module_of
 from fa3cli.models.published.conversions import published_names
 from fa3cli.models.quantized_checkpoints import float_weights, require_a_model
 from fa3cli.models.skeleton import build_skeleton, read_config
 from fa3cli.models.streamed_model import StreamedModel
-from fa3cli.models.trust import require_known_code
+from fa3cli.models.untrusted.checked_folder import require_regular_files
+from fa3cli.models.untrusted.module_file import code_of, module_of
+from fa3cli.models.untrusted.trust import require_known_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

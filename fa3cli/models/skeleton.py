@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError, brief
-from fa3cli.models.bounded import bounded_building
-from fa3cli.models.checked_folder import checked_copy
-from fa3cli.models.trust import trust_hint, without_trust_prompt
+from fa3cli.models.untrusted.bounded import bounded_building
+from fa3cli.models.untrusted.checked_folder import checked_copy
+from fa3cli.models.untrusted.trust import trust_hint, without_trust_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

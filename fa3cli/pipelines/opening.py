@@ -15,11 +15,11 @@ from torch import nn
 from fa3cli import patching
 from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.files.tensors import DTYPES
-from fa3cli.models.checked_folder import checked_file, require_regular_files
 from fa3cli.models.checkpoint import Checkpoint
 from fa3cli.models.devices import device_of, run_dtype
 from fa3cli.models.streamed_model import StreamedModel
-from fa3cli.models.trust import require_known_code
+from fa3cli.models.untrusted.checked_folder import checked_file, require_regular_files
+from fa3cli.models.untrusted.trust import require_known_code
 from fa3cli.patching.diffusion.index import INDEX, components
 from fa3cli.patching.folders.config_json import Config, read_config
 from fa3cli.patching.folders.inspection import Disk, look, original_index
