@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fa3cli.errors import InvalidInputError
-from fa3cli.exports.float_model import FloatModel
+from fa3cli.exports.expected_tensors import ExpectedTensors
 from fa3cli.exports.geometry import Geometry, read_geometry
 from fa3cli.exports.json_documents import Document, is_file, read_document
 from fa3cli.exports.layout import FLOAT, FP8, REPORT_FILE, W8A8, W8A8_DYNAMIC
@@ -56,7 +56,7 @@ class Contents:
     index: Document
     descriptions: tuple[Document, ...]
     shards: tuple[Shard, ...]
-    float_model: FloatModel | None = None
+    float_model: ExpectedTensors | None = None
     """What the float model needs; None if it is not known, and sizes are computed from config.json."""
     cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """Results that one check has computed and a later check uses again."""
