@@ -10,7 +10,7 @@ import torch
 from fa3cli.errors import Fa3Error
 from fa3cli.exports.expected_tensors import ExpectedTensors
 from fa3cli.models.config_weights import ConfigWeights
-from fa3cli.models.published.conversions import published_names
+from fa3cli.models.published.conversions import match_checkpoint
 from fa3cli.models.skeleton import build_skeleton, read_config
 from fa3cli.models.streamed_model import StreamedModel
 from fa3cli.quantization.schemes import never_quantized
@@ -25,7 +25,7 @@ def tensors_expected_in(folder: Path, stored_names: Collection[str]) -> Expected
     """
     try:
         skeleton = build_skeleton(read_config(folder, trusted=False), torch.float32, None, tensors=len(stored_names))
-        published = published_names(skeleton, stored_names)
+        published = match_checkpoint(skeleton, stored_names)
         weights = ConfigWeights(folder, skeleton, torch.float32, published)
         model = StreamedModel(skeleton, weights, torch.float32, torch.device("cpu"), published=published)
     except Fa3Error:

@@ -15,7 +15,7 @@ from fa3cli.errors import ConflictError, UnsupportedError
 from fa3cli.models.checkpoint import Checkpoint
 from fa3cli.models.config_weights import ConfigWeights, has_weights
 from fa3cli.models.devices import device_of, run_dtype
-from fa3cli.models.published.conversions import published_names
+from fa3cli.models.published.conversions import match_checkpoint
 from fa3cli.models.quantized_checkpoints import float_weights, require_a_model
 from fa3cli.models.skeleton import build_skeleton, read_config
 from fa3cli.models.streamed_model import StreamedModel
@@ -78,7 +78,7 @@ def open_model(
         trusted=trust_remote_code,
         tensors=len(checkpoint.tensors) if checkpoint else None,
     )
-    published = published_names(skeleton, checkpoint.tensors if checkpoint else None)
+    published = match_checkpoint(skeleton, checkpoint.tensors if checkpoint else None)
     weights = checkpoint or ConfigWeights(folder, skeleton, stored_dtype, published)
     model = StreamedModel(skeleton, weights, model_dtype, place, published=published)
     if fa and not model.attentions():
