@@ -13,7 +13,7 @@ from fa3cli.models.config_weights import ConfigWeights
 from fa3cli.models.published.conversions import match_checkpoint
 from fa3cli.models.skeleton import build_skeleton, read_config
 from fa3cli.models.streamed_model import StreamedModel
-from fa3cli.quantization.schemes import never_quantized
+from fa3cli.quantization.float_only import never_quantized
 
 __all__ = ["tensors_expected_in"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.models.streamed_model import StreamedModel
 from fa3cli.planning.peak_memory import peak_memory
-from fa3cli.quantization.schemes import LATENT_ATTENTION
+from fa3cli.quantization.float_only import LATENT_ATTENTION
 from fa3cli.runs.disk_space import bytes_written, export_bytes, journal_bytes
 from fa3cli.runs.job import Job
 from fa3cli.runs.streams.schedule import passes
