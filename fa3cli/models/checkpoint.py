@@ -20,7 +20,7 @@ from fa3cli.files.documents import parse_json, typed
 from fa3cli.files.reading import LARGE, is_file_name, read_bytes, require_regular
 from fa3cli.models.devices import RUN_DTYPES
 
-__all__ = ["Checkpoint", "TensorInfo", "is_finite", "no_weights", "read_header"]
+__all__ = ["Checkpoint", "TensorInfo", "is_finite", "no_weights", "not_finite", "read_header"]
 
 _FILE = "model.safetensors"
 _LFS = b"version https://git-lfs"
@@ -112,10 +112,7 @@ class Checkpoint:
                     hint="fa3 does not read quantized checkpoints: fetch the model in bfloat16 or float16",
                 ) from error
             if not finite:
-                raise InvalidInputError(
-                    f"{self.path(name)}: {name} holds NaN or infinite values",
-                    hint="fetch the file again, or repair the checkpoint",
-                )
+                raise not_finite(self.path(name), name)
         self._finite.update(tensors)
         return tensors
 
@@ -151,6 +148,13 @@ def no_weights(folder: Path, file: str = _FILE) -> InvalidInputError:
     return InvalidInputError(
         f"{folder}: no weights; expected {file} or {file}.index.json",
         hint="pickled weights (.bin) are never read: convert them to safetensors first",
+    )
+
+
+def not_finite(file: Path, name: str) -> InvalidInputError:
+    """Return the error for a tensor that holds NaN or an infinity."""
+    return InvalidInputError(
+        f"{file}: {name} holds NaN or infinite values", hint="fetch the file again, or repair the checkpoint"
     )
 
 

@@ -171,8 +171,8 @@ class LayeredModel(ABC):
     def linears(self, part: str = "") -> dict[str, nn.Linear]:
         """Return the linears, of one layer, of the head or all, by module name in module order.
 
-        Subclasses of torch's linear may compute something else, and a weight that is published under another name than
-        its module, or as a part of another tensor, has no place for scales: these are no linears here.
+        Subclasses of torch's linear may compute something else. A weight that is published under another name than its
+        module, or as a part of another tensor, has no place for scales. Such modules are left out.
         """
         return {
             name: module

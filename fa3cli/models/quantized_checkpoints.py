@@ -9,12 +9,12 @@ from typing import Any
 from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.files.tensors import FP8
 from fa3cli.models.checkpoint import Checkpoint
-from fa3cli.models.published.converted_checkpoint import Weights
 from fa3cli.models.published.fp8 import Fp8Checkpoint
+from fa3cli.models.published.weights import Weights
 
-__all__ = ["float_weights", "require_a_model"]
+__all__ = ["float_weights", "require_float_model"]
 
-_FLOAT = "give the folder of the float model that it was made from"
+_HINT = "give the folder of the float model that it was made from"
 # quant_method in config.json -> what such a checkpoint is.
 _METHODS = {
     "awq": "an AWQ checkpoint (int4 weights)",
@@ -26,17 +26,17 @@ _METHODS = {
 }
 
 
-def require_a_model(folder: Path) -> None:
+def require_float_model(folder: Path) -> None:
     """Raise UnsupportedError for a folder that holds something else than a model: an export, or a LoRA adapter."""
     if exported := next(folder.glob("quant_model_description*.json"), None):
-        raise UnsupportedError(f"{folder}: an export of fa3 or msModelSlim ({exported.name})", hint=_FLOAT)
+        raise UnsupportedError(f"{folder}: an export of fa3 or msModelSlim ({exported.name})", hint=_HINT)
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         raise UnsupportedError(
             f"{folder}: a LoRA adapter, which holds no model (adapter_config.json)",
             hint="merge it into its base model (peft: merge_and_unload, save_pretrained), and give the merged folder",
         )
     if not (folder / "config.json").exists() and (file := next(folder.glob("*.gguf"), None)):
-        raise UnsupportedError(f"{folder}: a GGUF checkpoint ({file.name})", hint=_FLOAT)
+        raise UnsupportedError(f"{folder}: a GGUF checkpoint ({file.name})", hint=_HINT)
 
 
 def float_weights(checkpoint: Checkpoint, config: Any) -> Weights:
@@ -44,23 +44,24 @@ def float_weights(checkpoint: Checkpoint, config: Any) -> Weights:
 
     Raises UnsupportedError for a checkpoint of another quantization, by config.json's `quantization_config`.
     """
-    given = getattr(config, "quantization_config", None)
-    if not given:
+    quantization_config = getattr(config, "quantization_config", None)
+    if not quantization_config:
         return checkpoint
-    if not isinstance(given, Mapping):
-        given = given.to_dict()
-    method = given.get("quant_method")
+    # A dict as in config.json, or an object that a config class of transformers made of it.
+    if not isinstance(quantization_config, Mapping):
+        quantization_config = quantization_config.to_dict()
+    method = quantization_config.get("quant_method")
     fp8 = any(info.dtype == FP8 for info in checkpoint.tensors.values())
     if method == "fp8" or (method == "compressed-tensors" and fp8):
-        return Fp8Checkpoint(checkpoint, _block(given, checkpoint.folder))
+        return Fp8Checkpoint(checkpoint, _block_size(quantization_config, checkpoint.folder))
     what = _METHODS.get(str(method), f"quantized by {method!r}")
     raise UnsupportedError(
-        f"{checkpoint.folder / 'config.json'}: quantization_config says that this is {what}", hint=_FLOAT
+        f"{checkpoint.folder / 'config.json'}: quantization_config says that this is {what}", hint=_HINT
     )
 
 
-def _block(given: Mapping[str, Any], folder: Path) -> tuple[int, int]:
-    block = given.get("weight_block_size") or (128, 128)
+def _block_size(quantization_config: Mapping[str, Any], folder: Path) -> tuple[int, int]:
+    block = quantization_config.get("weight_block_size") or (128, 128)
     if not (
         isinstance(block, (list, tuple))
         and len(block) == 2

@@ -13,8 +13,9 @@ from fa3cli.errors import InvalidInputError
 from fa3cli.files.tensors import FLOATS, stored_dtype
 from fa3cli.models.checkpoint import is_finite
 from fa3cli.models.layered_model import LayeredModel
-from fa3cli.models.published.converted_checkpoint import ConvertedCheckpoint, Weights
+from fa3cli.models.published.converted_checkpoint import ConvertedCheckpoint
 from fa3cli.models.published.names import PublishedNames
+from fa3cli.models.published.weights import Weights
 
 __all__ = ["StreamedModel"]
 
@@ -153,7 +154,7 @@ class StreamedModel(LayeredModel):
                 )
 
     def _find_copies(self) -> None:
-        """Find the published tensors that exports copy: those that no tensor of the model is, or is stored as."""
+        """Find the stored tensors that the model has no tensor for; exports copy them."""
         conversions = self.published.conversions
         converted = {source for conversion in conversions for source in conversion.sources}
         self.copied_for = self.published.copied_for

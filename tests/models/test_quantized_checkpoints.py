@@ -11,7 +11,7 @@ import pytest
 from fa3cli import api
 from fa3cli.errors import UnsupportedError
 from fa3cli.models.opening import open_model
-from fa3cli.models.quantized_checkpoints import require_a_model
+from fa3cli.models.quantized_checkpoints import require_float_model
 from tests.sample_models import edit_config, token_ids, write_lines, write_model
 
 
@@ -45,5 +45,5 @@ def test_an_export_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_a_model_is_named(file: str, what: str, tmp_path: Path) -> None:
     (tmp_path / file).write_text(json.dumps({}))
     with pytest.raises(UnsupportedError, match=what) as raised:
-        require_a_model(tmp_path)
+        require_float_model(tmp_path)
     assert raised.value.hint
