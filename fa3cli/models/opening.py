@@ -46,14 +46,7 @@ def open_model(
     """
     if attn_implementation not in _ATTENTION:
         raise UnsupportedError(f"--attn-implementation {attn_implementation}: expected one of {', '.join(_ATTENTION)}")
-    if patching.is_pipeline(folder):
-        raise UnsupportedError(
-            f"{folder}: a pipeline of diffusers, expected the folder of a causal language model",
-            hint="fa3 quantize supports pipelines, with --prompts",
-        )
-    # Checked before a library reads the folder: it would wait forever at a pipe.
-    require_regular_files(folder)
-    require_float_model(folder)
+    _require_language_model(folder)
     status = patching.status(folder)
     require_known_code(folder, status, fa=fa, trusted=trust_remote_code)
     module, known_class = (status.module, _known_class(status)) if fa else (None, None)
@@ -101,6 +94,18 @@ def check_loaded_code(model: nn.Module, module: Path, seen: bytes) -> None:
             hint="another process uses a folder of the same name: run again, or set HF_MODULES_CACHE to a separate "
             "folder for each of them",
         )
+
+
+def _require_language_model(folder: Path) -> None:
+    """Raise UnsupportedError for a folder of another kind, InvalidInputError for files that a library could not read."""
+    if patching.is_pipeline(folder):
+        raise UnsupportedError(
+            f"{folder}: a pipeline of diffusers, expected the folder of a causal language model",
+            hint="fa3 quantize supports pipelines, with --prompts",
+        )
+    # Checked before a library reads the folder: it would wait forever at a pipe.
+    require_regular_files(folder)
+    require_float_model(folder)
 
 
 def _known_class(status: patching.PatchStatus) -> type[PreTrainedModel] | None:
