@@ -65,6 +65,7 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     except SafetensorError as error:
         raise ValueError(str(error)) from None
     with path.open("rb") as stream:
+        # The format: the header's length in 8 bytes, the header in json, the values.
         (length,) = struct.unpack("<Q", stream.read(8))
         header = parse_json(stream.read(length).decode("utf-8"), unique=True)
     metadata = header.pop("__metadata__", None) or {}

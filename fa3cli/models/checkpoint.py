@@ -23,6 +23,7 @@ from fa3cli.models.devices import RUN_DTYPES
 __all__ = ["Checkpoint", "TensorInfo", "is_finite", "no_weights", "not_finite", "read_header"]
 
 _FILE = "model.safetensors"
+# The start of a git-lfs pointer, a small text file that is in the place of weights that were not fetched.
 _LFS = b"version https://git-lfs"
 
 
@@ -72,6 +73,7 @@ class Checkpoint:
                     f"{index}: {missing[0]} should be in {shard}, but is not ({len(missing)} such tensors)",
                     hint="index and shards are from different downloads: fetch the folder again",
                 )
+            # A single file has no index: an empty list of names stands for all of its tensors.
             self.tensors.update({name: held[name] for name in (names or held)})
 
     @property
@@ -133,6 +135,7 @@ class Checkpoint:
     def read_ahead(self, names: Iterable[str]) -> None:
         """Start reading tensors into the system's page cache in the background, where the system supports it."""
         if hasattr(os, "posix_fadvise"):
+            # A daemon: the end of the process does not wait for hints.
             Thread(target=self._read_ahead, args=(list(names),), daemon=True).start()
 
     def _read_ahead(self, names: list[str]) -> None:
@@ -169,6 +172,7 @@ def is_finite(tensor: Tensor) -> bool:
 def _read_index(index: Path) -> dict[str, list[str]]:
     """Return the tensor names of each shard that an index lists."""
     try:
+        # unique: a tensor that is listed twice would be read from one of two files, which one depends on the reader.
         listed = typed(parse_json(read_bytes(index, LARGE).decode("utf-8"), unique=True), _Index)
     except OSError as error:
         raise InvalidInputError(f"{index}: cannot be read ({error.strerror})") from error

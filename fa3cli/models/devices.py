@@ -36,6 +36,7 @@ def device_of(name: str) -> torch.device:
     backend = _npu(name) if kind == "npu" else torch.cuda
     count: int = backend.device_count() if backend.is_available() else 0
     # torchrun sets LOCAL_RANK, the number of a rank on its machine.
+    # The remainder: with more ranks than devices, several ranks share a device.
     index = int(number) if number else int(os.environ.get("LOCAL_RANK", "0")) % max(count, 1)
     if index >= count:
         raise MissingCapabilityError(

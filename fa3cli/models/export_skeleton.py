@@ -24,6 +24,7 @@ def tensors_expected_in(folder: Path, stored_names: Collection[str]) -> Expected
     `stored_names` are the tensors of the export. No code of the folder runs: a model with code of its own is not built.
     """
     try:
+        # Any dtype will do: only names, shapes and kinds of dtypes are used.
         skeleton = build_skeleton(read_config(folder, trusted=False), torch.float32, None, tensors=len(stored_names))
         published = match_checkpoint(skeleton, stored_names)
         weights = ConfigWeights(folder, skeleton, torch.float32, published)

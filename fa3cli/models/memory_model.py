@@ -43,7 +43,9 @@ class MemoryModel(LayeredModel):
                     f"{name} is {_name(parameter.dtype)}, other parameters are {_name(model.dtype)}",
                     hint=f"convert the model to one dtype, for example with model.to(torch.{_name(model.dtype)})",
                 )
+        # match_checkpoint may replace modules, so it must run before the modules get their names.
         super().__init__(model, model.dtype, devices.pop(), published=match_checkpoint(model, None))
+        # A tied tensor is exported once, under its first name.
         self._sort_names([name for name in self.names if name not in self.tied])
         self.copied_for = self.published.copied_for
 

@@ -48,6 +48,7 @@ def open_model(
         raise UnsupportedError(f"--attn-implementation {attn_implementation}: expected one of {', '.join(_ATTENTION)}")
     _require_language_model(folder)
     status = patching.status(folder)
+    # Decided before the config is read: for a trusted folder, transformers runs the folder's code to read it.
     require_known_code(folder, status, fa=fa, trusted=trust_remote_code)
     module, known_class = (status.module, _known_class(status)) if fa else (None, None)
     # Read before transformers loads the file, to compare what it has loaded.

@@ -30,6 +30,7 @@ def require_float_model(folder: Path) -> None:
     """Raise UnsupportedError for a folder that holds something else than a model: an export, or a LoRA adapter."""
     if exported := next(folder.glob("quant_model_description*.json"), None):
         raise UnsupportedError(f"{folder}: an export of fa3 or msModelSlim ({exported.name})", hint=_HINT)
+    # Beside a config.json, the adapter is ignored: the folder holds a model as well.
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         raise UnsupportedError(
             f"{folder}: a LoRA adapter, which holds no model (adapter_config.json)",
@@ -52,6 +53,7 @@ def float_weights(checkpoint: Checkpoint, config: Any) -> Weights:
         quantization_config = quantization_config.to_dict()
     method = quantization_config.get("quant_method")
     fp8 = any(info.dtype == FP8 for info in checkpoint.tensors.values())
+    # compressed-tensors is a container of several formats, of which fa3 reads only float8.
     if method == "fp8" or (method == "compressed-tensors" and fp8):
         return Fp8Checkpoint(checkpoint, _block_size(quantization_config, checkpoint.folder))
     what = _METHODS.get(str(method), f"quantized by {method!r}")

@@ -97,6 +97,7 @@ def _require_sizes(config: Any, file: Path) -> None:
     text_config = getattr(config, "get_text_config", lambda: config)()
     for name in ("max_position_embeddings", "vocab_size"):
         value = getattr(text_config, name, None)
+        # bool is a subclass of int.
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise InvalidInputError(f"{file}: {name} is {value!r}, expected a number")
 
@@ -109,6 +110,7 @@ def _require_rope(config: Any, file: Path) -> None:
     rope = json.loads(file.read_bytes()).get("rope_parameters")
     if not isinstance(rope, dict) or Version(transformers.__version__) >= Version("5"):
         return
+    # transformers 4 uses these values anyway, so it loses nothing if they are all that the file says.
     known = {"rope_theta": getattr(config, "rope_theta", None), "rope_type": "default"}
     ignored = {key: value for key, value in rope.items() if value != known.get(key)}
     if ignored and not getattr(config, "rope_scaling", None):

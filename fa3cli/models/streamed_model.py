@@ -42,6 +42,7 @@ class StreamedModel(LayeredModel):
         _move_buffers(model, device)
         self._expected = {self.published.tensor(path): tensor for path, tensor in model.state_dict().items()}
         conversions = self.published.conversions
+        # Without files, for a plan, the weights are those of the model itself, and nothing is converted.
         self.checkpoint: Weights = (
             ConvertedCheckpoint(checkpoint, conversions, self._expected)
             if conversions and checkpoint.files
@@ -116,6 +117,7 @@ class StreamedModel(LayeredModel):
     def _cast(self, name: str, tensor: Tensor, device: torch.device) -> Tensor:
         wanted = self._dtypes[name]
         cast = tensor.to(device=device, dtype=wanted)
+        # Only after a cast: `read` has checked the stored values, but they may overflow in a narrower dtype.
         if tensor.dtype != wanted and not is_finite(cast):
             raise InvalidInputError(
                 f"{self.checkpoint.path(name)}: {name} does not fit {str(wanted).removeprefix('torch.')}, "
@@ -134,6 +136,7 @@ class StreamedModel(LayeredModel):
 
     def _check_names(self) -> None:
         expected, held = self._expected, self.checkpoint.tensors
+        # Of tied tensors, a checkpoint may hold only the first.
         missing = [name for name in expected if name not in held and self.tied.get(name) not in held]
         if missing:
             raise InvalidInputError(
@@ -171,6 +174,7 @@ class StreamedModel(LayeredModel):
 
 def _move_buffers(model: nn.Module, device: torch.device) -> None:
     """Move a model's computed buffers to the device: not all forwards move the buffers that they use."""
+    # Not Module.to: it would also move the parameters, which have no values yet.
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None and not buffer.is_meta:
