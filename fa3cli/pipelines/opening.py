@@ -164,6 +164,7 @@ def _stored_dtype(checkpoints: Mapping[str, Checkpoint]) -> str:
     values: Counter[str] = Counter()
     for checkpoint in checkpoints.values():
         for info in checkpoint.tensors.values():
+            # All float dtypes of safetensors: F64 to F8, BF16.
             if info.dtype.startswith(("F", "BF")):
                 values[info.dtype] += prod(info.shape)
     if not values:

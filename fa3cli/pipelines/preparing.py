@@ -54,6 +54,7 @@ def prepare_pipeline(options: RunOptions, *, only_calibrate: bool = False) -> li
             replayed=True,
             recipe=chosen.name,
             folder=folder / component,
+            # Each transformer has a folder of its own; a single one has the output folder itself.
             output=place / component if len(pipeline.transformers) > 1 else place,
             config=pipeline.configs[component],
             pipeline=pipeline,

@@ -40,6 +40,7 @@ def schemes_of(linears: Collection[str], default: str, patterns: Sequence[Sequen
     Experts are quantized dynamically by default: engines support no other scheme for them.
     """
     chosen = {name: DYNAMIC if is_expert(name) else SCHEMES[default] for name in linears}
+    # In order, so that the last pattern that matches decides, also for experts.
     for pattern, scheme in patterns:
         chosen |= {name: SCHEMES[scheme] for name in linears if fnmatchcase(name, pattern)}
     return chosen
