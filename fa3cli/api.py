@@ -11,7 +11,7 @@ from fa3cli.comparing.text import Comparison, compare
 from fa3cli.errors import Fa3Error, MissingCapabilityError, UsageError
 from fa3cli.exports.folder import RunFolder
 from fa3cli.exports.verification import VerificationReport, verify_export
-from fa3cli.models.float_model import float_model
+from fa3cli.models.export_skeleton import tensors_expected_in
 from fa3cli.models.streamed_model import StreamedModel
 from fa3cli.options import takes
 from fa3cli.pipelines.jobs import jobs_of
@@ -134,4 +134,4 @@ def left_by(job: Job) -> Path | None:
 
 def verify(export_dir: str | Path, *, targets: Sequence[str] = ()) -> VerificationReport:
     """Check that the engines of these targets (by default: of the export's own target) can load an export."""
-    return verify_export(Path(export_dir), targets, float_model)
+    return verify_export(Path(export_dir), targets, tensors_expected_in)

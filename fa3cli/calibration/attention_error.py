@@ -21,6 +21,7 @@ def int8_states(ranges: Mapping[str, Range]) -> Callable[[Tensor, str], Tensor]:
     scales = {role: symmetric_scale(low, high)[:, None, None] for role, (low, high) in ranges.items()}
 
     def transform(states: Tensor, role: str) -> Tensor:
+        # Ranges are on the CPU, states where the layer runs: there, too, after the device ran out of memory.
         return fake_quantize(states.float(), scales[role].to(states.device)).to(states.dtype)
 
     return transform

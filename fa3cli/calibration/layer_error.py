@@ -127,5 +127,6 @@ def _has_shape_of(value: object, exact: Tensor) -> bool:
 
 
 def _ratio(noise: float, signal: float) -> float | None:
+    # A layer that adds nothing has no scale to compare the error with.
     ratio = noise / signal if signal else math.nan
     return ratio if math.isfinite(ratio) else None

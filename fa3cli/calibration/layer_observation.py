@@ -96,20 +96,19 @@ class LayerObservation:
         )
         warnings: list[str] = []
         merged = ranks.merged(self.inputs.observers)
-        unreached = {linear for linear, observed in merged.items() if not observed.tokens}
+        unreached = tuple(linear for linear, observed in merged.items() if not observed.tokens)
         for linear, observed in merged.items():
             if linear not in unreached:
                 linears[linear] = found = self._input_range(linear, observed)
                 warnings += _width_warnings(linear, *found)
         for group in fused_groups(merged):
-            if len(split := sorted(group & unreached)) not in (0, len(group)):
+            # Engines fuse a group into one linear, so it cannot be float in part.
+            if len(split := sorted(group & set(unreached))) not in (0, len(group)):
                 raise InvalidInputError(
                     f"{split[0]}: no calibration sample reached it, so its input has no range",
                     hint=f"add calibration data, or leave it float: --disable-names {split[0]}",
                 )
-        warnings += [
-            f"{linear}: the samples did not run it, so it stays float" for linear in merged if linear in unreached
-        ]
+        warnings += [f"{linear}: the samples did not run it, so it stays float" for linear in unreached]
         heads = {module: ranks.merged(roles) for module, roles in self.heads.items()}
         attentions = {module: dict(self._head_ranges(module, roles)) for module, roles in _used_modules(heads).items()}
         scores = self._scores | {
@@ -123,6 +122,7 @@ class LayerObservation:
             linears,
             attentions,
             ranks.first(scores),
+            unreached=unreached,
             warnings=tuple(warnings),
             timesteps=tuple(_by_timestep(ranks.gather(self._peaks))),
         )

@@ -21,6 +21,7 @@ class LayerParameters:
     `attentions`: ranges per role of the modules that can get FA3 parameters; `scores`: fa_amp ranks these modules by them.
     `smoothing`: AntiOutlier's scales by source module.
     `range_params`: disable_level and act_method 3 choose linears by them.
+    `unreached`: linears that no sample ran, which stay float. Calibrations of earlier versions lack this field.
     `error`: the layer's error with all these modules quantized (`layer_error`).
     `timesteps`: largest |bound| of q, k and v per timestep of a diffusion transformer, highest timestep first.
     """
@@ -31,6 +32,7 @@ class LayerParameters:
     scores: Mapping[str, float] = field(default_factory=dict)
     smoothing: Mapping[str, Tensor] = field(default_factory=dict)
     range_params: Mapping[str, float] = field(default_factory=dict)
+    unreached: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     error: float | None = None
     timesteps: tuple[Mapping[str, float], ...] = ()

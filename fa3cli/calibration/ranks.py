@@ -85,6 +85,7 @@ ALONE = Ranks()
 def joined_ranks(device: torch.device) -> Iterator[Ranks]:
     """Join the processes that torchrun started, if any: gloo on the CPU, with hccl or nccl for devices."""
     given = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")]
+    # torchrun sets all three; other tools may set some of them for purposes of their own.
     if not all(text.isdigit() for text in given) or "MASTER_ADDR" not in os.environ or int(given[1]) < 2:
         yield ALONE
         return

@@ -70,6 +70,7 @@ def smooth(model: LayeredModel, layer: str, anti_method: str, scales: Mapping[st
         divisor = scale.unsqueeze(1) if weight.dim() == 2 else scale
         _replace(source, weight=weight / divisor)
         if bias is not None:
+            # The source adds its bias to the channels that are divided.
             _replace(source, bias=bias / scale)
 
 

@@ -58,9 +58,11 @@ def shared_heads(model: LayeredModel, group: Group) -> tuple[int, int]:
     source = model.module(group.source)
     if not isinstance(source, nn.Linear):
         return 1, 1
+    # o_proj reads all query heads, but its source v_proj has only the key-value heads.
     repeats = model.tensor(f"{group.linears[0]}.weight").shape[1] // source.out_features
     if repeats == 1:
         return 1, 1
     config = model.config
+    # Configs of many models have no head_dim, or None.
     size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return source.out_features // size, repeats

@@ -10,21 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fa3cli.errors import InvalidInputError
-from fa3cli.exports.float_model import FloatModel
+from fa3cli.exports.expected_tensors import ExpectedTensors
 from fa3cli.exports.geometry import Geometry, read_geometry
 from fa3cli.exports.json_documents import Document, is_file, read_document
 from fa3cli.exports.layout import FLOAT, FP8, PARAMETERS_FILE, REPORT_FILE, W8A8, W8A8_DYNAMIC
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Target
 from fa3cli.files.reading import LARGE, is_file_name
-from fa3cli.files.tensors import Entry, open_tensors, read_header
+from fa3cli.files.tensors import DTYPES, Entry, open_tensors, read_header
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Contents", "Header", "Shard", "modules_around", "open_contents", "read_shard", "require_readable"]
-
-_DTYPES = {"I8": "int8", "I32": "int32", "I64": "int64", "BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 _NUMPY_FILE = "quant_weight.npy"
 
@@ -58,7 +56,7 @@ class Contents:
     index: Document
     descriptions: tuple[Document, ...]
     shards: tuple[Shard, ...]
-    float_model: FloatModel | None = None
+    float_model: ExpectedTensors | None = None
     """What the float model needs; None if it is not known, and sizes are computed from config.json."""
     cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """Results that one check has computed and a later check uses again."""
@@ -244,7 +242,7 @@ def read_shard(folder: Path, file: str) -> Shard:
 
 
 def _header(file: str, entry: Entry) -> Header:
-    return Header(file, _DTYPES.get(entry.dtype, entry.dtype), entry.shape)
+    return Header(file, DTYPES.get(entry.dtype, entry.dtype), entry.shape)
 
 
 def modules_around(name: str) -> Iterator[str]:

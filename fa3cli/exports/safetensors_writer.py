@@ -18,20 +18,11 @@ from torch import Tensor
 
 from fa3cli.errors import ConflictError
 from fa3cli.exports.checksums import bytes_of, checksum
+from fa3cli.files.tensors import stored_dtype
 from fa3cli.files.writing import sync
 
 __all__ = ["SafetensorsWriter", "header_room"]
 
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int8: "I8",
-    torch.bool: "BOOL",
-}
 _ALIGNMENT = 8
 _BLOCK = 1 << 24  # bytes read at a time
 
@@ -63,7 +54,7 @@ class SafetensorsWriter:
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Write one tensor."""
-        if tensor.dtype not in _DTYPES:
+        if stored_dtype(tensor.dtype) is None:
             raise TypeError(f"{name}: {tensor.dtype} cannot be written to a file")
         shard = self._shards[-1]
         if self._part_bytes and shard.entries_bytes and shard.size + tensor.nbytes > self._part_bytes:
@@ -238,7 +229,8 @@ def _to_disk(file: BinaryIO) -> None:
 
 
 def _entry(tensor: Tensor, begin: int) -> dict[str, object]:
-    return {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, begin + tensor.nbytes]}
+    offsets = [begin, begin + tensor.nbytes]
+    return {"dtype": stored_dtype(tensor.dtype), "shape": list(tensor.shape), "data_offsets": offsets}
 
 
 def header_room(names: Sequence[str], metadata: Mapping[str, str]) -> int:

@@ -11,7 +11,7 @@ from fa3cli.exports.checks import CHECKS
 from fa3cli.exports.checks.modules import float_names
 from fa3cli.exports.checks.registry import Check, Severity
 from fa3cli.exports.contents import Contents, modules_around, open_contents
-from fa3cli.exports.float_model import FloatModel
+from fa3cli.exports.expected_tensors import ExpectedTensors
 from fa3cli.exports.recognition import recognize_target
 from fa3cli.exports.targets import known_targets
 
@@ -66,7 +66,7 @@ class VerificationReport:
 def verify_export(
     folder: Path,
     targets: Sequence[str] = (),
-    float_model: Callable[[Path, Collection[str]], FloatModel | None] = lambda _, __: None,
+    float_model: Callable[[Path, Collection[str]], ExpectedTensors | None] = lambda _, __: None,
 ) -> VerificationReport:
     """Run all checks of `targets`, by default of the target for which the export was written.
 

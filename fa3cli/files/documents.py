@@ -41,6 +41,7 @@ def parse_json(text: str, *, unique: bool = False) -> Any:
     """
     hook = _unique if unique else None
     try:
+        # json refuses the byte order mark, which some Windows editors write.
         data = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=hook)
     except RecursionError:
         raise _too_deep_error() from None
@@ -63,6 +64,7 @@ def typed(data: Any, kind: type[T], *, unknown: bool = True) -> T:
 
     Unless `unknown` keys are allowed, a key that the type (a dataclass) does not have is a ValueError, too.
     """
+    # Imported here, since `fa3 --help` must start fast.
     import msgspec
 
     try:
@@ -88,6 +90,7 @@ def _refuse_unknown(data: Any, known: Any, place: str) -> None:
 
 def _require_plain(data: Any) -> None:
     """Raise ValueError for values nested too deep, text that cannot be encoded, and numbers that are too wide."""
+    # Level by level, without recursion: the data may be nested deeper than Python can recurse here.
     level, depth = [data], 0
     while level:
         if depth > _DEEPEST:

@@ -23,6 +23,7 @@ def fingerprint(file: Path, begins: Iterable[int]) -> str:
     size = file.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with file.open("rb") as stream:
+        # Begins of tensors, too: a small tensor may lie between two of the blocks.
         for start in sorted({*range(0, size, max(size // 256, 4096)), *begins}):
             stream.seek(start)
             digest.update(stream.read(4096))

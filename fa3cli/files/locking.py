@@ -43,6 +43,7 @@ def shared_lock(folder: Path) -> Iterator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove_leftovers(folder)
             with suppress(OSError):
+                # Replaces the exclusive lock, if this process has got it: other writers may enter now.
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
     finally:
@@ -97,6 +98,7 @@ def _remove_leftovers(folder: Path) -> None:
     for entry in os.scandir(folder):
         if not is_temporary(entry.name):
             continue
+        # follow_symlinks=False: a link is removed, never the folder that it leads to.
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)
         else:

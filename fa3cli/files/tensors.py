@@ -6,13 +6,22 @@ import errno
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fa3cli.files.documents import parse_json
 from fa3cli.files.reading import require_regular
 
-__all__ = ["Entry", "open_tensors", "read_header"]
+if TYPE_CHECKING:
+    import torch
 
+__all__ = ["DTYPES", "FLOATS", "FP8", "Entry", "open_tensors", "read_header", "stored_dtype"]
+
+# The name of a dtype in the header -> its name in torch. Names, since `fa3 verify` and `fa3 report` start without torch.
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+DTYPES = {**FLOATS, "I64": "int64", "I32": "int32", "I8": "int8", "BOOL": "bool"}
+FP8 = "F8_E4M3"
+"""The header's name of torch.float8_e4m3fn, which fa3 reads and never writes."""
+_STORED = {name: stored for stored, name in DTYPES.items()}
 _LARGEST_SIZE = 1 << 48
 """Limit for one dimension: the format can store sizes that torch cannot represent; real tensors are far below."""
 
@@ -25,6 +34,11 @@ class Entry:
     shape: tuple[int, ...]
     begin: int
     end: int
+
+
+def stored_dtype(dtype: torch.dtype) -> str | None:
+    """Return the name of a torch dtype in the header, None if fa3 does not write it."""
+    return _STORED.get(str(dtype).removeprefix("torch."))
 
 
 def open_tensors(path: Path) -> Any:
@@ -51,6 +65,7 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     except SafetensorError as error:
         raise ValueError(str(error)) from None
     with path.open("rb") as stream:
+        # The format: the header's length in 8 bytes, the header in json, the values.
         (length,) = struct.unpack("<Q", stream.read(8))
         header = parse_json(stream.read(length).decode("utf-8"), unique=True)
     metadata = header.pop("__metadata__", None) or {}

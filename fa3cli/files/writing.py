@@ -37,6 +37,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
+            # Synced before the folder gets its name: after a crash, the name must not lead to a folder without files.
             for folder, _, _ in os.walk(temporary):
                 sync(Path(folder))
             os.replace(temporary, path)
@@ -74,6 +75,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def _write(file: Path, data: bytes, mode: int | None) -> None:
+    # x: fails if the file exists, and never writes through a link.
     with open(file, "xb") as stream:
         stream.write(data)
         stream.flush()

@@ -18,11 +18,12 @@ from fa3cli.errors import InvalidInputError
 from fa3cli.files import tensors as tensor_files
 from fa3cli.files.documents import parse_json, typed
 from fa3cli.files.reading import LARGE, is_file_name, read_bytes, require_regular
+from fa3cli.models.devices import RUN_DTYPES
 
-__all__ = ["Checkpoint", "TensorInfo", "is_finite", "no_weights", "read_header"]
+__all__ = ["Checkpoint", "TensorInfo", "is_finite", "no_weights", "not_finite", "read_header"]
 
 _FILE = "model.safetensors"
-_FLOAT_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+# The start of a git-lfs pointer, a small text file that is in the place of weights that were not fetched.
 _LFS = b"version https://git-lfs"
 
 
@@ -72,6 +73,7 @@ class Checkpoint:
                     f"{index}: {missing[0]} should be in {shard}, but is not ({len(missing)} such tensors)",
                     hint="index and shards are from different downloads: fetch the folder again",
                 )
+            # A single file has no index: an empty list of names stands for all of its tensors.
             self.tensors.update({name: held[name] for name in (names or held)})
 
     @property
@@ -89,8 +91,8 @@ class Checkpoint:
         """The name of the dtype in which most bytes are stored, of those in which models compute."""
         sizes: dict[str, int] = defaultdict(int)
         for info in self.tensors.values():
-            if info.dtype in _FLOAT_DTYPES:
-                sizes[_FLOAT_DTYPES[info.dtype]] += info.nbytes
+            if (dtype := tensor_files.DTYPES.get(info.dtype, "")) in RUN_DTYPES:
+                sizes[dtype] += info.nbytes
         return max(sizes, key=sizes.__getitem__, default=None)
 
     def path(self, name: str) -> Path:
@@ -112,10 +114,7 @@ class Checkpoint:
                     hint="fa3 does not read quantized checkpoints: fetch the model in bfloat16 or float16",
                 ) from error
             if not finite:
-                raise InvalidInputError(
-                    f"{self.path(name)}: {name} holds NaN or infinite values",
-                    hint="fetch the file again, or repair the checkpoint",
-                )
+                raise not_finite(self.path(name), name)
         self._finite.update(tensors)
         return tensors
 
@@ -136,6 +135,7 @@ class Checkpoint:
     def read_ahead(self, names: Iterable[str]) -> None:
         """Start reading tensors into the system's page cache in the background, where the system supports it."""
         if hasattr(os, "posix_fadvise"):
+            # A daemon: the end of the process does not wait for hints.
             Thread(target=self._read_ahead, args=(list(names),), daemon=True).start()
 
     def _read_ahead(self, names: list[str]) -> None:
@@ -154,6 +154,13 @@ def no_weights(folder: Path, file: str = _FILE) -> InvalidInputError:
     )
 
 
+def not_finite(file: Path, name: str) -> InvalidInputError:
+    """Return the error for a tensor that holds NaN or an infinity."""
+    return InvalidInputError(
+        f"{file}: {name} holds NaN or infinite values", hint="fetch the file again, or repair the checkpoint"
+    )
+
+
 def is_finite(tensor: Tensor) -> bool:
     """Tell whether all values are finite."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
@@ -165,6 +172,7 @@ def is_finite(tensor: Tensor) -> bool:
 def _read_index(index: Path) -> dict[str, list[str]]:
     """Return the tensor names of each shard that an index lists."""
     try:
+        # unique: a tensor that is listed twice would be read from one of two files, which one depends on the reader.
         listed = typed(parse_json(read_bytes(index, LARGE).decode("utf-8"), unique=True), _Index)
     except OSError as error:
         raise InvalidInputError(f"{index}: cannot be read ({error.strerror})") from error

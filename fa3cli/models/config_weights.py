@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fa3cli.files.tensors import stored_dtype
 from fa3cli.models.checkpoint import TensorInfo, no_weights
 from fa3cli.models.published.names import PublishedNames
 
 __all__ = ["ConfigWeights", "has_weights"]
 
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*")
-_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 class ConfigWeights:
@@ -27,6 +27,7 @@ class ConfigWeights:
         self, folder: Path, model: nn.Module, dtype: torch.dtype, published: PublishedNames | None = None
     ) -> None:
         self.folder, names = folder, published or PublishedNames()
+        # No files: this is how a model knows that only a plan is possible.
         self.files: list[str] = []
         named = dict(model.named_parameters(remove_duplicate=False))
         aliases = named.keys() - dict(model.named_parameters()).keys()  # tied tensors are stored once
@@ -55,4 +56,5 @@ def has_weights(folder: Path) -> bool:
 
 def _info(tensor: Tensor, dtype: torch.dtype) -> TensorInfo:
     stored = dtype if tensor.is_floating_point() else tensor.dtype
-    return TensorInfo("", _NAMES.get(stored, "I64"), tuple(tensor.shape), tensor.numel() * stored.itemsize)
+    # Checks compare only the kind of dtype, so any integer may stand for another.
+    return TensorInfo("", stored_dtype(stored) or "I64", tuple(tensor.shape), tensor.numel() * stored.itemsize)

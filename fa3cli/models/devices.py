@@ -14,9 +14,9 @@ import torch
 from fa3cli.errors import InvalidInputError, MissingCapabilityError, UsageError, brief
 from fa3cli.models import DTYPES
 
-__all__ = ["computes_bfloat16", "device_kind", "device_of", "free_memory", "run_dtype"]
+__all__ = ["RUN_DTYPES", "computes_bfloat16", "device_kind", "device_of", "free_memory", "run_dtype"]
 
-_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
+RUN_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 _NAME = re.compile(r"(auto|cpu|(?:npu|cuda)(?::(\d+))?)")
 
 
@@ -37,6 +37,7 @@ def device_of(name: str) -> torch.device:
     backend = _npu(name) if kind == "npu" else torch.cuda
     count: int = backend.device_count() if backend.is_available() else 0
     # torchrun sets LOCAL_RANK, the number of a rank on its machine.
+    # The remainder: with more ranks than devices, several ranks share a device.
     index = int(number) if number else int(os.environ.get("LOCAL_RANK", "0")) % max(count, 1)
     if index >= count:
         raise MissingCapabilityError(
@@ -102,12 +103,12 @@ def run_dtype(dtype: str, found: str, device: torch.device, source: Path) -> tor
 
     Raises UsageError for an unknown name, InvalidInputError if the name `found` is unknown.
     """
-    if dtype not in ("auto", *_DTYPES):
-        raise UsageError(f"--dtype {dtype}: expected auto, {', '.join(_DTYPES)}")
+    if dtype not in ("auto", *RUN_DTYPES):
+        raise UsageError(f"--dtype {dtype}: expected auto, {', '.join(RUN_DTYPES)}")
     if dtype != "auto":
-        return _DTYPES[dtype]
+        return RUN_DTYPES[dtype]
     if found == "bfloat16" and not computes_bfloat16(device):
         found = "float16"
-    if found not in _DTYPES:
-        raise InvalidInputError(f"{source}: dtype {found}; expected one of {', '.join(_DTYPES)}")
-    return _DTYPES[found]
+    if found not in RUN_DTYPES:
+        raise InvalidInputError(f"{source}: dtype {found}; expected one of {', '.join(RUN_DTYPES)}")
+    return RUN_DTYPES[found]

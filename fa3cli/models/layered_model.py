@@ -64,12 +64,14 @@ class LayeredModel(ABC):
         self.stored = list(stored)
         heads = [self.head] if self.head else []
         self.of_layer = {
+            # With the dot: model.layers.1 is also the beginning of model.layers.10.
             part: [name for name in stored if self._paths[name].startswith(f"{self._module_paths[part]}.")]
             for part in [*self.layers, *heads]
         }
         in_layers = {name for layer in self.layers for name in self.of_layer[layer]}
         self.outside = [name for name in stored if name not in in_layers]
         of_head = set(self.of_layer[self.head]) if self.head else set()
+        # The head is outside the layers too, but its weights are needed only after the last layer.
         self.before_layers = [name for name in self.outside if name not in of_head]
 
     @contextmanager
@@ -171,8 +173,8 @@ class LayeredModel(ABC):
     def linears(self, part: str = "") -> dict[str, nn.Linear]:
         """Return the linears, of one layer, of the head or all, by module name in module order.
 
-        Subclasses of torch's linear may compute something else, and a weight that is published under another name than
-        its module, or as a part of another tensor, has no place for scales: these are no linears here.
+        Subclasses of torch's linear may compute something else. A weight that is published under another name than its
+        module, or as a part of another tensor, has no place for scales. Such modules are left out.
         """
         return {
             name: module
@@ -209,6 +211,7 @@ def _decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     if not lists:
         raise UnsupportedError(f"{type(model).__name__}: no list of decoder layers found")
+    # The list of one layer's experts is smaller than the list of all layers that it is in.
     name, layers = max(lists, key=size)
     if not isinstance(layers, nn.ModuleList) or not len(layers):
         config: Any = model.config

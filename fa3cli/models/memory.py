@@ -38,6 +38,7 @@ class FreedMemory:
 
     def __init__(self, layer_bytes: int) -> None:
         self._slack = max(_LEAST_SLACK, layer_bytes // 16)
+        # None: the C library of this process; others than glibc have no malloc_trim.
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         self._process = psutil.Process()
         self._usual: int | None = None

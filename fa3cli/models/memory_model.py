@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fa3cli.errors import UnsupportedError
 from fa3cli.models.layered_model import LayeredModel
-from fa3cli.models.published.conversions import published_names
+from fa3cli.models.published.conversions import match_checkpoint
 from fa3cli.models.published.saving import saved_tensors
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ class MemoryModel(LayeredModel):
                     f"{name} is {_name(parameter.dtype)}, other parameters are {_name(model.dtype)}",
                     hint=f"convert the model to one dtype, for example with model.to(torch.{_name(model.dtype)})",
                 )
-        super().__init__(model, model.dtype, devices.pop(), published=published_names(model, None))
+        # match_checkpoint may replace modules, so it must run before the modules get their names.
+        super().__init__(model, model.dtype, devices.pop(), published=match_checkpoint(model, None))
+        # A tied tensor is exported once, under its first name.
         self._sort_names([name for name in self.names if name not in self.tied])
         self.copied_for = self.published.copied_for
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +12,16 @@ from torch import nn
 from fa3cli import patching
 from fa3cli.errors import ConflictError, UnsupportedError, UsageError
 from fa3cli.models import ATTENTION_IMPLEMENTATIONS
-from fa3cli.models.checked_folder import require_regular_files
 from fa3cli.models.checkpoint import Checkpoint
 from fa3cli.models.config_weights import ConfigWeights, has_weights
 from fa3cli.models.devices import device_of, run_dtype
-from fa3cli.models.module_file import code_of, module_of
-from fa3cli.models.published.conversions import published_names
+from fa3cli.models.published.conversions import match_checkpoint
 from fa3cli.models.quantized_checkpoints import float_weights
 from fa3cli.models.skeleton import build_skeleton, read_config
 from fa3cli.models.streamed_model import StreamedModel
-from fa3cli.models.trust import require_known_code
+from fa3cli.models.untrusted.checked_folder import require_regular_files
+from fa3cli.models.untrusted.module_file import code_of, module_of
+from fa3cli.models.untrusted.trust import require_known_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,29 +47,19 @@ def open_model(
     if attn_implementation not in ATTENTION_IMPLEMENTATIONS:
         expected = ", ".join(ATTENTION_IMPLEMENTATIONS)
         raise UsageError(f"--attn-implementation {attn_implementation}: expected one of {expected}")
-    if patching.is_pipeline(folder):
-        raise UnsupportedError(
-            f"{folder}: a pipeline of diffusers, expected the folder of a causal language model",
-            hint="fa3 quantize supports pipelines, with --prompts",
-        )
-    # Checked before a library reads the folder: it would wait forever at a pipe.
-    require_regular_files(folder)
-    patching.require_a_model(folder)
+    _require_language_model(folder)
     status = patching.status(folder)
+    # Decided before the config is read: for a trusted folder, transformers runs the folder's code to read it.
     require_known_code(folder, status, fa=fa, trusted=trust_remote_code, without_fa=without_fa)
-    # If the patch is reproducible, the class is made from the checked text; transformers loads any other code.
-    module = status.module if fa else None
-    known_class = (
-        _class_of(module, status.class_name, status.code) if module and status.class_name and status.code else None
-    )
+    module, known_class = (status.module, _known_class(status)) if fa else (None, None)
+    # Read before transformers loads the file, to compare what it has loaded.
     seen = code_of(module) if module and known_class is None else None
     stored = None if only_plan and not has_weights(folder) else Checkpoint(folder)
     config = read_config(folder, trusted=trust_remote_code)
     checkpoint = float_weights(stored, config) if stored else None
     place = device_of(device)
-    model_dtype = _model_dtype(folder, config, dtype, place, stored)
     # Read before building, which changes the config's dtype.
-    stored_dtype = model_dtype if checkpoint else _model_dtype(folder, config, "auto", place, stored)
+    model_dtype, stored_dtype = _dtypes(folder, config, dtype, place, stored)
     skeleton = build_skeleton(
         config,
         model_dtype,
@@ -79,7 +68,7 @@ def open_model(
         trusted=trust_remote_code,
         tensors=len(checkpoint.tensors) if checkpoint else None,
     )
-    published = published_names(skeleton, checkpoint.tensors if checkpoint else None)
+    published = match_checkpoint(skeleton, checkpoint.tensors if checkpoint else None)
     weights = checkpoint or ConfigWeights(folder, skeleton, stored_dtype, published)
     model = StreamedModel(skeleton, weights, model_dtype, place, published=published)
     if fa and not model.attentions():
@@ -109,11 +98,36 @@ def check_loaded_code(model: nn.Module, module: Path, seen: bytes) -> None:
         )
 
 
-def _class_of(module: Path, class_name: str, code: Mapping[str, str]) -> type[PreTrainedModel]:
-    """Return the patched class, from the checked text."""
-    [text] = code.values()
-    found: type[PreTrainedModel] = getattr(module_of(module, text.encode()), class_name)
+def _require_language_model(folder: Path) -> None:
+    """Raise UnsupportedError for a folder of another kind, InvalidInputError for files that a library could not read."""
+    if patching.is_pipeline(folder):
+        raise UnsupportedError(
+            f"{folder}: a pipeline of diffusers, expected the folder of a causal language model",
+            hint="fa3 quantize supports pipelines, with --prompts",
+        )
+    # Checked before a library reads the folder: it would wait forever at a pipe.
+    require_regular_files(folder)
+    patching.require_float_model(folder)
+
+
+def _known_class(status: patching.PatchStatus) -> type[PreTrainedModel] | None:
+    """Return the patched class, made from the checked text; None if the patch is not reproducible.
+
+    transformers loads the code of any other patch.
+    """
+    if not (status.module and status.class_name and status.code):
+        return None
+    [text] = status.code.values()
+    found: type[PreTrainedModel] = getattr(module_of(status.module, text.encode()), status.class_name)
     return found
+
+
+def _dtypes(
+    folder: Path, config: Any, dtype: str, device: torch.device, stored: Checkpoint | None
+) -> tuple[torch.dtype, torch.dtype]:
+    """Return the dtype to compute and export in, and the dtype that a folder without weights would store."""
+    model_dtype = _model_dtype(folder, config, dtype, device, stored)
+    return model_dtype, model_dtype if stored else _model_dtype(folder, config, "auto", device, stored)
 
 
 def _model_dtype(folder: Path, config: Any, dtype: str, device: torch.device, stored: Checkpoint | None) -> torch.dtype:

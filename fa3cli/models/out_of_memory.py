@@ -35,6 +35,7 @@ class CpuFallback:
         self._undo = ExitStack()
 
     def __enter__(self) -> CpuFallback:
+        # On the CPU there is no other device to fall back to.
         for layer in self._layers if self._device != CPU else ():
             # None if forward is the class's own: then _restore deletes the attribute.
             self._undo.callback(_restore, layer, vars(layer).get("forward"))
@@ -125,6 +126,7 @@ def _restore(layer: nn.Module, forward: Callable[..., Any] | None) -> None:
 def _attempt(work: Callable[[], Result]) -> list[Result]:
     """Return the result of `work` in a list, empty if memory did not suffice; its traceback, which holds tensors, is freed."""
     try:
+        # In a list: None may be a result, too.
         return [work()]
     except RuntimeError as error:
         if not is_out_of_memory(error):

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fa3cli.errors import InvalidInputError, UnsupportedError
+from fa3cli.files.tensors import FP8
 from fa3cli.models.checkpoint import Checkpoint
-from fa3cli.models.published.converted_checkpoint import Weights
 from fa3cli.models.published.fp8 import Fp8Checkpoint
+from fa3cli.models.published.weights import Weights
 from fa3cli.patching.folders.model_folder import GIVE_FLOAT_MODEL
 
 __all__ = ["float_weights"]
@@ -30,23 +31,25 @@ def float_weights(checkpoint: Checkpoint, config: Any) -> Weights:
 
     Raises UnsupportedError for a checkpoint of another quantization, by config.json's `quantization_config`.
     """
-    given = getattr(config, "quantization_config", None)
-    if not given:
+    quantization_config = getattr(config, "quantization_config", None)
+    if not quantization_config:
         return checkpoint
-    if not isinstance(given, Mapping):
-        given = given.to_dict()
-    method = given.get("quant_method")
-    fp8 = any(info.dtype == "F8_E4M3" for info in checkpoint.tensors.values())
+    # A dict as in config.json, or an object that a config class of transformers made of it.
+    if not isinstance(quantization_config, Mapping):
+        quantization_config = quantization_config.to_dict()
+    method = quantization_config.get("quant_method")
+    fp8 = any(info.dtype == FP8 for info in checkpoint.tensors.values())
+    # compressed-tensors is a container of several formats, of which fa3 reads only float8.
     if method == "fp8" or (method == "compressed-tensors" and fp8):
-        return Fp8Checkpoint(checkpoint, _block(given, checkpoint.folder))
+        return Fp8Checkpoint(checkpoint, _block_size(quantization_config, checkpoint.folder))
     what = _METHODS.get(str(method), f"quantized by {method!r}")
     raise UnsupportedError(
         f"{checkpoint.folder / 'config.json'}: quantization_config says that this is {what}", hint=GIVE_FLOAT_MODEL
     )
 
 
-def _block(given: Mapping[str, Any], folder: Path) -> tuple[int, int]:
-    block = given.get("weight_block_size") or (128, 128)
+def _block_size(quantization_config: Mapping[str, Any], folder: Path) -> tuple[int, int]:
+    block = quantization_config.get("weight_block_size") or (128, 128)
     if not (
         isinstance(block, (list, tuple))
         and len(block) == 2

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError, brief
-from fa3cli.models.bounded import bounded_building
-from fa3cli.models.checked_folder import checked_copy
-from fa3cli.models.trust import trust_hint, without_trust_prompt
+from fa3cli.models.untrusted.bounded import bounded_building
+from fa3cli.models.untrusted.checked_folder import checked_copy
+from fa3cli.models.untrusted.trust import trust_hint, without_trust_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -109,6 +109,7 @@ def _require_sizes(config: Any, file: Path) -> None:
     text_config = getattr(config, "get_text_config", lambda: config)()
     for name in ("max_position_embeddings", "vocab_size"):
         value = getattr(text_config, name, None)
+        # bool is a subclass of int.
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise InvalidInputError(f"{file}: {name} is {value!r}, expected a number")
 
@@ -121,6 +122,7 @@ def _require_rope(config: Any, file: Path) -> None:
     rope = json.loads(file.read_bytes()).get("rope_parameters")
     if not isinstance(rope, dict) or Version(transformers.__version__) >= Version("5"):
         return
+    # transformers 4 uses these values anyway, so it loses nothing if they are all that the file says.
     known = {"rope_theta": getattr(config, "rope_theta", None), "rope_type": "default"}
     ignored = {key: value for key, value in rope.items() if value != known.get(key)}
     if ignored and not getattr(config, "rope_scaling", None):

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from fa3cli.errors import InvalidInputError
+from fa3cli.files.tensors import FLOATS, stored_dtype
 from fa3cli.models.checkpoint import is_finite
 from fa3cli.models.layered_model import LayeredModel
-from fa3cli.models.published.converted_checkpoint import ConvertedCheckpoint, Weights
+from fa3cli.models.published.converted_checkpoint import ConvertedCheckpoint
 from fa3cli.models.published.names import PublishedNames
+from fa3cli.models.published.weights import Weights
 
 __all__ = ["StreamedModel"]
 
 # Old transformers versions wrote these buffers, all versions compute them: they are not unexpected keys.
 _COMPUTED = (r"rotary_emb\.inv_freq",)
-_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class StreamedModel(LayeredModel):
@@ -41,6 +42,7 @@ class StreamedModel(LayeredModel):
         _move_buffers(model, device)
         self._expected = {self.published.tensor(path): tensor for path, tensor in model.state_dict().items()}
         conversions = self.published.conversions
+        # Without files, for a plan, the weights are those of the model itself, and nothing is converted.
         self.checkpoint: Weights = (
             ConvertedCheckpoint(checkpoint, conversions, self._expected)
             if conversions and checkpoint.files
@@ -111,12 +113,13 @@ class StreamedModel(LayeredModel):
             name
             for name in self.stored
             if self._dtypes[name].is_floating_point
-            and _FLOATS[self.checkpoint.tensors[name].dtype] != self._dtypes[name]
+            and self.checkpoint.tensors[name].dtype != stored_dtype(self._dtypes[name])
         ]
 
     def _cast(self, name: str, tensor: Tensor, device: torch.device) -> Tensor:
         wanted = self._dtypes[name]
         cast = tensor.to(device=device, dtype=wanted)
+        # Only after a cast: `read` has checked the stored values, but they may overflow in a narrower dtype.
         if tensor.dtype != wanted and not is_finite(cast):
             raise InvalidInputError(
                 f"{self.checkpoint.path(name)}: {name} does not fit {str(wanted).removeprefix('torch.')}, "
@@ -135,6 +138,7 @@ class StreamedModel(LayeredModel):
 
     def _check_names(self) -> None:
         expected, held = self._expected, self.checkpoint.tensors
+        # Of tied tensors, a checkpoint may hold only the first.
         missing = [name for name in expected if name not in held and self.tied.get(name) not in held]
         if missing:
             raise InvalidInputError(
@@ -147,7 +151,7 @@ class StreamedModel(LayeredModel):
                     f"{self.checkpoint.path(name)}: {name} has shape {list(held[name].shape)}, "
                     f"but config.json asks for {list(expected[name].shape)}"
                 )
-            if (held[name].dtype in _FLOATS) != expected[name].is_floating_point():
+            if (held[name].dtype in FLOATS) != expected[name].is_floating_point():
                 raise InvalidInputError(
                     f"{self.checkpoint.path(name)}: {name} has dtype {held[name].dtype}, but the model "
                     f"computes with {str(expected[name].dtype).removeprefix('torch.')}",
@@ -155,7 +159,7 @@ class StreamedModel(LayeredModel):
                 )
 
     def _find_copies(self) -> None:
-        """Find the published tensors that exports copy: those that no tensor of the model is, or is stored as."""
+        """Find the stored tensors that the model has no tensor for; exports copy them."""
         conversions = self.published.conversions
         converted = {source for conversion in conversions for source in conversion.sources}
         self.copied_for = self.published.copied_for
@@ -172,6 +176,7 @@ class StreamedModel(LayeredModel):
 
 def _move_buffers(model: nn.Module, device: torch.device) -> None:
     """Move a model's computed buffers to the device: not all forwards move the buffers that they use."""
+    # Not Module.to: it would also move the parameters, which have no values yet.
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None and not buffer.is_meta:

@@ -29,6 +29,7 @@ def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(map_tensors(change, item) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
+        # Other fields are computed by the dataclass itself.
         kept = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
         return replace(value, **map_tensors(change, kept))
     return value

@@ -44,6 +44,7 @@ def read_tree(file: Path) -> Any:
             return _decode(parse_json(opened.metadata()[_KEY]), opened.get_tensor)
     except FileNotFoundError as error:
         raise ConflictError(f"{file}: missing", hint="--resume never starts over") from error
+    # A damaged header may be valid json that describes another tree: any of these errors may follow.
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConflictError(
             f"{file}: not as fa3 wrote it ({error})", hint="the same command with --resume never starts over"

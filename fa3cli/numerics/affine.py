@@ -1,4 +1,8 @@
-"""Computes scale and offset of a range, and rounds values to int8 levels (affine int8 quantization)."""
+"""Computes scale and offset of a range, and rounds values to int8 levels (affine int8 quantization).
+
+Ranges, scales and offsets are floats of one shape: `[1]` for a whole tensor, `[H]` for heads, `[out, 1]` for the rows
+of a weight, `[..., 1]` for tokens. Scales and offsets must broadcast to the values that are rounded.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +26,15 @@ _FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
 def symmetric_scale(low: Tensor, high: Tensor) -> Tensor:
-    """Return the scale that maps the larger of |low| and |high| to 127, for offset 0, in the shape and dtype of `low`."""
+    """Return the scale that maps the larger of |low| and |high| to 127, for offset 0.
+
+    `[H], [H] -> [H]` or `[out, 1], [out, 1] -> [out, 1]`, in the dtype of `low`.
+    """
     return (torch.maximum(low.abs(), high.abs()) / INT8_MAX).clamp_min(EPS)
 
 
 def asymmetric_scale(low: Tensor, high: Tensor) -> Tensor:
-    """Return the scale that maps the range, widened to include 0, onto 256 levels, in the shape and dtype of `low`.
+    """Return the scale that maps the range, widened to include 0, onto 256 levels: `[1], [1] -> [1]`, in the dtype of `low`.
 
     Computed in float32 if the width of the range overflows its dtype, as it can in float16.
     """
@@ -39,12 +46,15 @@ def asymmetric_scale(low: Tensor, high: Tensor) -> Tensor:
 
 
 def asymmetric_offset(low: Tensor, scale: Tensor) -> Tensor:
-    """Return the signed offset that maps the range's lower end to -128: an integer, rounded half to even, not clamped."""
+    """Return the signed offset that maps the range's lower end to -128: `[1], [1] -> [1]`.
+
+    An integer in a float dtype, rounded half to even, not clamped.
+    """
     return torch.round(-low.clamp_max(0) / scale) + INT8_MIN
 
 
 def quantize(values: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor:
-    """Round `values / scale + offset` to integers in -128..127, in the dtype of the values.
+    """Round `values / scale + offset` to integers in -128..127, in the shape and dtype of the values.
 
     Computed in the wider dtype of values and scale. All steps after the division are in place: this is a hot path.
     """
@@ -55,7 +65,7 @@ def quantize(values: Tensor, scale: Tensor, offset: Tensor | None = None) -> Ten
 
 
 def fake_quantize(values: Tensor, scale: Tensor, offset: Tensor | None = None) -> Tensor:
-    """Return `values` with int8's error: quantized, then dequantized to the same dtype."""
+    """Return `values` with int8's error: quantized, then dequantized to the same shape and dtype."""
     levels = quantize(values, scale, offset)
     if offset is not None:
         levels.sub_(offset)

@@ -38,7 +38,10 @@ class _Side:
 
     @classmethod
     def of(cls, counts: Tensor, limit: float) -> _Side:
-        """Return the bin edges up to `limit`, the outermost value, which replaces the outermost edge."""
+        """Return the bin edges up to `limit`, the outermost value, which replaces the outermost edge.
+
+        `counts` are int64 `[bins]`; there are n = ceil(limit) + 1 candidates.
+        """
         edges, bins = torch.arange(math.ceil(limit), -1, -1), torch.arange(len(counts))
         moments = torch.stack([counts, counts * bins, counts * bins**2]).flip(1).cumsum(1).flip(1)
         clipped, first, second = torch.cat([moments, moments.new_zeros(3, 1)], dim=1)[:, edges]
@@ -53,7 +56,10 @@ class _Side:
 
 
 def _near_zero(counts: Tensor) -> Tensor:
-    """Return n, a, b per bin: for t in that bin, 0..t holds n t + a values, and their squares sum to n t^3 / 3 + b."""
+    """Return n, a, b per bin: for t in that bin, 0..t holds n t + a values, and their squares sum to n t^3 / 3 + b.
+
+    int64 `[bins]` -> float64 `[3, bins + 1]`.
+    """
     counts = torch.cat([counts, counts.new_zeros(1)]).double()
     begin = torch.arange(len(counts), dtype=torch.double)
     squares = counts * (begin * (begin + 1) + 1 / 3)
@@ -62,7 +68,7 @@ def _near_zero(counts: Tensor) -> Tensor:
 
 
 def _errors(below: _Side, above: _Side) -> Tensor:
-    """Return the expected squared error of each pair of bounds, summed over the values: `[n, m]`.
+    """Return the expected squared error of each pair of bounds, summed over the values: float64 `[n, m]`.
 
     The error of a clipped value is its distance to the bound; the error of a value within half a scale of zero is the value
     itself; the others have the mean squared error scale^2 / 12.
@@ -78,7 +84,7 @@ def _errors(below: _Side, above: _Side) -> Tensor:
 
 
 def _pruned(below: _Side, above: _Side, reached: Tensor) -> tuple[_Side, _Side]:
-    """Drop bounds whose error exceeds `reached`, an error that some pair reaches, in every pair.
+    """Drop bounds whose error exceeds `reached`, an error (float64 scalar) that some pair reaches, in every pair.
 
     Lower bound of a candidate's error: the error of its pair with the narrowest bound of the other side, without that
     bound's clipping. With any wider bound, more values are kept, and all are rounded at least as coarsely.

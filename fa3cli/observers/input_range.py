@@ -34,5 +34,6 @@ class InputRange:
         ends = torch.stack([ends.to(self.samples[0].device) for ends in self.samples]).cpu().double()
         if not ends.isfinite().all():
             return torch.full((1,), math.nan), torch.full((1,), math.nan)
+        # fsum is exact: the order in which ranks and samples are added does not matter.
         low, high = (torch.tensor([math.fsum(values) / len(values)], dtype=torch.float32) for values in ends.T.tolist())
         return low, high

@@ -89,5 +89,6 @@ def _counts(values: Tensor, exponent: int) -> Tensor:
 
 def _coarsened(counts: Tensor, doublings: int) -> Tensor:
     """Return the counts in bins 2^doublings times as wide."""
+    # After 10 doublings, all 1024 bins are one; a shift by 64 or more would be undefined.
     bins = torch.arange(_BINS) >> min(doublings, 10)
     return torch.zeros_like(counts).index_add_(1, bins, counts)

@@ -44,7 +44,7 @@ class HistogramRange(InOrder):
         return low.view(1), high.view(1)
 
     def _counted(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return low, high and counts with a sample of float32 values."""
+        """Return low, high and counts (scalars and `[2048]`, float32) with a sample of float32 values, `[..., in]`."""
         sample_low, sample_high = torch.aminmax(values)
         low, high = torch.minimum(sample_low, self.low), torch.maximum(sample_high, self.high)
         if not (high - low).isfinite():
@@ -63,15 +63,18 @@ class HistogramRange(InOrder):
 
 
 def _histogram(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Count values between the truncated bounds, like torch <= 2.1: values outside are not counted.
+    """Count values between the truncated bounds, like torch <= 2.1: `[..., in] -> [2048]`, float32.
 
-    If the truncated bounds are equal, histc uses the values' own range.
+    Values outside are not counted. If the truncated bounds are equal, histc uses the values' own range.
     """
     return torch.histc(values, _BINS, low.trunc().item(), high.trunc().item())
 
 
 def _rebinned(counts: Tensor, run: float, start: float) -> Tensor:
-    """Return the counts in new bins of `run` sub-bins each; the old range begins `start` sub-bins after the new one."""
+    """Return the counts in new bins of `run` sub-bins each: `[2048] -> [2048]`, float32.
+
+    The old range begins `start` sub-bins after the new one.
+    """
     # Rounding may put the old range's end outside the new range; the reference fails there.
     start = min(start, _BINS * (run - _UPSAMPLE))
     sums = counts.repeat_interleave(_UPSAMPLE).cumsum(0, dtype=torch.double)

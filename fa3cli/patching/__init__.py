@@ -8,7 +8,7 @@ from fa3cli.patch_options import PatchOptions
 from fa3cli.patching import folder_patch
 from fa3cli.patching.folder_patch import attention_of, undo
 from fa3cli.patching.folders.inspection import unpatched_config
-from fa3cli.patching.folders.model_folder import require_a_model
+from fa3cli.patching.folders.model_folder import require_float_model
 from fa3cli.patching.formats import is_pipeline
 from fa3cli.patching.locating.classes import AttentionClass
 from fa3cli.patching.results import PatchedFile, PatchPlan, PatchResult, UndoResult
@@ -33,7 +33,7 @@ __all__ = [
     "patch",
     "patch_source",
     "plan",
-    "require_a_model",
+    "require_float_model",
     "status",
     "undo",
     "unpatched_config",

@@ -15,7 +15,7 @@ from fa3cli.patching.folders.difference import state_of
 from fa3cli.patching.folders.entries import exclusive_folder, explain_write_errors
 from fa3cli.patching.folders.exchange import install_patch, remove_patch
 from fa3cli.patching.folders.inspection import Disk, look, original_index, patched_parts, refuse_links
-from fa3cli.patching.folders.model_folder import require_a_model
+from fa3cli.patching.folders.model_folder import require_float_model
 from fa3cli.patching.folders.output import is_new, make_output, output_folder, require_output_of
 from fa3cli.patching.folders.receipt import RECEIPT, Change, FileChange, Options, Receipt, absolute
 from fa3cli.patching.formats import Format, format_of
@@ -91,7 +91,7 @@ def _target(options: PatchOptions) -> Path:
 
 def _plan(options: PatchOptions, target: Path) -> PatchPlan:
     folder, chosen = Path(options.weights_dir), Options.of(options)
-    require_a_model(folder)
+    require_float_model(folder)
     form = format_of(folder, chosen.modeling)
     source_disk, disk = _disks(form, folder, target, options.force)
     index = original_index(source_disk)

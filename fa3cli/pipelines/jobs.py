@@ -31,6 +31,7 @@ def jobs_of(options: RunOptions, *, only_calibrate: bool = False) -> list[Job]:
         raise UsageError(f"{folder}: {name} (--{name.replace('_', '-')}) is for {kinds[1]}, and this is {kinds[0]}")
     if not pipeline:
         return [prepare(options, only_calibrate=only_calibrate)]
+    # Imported here: language models do not need diffusers.
     from fa3cli.pipelines.preparing import prepare_pipeline
 
     return list(prepare_pipeline(options, only_calibrate=only_calibrate))

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from fa3cli.errors import InvalidInputError
-from fa3cli.models.checked_folder import copy_checked
-from fa3cli.models.trust import without_trust_prompt
+from fa3cli.models.untrusted.checked_folder import copy_checked
+from fa3cli.models.untrusted.trust import without_trust_prompt
 from fa3cli.patching.diffusion.index import INDEX
 from fa3cli.pipelines.quiet import quiet
 

@@ -14,11 +14,12 @@ from torch import nn
 
 from fa3cli import patching
 from fa3cli.errors import InvalidInputError, UnsupportedError
-from fa3cli.models.checked_folder import checked_file, require_regular_files
+from fa3cli.files.tensors import DTYPES
 from fa3cli.models.checkpoint import Checkpoint
 from fa3cli.models.devices import device_of, run_dtype
 from fa3cli.models.streamed_model import StreamedModel
-from fa3cli.models.trust import require_known_code
+from fa3cli.models.untrusted.checked_folder import checked_file, require_regular_files
+from fa3cli.models.untrusted.trust import require_known_code
 from fa3cli.patching.diffusion.index import INDEX, components
 from fa3cli.patching.folders.config_json import Config, read_config
 from fa3cli.patching.folders.inspection import Disk, look, original_index
@@ -34,7 +35,6 @@ __all__ = ["OpenedPipeline", "load_pipeline", "open_pipeline"]
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _PICKLED = {".bin", ".ckpt", ".pt", ".pth"}
-_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -170,10 +170,11 @@ def _stored_dtype(checkpoints: Mapping[str, Checkpoint]) -> str:
     values: Counter[str] = Counter()
     for checkpoint in checkpoints.values():
         for info in checkpoint.tensors.values():
+            # All float dtypes of safetensors: F64 to F8, BF16.
             if info.dtype.startswith(("F", "BF")):
                 values[info.dtype] += prod(info.shape)
     if not values:
         folders = ", ".join(str(checkpoint.folder) for checkpoint in checkpoints.values())
         raise InvalidInputError(f"{folders}: the weights hold no float tensors", hint="fetch the folder again")
     [(most, _)] = values.most_common(1)
-    return _NAMES.get(most, most)
+    return DTYPES.get(most, most)

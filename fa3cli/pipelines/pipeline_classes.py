@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fa3cli.errors import ConflictError, InvalidInputError, UnsupportedError
-from fa3cli.models.module_file import code_of, module_of
+from fa3cli.models.untrusted.module_file import code_of, module_of
 from fa3cli.patching.diffusion.index import components
 from fa3cli.patching.diffusion.library import installed_diffusers
 from fa3cli.patching.folders.config_json import Config

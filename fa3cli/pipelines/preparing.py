@@ -30,16 +30,7 @@ def prepare_pipeline(options: RunOptions, *, only_calibrate: bool = False) -> li
     if options.prompts is None:
         raise UsageError(f"{folder}: a pipeline of diffusers needs --prompts, a file with one prompt per line")
     destination = where_to_save(options, pipelines=True)
-    sampling = Sampling(
-        read_prompts(Path(options.prompts)),
-        options.steps,
-        options.height,
-        options.width,
-        options.frames,
-        options.guidance,
-        options.seed or 0,
-        options.max_records,
-    )
+    sampling = _sampling(options, Path(options.prompts))
     pipeline = open_pipeline(
         folder,
         fa=options.fa is not False,
@@ -64,6 +55,7 @@ def prepare_pipeline(options: RunOptions, *, only_calibrate: bool = False) -> li
             replayed=True,
             recipe=chosen.name,
             folder=folder / component,
+            # Each transformer has a folder of its own; a single one has the output folder itself.
             output=place / component if len(pipeline.transformers) > 1 else place,
             config=pipeline.configs[component],
             pipeline=pipeline,
@@ -74,3 +66,16 @@ def prepare_pipeline(options: RunOptions, *, only_calibrate: bool = False) -> li
         require_loadable(job)
         jobs.append(job)
     return jobs
+
+
+def _sampling(options: RunOptions, prompts: Path) -> Sampling:
+    return Sampling(
+        read_prompts(prompts),
+        options.steps,
+        options.height,
+        options.width,
+        options.frames,
+        options.guidance,
+        options.seed or 0,
+        options.max_records,
+    )

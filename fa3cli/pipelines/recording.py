@@ -88,9 +88,7 @@ def record(
     modules = {name: model.model for name, model in opened.transformers.items()}
     require_timesteps(modules)
     steps = steps_of(opened.pipeline_class, sampling)
-    files: dict[int, dict[int, Path]] = {}
-    for prompt, step in sorted(recorded_steps(len(sampling.prompts), steps, sampling.max_records)):
-        files.setdefault(prompt, {})[step] = folder / f"record-{prompt:05d}-{step:05d}.safetensors"
+    files = _files(folder, recorded_steps(len(sampling.prompts), steps, sampling.max_records))
     # A prompt that lacks a record starts at its first step: a sampling cannot be resumed in the middle.
     todo = [prompt for prompt, step_files in files.items() if not all(map(Path.is_file, step_files.values()))]
     if not todo:
@@ -121,6 +119,14 @@ def record(
             # Checked again after the last step, since no next step begins.
             require_room()
             ticks.layer_ends()
+
+
+def _files(folder: Path, pairs: frozenset[tuple[int, int]]) -> dict[int, dict[int, Path]]:
+    """Return the file of each pair of prompt and step, by prompt, then by step."""
+    files: dict[int, dict[int, Path]] = {}
+    for prompt, step in sorted(pairs):
+        files.setdefault(prompt, {})[step] = folder / f"record-{prompt:05d}-{step:05d}.safetensors"
+    return files
 
 
 def read_records(folder: Path) -> dict[str, list[RecordedSample]]:

@@ -120,6 +120,7 @@ def _lacks_package(error: Exception) -> bool:
     """Tell whether a package is missing; some pipelines raise NameError, since diffusers imports it only if it exists."""
     from diffusers.utils.import_utils import BACKENDS_MAPPING
 
+    # The name of the missing module is the name of the package, as in `ftfy.fix_text`.
     if isinstance(error, NameError):
         name = str(error.name)
         return name in BACKENDS_MAPPING and find_spec(name) is None

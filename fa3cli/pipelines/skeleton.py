@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fa3cli.errors import UnsupportedError, brief
-from fa3cli.models.bounded import bounded_building
+from fa3cli.models.untrusted.bounded import bounded_building
 
 __all__ = ["Transformer", "block_names", "build_transformer"]
 

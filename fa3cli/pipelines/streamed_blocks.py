@@ -27,6 +27,7 @@ def blocks_streamed(model: StreamedModel) -> Iterator[None]:
 
         def begins(_: nn.Module, __: Any, name: str, after: str) -> None:
             running.close()
+            # After close: the previous block's weights are freed before the next are loaded.
             running.enter_context(model.loaded(model.of_layer[name]))
             model.read_ahead(model.of_layer[after])
 

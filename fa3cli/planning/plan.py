@@ -11,7 +11,7 @@ from typing import Any
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.models.streamed_model import StreamedModel
 from fa3cli.planning.peak_memory import peak_memory
-from fa3cli.quantization.schemes import LATENT_ATTENTION, routers
+from fa3cli.quantization.float_only import LATENT_ATTENTION
 from fa3cli.runs.disk_space import bytes_written, export_bytes, journal_bytes
 from fa3cli.runs.job import Job
 from fa3cli.runs.streams.calibration_stream import CalibrationStream
@@ -44,7 +44,7 @@ class Plan:
     schemes: Mapping[str, int]
     """The number of them by the value that the description will give them."""
     float_linears: tuple[str, ...]
-    """Linears and routers that stay float."""
+    """Linears, and other modules with a matrix such as routers, that stay float."""
     attentions: int
     samples: int
     tokens: int
@@ -65,7 +65,8 @@ class Plan:
 
 def plan(job: Job) -> Plan:
     """Return the plan of a job."""
-    model, linears, todo = job.model, job.model.linears(), passes(job)
+    model, todo = job.model, passes(job)
+    matrices = dict.fromkeys([*model.linears(), *model.matrices()])
     return Plan(
         folder=job.folder,
         output=job.destination,
@@ -76,7 +77,7 @@ def plan(job: Job) -> Plan:
         layers=len(model.layers),
         quantized_linears=len(job.quantized),
         schemes=dict(Counter(scheme.value for scheme in job.schemes.values())),
-        float_linears=(*(name for name in linears if name not in job.quantized), *_other_routers(job)),
+        float_linears=tuple(name for name in matrices if name not in job.quantized),
         attentions=len(job.attentions),
         samples=job.sample_count,
         tokens=job.token_count,
@@ -87,14 +88,6 @@ def plan(job: Job) -> Plan:
         peak_memory=None if job.replayed else _peak_memory(job, todo),
         warnings=tuple(plan_warnings(job)),
     )
-
-
-def _other_routers(job: Job) -> list[str]:
-    """Return the routers that are no linears of torch: in transformers 5 they have a class of their own."""
-    model, linears = job.model, job.model.linears()
-    weights = {name.removesuffix(".weight"): name for layer in model.layers for name in model.of_layer[layer]}
-    found = (name for name in routers(weights) if weights[name] != name and name not in linears)
-    return [name for name in found if len(model.shape(weights[name])) == 2]
 
 
 def _counts(streams: Sequence[Stream]) -> dict[str, int]:

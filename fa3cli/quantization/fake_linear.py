@@ -40,20 +40,26 @@ def fake_linear(
     if not output.numel():  # an expert that got no token
         return output
     for rows, steps, block in _quantized_blocks(weight, mm_tensor=mm_tensor, reference=reference):
+        # Scales are multiplied after the sum, as engines do: before it, the factors would not be exact in bfloat16.
         products = linear(levels, block.to(dtype)).float().mul_(steps.float().flatten() * scale)
         output[..., rows] = products if bias is None else products.add_(bias[rows].float())
     return output
 
 
 def fake_dynamic_linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return `fake_linear` for a linear whose input is quantized at run time, with one scale per token."""
+    """Return `fake_linear` for a linear whose input is quantized at run time, with one scale per token.
+
+    `states [..., in]`, `weight [out, in]`, `bias [out] -> [..., out]`, in the dtype of the states.
+    """
     scale = token_scales(states)
     offset = torch.zeros(1, device=states.device)
     return fake_linear(states, weight, bias, scale, offset, mm_tensor=False, reference=False)
 
 
 def _quantized_blocks(weight: Tensor, *, mm_tensor: bool, reference: bool) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield blocks of rows, their scales `[rows, 1]` or `[1]`, and their int8 levels in a float dtype.
+    """Yield slices of the rows of `weight [out, in]`, their scales `[rows, 1]` or `[1]`, and their levels `[rows, in]`.
+
+    All are in the weight's dtype; levels are integers from -127 to 127.
 
     The reference divides in the model's dtype, improved numerics in float32.
     """
@@ -73,4 +79,5 @@ def _quantized_blocks(weight: Tensor, *, mm_tensor: bool, reference: bool) -> It
 
 
 def _scale(low: Tensor, high: Tensor) -> Tensor:
+    # Rounded to the weight's dtype, which is the model's: exports store scales in it.
     return symmetric_scale(low.float(), high.float()).to(low.dtype)

@@ -28,6 +28,7 @@ def matching(names: Sequence[str], patterns: Sequence[str], setting: str = "disa
     """
     selected: set[str] = set()
     for pattern in patterns:
+        # fnmatchcase: fnmatch would ignore case on some systems.
         found = {name for name in names if fnmatchcase(name, pattern.removeprefix("!"))}
         if pattern.startswith("!"):
             selected -= found

@@ -35,6 +35,7 @@ def quantize_linear(
     row_low, row_high = weight.amin(dim=1, keepdim=True), weight.amax(dim=1, keepdim=True)
     weight_scale = symmetric_scale(row_low.float(), row_high.float())
     if bias is not None:
+        # The smallest weight scale of each row with which round(bias / deq_scale) stays within the limit.
         least = bias.float().abs().unsqueeze(1) / input_scale.to(weight.device).float() / _LARGEST_BIAS
         weight_scale = torch.maximum(weight_scale, least)
     weight_scale = (weight_scale.amax(0) if mm_tensor else weight_scale).to(model_dtype)

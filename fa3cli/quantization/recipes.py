@@ -67,6 +67,7 @@ def _read(file: Path, name: str) -> Recipe:
     """Read a recipe; raises InvalidInputError if the file is not a valid recipe."""
     try:
         table = parse_toml(read_bytes(file))
+        # Removed from the table: all other keys must be settings.
         model_types = typed(table.pop("model_types", []), tuple[str, ...])
     except OSError as error:
         raise InvalidInputError(f"{file}: cannot be read ({error.strerror})") from None

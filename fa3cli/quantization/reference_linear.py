@@ -37,6 +37,7 @@ def input_parameters(low: Tensor, high: Tensor, model_dtype: torch.dtype) -> tup
     """
     scale = asymmetric_scale(low, high)
     offset = asymmetric_offset(low, scale)
+    # For float16, a histogram's float32 values are kept: the export has the same bits as the reference's.
     if model_dtype == torch.bfloat16:
         scale, offset = scale.to(model_dtype), offset.to(model_dtype)
     return scale, offset

@@ -141,6 +141,7 @@ def resolve_settings(
 
 def pairs(schemes: Any) -> Any:
     """Return `schemes` of a script or a document, a table or a list of pairs, as a tuple of pairs."""
+    # A script or a recipe gives a table; json has a list of lists in place of a tuple of tuples.
     given = schemes.items() if isinstance(schemes, Mapping) else schemes
     if not isinstance(given, Iterable) or isinstance(given, str):
         return given

@@ -42,6 +42,7 @@ class SimulatedLinear(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """Return `deq_scale * (int8(x) @ weight^T + quant_bias)`: `[..., in] -> [..., out]`."""
         values = quantize(states.float(), self.input_scale, self.input_offset)
+        # Engines sum in int32. float32 holds sums up to 2^24 exactly, and rounds larger ones in the last bits.
         sums = nn.functional.linear(values, self.weight.float()) + self.quant_bias
         return (sums * unpack_deq_scale(self.deq_scale)).to(states.dtype)
 
@@ -123,6 +124,7 @@ def simulate(
     # A list: the loop replaces modules.
     for path, module in list(model.named_modules()):
         name = published(path)
+        # First, since a static linear has a weight_scale as well.
         if isinstance(module, nn.Linear) and f"{name}.deq_scale" in shapes:
             scale_shape = shapes[f"{name}.weight_scale"]
             _replace(model, path, SimulatedLinear(module, scale_shape, deq_scale_dtype))

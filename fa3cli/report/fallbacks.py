@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from fa3cli.quantization.schemes import LATENT_ATTENTION, ROUTER
+from fa3cli.quantization.float_only import LATENT_ATTENTION, ROUTER
 from fa3cli.report.facts import NOT_LINEAR, Facts, LayerFacts
 from fa3cli.report.names import layer_number, number_ranges, relative_name, starred_numbers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 
-from fa3cli.quantization.schemes import ROUTER
+from fa3cli.quantization.float_only import ROUTER
 from fa3cli.report.facts import FloatModule, HeadScales, LayerFacts
 from fa3cli.report.names import layer_of, module_order
 from fa3cli.report.recorded import Recorded, RecordedLayer
@@ -38,9 +38,6 @@ def gather_layers(
         fa = False if roles else None
         unrecorded = RecordedLayer(name, 0, unexplained, fa, None, None, None, ())
         record = recorded.layers.get(name, unrecorded)
-        # Routers of transformers 5 are no linears, so the run did not record them.
-        known = {linear.name for linear in record.float_linears}
-        unlisted = tuple(router for router in unexplained if router.reason == ROUTER and router.name not in known)
         scaled = tuple(role for role in "qkv" if role in roles.get(name, ()))
         if not has_tensors and record.fa:
             scaled = tuple("qkv")
@@ -48,7 +45,7 @@ def gather_layers(
             LayerFacts(
                 name=name,
                 quantized=len(quantized.get(name, ())) if has_tensors else record.quantized,
-                float_linears=record.float_linears + unlisted,
+                float_linears=record.float_linears,
                 fa=bool(scaled) if scaled or record.fa is not None else None,
                 fa_roles=scaled,
                 fa_reason=record.fa_reason,

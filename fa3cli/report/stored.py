@@ -11,7 +11,7 @@ from fa3cli.exports.json_documents import Document, is_file, read_document
 from fa3cli.exports.layout import DESCRIPTION_FILE, LINEAR_VALUES, REPORT_FILE
 from fa3cli.exports.targets import TARGETS
 from fa3cli.files.reading import LARGE
-from fa3cli.quantization.schemes import routers
+from fa3cli.quantization.float_only import routers
 
 __all__ = ["Matrices", "Stored", "open_stored", "read_matrices"]
 

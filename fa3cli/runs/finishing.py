@@ -10,6 +10,7 @@ from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.ranks import ALONE, Ranks
 from fa3cli.exports.folder import RunFolder
 from fa3cli.quantization.fallback import fall_back_attentions
+from fa3cli.quantization.schemes import is_expert
 from fa3cli.runs.calibration_folder import CalibrationWriter
 from fa3cli.runs.job import Job
 from fa3cli.runs.layer_writer import LayerWriter
@@ -65,17 +66,14 @@ def _layer_results(job: Job, layers: Sequence[LayerParameters], float_names: Col
 
 def _joined_experts(job: Job, layer: LayerParameters) -> dict[str, str]:
     """Return the experts of a layer that transformers 5 stores as one tensor of three dimensions; they stay float."""
-    experts = [name for name in job.model.of_layer[layer.name] if ".experts." in name]
-    joined = (name for name in experts if len(job.model.shape(name)) == 3)
-    return {name: "experts joined in one tensor" for name in joined}
+    experts = (name for name in job.model.of_layer[layer.name] if is_expert(name))
+    return {name: "experts joined in one tensor" for name in experts if len(job.model.shape(name)) == 3}
 
 
 def _linear_reason(job: Job, layer: LayerParameters, name: str) -> str:
     if name in job.disabled:
         return job.disabled[name]
-    # The warning of LayerObservation.parameters: no field of LayerParameters holds this reason.
-    unseen = any(warning.startswith(f"{name}: no calibration sample") for warning in layer.warnings)
-    return "no calibration sample reached it" if unseen else "disable_level"
+    return "no calibration sample reached it" if name in layer.unreached else "disable_level"
 
 
 def _attention_reason(job: Job, attentions: Collection[str], float_names: Collection[str]) -> str:

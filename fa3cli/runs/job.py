@@ -19,7 +19,8 @@ from fa3cli.exports.targets.target import Target
 from fa3cli.files.hashing import sha256_of
 from fa3cli.models.layered_model import LayeredModel
 from fa3cli.quantization.fallback import matching, whole_groups
-from fa3cli.quantization.schemes import LATENT_ATTENTION, Scheme, never_quantized, schemes_of
+from fa3cli.quantization.float_only import LATENT_ATTENTION, never_quantized
+from fa3cli.quantization.schemes import Scheme, schemes_of
 from fa3cli.quantization.settings import QuantSettings, ResolvedSettings
 from fa3cli.runs.progress import Progress
 from fa3cli.samples.sample import AnySample

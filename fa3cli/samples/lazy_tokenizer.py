@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fa3cli.errors import InvalidInputError, brief
-from fa3cli.models.checked_folder import checked_copy, checked_file, require_regular_files
-from fa3cli.models.trust import trust_hint, without_trust_prompt
+from fa3cli.models.untrusted.checked_folder import checked_copy, checked_file, require_regular_files
+from fa3cli.models.untrusted.trust import trust_hint, without_trust_prompt
 
 __all__ = ["LazyTokenizer"]
 

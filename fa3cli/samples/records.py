@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fa3cli.errors import brief
-from fa3cli.models.bounded import bounded_memory, bounded_time
+from fa3cli.models.untrusted.bounded import bounded_memory, bounded_time
 
 __all__ = ["KEYS", "token_ids"]
 

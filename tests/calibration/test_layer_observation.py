@@ -188,7 +188,7 @@ def test_a_linear_that_no_sample_ran_stays_float_with_a_warning() -> None:
     with LayerObservation(input_observers(settings, list(linears), {}), linears, {}, settings) as observation:
         linears["up"](torch.ones(2, 4))
     found = observation.parameters("block")
-    assert list(found.linears) == ["up"]
+    assert list(found.linears) == ["up"] and found.unreached == ("down",)
     assert found.warnings == ("down: the samples did not run it, so it stays float",)
 
 

@@ -9,12 +9,23 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fa3cli.files.tensors import Entry, open_tensors, read_header
+from fa3cli.files.tensors import DTYPES, Entry, open_tensors, read_header, stored_dtype
 from tests.special_files import put
 
 
 def write(file: Path, header: bytes, data: bytes = b"") -> None:
     file.write_bytes(len(header).to_bytes(8, "little") + header + data)
+
+
+@pytest.mark.parametrize(("stored", "name"), DTYPES.items())
+def test_dtypes_have_the_names_of_safetensors(tmp_path: Path, stored: str, name: str) -> None:
+    dtype: torch.dtype = getattr(torch, name)
+    save_file({"a": torch.zeros(2, dtype=dtype)}, tmp_path / "a.safetensors")
+    assert read_header(tmp_path / "a.safetensors")[0]["a"].dtype == stored == stored_dtype(dtype)
+
+
+def test_dtypes_that_are_never_written_have_no_name() -> None:
+    assert stored_dtype(torch.uint8) is None and stored_dtype(torch.float8_e4m3fn) is None
 
 
 def test_a_header_is_read(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_sizes_that_limit_samples_must_be_numbers(
 def test_a_plan_without_weights_limits_the_number_of_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_model(tmp_path, patched=False)
     (folder / "model.safetensors").unlink()
-    monkeypatch.setattr("fa3cli.models.bounded._MODULES", 10)
+    monkeypatch.setattr("fa3cli.models.untrusted.bounded._MODULES", 10)
     with pytest.raises(UnsupportedError, match="more than 10 modules"):
         open_model(folder, fa=False, only_plan=True)
 

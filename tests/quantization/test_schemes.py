@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fa3cli.quantization.schemes import DYNAMIC, SCHEMES, STATIC, routers, schemes_of
+from fa3cli.quantization.schemes import DYNAMIC, SCHEMES, STATIC, schemes_of
 
 DENSE = ["layers.0.self_attn.q_proj", "layers.0.mlp.down_proj"]
 EXPERT = "layers.1.mlp.experts.0.down_proj"
@@ -21,15 +21,3 @@ def test_the_last_pattern_that_matches_decides() -> None:
 
 def test_values_of_the_description() -> None:
     assert [scheme.value for scheme in SCHEMES.values()] == ["W8A8", "W8A8_DYNAMIC", "W8A8_MIX"]
-
-
-def test_routers_are_beside_the_experts() -> None:
-    mixtures = [
-        "layers.1.mlp.gate",
-        "layers.1.mlp.shared_expert_gate",
-        "layers.1.mlp.shared_expert.gate_proj",
-        EXPERT,
-        "layers.2.block_sparse_moe.router.layer",
-        "layers.2.block_sparse_moe.experts.0.w1",
-    ]
-    assert routers([*DENSE, "layers.0.mlp.gate", *mixtures]) == [mixtures[0], mixtures[1], mixtures[4]]

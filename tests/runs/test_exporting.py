@@ -208,6 +208,29 @@ def test_a_broken_calibration_is_bad_input(damage: Any, llama: Path, calib: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_the_report_says_which_linears_no_sample_reached(llama: Path, calib: Path, tmp_path: Path) -> None:
+    api.calibrate(llama, tmp_path / "kept", calib=calib)
+    name = "model.layers.0.self_attn.o_proj"
+
+    def unreach(layers: list[dict[str, Any]]) -> None:
+        del layers[0]["linears"][name]
+        layers[0]["unreached"] = (name,)
+
+    rewrite(tmp_path / "kept", unreach)
+    result = api.export(llama, tmp_path / "kept", output=tmp_path / "out")
+    assert result.layers[0].float_linears[name] == "no calibration sample reached it"
+
+
+def test_a_calibration_without_a_list_of_unreached_linears_is_read(llama: Path, calib: Path, tmp_path: Path) -> None:
+    """Earlier versions did not write this list."""
+    api.calibrate(llama, tmp_path / "kept", calib=calib)
+    api.export(llama, tmp_path / "kept", output=tmp_path / "new")
+    rewrite(tmp_path / "kept", lambda layers: [layer.pop("unreached") for layer in layers])
+    api.export(llama, tmp_path / "kept", output=tmp_path / "old")
+    weights = "quant_model_weight_w8a8.safetensors"
+    assert (tmp_path / "old" / weights).read_bytes() == (tmp_path / "new" / weights).read_bytes()
+
+
 def test_an_interrupted_export_leaves_nothing(llama: Path, calib: Path, tmp_path: Path) -> None:
     api.calibrate(llama, tmp_path / "kept", calib=calib)
 

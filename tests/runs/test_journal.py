@@ -33,6 +33,7 @@ def visit(number: int) -> LayerParameters:
         scores={"attn": number / 7},
         smoothing={"norm": torch.full((3,), number, dtype=torch.float16)},
         range_params={"q": float("inf"), "k": 0.1 * number},
+        unreached=("k",),
         warnings=("wide", "low"),
         error=number / 30 or None,
     )

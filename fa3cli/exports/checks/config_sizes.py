@@ -9,7 +9,7 @@ from itertools import count
 from fa3cli.exports.checks.modules import linears, stored
 from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, error, warning
 from fa3cli.exports.contents import Contents
-from fa3cli.exports.float_model import FloatModel
+from fa3cli.exports.expected_tensors import ExpectedTensors
 from fa3cli.exports.geometry import Geometry
 
 _WITH_CONFIG = ("description", "weights", "config")
@@ -43,7 +43,7 @@ def config_sizes(contents: Contents, name: str) -> Iterator[Remark]:
         yield error(name, f"has shape {list(shape)}, but config.json requires [{expected}]")
 
 
-def _usual_heads(model: FloatModel, name: str, sizes: Geometry) -> bool:
+def _usual_heads(model: ExpectedTensors, name: str, sizes: Geometry) -> bool:
     """Tell whether the projections of a scale's attention have as many rows as the sizes in config.json say."""
     attention = name.rpartition(".fa_")[0] or name.rpartition(".")[0]
     rows = {leaf: model.shapes.get(f"{attention}.{leaf}.weight", (0,))[0] for leaf in ("q_proj", "k_proj")}

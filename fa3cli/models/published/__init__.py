@@ -1,1 +1,1 @@
-"""Knows the names under which checkpoints publish the tensors of a model."""
+"""Reads published checkpoints: tensor names, fused experts, FP8."""

@@ -1,4 +1,4 @@
-"""Finds the published names of a model's tensors through the conversions that transformers itself loads them with."""
+"""Finds the name of each model tensor in the checkpoint, with the conversions of transformers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fa3cli.models.published.names import Conversion, PublishedNames
 from fa3cli.models.published.saving import saved_names
 from fa3cli.models.temporarily import temporarily
 
-__all__ = ["published_names"]
+__all__ = ["match_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,21 @@ class _Source:
     pattern: str | None
 
 
-def published_names(model: Any, held: Collection[str] | None) -> PublishedNames:
-    """Return the names under which a checkpoint that holds the tensors `held` publishes those of `model`.
+def match_checkpoint(model: Any, stored_names: Collection[str] | None) -> PublishedNames:
+    """Match a model to a checkpoint with the tensors `stored_names`; return the names of the model's tensors there.
 
-    Fused experts that the checkpoint publishes one by one are replaced by linears in the model. A model whose own names
-    are all held is published under these. Without a checkpoint (None), the names are those that transformers saves.
+    In the model, fused experts that the checkpoint stores one by one are replaced by linears. If the checkpoint stores
+    all of the model's own names, these are its published names. Without a checkpoint (None), the names are those that
+    transformers saves.
     """
     expected = set(model.state_dict())
-    held = saved_names(model) if held is None else held
-    if expected <= set(held):
+    stored_names = saved_names(model) if stored_names is None else stored_names
+    if expected <= set(stored_names):
         return PublishedNames()
     conversions = _Conversions.of(model, expected)
     sources: dict[str, list[_Source]] = defaultdict(list)
-    for name in sorted(held, key=_natural):
+    # In natural order: a converter stacks the experts in the order in which it gets them.
+    for name in sorted(stored_names, key=_natural):
         target, source = conversions.target(name)
         sources[target].append(source)
     tensors, others = {}, []
@@ -64,7 +66,7 @@ class _Conversions:
         self, model: Any, expected: set[str], renamings: list[Any], converters: list[Any], rename: Any
     ) -> None:
         self._prefix, self._rename = model.base_model_prefix, rename
-        # The library looks names up in a state dict, and needs only the keys.
+        # rename_source_key looks names up in a state dict, and needs only the keys.
         self._expected: dict[str, object] = dict.fromkeys(expected, True)
         self._renamings, self._converters = renamings, converters
         self._by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
@@ -102,7 +104,7 @@ class _Conversions:
         patterns = {source.name: str(source.pattern) for source in sources}
         converter = self._by_pattern[next(iter(patterns.values()))]
         count = len(converter.target_patterns)
-        targets = (target,) if count == 1 else _siblings(converter, target, model)
+        targets = (target,) if count == 1 else _siblings(converter, target)
         return Conversion(tuple(patterns), targets, partial(_convert, converter, target, patterns, model))
 
 
@@ -110,15 +112,22 @@ def _convert(
     converter: Any, target: str, patterns: Mapping[str, str], model: Any, tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return the model's tensors from published ones, by a converter of transformers."""
-    converter = copy.deepcopy(converter)  # a converter keeps what it was given
+    # A copy per call: add_tensor stores the tensors in the converter, which all layers share.
+    converter = copy.deepcopy(converter)
     for name, pattern in patterns.items():
         converter.add_tensor(target, name, pattern, tensors[name])
     made = converter.convert(target, model=model, config=model.config)
+    # transformers 5.0 returns a pair, the tensors and the errors; later versions return only the tensors.
+    made = made[0] if isinstance(made, tuple) else made
     return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
 
 
-def _siblings(converter: Any, target: str, model: Any) -> tuple[str, ...]:
-    """Return all tensors that a converter with several targets makes, of which `target` is the first."""
+def _siblings(converter: Any, target: str) -> tuple[str, ...]:
+    """Return all tensors that a converter with several targets makes, of which `target` is the first.
+
+    rename_source_key returns only the first: `self_attn.q_proj.weight` for a published qkv.
+    """
+    # transformers 5.0 keeps the backslash of an escaped dot in a target pattern; later versions remove it.
     first, *others = [pattern.replace("\\", "") for pattern in converter.target_patterns]
     stem = target.removesuffix(first)
     return (target, *(f"{stem}{other}" for other in others))
@@ -128,6 +137,7 @@ def _replace_experts(model: nn.Module, path: str, parameters: Mapping[str, list[
     """Replace fused experts by linears; return the published names of the linears' weights."""
     fused = model.get_submodule(path)
     leaves = {name: list(dict.fromkeys(_linear(source) for source in found)) for name, found in parameters.items()}
+    # The sources are sorted by name, so gate comes before up: gate_proj, up_proj; w1, w3; fc1, fc3.
     *gate, up = leaves.get("gate_up_proj") or leaves["up_proj"]
     [down] = leaves["down_proj"]
     parent, _, leaf = path.rpartition(".")
@@ -135,25 +145,31 @@ def _replace_experts(model: nn.Module, path: str, parameters: Mapping[str, list[
     setattr(model.get_submodule(parent), leaf, experts)
     names = {}
     for source in [source for found in parameters.values() for source in found]:
-        number = source.name.rsplit(".", 3)[1]  # as in `experts.3.w1.weight`
+        # Counted from the end: `model.layers.2.mlp.experts.3.w1.weight` has the number of its layer in front.
+        number = source.name.rsplit(".", 3)[1]
         names[f"{path}.{number}.{_linear(source)}.weight"] = source.name
     return names
 
 
 def _linear(source: _Source) -> str:
     """Return the name of an expert's linear: `w1` of the pattern `.experts.*.w1.weight`."""
-    return str(source.pattern).rpartition("*.")[2].removesuffix(".weight").removesuffix("$")
+    # A pattern is a regex, which may end in $.
+    return str(source.pattern).rpartition("*.")[2].removesuffix("$").removesuffix(".weight")
 
 
 def _rename_by_regex(
-    name: str, renamings: list[tuple[str, str]], _: list[Any], __: str, state: Mapping[str, object]
+    source_key: str,
+    weight_renamings: list[tuple[str, str]],
+    weight_converters: list[Any],
+    base_model_prefix: str,
+    meta_state_dict: Mapping[str, object],
 ) -> tuple[str, None]:
-    """Rename as transformers 4 does: by the first pattern that matches."""
-    for pattern, replacement in renamings:
-        renamed, count = re.subn(pattern, replacement, name)
+    """Rename as transformers 4 does, by the first pattern that matches; same parameters as rename_source_key."""
+    for pattern, replacement in weight_renamings:
+        renamed, count = re.subn(pattern, replacement, source_key)
         if count:
             return renamed, None
-    return name, None
+    return source_key, None
 
 
 def _parent(name: str) -> str:

@@ -3,57 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Protocol
 
 from torch import Tensor
 
 from fa3cli.models.checkpoint import TensorInfo
 from fa3cli.models.published.names import Conversion
+from fa3cli.models.published.weights import DerivedWeights, Weights
 
-__all__ = ["ConvertedCheckpoint", "Weights"]
-
-
-class Weights(Protocol):
-    """Stored tensors by name, such as a Checkpoint."""
-
-    folder: Path
-    tensors: dict[str, TensorInfo]
-
-    @property
-    def files(self) -> list[str]:
-        """Names of the files."""
-
-    def path(self, name: str) -> Path:
-        """Return the file that holds a tensor."""
-
-    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return tensors by name."""
-
-    def read_ahead(self, names: Iterable[str]) -> None:
-        """Announce that these tensors will be read next."""
+__all__ = ["ConvertedCheckpoint"]
 
 
-class ConvertedCheckpoint:
+class ConvertedCheckpoint(DerivedWeights):
     """The tensors of `stored`, and those that `conversions` make from them, with the shapes that the model expects."""
 
     def __init__(self, stored: Weights, conversions: Sequence[Conversion], expected: Mapping[str, Tensor]) -> None:
-        self._stored, self.folder = stored, stored.folder
+        super().__init__(stored)
         self._makers = {target: conversion for conversion in conversions for target in conversion.targets}
         self.tensors = {**stored.tensors, **{name: self._info(name, expected[name]) for name in self._makers}}
 
     def _info(self, name: str, tensor: Tensor) -> TensorInfo:
+        # The dtype is the stored one: conversions rearrange values.
         first = self._stored.tensors[self._makers[name].sources[0]]
         return TensorInfo(first.file, first.dtype, tuple(tensor.shape), tensor.numel() * tensor.element_size())
-
-    @property
-    def files(self) -> list[str]:
-        """Names of the files."""
-        return self._stored.files
-
-    def path(self, name: str) -> Path:
-        """Return the file that holds a tensor, or the first tensor that it is made from."""
-        return self.folder / self.tensors[name].file
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Return tensors by name; those of one conversion are made together."""
@@ -64,10 +35,6 @@ class ConvertedCheckpoint:
                 conversion = self._makers[name]
                 read |= conversion.make(self._stored.read(conversion.sources))
         return {name: read[name] for name in wanted}
-
-    def read_ahead(self, names: Iterable[str]) -> None:
-        """Start reading tensors in the background."""
-        self._stored.read_ahead(source for name in names for source in self.sources(name))
 
     def sources(self, name: str) -> tuple[str, ...]:
         """Return the stored tensors that a tensor is made from: only itself, if it is stored."""

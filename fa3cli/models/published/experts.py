@@ -13,8 +13,9 @@ __all__ = ["ExpertLinears", "can_be_linears"]
 class ExpertLinears(nn.Module):
     """The experts of a layer, each with linears of its own; computes what the fused module `fused` computes.
 
-    `gate`, `up` and `down` are the published names of an expert's linears. The fused parameters `gate_up_proj [E, 2 * I, C]`
-    (without a gate `up_proj [E, I, C]`) and `down_proj [E, C, I]` become views, one per linear, and are released.
+    `gate`, `up` and `down` are the published names of an expert's linears. The fused parameters `gate_up_proj
+    [E, 2 * I, C]` (without a gate `up_proj [E, I, C]`) and `down_proj [E, C, I]` become views, one per linear, and are
+    released.
     """
 
     def __init__(self, fused: Any, gate: str | None, up: str, down: str) -> None:
@@ -35,13 +36,17 @@ class ExpertLinears(nn.Module):
         self._fused = (fused,)
 
     def forward(self, states: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted sum of each token's experts: `[T, C]`, `[T, K]`, `[T, K] -> [T, C]`."""
+        """Return the weighted sum of each token's experts.
+
+        `states [T, C]`, `experts [T, K]` int64, `weights [T, K] -> [T, C]`; T tokens, K experts per token.
+        """
         output = torch.zeros_like(states)
         for expert in torch.unique(experts).tolist():
             if str(expert) not in self._modules:  # some models send unused slots to an expert that does not exist
                 continue
             token, slot = torch.where(experts == expert)
             computed = self._expert(self.get_submodule(str(expert)), states[token])
+            # Experts in ascending order, as in transformers' own loop: the rounding of a sum depends on the order.
             output.index_add_(0, token, (computed * weights[token, slot, None]).to(output.dtype))
         return output
 
@@ -58,6 +63,7 @@ class ExpertLinears(nn.Module):
 
 def _linear(weight: Tensor) -> nn.Linear:
     rows, columns = weight.shape
+    # On the meta device: the linear's own weight would need memory, only to be replaced by the view.
     linear = nn.Linear(columns, rows, bias=False, device="meta", dtype=weight.dtype)
     linear.weight = nn.Parameter(weight.detach(), requires_grad=False)
     return linear

@@ -63,14 +63,15 @@ def _module_names(tensors: Mapping[str, str]) -> dict[str, str]:
     """Return the published names of the modules that hold these tensors.
 
     A module is published under another prefix if the rest of a tensor's name is the same. If its tensors disagree, the
-    one with the longest common rest decides: `mlp.gate.bias` may be published as `mlp.bias_of_gate`.
+    one with the longest common suffix decides: `mlp.gate.bias` may be published as `mlp.bias_of_gate`.
     """
     found: dict[str, tuple[int, str]] = {}
     for name, published in tensors.items():
         path, other = name.split("."), published.split(".")
-        same = 0
+        same = 0  # number of equal parts, from the end
         while same < min(len(path), len(other)) and path[-1 - same] == other[-1 - same]:
             same += 1
+        # At most one part less than each name has: the empty path is the model itself, which is never renamed.
         for kept in range(1, min(same, len(path) - 1, len(other) - 1) + 1):
             module = ".".join(path[:-kept])
             best = found.get(module)

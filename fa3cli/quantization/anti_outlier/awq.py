@@ -11,6 +11,7 @@ from fa3cli.quantization.reference_linear import fake_quantize_weight
 
 __all__ = ["searched_scale"]
 
+# AWQ's published grid: powers 0, 0.05, ..., 0.95.
 _RATIOS = [step / 20 for step in range(20)]
 _SMALLEST = 1e-4
 
@@ -27,6 +28,7 @@ def searched_scale(group: GroupData) -> Tensor:
     best, least = torch.ones_like(magnitudes), torch.inf
     for ratio in _RATIOS:
         scale = magnitudes.pow(ratio).clamp(min=_SMALLEST)
+        # Afterwards the largest scale is the inverse of the smallest, so neither side gets all of the change.
         scale = scale / (scale.max() * scale.min()).sqrt()
         error = 0.0
         for output_error in errors:

@@ -18,7 +18,10 @@ _POWERS = [round(0.05 * step, 2) for step in range(21)]
 
 
 def flexible_scale(group: GroupData) -> Tensor:
-    """Return `max|x|^alpha / max|W|^beta` with the best powers, `[in]`; heads that share a source use their maximum."""
+    """Return `max|x|^alpha / max|W|^beta` with the best powers, `[in]`, in the inputs' dtype.
+
+    Heads that share a source use their maximum.
+    """
     alpha, beta = _best_powers(group)
     activations, weights = largest_activations(group), largest_weights(group)
     if group.repeats == 1:
@@ -40,6 +43,7 @@ def _best_powers(group: GroupData) -> tuple[float, float]:
     alpha, beta, least = 0.0, 0.0, math.inf
     for candidate in _POWERS:
         error = search.error(candidate, 1 - candidate)
+        # The first error is taken even if it is NaN, so that no later one compares as better.
         if candidate == _POWERS[0] or error <= least:
             alpha, least = candidate, error
     for candidate in _POWERS:
@@ -68,6 +72,7 @@ class _Search:
         squares = []
         for exact, block in zip(self._exact, self._blocks()):
             product = values @ _rounded_rows(block * scale).T
+            # Weighted by the rows of the block: the sum over the blocks is the mean over the whole matrix.
             means = torch.stack([((product - exact) ** 2).mean(), (exact**2).mean()])
             squares.append(means * (len(block) / outputs))
         error, size = torch.stack(squares).sum(dim=0)
@@ -78,7 +83,10 @@ class _Search:
 
 
 def _rounded_values(values: Tensor) -> Tensor:
-    """Round values to int8 steps of their common range; the range need not include 0, and nothing is clamped."""
+    """Round values to int8 steps of their common range: `[tokens, in] -> [tokens, in]`, in the same dtype.
+
+    The range need not include 0, and nothing is clamped.
+    """
     low, high = values.aminmax()
     step = ((high - low) / (INT8_MAX - INT8_MIN)).clamp(min=EPS)
     offset = torch.round(-low / step) + INT8_MIN
@@ -86,6 +94,6 @@ def _rounded_values(values: Tensor) -> Tensor:
 
 
 def _rounded_rows(weight: Tensor) -> Tensor:
-    """Round symmetrically per row, without a lower limit of the step."""
+    """Round symmetrically per row, without a lower limit of the step: `[rows, in] -> [rows, in]`, in the same dtype."""
     step = weight.abs().amax(dim=1, keepdim=True) / INT8_MAX
     return weight.div(step).round_().clamp_(-INT8_MAX, INT8_MAX).mul_(step)

@@ -37,6 +37,7 @@ class Method:
         return count if self.all_samples else min(count, 1)
 
 
+# Names of the modules in the layer classes of Llama, Qwen2 and similar models.
 _NORMS = (
     Group("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
     Group("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),

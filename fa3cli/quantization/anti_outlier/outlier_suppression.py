@@ -25,6 +25,7 @@ def suppressed_scale(group: GroupData) -> Tensor:
     Weights are not quantized. Without an outlier, the scale of m1 is returned.
     """
     spread = _spread(group.inputs.samples)
+    # `not >`: NaN is no outlier either.
     if not spread.top > _OUTLYING * spread.deviation:
         return balanced_scale(group)
     values, biases = group.inputs.samples[0], group.biases

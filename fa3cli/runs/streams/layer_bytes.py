@@ -11,6 +11,7 @@ from torch import Tensor
 from fa3cli.calibration.smoothing_groups import groups_of
 from fa3cli.quantization.anti_outlier.group import Group
 from fa3cli.quantization.anti_outlier.methods import METHODS
+from fa3cli.quantization.schemes import is_expert
 from fa3cli.runs.job import Job
 from fa3cli.samples.sample import AnySample
 
@@ -71,7 +72,7 @@ def _head_size(job: Job) -> int:
 def matrix_shapes(job: Job, part: str) -> list[tuple[int, ...]]:
     """Return the shapes of the matrices that one token is multiplied with; only a token's own experts count."""
     matrices = [name for name in job.model.of_layer[part] if len(job.model.shape(name)) == 2]
-    experts = [name for name in matrices if ".experts." in name]
+    experts = [name for name in matrices if is_expert(name)]
     others = [name for name in matrices if name not in experts]
     # Three matrices per expert: gate, up and down.
     return [job.model.shape(name) for name in others + experts[: 3 * _EXPERTS]] or [(1, 1)]

@@ -102,6 +102,17 @@ def test_it_computes_what_transformers_computes(folder: Path) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_converters_of_transformers_5_0_return_a_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.core_model_loading import WeightConverter
+
+    folder, ids = write_model(tmp_path, "mixtral", patched=False, **TYPES["mixtral"]), torch.tensor(token_ids(9))
+    # Experts that cannot be linears are converted when they are read.
+    monkeypatch.setattr("fa3cli.models.published.conversions.can_be_linears", lambda _: False)
+    expected, convert = logits_of(open_model(folder, fa=False), ids), WeightConverter.convert
+    monkeypatch.setattr(WeightConverter, "convert", lambda *given, **named: (convert(*given, **named), {}))
+    assert torch.equal(logits_of(open_model(folder, fa=False), ids), expected)
+
+
 def test_exports_have_the_published_names(folder: Path) -> None:
     model = open_model(folder, fa=False)
     assert published(folder) <= set(model.exported_names)

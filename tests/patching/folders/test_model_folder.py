@@ -9,14 +9,14 @@ import pytest
 
 from fa3cli import patching
 from fa3cli.errors import InvalidInputError, UnsupportedError
-from fa3cli.patching.folders.model_folder import require_a_model
+from fa3cli.patching.folders.model_folder import require_float_model
 
 
 @pytest.mark.parametrize(("file", "what"), [("adapter_config.json", "a LoRA adapter"), ("model.gguf", "a GGUF")])
 def test_a_folder_without_a_model_is_named(file: str, what: str, tmp_path: Path) -> None:
     (tmp_path / file).write_text(json.dumps({}))
     with pytest.raises(UnsupportedError, match=what) as raised:
-        require_a_model(tmp_path)
+        require_float_model(tmp_path)
     assert raised.value.hint
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from fa3cli.errors import ConflictError, UnsupportedError
 from fa3cli.exports.companions import companions
-from fa3cli.models.trust import require_known_code
+from fa3cli.models.untrusted.trust import require_known_code
 from fa3cli.patching import patch, plan, status, undo, unpatched_config
 from fa3cli.patching.origins.hand_made import check_hand_made
 from fa3cli.patching.origins.installed import Installed, installed_transformers

@@ -9,7 +9,7 @@ import pytest
 
 from fa3cli.errors import InvalidInputError
 from fa3cli.files.reading import LARGE
-from fa3cli.models.checked_folder import checked_copy, require_regular_files
+from fa3cli.models.untrusted.checked_folder import checked_copy, require_regular_files
 
 
 def fill(folder: Path) -> Path:

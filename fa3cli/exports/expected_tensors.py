@@ -1,16 +1,16 @@
-"""Describes the float model of an export: the tensors that transformers would load for its config.json."""
+"""Describes the tensors that transformers would load for the config.json of an export: its float model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["FloatModel"]
+__all__ = ["ExpectedTensors"]
 
 
 @dataclass(frozen=True)
-class FloatModel:
-    """The shapes of a model's tensors by published name, and what is known of some of them."""
+class ExpectedTensors:
+    """The shapes of the float model's tensors by published name; which are tied, which hold integers, which are linears."""
 
     shapes: Mapping[str, tuple[int, ...]]
     tied: Mapping[str, str]

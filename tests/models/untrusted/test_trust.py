@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fa3cli.models.trust import without_trust_prompt
+from fa3cli.models.untrusted.trust import without_trust_prompt
 
 
 def test_transformers_refuses_instead_of_asking(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fa3cli.errors import ConflictError, InvalidInputError
-from fa3cli.models.model_documents import checked_document
+from fa3cli.models.untrusted.model_documents import checked_document
 
 
 def checked(name: str, data: Any) -> Any:

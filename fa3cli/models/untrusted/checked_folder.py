@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from fa3cli.errors import InvalidInputError
 from fa3cli.files.reading import LARGE, read_bytes, require_regular
-from fa3cli.models.model_documents import checked_document
+from fa3cli.models.untrusted.model_documents import checked_document
 
 __all__ = ["checked_copy", "checked_file", "copy_checked", "require_regular_files"]
 

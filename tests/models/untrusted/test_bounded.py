@@ -8,7 +8,7 @@ import time
 import pytest
 from torch import nn
 
-from fa3cli.models.bounded import bounded_memory, bounded_modules, bounded_time
+from fa3cli.models.untrusted.bounded import bounded_memory, bounded_modules, bounded_time
 
 
 def test_time_is_bounded() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from fa3cli.errors import ConflictError, UnsupportedError
-from fa3cli.models.module_file import code_of, module_of
+from fa3cli.models.untrusted.module_file import code_of, module_of
 
 SOURCE = "from dataclasses import dataclass\n\n@dataclass\nclass Found:\n    value: int = {}\n"
 
