@@ -9,7 +9,7 @@ from typing import Any
 from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.files.tensors import FP8
 from fa3cli.models.checkpoint import Checkpoint
-from fa3cli.models.published.fp8 import Fp8Checkpoint
+from fa3cli.models.published.fp8 import BLOCK, Fp8Checkpoint
 from fa3cli.models.published.weights import Weights
 from fa3cli.patching.folders.model_folder import GIVE_FLOAT_MODEL
 
@@ -49,7 +49,7 @@ def float_weights(checkpoint: Checkpoint, config: Any) -> Weights:
 
 
 def _block_size(quantization_config: Mapping[str, Any], folder: Path) -> tuple[int, int]:
-    block = quantization_config.get("weight_block_size") or (128, 128)
+    block = quantization_config.get("weight_block_size") or BLOCK
     if not (
         isinstance(block, (list, tuple))
         and len(block) == 2

@@ -34,7 +34,7 @@ def symmetric_scale(low: Tensor, high: Tensor) -> Tensor:
 
 
 def asymmetric_scale(low: Tensor, high: Tensor) -> Tensor:
-    """Return the scale that maps the range, widened to include 0, onto 256 levels: `[1], [1] -> [1]`, in the dtype of `low`.
+    """Return the scale that maps the range, widened to include 0, onto 256 levels: `[1], [1] -> [1]`, in their dtype.
 
     Computed in float32 if the width of the range overflows its dtype, as it can in float16.
     """

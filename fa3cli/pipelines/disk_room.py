@@ -13,7 +13,10 @@ from torch import nn
 from fa3cli.errors import MissingCapabilityError
 from fa3cli.models.tree_file import tensors_of
 
-__all__ = ["disk_room_check"]
+__all__ = ["RECORDS", "disk_room_check"]
+
+RECORDS = "record-*.safetensors"
+"""Pattern of the names of records, the files of a pipeline's recorded steps."""
 
 
 @contextmanager
@@ -29,7 +32,7 @@ def disk_room_check(blocks: Iterable[nn.Module], folder: Path, records: int) -> 
         largest = max(largest, sum(tensor.nbytes for tensor in tensors_of(output)))
 
     def require_room() -> None:
-        file = next(folder.glob("record-*.safetensors"), None)
+        file = next(folder.glob(RECORDS), None)
         # The size of a record is not known before the first one is written.
         if file is None:
             return

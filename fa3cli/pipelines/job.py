@@ -15,6 +15,7 @@ from fa3cli.exports.folder import RunFolder
 from fa3cli.files.hashing import fingerprint, sha256_of
 from fa3cli.models.checkpoint import read_header
 from fa3cli.patching.diffusion.index import INDEX
+from fa3cli.pipelines.disk_room import RECORDS
 from fa3cli.pipelines.opening import OpenedPipeline
 from fa3cli.pipelines.recording import read_records, record, recorded_steps
 from fa3cli.pipelines.sampling import Sampling, steps_of
@@ -78,7 +79,7 @@ class TransformerJob(Job):
                 record(self.pipeline, self.sampling, records, reported, component=self.component)
             finally:
                 # Records are kept after an error or Ctrl-C: a later run samples only prompts that lack records.
-                folder.keep = folder.keep or any(records.glob("record-*.safetensors"))
+                folder.keep = folder.keep or any(records.glob(RECORDS))
                 gc.collect()  # frees the pipeline, whose parts form reference cycles
         ranks.gather(None)
         # Read after the barrier, when all records are on the disk.

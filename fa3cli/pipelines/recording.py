@@ -15,7 +15,7 @@ import torch
 from fa3cli.errors import UnsupportedError
 from fa3cli.models.tensor_tree import moved
 from fa3cli.models.tree_file import read_tree
-from fa3cli.pipelines.disk_room import disk_room_check
+from fa3cli.pipelines.disk_room import RECORDS, disk_room_check
 from fa3cli.pipelines.opening import OpenedPipeline, load_pipeline
 from fa3cli.pipelines.sampling import Sampling, require_accepted, sample, steps_of
 from fa3cli.pipelines.step_recorder import StepRecorder, require_timesteps
@@ -136,7 +136,7 @@ def read_records(folder: Path) -> dict[str, list[RecordedSample]]:
     """
     samples: dict[str, list[RecordedSample]] = {}
     # Names with leading zeros: this is the order of prompts and steps, on every rank.
-    for file in sorted(folder.glob("record-*.safetensors")):
+    for file in sorted(folder.glob(RECORDS)):
         if (found := _NAME.fullmatch(file.name)) is None:
             continue
         held = read_tree(file)

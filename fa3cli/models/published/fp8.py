@@ -14,9 +14,10 @@ from fa3cli.models.checkpoint import Checkpoint, is_finite, not_finite
 from fa3cli.models.published.weights import DerivedWeights
 from fa3cli.numerics.row_blocks import row_blocks
 
-__all__ = ["Fp8Checkpoint"]
+__all__ = ["BLOCK", "Fp8Checkpoint"]
 
-_BLOCK = (128, 128)
+BLOCK = (128, 128)
+"""The size of a block with one scale, if config.json has no `weight_block_size`: that of DeepSeek-V3."""
 # Names of the scales beside `weight`, and of those that only a quantized KV cache or static inputs need.
 _SCALES = ("weight_scale_inv", "weight_scale")
 _OTHERS = (".input_scale", ".activation_scale", ".k_scale", ".v_scale", ".q_scale")
@@ -32,7 +33,7 @@ class Fp8Checkpoint(DerivedWeights):
 
     _stored: Checkpoint
 
-    def __init__(self, stored: Checkpoint, block: tuple[int, int] = _BLOCK) -> None:
+    def __init__(self, stored: Checkpoint, block: tuple[int, int] = BLOCK) -> None:
         super().__init__(stored)
         self._block = block
         weights = [name for name, info in stored.tensors.items() if info.dtype == FP8]
