@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fa3cli.exports.targets.selection import Selection
 from fa3cli.exports.tensor_parallel import TENSOR_PARALLEL_SIZES
 
-__all__ = ["LIMITS", "Limit", "Verdict", "refusals", "warnings"]
+__all__ = ["LIMITS", "Limit", "Verdict", "refusals", "warnings", "without_float32"]
 
 # mindie-turbo reads the FA3 scales of MindIE's layout, for one head_dim.
 _TURBO_HEAD_DIM = 128
@@ -68,6 +68,11 @@ def warnings(target: str, selection: Selection) -> Iterator[str]:
             yield from limit.messages(target, selection)
 
 
+def without_float32(targets: Iterable[str]) -> list[str]:
+    """Return those of the targets whose engines cannot serve a float32 model."""
+    return [name for name in targets if name in LIMITS["float32"].says]
+
+
 def _when(held: Callable[[Selection], object], case: str) -> Callable[[Selection], Iterable[str]]:
     return lambda selection: [case] if held(selection) else []
 
@@ -108,6 +113,7 @@ _GROUPS = {
 }
 _MIXED = refuses("the engine fuses them into one linear, which has one scheme", "name all of them in schemes")
 _SPLIT = refuses("the engine has one scheme for all experts of a layer", "name all or none of them in disable_names")
+_HALF = "quantize with --dtype bfloat16 or float16"
 _DYNAMIC_EXPERTS = "leave experts out of schemes: they are w8a8-dynamic by default"
 _PER_ROW = refuses("the engine reads one scale per row", "leave mm_tensor off")
 _TURBO = warns(f"mindie-turbo supports FA3 for head_dim {_TURBO_HEAD_DIM} only")
@@ -181,13 +187,14 @@ LIMITS: dict[str, Limit] = {
         {"vllm-ascend": warns("vLLM-Ascend up to 0.18 casts the scales of C8 to bfloat16")},
     ),
     "float32": Limit(
-        "a float32 model",
+        "`--dtype float32`",
         _when(lambda selection: selection.dtype == "float32", "float32"),
         {
-            "vllm-ascend": warns(
-                "vLLM serves such a model in bfloat16 by default, which needs another form of deq_scale than this "
-                "export's: serve it with --dtype float16, or quantize with --dtype bfloat16"
-            )
+            "mindie": refuses("MindIE loads models in float16 and bfloat16 only", _HALF),
+            "vllm-ascend": refuses(
+                "vLLM serves such a model in bfloat16, which needs another form of deq_scale: its answers are noise",
+                _HALF,
+            ),
         },
     ),
     "kv-names": Limit(

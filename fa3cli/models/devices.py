@@ -98,15 +98,20 @@ def _npu(name: str) -> ModuleType:
     return npu
 
 
-def run_dtype(dtype: str, found: str, device: torch.device, source: Path) -> torch.dtype:
+def run_dtype(
+    dtype: str, found: str, device: torch.device, source: Path, *, avoid_float32: bool = False
+) -> torch.dtype:
     """Return the dtype of that name; for `auto` the one `found` in `source`, or float16 if the device lacks bfloat16.
 
+    With `avoid_float32`, `auto` chooses bfloat16 instead of float32.
     Raises UsageError for an unknown name, InvalidInputError if the name `found` is unknown.
     """
     if dtype not in ("auto", *RUN_DTYPES):
         raise UsageError(f"--dtype {dtype}: expected auto, {', '.join(RUN_DTYPES)}")
     if dtype != "auto":
         return RUN_DTYPES[dtype]
+    if found == "float32" and avoid_float32:
+        found = "bfloat16"
     if found == "bfloat16" and not computes_bfloat16(device):
         found = "float16"
     if found not in RUN_DTYPES:

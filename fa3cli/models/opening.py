@@ -39,10 +39,12 @@ def open_model(
     trust_remote_code: bool = False,
     only_plan: bool = False,
     without_fa: str = "",
+    avoid_float32: bool = False,
 ) -> StreamedModel:
     """Build the model of a weights folder without reading weights; with `fa` it must be a patched one.
 
     With `only_plan`, the folder may hold no weights. `without_fa` says in hints how to do without a patch.
+    `avoid_float32`: see `run_dtype`.
     """
     if attn_implementation not in ATTENTION_IMPLEMENTATIONS:
         expected = ", ".join(ATTENTION_IMPLEMENTATIONS)
@@ -59,7 +61,9 @@ def open_model(
     checkpoint = float_weights(stored, config) if stored else None
     place = device_of(device)
     # Read before building, which changes the config's dtype.
-    model_dtype, stored_dtype = _dtypes(folder, config, dtype, place, stored)
+    model_dtype = _model_dtype(folder, config, dtype, place, stored, avoid_float32=avoid_float32)
+    # A folder without weights would store the dtype of its config.
+    stored_dtype = model_dtype if stored else _model_dtype(folder, config, "auto", place, stored)
     skeleton = build_skeleton(
         config,
         model_dtype,
@@ -122,15 +126,15 @@ def _known_class(status: patching.PatchStatus) -> type[PreTrainedModel] | None:
     return found
 
 
-def _dtypes(
-    folder: Path, config: Any, dtype: str, device: torch.device, stored: Checkpoint | None
-) -> tuple[torch.dtype, torch.dtype]:
-    """Return the dtype to compute and export in, and the dtype that a folder without weights would store."""
-    model_dtype = _model_dtype(folder, config, dtype, device, stored)
-    return model_dtype, model_dtype if stored else _model_dtype(folder, config, "auto", device, stored)
-
-
-def _model_dtype(folder: Path, config: Any, dtype: str, device: torch.device, stored: Checkpoint | None) -> torch.dtype:
+def _model_dtype(
+    folder: Path,
+    config: Any,
+    dtype: str,
+    device: torch.device,
+    stored: Checkpoint | None,
+    *,
+    avoid_float32: bool = False,
+) -> torch.dtype:
     """Return the dtype to compute and export in; for `auto` that in config.json, else that of most stored values."""
     # transformers 4.56 renamed torch_dtype to dtype.
     found = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
@@ -139,4 +143,5 @@ def _model_dtype(folder: Path, config: Any, dtype: str, device: torch.device, st
         str(found or (stored and stored.float_dtype) or "float32").removeprefix("torch."),
         device,
         folder / "config.json",
+        avoid_float32=avoid_float32,
     )

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fa3cli.calibration.parameters import LayerParameters
+from fa3cli.exports.geometry import read_geometry
+from fa3cli.exports.limits import without_float32
 from fa3cli.models.streamed_model import StreamedModel
 from fa3cli.planning.peak_memory import peak_memory
 from fa3cli.quantization.float_only import LATENT_ATTENTION
@@ -129,7 +131,10 @@ def plan_warnings(job: Job, found: Sequence[LayerParameters] | None = None) -> I
         yield f"{_first_of(unknown, 'tensor')} not of the model that transformers builds, and copied unchanged"
     if cast := job.model.cast_names():
         dtype = str(job.model.dtype).removeprefix("torch.")
-        yield f"{_first_of(cast, 'tensor')} stored in another dtype and cast to {dtype}"
+        refusing = without_float32(target.name for target in job.targets)
+        float32 = read_geometry(dict(job.config)).dtype == "float32"
+        why = f", since no engine serves float32 for target {', '.join(refusing)}" if refusing and float32 else ""
+        yield f"{_first_of(cast, 'tensor')} stored in another dtype and cast to {dtype}{why}"
 
 
 def _first_of(names: Sequence[str], noun: str = "") -> str:

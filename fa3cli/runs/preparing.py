@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from fa3cli import patching
+from fa3cli.exports.limits import without_float32
 from fa3cli.models.opening import open_model
 from fa3cli.quantization.recipes import choose_recipe
 from fa3cli.quantization.settings import resolve_settings
@@ -42,6 +43,7 @@ def prepare(options: RunOptions, *, only_calibrate: bool = False) -> Job:
         trust_remote_code=options.trust_remote_code,
         only_plan=options.only_plan,
         without_fa=WITHOUT_FA,
+        avoid_float32=bool(without_float32(target.name for target in destination["targets"])),
     )
     # A composite model nests the config of its text part.
     text_config = getattr(model.config, "get_text_config", lambda: model.config)()

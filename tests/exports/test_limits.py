@@ -52,6 +52,7 @@ def test_the_table_in_the_docs_is_made_from_the_limits() -> None:
         ({"linears": EXPERTS, "quantized": {EXPERTS[0]: "W8A8_DYNAMIC"}}, {"vllm", "vllm-ascend"}),
         ({"head": LINEARS[-1]}, {"vllm"}),
         ({"head": "lm_head"}, set()),
+        ({"dtype": "float32"}, {"mindie", "vllm-ascend"}),
     ],
 )
 def test_an_engine_refuses_what_it_cannot_load(changes: dict[str, Any], refusing: set[str]) -> None:
@@ -86,7 +87,6 @@ def test_modelslim_only_warns(changes: dict[str, Any], words: list[str]) -> None
     [
         ({}, []),
         ({"fa_layers": 1}, ["0.18"]),
-        ({"dtype": "float32"}, ["--dtype bfloat16"]),
         ({"dtype": "float16"}, ["casts the scales"]),
         ({"dtype": "float16", "fa_layers": 0}, []),
         ({"config": CONFIG | {"head_dim": 80}}, ["multiples of 32"]),

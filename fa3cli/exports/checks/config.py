@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fa3cli.exports.checks.registry import ALL, ASCEND_LANGUAGE, Remark, check, error, error_for, warning
+from fa3cli.exports.checks.registry import ALL, ASCEND_LANGUAGE, Remark, check, error, error_for, limited, warning
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.geometry import config_problems
+from fa3cli.exports.limits import LIMITS
 
 # In these models all norms are RMSNorm, which has no bias.
 _RMS_NORM_MODELS = ("llama", "mistral", "qwen2", "qwen3", "internlm3")
@@ -31,13 +32,16 @@ def config_quantize(contents: Contents) -> Iterator[Remark]:
 
 @check(
     "kernel-dtype",
-    "vLLM serves a float32 model in bfloat16 by default, which needs another form of deq_scale than the export's",
+    "MindIE loads no float32 model; vLLM serves it in bfloat16, which needs another form of deq_scale than the export's",
     targets=ASCEND_LANGUAGE,
     needs=("config",),
 )
 def kernel_dtype(contents: Contents) -> Iterator[Remark]:
     if contents.geometry.dtype == "float32":
-        yield warning(_FILE, "dtype is float32: serve it with --dtype float16, or quantize with --dtype bfloat16")
+        if contents.target.name in LIMITS["float32"].says:
+            yield from limited("float32", contents, _FILE, "dtype is float32")
+        else:
+            yield warning(_FILE, "dtype is float32, which no Ascend engine serves; quantize with --dtype bfloat16")
 
 
 @check(

@@ -90,7 +90,11 @@ def test_code_that_cannot_be_parsed_is_ignored(export: Export) -> None:
     assert verify_export(export.folder).ok
 
 
-def test_float32_gives_a_warning(tmp_path) -> None:
-    build_for("vllm-ascend", tmp_path, torch.float32)
-    found = {finding.check: finding.severity for finding in verify_export(tmp_path).findings}
-    assert found["kernel-dtype"] == "warning" and "error" not in found.values()
+@pytest.mark.parametrize(
+    ("target", "severity"), [("modelslim", "warning"), ("mindie", "error"), ("vllm-ascend", "error")]
+)
+def test_no_ascend_engine_serves_float32(target: str, severity: str, tmp_path) -> None:
+    build_for(target, tmp_path, torch.float32)
+    found = {finding.check: finding.severity for finding in verify_export(tmp_path, [target]).findings}
+    assert found["kernel-dtype"] == severity
+    assert [check for check, found in found.items() if found == "error"] == ["kernel-dtype"] * (severity == "error")
