@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.fa_quantizer import quantizer_of
 from fa3cli.numerics.fallback_score import fallback_score
 from fa3cli.observers import RangeObserver
+from fa3cli.observers.channel_peak import ChannelPeak
 from fa3cli.observers.head_range import HeadRange
 from fa3cli.quantization.fallback import fused_groups
 from fa3cli.quantization.reference_linear import fake_quantize_weight
@@ -44,6 +46,7 @@ class LayerObservation:
         kind: type[LinearInputs[RangeObserver]] = FakeQuantizedInputs if settings.reference else LinearInputs
         self.inputs = kind(linears, observers)
         self.heads = {name: {role: HeadRange() for role in "qkv"} for name in attentions}
+        self.channels = {name: {role: ChannelPeak() for role in "kv"} for name in attentions}
         self._linears, self._attentions, self._settings = linears, attentions, settings
         self._scores: dict[str, float] = {}
         self._timestep: float | None = None
@@ -77,13 +80,12 @@ class LayerObservation:
         """Announce the next sample; `mask [B, S]` is True for tokens that are not padding, None if there is no padding."""
         self.inputs.see(mask)
         self._timestep = timestep
-        # Observers are immutable, so it is sufficient to copy the dicts.
-        self._earlier = {name: dict(roles) for name, roles in self.heads.items()}
+        self._earlier = _copied(self.heads), _copied(self.channels)
 
     def discard_sample(self) -> None:
         """Discard the observations of the current sample, which will run again."""
         self.inputs.discard_sample()
-        self.heads = {name: dict(roles) for name, roles in self._earlier.items()}
+        self.heads, self.channels = map(_copied, self._earlier)
 
     def parameters(self, name: str, ranks: Ranks = ALONE) -> LayerParameters:
         """Return the parameters from all ranks' samples.
@@ -121,6 +123,7 @@ class LayerObservation:
             name,
             linears,
             attentions,
+            {module: _peaks(ranks.merged(roles)) for module, roles in self.channels.items() if module in attentions},
             ranks.first(scores),
             unreached=unreached,
             warnings=tuple(warnings),
@@ -151,7 +154,10 @@ class LayerObservation:
                 # Observed without the earlier samples: the timestep needs the peak of this sample.
                 seen = HeadRange().updated(real, role)
                 self.heads[name][role] = before.merged(seen)
-                if self._timestep is not None:
+                if self._timestep is None:
+                    if role in self.channels[name]:
+                        self.channels[name][role] = self.channels[name][role].updated(real)
+                else:
                     peaks = self._peaks.setdefault(self._timestep, {})
                     peaks[role] = max(peaks.get(role, 0.0), seen.peak)
             return states
@@ -161,6 +167,15 @@ class LayerObservation:
     def _restore(self, weights: Mapping[str, nn.Parameter]) -> None:
         for name, weight in weights.items():
             self._linears[name].weight = weight
+
+
+def _copied(observers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return a copy of the dicts; the observers themselves are immutable."""
+    return {name: dict(roles) for name, roles in observers.items()}
+
+
+def _peaks(roles: Mapping[str, ChannelPeak]) -> dict[str, Tensor]:
+    return {role: observed.peak for role, observed in roles.items() if observed.tokens}
 
 
 def _by_timestep(peaks: Sequence[Mapping[float, Mapping[str, float]]]) -> Iterator[dict[str, float]]:

@@ -19,6 +19,8 @@ class LayerParameters:
 
     `linears`: input ranges of the linears that become W8A8, None if inputs are quantized at run time.
     `attentions`: ranges per role of the modules that can get FA3 parameters; `scores`: fa_amp ranks these modules by them.
+    `channels`: largest |k| and |v| per channel, `[H, D]` float32, by module and role. Calibrations of earlier versions, and
+    those of pipelines, lack them.
     `smoothing`: AntiOutlier's scales by source module.
     `range_params`: disable_level and act_method 3 choose linears by them.
     `unreached`: linears that no sample ran, which stay float. Calibrations of earlier versions lack this field.
@@ -29,6 +31,7 @@ class LayerParameters:
     name: str
     linears: Mapping[str, Range | None] = field(default_factory=dict)
     attentions: Mapping[str, Mapping[str, Range]] = field(default_factory=dict)
+    channels: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     smoothing: Mapping[str, Tensor] = field(default_factory=dict)
     range_params: Mapping[str, float] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -59,10 +60,16 @@ class TargetExport:
         self._linears[module] = value
         self._add_module(module, self.target.linear(tensors))
 
-    def add_attention(self, module: str, tensors: Mapping[str, Tensor], head_dim: int) -> None:
-        """Write the FA3 parameters of an attention module."""
+    def add_attention(
+        self,
+        module: str,
+        tensors: Mapping[str, Tensor],
+        head_dim: int,
+        channels: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
+        """Write the FA3 parameters of an attention module; see `Target.attention`."""
         self._attentions.append(module)
-        self._add_module(module, self.target.attention(tensors, head_dim))
+        self._add_module(module, self.target.attention(tensors, head_dim, channels))
 
     def add_norm(self, module: str, weight: Tensor, bias: Tensor | None = None) -> None:
         """Write a norm that AntiOutlier changed."""

@@ -63,7 +63,7 @@ def _per_head(name: str, contents: Contents) -> tuple[tuple[float | None, ...], 
         kv_heads = contents.geometry.kv_heads
         if not kv_heads or len(tensor) % kv_heads:
             return (), f"has {len(tensor)} values, but config.json does not say for how many heads"
-        # [kv_heads * head_dim] -> [kv_heads]: a head's scale is repeated for each of its channels
+        # [kv_heads * head_dim] -> [kv_heads]: the largest of a head's channels
         tensor = tensor.reshape(kv_heads, -1).amax(1)
     values = tuple(value if math.isfinite(value) else None for value in tensor.tolist())
     bad = [head for head, value in enumerate(values) if value is None or value <= 0]

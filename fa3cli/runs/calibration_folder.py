@@ -130,6 +130,9 @@ def require_complete(job: Job, found: Calibration) -> None:
         wrong = [*(layer.linears.keys() - job.quantized), *(layer.attentions.keys() - job.attentions)]
         wrong += [name for name, found in layer.linears.items() if not _is_input(found, job.schemes.get(name))]
         wrong += [name for name, roles in layer.attentions.items() if not _are_roles(roles)]
+        wrong += [
+            name for name, roles in layer.channels.items() if not _are_channels(roles, layer.attentions.get(name))
+        ]
         if wrong:
             raise InvalidInputError(f"{found.folder}: invalid parameters of {wrong[0]}", hint="run fa3 calibrate again")
 
@@ -144,6 +147,22 @@ def _is_input(found: Range | None, scheme: Scheme | None) -> bool:
 def _are_roles(roles: Mapping[str, Range]) -> bool:
     """Tell whether these are valid ranges of q, k and v, one value per head."""
     return roles.keys() == set("qkv") and all(_is_range(low, high, low.numel()) for low, high in roles.values())
+
+
+def _are_channels(channels: Mapping[str, Tensor], ranges: Mapping[str, Range] | None) -> bool:
+    """Tell whether these are largest values of K and V, `[H, D]`, of an attention module with these ranges `[H]`."""
+    return (
+        ranges is not None
+        and channels.keys() <= set("kv")
+        and all(
+            peak.dim() == 2 and len(peak) == len(ranges[role][0]) and peak.is_floating_point() and _is_size(peak)
+            for role, peak in channels.items()
+        )
+    )
+
+
+def _is_size(values: Tensor) -> bool:
+    return bool(values.isfinite().all() and (values >= 0).all())
 
 
 def _is_range(low: Tensor, high: Tensor, count: int = 1) -> bool:

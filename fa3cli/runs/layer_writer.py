@@ -99,7 +99,7 @@ class LayerWriter:
         for layer in layers:
             for name, ranges in layer.attentions.items():
                 if name not in float_attentions:
-                    self._add_attention(name, ranges)
+                    self._add_attention(name, ranges, layer.channels.get(name, {}))
         config = exported_config(self._job.config, self._model.dtype)
         classes = {type(module).__name__ for module in self._model.attentions().values()}
         for export in self._exports:
@@ -191,7 +191,7 @@ class LayerWriter:
             "compute zeros or wrong values there. Improved numerics, bfloat16 or disable_names avoid this"
         )
 
-    def _add_attention(self, name: str, ranges: Mapping[str, Range]) -> None:
+    def _add_attention(self, name: str, ranges: Mapping[str, Range], channels: Mapping[str, Tensor]) -> None:
         tensors: dict[str, Tensor] = {}
         for role, (low, high) in ranges.items():
             tensors |= quantize_heads(role, low, high, self._model.dtype)
@@ -199,7 +199,7 @@ class LayerWriter:
         states = f"{name}.k_proj.weight"
         rows = self._model.shape(states)[0] if states in self._model.stored else 0
         for export in self._exports:
-            export.add_attention(name, tensors, head_dim=rows // len(ranges["k"][0]))
+            export.add_attention(name, tensors, head_dim=rows // len(ranges["k"][0]), channels=channels)
 
 
 def _module(name: str) -> str:

@@ -5,32 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from fa3cli.exports.checks.modules import attentions, linears, static_linears
-from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, error, error_for, warning
+from fa3cli.exports.checks.modules import linears, static_linears
+from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, error_for, warning
 from fa3cli.exports.contents import Contents
 from fa3cli.quantization.fallback import FUSED_GROUPS
 
 # Times a difference of two int8 values (9 bits), such a scale is exact in the 24 bits of float32.
 _SIGNIFICANT_BITS = 15
-
-
-@check(
-    "kv-heads",
-    "FA3 measures one scale per head; a scale that changes within a head is in the wrong order",
-    targets=("vllm-ascend",),
-    over=attentions,
-    needs=("description", "weights", "config"),
-    after=("foreign-tensors", "described", "attentions", "values", "kv-shapes", "config-sizes", "dtypes", "scales"),
-)
-def kv_heads(contents: Contents, module: str) -> Iterator[Remark]:
-    head_dim = contents.geometry.head_dim
-    for leaf in contents.target.attention_tensors:
-        scale = contents.read(f"{module}.{leaf}")
-        if not leaf.endswith("_scale") or head_dim is None or len(scale) % head_dim:
-            continue
-        heads = scale.view(-1, head_dim)  # [H * head_dim] -> [H, head_dim]
-        if uneven := (heads != heads[:, :1]).any(1).nonzero().flatten().tolist():
-            yield error(f"{module}.{leaf}", f"differs between the channels of head {uneven[0]}")
 
 
 def _fused_parents(contents: Contents) -> list[str]:

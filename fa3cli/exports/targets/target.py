@@ -88,8 +88,13 @@ class Target(ABC):
         """Return the stored tensors of a quantized linear, from those that `quantize_linear` returns."""
         return dict(tensors)
 
-    def attention(self, tensors: Mapping[str, Tensor], head_dim: int) -> dict[str, Tensor]:
-        """Return the stored tensors of an attention module, from `fa_{q,k,v}.scale` and `.offset`, `[H, 1]`."""
+    def attention(
+        self, tensors: Mapping[str, Tensor], head_dim: int, channels: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the stored tensors of an attention module, from `fa_{q,k,v}.scale` and `.offset`, `[H, 1]`.
+
+        `channels` are the largest |k| and |v| per channel, `[H, D]`; empty if they were not observed.
+        """
         return dict(tensors)
 
     def norm(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:

@@ -45,7 +45,9 @@ class Vllm(Target):
         """Return the stored tensors of a quantized linear of this value."""
         return self.linear_tensors[:2] if value == W8A8_DYNAMIC else self.linear_tensors
 
-    def attention(self, tensors: Mapping[str, Tensor], head_dim: int) -> dict[str, Tensor]:
+    def attention(
+        self, tensors: Mapping[str, Tensor], head_dim: int, channels: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Return fp8 scales of the same range and dtype: `127 * scale / 448`, `[H, 1] -> [H, 1, 1]`."""
         return {f"{role}_scale": _fp8_scale(tensors[f"fa_{role}.scale"]) for role in "qkv"}
 

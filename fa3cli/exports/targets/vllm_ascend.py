@@ -11,6 +11,7 @@ from torch import Tensor
 from fa3cli.exports.layout import C8
 from fa3cli.exports.targets.modelslim import ModelSlim
 from fa3cli.exports.targets.target import Target
+from fa3cli.numerics.affine import symmetric_scale
 
 __all__ = ["VllmAscend"]
 
@@ -28,12 +29,21 @@ class VllmAscend(ModelSlim):
     attention_settings: ClassVar[Mapping[str, str]] = {"kv_cache_type": C8, "kv_quant_type": C8}
     attention_value = C8
 
-    def attention(self, tensors: Mapping[str, Tensor], head_dim: int) -> dict[str, Tensor]:
-        """Return scales and offsets of K and V, `[H, 1] -> [H * head_dim]`: the head's scale repeated, and zeros."""
+    def attention(
+        self, tensors: Mapping[str, Tensor], head_dim: int, channels: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return scales and offsets of K and V, `[H * head_dim]`: one scale per channel, and zeros.
+
+        Without `channels` (a calibration of an earlier version), the head's scale is repeated, `[H, 1] -> [H * head_dim]`.
+        """
         stored = {}
         for role, linear in _ROLES.items():
             # One value per channel, so that the engine can split it as it splits the rows of the linear.
             scale = tensors[f"fa_{role}.scale"].flatten().repeat_interleave(head_dim)
+            # Of another size if the model repeats the heads of K before they are observed.
+            if role in channels and channels[role].shape[1] == head_dim:
+                # A channel's own largest value: most channels of K are far smaller than the largest of their head.
+                scale = symmetric_scale(channels[role], channels[role]).flatten().to(scale)
             stored[f"{linear}.kv_cache_scale"] = scale
             # Zeros: FA3 is symmetric, but the layout of C8 has offsets.
             stored[f"{linear}.kv_cache_offset"] = torch.zeros_like(scale)
