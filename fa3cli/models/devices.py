@@ -11,7 +11,7 @@ from types import ModuleType
 
 import torch
 
-from fa3cli.errors import InvalidInputError, MissingCapabilityError, UsageError, brief
+from fa3cli.errors import InvalidInputError, MissingCapabilityError, UnsupportedError, UsageError, brief
 from fa3cli.models import DTYPES
 
 __all__ = ["RUN_DTYPES", "computes_bfloat16", "device_kind", "device_of", "free_memory", "run_dtype"]
@@ -101,10 +101,10 @@ def _npu(name: str) -> ModuleType:
 def run_dtype(dtype: str, found: str, device: torch.device, source: Path) -> torch.dtype:
     """Return the dtype of that name; for `auto` the one `found` in `source`, or float16 if the device lacks bfloat16.
 
-    Raises UsageError for an unknown name, InvalidInputError if the name `found` is unknown.
+    Raises UnsupportedError for an unknown name, InvalidInputError if the name `found` is unknown.
     """
     if dtype not in ("auto", *RUN_DTYPES):
-        raise UsageError(f"--dtype {dtype}: expected auto, {', '.join(RUN_DTYPES)}")
+        raise UnsupportedError(f"--dtype {dtype}: expected auto, {', '.join(RUN_DTYPES)}")
     if dtype != "auto":
         return RUN_DTYPES[dtype]
     if found == "bfloat16" and not computes_bfloat16(device):
