@@ -71,7 +71,9 @@ def measure(folder: Path, calib: Path, text: Path, lines: int) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         patched = Path(shutil.copytree(folder, Path(scratch, folder.name)))
         patching.patch(patched)
-        layers = read_calibration(api.calibrate(patched, Path(scratch, "kept"), calib=calib, max_length=512).output).layers
+        layers = read_calibration(
+            api.calibrate(patched, Path(scratch, "kept"), calib=calib, max_length=512).output
+        ).layers
         model = AutoModelForCausalLM.from_pretrained(patched, trust_remote_code=True).eval()
         tokenizer = AutoTokenizer.from_pretrained(patched)
         texts = [json.loads(line) for line in text.read_text().splitlines()[:lines]]

@@ -122,7 +122,7 @@ def _tensors(target: Target, module: str) -> dict[str, Tensor]:
     for linear, shape in _LINEARS.items():
         made = target.linear(_linear(*shape)).items()
         tensors |= {f"{module}.{linear}.{leaf}": tensor for leaf, tensor in made}
-    made = target.attention(_attention(), _HEAD_DIM)
+    made = target.attention(_attention(), _HEAD_DIM, {})
     return tensors | {f"{module}.self_attn.{leaf}": tensor for leaf, tensor in made.items()}
 
 

@@ -27,7 +27,7 @@ class Option:
     flags: str = ""
     metavar: str | None = None
     minimum: float | None = None
-    choices: Sequence[object] = ()
+    choices: tuple[str, ...] = ()
     group: str = ""
     argument: bool = False
 

@@ -44,7 +44,7 @@ def with_options(
 
         @wraps(function)
         def command(**given: Any) -> None:
-            options = kind(**{name: _value(given[name], declared(kind)[name].choices) for name in offered})
+            options = kind(**{name: _value(given[name]) for name in offered})
             function(options, **{name: given[name] for name in taken})
 
         vars(command)["__signature__"] = inspect.Signature(parameters)
@@ -54,17 +54,17 @@ def with_options(
     return decorate
 
 
-def choices(name: str, values: Iterable[object]) -> type[Enum]:
-    """Return a type whose values typer offers as choices; typer reads texts only."""
+def choices(name: str, values: Iterable[str]) -> type[Enum]:
+    """Return a type whose values typer offers as choices."""
     make: EnumMeta = Enum  # typed as EnumMeta: a call with names makes a class, not a member
-    return make(name, {f"{value}".replace("-", "_"): f"{value}" for value in values}, type=str)
+    return make(name, {value.replace("-", "_"): value for value in values}, type=str)
 
 
-def _value(given: Any, values: Sequence[object]) -> Any:
-    """Convert a value from typer for the dataclass: a choice to the one of `values`, an empty list to None."""
+def _value(given: Any) -> Any:
+    """Convert a value from typer for the dataclass: choices to texts, an empty list to None."""
     if isinstance(given, list):
-        return [_value(one, values) for one in given] or None
-    return next(value for value in values if str(value) == given.value) if isinstance(given, Enum) else given
+        return list(map(_value, given)) or None
+    return given.value if isinstance(given, Enum) else given
 
 
 def _parameters(kind: Callable[..., Any], names: Iterable[str]) -> list[inspect.Parameter]:
@@ -85,7 +85,7 @@ def _parameter(name: str, option: Option, hint: Any, default: Any) -> inspect.Pa
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[one, offer])
 
 
-def _type_for_typer(name: str, hint: Any, values: Sequence[object]) -> Any:
+def _type_for_typer(name: str, hint: Any, values: Sequence[str]) -> Any:
     """Return the type of a field as typer reads it: one type, or a list of one, or None."""
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     one = choices(name, values) if values else Path if Path in parts else str if str in parts else parts[0]

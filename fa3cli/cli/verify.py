@@ -97,9 +97,8 @@ def _show(report: VerificationReport) -> None:
     for finding in report.findings:
         print(f"{finding.severity}: {finding.subject} {finding.message} [{finding.target}: {finding.check}]")
     errors = sum(finding.severity == "error" for finding in report.findings)
-    note(
-        f"{report.folder}: {count(errors, 'error')}, {count(len(report.findings) - errors, 'warning')} for target {report.target}"
-    )
+    warnings = count(len(report.findings) - errors, "warning")
+    note(f"{report.folder}: {count(errors, 'error')}, {warnings} for target {report.target}")
 
 
 def _compare(export: Path, against: Path, text: Path, *, images: bool, **options: Any) -> Comparison | ImageComparison:

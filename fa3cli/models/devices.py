@@ -11,7 +11,7 @@ from types import ModuleType
 
 import torch
 
-from fa3cli.errors import InvalidInputError, MissingCapabilityError, UsageError, brief
+from fa3cli.errors import InvalidInputError, MissingCapabilityError, UnsupportedError, UsageError, brief
 from fa3cli.models import DTYPES
 
 __all__ = ["RUN_DTYPES", "computes_bfloat16", "device_kind", "device_of", "free_memory", "run_dtype"]
@@ -103,11 +103,11 @@ def run_dtype(
 ) -> torch.dtype:
     """Return the dtype of that name; for `auto` the one `found` in `source`, or float16 if the device lacks bfloat16.
 
-    With `avoid_float32`, `auto` chooses bfloat16 instead of float32.
-    Raises UsageError for an unknown name, InvalidInputError if the name `found` is unknown.
+    With `avoid_float32`, `auto` chooses bfloat16 instead of float32. Raises UnsupportedError for an unknown name,
+    InvalidInputError if the name `found` is unknown.
     """
     if dtype not in ("auto", *RUN_DTYPES):
-        raise UsageError(f"--dtype {dtype}: expected auto, {', '.join(RUN_DTYPES)}")
+        raise UnsupportedError(f"--dtype {dtype}: expected auto, {', '.join(RUN_DTYPES)}")
     if dtype != "auto":
         return RUN_DTYPES[dtype]
     if found == "float32" and avoid_float32:

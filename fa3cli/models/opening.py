@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fa3cli import patching
-from fa3cli.errors import ConflictError, UnsupportedError, UsageError
+from fa3cli.errors import ConflictError, UnsupportedError
 from fa3cli.models import ATTENTION_IMPLEMENTATIONS
 from fa3cli.models.checkpoint import Checkpoint
 from fa3cli.models.config_weights import ConfigWeights, has_weights
@@ -48,7 +48,7 @@ def open_model(
     """
     if attn_implementation not in ATTENTION_IMPLEMENTATIONS:
         expected = ", ".join(ATTENTION_IMPLEMENTATIONS)
-        raise UsageError(f"--attn-implementation {attn_implementation}: expected one of {expected}")
+        raise UnsupportedError(f"--attn-implementation {attn_implementation}: expected one of {expected}")
     _require_language_model(folder)
     status = patching.status(folder)
     # Decided before the config is read: for a trusted folder, transformers runs the folder's code to read it.

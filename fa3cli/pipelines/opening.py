@@ -76,7 +76,8 @@ def open_pipeline(
 ) -> OpenedPipeline:
     """Build the transformers of a pipeline's folder without reading weights; with `fa` it must be a patched one.
 
-    `without_fa` says in hints how to do without a patch. Code of the folder runs only if patching the installed diffusers produces it again, or if it is trusted.
+    `without_fa` says in hints how to do without a patch. Code of the folder runs only if patching the installed diffusers
+    produces it again, or if it is trusted.
     """
     if not (folder / INDEX).is_file():
         raise _no_index(folder)

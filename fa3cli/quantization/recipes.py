@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from fa3cli.errors import InvalidInputError, UsageError
+from fa3cli.errors import InvalidInputError, UnsupportedError, UsageError
 from fa3cli.files.documents import parse_toml, typed
 from fa3cli.files.reading import read_bytes
 from fa3cli.quantization.settings import QuantSettings, pairs, require_valid
@@ -60,7 +60,9 @@ def choose_recipe(name: str | None, model_type: str, linears: Sequence[str], *, 
         return shipped[name]
     if name.endswith(".toml"):
         return _read(Path(name), name)
-    raise UsageError(f"no recipe named {name!r}", hint=f"recipes: {', '.join(shipped)}, or a file that ends in .toml")
+    raise UnsupportedError(
+        f"no recipe named {name!r}", hint=f"recipes: {', '.join(shipped)}, or a file that ends in .toml"
+    )
 
 
 def _read(file: Path, name: str) -> Recipe:

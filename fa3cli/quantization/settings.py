@@ -106,8 +106,6 @@ PIPELINE_SETTINGS = SettingsOf(
         "numerics": ("improved",),
     },
 )
-# Settings with a fixed list of values; other values of w_bit, for example, are only not supported.
-_WORDS = ("scheme", "act_method", "anti_method", "fa_score", "numerics")
 _LEVEL = re.compile("L(0|[1-9][0-9]{0,8})")
 
 
@@ -119,7 +117,7 @@ def resolve_settings(
 ) -> ResolvedSettings:
     """Override the defaults with a recipe's values, and both with the given (not None) options.
 
-    Raises UnsupportedError for a value that is not implemented (for this kind of model), UsageError for an invalid value.
+    Raises UnsupportedError for a value that is not implemented, UsageError for an invalid value.
     """
     given = {name: value for name, value in options.items() if value is not None}
     settings = replace(kind.defaults, **{**recipe, **given})
@@ -167,9 +165,6 @@ def require_valid(settings: QuantSettings) -> None:
     for pair in settings.schemes:
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and pair[1] in tuple(SCHEMES)):
             raise UsageError(f"schemes holds {pair!r:.60}; expected a glob and one of {', '.join(SCHEMES)}")
-    for name in _WORDS:
-        if (value := getattr(settings, name)) not in (known := LANGUAGE_SETTINGS.supported[name]):
-            raise UsageError(f"{name}={value!s:.60} is unknown", hint=f"supported: {', '.join(map(str, known))}")
     if not _LEVEL.fullmatch(settings.disable_level):
         raise UsageError(
             f"disable_level is {settings.disable_level!r:.60}; expected L and a number of linears, without leading zeros",

@@ -38,9 +38,10 @@ WITHOUT_FA = "fa3 quantize --no-fa, which leaves q, k and v float"
 _VALUES = LANGUAGE_SETTINGS.supported
 
 
-def _listed(setting: str) -> str:
-    """Return the values of a setting, for its help."""
-    return " or ".join(map(str, _VALUES[setting]))
+def _one_of(values: Sequence[object]) -> str:
+    """Return values for a help text. They are no choices: fa3 does not implement other values, which is no wrong usage."""
+    *others, last = map(str, values)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 SaveTypes = Annotated[Texts, Option("File formats [safe_tensor].", "--save-type", choices=SAVE_TYPES, group=EXPORTS)]
@@ -83,19 +84,16 @@ class RunOptions:
         str | None, Option("Name of a recipe, or a TOML file with your settings.", metavar="NAME|FILE|none")
     ] = None
     numerics: Annotated[
-        str | None, Option("Arithmetic of the calibration (docs/numerics.md) [improved].", choices=_VALUES["numerics"])
+        str | None, Option(f"Arithmetic of the calibration (docs/numerics.md): {_one_of(_VALUES['numerics'])}.")
     ] = None
-    w_bit: Annotated[Count, Option(f"Bits of a weight: {_listed('w_bit')}.")] = None
-    a_bit: Annotated[Count, Option(f"Bits of an activation: {_listed('a_bit')}.")] = None
+    w_bit: Annotated[Count, Option(f"Bits of a weight: {_one_of(_VALUES['w_bit'])}.")] = None
+    a_bit: Annotated[Count, Option(f"Bits of an activation: {_one_of(_VALUES['a_bit'])}.")] = None
     act_method: Annotated[
         Count,
-        Option(
-            "Range of a linear's input: 1 min and max, 2 histogram, 3 the better one per linear.",
-            choices=_VALUES["act_method"],
-        ),
+        Option("Range of a linear's input: 1 min and max, 2 histogram, 3 the better one per linear."),
     ] = None
     anti_method: Annotated[
-        str | None, Option("AntiOutlier: how outliers are smoothed.", choices=_VALUES["anti_method"])
+        str | None, Option(f"AntiOutlier, how outliers are smoothed: {_one_of(_VALUES['anti_method'])}.")
     ] = None
     include_names: Annotated[Texts, Option("Quantize only these linears; may be repeated.", metavar="GLOB")] = None
     disable_names: Annotated[
@@ -116,12 +114,12 @@ class RunOptions:
     ] = None
     fa: Annotated[bool | None, Option("Quantize q, k and v.", flags="--fa/--no-fa")] = None
     fa_amp: Annotated[Count, Option("Leave N attention layers without FA3.", metavar="N")] = None
-    fa_score: Annotated[str | None, Option("How fa_amp chooses the layers.", choices=_VALUES["fa_score"])] = None
+    fa_score: Annotated[str | None, Option(f"How fa_amp chooses the layers: {_one_of(_VALUES['fa_score'])}.")] = None
     scheme: Annotated[
         str | None,
         Option(
-            f"How linears are quantized; a recipe can also choose by name, in its table schemes [{STATIC.name}].",
-            choices=tuple(SCHEMES),
+            f"How linears are quantized: {_one_of(tuple(SCHEMES))} [{STATIC.name}]. A recipe can choose by name, in its "
+            "table schemes."
         ),
     ] = None
     # In recipes and the guide's Python API, but without a flag: a table of globs; only one value of the others is supported.
@@ -134,9 +132,9 @@ class RunOptions:
     part_file_size: PartFileSize = None
 
     device: Annotated[str, Option("auto, cpu, npu[:N] or cuda[:N].")] = "auto"
-    dtype: Annotated[str, Option("Dtype to compute and export in.", choices=("auto", *DTYPES))] = "auto"
+    dtype: Annotated[str, Option(f"Dtype to compute and export in: {_one_of(('auto', *DTYPES))}.")] = "auto"
     attn_implementation: Annotated[
-        str, Option("Attention of transformers.", choices=ATTENTION_IMPLEMENTATIONS, group=TEXT)
+        str, Option(f"Attention of transformers: {_one_of(ATTENTION_IMPLEMENTATIONS)}.", group=TEXT)
     ] = "auto"
     trust_remote_code: TrustRemoteCode = False
     resume: Annotated[str, Option("Resume a stopped run.", choices=RESUME)] = "auto"

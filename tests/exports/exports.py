@@ -147,7 +147,7 @@ def build_for(target: str, folder: Path, dtype: torch.dtype = torch.bfloat16) ->
         made = form.linear(own) if module in quantized else {"weight": own["weight"]}
         tensors |= {f"{module}.{leaf}": tensor for leaf, tensor in made.items()}
     for module in attentions:
-        made = form.attention({leaf: source.tensors[f"{module}.{leaf}"] for leaf in FA_TENSORS}, head_dim=8)
+        made = form.attention({leaf: source.tensors[f"{module}.{leaf}"] for leaf in FA_TENSORS}, 8, {})
         tensors |= {f"{module}.{leaf}": tensor for leaf, tensor in made.items()}
     floats = [module for module in modules if "proj" in module and module not in quantized] + ["lm_head"]
     written = Written(names, dict.fromkeys(quantized, "W8A8"), floats, attentions, [])

@@ -135,11 +135,6 @@ def flipped_row(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat([-tensor[:1], tensor[1:]])
 
 
-def uneven_head(tensor: torch.Tensor) -> torch.Tensor:
-    tensor[1] *= 2
-    return tensor
-
-
 def stray(export: Export) -> None:
     save_file({"a": torch.ones(1)}, export.folder / "adapter.safetensors")
 
@@ -233,7 +228,6 @@ VLLM_ASCEND = [
     ("attentions", drop(f"{K}.kv_cache_offset")),
     ("kv-shapes", change(f"{K}.kv_cache_scale", lambda scale: scale[::8])),
     ("kv-shapes", change(f"{K}.kv_cache_scale", lambda scale: scale.unsqueeze(1))),
-    ("kv-heads", change(f"{K}.kv_cache_scale", uneven_head)),
     ("offsets", fill(f"{K}.kv_cache_offset", 1)),
     ("scales", change(f"{K}.kv_cache_scale", lambda scale: scale * 0)),
     ("description-name", unlink("quant_model_description.json")),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fa3cli.errors import ConflictError, Fa3Error, InvalidInputError, UnsupportedError, UsageError
+from fa3cli.errors import ConflictError, Fa3Error, InvalidInputError, UnsupportedError
 from fa3cli.pipelines import opening
 from fa3cli.pipelines.opening import load_pipeline, open_pipeline
 
@@ -62,7 +62,7 @@ def test_dtype_is_that_of_most_stored_values(copy: Callable[..., Path]) -> None:
     )
     assert open_pipeline(folder, fa=False).dtype == torch.bfloat16
     assert open_pipeline(folder, fa=False, dtype="float32").dtype == torch.float32
-    with pytest.raises(UsageError, match="--dtype int8"):
+    with pytest.raises(UnsupportedError, match="--dtype int8"):
         open_pipeline(folder, fa=False, dtype="int8")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fa3cli.errors import Fa3Error, InvalidInputError, UsageError
+from fa3cli.errors import Fa3Error, InvalidInputError, UnsupportedError
 from fa3cli.quantization.fallback import matching
 from fa3cli.quantization.recipes import choose_recipe, shipped_recipes
 from fa3cli.quantization.settings import QuantSettings, resolve_settings
@@ -54,7 +54,7 @@ def test_a_model_without_down_proj_gets_no_recipe(model_type: str) -> None:
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="'qwen9'") as error:
+    with pytest.raises(UnsupportedError, match="'qwen9'") as error:
         choose_recipe("qwen9", "qwen2", DECODER)
     assert all(name in error.value.hint for name in shipped_recipes())
 

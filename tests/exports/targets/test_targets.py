@@ -71,7 +71,7 @@ def made_heads(dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
 
 def test_vllm_stores_one_scale_per_head() -> None:
     heads = made_heads()
-    stored = TARGETS["vllm"].attention(heads, 16)
+    stored = TARGETS["vllm"].attention(heads, 16, {})
     assert {name: tuple(scale.shape) for name, scale in stored.items()} == {
         "q_scale": (4, 1, 1),
         "k_scale": (2, 1, 1),
@@ -84,13 +84,24 @@ def test_vllm_stores_one_scale_per_head() -> None:
 
 def test_vllm_ascend_repeats_the_scale_of_a_head_per_channel() -> None:
     heads = made_heads()
-    stored = TARGETS["vllm-ascend"].attention(heads, 16)
+    stored = TARGETS["vllm-ascend"].attention(heads, 16, {})
     assert stored.keys() == set(TARGETS["vllm-ascend"].attention_tensors)
     for leaf, role in (("k_proj", "k"), ("v_proj", "v")):
         scale = stored[f"{leaf}.kv_cache_scale"]
         assert scale.shape == (32,) and scale.dtype == torch.bfloat16
         assert torch.equal(scale.view(2, 16), heads[f"fa_{role}.scale"].expand(2, 16))
         assert not stored[f"{leaf}.kv_cache_offset"].any()
+
+
+def test_vllm_ascend_stores_the_scale_of_each_channel() -> None:
+    heads, channels = made_heads(), {"k": torch.rand(2, 16), "v": torch.rand(2, 16)}
+    stored = TARGETS["vllm-ascend"].attention(heads, 16, channels)
+    for leaf, role in (("k_proj", "k"), ("v_proj", "v")):
+        scale = stored[f"{leaf}.kv_cache_scale"]
+        assert torch.equal(scale, (channels[role] / 127).flatten().bfloat16())
+    # A model that repeats the heads of K before they are observed: the rows of k_proj are fewer.
+    assert stored["k_proj.kv_cache_scale"].numel() == 32
+    assert TARGETS["vllm-ascend"].attention(heads, 8, channels)["k_proj.kv_cache_scale"].numel() == 16
 
 
 @pytest.mark.parametrize("bias", [None, torch.ones(3)])
