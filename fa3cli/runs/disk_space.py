@@ -17,6 +17,7 @@ __all__ = ["bytes_written", "export_bytes", "journal_bytes"]
 
 _TENSOR = 160  # bytes per tensor in the header of a calibration
 _LINE = len('  "": "W8A8_DYNAMIC",\n')  # bytes per tensor in a description, without the name
+_CHECKSUM = len('    "": "89abcdef",\n')  # bytes per tensor in the report, without the name
 _PICKLED = 2048  # bytes per tensor in a numpy file, without the values
 _ENTRY = 1 << 15  # bytes per entry of the journal, without the states
 
@@ -41,7 +42,7 @@ def export_bytes(job: Job) -> int:
     # A target may store a scale and an offset for each channel of K and V.
     channels = [f"{name}.{leaf}.weight" for name in job.attentions for leaf in ("k_proj", "v_proj")]
     weights += sum(2 * model.dtype.itemsize * model.shape(name)[0] for name in channels if name in model.stored)
-    return weights + _fallback_bytes(job) + _header_bytes(job, weights) + _description_bytes(job)
+    return weights + _fallback_bytes(job) + _header_bytes(job, weights) + _document_bytes(job)
 
 
 def _header_bytes(job: Job, weights: int) -> int:
@@ -51,9 +52,9 @@ def _header_bytes(job: Job, weights: int) -> int:
     return shards * header_room(names, {})
 
 
-def _description_bytes(job: Job) -> int:
-    """Return the bytes of the description, which is stored under two names."""
-    return 2 * sum(len(name) + _LINE for name in set(_names(job)))
+def _document_bytes(job: Job) -> int:
+    """Return the bytes of the description, which is stored under two names, and of the checksums in the report."""
+    return sum(2 * (len(name) + _LINE) + len(name) + _CHECKSUM for name in set(_names(job)))
 
 
 def journal_bytes(job: Job, todo: Sequence[Sequence[Stream]]) -> int:
