@@ -120,7 +120,7 @@ def test_a_smoothed_norm_has_the_tensors_of_the_target(name: str, bias: torch.Te
 def test_meta_tensors_give_the_same_shapes_and_dtypes(name: str) -> None:
     """They become gaps that another rank fills: every target must know their sizes."""
     target, tensors, heads = TARGETS[name], made_linear(torch.bfloat16, -1, 1), made_heads()
-    for form, made in ((target.linear, (tensors,)), (target.attention, (heads, 16))):
+    for form, made in ((target.linear, (tensors,)), (target.attention, (heads, 16, {}))):
         real = form(*made)
         empty = form({leaf: tensor.to("meta") for leaf, tensor in made[0].items()}, *made[1:])
         assert [(leaf, tensor.shape, tensor.dtype) for leaf, tensor in empty.items()] == [
