@@ -113,7 +113,7 @@ _GROUPS = {
 }
 _MIXED = refuses("the engine fuses them into one linear, which has one scheme", "name all of them in schemes")
 _SPLIT = refuses("the engine has one scheme for all experts of a layer", "name all or none of them in disable_names")
-_HALF = "quantize with --dtype bfloat16 or float16"
+_HALF = "give fa3 quantize or fa3 calibrate --dtype bfloat16 or float16"
 _DYNAMIC_EXPERTS = "leave experts out of schemes: they are w8a8-dynamic by default"
 _PER_ROW = refuses("the engine reads one scale per row", "leave mm_tensor off")
 _TURBO = warns(f"mindie-turbo supports FA3 for head_dim {_TURBO_HEAD_DIM} only")

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from fa3cli import api
 from fa3cli.errors import ConflictError, InvalidInputError, StoppedError, UnsupportedError
+from fa3cli.fa_quantizer import quantizer_of
 from fa3cli.models.tree_file import read_tree, write_tree
 from fa3cli.runs.options import ExportOptions
 from fa3cli.runs.result import PARAMETERS_FILE, file_sha256, read_report
@@ -242,3 +245,35 @@ def test_an_interrupted_export_leaves_nothing(llama: Path, calib: Path, tmp_path
     with pytest.raises(KeyboardInterrupt):
         api.export(llama, tmp_path / "kept", output=tmp_path / "out", progress=interrupt)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("out")) == []
+
+
+def test_the_kv_cache_has_the_scale_of_each_channels_largest_value(llama: Path, calib: Path, tmp_path: Path) -> None:
+    """Compared with the states that transformers' own forward gives the quantizer."""
+    output = api.quantize(
+        llama, tmp_path / "out", calib=calib, target="vllm-ascend", dtype="bfloat16", anti_method="none"
+    ).output
+    [file] = output.glob("*.safetensors")
+    stored, peaks = load_file(file), dict[str, torch.Tensor]()
+    model = AutoModelForCausalLM.from_pretrained(llama, trust_remote_code=True, dtype=torch.bfloat16).eval()
+
+    def observe(name: str) -> Callable[[torch.Tensor, str], torch.Tensor]:
+        def kept(states: torch.Tensor, role: str) -> torch.Tensor:
+            key, peak = f"{name}.{role}", states.abs().amax((0, 2))
+            peaks[key] = torch.maximum(peaks[key], peak) if key in peaks else peak
+            return states
+
+        return kept
+
+    attentions = {name: module for name, module in model.named_modules() if hasattr(module, "fa_quantizer")}
+    for name, module in attentions.items():
+        quantizer_of(module).transform = observe(name)
+    with torch.no_grad():
+        for line in calib.read_text().splitlines():
+            model(input_ids=torch.tensor([json.loads(line)["input_ids"]]))
+    assert len(peaks) == 3 * len(attentions) == 9
+    for name in attentions:
+        for role in "kv":
+            scale = stored[f"{name}.{role}_proj.kv_cache_scale"].float()
+            expected = peaks[f"{name}.{role}"].float().flatten() / 127
+            torch.testing.assert_close(scale, expected, rtol=2**-6, atol=0)
+            assert len(scale.unique()) > len(peaks[f"{name}.{role}"])  # not one value per head
