@@ -12,7 +12,7 @@ import typer
 
 from fa3cli.cli.console import note, print_json
 from fa3cli.cli.options import ExportDir, Json, TrustRemoteCode, choices
-from fa3cli.errors import UnsupportedError, UsageError
+from fa3cli.errors import UsageError
 from fa3cli.exports.target_names import TARGET_NAMES
 
 if TYPE_CHECKING:
@@ -50,17 +50,16 @@ def verify(
 ) -> None:
     """Check whether inference engines can load an export; exit 1 if one cannot."""
     from fa3cli import api
-    from fa3cli.comparing.targets import compared_on
+    from fa3cli.exports.targets import for_pipelines
 
     if (against is None) != (text is None):
         raise UsageError("--against and --eval need each other")
     report = api.verify(export, targets=[engine.value for engine in target or ()])
-    data = compared_on(*{check.target for check in report.checks})
-    images = data == "images"
+    images = any(for_pipelines(check.target) for check in report.checks)
     if images and max_length is not None:
         raise UsageError("--max-length is for text, but a pipeline is compared on prompts")
     comparison = None
-    if report.ok and against is not None and text is not None and data:
+    if report.ok and against is not None and text is not None:
         options = {"trust_remote_code": trust_remote_code} | ({} if images else {"max_length": max_length})
         comparison = _compare(export, against, text, images=images, **options)
     if json:
@@ -69,11 +68,6 @@ def verify(
         _show(report)
         if comparison:
             _show_comparison(comparison)
-    if against is not None and data is None:
-        raise UnsupportedError(
-            f"--against supports exports for modelslim, mindie or mindie-sd, not for {report.target}",
-            hint="export the same calibration for one of these targets, too",
-        )
     if not report.ok:
         if against is not None:
             note("not compared with the float model: the export must pass its checks first")

@@ -22,7 +22,7 @@ from fa3cli.pipelines.prompts import read_prompts
 from fa3cli.pipelines.sampling import Sampling, require_accepted, sample, steps_of
 from fa3cli.pipelines.step_recorder import before_each_step
 from fa3cli.pipelines.streamed_blocks import blocks_streamed
-from fa3cli.quantization.simulation import simulate
+from fa3cli.quantization.simulation.engine_model import simulate
 from fa3cli.runs.progress import Progress, Ticks
 
 __all__ = ["ImageComparison", "compare_images"]

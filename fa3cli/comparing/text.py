@@ -16,11 +16,12 @@ from torch.nn.functional import kl_div, nll_loss
 
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
 from fa3cli.errors import InvalidInputError
-from fa3cli.exports.targets import TARGETS
+from fa3cli.exports.contents import Contents, open_contents
+from fa3cli.exports.recognition import recognize_target
 from fa3cli.models.checkpoint import Checkpoint
 from fa3cli.models.opening import open_model
 from fa3cli.models.streamed_model import StreamedModel
-from fa3cli.quantization.simulation import simulate
+from fa3cli.quantization.simulation.engine_model import simulate
 from fa3cli.runs.progress import Progress, Ticks
 from fa3cli.samples.dataset import Sample, read_samples
 
@@ -57,10 +58,14 @@ def compare(
 ) -> Comparison:
     """Run both models layer by layer over the lines of `text`, and compare their predictions."""
     folder, text = Path(weights_dir), Path(text)
-    exported = Checkpoint(Path(export_dir), TARGETS["modelslim"].stored_in(Path(export_dir)).weight_file)
-    fa = any(name.endswith(".fa_q.scale") for name in exported.tensors)
-    float_model = open_model(folder, fa=fa, trust_remote_code=trust_remote_code)
-    quantized = _open_export(exported, float_model)
+    contents = open_contents(Path(export_dir), recognize_target(Path(export_dir)))
+    float_model = open_model(
+        folder,
+        fa=any(name.endswith(contents.target.attention_tensors) for name in contents.tensors),
+        dtype=contents.target.served_dtype(contents.model_dtype or "auto"),
+        trust_remote_code=trust_remote_code,
+    )
+    quantized = _open_export(contents, float_model)
     limits = (max_length, getattr(float_model.config, "max_position_embeddings", None))
     samples = read_samples(
         text,
@@ -78,17 +83,18 @@ def compare(
     return totals.comparison(samples, tuple(layer.error() for layer in states))
 
 
-def _open_export(exported: Checkpoint, float_model: StreamedModel) -> StreamedModel:
+def _open_export(contents: Contents, float_model: StreamedModel) -> StreamedModel:
     """Return the simulated model of an export: the float model's structure with the export's tensors."""
     from transformers import PreTrainedModel
 
     skeleton = copy.deepcopy(float_model.model)
     if isinstance(skeleton, PreTrainedModel):
         skeleton.tie_weights()
+    exported = Checkpoint(contents.folder, contents.target.weight_file)
     packed = any(info.dtype == "I64" for info in exported.tensors.values())
     shapes = {name: info.shape for name, info in exported.tensors.items()}
     published = float_model.published
-    simulate(skeleton, shapes, torch.int64 if packed else torch.float32, published.module)
+    simulate(skeleton, shapes, torch.int64 if packed else torch.float32, published.module, values=contents.description)
     return StreamedModel(skeleton, exported, float_model.dtype, float_model.device, published=published)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fa3cli.comparing.targets import COMPARED_ON_TEXT, compared_on
+from fa3cli.exports.targets import for_pipelines
 from fa3cli.report.facts import Accuracy, Facts, ImageAccuracy, LayerFacts, Origin
 from fa3cli.report.names import layer_number
 
@@ -140,14 +140,9 @@ def calibrated_on(origin: Origin) -> str:
 
 
 def how_to_measure(facts: Facts) -> str:
-    """Return the command that compares an export with the float model, or which targets it supports."""
-    data = compared_on(facts.target)
-    if data == "images":
-        return f"fa3 verify {facts.folder} --against PIPELINE_DIR --eval PROMPTS"
-    if data == "text":
-        return f"fa3 verify {facts.folder} --against WEIGHTS_DIR --eval TEXT.jsonl"
-    comparable = " and ".join(COMPARED_ON_TEXT)
-    return f"only exports for {comparable} can be compared: make such an export from the same calibration"
+    """Return the command that compares an export with the float model."""
+    against = "PIPELINE_DIR --eval PROMPTS" if for_pipelines(facts.target) else "WEIGHTS_DIR --eval TEXT.jsonl"
+    return f"fa3 verify {facts.folder} --against {against}"
 
 
 def _known(number: int | None, noun: str) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fa3cli.errors import ConflictError, UnsupportedError, UsageError
+from fa3cli.exports.target_names import KV_CACHE_SCHEMES
 from fa3cli.exports.targets import targets_named
+from fa3cli.exports.targets.target import Target
+from fa3cli.exports.targets.vllm import Vllm
 from fa3cli.options import entries
 from fa3cli.runs.options import OUTPUT_SUFFIX, SAVE_TYPES, ExportOptions, RunOptions
 
@@ -47,7 +51,7 @@ def where_to_save(options: RunOptions | ExportOptions, *, pipelines: bool = Fals
     Raises UsageError for an invalid value, UnsupportedError if a target lacks support for this kind of model, a save type
     or several files.
     """
-    chosen = targets_named(entries(options.target), pipelines=pipelines)
+    chosen = _with_kv_cache(targets_named(entries(options.target), pipelines=pipelines), options)
     save_types, part_file_size = entries(options.save_types), options.part_file_size
     if unknown := [name for name in save_types if name not in SAVE_TYPES]:
         raise UsageError(f"save_type (--save-type) {unknown[0]!r}: expected {' or '.join(SAVE_TYPES)}")
@@ -72,3 +76,21 @@ def where_to_save(options: RunOptions | ExportOptions, *, pipelines: bool = Fals
         "save_types": tuple(sorted(set(save_types))) or ("safe_tensor",),
         "part_bytes": None if part_file_size is None else int(part_file_size * 1e9),
     }
+
+
+def _with_kv_cache(targets: Sequence[Target], options: RunOptions | ExportOptions) -> tuple[Target, ...]:
+    """Return the targets with the scheme of `--kv-cache-scheme`; raises UsageError if it contradicts other options."""
+    scheme, fa = options.kv_cache_scheme, getattr(options, "fa", None)
+    if scheme not in (None, *KV_CACHE_SCHEMES):
+        raise UsageError(f"kv_cache_scheme (--kv-cache-scheme) {scheme!r}: expected {', '.join(KV_CACHE_SCHEMES)}")
+    if scheme is not None and not any(isinstance(target, Vllm) for target in targets):
+        raise UsageError("kv_cache_scheme (--kv-cache-scheme): is for target vllm only")
+    chosen = tuple(Vllm(scheme) if scheme and isinstance(target, Vllm) else target for target in targets)
+    if fa is False and scheme not in (None, "none"):
+        raise UsageError(f"kv_cache_scheme (--kv-cache-scheme) {scheme}: needs q, k and v, but --no-fa leaves them out")
+    if fa and not any(target.stores_attention for target in chosen):
+        raise UsageError(
+            "--fa: target vllm stores scales of q, k and v only with a --kv-cache-scheme",
+            hint="choose tensor, or attn_head for FlashAttention 3",
+        )
+    return chosen

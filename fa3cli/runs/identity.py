@@ -37,7 +37,7 @@ def export_identity(calibrated: Mapping[str, Any], job: Job) -> dict[str, Any]:
         return dict(calibrated)
     return {
         **calibrated,
-        "targets": [target.name for target in job.targets],
+        "targets": {target.name: target.options for target in job.targets},
         "save_types": list(job.save_types),
         "part_bytes": job.part_bytes,
         # The calibration may have been made by other versions than its exports.

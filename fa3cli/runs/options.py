@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from fa3cli.exports.target_names import DEFAULT_TARGETS, TARGET_NAMES
+from fa3cli.exports.target_names import DEFAULT_TARGETS, KV_CACHE_SCHEMES, TARGET_NAMES
 from fa3cli.models import ATTENTION_IMPLEMENTATIONS, DTYPES
 from fa3cli.options import Count, File, Option, Texts, TrustRemoteCode, declared, entries
 from fa3cli.quantization.schemes import SCHEMES, STATIC
@@ -50,6 +50,14 @@ Targets = Annotated[
     Option(
         f"Engine to write for [{DEFAULT_TARGETS[False]}; for pipelines {DEFAULT_TARGETS[True]}]; may be repeated.",
         choices=TARGET_NAMES,
+        group=EXPORTS,
+    ),
+]
+KVCacheScheme = Annotated[
+    str | None,
+    Option(
+        f"fp8 scales of q, k and v, for target vllm only: {_one_of(KV_CACHE_SCHEMES)} [{KV_CACHE_SCHEMES[0]}].",
+        choices=KV_CACHE_SCHEMES,
         group=EXPORTS,
     ),
 ]
@@ -129,6 +137,7 @@ class RunOptions:
 
     save_types: SaveTypes = None
     target: Targets = None
+    kv_cache_scheme: KVCacheScheme = None
     part_file_size: PartFileSize = None
 
     device: Annotated[str, Option("auto, cpu, npu[:N] or cuda[:N].")] = "auto"
@@ -168,6 +177,7 @@ class ExportOptions:
     _: KW_ONLY
     save_types: SaveTypes = None
     target: Targets = None
+    kv_cache_scheme: KVCacheScheme = None
     part_file_size: PartFileSize = None
     trust_remote_code: TrustRemoteCode = False
     progress: Callable[[Progress], None] = silent

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from fa3cli import patching
 from fa3cli.exports.limits import without_float32
 from fa3cli.models.opening import open_model
 from fa3cli.quantization.recipes import choose_recipe
-from fa3cli.quantization.settings import resolve_settings
+from fa3cli.quantization.settings import ResolvedSettings, resolve_settings
 from fa3cli.runs.destination import default_output, where_to_save
 from fa3cli.runs.job import Job, make_job
 from fa3cli.runs.options import WITHOUT_FA, RunOptions
@@ -34,9 +35,13 @@ def prepare(options: RunOptions, *, only_calibrate: bool = False) -> Job:
         # Like the reference: eager attention, and no recipe unless one is named.
         recipe = recipe or "none"
         attn_implementation = "eager" if attn_implementation == "auto" else attn_implementation
+    # A calibration is for any target.
+    fa = options.fa is not False and (
+        only_calibrate or any(target.stores_attention for target in destination["targets"])
+    )
     model = open_model(
         folder,
-        fa=options.fa is not False,
+        fa=fa,
         device=options.device,
         dtype=options.dtype,
         attn_implementation=attn_implementation,
@@ -48,9 +53,10 @@ def prepare(options: RunOptions, *, only_calibrate: bool = False) -> Job:
     # A composite model nests the config of its text part.
     text_config = getattr(model.config, "get_text_config", lambda: model.config)()
     chosen = choose_recipe(recipe, model.config.model_type, list(model.linears()))
+    resolved = resolve_settings(chosen.settings, options.settings, f"recipe {chosen.name}")
     job = make_job(
         model,
-        resolve_settings(chosen.settings, options.settings, f"recipe {chosen.name}"),
+        resolved if fa or not resolved.values.fa else _without_fa(resolved),
         read_samples(
             Path(options.calib or DEFAULT_CALIBRATION),
             folder,
@@ -70,3 +76,8 @@ def prepare(options: RunOptions, *, only_calibrate: bool = False) -> Job:
     )
     require_loadable(job)
     return job
+
+
+def _without_fa(resolved: ResolvedSettings) -> ResolvedSettings:
+    """Return the settings of a run none of whose targets stores scales of q, k or v."""
+    return ResolvedSettings(replace(resolved.values, fa=False), {**resolved.origins, "fa": "target"})

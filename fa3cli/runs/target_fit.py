@@ -8,8 +8,10 @@ from dataclasses import replace
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.smoothing import wrapped_norms
 from fa3cli.errors import UnsupportedError
+from fa3cli.exports.geometry import read_geometry
 from fa3cli.exports.limits import refusals, warnings
 from fa3cli.exports.targets.selection import Selection
+from fa3cli.exports.targets.target import Target
 from fa3cli.exports.tensor_parallel import split_remarks
 from fa3cli.runs.job import Job
 
@@ -21,10 +23,9 @@ def require_loadable(job: Job, found: Sequence[LayerParameters] | None = None) -
 
     `found` are the parameters, if they are known already.
     """
-    selected = _selection(job) if found is None else _exact_selection(job, found)
     refused = [
         (f"target {target.name}: {reason}", hint)
-        for target in job.targets
+        for target, selected in _selections(job, found)
         for reason, hint in refusals(target.name, selected)
     ]
     if refused:
@@ -34,12 +35,18 @@ def require_loadable(job: Job, found: Sequence[LayerParameters] | None = None) -
 
 def target_warnings(job: Job, found: Sequence[LayerParameters] | None = None) -> Iterator[str]:
     """Yield each target's warnings about engines, and the tensor-parallel sizes at which no engine can split the model."""
-    selected = _selection(job) if found is None else _exact_selection(job, found)
-    for target in job.targets:
+    for target, selected in _selections(job, found):
         for warning in warnings(target.name, selected):
             yield f"target {target.name}: {warning}"
     if any(not target.pipelines for target in job.targets):
-        yield from split_remarks(selected.geometry)
+        yield from split_remarks(read_geometry(dict(job.config)))
+
+
+def _selections(job: Job, found: Sequence[LayerParameters] | None) -> Iterator[tuple[Target, Selection]]:
+    """Yield each target with what its export will hold."""
+    selected = _selection(job) if found is None else _exact_selection(job, found)
+    for target in job.targets:
+        yield target, selected if target.stores_attention else replace(selected, fa_layers=0)
 
 
 def _selection(job: Job) -> Selection:

@@ -29,7 +29,8 @@ from fa3cli.quantization.anti_outlier.group import GroupData
 from fa3cli.quantization.anti_outlier.smooth_quant import balanced_scale, migrated_scale
 from fa3cli.quantization.reference_linear import fake_quantize_weight
 from fa3cli.quantization.settings import QuantSettings
-from fa3cli.quantization.simulation import SimulatedLinear, SimulatedStates
+from fa3cli.quantization.simulation.attention import SimulatedStates
+from fa3cli.quantization.simulation.linears import SimulatedLinear
 
 __all__ = ["observe_layers", "simulate", "smooth_layers"]
 
@@ -68,7 +69,7 @@ def smooth_layers(folder: str) -> None:
 def simulate() -> None:
     """Quantize a weight as the reference does in calibration, and run simulated linears and states of an export."""
     with FakeTensorMode(), torch.no_grad():
-        states, linear = SimulatedStates(4), SimulatedLinear(nn.Linear(6, 8), (8, 1), torch.float32)
+        states, linear = SimulatedStates(4), SimulatedLinear(nn.Linear(6, 8), torch.float32)
         for module in (states, linear):
             for name, buffer in module.named_buffers():
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=_DEVICE)

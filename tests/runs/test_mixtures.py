@@ -100,7 +100,7 @@ def test_two_ranks_make_the_same_export(mixtral: Path, tmp_path: Path, calib: Pa
 def test_an_expert_computes_int8_arithmetic(model_type: str, name: str, tmp_path: Path, calib: Path) -> None:
     """The simulated expert equals npu_dynamic_quant and npu_quant_matmul, written out here."""
     from fa3cli.models.opening import open_model
-    from fa3cli.quantization.simulation import simulate
+    from fa3cli.quantization.simulation.engine_model import simulate
 
     folder = write_model(tmp_path / model_type, model_type, **TYPES[model_type])
     output = api.quantize(folder, tmp_path / "out", calib=calib).output

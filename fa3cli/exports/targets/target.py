@@ -75,6 +75,20 @@ class Target(ABC):
         """Return this target as the names of an export's files say."""
         return self
 
+    @property
+    def options(self) -> Mapping[str, str]:
+        """The options of this target, on which an export's bytes depend."""
+        return {}
+
+    @property
+    def stores_attention(self) -> bool:
+        """Whether exports hold scales of q, k or v."""
+        return True
+
+    def served_dtype(self, dtype: str) -> str:
+        """Return the dtype in which the engine computes a model whose config.json names `dtype`."""
+        return dtype
+
     def tensors_of(self, value: str) -> tuple[str, ...]:
         """Return the stored tensors of a quantized linear of this value."""
         return LINEAR_TENSORS[value]
@@ -115,7 +129,7 @@ class Target(ABC):
         return [
             *names,
             *(f"{module}.{leaf}" for module in linears for leaf in leaves[module in dynamic]),
-            *(f"{module}.{leaf}" for module in attentions for leaf in self.attention_tensors),
+            *(f"{module}.{leaf}" for module in attentions if self.stores_attention for leaf in self.attention_tensors),
             *(f"{module}.{leaf}" for module in norms for leaf in self.norm_tensors),
         ]
 

@@ -1,4 +1,4 @@
-"""Defines target vllm: compressed-tensors with int8 W8A8 linears, and fp8 scales per head for q, k and v."""
+"""Defines target vllm: compressed-tensors with int8 W8A8 linears, and on request fp8 scales for q, k and v."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ __all__ = ["Vllm"]
 _EXPERTS = r"re:.*\.experts\.\d+\..*"
 _TOKEN_INPUTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
 _INT8_MAX, _FP8_MAX = 127.0, 448.0
+# e4m3 rounds relatively: with a scale twice as large it rounds the same, and values that no sample had are not clipped.
+_HEADROOM = 2.0
 
 
 class Vllm(Target):
@@ -30,6 +32,23 @@ class Vllm(Target):
     linear_tensors = ("weight", "weight_scale", "input_scale", "input_zero_point")
     attention_tensors = ("q_scale", "k_scale", "v_scale")
     metadata: ClassVar[Mapping[str, str]] = {"format": "pt"}  # transformers refuses a file without it
+
+    def __init__(self, kv_cache_scheme: str = "none") -> None:
+        self.kv_cache_scheme = kv_cache_scheme
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """The strategy of the fp8 scales."""
+        return {"kv_cache_scheme": self.kv_cache_scheme}
+
+    @property
+    def stores_attention(self) -> bool:
+        """Whether exports hold scales of q, k and v."""
+        return self.kv_cache_scheme != "none"
+
+    def served_dtype(self, dtype: str) -> str:
+        """Return the dtype in which vLLM computes, unless it is started with `--dtype`: bfloat16 for float32."""
+        return "bfloat16" if dtype == "float32" else dtype
 
     def linear(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the weight and its scale; for static inputs their scale, and their zero point, `[1]` int8."""
@@ -48,17 +67,20 @@ class Vllm(Target):
     def attention(
         self, tensors: Mapping[str, Tensor], head_dim: int, channels: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Return fp8 scales of the same range and dtype: `127 * scale / 448`, `[H, 1] -> [H, 1, 1]`."""
-        return {f"{role}_scale": _fp8_scale(tensors[f"fa_{role}.scale"]) for role in "qkv"}
+        """Return fp8 scales of the same dtype, `2 * 127 * scale / 448`: `[H, 1, 1]` per head, or `[1]` per layer."""
+        if not self.stores_attention:
+            return {}
+        scales = {f"{role}_scale": _fp8_scale(tensors[f"fa_{role}.scale"]) for role in "qkv"}
+        return scales if self.kv_cache_scheme == "attn_head" else {name: s.max().view(1) for name, s in scales.items()}
 
     def config(self, config: Mapping[str, Any], written: Written) -> dict[str, Any]:
         """Return the float model's config.json with compressed-tensors' `quantization_config`."""
-        return {**config, "quantization_config": _quantization_config(written)}
+        return {**config, "quantization_config": _quantization_config(written, self.kv_cache_scheme)}
 
 
 def _fp8_scale(scale: Tensor) -> Tensor:
     # In float32: in half precision, the product and the quotient would each be rounded.
-    return (scale.float() * _INT8_MAX / _FP8_MAX).to(scale.dtype).unsqueeze(-1)
+    return (_HEADROOM * scale.float() * _INT8_MAX / _FP8_MAX).to(scale.dtype).unsqueeze(-1)
 
 
 def _round_for_cutlass(scale: Tensor) -> Tensor:
@@ -93,12 +115,12 @@ def _experts_of(module: str) -> str:
     return rf"re:{re.escape(module)}\.experts\.\d+\..*"
 
 
-def _quantization_config(written: Written) -> dict[str, Any]:
+def _quantization_config(written: Written, kv_cache_scheme: str) -> dict[str, Any]:
     int8 = {"num_bits": 8, "type": "int", "dynamic": False}
     weights = {**int8, "symmetric": True, "strategy": "tensor" if written.mm_tensor else "channel"}
     inputs = {**int8, "symmetric": False, "strategy": "tensor"}
-    # vLLM supports scales per head (attn_head) only with FlashAttention 3.
-    heads = {"num_bits": 8, "type": "float", "strategy": "attn_head", "symmetric": True, "dynamic": False}
+    fp8 = {"num_bits": 8, "type": "float", "strategy": kv_cache_scheme, "symmetric": True, "dynamic": False}
+    with_attention = bool(written.attentions) and kv_cache_scheme != "none"
     groups: dict[str, dict[str, Any]] = {}
     for dynamic in sorted({value == W8A8_DYNAMIC for value in written.linears.values()}):
         activations = _TOKEN_INPUTS if dynamic else inputs
@@ -107,12 +129,12 @@ def _quantization_config(written: Written) -> dict[str, Any]:
             "weights": weights,
             "input_activations": activations,
         }
-    if written.attentions and len(written.attention_classes) == 1:
+    if with_attention and len(written.attention_classes) == 1:
         # For transformers, which loads q_scale only with this group; vLLM skips a group of one class ...Attention.
         groups[f"group_{len(groups)}"] = {
             "targets": [*written.attention_classes],
             "weights": None,
-            "input_activations": heads,
+            "input_activations": fp8,
         }
     return {
         "quant_method": "compressed-tensors",
@@ -120,5 +142,5 @@ def _quantization_config(written: Written) -> dict[str, Any]:
         "quantization_status": "compressed",
         "config_groups": groups,
         "ignore": _ignore(written),
-        "kv_cache_scheme": heads if written.attentions else None,
+        "kv_cache_scheme": fp8 if with_attention else None,
     }

@@ -1,0 +1,1 @@
+"""Simulates a quantized model in floats: computes linears and attention states as an engine does."""
