@@ -10,7 +10,6 @@ from fa3cli.calibration.smoothing import wrapped_norms
 from fa3cli.errors import UnsupportedError
 from fa3cli.exports.limits import refusals, warnings
 from fa3cli.exports.targets.selection import Selection
-from fa3cli.exports.tensor_parallel import split_remarks
 from fa3cli.runs.job import Job
 
 __all__ = ["require_loadable", "target_warnings"]
@@ -33,13 +32,11 @@ def require_loadable(job: Job, found: Sequence[LayerParameters] | None = None) -
 
 
 def target_warnings(job: Job, found: Sequence[LayerParameters] | None = None) -> Iterator[str]:
-    """Yield each target's warnings about engines, and the tensor-parallel sizes at which no engine can split the model."""
+    """Yield each target's warnings about engines and the numbers of devices that they can use."""
     selected = _selection(job) if found is None else _exact_selection(job, found)
     for target in job.targets:
         for warning in warnings(target.name, selected):
             yield f"target {target.name}: {warning}"
-    if any(not target.pipelines for target in job.targets):
-        yield from split_remarks(selected.geometry)
 
 
 def _selection(job: Job) -> Selection:
