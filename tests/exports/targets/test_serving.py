@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fa3cli.exports.targets import TARGETS, serve_command
+from tests.conftest import ROOT
 
 ALL, SOME, NONE = [True, None, True], [True, False], [False, False, None]
 
@@ -92,3 +93,13 @@ def test_files_that_a_run_will_move_are_read_where_they_are(tmp_path: Path) -> N
     now, later = export(tmp_path / "journal" / "export", dtype="float16"), tmp_path / "later"
     expected = f"vllm serve {later} --quantization ascend --dtype float16"
     assert serve_command("vllm-ascend", later, ALL, now) == expected
+
+
+def test_the_docs_have_the_commands(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "targets.md").read_text()
+    section = text.partition("## How to serve")[2].partition("\n### ")[0]
+    folder = export(tmp_path / "x")
+    for target in ("vllm", "vllm-ascend", "mindie"):
+        assert f"`{serve_command(target, folder, ALL).replace(str(folder), 'DIR')}`" in section
+    call = serve_command("mindie-sd", folder, ALL).partition("script: ")[2].replace(str(folder), "DIR")
+    assert f"`{call}`".replace("'", '"') in section
