@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Column, Table
 
+from fa3cli.cli.console import plain
 from fa3cli.cli.progress_bar import duration
 from fa3cli.report import wording as words
 
@@ -43,7 +44,7 @@ def print_plan(plan: Plan) -> None:
 
 
 def print_result(result: Result) -> None:
-    """Print one row per layer, then the totals."""
+    """Print one row per layer, then the totals and the command that serves each export."""
     scored = any(layer.fa_score is not None for layer in result.layers)
     names = (Column("layer", overflow="fold"), Column("float linears", overflow="fold"))
     table = Table(names[0], "int8 linears", names[1], "FA3", *(["fa_amp score"] if scored else []))
@@ -60,6 +61,10 @@ def print_result(result: Result) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    for target, command in result.serve.items():
+        export = f" {target}" if len(result.serve) > 1 else ""
+        # In one line, so that the command can be copied.
+        console.print(plain(f"serve{export}: {command or words.NO_ENGINE}"), highlight=False, soft_wrap=True)
 
 
 def settings_text(plan: Plan) -> str:

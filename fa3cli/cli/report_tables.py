@@ -37,6 +37,7 @@ def print_facts(facts: Facts) -> None:
     for table in tables:
         if table is not None and table.row_count:
             console.print(table)
+    console.print(plain(f"serve: {facts.serve or words.NO_ENGINE}"), soft_wrap=True)
     if not facts.accuracy and not facts.images:
         console.print(plain(f"accuracy not measured: {words.how_to_measure(facts)}"), soft_wrap=True)
     for text in (*facts.warnings, *facts.remarks):

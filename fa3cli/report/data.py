@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from fa3cli.exports.layout import REPORT_FILE
 from fa3cli.exports.recognition import recognize_target
-from fa3cli.exports.targets import for_pipelines
-from fa3cli.report.facts import NOT_LINEAR, OUTSIDE_BLOCKS, Facts, FloatModule
+from fa3cli.exports.targets import TARGETS, for_pipelines, serve_command
+from fa3cli.report.facts import NOT_LINEAR, OUTSIDE_BLOCKS, Facts, FloatModule, LayerFacts
 from fa3cli.report.head_scales import largest_code, read_head_scales
 from fa3cli.report.layers import gather_layers
 from fa3cli.report.names import layer_of
@@ -29,16 +30,19 @@ def gather(folder: str | Path) -> Facts:
     scales, remarks = read_head_scales(contents)
     matrices, config = read_matrices(contents), contents.config.data or {}
     architectures = config.get("architectures") or [config.get("_class_name")]  # the second is diffusers'
+    layers = gather_layers(recorded, matrices, scales, has_tensors=bool(contents.tensors))
+    target = recorded.target or recognize_target(folder).name
     return Facts(
         folder=str(folder),
         name=folder.resolve().name,
         model_type=_text(config.get("model_type")),
         architecture=_text(architectures[0]) if isinstance(architectures, list) and architectures else None,
         dtype=contents.geometry.dtype,
-        target=recorded.target or recognize_target(folder).name,
+        target=target,
+        serve=_serve(folder, target, layers),
         files=stored.files,
         size=stored.size,
-        layers=gather_layers(recorded, matrices, scales, has_tensors=bool(contents.tensors)),
+        layers=layers,
         schemes=dict(Counter(value for value in matrices.quantized.values() if value)),
         quantized_elsewhere=tuple(name for name in matrices.quantized if not _in_layer(recorded, name)),
         float_elsewhere=_float_elsewhere(recorded, matrices),
@@ -50,6 +54,11 @@ def gather(folder: str | Path) -> Facts:
         warnings=recorded.warnings,
         remarks=(*_file_remarks(stored), *remarks),
     )
+
+
+def _serve(folder: Path, target: str, layers: Iterable[LayerFacts]) -> str | None:
+    """Return the command that serves the export; a later version of fa3 may have other targets."""
+    return serve_command(target, folder, (layer.fa for layer in layers)) if target in TARGETS else None
 
 
 def _float_elsewhere(recorded: Recorded, matrices: Matrices) -> tuple[FloatModule, ...]:

@@ -132,6 +132,8 @@ class Facts:
     architecture: str | None
     dtype: str | None
     target: str | None
+    serve: str | None
+    """The command that serves the export; None if no engine reads it."""
     files: int
     size: int
     """Bytes of all files."""

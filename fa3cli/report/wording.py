@@ -10,6 +10,7 @@ from fa3cli.report.facts import Accuracy, Facts, ImageAccuracy, LayerFacts, Orig
 from fa3cli.report.names import layer_number
 
 __all__ = [
+    "NO_ENGINE",
     "accuracy_rows",
     "calibrated_on",
     "change",
@@ -27,6 +28,9 @@ __all__ = [
     "size",
     "value_text",
 ]
+
+
+NO_ENGINE = "no engine reads this export"
 
 
 def labels(layers: Iterable[LayerFacts]) -> dict[str, str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fa3cli.errors import ConflictError
 from fa3cli.exports.json_documents import is_file
 from fa3cli.exports.layout import PARAMETERS_FILE, REPORT_FILE
+from fa3cli.exports.targets import serve_command
 from fa3cli.files.documents import parse_json, typed
 from fa3cli.files.reading import LARGE, is_file_name, read_bytes
 from fa3cli.runs.identity import differing
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 # Reports omit these fields, so that a repeated run writes the same bytes.
-_NOT_REPRODUCIBLE = ("output", "seconds", "already_there")
+_NOT_REPRODUCIBLE = ("output", "seconds", "already_there", "serve")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Result:
     layers: tuple[LayerResult, ...]
     warnings: tuple[str, ...] = ()
     already_there: bool = False
+    serve: Mapping[str, str | None] = field(default_factory=dict)
+    """The command that serves the export of each target; None if no engine reads it."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ def make_result(
         seconds=seconds,
         layers=tuple(layers),
         warnings=tuple(warnings),
+        serve=_serve_commands(job, layers, export),
     )
 
 
@@ -182,7 +186,18 @@ def read_result(job: Job, identity: dict[str, Any]) -> Result | None:
         layers=last.result.layers,
         warnings=last.result.warnings,
         already_there=True,
+        serve=_serve_commands(job, last.result.layers, output),
     )
+
+
+def _serve_commands(job: Job, layers: Sequence[LayerResult], export: Path) -> dict[str, str | None]:
+    """Return the command of each target; `export` is where the files are now."""
+    attentions = [layer.fa for layer in layers]
+    return {
+        target: serve_command(target, job.destination / place, attentions, export / place)
+        for target, place in job.places.items()
+        if target is not None
+    }
 
 
 def _read_typed(folder: Path) -> _Report:

@@ -8,11 +8,9 @@ from dataclasses import replace
 from fa3cli.calibration.parameters import LayerParameters
 from fa3cli.calibration.smoothing import wrapped_norms
 from fa3cli.errors import UnsupportedError
-from fa3cli.exports.geometry import read_geometry
 from fa3cli.exports.limits import refusals, warnings
 from fa3cli.exports.targets.selection import Selection
 from fa3cli.exports.targets.target import Target
-from fa3cli.exports.tensor_parallel import split_remarks
 from fa3cli.runs.job import Job
 
 __all__ = ["require_loadable", "target_warnings"]
@@ -34,12 +32,10 @@ def require_loadable(job: Job, found: Sequence[LayerParameters] | None = None) -
 
 
 def target_warnings(job: Job, found: Sequence[LayerParameters] | None = None) -> Iterator[str]:
-    """Yield each target's warnings about engines, and the tensor-parallel sizes at which no engine can split the model."""
+    """Yield each target's warnings about engines and the numbers of devices that they can use."""
     for target, selected in _selections(job, found):
         for warning in warnings(target.name, selected):
             yield f"target {target.name}: {warning}"
-    if any(not target.pipelines for target in job.targets):
-        yield from split_remarks(read_geometry(dict(job.config)))
 
 
 def _selections(job: Job, found: Sequence[LayerParameters] | None) -> Iterator[tuple[Target, Selection]]:

@@ -60,6 +60,8 @@ def test_default_options_write_the_export_beside_the_weights(qwen2_tiny: Path, f
     assert code == 0 and (output / "quant_model_weight_w8a8.safetensors").exists()
     assert "model.layers.3" in out and "mlp.down_proj" in out and "q, k, v" in out
     assert f"{output}: " in out and "2 samples" in out
+    command = f"torchrun --nproc_per_node 1 -m examples.run_pa --model_path {output}"
+    assert out.endswith(f'\nserve: cd "$ATB_SPEED_HOME_PATH" && {command}\n')
     assert "layer 1/4 done" in err and "memory" in err and "left" in err
     assert "settings: act_method=1 (recipe qwen2.5-72b)" in err
     assert "disable_names=*.down_proj (recipe qwen2.5-72b)" in err
@@ -79,6 +81,7 @@ def test_json_has_one_object_per_line(llama: Path, calib: list[str], fa3: Fa3) -
     assert result["samples"] == 3 and result["tokens"] == 31
     assert [layer["fa"] for layer in result["layers"]].count(False) == 1
     assert result["output"] == f"{llama}-w8a8-fa3"
+    assert result["serve"] == {"modelslim": None}  # MindIE refuses a layer without FA3
 
 
 def test_the_current_folder_is_the_default(

@@ -48,6 +48,18 @@ def test_tables_contain_the_facts(export: Export, fa3: Fa3, monkeypatch: pytest.
     assert bars[scales.argmax()] == max(bars) and bars[scales.argmin()] == min(bars)
 
 
+def test_the_command_that_serves_the_export_is_one_line(tmp_path: Path, fa3: Fa3) -> None:
+    folder = write_export(tmp_path / "my model").folder
+    command = f"torchrun --nproc_per_node 1 -m examples.run_pa --model_path '{folder}'"
+    # One of the two layers is without FA3, which no engine of target modelslim serves.
+    assert "\nserve: no engine reads this export\n" in fa3("report", folder)[1]
+    assert json.loads(fa3("report", folder, "--json")[1])["serve"] is None
+    report = json.loads((folder / "fa3_report.json").read_text()) | {"target": "mindie"}
+    write_report(folder, report)
+    assert f'\nserve: cd "$ATB_SPEED_HOME_PATH" && {command}\n' in fa3("report", folder)[1]
+    assert json.loads(fa3("report", folder, "--json")[1])["serve"].endswith(command)
+
+
 @pytest.mark.parametrize(("columns", "tables", "bars"), [(80, 1, False), (100, 3, True), (160, 1, True)])
 def test_heat_maps_adapt_to_the_terminal_width(
     tmp_path: Path, fa3: Fa3, monkeypatch: pytest.MonkeyPatch, columns: int, tables: int, bars: bool
@@ -55,7 +67,8 @@ def test_heat_maps_adapt_to_the_terminal_width(
     write_heads(tmp_path / "large", layers=3, heads=64, kv_heads=8)
     monkeypatch.setenv("COLUMNS", str(columns))
     code, out, _ = fa3("report", tmp_path / "large")
-    assert code == 0 and max(map(len, out.splitlines())) <= columns
+    lines = [line for line in out.splitlines() if not line.startswith("serve: ")]  # never wrapped
+    assert code == 0 and max(map(len, lines)) <= columns
     assert len([line for line in out.splitlines() if "scales of" in line]) == tables
     assert bool(re.search("[▁-█]{64}", out)) is bars
 

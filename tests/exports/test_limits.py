@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -67,19 +68,45 @@ def test_an_engine_refuses_what_it_cannot_load(changes: dict[str, Any], refusing
     ("changes", "words"),
     [
         ({}, []),
-        ({"fa_layers": 1}, ["MindIE refuses"]),
+        ({"fa_layers": 1}, ["MindIE-LLM 3.0 refuses"]),
         ({"quantized": without("v_proj")}, ["half-float group"]),
         ({"mm_tensor": True}, ["one weight scale per linear"]),
         ({"wraps_norms": True}, [".module."]),
         ({"config": CONFIG | {"head_dim": 64}}, ["head_dim is 64"]),
-        ({"config": CONFIG | {"head_dim": 64}, "fa_layers": 0}, []),
         ({"config": CONFIG | {"num_key_value_heads": 4}}, ["at tensor parallel 8;"]),
+        ({"config": CONFIG | {"num_attention_heads": 28}}, ["28 attention heads at tensor parallel 8;"]),
     ],
 )
 def test_modelslim_only_warns(changes: dict[str, Any], words: list[str]) -> None:
-    found = list(warnings("modelslim", selection(**changes)))
+    first, *found = list(warnings("modelslim", selection(**changes)))
+    assert "FA3 as FAQuant" in first  # which vLLM-Ascend does not read
     assert len(found) == len(words)
     assert all(word in warning for word, warning in zip(words, found))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fa_layers": 0},
+        {"config": CONFIG | {"head_dim": 64}, "fa_layers": 0},
+        {"config": CONFIG | {"kv_lora_rank": 512}},
+    ],
+)
+def test_modelslim_without_fa3_in_dense_attention_gives_no_warning(changes: dict[str, Any]) -> None:
+    assert not list(warnings("modelslim", selection(**changes)))
+
+
+def test_the_warning_about_fa3_names_engines_and_another_target() -> None:
+    [found] = warnings("modelslim", selection())
+    for word in ("MindIE-LLM 3.0", "mindie-turbo 2.0rc1", "vLLM-Ascend (0.18", "target vllm-ascend", "C8"):
+        assert word in found
+    assert not list(warnings("mindie", selection()))
+
+
+def test_verdicts_name_an_engine_with_its_version() -> None:
+    verdicts = [verdict.why for limit in LIMITS.values() for verdict in limit.says.values() if verdict.why]
+    named = re.compile(r"(MindIE-LLM|mindie-turbo|vLLM-Ascend|vLLM|MindIE-SD) .*?\d")
+    assert not [why for why in verdicts if not named.search(why)]
 
 
 @pytest.mark.parametrize(

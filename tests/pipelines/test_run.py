@@ -80,6 +80,7 @@ def test_a_flux_export_has_int8_linears_and_scales_per_head(quantize: Callable[.
         assert ((tensors[name] * scale - values).abs() <= scale * 0.501).all()
     assert description["model_quant_type"] == "W8A8_DYNAMIC"
     assert api.verify(result.output).ok
+    assert repr(str(result.output / DESCRIPTION)) in result.serve["mindie-sd"]
 
 
 def test_the_report_has_peaks_per_block_and_timestep(quantize: Callable[..., Any]) -> None:

@@ -43,6 +43,17 @@ def test_facts_combine_the_export_and_its_report(export: Export) -> None:
     assert len(facts.warnings) == 1 and facts.remarks == ()
 
 
+def test_the_command_depends_on_the_target(tmp_path: Path) -> None:
+    folder = build_export(tmp_path, torch.bfloat16).folder
+    for target, command in (
+        ("vllm", f"vllm serve {folder}"),
+        ("vllm-ascend", f"vllm serve {folder} --quantization ascend --dtype bfloat16"),
+        ("a-later-one", None),
+    ):
+        write_report(folder, report_of([], target=target))
+        assert gather(folder).serve == command
+
+
 def test_scales_equal_the_stored_tensors(export: Export) -> None:
     for scales in gather(export.folder).scales:
         assert scales.values == tuple(export.tensors[scales.tensor].flatten().tolist())

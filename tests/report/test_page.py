@@ -59,6 +59,18 @@ def test_cell_titles_contain_the_stored_scales(export: Export) -> None:
     assert titles == expected
 
 
+def test_the_page_has_the_command_that_serves_the_export(tmp_path: Path) -> None:
+    command = f"torchrun --nproc_per_node 1 -m examples.run_pa --model_path '{tmp_path / 'a & b'}'"
+    export = build_export(tmp_path / "a & b")
+    assert command in Page(page(gather(export.folder))).text
+    write_report(export.folder, report_of([layer(0), layer(1, fa=False)]))
+    for name in ("fa_q.scale", "fa_k.scale", "fa_v.scale"):
+        export.drop(f"model.layers.1.self_attn.{name}")
+    export.save()
+    text = Page(page(gather(export.folder))).text
+    assert command not in text and "no engine reads this export" in text
+
+
 def test_the_page_names_unknown_facts(tmp_path: Path) -> None:
     text = Page(page(gather(build_export(tmp_path).folder))).text
     for fact in (

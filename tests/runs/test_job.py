@@ -136,7 +136,7 @@ def test_reference_numerics_are_eager_and_without_a_recipe(folder: Path, calib: 
         ({"fa_score": "nonesuch"}, UnsupportedError, "fa_score"),
         ({"numerics": "exact"}, UnsupportedError, "numerics"),
         ({"target": ["tensorrt"]}, UsageError, "modelslim, mindie, vllm-ascend, vllm"),
-        ({"target": ["mindie"], "fa_amp": 1}, UnsupportedError, "MindIE asserts that every layer"),
+        ({"target": ["mindie"], "fa_amp": 1}, UnsupportedError, "MindIE-LLM 3.0 asserts that every layer"),
         (
             {"target": ["vllm-ascend"], "save_types": ["numpy"]},
             UnsupportedError,

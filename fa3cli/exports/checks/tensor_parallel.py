@@ -9,20 +9,18 @@ from fa3cli.exports.checks.registry import LANGUAGE, Remark, check, warning
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.limits import LIMITS
 from fa3cli.exports.targets.selection import Selection
-from fa3cli.exports.tensor_parallel import split_remarks
 
 _FILE = "config.json"
 
 
 @check(
     "tensor-parallel",
-    "engines refuse to split a model over a number of devices that does not divide its heads or its MLP",
+    "engines divide heads and channels equally over devices: else they refuse the size, or heads get no FA3 scales",
     targets=LANGUAGE,
-    needs=("config",),
+    needs=("description", "weights", "config"),
 )
 def tensor_parallel(contents: Contents) -> Iterator[Remark]:
-    for remark in split_remarks(contents.geometry):
-        yield warning(_FILE, remark)
+    yield from _limits(contents, "atb-heads", "uneven", "uneven-linears")
 
 
 @check(

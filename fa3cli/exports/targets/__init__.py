@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from fa3cli.errors import UnsupportedError, UsageError
 from fa3cli.exports.target_names import DEFAULT_TARGETS
 from fa3cli.exports.targets.mindie import MindIE
 from fa3cli.exports.targets.mindie_sd import MindIESD
 from fa3cli.exports.targets.modelslim import ModelSlim
+from fa3cli.exports.targets.serving import Served
 from fa3cli.exports.targets.target import Target
 from fa3cli.exports.targets.vllm import Vllm
 from fa3cli.exports.targets.vllm_ascend import VllmAscend
 
-__all__ = ["TARGETS", "for_pipelines", "known_targets", "targets_named"]
+__all__ = ["TARGETS", "for_pipelines", "known_targets", "serve_command", "targets_named"]
 
 TARGETS: dict[str, Target] = {
     target.name: target for target in (ModelSlim(), MindIE(), VllmAscend(), Vllm(), MindIESD())
@@ -31,6 +34,18 @@ def known_targets(names: Sequence[str]) -> tuple[Target, ...]:
 def for_pipelines(name: str | None) -> bool:
     """Tell whether a target, if it is known, is for transformers of diffusion pipelines."""
     return name in TARGETS and TARGETS[name].pipelines
+
+
+def serve_command(name: str, folder: Path, attentions: Iterable[bool | None], files: Path | None = None) -> str | None:
+    """Return the command that serves the export of a target in `folder`; None if no engine reads the export.
+
+    `attentions` says for each layer whether its attention has FA3 parameters. A run that will move the export gives the
+    folder of its `files` now.
+    """
+    files = files or folder
+    if not any(files.glob("*.safetensors")):  # engines read no numpy files
+        return None
+    return TARGETS[name].serve(Served(Path(os.path.abspath(folder)), files, tuple(attentions)))
 
 
 def targets_named(names: Sequence[str], *, pipelines: bool = False) -> tuple[Target, ...]:

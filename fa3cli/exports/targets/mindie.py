@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fa3cli.exports.targets.modelslim import ModelSlim
+from fa3cli.exports.targets.serving import Served, mindie_llm
 
 __all__ = ["MindIE"]
 
@@ -12,3 +13,7 @@ class MindIE(ModelSlim):
 
     # The same files as modelslim; exports/limits.py declares what MindIE-LLM cannot load.
     name = "mindie"
+
+    def serve(self, export: Served) -> str:
+        """Return MindIE-LLM's command."""
+        return mindie_llm(export)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fa3cli.exports.layout import W8A8_DYNAMIC, W8A8_DYNAMIC_TENSORS
 from fa3cli.exports.targets.modelslim import ModelSlim
+from fa3cli.exports.targets.serving import Served, mindie_sd
 from fa3cli.exports.targets.target import Target
 
 __all__ = ["MindIESD"]
@@ -40,6 +41,10 @@ class MindIESD(ModelSlim):
     def stored_in(self, folder: Path) -> Target:
         """Return this target: MindIE-SD knows only one value."""
         return self
+
+    def serve(self, export: Served) -> str:
+        """Return the call for a pipeline's Python script."""
+        return mindie_sd(export, self.description_files[-1])
 
     def norm(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         """Return the smoothed norm under the float norm's names: MindIE-SD does not read `.module.` tensors."""

@@ -21,6 +21,7 @@ from fa3cli.exports.layout import (
     W8A8,
     W8A8_TENSORS,
 )
+from fa3cli.exports.targets.serving import Served, mindie_llm, vllm_ascend
 from fa3cli.exports.targets.target import Target, Written
 
 __all__ = ["ModelSlim"]
@@ -68,6 +69,12 @@ class ModelSlim(Target):
         # float32 in a bfloat16 model, too, as the reference writes it.
         bias = torch.zeros(weight.shape, device=weight.device) if bias is None else bias
         return {leaf: weight if leaf.endswith("weight") else bias for leaf in NORM_TENSORS}
+
+    def serve(self, export: Served) -> str | None:
+        """Return MindIE-LLM's command for an export that vLLM-Ascend does not read, else vLLM-Ascend's."""
+        if export.partly_fa:
+            return None
+        return mindie_llm(export) if export.with_fa or export.wrapped_norms else vllm_ascend(export)
 
     def config(self, config: Mapping[str, Any], written: Written) -> dict[str, Any]:
         """Return the float model's config.json with `quantize`, by which MindIE recognises the format."""

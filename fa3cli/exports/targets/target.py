@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fa3cli.exports.layout import LINEAR_TENSORS, LINEAR_VALUES, W8A8, W8A8_DYNAMIC
+from fa3cli.exports.targets.serving import Served
 
 __all__ = ["Target", "Written"]
 
@@ -132,6 +133,10 @@ class Target(ABC):
             *(f"{module}.{leaf}" for module in attentions if self.stores_attention for leaf in self.attention_tensors),
             *(f"{module}.{leaf}" for module in norms for leaf in self.norm_tensors),
         ]
+
+    @abstractmethod
+    def serve(self, export: Served) -> str | None:
+        """Return the command that serves an export of this target; None if no engine reads it."""
 
     @abstractmethod
     def config(self, config: Mapping[str, Any], written: Written) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fa3cli.exports.layout import W8A8_DYNAMIC
+from fa3cli.exports.targets.serving import Served, vllm
 from fa3cli.exports.targets.target import Target, Written
 from fa3cli.quantization.schemes import is_expert, mixture_of
 
@@ -72,6 +73,10 @@ class Vllm(Target):
             return {}
         scales = {f"{role}_scale": _fp8_scale(tensors[f"fa_{role}.scale"]) for role in "qkv"}
         return scales if self.kv_cache_scheme == "attn_head" else {name: s.max().view(1) for name, s in scales.items()}
+
+    def serve(self, export: Served) -> str:
+        """Return vLLM's command."""
+        return vllm(export)
 
     def config(self, config: Mapping[str, Any], written: Written) -> dict[str, Any]:
         """Return the float model's config.json with compressed-tensors' `quantization_config`."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fa3cli.exports.layout import C8
 from fa3cli.exports.targets.modelslim import ModelSlim
+from fa3cli.exports.targets.serving import Served, vllm_ascend
 from fa3cli.exports.targets.target import Target
 from fa3cli.numerics.affine import symmetric_scale
 
@@ -48,6 +49,10 @@ class VllmAscend(ModelSlim):
             # Zeros: FA3 is symmetric, but the layout of C8 has offsets.
             stored[f"{linear}.kv_cache_offset"] = torch.zeros_like(scale)
         return stored
+
+    def serve(self, export: Served) -> str:
+        """Return vLLM-Ascend's command."""
+        return vllm_ascend(export)
 
     def norm(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         """Return the smoothed norm under the float norm's names: vLLM-Ascend does not read `.module.` tensors."""
