@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,12 @@ CALIB = EXAMPLES / "qwen2-tiny-calib.jsonl"
 MODELS = {"shipped": EXAMPLES / "qwen2-tiny", "llama": SHARED_MODELS / "stories260k-llama"}
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=[*product(MODELS, ("attn_head", "tensor"))], ids="-".join)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return a patched model and the folder of its float32 exports for modelslim and vllm."""
     folder = tmp_path_factory.mktemp("vllm")
-    model = copy_model(MODELS[request.param], folder / f"vllm-{request.param}")
+    name, scheme = request.param
+    model = copy_model(MODELS[name], folder / f"vllm-{name}")
     patching.patch(model)
     api.quantize(
         model,
@@ -38,6 +40,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         max_length=128,
         dtype="float32",
         target=["modelslim", "vllm"],
+        kv_cache_scheme=scheme,
     )
     return model, folder / "out"
 
@@ -104,7 +107,7 @@ def test_transformers_computes_the_same_as_a_simulation_by_hand(made: tuple[Path
     assert (found - expected).abs().max() < 1e-4 < found.abs().max()
 
 
-def test_attention_has_one_scale_per_head(made: tuple[Path, Path]) -> None:
+def test_attention_has_its_scales(made: tuple[Path, Path]) -> None:
     _, exports = made
     model, tensors = loaded(exports / "vllm"), load_file(exports / "vllm" / "model.safetensors")
     names = [name for name in tensors if name.endswith(("q_scale", "k_scale", "v_scale"))]

@@ -280,7 +280,12 @@ WRONG: dict[str, tuple[Callable[[Path], Any], list[str], int, tuple[str, ...]]] 
     "nearest-name": (nothing, ["--disable-names", "lm_haed"], 5, ("'lm_haed'", "nearest", "lm_head")),
     "bits": (nothing, ["--w-bit", "4"], 3, ("w_bit=4", "supported: 8")),
     "target": (nothing, ["--target", "tensorrt"], 2, ("--target", "vllm-ascend")),
-    "target-refuses": (nothing, ["--target", "vllm", "--fa-amp", "1"], 3, ("target vllm", "1.0", "--no-fa")),
+    "target-refuses": (
+        nothing,
+        ["--target", "vllm", "--kv-cache-scheme", "tensor", "--fa-amp", "1"],
+        3,
+        ("target vllm", "1.0", "--no-fa"),
+    ),
     "save-type-of-target": (
         nothing,
         ["--target", "vllm", "--save-type", "numpy"],

@@ -88,9 +88,3 @@ def test_a_folder_of_several_exports_exits_5(tmp_path: Path) -> None:
     (tmp_path / "vllm").mkdir()
     run = fa3_verify(tmp_path)
     assert run.returncode == 5 and f"fa3 verify {tmp_path}/vllm" in run.stderr
-
-
-def test_only_the_modelslim_layout_is_compared(tmp_path: Path) -> None:
-    build_for("vllm", tmp_path)
-    run = fa3_verify(tmp_path, "--against", tmp_path, "--eval", tmp_path / "lines.jsonl")
-    assert run.returncode == 3 and "not for vllm" in run.stderr

@@ -106,6 +106,55 @@ def test_results_equal_those_of_whole_models(
     assert found.kl_divergence > 0 and found.perplexity_quantized != found.perplexity_float
 
 
+@pytest.mark.parametrize("scheme", ["none", "tensor", "attn_head"])
+def test_an_export_for_vllm_is_computed_in_bfloat16(tmp_path: Path, text: Path, scheme: str) -> None:
+    """vLLM serves a float32 model in bfloat16; its fp8 states have the error of e4m3."""
+    folder = write_model(tmp_path / f"llama-{tmp_path.name}")
+    output = export(folder, tmp_path, target="vllm", kv_cache_scheme=scheme)
+    found = compare(output, folder, text)
+    tensors = load_file(output / "model.safetensors")
+    model = load_patched(folder).bfloat16()
+    for name, module in model.named_modules():
+        if f"{name}.input_scale" in tensors:
+            module.weight.data = (tensors[f"{name}.weight"] * tensors[f"{name}.weight_scale"]).bfloat16()
+            scale, zero = tensors[f"{name}.input_scale"], tensors[f"{name}.input_zero_point"].float()
+            module.register_forward_pre_hook(
+                lambda _, args, scale=scale, zero=zero: (
+                    (((args[0].float() / scale + zero).round().clamp(-128, 127) - zero) * scale).bfloat16(),
+                )
+            )
+        if f"{name}.q_scale" in tensors:
+            scales = {role: tensors[f"{name}.{role}_scale"].view(-1) for role in "qkv"}
+            module.fa_quantizer.transform = lambda states, role, scales=scales: fp8(states, scales, role)
+    samples = [ids for ids in token_ids(*EVAL) if len(ids) > 1]
+    _, floats = nll(load(folder).bfloat16(), samples)
+    _, quantized = nll(model, samples)
+    tokens = sum(map(len, floats))
+    divergence = sum((p.exp() * (p - q)).sum().item() for p, q in zip(floats, quantized)) / tokens
+    assert (scheme == "none") == (not any(name.endswith("q_scale") for name in tensors))
+    assert found.kl_divergence == pytest.approx(divergence, rel=0.15)
+
+
+def fp8(states: Tensor, scales: dict[str, Tensor], role: str) -> Tensor:
+    scale = scales[role]
+    if role == "q" and len(scale) > 1:
+        scale = scale.view(len(scales["k"]), -1).amax(1)
+    scale = scale.repeat_interleave(states.shape[1] // len(scale)).view(-1, 1, 1)
+    return ((states / scale).to(torch.float8_e4m3fn).float() * scale).to(states.dtype)
+
+
+def test_c8_changes_only_what_is_decoded(tmp_path: Path, text: Path) -> None:
+    """The first half of a line is a prompt, which vLLM-Ascend computes with float K and V."""
+    folder = write_model(tmp_path / f"llama-{tmp_path.name}")
+    options = {"target": "vllm-ascend", "disable_names": ("*_proj",), "anti_method": "none"}
+    output = export(folder, tmp_path, **options)
+    decoded = compare(output, folder, text)
+    assert decoded.kl_divergence > 0
+    # A prompt of n tokens and no more: lines of one token more have one decoded token, which predicts nothing.
+    short = write_lines(tmp_path / "short.jsonl", token_ids(2, 2))
+    assert compare(output, folder, short).kl_divergence == 0
+
+
 def test_an_export_without_quantized_modules_has_no_difference(llama: Path, text: Path, tmp_path: Path) -> None:
     output = export(llama, tmp_path, disable_names=("*_proj", "*.self_attn"), anti_method="none")
     found = compare(output, llama, text)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from fa3cli.exports.layout import FA_TENSORS, W8A8_TENSORS
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Written
+from fa3cli.exports.targets.vllm import Vllm
 from fa3cli.exports.verification import Finding, verify_export
 from tests.exports.pipelines import write_flux
 
@@ -129,9 +130,9 @@ def _add_linear(export: Export, name: str, out: int, dtype: torch.dtype) -> None
 def build_for(target: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Export:
     """Write the export of `build_export` in the form of a target, with head_dim 8; fused groups are int8.
 
-    For mindie-sd the export is a pipeline's transformer.
+    For vllm it holds fp8 scales per head. For mindie-sd the export is a pipeline's transformer.
     """
-    form = TARGETS[target]
+    form = Vllm("attn_head") if target == "vllm" else TARGETS[target]
     if form.pipelines:
         return Export(folder, *write_flux(folder, dtype), form.weight_file, form.description_files)
     source = build_export(folder, dtype)

@@ -15,6 +15,7 @@ import torch
 from fa3cli.exports.geometry import read_geometry
 from fa3cli.exports.limits import warnings
 from fa3cli.exports.targets import TARGETS
+from fa3cli.exports.targets.vllm import Vllm
 from fa3cli.exports.tensor_parallel import TENSOR_PARALLEL_SIZES, too_few_kv_heads, uneven_channels, uneven_heads
 from tests.exports.targets.made import CONFIG, selection
 
@@ -54,7 +55,8 @@ def made(name: str, target: str) -> Model:
     heads, kv_heads, head_dim, channels = MODELS[name]
     scales = {f"fa_{role}.scale": torch.arange(1.0, 1 + count)[:, None] for role, count in roles(heads, kv_heads)}
     offsets = {f"fa_{role}.offset": torch.zeros(count, 1).char() for role, count in roles(heads, kv_heads)}
-    stored = TARGETS[target].attention(scales | offsets, head_dim, {})
+    form = Vllm("attn_head") if target == "vllm" else TARGETS[target]
+    stored = form.attention(scales | offsets, head_dim, {})
     return Model(heads, kv_heads, head_dim, channels, stored)
 
 

@@ -43,6 +43,29 @@ def test_an_invalid_part_size_is_a_usage_error_for_any_target() -> None:
         where_to_save(RunOptions(part_file_size=0), pipelines=True)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": ["vllm"], "kv_cache_scheme": "channel"}, "'channel': expected none, tensor, attn_head"),
+        ({"kv_cache_scheme": "tensor"}, "target vllm only"),
+        ({"target": ["vllm"], "kv_cache_scheme": "tensor", "fa": False}, "--no-fa leaves them out"),
+        ({"target": ["vllm"], "fa": True}, "only with a --kv-cache-scheme"),
+    ],
+)
+def test_a_contradicting_kv_cache_scheme_is_a_usage_error(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        where_to_save(RunOptions(**options))
+
+
+@pytest.mark.parametrize(("scheme", "stores"), [(None, False), ("none", False), ("tensor", True), ("attn_head", True)])
+def test_target_vllm_stores_scales_as_the_scheme_says(scheme: str | None, stores: bool) -> None:
+    ascend, vllm = where_to_save(RunOptions(target=["vllm", "mindie"], kv_cache_scheme=scheme, fa=stores or None))[
+        "targets"
+    ]
+    assert (ascend.name, vllm.name) == ("mindie", "vllm")
+    assert vllm.stores_attention == stores and vllm.options == {"kv_cache_scheme": scheme or "none"}
+
+
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     folder = tmp_path / "weights"

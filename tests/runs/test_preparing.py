@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fa3cli import api
-from fa3cli.errors import UnsupportedError
+from fa3cli.errors import Fa3Error, UnsupportedError
 from fa3cli.runs.options import RunOptions
 from tests.sample_models import token_ids, write_lines, write_model
 
@@ -34,6 +34,15 @@ def test_a_float32_model_runs_in_bfloat16_if_an_engine_needs_it(targets: list[st
     planned = api.plan(job)
     lines = [line for line in planned.warnings if "no engine serves float32" in line]
     assert planned.dtype == dtype and len(lines) == (dtype == "bfloat16")
+
+
+def test_target_vllm_needs_no_patch_and_no_range_of_q_k_v(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "plain", "llama", patched=False)
+    write_lines(tmp_path / "calib.jsonl", token_ids(9))
+    [job] = api.jobs_of(RunOptions(folder, calib=tmp_path / "calib.jsonl", target=["vllm"]))
+    assert not job.settings.fa and not job.attentions and api.plan(job).origins["fa"] == "target"
+    with pytest.raises(Fa3Error, match="patch"):
+        api.jobs_of(RunOptions(folder, calib=tmp_path / "calib.jsonl", target=["vllm"], kv_cache_scheme="tensor"))
 
 
 def test_an_export_has_the_dtype_that_was_run(folder: Path, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from fa3cli.errors import UnsupportedError, UsageError
 from fa3cli.exports.targets import TARGETS, known_targets, targets_named
+from fa3cli.exports.targets.target import Written
+from fa3cli.exports.targets.vllm import Vllm
 from fa3cli.quantization.attention import quantize_heads
 from fa3cli.quantization.linear import quantize_linear
 from tests.exports.targets.made import LINEARS
@@ -71,15 +73,34 @@ def made_heads(dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
 
 def test_vllm_stores_one_scale_per_head() -> None:
     heads = made_heads()
-    stored = TARGETS["vllm"].attention(heads, 16, {})
+    stored = Vllm("attn_head").attention(heads, 16, {})
     assert {name: tuple(scale.shape) for name, scale in stored.items()} == {
         "q_scale": (4, 1, 1),
         "k_scale": (2, 1, 1),
         "v_scale": (2, 1, 1),
     }
     reach = 448 * stored["k_scale"].float().flatten()
-    assert torch.allclose(reach, 127 * heads["fa_k.scale"].float().flatten(), rtol=2**-8)
+    assert torch.allclose(reach, 2 * 127 * heads["fa_k.scale"].float().flatten(), rtol=2**-8)
     assert stored["k_scale"].dtype == heads["fa_k.scale"].dtype
+
+
+def test_vllm_stores_one_scale_per_layer_or_none() -> None:
+    heads = made_heads()
+    per_head, per_layer = (Vllm(scheme).attention(heads, 16, {}) for scheme in ("attn_head", "tensor"))
+    assert per_layer == {name: per_head[name].max().view(1) for name in ("q_scale", "k_scale", "v_scale")}
+    assert TARGETS["vllm"].attention(heads, 16, {}) == {}
+
+
+@pytest.mark.parametrize("scheme", ["none", "tensor", "attn_head"])
+def test_the_config_for_vllm_names_the_scheme_of_the_scales(scheme: str) -> None:
+    linear, attention = "model.layers.0.mlp.up_proj", "model.layers.0.self_attn"
+    written = Written([f"{linear}.weight"], {linear: "W8A8"}, [], [attention], [], {"LlamaAttention"})
+    config = Vllm(scheme).config({}, written)["quantization_config"]
+    groups = [group["targets"] for group in config["config_groups"].values()]
+    if scheme == "none":
+        assert config["kv_cache_scheme"] is None and groups == [["Linear"]]
+    else:
+        assert config["kv_cache_scheme"]["strategy"] == scheme and groups == [["Linear"], ["LlamaAttention"]]
 
 
 def test_vllm_ascend_repeats_the_scale_of_a_head_per_channel() -> None:
