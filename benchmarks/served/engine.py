@@ -1,8 +1,8 @@
 """Runs a model in vLLM's engine on a CPU and saves the log-probabilities of given tokens, in vLLM's environment.
 
-The file OUT holds one float32 tensor `[S - 1, V]` per line of TOKENS, a JSON list of token lists: row r is the
-distribution of token r + 1. With --decode the second half of each line is decoded token by token: from row S // 2 on
-every row is a step of one token that reads the KV cache.
+TOKENS is a JSON list of token lists. For each line of S tokens, OUT holds `prefill.N`, float32 `[S - 1, V]`: row r is the
+distribution of token r + 1. With --decode it also holds `decoded.N`, the rows from S // 2 on, each of them computed in a
+step of one token that reads the KV cache.
 """
 
 from __future__ import annotations
@@ -57,31 +57,35 @@ def rows(logprobs: Any, positions: range) -> torch.Tensor:
     return torch.stack(found)
 
 
-def measure(llm: LLM, lines: list[list[int]], decode: bool) -> list[torch.Tensor]:
-    """Return the log-probabilities of each line."""
-    given = [len(line) // 2 if decode else len(line) for line in lines]
-    asked = [
+def prefilled(llm: LLM, lines: list[list[int]]) -> list[torch.Tensor]:
+    """Return `[S - 1, V]` of each line, from one forward over the line."""
+    params = SamplingParams(max_tokens=1, prompt_logprobs=-1, flat_logprobs=True, detokenize=False)
+    results = llm.generate([{"prompt_token_ids": line} for line in lines], params, use_tqdm=False)
+    return [rows(result.prompt_logprobs, range(1, len(line))) for line, result in zip(lines, results, strict=True)]
+
+
+def decoded(llm: LLM, lines: list[list[int]]) -> list[torch.Tensor]:
+    """Return the rows from S // 2 on of each line, decoded token by token after a prefill of the first half."""
+    halves = [len(line) // 2 for line in lines]
+    params = [
         SamplingParams(
-            temperature=0,
-            max_tokens=len(line) - prompt or 1,
+            max_tokens=len(line) - half,
             ignore_eos=True,
-            prompt_logprobs=-1,
-            logprobs=-1 if decode else None,
+            logprobs=-1,
             flat_logprobs=True,
             detokenize=False,
-            extra_args={"tokens": line[prompt:]} if decode else None,
+            extra_args={"tokens": line[half:]},
         )
-        for line, prompt in zip(lines, given, strict=True)
+        for line, half in zip(lines, halves, strict=True)
     ]
-    prompts = [{"prompt_token_ids": line[:prompt]} for line, prompt in zip(lines, given, strict=True)]
+    prompts = [{"prompt_token_ids": line[:half]} for line, half in zip(lines, halves, strict=True)]
     found = []
-    for line, prompt, result in zip(lines, given, llm.generate(prompts, asked, use_tqdm=False), strict=True):
-        parts = [rows(result.prompt_logprobs, range(1, prompt))]
-        if decode:
-            if list(result.outputs[0].token_ids) != line[prompt:]:
-                raise SystemExit("The engine did not decode the given tokens.")
-            parts.append(rows(result.outputs[0].logprobs, range(len(line) - prompt)))
-        found.append(torch.cat(parts))
+    for line, half, result in zip(lines, halves, llm.generate(prompts, params, use_tqdm=False), strict=True):
+        [output] = result.outputs
+        if list(output.token_ids) != line[half:]:
+            raise SystemExit("The engine did not decode the given tokens.")
+        # The first generated token is chosen by the prefill.
+        found.append(rows(output.logprobs, range(1, len(line) - half)))
     return found
 
 
@@ -117,10 +121,13 @@ def main() -> None:
         logprobs_mode="raw_logprobs",
         logits_processors=[Forced],
     )
-    found: list[torch.Tensor] = []
+    found: dict[str, torch.Tensor] = {}
     for start in range(0, len(lines), AT_ONCE):
-        found += measure(llm, lines[start : start + AT_ONCE], options.decode)
-    save_file({f"{index:06}": line.contiguous() for index, line in enumerate(found)}, options.out)
+        batch = lines[start : start + AT_ONCE]
+        measured = {"prefill": prefilled(llm, batch)} | ({"decoded": decoded(llm, batch)} if options.decode else {})
+        for name, tensors in measured.items():
+            found |= {f"{name}.{start + index:06}": tensor for index, tensor in enumerate(tensors)}
+    save_file(found, options.out)
 
 
 if __name__ == "__main__":
