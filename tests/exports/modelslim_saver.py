@@ -108,6 +108,8 @@ def save(
     """
     torch.manual_seed(0)
     tensors = load_file(weights / "model.safetensors")
+    # A tied head is a module, too, and saved as another tensor.
+    tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
     model = _tree(tensors)
     _quantize(model, schemes)
     for name, module in list(model.named_modules()):

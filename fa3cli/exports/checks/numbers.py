@@ -88,6 +88,10 @@ def deq_scale(contents: Contents, module: str) -> Iterator[Remark]:
         yield error(name, "is not the bit pattern of a float32, sign-extended to int64")
         return
     found = unpack_deq_scale(packed)
+    if f"{module}.weight_scale" not in contents.tensors:
+        if (bad := ~(found.isfinite() & (found > 0))).any():
+            yield error(name, f"{_first(found, bad)}; expected a finite value above 0")
+        return
     product = contents.read(f"{module}.input_scale").float() * contents.read(f"{module}.weight_scale").float().flatten()
     dtype = getattr(torch, contents.model_dtype)
     # The reference multiplies in the model's dtype, which rounds the product once; float16 may underflow.
