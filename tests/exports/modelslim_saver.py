@@ -1,6 +1,6 @@
 """Writes exports with msModelSlim's own saver (its v1 service), in its environment, for `fa3 verify` to read.
 
-python -m tests.exports.modelslim_saver WEIGHTS OUTPUT OPTIONS    OPTIONS: the json of `save`'s arguments
+python -m tests.exports.modelslim_saver FOLDER CASES    CASES: json, name of the export -> arguments of `save`
 
 The saver sees only modules and their tensors. So a tree of modules with the names in the weights file stands for the
 model, and no model code runs: every linear gets random inputs.
@@ -92,8 +92,8 @@ def _range(rows: int, scope: str) -> object:
 
 
 def save(
-    weights: Path,
     output: Path,
+    weights: Path,
     schemes: Mapping[str, str],
     *,
     part_file_size: int = 4,
@@ -101,7 +101,7 @@ def save(
     heads: int | None = None,
     rotation: int | None = None,
 ) -> None:
-    """Quantize the linears by pattern, and save them.
+    """Quantize the linears of a folder of weights by pattern, and save the model.
 
     `cache` is the width of K and V for an int8 KV cache, `heads` the number of heads of latent attention, `rotation`
     the size of the hidden states, for the global rotation of QuaRot.
@@ -133,4 +133,6 @@ def save(
 
 
 if __name__ == "__main__":
-    save(Path(sys.argv[1]), Path(sys.argv[2]), **json.loads(sys.argv[3]))
+    root = Path(sys.argv[1])
+    for case, options in json.loads(sys.argv[2]).items():
+        save(root / case, root / options.pop("weights"), **options)
