@@ -25,16 +25,15 @@ class SimulatedLinear(nn.Module):
     quant_bias: Tensor
     deq_scale: Tensor
 
-    def __init__(self, linear: nn.Linear, scale_shape: tuple[int, ...] | None, deq_scale_dtype: torch.dtype) -> None:
+    def __init__(self, linear: nn.Linear, scale_shape: tuple[int, ...], deq_scale_dtype: torch.dtype) -> None:
         super().__init__()
         rows = linear.out_features
         floats = partial(torch.empty, device="meta", dtype=torch.float32)
         self.register_buffer("weight", torch.empty(rows, linear.in_features, device="meta", dtype=torch.int8))
         if linear.bias is not None:
             self.register_buffer("bias", floats(rows))  # in the export, but unused here: quant_bias includes it
-        if scale_shape is not None:  # exports of other tools may lack these two, which are unused here
-            self.register_buffer("weight_scale", floats(scale_shape))
-            self.register_buffer("weight_offset", floats(scale_shape))
+        self.register_buffer("weight_scale", floats(scale_shape))
+        self.register_buffer("weight_offset", floats(scale_shape))
         self.register_buffer("input_scale", floats(1))
         self.register_buffer("input_offset", floats(1))
         self.register_buffer("quant_bias", torch.empty(rows, device="meta", dtype=torch.int32))
@@ -127,7 +126,7 @@ def simulate(
         name = published(path)
         # First, since a static linear has a weight_scale as well.
         if isinstance(module, nn.Linear) and f"{name}.deq_scale" in shapes:
-            scale_shape = shapes.get(f"{name}.weight_scale")
+            scale_shape = shapes[f"{name}.weight_scale"]
             _replace(model, path, SimulatedLinear(module, scale_shape, deq_scale_dtype))
         elif isinstance(module, nn.Linear) and f"{name}.weight_scale" in shapes:
             _replace(model, path, SimulatedDynamicLinear(module))

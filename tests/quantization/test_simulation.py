@@ -84,17 +84,6 @@ def test_a_static_linear_computes_the_same_as_an_int8_kernel() -> None:
     torch.testing.assert_close(module(states), expected.float())
 
 
-def test_a_static_linear_needs_no_weight_scale() -> None:
-    """Exports of msModelSlim's newer saver have none: the kernel multiplies by deq_scale."""
-    weight, states = torch.randn(ROWS, COLUMNS), torch.randn(5, COLUMNS)
-    complete, tensors = simulated(weight, None, torch.tensor([-1.0]), torch.tensor([2.0]))
-    kept = {name: tensor for name, tensor in tensors.items() if name not in ("weight_scale", "weight_offset")}
-    model = nn.ModuleDict({"linear": nn.Linear(COLUMNS, ROWS, bias=False, device="meta")})
-    simulate(model, {f"linear.{name}": tuple(tensor.shape) for name, tensor in kept.items()}, torch.int64)
-    load(model["linear"], kept)
-    assert torch.equal(model["linear"](states), complete(states))
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("biased", [False, True])
 def test_a_dynamic_linear_computes_the_same_as_int8_kernels(dtype: torch.dtype, biased: bool) -> None:
