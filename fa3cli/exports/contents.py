@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from fa3cli.errors import InvalidInputError
 from fa3cli.exports.expected_tensors import ExpectedTensors
 from fa3cli.exports.geometry import Geometry, read_geometry
 from fa3cli.exports.json_documents import Document, is_file, read_document
-from fa3cli.exports.layout import FLOAT, FP8, PARAMETERS_FILE, REPORT_FILE, W8A8, W8A8_DYNAMIC
+from fa3cli.exports.layout import FLOAT, FP8, PARAMETERS_FILE, REPORT_FILE, W8A8, W8A8_DYNAMIC, AttentionForm
 from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.targets.target import Target
 from fa3cli.files.reading import LARGE, is_file_name
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Contents", "Header", "Shard", "modules_around", "open_contents", "read_shard", "require_readable"]
 
 _NUMPY_FILE = "quant_weight.npy"
+# The end of an entry for a module instead of a tensor: how its activations are quantized.
+_MODULE_ENTRY = ".quant_type"
 
 
 @dataclass(frozen=True)
@@ -70,18 +73,36 @@ class Contents:
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """Tensor name -> value, without the entries for the whole model.
+        """Tensor name -> value, without the entries for the whole model and for modules.
 
         For a target without a description, values are inferred from the tensors' names and dtypes.
         """
         if not self.target.description_files:
             return {name: self._inferred_value(name) for name in self.tensors}
-        return {name: value for name, value in self._entries.items() if "." in name or name in self.tensors}
+        return {
+            name: value
+            for name, value in self._entries.items()
+            if ("." in name and not name.endswith(_MODULE_ENTRY)) or name in self.tensors
+        }
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The description's entries for the whole model, such as `model_quant_type`."""
-        return {name: value for name, value in self._entries.items() if name not in self.description}
+        return {name: value for name, value in self._entries.items() if "." not in name and name not in self.tensors}
+
+    @cached_property
+    def module_entries(self) -> dict[str, Any]:
+        """The description's entries for modules, module -> value."""
+        rest = self._entries.keys() - self.description.keys() - self.settings.keys()
+        return {name.removesuffix(_MODULE_ENTRY): self._entries[name] for name in sorted(rest)}
+
+    @cached_property
+    def form(self) -> AttentionForm:
+        """The form of the attention modules: that of the description's entries, else that of the tensors."""
+        forms = [form for form in self.target.forms if not form.latent or self.geometry.latent_heads]
+        described = (form for form in forms if form.settings and form.settings.items() <= self.settings.items())
+        stored = (form for form in forms if any(_belongs(name, form) for name in self.names))
+        return next(chain(described, stored), forms[0])
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -243,6 +264,10 @@ def read_shard(folder: Path, file: str) -> Shard:
 
 def _header(file: str, entry: Entry) -> Header:
     return Header(file, DTYPES.get(entry.dtype, entry.dtype), entry.shape)
+
+
+def _belongs(name: str, form: AttentionForm) -> bool:
+    return name.endswith(tuple(f".{tensor}" for tensor in form.tensors))
 
 
 def modules_around(name: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from fa3cli.exports.layout import FLOAT, NORM_TENSORS
 
@@ -19,16 +20,21 @@ def describe(
     tensors_of: Callable[[str], Sequence[str]],
     attention_settings: Mapping[str, str],
     attention_tensors: Mapping[str, str],
-) -> dict[str, str]:
+    model_entries: Mapping[str, object] = MappingProxyType({}),
+) -> dict[str, object]:
     """Return the description, name -> value: first the keys for the whole model, then all tensors in module order.
 
     `names` are all tensors of the float model in module order, with tied names. `quantized` maps each quantized linear
     to its value, for which `tensors_of` returns the stored tensors; `model_value` is the value of the whole model.
     `attentions` are the modules with `attention_tensors` (name -> value), `norms` the norms to which AntiOutlier adds
-    tensors.
+    tensors. `model_entries` are other entries for the whole model.
     """
     # Without attentions the keys are absent, not null: engines read null in opposite ways.
-    description = {"model_quant_type": model_value, **(attention_settings if attentions else {})}
+    description: dict[str, object] = {
+        "model_quant_type": model_value,
+        **(attention_settings if attentions else {}),
+        **model_entries,
+    }
     waiting, known = set(attentions), set(names)
     for name in names:
         module, _, leaf = name.rpartition(".")

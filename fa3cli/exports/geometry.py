@@ -39,6 +39,8 @@ class Geometry:
     heads: int | None
     kv_heads: int | None
     head_dim: int | None
+    latent_heads: int | None = None
+    """The heads of Q of multi-head latent attention; None for other attention."""
 
 
 def read_geometry(config: dict[str, Any]) -> Geometry:
@@ -51,6 +53,7 @@ def read_geometry(config: dict[str, Any]) -> Geometry:
     kv_heads = heads if text.get("num_key_value_heads") is None else _size(text["num_key_value_heads"])
     if head_dim is None and hidden and heads and hidden % heads == 0:
         head_dim = hidden // heads
+    latent_heads = heads if text.get("kv_lora_rank") else None
     if any(text.get(key) for key in _UNUSUAL_ATTENTION):
         heads = kv_heads = head_dim = None
     return Geometry(
@@ -63,6 +66,7 @@ def read_geometry(config: dict[str, Any]) -> Geometry:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
+        latent_heads=latent_heads,
     )
 
 

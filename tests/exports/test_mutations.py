@@ -356,7 +356,7 @@ MINDIE_SD = [
         "fa-heads",
         edited(lambda export: [export.config.pop("num_attention_heads"), one_row_per_token("q")(export)]),
     ),
-    ("dtypes", change(f"{FLUX_Q}.weight_scale", lambda scale: scale.float())),
+    ("dtypes", change(f"{FLUX_Q}.weight_scale", lambda scale: scale.half())),
     ("dtypes", change(f"{FLUX}.fa_q.offset", lambda offset: offset.bfloat16())),
     ("linear-shapes", change(f"{FLUX_Q}.weight_scale", lambda scale: scale.flatten())),
     ("linear-shapes", change(f"{FLUX_Q}.bias", lambda bias: bias[:-1])),

@@ -18,7 +18,7 @@ from fa3cli.exports.targets import TARGETS
 from fa3cli.exports.verification import verify_export
 from fa3cli.quantization.attention import quantize_heads
 from fa3cli.quantization.linear import quantize_linear
-from tests.exports.exports import SMALL
+from tests.exports.exports import SMALL, build_for
 
 MODELSLIM = TARGETS["modelslim"]
 ATTENTIONS = ["model.layers.0.self_attn", "model.layers.1.self_attn"]
@@ -219,3 +219,12 @@ def test_the_exported_names_are_the_stored_names(tmp_path: Path) -> None:
     tensors, files = write_export(tmp_path, torch.float32)
     names = MODELSLIM.exported_names(list(tensors), quantizable(tensors), ATTENTIONS, ())
     assert stored_tensors(files).keys() == set(names)
+
+
+@pytest.mark.parametrize("target", ["modelslim", "mindie", "vllm-ascend", "mindie-sd"])
+def test_entries_of_msmodelslims_newer_saver_are_for_engines_that_read_them(target: str, tmp_path: Path) -> None:
+    """The guide's Calibrator writes none, and the description for modelslim equals the guide's."""
+    description = build_for(target, tmp_path).description
+    entries = {"version": "1.0.0", "group_size": 0, "metadata": {}, "optional": {}}
+    expected = entries if target in ("mindie", "vllm-ascend") else {}
+    assert {name: value for name, value in description.items() if name in entries} == expected

@@ -7,29 +7,41 @@ from collections.abc import Iterator
 from fa3cli.exports.checks.modules import attentions
 from fa3cli.exports.checks.registry import Remark, check, error
 from fa3cli.exports.contents import Contents
+from fa3cli.exports.layout import C8, FA_TENSORS
 
 _READ = ("description", "weights")
 _AFTER = ("foreign-tensors", "described", "attentions", "values")
-_FA3 = ("modelslim", "mindie", "mindie-sd")
+
+
+def _heads_attentions(contents: Contents) -> list[str]:
+    """Return the attention modules with FA3's scales per head."""
+    return attentions(contents) if contents.form.tensors == FA_TENSORS else []
+
+
+def _channel_attentions(contents: Contents) -> list[str]:
+    """Return the attention modules with scales per channel, for an int8 KV cache."""
+    return attentions(contents) if contents.form.value == C8 else []
 
 
 @check(
     "fa-shapes",
     "engines split the scales by head: one row per head, one column",
-    targets=_FA3,
-    over=attentions,
+    over=_heads_attentions,
     needs=_READ,
     after=_AFTER,
 )
 def fa_shapes(contents: Contents, module: str) -> Iterator[Remark]:
     heads = {name: contents.tensors[f"{module}.fa_{name}.scale"].shape[:1] for name in "qkv"}
-    if heads["k"] != heads["v"]:
+    if contents.form.latent:
+        heads = {"q": (contents.geometry.latent_heads or 0,), "k": (1,), "v": (1,)}
+    elif heads["k"] != heads["v"]:
         yield error(f"{module}.fa_v.scale", f"has {list(heads['v'])} heads, fa_k.scale {list(heads['k'])}")
     for name in "qkv":
         for tensor in (f"{module}.fa_{name}.scale", f"{module}.fa_{name}.offset"):
             shape = contents.tensors[tensor].shape
-            if shape != (*heads[name], 1):
-                yield error(tensor, f"has shape {list(shape)}, expected [heads, 1], like its scale")
+            if shape != (wanted := (*heads[name], 1)):
+                expected = f"{list(wanted)}" if contents.form.latent else "[heads, 1], like its scale"
+                yield error(tensor, f"has shape {list(shape)}, expected {expected}")
 
 
 @check(
@@ -64,12 +76,12 @@ def _rows(contents: Contents, name: str) -> int | None:
     "kv-shapes",
     "vLLM-Ascend splits the scales of its KV cache as it splits the rows of k_proj and v_proj",
     targets=("vllm-ascend",),
-    over=attentions,
+    over=_channel_attentions,
     needs=_READ,
     after=_AFTER,
 )
 def kv_shapes(contents: Contents, module: str) -> Iterator[Remark]:
-    for leaf in contents.target.attention_tensors:
+    for leaf in contents.form.tensors:
         name = f"{module}.{leaf}"
         # The linear may be float or int8: its weight has one row per channel either way.
         linear = contents.tensors.get(f"{name.rpartition('.')[0]}.weight")
@@ -89,7 +101,7 @@ def kv_shapes(contents: Contents, module: str) -> Iterator[Remark]:
 def fp8_shapes(contents: Contents, module: str) -> Iterator[Remark]:
     # Present and valid: the checks in `needs` passed, and this one runs only for modules with scales.
     scheme = contents.config_data["quantization_config"]["kv_cache_scheme"]
-    for leaf in contents.target.attention_tensors:
+    for leaf in contents.form.tensors:
         shape = contents.tensors[f"{module}.{leaf}"].shape
         if scheme["strategy"] == "tensor":
             right, wanted = shape == (1,), "[1]"

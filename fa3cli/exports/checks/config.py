@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fa3cli.exports.checks.modules import model_values
 from fa3cli.exports.checks.registry import ALL, ASCEND_LANGUAGE, Remark, check, error, error_for, limited, warning
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.geometry import config_problems
@@ -25,9 +26,11 @@ def config(contents: Contents) -> Iterator[Remark]:
 
 @check("config-quantize", "`quantize` selects MindIE's W8A8 loader", targets=("modelslim", "mindie"), needs=("config",))
 def config_quantize(contents: Contents) -> Iterator[Remark]:
-    found, wanted = contents.config_data.get("quantize"), contents.target.value.lower()
-    if found != wanted:
-        yield error_for(("mindie",), contents, _FILE, f"quantize is {found!r}, expected {wanted!r}")
+    found = contents.config_data.get("quantize")
+    allowed = [value.lower() for value in model_values(contents) or (contents.target.value,)]
+    if found not in allowed:
+        expected = " or ".join(map(repr, allowed))
+        yield error_for(("mindie",), contents, _FILE, f"quantize is {found!r}, expected {expected}")
 
 
 @check(

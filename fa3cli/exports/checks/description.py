@@ -1,26 +1,17 @@
-"""Checks the entries of the description: one per tensor, with a value that engines know."""
+"""Checks the entries of the description for tensors: one per tensor, with a value that engines know."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from fa3cli.exports.checks.modules import attentions, is_attention_tensor, is_foreign, is_norm_extra, leaf_of, linears
+from fa3cli.exports.checks.modules import is_attention_tensor, is_foreign, is_norm_extra, leaf_of
 from fa3cli.exports.checks.registry import ALL, Remark, check, error, warning
 from fa3cli.exports.contents import Contents
-from fa3cli.exports.layout import C8, FA_QUANT, FLOAT, W8A8, model_value
+from fa3cli.exports.layout import FLOAT, W8A8
 
 _READ = ("description", "weights")
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
 _HEADS = ("lm_head", "embed_out")
-# The values that MindIE accepts.
-_GROUP_SIZES = (0, 64, 128, 256)
-# Entries for the whole model, per target: required with FA3 tensors, forbidden without.
-_MODEL_WIDE: Mapping[str, Mapping[str, str]] = {
-    "modelslim": {"fa_quant_type": FA_QUANT},
-    "mindie": {"fa_quant_type": FA_QUANT},
-    "vllm-ascend": {"kv_cache_type": C8, "kv_quant_type": C8},
-    "mindie-sd": {"fa_quant_type": FA_QUANT},
-}
 
 
 @check(
@@ -33,39 +24,6 @@ _MODEL_WIDE: Mapping[str, Mapping[str, str]] = {
 def foreign_tensors(contents: Contents, name: str) -> Iterator[Remark]:
     if is_foreign(contents, name):
         yield error(name, f"is no tensor of target {contents.target.name}; is this an export for another target?")
-
-
-@check("quant-types", "these entries select the loader of the model; engines differ in reading null", needs=_READ)
-def quant_types(contents: Contents) -> Iterator[Remark]:
-    settings, expected = contents.settings, _MODEL_WIDE[contents.target.name]
-    values = [contents.description.get(f"{module}.weight") for module in linears(contents)]
-    known = [value for value in contents.target.values if value in values]
-    of_model = model_value(known) if known else contents.target.value
-    if (value := settings.get("model_quant_type")) != of_model:
-        yield error("model_quant_type", f"is {value!r}, expected {of_model!r}")
-    if contents.target.name == "mindie":
-        yield from _refused_by_mindie(settings)
-    quantized = bool(attentions(contents))
-    # Includes the keys of the other targets, which must be absent.
-    for key in dict.fromkeys(key for keys in _MODEL_WIDE.values() for key in keys):
-        found, wanted = settings.get(key), expected.get(key)
-        if key not in settings:  # not `found is None`: a null entry is an error
-            if wanted and quantized:
-                yield error(key, f"is missing, but attention modules have scales; expected {wanted!r}")
-        elif wanted is None:
-            yield error(key, f"is {found!r}; target {contents.target.name} has no such entry")
-        elif found != wanted:
-            yield error(key, f"is {found!r}; expected {wanted!r}, or no such entry")
-        elif not quantized:
-            yield error(key, f"is {found!r}, but no attention module has scales")
-
-
-def _refused_by_mindie(settings: Mapping[str, object]) -> Iterator[Remark]:
-    group_size, reduced = settings.get("group_size", 0), settings.get("reduce_quant_type")
-    if group_size not in _GROUP_SIZES:
-        yield error("group_size", f"is {group_size!r}, expected {', '.join(map(str, _GROUP_SIZES))} or no such entry")
-    if reduced not in (None, "per_channel"):
-        yield error("reduce_quant_type", f"is {reduced!r}, expected no such entry")
 
 
 @check("described", "engines look up every tensor: a missing entry is a KeyError at load", needs=_READ)
@@ -108,7 +66,7 @@ def _not_stored(contents: Contents, name: str) -> Iterator[Remark]:
 def values(contents: Contents, name: str) -> Iterator[Remark]:
     value, kind = contents.description[name], leaf_of(name)
     if is_attention_tensor(name):
-        allowed: tuple[str, ...] = tuple(set(_MODEL_WIDE[contents.target.name].values()))
+        allowed: tuple[str, ...] = (contents.form.value,)
     elif is_norm_extra(name) or kind in contents.target.linear_tensors[1:]:
         allowed = (W8A8,) if is_norm_extra(name) else contents.target.values
     else:

@@ -16,7 +16,9 @@ __all__ = [
     "is_norm_extra",
     "leaf_of",
     "linears",
+    "model_values",
     "norms",
+    "optional_tensors",
     "owner",
     "static_linears",
     "stored",
@@ -24,10 +26,11 @@ __all__ = [
 
 _NORM_EXTRAS = ("module.weight", "module.bias")
 _ATTENTION = tuple(dict.fromkeys(leaf for target in TARGETS.values() for leaf in target.attention_tensors))
-_LEAVES = {
-    name: frozenset(target.linear_tensors + target.attention_tensors + target.norm_tensors)
-    for name, target in TARGETS.items()
-}
+_ANY_LEAF = frozenset(
+    leaf
+    for target in TARGETS.values()
+    for leaf in target.linear_tensors + target.attention_tensors + target.norm_tensors
+)
 
 
 def stored(contents: Contents) -> list[str]:
@@ -47,9 +50,30 @@ def linears(contents: Contents) -> list[str]:
     return _owners(contents, quantized)
 
 
+def model_values(contents: Contents) -> tuple[str, ...]:
+    """Return the values of the quantized linears, one of which names the whole model; empty for a float model."""
+    values = [contents.description.get(f"{module}.weight") for module in linears(contents)]
+    return tuple(value for value in contents.target.values if value in values)
+
+
 def static_linears(contents: Contents) -> list[str]:
     """Return the quantized modules whose inputs have a stored scale."""
     return [module for module in linears(contents) if contents.description.get(f"{module}.weight") != W8A8_DYNAMIC]
+
+
+def optional_tensors(contents: Contents, value: str) -> tuple[str, ...]:
+    """Return the tensors that linears of a value may lack: the engine does not need them, and no such linear has one."""
+    if (key := f"optional {value}") not in contents.cache:
+        optional = contents.target.optional_tensors.get(value, ())
+        found = any(
+            f"{module}.{tensor}" in contents.names
+            for module in linears(contents)
+            if contents.description.get(f"{module}.weight") == value
+            for tensor in optional
+        )
+        contents.cache[key] = () if found else optional
+    tensors: tuple[str, ...] = contents.cache[key]
+    return tensors
 
 
 def float_names(contents: Contents) -> list[str]:
@@ -64,7 +88,7 @@ def float_names(contents: Contents) -> list[str]:
 
 def attentions(contents: Contents) -> list[str]:
     """Return the modules with a tensor that FA3 adds to an attention module for this target."""
-    return _owners(contents, lambda name: leaf_of(name) in contents.target.attention_tensors)
+    return _owners(contents, lambda name: leaf_of(name) in contents.form.tensors)
 
 
 def norms(contents: Contents) -> list[str]:
@@ -84,8 +108,8 @@ def is_norm_extra(name: str) -> bool:
 
 def is_foreign(contents: Contents, name: str) -> bool:
     """Tell whether a name is that of a tensor that only other targets have."""
-    leaf, own = leaf_of(name), _LEAVES[contents.target.name]
-    return leaf not in own and any(leaf in leaves for leaves in _LEAVES.values())
+    leaf, target = leaf_of(name), contents.target
+    return leaf in _ANY_LEAF and leaf not in target.linear_tensors + contents.form.tensors + target.norm_tensors
 
 
 def leaf_of(name: str) -> str:

@@ -88,6 +88,17 @@ def deq_scale(contents: Contents, module: str) -> Iterator[Remark]:
         yield error(name, "is not the bit pattern of a float32, sign-extended to int64")
         return
     found = unpack_deq_scale(packed)
+    # msModelSlim's newer savers store no weight_scale.
+    compare = _unlike_the_product if f"{module}.weight_scale" in contents.tensors else _no_scale
+    problems = list(compare(contents, module, found))
+    yield from (error(name, problem) for problem in problems)
+    if not problems and (zeros := int((found == 0).sum())):
+        yield warning(name, f"underflows to 0 in float16 in {zeros} rows, whose outputs are wrong")
+
+
+def _unlike_the_product(contents: Contents, module: str, found: Tensor) -> Iterator[str]:
+    import torch
+
     product = contents.read(f"{module}.input_scale").float() * contents.read(f"{module}.weight_scale").float().flatten()
     dtype = getattr(torch, contents.model_dtype)
     # The reference multiplies in the model's dtype, which rounds the product once; float16 may underflow.
@@ -98,9 +109,13 @@ def deq_scale(contents: Contents, module: str) -> Iterator[Remark]:
     bad = ~((found - product).abs() <= tolerance)
     if bad.any():
         row = int(bad.nonzero()[0])
-        yield error(name, f"row {row} decodes to {found[row]:.6g}, expected {product[row]:.6g}")
-    elif zeros := int((found == 0).sum()):
-        yield warning(name, f"underflows to 0 in float16 in {zeros} rows, whose outputs are wrong")
+        yield f"row {row} decodes to {found[row]:.6g}, expected {product[row]:.6g}"
+
+
+def _no_scale(_contents: Contents, _module: str, found: Tensor) -> Iterator[str]:
+    bad = ~(found.isfinite() & (found >= 0))
+    if bad.any():
+        yield f"{_first(found, bad)}; expected a finite value above 0"
 
 
 @check(

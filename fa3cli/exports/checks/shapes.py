@@ -8,7 +8,7 @@ from fa3cli.exports.checks.modules import is_attention_tensor, is_norm_extra, le
 from fa3cli.exports.checks.registry import ALL, Remark, check, error, limited, warning
 from fa3cli.exports.contents import Contents
 from fa3cli.exports.geometry import DTYPES
-from fa3cli.exports.layout import FLOAT, FP8
+from fa3cli.exports.layout import FLOAT
 
 _READ = ("description", "weights")
 _WITH_CONFIG = (*_READ, "config")
@@ -42,21 +42,20 @@ def _may_be_integer(contents: Contents, name: str) -> bool:
 
 def _quantized_dtypes(contents: Contents, name: str) -> tuple[str, ...]:
     model, leaf = contents.model_dtype, leaf_of(name)
+    # Engines cast them to the dtype of their own tensors. msModelSlim's newer savers write float32, its older one the
+    # dtype of the model, or float32 for a range that float16 cannot hold.
+    floats = tuple(dict.fromkeys((model, "float32")))
     if is_attention_tensor(name):
-        if contents.description[name] == FP8:
-            return (model, "float32")
-        return ("int8",) if leaf.endswith(".offset") else (model,)
+        return ("int8",) if leaf.endswith(".offset") else floats
     if is_norm_extra(name):
-        return (model, "float32")
-    # A histogram's range is float32, and stays float32 if float16 cannot hold it.
-    inputs = (model, "float32") if model == "float16" else (model,)
+        return floats
     # deq_scale: kernels read float32 for a bfloat16 model, for others the same bits in an int64.
     return {
         "weight": ("int8",),
-        "weight_scale": (model,),
-        "weight_offset": (model,),
-        "input_scale": inputs,
-        "input_offset": inputs,
+        "weight_scale": floats,
+        "weight_offset": floats,
+        "input_scale": floats,
+        "input_offset": floats,
         "input_zero_point": ("int8",),
         "quant_bias": ("int32",),
         "deq_scale": ("float32",) if model == "bfloat16" else ("int64",),
@@ -78,7 +77,7 @@ def linear_shapes(contents: Contents, module: str) -> Iterator[Remark]:
         return
     rows = weight[0]
     # With mm_tensor one scale for the whole linear; `scale-a-row` reports engines that cannot read it.
-    per_linear = contents.tensors[f"{module}.weight_scale"].shape == (1,)
+    per_linear = _is_per_linear(contents, f"{module}.weight_scale")
     wanted = dict.fromkeys(("weight_scale", "weight_offset"), (1,) if per_linear else (rows, 1))
     wanted |= dict.fromkeys(("input_scale", "input_offset", "input_zero_point"), (1,))
     wanted |= dict.fromkeys(("quant_bias", "deq_scale", "bias"), (rows,))
@@ -88,6 +87,10 @@ def linear_shapes(contents: Contents, module: str) -> Iterator[Remark]:
             yield error(f"{module}.{tensor}", f"has shape {list(header.shape)}, expected {list(shape)}")
 
 
+def _is_per_linear(contents: Contents, weight_scale: str) -> bool:
+    return (header := contents.tensors.get(weight_scale)) is not None and header.shape == (1,)
+
+
 @check(
     "scale-a-row",
     "Ascend engines reserve one weight scale per row; mm_tensor stores one per linear",
@@ -95,6 +98,6 @@ def linear_shapes(contents: Contents, module: str) -> Iterator[Remark]:
 )
 def scale_a_row(contents: Contents) -> Iterator[Remark]:
     names = [f"{module}.weight_scale" for module in linears(contents)]
-    if per_linear := [name for name in names if contents.tensors[name].shape == (1,)]:
+    if per_linear := [name for name in names if _is_per_linear(contents, name)]:
         others = f", and so are {len(per_linear) - 1} others" if len(per_linear) > 1 else ""
         yield from limited("mm-tensor", contents, per_linear[0], f"is one scale for all rows{others}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fa3cli.exports.checks.modules import attentions, linears, norms
+from fa3cli.exports.checks.modules import attentions, linears, norms, optional_tensors
 from fa3cli.exports.checks.registry import ALL, Remark, check, error
 from fa3cli.exports.contents import Contents
 
@@ -24,7 +24,8 @@ def whole_linears(contents: Contents, module: str) -> Iterator[Remark]:
     value = contents.description.get(f"{module}.weight")
     if isinstance(value, str) and value in contents.target.values:
         tensors = contents.target.tensors_of(value)
-        if missing := [tensor for tensor in tensors if tensor not in found]:
+        optional = optional_tensors(contents, value)
+        if missing := [tensor for tensor in tensors if tensor not in found and tensor not in optional]:
             yield error(module, f"is {value}, but has no {', '.join(missing)}")
         if extras := [tensor for tensor in found if tensor not in tensors]:
             yield error(module, f"is {value}, but has {', '.join(extras)}")
@@ -40,7 +41,7 @@ def whole_linears(contents: Contents, module: str) -> Iterator[Remark]:
     "attentions", "an attention module must have all tensors of FA3 or none", targets=ALL, over=attentions, needs=_READ
 )
 def whole_attentions(contents: Contents, module: str) -> Iterator[Remark]:
-    tensors = contents.target.attention_tensors
+    tensors = contents.form.tensors
     if missing := [tensor for tensor in tensors if f"{module}.{tensor}" not in contents.names]:
         yield error(module, f"has FA3 tensors, but no {', '.join(missing)}")
 

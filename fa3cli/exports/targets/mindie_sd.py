@@ -22,6 +22,7 @@ class MindIESD(ModelSlim):
     # MindIE-SD reads no index.
     sharded = False
     linear_tensors = W8A8_DYNAMIC_TENSORS
+    other_forms = ()
     norm_tensors = Target.norm_tensors
     save_types = ("safe_tensor",)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,10 +15,14 @@ from fa3cli.exports.layout import (
     DESCRIPTION_FILE,
     FA_QUANT,
     FA_TENSORS,
+    LATENT_FA3,
     LINEAR_VALUES,
     NORM_TENSORS,
+    OPTIONAL_TENSORS,
     W8A8,
     W8A8_TENSORS,
+    WEIGHT_NAMES,
+    AttentionForm,
 )
 from fa3cli.exports.targets.serving import Served, mindie_llm, vllm_ascend
 from fa3cli.exports.targets.target import Target, Written
@@ -37,16 +40,23 @@ class ModelSlim(Target):
     save_types: ClassVar[tuple[str, ...]] = ("safe_tensor", "numpy")
     # Without FA3 the entry is absent, never null: engines read null in opposite ways.
     attention_settings: ClassVar[Mapping[str, str]] = {"fa_quant_type": FA_QUANT}
-    """Entries of the description for the whole model, if it has FA3 parameters."""
     attention_value = FA_QUANT
+    model_entries: ClassVar[Mapping[str, object]] = {}
+    """Other entries of the description for the whole model; none, as in the guide's exports."""
+    other_forms: ClassVar[tuple[AttentionForm, ...]] = (LATENT_FA3,)
+    optional_tensors: ClassVar[Mapping[str, tuple[str, ...]]] = OPTIONAL_TENSORS
 
-    def __init__(self, value: str = W8A8) -> None:
+    def __init__(self, value: str = W8A8, weight_name: str | None = None) -> None:
         self.value = value
+        # MindIE looks for the model's value in the name.
+        self._weight_name = weight_name or f"quant_model_weight_{value.lower()}"
+        # Only msModelSlim's newer savers write the other names, and they never convert a weight.
+        self.in_model_dtype = weight_name is not None
 
     @property
     def weight_file(self) -> str:
-        """Name of the weight file: MindIE looks for the model's value in it."""
-        return f"quant_model_weight_{self.value.lower()}.safetensors"
+        """Name of the weight file if there is only one."""
+        return f"{self._weight_name}.safetensors"
 
     @property
     def description_files(self) -> tuple[str, ...]:
@@ -60,9 +70,9 @@ class ModelSlim(Target):
     def stored_in(self, folder: Path) -> Target:
         """Return this target for the value in the names of the weights or, without any, of the description."""
         variants = [self.storing(value) for value in LINEAR_VALUES]
-        weights = (target for target in variants if _has_any(folder, target.weight_file, target.index_file))
-        descriptions = (target for target in variants if _has_any(folder, target.description_files[-1]))
-        return next(chain(weights, descriptions), self)
+        named = next((target for target in variants if os.path.lexists(folder / target.description_files[-1])), self)
+        others = [type(self)(named.value, name) for name in WEIGHT_NAMES]
+        return next((target for target in [*variants, *others] if _has_weights(folder, target)), named)
 
     def norm(self, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         """Return the tensors of the reference's norm module; a norm without bias gets zeros in float32."""
@@ -91,9 +101,11 @@ class ModelSlim(Target):
             tensors_of=self.tensors_of,
             attention_settings=self.attention_settings,
             attention_tensors=dict.fromkeys(self.attention_tensors, self.attention_value),
+            model_entries=self.model_entries,
         )
         return dict.fromkeys(self.description_files, description)
 
 
-def _has_any(folder: Path, *names: str) -> bool:
-    return any(os.path.lexists(folder / name) for name in names)
+def _has_weights(folder: Path, target: Target) -> bool:
+    shards = folder.glob(target.weight_file.replace(".safetensors", "-*.safetensors"))
+    return any(os.path.lexists(folder / name) for name in (target.weight_file, target.index_file)) or any(shards)

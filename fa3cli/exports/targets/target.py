@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fa3cli.exports.layout import LINEAR_TENSORS, LINEAR_VALUES, W8A8, W8A8_DYNAMIC
+from fa3cli.exports.layout import FP8, LINEAR_TENSORS, LINEAR_VALUES, W8A8, W8A8_DYNAMIC, AttentionForm
 from fa3cli.exports.targets.serving import Served
 
 __all__ = ["Target", "Written"]
@@ -48,7 +48,17 @@ class Target(ABC):
     """Whether the engine reads several weight files through an index."""
     linear_tensors: ClassVar[tuple[str, ...]]
     attention_tensors: ClassVar[tuple[str, ...]]
+    attention_value = FP8
+    """The value of `attention_tensors` in the description."""
+    attention_settings: ClassVar[Mapping[str, str]] = {}
+    """Entries of the description for the whole model, if it has FA3 parameters."""
+    other_forms: ClassVar[tuple[AttentionForm, ...]] = ()
+    """Forms of attention modules that fa3 does not write, but that the engine reads."""
+    optional_tensors: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Tensors of a quantized linear that the engine does not need: value -> tensors."""
     norm_tensors: ClassVar[tuple[str, ...]] = ("weight", "bias")
+    in_model_dtype = False
+    """Whether the tool computed weights and quant_bias in the model's dtype, instead of float32."""
     save_types: ClassVar[tuple[str, ...]] = ("safe_tensor",)
     metadata: ClassVar[Mapping[str, str]] = {}
     """Metadata in the headers of the safetensors files."""
@@ -57,6 +67,14 @@ class Target(ABC):
     def values(self) -> tuple[str, ...]:
         """The values that quantized linears may have."""
         return LINEAR_VALUES
+
+    @property
+    def forms(self) -> tuple[AttentionForm, ...]:
+        """The forms in which an export may store attention modules: first the one that fa3 writes."""
+        return (
+            AttentionForm(self.attention_tensors, self.attention_value, self.attention_settings),
+            *self.other_forms,
+        )
 
     @property
     @abstractmethod

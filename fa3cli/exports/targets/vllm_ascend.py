@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fa3cli.exports.layout import C8
+from fa3cli.exports.layout import C8, MODEL_ENTRIES
 from fa3cli.exports.targets.modelslim import ModelSlim
 from fa3cli.exports.targets.serving import Served, vllm_ascend
 from fa3cli.exports.targets.target import Target
@@ -29,6 +29,8 @@ class VllmAscend(ModelSlim):
     save_types = ("safe_tensor",)
     attention_settings: ClassVar[Mapping[str, str]] = {"kv_cache_type": C8, "kv_quant_type": C8}
     attention_value = C8
+    # As ascendv1, whose exports vLLM-Ascend documents.
+    model_entries = MODEL_ENTRIES
 
     def attention(
         self, tensors: Mapping[str, Tensor], head_dim: int, channels: Mapping[str, Tensor]
