@@ -17,7 +17,6 @@ from torch.nn.functional import kl_div, nll_loss
 from fa3cli.calibration.layer_synchronous import LayerSynchronousForwards
 from fa3cli.errors import InvalidInputError, UnsupportedError
 from fa3cli.exports.contents import Contents, open_contents
-from fa3cli.exports.layout import FAK_QUANT
 from fa3cli.exports.recognition import recognize_target
 from fa3cli.models.checkpoint import Checkpoint
 from fa3cli.models.opening import open_model
@@ -60,11 +59,11 @@ def compare(
     """Run both models layer by layer over the lines of `text`, and compare their predictions."""
     folder, text = Path(weights_dir), Path(text)
     contents = open_contents(Path(export_dir), recognize_target(Path(export_dir)))
-    if contents.settings.get("fa_quant_type") == FAK_QUANT:
+    if contents.form.latent:
         raise UnsupportedError(f"{export_dir}: holds scales of latent attention (MLA), which fa3 does not simulate yet")
     float_model = open_model(
         folder,
-        fa=any(name.endswith(contents.target.attention_tensors) for name in contents.tensors),
+        fa=any(name.endswith(contents.form.tensors) for name in contents.tensors),
         dtype=contents.target.served_dtype(contents.model_dtype or "auto"),
         trust_remote_code=trust_remote_code,
     )
