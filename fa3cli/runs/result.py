@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,8 @@ def write_reports(
         files = {name: (folder / name).stat().st_size for name in _files_in(place, result.files)}
         made = {name: value for name, value in asdict(result).items() if name not in _NOT_REPRODUCIBLE}
         made |= {"files": list(files), "bytes_written": sum(files.values())}
+        if target not in _storing_attention(job):
+            made["layers"] = [asdict(_without_attention(layer)) for layer in result.layers]
         report: dict[str, Any] = {"identity": identity, "recipe": job.recipe, "target": target, "result": made}
         if target is not None:
             report["checksums"] = checksums[target]
@@ -164,6 +166,8 @@ def read_result(job: Job, identity: dict[str, Any]) -> Result | None:
     except (OSError, ValueError):
         return None
     *_, last = reports.values()
+    # A report for a target without scales of attention does not say what the other targets hold.
+    fullest = next((reports[job.places[name]] for name in _storing_attention(job)), last)
     if differs := differing(last.identity, identity):
         raise ConflictError(
             f"{output}: holds an export made from other {', '.join(differs)}",
@@ -183,11 +187,20 @@ def read_result(job: Job, identity: dict[str, Any]) -> Result | None:
         samples=last.result.samples,
         tokens=last.result.tokens,
         seconds=0.0,
-        layers=last.result.layers,
+        layers=fullest.result.layers,
         warnings=last.result.warnings,
         already_there=True,
-        serve=_serve_commands(job, last.result.layers, output),
+        serve=_serve_commands(job, fullest.result.layers, output),
     )
+
+
+def _storing_attention(job: Job) -> list[str | None]:
+    """Return the targets of a job, or None for a calibration, whose result holds scales of q, k or v."""
+    return [target.name for target in job.targets if target.stores_attention] if job.targets else [None]
+
+
+def _without_attention(layer: LayerResult) -> LayerResult:
+    return replace(layer, fa=False, fa_reason="kv_cache_scheme is none") if layer.fa else layer
 
 
 def _serve_commands(job: Job, layers: Sequence[LayerResult], export: Path) -> dict[str, str | None]:

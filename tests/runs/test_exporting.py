@@ -277,3 +277,16 @@ def test_the_kv_cache_has_the_scale_of_each_channels_largest_value(llama: Path, 
             expected = peaks[f"{name}.{role}"].float().flatten() / 127
             torch.testing.assert_close(scale, expected, rtol=2**-6, atol=0)
             assert len(scale.unique()) > len(peaks[f"{name}.{role}"])  # not one value per head
+
+
+@pytest.mark.parametrize("scheme", ["none", "tensor"])
+def test_each_report_says_what_its_own_export_holds(scheme: str, llama: Path, calib: Path, tmp_path: Path) -> None:
+    options = {"target": ["vllm", "modelslim"], "kv_cache_scheme": scheme, "calib": calib}
+    made = api.quantize(llama, tmp_path / "out", **options)
+    layers = {name: read_report(tmp_path / "out" / name)["result"]["layers"] for name in ("modelslim", "vllm")}
+    assert all(layer["fa"] for layer in layers["modelslim"])
+    assert {(layer["fa"], layer["fa_reason"]) for layer in layers["vllm"]} == {
+        (False, "kv_cache_scheme is none") if scheme == "none" else (True, None)
+    }
+    again = api.quantize(llama, tmp_path / "out", **options)
+    assert again.already_there and again.layers == made.layers and again.serve == made.serve
