@@ -54,6 +54,13 @@ def test_the_command_depends_on_the_target(tmp_path: Path) -> None:
         assert gather(folder).serve == command
 
 
+def test_no_engine_serves_an_ascend_export_in_float32(tmp_path: Path) -> None:
+    """vLLM would serve it in bfloat16, whose deq_scale has another form."""
+    folder = build_export(tmp_path, torch.float32).folder
+    write_report(folder, report_of([], target="modelslim"))
+    assert gather(folder).serve is None
+
+
 def test_scales_equal_the_stored_tensors(export: Export) -> None:
     for scales in gather(export.folder).scales:
         assert scales.values == tuple(export.tensors[scales.tensor].flatten().tolist())

@@ -82,8 +82,8 @@ class ModelSlim(Target):
 
     def serve(self, export: Served) -> str | None:
         """Return MindIE-LLM's command for an export that vLLM-Ascend does not read, else vLLM-Ascend's."""
-        if export.partly_fa:
-            return None
+        if export.partly_fa or export.dtype == "float32":
+            return None  # no engine reads it
         return mindie_llm(export) if export.with_fa or export.wrapped_norms else vllm_ascend(export)
 
     def config(self, config: Mapping[str, Any], written: Written) -> dict[str, Any]:
