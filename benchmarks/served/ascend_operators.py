@@ -87,6 +87,12 @@ def cached(cache: Tensor, blocks: Tensor, length: int, heads: int, factors: Tens
     return states if factors is None else states * factors.float().transpose(0, 1)
 
 
+WITHOUT_EFFECT = ("atten_mask", "block_size", "inner_precise")
+"""Arguments that say again what others say, or choose between fast and precise."""
+
+MODES = ("antiquant_mode", "key_antiquant_mode", "value_antiquant_mode")
+
+
 def npu_fused_infer_attention_score(
     query: Tensor,
     key: Tensor,
@@ -102,11 +108,19 @@ def npu_fused_infer_attention_score(
     block_table: Tensor | None = None,
     key_antiquant_scale: Tensor | None = None,
     value_antiquant_scale: Tensor | None = None,
-    **unused: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attend request by request: TND has end positions of requests in `query`, BNSD one token per request."""
+    """Attend request by request: TND has end positions of requests in `query`, BNSD one token per request.
+
+    `sparse_mode` is 3 for causal attention, 0 for none masked; a mode of 0 is for scales per channel.
+    """
     if sparse_mode not in (0, 3) or input_layout not in ("TND", "BNSD"):
         raise NotImplementedError(f"npu_fused_infer_attention_score with {input_layout}, sparse_mode {sparse_mode}")
+    unknown = {
+        name for name, value in others.items() if name not in WITHOUT_EFFECT and not (name in MODES and value == 0)
+    }
+    if unknown:
+        raise NotImplementedError(f"npu_fused_infer_attention_score with {sorted(unknown)}")
     tokens = query.squeeze(2) if input_layout == "BNSD" else query
     ends = range(1, len(tokens) + 1) if actual_seq_lengths is None else [int(end) for end in actual_seq_lengths]
     out, start, kv_start = torch.zeros_like(tokens), 0, 0
