@@ -66,7 +66,8 @@ def exports(model: Model, scratch: Path, ascend: bool) -> Iterator[Served]:
     dynamic = quantize("dynamic", *both, fa=False, scheme="w8a8-dynamic")
     yield Served("vllm w8a8", static / "vllm")
     yield Served("vllm w8a8, fp8 cache without scales", static / "vllm", kv_cache_dtype="fp8", simulated=False)
-    # Rows of exports with scales of the fp8 cache belong here: kv_cache_dtype="fp8", one export for each form of scales.
+    for scheme in ("tensor", "attn_head"):
+        yield Served(f"vllm w8a8, --kv-cache-scheme {scheme}", quantize(scheme, "vllm", kv_cache_scheme=scheme))
     yield Served("vllm w8a8-dynamic", dynamic / "vllm")
     if ascend:
         mix = quantize("mix", "vllm-ascend", fa=False, scheme="w8a8-mix")
@@ -83,7 +84,7 @@ def verified(model: Model, served: Served) -> str:
     if not (served.quantized and served.simulated):
         return "-"
     try:
-        found = api.compare(served.folder, model.folder, model.text, max_length=model.max_length)
+        found = api.compare(served.folder, model.patched, model.text, max_length=model.max_length)
     except Fa3Error:
         return "-"
     return f"{found.kl_divergence:.2e}"

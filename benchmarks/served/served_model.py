@@ -46,12 +46,11 @@ class Engine:
     scratch: Path
 
     def log_probabilities(self, served: Served, lines: Sequence[Sequence[int]]) -> LogProbabilities:
-        """Return the log-probabilities of the lines, in the dtype of the folder's config.json."""
+        """Return the log-probabilities of the lines, in the dtype that the engine chooses."""
         tokens, out = self.scratch / "tokens.json", self.scratch / "log_probabilities.safetensors"
         tokens.write_text(json.dumps(lines))
-        config = json.loads((served.folder / "config.json").read_text())
         command: list[str | Path] = [self.python, WORKER, served.folder, tokens, out, "--decode"]
-        command += ["--dtype", config.get("dtype") or config["torch_dtype"], "--kv-cache-dtype", served.kv_cache_dtype]
+        command += ["--kv-cache-dtype", served.kv_cache_dtype]
         command += ["--ascend", self.ascend] if served.ascend and self.ascend else []
         command += ["--quantization", "ascend"] if served.ascend and served.quantized else []
         done = subprocess.run(command, check=False, capture_output=True, text=True)

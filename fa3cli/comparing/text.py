@@ -96,7 +96,14 @@ def _open_export(contents: Contents, float_model: StreamedModel) -> StreamedMode
     packed = any(info.dtype == "I64" for info in exported.tensors.values())
     shapes = {name: info.shape for name, info in exported.tensors.items()}
     published = float_model.published
-    simulate(skeleton, shapes, torch.int64 if packed else torch.float32, published.module, values=contents.description)
+    simulate(
+        skeleton,
+        shapes,
+        torch.int64 if packed else torch.float32,
+        published.module,
+        contents.description,
+        reciprocal=contents.target.multiplies_inputs,
+    )
     return StreamedModel(skeleton, exported, float_model.dtype, float_model.device, published=published)
 
 

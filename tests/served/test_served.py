@@ -73,7 +73,7 @@ def engine(model: Path) -> Engine:
 @pytest.fixture(scope="module")
 def float_model(engine: Engine, tokens: list[list[int]]) -> list[Tensor]:
     served = Served("float", EXAMPLES / "qwen2-tiny", quantized=False)
-    return engine.log_probabilities(served, tokens, decode=False)
+    return engine.log_probabilities(served, tokens).prefill
 
 
 @pytest.mark.parametrize("name", EXPORTS)
@@ -86,7 +86,7 @@ def test_an_export_answers_as_fa3_says(
     model: Path,
     text: Path,
 ) -> None:
-    found = engine.log_probabilities(Served(name, exports[name]), tokens, decode=False)
+    found = engine.log_probabilities(Served(name, exports[name]), tokens).prefill
     divergence, agreed = agreement(float_model, found)
     simulated = api.compare(exports[name], model, text, max_length=511)
     print(f"{name}: served {divergence:.2e}, {agreed:.2%}; fa3 {simulated.kl_divergence:.2e}")
@@ -101,7 +101,7 @@ def test_an_export_answers_as_fa3_says(
 def test_the_http_server_answers_as_the_engine(
     engine: Engine, exports: dict[str, Path], float_model: list[Tensor], tokens: list[list[int]], tmp_path: Path
 ) -> None:
-    offline = engine.log_probabilities(Served("static", exports["static"]), tokens, decode=False)
+    offline = engine.log_probabilities(Served("static", exports["static"]), tokens).prefill
     with serving(VLLM, exports["static"], tmp_path / "server.log") as address:
         answers = [torch.tensor(prompt_log_probabilities(address, line)) for line in tokens]
     for line, answer, expected, exact in zip(tokens, answers, offline, float_model, strict=True):

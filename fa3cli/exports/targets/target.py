@@ -59,6 +59,8 @@ class Target(ABC):
     norm_tensors: ClassVar[tuple[str, ...]] = ("weight", "bias")
     in_model_dtype = False
     """Whether the tool computed weights and quant_bias in the model's dtype, instead of float32."""
+    multiplies_inputs: ClassVar[bool] = False
+    """Whether the engine multiplies inputs with the rounded reciprocal of input_scale, instead of dividing by it."""
     save_types: ClassVar[tuple[str, ...]] = ("safe_tensor",)
     metadata: ClassVar[Mapping[str, str]] = {}
     """Metadata in the headers of the safetensors files."""

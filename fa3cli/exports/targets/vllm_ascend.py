@@ -27,6 +27,8 @@ class VllmAscend(ModelSlim):
     # vLLM-Ascend refuses `.module.` tensors.
     norm_tensors = Target.norm_tensors
     save_types = ("safe_tensor",)
+    # vllm_ascend/quantization/methods/w8a8_static.py, as of 0.26rc1.
+    multiplies_inputs = True
     attention_settings: ClassVar[Mapping[str, str]] = {"kv_cache_type": C8, "kv_quant_type": C8}
     attention_value = C8
     # As ascendv1, whose exports vLLM-Ascend documents.

@@ -15,7 +15,7 @@ __all__ = ["SimulatedDynamicLinear", "SimulatedLinear", "SimulatedZeroPointLinea
 
 
 class SimulatedLinear(nn.Module):
-    """A W8A8 linear of Ascend engines."""
+    """A W8A8 linear of Ascend engines; with `reciprocal`, of one that multiplies inputs with the rounded 1 / input_scale."""
 
     weight: Tensor
     input_scale: Tensor
@@ -23,8 +23,9 @@ class SimulatedLinear(nn.Module):
     quant_bias: Tensor
     deq_scale: Tensor
 
-    def __init__(self, linear: nn.Linear, deq_scale_dtype: torch.dtype) -> None:
+    def __init__(self, linear: nn.Linear, deq_scale_dtype: torch.dtype, *, reciprocal: bool = False) -> None:
         super().__init__()
+        self._reciprocal = reciprocal
         rows = linear.out_features
         _add_weight(self, linear)
         _add_floats(self, input_scale=(1,), input_offset=(1,))
@@ -34,7 +35,10 @@ class SimulatedLinear(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Return `deq_scale * (int8(x) @ weight^T + quant_bias)`: `[..., in] -> [..., out]`."""
-        values = quantize(states.float(), self.input_scale, self.input_offset)
+        scale = self.input_scale
+        if self._reciprocal:
+            scale = 1 / (1 / scale.to(states.dtype)).float()
+        values = quantize(states.float(), scale, self.input_offset)
         sums = nn.functional.linear(values, self.weight.float()) + self.quant_bias
         return (sums * unpack_deq_scale(self.deq_scale)).to(states.dtype)
 

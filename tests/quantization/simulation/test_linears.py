@@ -123,3 +123,18 @@ def test_a_linear_with_a_zero_point_computes_the_same_as_an_int8_kernel(
     assert found.dtype == dtype and found.shape == (2, 5, ROWS)
     # In float32 an output near 0 has the error of its larger terms; a wrong zero point would be off by 0.2.
     torch.testing.assert_close(found, (expected + (bias.double() if biased else 0)).to(dtype), rtol=0.016, atol=0.02)
+
+
+def test_an_engine_that_multiplies_inputs_rounds_the_reciprocal() -> None:
+    """vLLM-Ascend: levels are x * bfloat16(1 / input_scale), which differs from x / input_scale by up to 2^-9."""
+    weight, states = torch.randn(ROWS, COLUMNS).bfloat16(), torch.linspace(-3, 3, 24 * 50).view(50, 24).bfloat16()
+    tensors = quantize_linear(weight, None, torch.tensor([-3.0]), torch.tensor([3.0]), torch.bfloat16)
+    linear = nn.Linear(COLUMNS, ROWS, bias=False, device="meta")
+    module = SimulatedLinear(linear, tensors["deq_scale"].dtype, reciprocal=True)
+    load(module, tensors)
+    levels = states.float() * (1 / tensors["input_scale"]).float() + tensors["input_offset"].float()
+    sums = levels.round().clamp(-128, 127).double() @ tensors["weight"].double().T + tensors["quant_bias"]
+    torch.testing.assert_close(module(states), (sums * tensors["deq_scale"].double()).bfloat16())
+    divided = SimulatedLinear(linear, tensors["deq_scale"].dtype)
+    load(divided, tensors)
+    assert not torch.equal(divided(states), module(states))
