@@ -61,7 +61,7 @@ def made(tmp_path: Path) -> Path:
 
 
 def existing_result(folder: Path) -> object:
-    job: Any = SimpleNamespace(destination=folder, places={None: Path()})
+    job: Any = SimpleNamespace(destination=folder, targets=(), places={None: Path()})
     return read_result(job, REPORT["identity"])
 
 
